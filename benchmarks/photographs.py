@@ -210,9 +210,9 @@ class Photographs:
         """Return the features of the dev photographs and of all their captions, which no build has touched."""
         from training.align.heads import FeaturePairs
 
-        captions, store = english_captions(data), self.frozen.stores[0]
-        rows, photos = dev_images(data, store), photos_of(data, "dev")
-        texts = store.texts([text for photo in photos for text in captions[photo]], batch_size=BATCH_SIZE)
+        captions = english_captions(data)
+        rows, photos = dev_images(data, self.frozen.images), photos_of(data, "dev")
+        texts = self.frozen.texts.texts([text for photo in photos for text in captions[photo]], batch_size=BATCH_SIZE)
         owners = np.repeat(np.arange(len(photos)), [len(captions[photo]) for photo in photos])
         return FeaturePairs(views=(rows,), texts=texts, owners=owners)
 

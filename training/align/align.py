@@ -192,13 +192,17 @@ class FrozenTowers:
         module: the open_clip model, in evaluation mode.
         image: the image tower and its projection.
         text: the text tower and its projection.
-        stores: caches of the features of images and captions, and of mirrored images.
+        images: cache of the features of images, by the image tower alone: another text tower finds them again.
+        mirrored: the same of mirrored images.
+        texts: cache of the features of captions.
     """
 
     module: Any
     image: FrozenPart
     text: FrozenPart
-    stores: tuple[FeatureStore, FeatureStore]
+    images: FeatureStore
+    mirrored: FeatureStore
+    texts: FeatureStore
 
     @classmethod
     def open(cls, model_config: dict[str, Any], towers: TrainConfig, out: Path, *, cache: Path) -> "FrozenTowers":
@@ -217,14 +221,6 @@ class FrozenTowers:
                 "backbone, and a Hugging Face text encoder"
             )
         preprocessing = preprocessing_of(model_config)
-        parts = [(tower, name) for tower, name in ((module.visual, image.projection), (module.text, text.projection))]
-        tensors = {
-            f"{number}.{key}": tensor
-            for number, (tower, name) in enumerate(parts)
-            for key, tensor in tower.state_dict().items()
-            if key.partition(".")[0] != name
-        }
-        loaded = tensors_sha256(tensors)
         with torch.no_grad():
             blank = backbone_features(image, torch.zeros(1, 3, preprocessing.size, preprocessing.size))
         if blank.ndim != 2:
@@ -233,23 +229,33 @@ class FrozenTowers:
                 "vision transformer or a timm backbone with its own pooling"
             )
         read = [out / name for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
-        files = tuple({"name": path.name, "sha256": sha256_of(path)} for path in read if path.is_file())
-        vision, text_name = model_config["vision_cfg"], Path(model_config["text_cfg"]["hf_model_name"]).name
-        named = f"{vision.get('timm_model_name', towers.model)} and {text_name}"
+        text_files = tuple({"name": path.name, "sha256": sha256_of(path)} for path in read if path.is_file())
+        image_name = str(model_config["vision_cfg"].get("timm_model_name", towers.model))
 
-        def encoder(mirrored: bool) -> Encoder:
-            return Encoder(
-                name=f"{named} (mirrored)" if mirrored else named,
-                origin=f"frozen towers, tensors {loaded[:12]}",
+        def pixels(mirrored: bool) -> FeatureStore:
+            name = f"{image_name} (mirrored)" if mirrored else image_name
+            encoder = _encoder(
+                name,
+                image,
                 prepare=lambda picture: _prepared(picture, preprocessing, mirrored=mirrored),
                 encode_pixels=lambda pixels: backbone_features(image, pixels),
-                encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
-                tensors_sha256=loaded,
-                files=files,
             )
+            return FeatureStore(encoder, cache, unit=False)
 
-        stores = tuple(FeatureStore(encoder(mirrored), cache, unit=False) for mirrored in (False, True))
-        return cls(module=module, image=image, text=text, stores=(stores[0], stores[1]))
+        encoder = _encoder(
+            Path(model_config["text_cfg"]["hf_model_name"]).name,
+            text,
+            encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
+            files=text_files,
+        )
+        return cls(
+            module=module,
+            image=image,
+            text=text,
+            images=pixels(False),
+            mirrored=pixels(True),
+            texts=FeatureStore(encoder, cache, unit=False),
+        )
 
     def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
         """Return the features of a split, with those of mirrored images if `mirror` is set. None without images.
@@ -274,7 +280,7 @@ class FrozenTowers:
 
         names = [str(number) for number in range(int(starts[-1]))]
         views = []
-        for store in self.stores if mirror else self.stores[:1]:
+        for store in (self.images, self.mirrored) if mirror else (self.images,):
             rows, there = store.images(names, read, batch_size=BATCH_SIZE)
             if len(there) != len(names):
                 raise DamagedError(
@@ -283,7 +289,7 @@ class FrozenTowers:
             views.append(rows)
         return FeaturePairs(
             views=tuple(views),
-            texts=self.stores[0].texts(texts, batch_size=BATCH_SIZE),
+            texts=self.texts.texts(texts, batch_size=BATCH_SIZE),
             owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
         )
 
@@ -318,6 +324,19 @@ class FrozenTowers:
                     projection.copy_(head.weight.T)
         with torch.no_grad():
             self.module.logit_scale.copy_(heads.logit_scale)
+
+
+def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:
+    """Return a tower without its projection as an encoder of images alone or of texts alone."""
+    kept = {key: tensor for key, tensor in part.tower.state_dict().items() if key.partition(".")[0] != part.projection}
+    loaded = tensors_sha256(kept)
+    nothing: dict[str, Any] = {
+        "prepare": lambda picture: torch.zeros(0),
+        "encode_pixels": lambda pixels: torch.zeros(len(pixels), 0),
+        "encode_texts": lambda texts: torch.zeros(len(texts), 0),
+    }
+    origin = f"frozen tower, tensors {loaded[:12]}"
+    return Encoder(name=name, origin=origin, tensors_sha256=loaded, **{**nothing, **ways})
 
 
 def _is_head(part: FrozenPart) -> bool:
