@@ -38,7 +38,8 @@ class TrainOptions:
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: captions from templates; small: tens of thousands of captions; base: hundreds of thousands or more."""
     held_out: Annotated[Path | None, Parameter(metavar="PAIRS.tsv")] = None
-    """Pairs to validate on (default: some of the given pairs); not with --continue."""
+    """Pairs to validate on, also as two files by a name with {lang} (default: some of the given pairs); not with
+    --continue."""
     continued: Annotated[Path | None, Parameter(name="--continue", metavar="FILE.argosmodel")] = None
     """Start from a package that `mt train` wrote on this machine, with its vocabulary, sizes and held-out pairs."""
     overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()

@@ -104,7 +104,7 @@ class Sources:
         from_code: ISO 639 code of the source language.
         to_code: ISO 639 code of the target language.
         pairs_sha256: sha256 of each file of pairs, in their order.
-        held_out_sha256: sha256 of the file of held-out pairs, or None if none was given.
+        held_out_sha256: sha256 of the file of held-out pairs, or of both; None if none was given.
         continued: key of the training whose weights are the start, or None.
     """
 

@@ -87,7 +87,8 @@ def train_package(
         to_code: ISO 639 code of the second column.
         out: the package's file; its name must end in `.argosmodel`.
         config: settings of the training.
-        held_out: a file of `source<TAB>target` lines for validation; None to hold out some of `pairs`.
+        held_out: a file of `source<TAB>target` lines for validation, or a name with `{lang}`; None to hold out some of
+            `pairs`.
         continued: an earlier package with its training folder beside it. Training starts from its weights and keeps its
             vocabulary, sizes and held-out pairs.
         source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
@@ -111,7 +112,9 @@ def train_package(
         earlier = open_earlier_training(continued, from_code=from_code, to_code=to_code)
         config, held_out_pairs = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
     elif held_out:
-        validation = read_pairs(held_out, num_held_out=0, source_check=source_check, target_check=target_check)
+        validation = read_pairs(
+            held_out, num_held_out=0, source_check=source_check, target_check=target_check, codes=codes
+        )
         logger.info("lines of %s dropped: %s", held_out, validation.dropped)
         held_out_pairs = validation.training
     data = read_pairs(
@@ -127,7 +130,7 @@ def train_package(
         from_code=from_code,
         to_code=to_code,
         pairs_sha256=tuple(sha256_of(file) for path in pairs for file in files_of(path, codes)),
-        held_out_sha256=sha256_of(held_out) if held_out else None,
+        held_out_sha256=",".join(map(sha256_of, files_of(held_out, codes))) if held_out else None,
         continued=earlier.key if earlier else None,
     )
     metadata = {

@@ -200,10 +200,11 @@ def test_other_settings_do_not_go_on_from_there(copied: Path, tiny_tsv: Path) ->
     assert copied.read_bytes() == packed
 
 
-def test_held_out_pairs_may_come_from_a_file(tiny_tsv: Path, tmp_path: Path) -> None:
+def test_held_out_pairs_may_come_from_two_line_aligned_files(tiny_tsv: Path, tmp_path: Path) -> None:
     lines = tiny_tsv.read_text(encoding="utf-8").splitlines(keepends=True)
-    held_out = tmp_path / "val.tsv"
-    held_out.write_text("".join(lines[:7]), encoding="utf-8")
+    held_out = tmp_path / "val.{lang}"
+    for code, column in zip(("en", "it"), zip(*(line.split("\t") for line in lines[:7]), strict=True), strict=True):
+        (tmp_path / f"val.{code}").write_text("".join(f"{text.strip()}\n" for text in column), encoding="utf-8")
     report = train(tiny_tsv, tmp_path / "en_it.argosmodel", replace(QUICK, num_steps=2), held_out=held_out)
     assert report.num_held_out == 7
     assert report.dropped["held_out"] >= 7
