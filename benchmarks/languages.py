@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         rows: list[Mapping[str, Any]] = [
             {"model": "teacher, English", "queries": f"{name} ({len(ranks):,})", **recalls_of(ranks)}
+            | {f"share of R@{k}": "1" for k in (1, 10)}
             for name, (ranks, _) in theirs.items()
         ]
         values, minutes = defaultdict[str, list[float]](list), []
