@@ -1,11 +1,8 @@
 """Distillation: a student reads a made-up language, and finds what its teacher finds with the Italian original."""
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -307,7 +304,11 @@ def test_align_goes_on_from_a_student_from_no_pairs_to_all(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
-    pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path
+    pairs: SentencePairs,
+    config: DistilConfig,
+    student: Path,
+    run_killed_ten_times: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
     code = (
         "from pathlib import Path, PosixPath\n"
@@ -319,19 +320,5 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
         f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), key=d.distil_key(config, pairs), "
         f"cache=Path({str(tmp_path / 'cache')!r}))\n"
     )
-    draw, kills = Random(5), 0
-    while kills < 10:
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(draw.uniform(0.05, 3.0))
-            if child.returncode is None:
-                child.kill()
-                kills += 1
-                continue
-        assert child.returncode == 0
-        if (tmp_path / "run" / "result.json").is_file() and kills < 10:
-            shutil.rmtree(tmp_path / "run")
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(student)
