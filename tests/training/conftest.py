@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -146,6 +148,21 @@ def training_code() -> Callable[..., str]:
         )
 
     return code
+
+
+@pytest.fixture(scope="session")
+def start_code() -> Callable[..., BaseProcess]:
+    """`start_code(code, **environment)`: run Python in a process of its own, which has loaded the libraries already."""
+
+    def start(code: str, **environment: str) -> BaseProcess:
+        import torch
+
+        context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA is not forked
+        process = context.Process(target=exec, args=(f"import os; os.environ |= {environment!r}\n{code}", {}))
+        process.start()
+        return process
+
+    return start
 
 
 TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
