@@ -26,6 +26,14 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+LONGEST = {"test_services.py", "test_public_api.py", "test_mt_train.py", "test_hugging_face_models.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: a process of `make test` that began one at the end would be at work alone."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real upstream samples; tests that use it are marked `real_data`."""

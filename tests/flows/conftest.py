@@ -395,7 +395,7 @@ class Project:
         deadline = time.monotonic() + seconds
         while not (found := ready()):
             assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.05)
+            time.sleep(0.2)  # a question to a server costs it, and us, a while
         return found
 
 

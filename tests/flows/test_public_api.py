@@ -38,7 +38,7 @@ CHECKOUT = Path(__file__).parents[2]
 MODULES = ("vernaclip", "vernaclip.catalog", "vernaclip.dataset", "vernaclip.jobs", "vernaclip.model")
 SMALL = [
     *('name="scenes"', "train.model=small.json", "train.steps=3", "train.vocab_size=400", "train.batch_size=16"),
-    *("evaluate.split=val", "evaluate.bootstrap_rounds=50"),
+    *("evaluate.split=val", "evaluate.bootstrap_rounds=50", "align.epochs=2"),
 ]
 
 
@@ -75,7 +75,7 @@ def home(
     (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
     save_towers(folder)
-    write_pairs(folder / "captions.tsv", seed=1, num_pairs=200)
+    write_pairs(folder / "captions.tsv", seed=1, num_pairs=60)
     Image.radial_gradient("L").save(folder / "photo.jpg")
     Image.linear_gradient("L").save(folder / "other.png")
     with pytest.MonkeyPatch.context() as patch:
@@ -367,7 +367,7 @@ def test_the_command_distils_from_files_without_a_dataset(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = tmp_path / "scenes.tsv"
-    assert main(["scenes-pairs", str(pairs), "--num-pairs", "400"]) == 0
+    assert main(["scenes-pairs", str(pairs), "--num-pairs", "80"]) == 0
     columns = zip(*(line.split("\t") for line in pairs.read_text("utf-8").splitlines()), strict=True)
     english, italian = map(list, columns)
     (tmp_path / "train.en").write_text("".join(f"{line}\n" for line in english), "utf-8")
@@ -376,7 +376,7 @@ def test_the_command_distils_from_files_without_a_dataset(
     (tmp_path / "more.txt").write_text(f"una luna verde\n\n{italian[3]}\n", "utf-8")
     values = {"teacher": f"{home}/model", "pairs": ["train.{lang}"], "leave_out": ["test.txt"], "student": "tiny"}
     values["unpaired"] = ["more.txt"]
-    recipe = {"target_language": "it", "distil": values | {"epochs": 1, "num_held_out": 20}}
+    recipe = {"target_language": "it", "distil": values | {"epochs": 1, "num_held_out": 5}}
     (tmp_path / "mine.toml").write_text("\n".join(f"{name} = {toml(value)}" for name, value in recipe.items()), "utf-8")
     command = ["distil", str(tmp_path / "mine.toml"), "--root", str(tmp_path / "root"), "--executor", "local"]
     capsys.readouterr()

@@ -18,6 +18,14 @@ from data_catalog.errors import BusyError
 from flows.orchestration.prefect_env import Api
 from flows.orchestration.services import up
 
+ON_DASK = {
+    "first": 7,
+    "flaky": True,
+    "broken": "InputError: broken",
+    "here": True,
+    "not remote": True,
+    "called": True,
+}
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
 
 
@@ -70,14 +78,17 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
 def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_however_the_run_does(
     project_in: Any, free_port: int, api_doors: Any, tmp_path: Path
 ) -> None:
-    """The user's own settings of a dead server and of a database are there."""
+    """The user's own settings of a dead server and of a database are there. Steps on a cluster end as in threads."""
     project = toys_in(project_in(tmp_path))
     dead = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "PREFECT_API_AUTH_STRING": "old:secret"}
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path / 'shared.db'}"}
-    with project.start("driver.py", "alone", "toy", EVIL, **dead, **database) as process:
+    flows = ("toy", EVIL, "on_dask", "orderly")
+    with project.start("driver.py", "alone", *flows, **dead, **database) as process:
         try:
             url, auth_string = json.loads(process.stdout.readline())
             assert json.loads(process.stdout.readline()) is None
+            assert json.loads(process.stdout.readline()) == ON_DASK
+            assert not project.processes("spawn_main")
             project.found_api = Api(url=url, auth_string=auth_string)
             project.until(lambda: project.ask("/logs/filter", {}))  # they come last
             assert_the_toy_run_is_shown(project)
@@ -87,6 +98,7 @@ def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_
             process.kill()
         told = process.stderr.read()
     assert f"no Prefect server answers at {dead['PREFECT_API_URL']}: this run uses a temporary server" in told
+    assert told.count("step 7 in ") == 1
     project.until(lambda: not project.processes())
     assert not (tmp_path / "shared.db").exists()
 
@@ -181,21 +193,6 @@ def test_down_stops_all_and_leaves_the_users_lines(project: Any) -> None:
     assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
     assert drive(project, "down") == []
     project.until(lambda: not project.processes())
-
-
-def test_steps_on_a_cluster_end_as_in_threads(project_in: Any, tmp_path: Path) -> None:
-    project = toys_in(project_in(tmp_path))
-    found = project.run("driver.py", "alone", "on_dask", "orderly")
-    assert json.loads(found.stdout.splitlines()[-1]) == {
-        "first": 7,
-        "flaky": True,
-        "broken": "InputError: broken",
-        "here": True,
-        "not remote": True,
-        "called": True,
-    }
-    assert found.stderr.count("step 7 in ") == 1
-    assert not project.processes()
 
 
 @pytest.mark.slow

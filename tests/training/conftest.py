@@ -3,9 +3,15 @@
 import hashlib
 import io
 import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -144,6 +150,21 @@ def training_code() -> Callable[..., str]:
     return code
 
 
+@pytest.fixture(scope="session")
+def start_code() -> Callable[..., BaseProcess]:
+    """`start_code(code, **environment)`: run Python in a process of its own, which has loaded the libraries already."""
+
+    def start(code: str, **environment: str) -> BaseProcess:
+        import torch
+
+        context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")  # CUDA is not forked
+        process = context.Process(target=exec, args=(f"import os; os.environ |= {environment!r}\n{code}", {}))
+        process.start()
+        return process
+
+    return start
+
+
 TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
 VISION: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
@@ -191,6 +212,33 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 loop.train(files, config, out)
 
     return interrupt
+
+
+@pytest.fixture(scope="session")
+def run_killed_ten_times() -> Callable[..., None]:
+    """`run(code, out, cache)`: start Python code again until it was killed at ten moments, then let it end.
+
+    The code prints a line when its libraries are loaded, and writes these folders alone: they go where it ends first.
+    """
+
+    def run(code: str, out: Path, cache: Path) -> None:
+        draw, kills, command = Random(5), 0, [sys.executable, "-c", code]
+        while kills < 10:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(draw.uniform(0.05, 3.0))
+                if child.returncode is None:
+                    child.kill()
+                    kills += 1
+                    continue
+            assert child.returncode == 0
+            for folder in (out, cache):
+                shutil.rmtree(folder)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return run
 
 
 @pytest.fixture(scope="session")

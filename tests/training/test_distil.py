@@ -1,11 +1,8 @@
 """Distillation: a student reads a made-up language, and finds what its teacher finds with the Italian original."""
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -32,7 +29,7 @@ from training.towers.model import load_model
 COLOURS = ("rosso", "verde", "blu", "giallo", "nero", "viola", "arancione", "azzurro")
 PLACES = ("in alto", "in basso", "a destra", "a sinistra")
 CONFIG = DistilConfig(
-    student="tiny", epochs=6, batch_size=32, lr=6e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
+    student="tiny", epochs=5, batch_size=32, lr=6e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
 )
 
 
@@ -51,7 +48,7 @@ def sentences(seed: int, count: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def pairs() -> SentencePairs:
-    found = sentences(1, 1200)
+    found = sentences(1, 600)
     alone = [target for _, target in sentences(2, 60)]
     return SentencePairs(
         training=found[40:],
@@ -104,7 +101,7 @@ def test_a_student_gives_translations_the_features_that_its_teacher_gives_the_or
     ranks = 1 + (found @ wanted.T > (found * wanted).sum(axis=1)[:, None] + 1e-6).sum(axis=1)
     result = json.loads((student / "result.json").read_text())
     assert result["best_val_mrr"] == pytest.approx((1 / ranks).mean(), abs=0.02)
-    assert result["best_val_mrr"] > 0.7
+    assert result["best_val_mrr"] > 0.4  # 0.07 by chance
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     assert max(line["val_mrr@10"] for line in lines) == result["best_val_mrr"]
     assert [line["epoch"] for line in lines] == list(range(1, CONFIG.epochs + 1))
@@ -142,7 +139,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(distilling, "CHECKPOINT_STEPS", 13)  # within epochs too
+        patch.setattr(distilling, "CHECKPOINT_STEPS", 5)  # within epochs too
         patch.setattr(distilling, "_save", save_and_end)
         with pytest.raises(KeyboardInterrupt):
             run(pairs, config, tmp_path / "run", tmp_path / "cache")
@@ -164,7 +161,7 @@ def test_each_option_gives_another_working_model(
     pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     some = replace(pairs, unpaired=())
-    result = run(some, replace(config, **{"epochs": 5, **changes}), tmp_path / "run", student.parent / "cache")
+    result = run(some, replace(config, **changes), tmp_path / "run", student.parent / "cache")
     assert load_model(tmp_path / "run").sha256 == result.model_sha256
     assert result.best_val_mrr is not None
     if "patience" in changes:
@@ -184,7 +181,7 @@ def test_a_pretrained_encoder_is_a_student_too(
         languages=pairs.languages,
     )
     result = run(same, found, tmp_path / "run", student.parent / "cache")
-    assert result.best_val_mrr > 0.4
+    assert result.best_val_mrr > 0.3
     assert json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"] == [
         {"tower": "text", "weights": encoder.name, "license": "mit"}
     ]
@@ -307,31 +304,21 @@ def test_align_goes_on_from_a_student_from_no_pairs_to_all(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
-    pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path
+    pairs: SentencePairs,
+    config: DistilConfig,
+    student: Path,
+    run_killed_ten_times: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
     code = (
         "from pathlib import Path, PosixPath\n"
         "import training.distil.distil as d\n"
         "from training.config import DistilConfig\n"
-        "d.CHECKPOINT_STEPS = 7\n"
+        "d.CHECKPOINT_STEPS = 4\n"
         "print('started', flush=True)\n"
         f"pairs, config = d.{pairs!r}, {config!r}\n"
         f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), key=d.distil_key(config, pairs), "
         f"cache=Path({str(tmp_path / 'cache')!r}))\n"
     )
-    draw, kills = Random(5), 0
-    while kills < 10:
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(draw.uniform(0.05, 3.0))
-            if child.returncode is None:
-                child.kill()
-                kills += 1
-                continue
-        assert child.returncode == 0
-        if (tmp_path / "run" / "result.json").is_file() and kills < 10:
-            shutil.rmtree(tmp_path / "run")
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(student)

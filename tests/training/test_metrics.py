@@ -6,8 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import InputError
 from training.scores.ablation import (
@@ -78,6 +76,8 @@ def test_a_collapsed_model_scores_nothing(noise: float) -> None:
 
 def theirs(cosines: np.ndarray, is_right: np.ndarray) -> dict[str, float]:
     """Means of torchmetrics' hit rate and reciprocal rank; right items go behind what they tie with."""
+    from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank  # only where it is run
+
     moved, right = torch.from_numpy(cosines - BEHIND_TIES * is_right), torch.from_numpy(is_right)
     of_query = {"R": retrieval_hit_rate, "MRR": retrieval_reciprocal_rank}
     return {
@@ -107,6 +107,8 @@ def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
 
 
 def test_accuracy_is_that_of_torchmetrics() -> None:
+    from torchmetrics.classification import MulticlassAccuracy
+
     rng = np.random.default_rng(9)
     images, classes, labels = rng.standard_normal((300, 8)), rng.standard_normal((40, 8)), rng.integers(0, 40, 300)
     ranks = text_to_image_ranks(images, classes, labels)

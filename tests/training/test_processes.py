@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,16 @@ def test_two_processes_train_as_one_does(
     square_files: PairFiles,
     small_run: SmallRun,
     training_code: Callable[..., str],
+    start_code: Callable[..., BaseProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Crops and kept features included; and what two finished is finished for one."""
     config, script = small_run(frozen_epochs=1, epochs=1), tmp_path / "train.py"
-    script.write_text(training_code(square_files, config, tmp_path / "two"))
+    code = training_code(square_files, config, tmp_path / "two")
     one = train(square_files, config, tmp_path / "one")
     if torchrun:
+        script.write_text(code)
         command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
         found = subprocess.run([*command, "--nproc-per-node=2", script], capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr
@@ -52,12 +55,13 @@ def test_two_processes_train_as_one_does(
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
-        child = subprocess.Popen([sys.executable, "-W", "ignore", script], env={**os.environ, **told, "RANK": "1"})
+        child = start_code(code, **told, RANK="1")
         with monkeypatch.context() as patch:
             for name, value in {**told, "RANK": "0"}.items():
                 patch.setenv(name, value)
             train(square_files, config, tmp_path / "two")
-        assert child.wait() == 0
+        child.join()
+        assert child.exitcode == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, weight in ours.items():

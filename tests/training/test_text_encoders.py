@@ -27,6 +27,12 @@ RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "positio
 MakeEncoder = Callable[..., Path]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image tower is always the same: its features are computed once."""
+    return tmp_path_factory.mktemp("features")
+
+
 @pytest.fixture
 def make_encoder(encoder: Path, tmp_path: Path) -> MakeEncoder:
     """`make_encoder(kind, head, **config)`: a folder as the hub has them, with the tokenizer of the small BERT."""
@@ -86,16 +92,12 @@ def test_a_tower_of_any_encoder_computes_what_transformers_does(
     make_encoder: MakeEncoder,
     square_files: PairFiles,
     pretrained: TrainConfig,
+    cache: Path,
     tmp_path: Path,
 ) -> None:
     folder, out = make_encoder(kind, head, **changes), tmp_path / "run"
-    align(
-        square_files,
-        replace(pretrained, text_encoder=str(folder), text_pooler=pooler),
-        CLOSED_FORM,
-        out,
-        cache=tmp_path / "cache",
-    )
+    named = replace(pretrained, text_encoder=str(folder), text_pooler=pooler)
+    align(square_files, named, CLOSED_FORM, out, cache=cache)
     model = load_model(out)
     tower = model.module.text
     ids = [[token for token in row if token] for row in model.tokenizer(TEXTS).tolist()]
@@ -131,17 +133,16 @@ def test_an_encoder_with_a_pooler_that_open_clip_does_not_know_goes_to_transform
     assert "of the type mpnet, and open_clip knows only roberta, " in report.refused["open_clip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pooler", "changes", "reason"),
     [
         ("distilbert", "mean_pooler", {}, "type distilbert, and open_clip knows only"),
-        pytest.param(
-            "bert", "max_pooler", {}, "pooled by max_pooler, which fails in open_clip", marks=pytest.mark.slow
-        ),
-        pytest.param("electra", "max_pooler", {"embedding_size": 16}, "", marks=pytest.mark.slow),
-        pytest.param("deberta-v2", "mean_pooler", RELATIVE, "", marks=pytest.mark.slow),
-        pytest.param("modernbert", "mean_pooler", {}, "", marks=pytest.mark.slow),
-        pytest.param("t5", "mean_pooler", {"d_ff": 64, "d_kv": 16}, "", marks=pytest.mark.slow),
+        ("bert", "max_pooler", {}, "pooled by max_pooler, which fails in open_clip"),
+        ("electra", "max_pooler", {"embedding_size": 16}, ""),
+        ("deberta-v2", "mean_pooler", RELATIVE, ""),
+        ("modernbert", "mean_pooler", {}, ""),
+        ("t5", "mean_pooler", {"d_ff": 64, "d_kv": 16}, ""),
     ],
 )
 def test_a_text_tower_that_open_clip_cannot_make_goes_to_onnx(
@@ -181,11 +182,12 @@ def test_what_cannot_be_a_text_tower_is_refused_with_the_reason(
     make_encoder: MakeEncoder,
     square_files: PairFiles,
     pretrained: TrainConfig,
+    cache: Path,
     tmp_path: Path,
 ) -> None:
     named = replace(pretrained, text_encoder=str(make_encoder(kind, **changes)), text_pooler=pooler)
     with pytest.raises(InputError, match=expected) as caught:
-        align(square_files, named, CLOSED_FORM, tmp_path / "run", cache=tmp_path / "cache")
+        align(square_files, named, CLOSED_FORM, tmp_path / "run", cache=cache)
     assert "\n" not in str(caught.value)
 
 

@@ -6,11 +6,10 @@ import math
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -108,19 +107,21 @@ def test_a_killed_run_goes_on_bit_for_bit(
     small_run: SmallRun,
     long_run: TrainConfig,
     training_code: Callable[..., str],
+    start_code: Callable[..., BaseProcess],
     tmp_path: Path,
 ) -> None:
     whole, config = ("two_epochs", small_run(checkpoint_every_steps=4)) if kills == 1 else ("trained", long_run)
     out, rng = tmp_path / "run", random.Random(1)
     for _ in range(kills):
         before = written(out / STATE_FILE)
-        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", training_code(square_files, config, out)])
+        child = start_code(training_code(square_files, config, out))
         while written(out / STATE_FILE) == before:
-            assert child.poll() is None, "the child ended before it could be killed"
+            assert child.is_alive(), "the child ended before it could be killed"
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         child.kill()
-        assert child.wait() == -signal.SIGKILL
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         assert not (out / "result.json").exists()
     result = train(square_files, config, out)
     require_equal(out, request.getfixturevalue(whole), "loss.png")

@@ -17,7 +17,6 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -247,21 +246,24 @@ def _growth(step: dict[str, Any]) -> int:
     return _GROWTH.get(kind, 1)
 
 
+_HARMLESS: set[str] = set()  # sha256 of the files that passed their trial
+
+
 def try_in_child_process(path: Path) -> None:
     """Open a `tokenizer.json` in a child process with limited memory and time, before this process opens it.
 
-    A damaged file passes, since opening it in this process raises the proper error.
+    A damaged file passes, since opening it in this process raises the proper error. The same content, wherever it is,
+    is tried once per process.
 
     Raises:
         InputError: it needs too much memory or time, or makes texts too long.
     """
-    if path.is_file():
-        _try_once(path, sha256_of(path))
+    if path.is_file() and (sha256 := sha256_of(path)) not in _HARMLESS:
+        _try(path)
+        _HARMLESS.add(sha256)
 
 
-@lru_cache(maxsize=64)
-def _try_once(path: Path, sha256: str) -> None:
-    """Try a file with this content once per process."""
+def _try(path: Path) -> None:
     # Use one thread: each thread reserves memory, and their number differs between machines.
     one_thread = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-P", "-m", "training.towers.tokenizer", str(path)]

@@ -28,8 +28,8 @@ def say(value: Any) -> None:
     sys.stdout.flush()
 
 
-def alone(flow: str, *words: str) -> None:
-    """Run a flow with a temporary server, whose address is said first, and stay."""
+def alone(*words: str) -> None:
+    """Run flows, each named before its word, with a temporary server, whose address is said first, and stay."""
     prepare_process()
     assert use_answering_api(Path.cwd()) is None
     api = configured_api()
@@ -37,7 +37,8 @@ def alone(flow: str, *words: str) -> None:
     say(astuple(api)[:2])
     import toy_flows
 
-    say(getattr(toy_flows, flow)(*words))
+    for flow, word in zip(words[::2], words[1::2], strict=True):
+        say(getattr(toy_flows, flow)(word))
     sys.stdin.read()
 
 

@@ -1,15 +1,11 @@
 """Alignment of frozen towers: the heads over a small timm backbone and a small BERT learn colours and sides."""
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -401,7 +397,11 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
-    square_files: PairFiles, pretrained: TrainConfig, aligned: Path, tmp_path: Path
+    square_files: PairFiles,
+    pretrained: TrainConfig,
+    aligned: Path,
+    run_killed_ten_times: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
     code = (
         "from pathlib import Path, PosixPath\n"
@@ -415,19 +415,5 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
         f"align({square_files!r}, pretrained, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
         f"cache=Path({str(tmp_path / 'cache')!r}))\n"
     )
-    draw, kills = Random(5), 0
-    while kills < 10:
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(draw.uniform(0.05, 2.5))
-            if child.returncode is None:
-                child.kill()
-                kills += 1
-            else:
-                assert child.returncode == 0
-                shutil.rmtree(tmp_path / "run")
-                shutil.rmtree(tmp_path / "cache")
-    align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(aligned)

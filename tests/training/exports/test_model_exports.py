@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, CLIPModel, M2M100Config
+from transformers import BertConfig, CLIPModel, DistilBertConfig, M2M100Config
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -26,6 +26,7 @@ from training.data.images import decode
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_not_transformers
 from training.exports.model_export import ModelExportConfig, export_model
+from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.run import MODEL_FILES
 from training.towers.architecture import read_model_config
@@ -172,7 +173,7 @@ def test_a_timm_backbone_beside_bert_goes_to_open_clip_and_onnx(
         exported(timm_and_bert, tmp_path / "two", "transformers")
 
 
-def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_where_it_can() -> None:
+def test_what_has_no_equivalent_elsewhere_is_named_and_each_model_goes_where_it_can() -> None:
     for table, setting, reason in (
         ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "timm's vit_tiny_patch16_224"),
         ("vision_cfg", {"layers": [1, 1, 1, 1]}, "ResNet"),
@@ -188,6 +189,7 @@ def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_whe
     config["text_cfg"] |= {"hf_proj_type": None}
     assert why_not_transformers(config, BertConfig()) is None
     assert "of the type m2m_100, has no pooler of its own" in (why_not_transformers(config, M2M100Config()) or "")
+    assert "of the type distilbert, and open_clip knows only" in (why_not_open_clip(config, DistilBertConfig()) or "")
     for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
         config = read_model_config(name)
         assert sum(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()) == formats, (
