@@ -1,0 +1,102 @@
+"""Draw a changed caption for each caption of a batch: the hard negatives of `train.hard_negatives`.
+
+The draws depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
+"""
+
+from collections.abc import Callable, Collection
+from operator import attrgetter
+
+import numpy as np
+import torch
+
+from data_catalog.errors import SettingsError
+from training.changes import ChangeRules
+from training.config import TrainConfig
+from training.data.batches import BatchPlan, TrainSplit
+from training.data.pairs import Captions, Floats
+from training.scores.evaluation import wording
+from training.towers.tokenizer import Tokenize
+
+# Words of `[changes]` that each kind of change needs.
+WORDS = {
+    "position": "positions",
+    "colour": "colours",
+    "count": "numbers",
+    "noun": "nouns",
+    "negation": "negations",
+    "roles": "roles.agents",
+    "exchanged": "colours",
+}
+_MOST_READ = 50_000  # captions whose words are looked at
+
+
+def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
+    """Raise if the rules lack what `train.hard_negatives` needs.
+
+    Raises:
+        SettingsError: there are no rules, or none for one of the kinds.
+    """
+    if config.hard_negatives and rules is None:
+        raise SettingsError(
+            "train.hard_negatives needs the rules of a language pack's [changes] (docs/languages.md): pass them, or "
+            "leave the setting empty"
+        )
+    for kind in config.hard_negatives:
+        if not attrgetter(WORDS[kind])(rules and rules.words):
+            raise SettingsError(
+                f"train.hard_negatives has {kind}, but the language pack has no changes.{WORDS[kind]}: add these words "
+                f"(docs/languages.md), or leave {kind} out"
+            )
+
+
+def rules_within(rules: ChangeRules, captions: Captions) -> ChangeRules:
+    """Return the rules that change captions only into words that captions of the split have.
+
+    So no word gives changed captions away. At most `_MOST_READ` captions, evenly spread, are read.
+    """
+    every = -(-len(captions.flat) // _MOST_READ)
+    return rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
+
+
+def changed_inputs(
+    split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules
+) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor]]:
+    """Return a function that reads a batch's changed captions: token ids, and which captions have one; see `Batch`."""
+
+    def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
+        drawn = draws.random((plan.first + len(plan.samples), 2))[plan.first :]
+        captions = split.captions.texts(plan.captions)
+        found = [
+            changed_caption(
+                caption, split.captions.of_sample(sample), rules, kinds=config.hard_negatives, drawn=numbers
+            )
+            for caption, sample, numbers in zip(captions, plan.samples.tolist(), drawn, strict=True)
+        ]
+        ids = tokenizer([changed or caption for changed, caption in zip(found, captions, strict=True)])
+        return ids, torch.tensor([changed is not None for changed in found])
+
+    return read
+
+
+def changed_caption(
+    caption: str, others: Collection[str], rules: ChangeRules, *, kinds: Collection[str], drawn: Floats
+) -> str | None:
+    """Return a caption changed in one thing, or None if the rules cannot change it.
+
+    Args:
+        caption: the caption.
+        others: all captions of its image. None of them is returned, whatever its case and punctuation.
+        rules: rules of the language.
+        kinds: kinds of changes, of which one is drawn first.
+        drawn: two numbers in [0, 1), which select the kind and the change.
+    """
+    is_true = {wording(other) for other in (caption, *others)}
+    found: dict[str, list[str]] = {}
+    for change in rules.changes(caption):
+        if change.kind in kinds and wording(change.caption) not in is_true:
+            found.setdefault(change.kind, []).append(change.caption)
+    if not found:
+        return None
+    changes = found[sorted(found)[int(drawn[0] * len(found))]]
+    return changes[int(drawn[1] * len(changes))]
