@@ -45,6 +45,9 @@ class ChangeWords:
     """Numbers from two on, which leave the noun in the plural."""
     colours: tuple[Forms, ...] = ()
     """A list for each colour: its forms, in an order that is the same for all colours, or one form for all."""
+    alike: tuple[Forms, ...] = ()
+    """Colours, by their first forms, that may be said of the same thing ("blue", "light blue"): they are not changed
+    into one another."""
     agreement: tuple[Forms, ...] = ()
     """A list for each form of the colours: words before a colour that show this form (articles, adjectives, nouns)."""
     nouns: tuple[tuple[Forms, ...], ...] = ()
@@ -70,6 +73,10 @@ class ChangeWords:
                     f"changes.colours need one form or {num_forms}, as many as changes.agreement has lists, got "
                     f"{len(forms)} of {forms[0] if forms else ''!r}"
                 )
+        if unknown := {name for names in self.alike for name in names} - {forms[0] for forms in self.colours if forms}:
+            raise SettingsError(
+                f"changes.alike has {min(unknown)!r}, which is not the first form of one of changes.colours"
+            )
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")

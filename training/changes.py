@@ -104,9 +104,11 @@ class ChangeRules:
         """
         said = frozenset(thing for caption in captions for thing in self.says(caption))
         words = self.words
+        colours = tuple(forms for forms in words.colours if ("colour", forms[0]) in said)
         kept = replace(
             words,
-            colours=tuple(forms for forms in words.colours if ("colour", forms[0]) in said),
+            colours=colours,
+            alike=tuple(tuple(name for name in names if ("colour", name) in said) for names in words.alike),
             numbers=tuple(number for number in words.numbers if ("count", number) in said),
             nouns=tuple(
                 tuple(forms for forms in group if ("noun", forms[0]) in said)
@@ -132,8 +134,9 @@ class ChangeRules:
     def _colours(self, text: "_Text") -> Iterator[Change]:
         for place in _places(text, self._tables.things["colour"]):
             forms = self._forms(text, place)
-            for row, other in enumerate(self.words.colours):
-                if row != place.thing.row and (new := _form(other, forms)):
+            for other in self.words.colours:
+                is_other = not self._are_alike(place.thing.name, other[0])
+                if is_other and (new := _form(other, forms)):
                     for edit in _edits(text, place, new, self._articles):
                         yield Change("colour", _edited(text, edit), place.thing.name, other[0])
 
@@ -168,7 +171,8 @@ class ChangeRules:
         positions = [place.first for place in _places(text, self._tables.things["position"], most=len(text.words))]
         for number, one in enumerate(places):
             for two in places[number + 1 :]:
-                if one.thing.row == two.thing.row or not self._are_apart(text, one, two, positions):
+                is_same = self._are_alike(one.thing.name, two.thing.name)
+                if is_same or not self._are_apart(text, one, two, positions):
                     continue
                 colours = self.words.colours
                 first = _form(colours[two.thing.row], self._forms(text, one))
@@ -177,6 +181,9 @@ class ChangeRules:
                     for edit in _edits(text, one, first, self._articles):
                         for other in _edits(text, two, second, self._articles):
                             yield Change("exchanged", _edited(text, [*edit, *other]))
+
+    def _are_alike(self, one: str, two: str) -> bool:
+        return one == two or any(one in names and two in names for names in self.words.alike)
 
     def _are_apart(self, text: "_Text", one: "_Place", two: "_Place", positions: Sequence[int]) -> bool:
         """Return whether a caption means another thing if two colours are exchanged.
@@ -275,7 +282,10 @@ class ChangeRules:
         masked = {
             number
             for start in range(len(text.words))
-            for phrase, needs_end in self._tables.left_alone.get(text.words[start], ())
+            for phrase, needs_end in (
+                *self._tables.left_alone.get(text.words[start], ()),
+                *self._tables.left_alone.get("*", ()),
+            )
             if self._is_left_alone(text, start, phrase, needs_end)
             for number in range(start, start + len(phrase))
         }
@@ -422,7 +432,8 @@ class _Tables:
             phrase = tuple("*" if word == "*" else _folded(word) for word in text.removesuffix("|").split())
             phrase = tuple(part for word in phrase for part in ([word] if word == "*" else _phrase(word)))
             left_alone.setdefault(phrase[0], []).append((phrase, text.endswith("|")))
-        functions = frozenset(map(_folded, function_words))
+        # Packs write elided words without their apostrophe.
+        functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
         things = {
             "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
             "negation": dict(_opposites(words.negations)) if words.negations else {},
