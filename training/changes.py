@@ -6,9 +6,9 @@ left alone otherwise. So they find few changes rather than wrong ones.
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import ChangeWords, LanguagePack
@@ -68,22 +68,23 @@ class ChangeRules:
             )
         return cls(words=pack.changes, function_words=pack.function_words)
 
-    def changes(self, caption: str) -> tuple[Change, ...]:
+    def changes(self, caption: str, kinds: Collection[str] = KINDS) -> tuple[Change, ...]:
         """Return all captions that differ from `caption` in exactly one thing, by kind, place and word.
 
         Changed are at most `_MOST_PLACES` places of a kind. No caption is returned twice, and never `caption` itself.
         """
         text = self._read(caption)
+        rules: dict[str, Callable[[_Text], Iterator[Change]]] = {
+            "position": partial(self._reversible, "position"),
+            "colour": self._colours,
+            "count": self._numbers,
+            "noun": self._nouns,
+            "negation": partial(self._reversible, "negation"),
+            "roles": self._roles,
+            "exchanged": self._exchanges,
+        }
         found: dict[str, Change] = {}
-        for change in (
-            *self._reversible("position", text),
-            *self._colours(text),
-            *self._numbers(text),
-            *self._nouns(text),
-            *self._reversible("negation", text),
-            *self._roles(text),
-            *self._exchanges(text),
-        ):
+        for change in (change for kind in KINDS if kind in kinds for change in rules[kind](text)):
             found.setdefault(change.caption, change)
         found.pop(caption, None)
         return tuple(found.values())

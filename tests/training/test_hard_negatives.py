@@ -118,7 +118,7 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
     caption, others = "un quadrato rosso in alto a sinistra", ["Un quadrato rosso, in alto a DESTRA."]
 
     def drawn(*kinds: str) -> Counter[str | None]:
-        numbers = np.random.default_rng(0).random((400, 2))
+        numbers = np.random.default_rng(0).random((400, len(kinds) + 1))
         return Counter(changed_caption(caption, others, rules, kinds=kinds, drawn=pair) for pair in numbers)
 
     assert set(drawn("position")) == {"un quadrato rosso in basso a sinistra"}

@@ -3,7 +3,7 @@
 The draws depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 
 import numpy as np
@@ -65,7 +65,7 @@ def changed_inputs(
 
     def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
         draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
-        drawn = draws.random((plan.first + len(plan.samples), 2))[plan.first :]
+        drawn = draws.random((plan.first + len(plan.samples), len(config.hard_negatives) + 1))[plan.first :]
         captions = split.captions.texts(plan.captions)
         found = [
             changed_caption(
@@ -80,7 +80,7 @@ def changed_inputs(
 
 
 def changed_caption(
-    caption: str, others: Collection[str], rules: ChangeRules, *, kinds: Collection[str], drawn: Floats
+    caption: str, others: Collection[str], rules: ChangeRules, *, kinds: Sequence[str], drawn: Floats
 ) -> str | None:
     """Return a caption changed in one thing, or None if the rules cannot change it.
 
@@ -88,15 +88,15 @@ def changed_caption(
         caption: the caption.
         others: all captions of its image. None of them is returned, whatever its case and punctuation.
         rules: rules of the language.
-        kinds: kinds of changes, of which one is drawn first.
-        drawn: two numbers in [0, 1), which select the kind and the change.
+        kinds: kinds of changes. The first one of a random order that the rules can make is taken.
+        drawn: numbers in [0, 1): one for each kind, which order them, and one that selects the change.
     """
     is_true = {wording(other) for other in (caption, *others)}
-    found: dict[str, list[str]] = {}
-    for change in rules.changes(caption):
-        if change.kind in kinds and wording(change.caption) not in is_true:
-            found.setdefault(change.kind, []).append(change.caption)
-    if not found:
-        return None
-    changes = found[sorted(found)[int(drawn[0] * len(found))]]
-    return changes[int(drawn[1] * len(changes))]
+    for place in np.argsort(drawn[:-1]).tolist():
+        changes = [change.caption for change in rules.changes(caption, [kinds[place]])]
+        # Most changes are false, so the drawn one is looked at first.
+        first = int(drawn[-1] * len(changes))
+        for changed in (*changes[first:], *changes[:first]):
+            if wording(changed) not in is_true:
+                return changed
+    return None
