@@ -5,8 +5,9 @@ import io
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from data_catalog.storage.shards import sha256_of
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore
-from training.data.images import picture_or_reason, quiet_decoders
+from training.data.images import picture_or_reason
 from training.data.pairs import Floats, Integers
 from training.scores.evaluation import ALL, LEAK_FREE, wording
 from training.scores.galleries import HALF, UNSTATED, Gallery
@@ -207,12 +208,16 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
     """
     check_images(str(images))
     files = open_images(str(images))
+    found: dict[str, str] = {}  # name in the folder, by the name in the file
     places: dict[str, int] = {}
     views: dict[tuple[str, Any], int] = {}
     pairs: dict[CaptionPair, None] = {}
     left_out: Counter[str] = Counter()
     for number, item in enumerate(json_items(path, expected=_EXPECTED), start=1):
         record = _record(item, f"record {number:,} of {path}")
+        if record.image not in found:
+            found[record.image] = _name_in(files, record.image)
+        record = replace(record, image=found[record.image])
         places.setdefault(record.image, len(places))
         view = views.setdefault((record.image, record.box), len(views))
         for false in record.false:
@@ -230,7 +235,7 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
     gallery = Gallery(
         name=path.name.split(".")[0],
         images=list(places),
-        read=lambda name: _read_any(files, name),
+        read=files.read,
         captions=[text for _, text in true],
         owners=[place for place, _ in true],
         made_by=[UNSTATED] * len(true),
@@ -239,7 +244,7 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
 
     def read(name: str) -> bytes:
         image, box = named[name]
-        raw = _read_any(files, image)
+        raw = files.read(image)
         return raw if box is None else _cut(raw, box)
 
     probed = ProbedSet(
@@ -304,26 +309,23 @@ def _view_name(image: str, box: tuple[float, ...] | None) -> str:
     return image if box is None else f"{image} [{', '.join(f'{side:g}' for side in box)}]"
 
 
-def _read_any(files: ImageFiles, name: str) -> bytes:
-    """Return the bytes of an image by its path, its name alone, or its number with zeros, as COCO names its files."""
+def _name_in(files: ImageFiles, name: str) -> str:
+    """Return an image's path, its name alone, or its number with zeros, as COCO has it: the first that is there."""
     alone = Path(name).name
     stem, _, suffix = alone.rpartition(".")
-    others = [alone, *([f"{stem.zfill(_COCO_DIGITS)}.{suffix}"] if stem.isdigit() else [])]
-    try:
-        return files.read(name)
-    except OSError as error:
-        for other in others:
-            try:
-                return files.read(other)
-            except OSError:
-                continue
-        raise error
+    for each in (name, alone, *([f"{stem.zfill(_COCO_DIGITS)}.{suffix}"] if stem.isdigit() else [])):
+        with suppress(OSError):
+            files.size(each)
+            return each
+    return name
 
 
 def _cut(raw: bytes, box: tuple[float, float, float, float]) -> bytes:
-    """Return a part of an image as PNG. Raises `OSError` if the image does not decode or does not reach there."""
-    with quiet_decoders():
-        found = picture_or_reason(raw, 0)
+    """Return a part of an image as PNG. Raises `OSError` if the image does not decode or does not reach there.
+
+    `FeatureStore.images` calls it inside `quiet_decoders`.
+    """
+    found = picture_or_reason(raw, 0)
     if isinstance(found, str):
         raise OSError(found)
     left, top, width, height = box
@@ -371,13 +373,20 @@ def probe_models(
             set_facts(each.gallery, {each.owners[view]: sha256 for view, sha256 in there[each.gallery.name].items()})
             for each in sets
         ),
-        left_out={each.gallery.name: dict(each.left_out) for each in sets},
+        left_out={each.gallery.name: _left_out(each, there[each.gallery.name].keys()) for each in sets},
         scores=tuple(
             score
             for each in sets
             for score in _scores(each, found[each.gallery.name], there[each.gallery.name].keys(), config)
         ),
     )
+
+
+def _left_out(probed: ProbedSet, there: Container[int]) -> dict[str, int]:
+    """Return the numbers of pairs that were left out, by reason, with those whose image is not there."""
+    num_missing = sum(pair.view not in there for pair in probed.pairs)
+    missing = {"their image, or their part of it, is missing or does not decode": num_missing} if num_missing else {}
+    return {**probed.left_out, **missing}
 
 
 def _wins(encoder: Encoder, store: FeatureStore, probed: ProbedSet, batch_size: int) -> tuple[Floats, dict[int, bytes]]:
