@@ -80,6 +80,8 @@ class ChangeWords:
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
+        if hollow := [phrase for phrase in self.left_alone if not phrase.strip(" *|")]:
+            raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
         if any(len(articles) != 2 or not any(articles) for articles in self.before_vowels):
             raise SettingsError("changes.before_vowels needs pairs of articles")
         groups = {

@@ -129,7 +129,7 @@ class ChangeRules:
     def _opposites(self, kind: str, text: "_Text") -> "Iterator[tuple[Change, _Place]]":
         for place in _places(text, self._tables.things[kind]):
             thing = place.thing
-            for edit in _edits(text, place, thing.opposite, self._articles):
+            for edit in _edits(text, place, thing.opposite, self._tables.articles):
                 yield Change(kind, _edited(text, edit), thing.name, thing.opposite_name), place
 
     def _colours(self, text: "_Text") -> Iterator[Change]:
@@ -138,7 +138,7 @@ class ChangeRules:
             for other in self.words.colours:
                 is_other = not self._are_alike(place.thing.name, other[0])
                 if is_other and (new := _form(other, forms)):
-                    for edit in _edits(text, place, new, self._articles):
+                    for edit in _edits(text, place, new, self._tables.articles):
                         yield Change("colour", _edited(text, edit), place.thing.name, other[0])
 
     def _numbers(self, text: "_Text") -> Iterator[Change]:
@@ -150,7 +150,7 @@ class ChangeRules:
                 continue
             for number in self.words.numbers:
                 if number != place.thing.name:
-                    for edit in _edits(text, place, number, self._articles):
+                    for edit in _edits(text, place, number, self._tables.articles):
                         yield Change("count", _edited(text, edit), place.thing.name, number)
 
     def _nouns(self, text: "_Text") -> Iterator[Change]:
@@ -164,7 +164,7 @@ class ChangeRules:
             which = [cell for cell, form in enumerate(forms) if _phrase(form) == place.thing.phrase]
             for row, other in enumerate(group):
                 if row != place.thing.row and (new := _form(other, which)):
-                    for edit in _edits(text, place, new, self._articles):
+                    for edit in _edits(text, place, new, self._tables.articles):
                         yield Change("noun", _edited(text, edit), place.thing.name, other[0])
 
     def _exchanges(self, text: "_Text") -> Iterator[Change]:
@@ -179,8 +179,8 @@ class ChangeRules:
                 first = _form(colours[two.thing.row], self._forms(text, one))
                 second = _form(colours[one.thing.row], self._forms(text, two))
                 if first and second:
-                    for edit in _edits(text, one, first, self._articles):
-                        for other in _edits(text, two, second, self._articles):
+                    for edit in _edits(text, one, first, self._tables.articles):
+                        for other in _edits(text, two, second, self._tables.articles):
                             yield Change("exchanged", _edited(text, [*edit, *other]))
 
     def _are_alike(self, one: str, two: str) -> bool:
@@ -192,8 +192,7 @@ class ChangeRules:
         "Black and white" means the same, and so does "a red and a blue star", unless the one is above the other.
         """
         between = [text.words[place] for place in range(one.end, two.first)]
-        colours = {word for phrase in self._tables.things["colour"] for word in phrase}
-        if all(word in self._tables.function_words or word in colours for word in between):
+        if self._tables.joining.issuperset(between):
             return False
         if any(one.end <= place < two.first for place in positions):
             return True
@@ -274,30 +273,17 @@ class ChangeRules:
             before -= 1
         return sorted(forms)
 
-    @property
-    def _articles(self) -> Sequence[tuple[str, ...]]:
-        return self.words.before_vowels
-
     def _read(self, caption: str) -> "_Text":
-        text = _Text(caption, tuple(_WORD.finditer(caption)))
+        matches = tuple(_WORD.finditer(caption))
+        text = _Text(caption, matches, tuple(_folded(match[0]) for match in matches))
         masked = {
             number
-            for start in range(len(text.words))
-            for phrase, needs_end in (
-                *self._tables.left_alone.get(text.words[start], ()),
-                *self._tables.left_alone.get("*", ()),
-            )
-            if self._is_left_alone(text, start, phrase, needs_end)
-            for number in range(start, start + len(phrase))
+            for place, word in enumerate(text.words)
+            for phrase in self._tables.left_alone.get(word, ())
+            if phrase.is_at(text, place - phrase.offset, self._tables.function_words)
+            for number in range(place - phrase.offset, place - phrase.offset + len(phrase.words))
         }
         return replace(text, masked=frozenset(masked))
-
-    def _is_left_alone(self, text: "_Text", start: int, phrase: Phrase, needs_end: bool) -> bool:
-        end = start + len(phrase)
-        if not text.has(start, phrase):
-            return False
-        after = text.after(end - 1)
-        return not needs_end or after is None or after in self._tables.function_words
 
     @cached_property
     def _tables(self) -> "_Tables":
@@ -341,19 +327,16 @@ class _Place:
 _Table = Mapping[Phrase, _Thing]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Text:
     """A caption as words without case; `masked` are numbers of words that are left alone."""
 
     caption: str
     matches: tuple[re.Match[str], ...]
+    words: tuple[str, ...]
     masked: frozenset[int] = frozenset()
-    words: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "words", tuple(_folded(match[0]) for match in self.matches))
-
-    @property
+    @cached_property
     def is_capital(self) -> bool:
         """Return whether the caption has capitals only."""
         return self.caption == self.caption.upper()
@@ -384,15 +367,37 @@ class _Text:
         return word == 0 or self.breaks(word - 1)
 
     def is_start(self, word: int) -> bool:
-        """Return whether a sentence starts with a word."""
-        return word == 0 or not set(".!?").isdisjoint(self.gap(word - 1))
+        """Return whether the text starts with a word; a full stop may be an abbreviation's."""
+        return word == 0
 
     def has(self, start: int, phrase: Phrase) -> bool:
         """Return whether a phrase, in which "*" is any word, starts with a word."""
         end = start + len(phrase)
-        if end > len(self.words) or any(self.breaks(word) for word in range(start, end - 1)):
+        there = self.words[start:end]
+        if len(there) < len(phrase) or (there != phrase and not all(map(_fits, phrase, there))):
             return False
-        return all(wanted in ("*", word) for wanted, word in zip(phrase, self.words[start:end], strict=True))
+        return not any(self.breaks(word) for word in range(start, end - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LeftAlone:
+    """A phrase in which nothing is changed.
+
+    Args:
+        words: its words; "*" is any word.
+        offset: place of the first other word.
+        needs_end: the phrase that it is in must end with it.
+    """
+
+    words: Phrase
+    offset: int
+    needs_end: bool
+
+    def is_at(self, text: _Text, start: int, function_words: frozenset[str]) -> bool:
+        if start < 0 or not text.has(start, self.words):
+            return False
+        after = text.after(start + len(self.words) - 1)
+        return not self.needs_end or after is None or after in function_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,21 +408,25 @@ class _Tables:
         things: for each kind with words of its own, its phrases.
         shown: number of the forms that a word before a colour shows.
         num_forms: forms of a colour.
-        left_alone: phrases by first word, each with whether the end of a phrase must follow.
+        left_alone: phrases in which nothing is changed, by their first word that is not "*".
         function_words: of the language, less adjectives.
         adjectives: colours, and words that agree, without function words.
         known: words that may stand before a noun.
         closed: words that cannot follow a number.
+        articles: those that depend on the next letter, with their pair.
+        joining: words between two colours of one thing ("black and white").
     """
 
     things: Mapping[str, _Table]
     shown: Mapping[str, frozenset[int]]
     num_forms: int
-    left_alone: Mapping[str, Sequence[tuple[Phrase, bool]]]
+    left_alone: Mapping[str, "Sequence[_LeftAlone]"]
     function_words: frozenset[str]
     adjectives: frozenset[str]
     known: frozenset[str]
     closed: frozenset[str]
+    joining: frozenset[str]
+    articles: Mapping[str, tuple[str, ...]]
     agents: frozenset[str]
     patients: frozenset[str]
 
@@ -428,11 +437,13 @@ class _Tables:
         for number, group in enumerate(words.agreement):
             for word in group:
                 shown[_folded(word)] = shown.get(_folded(word), frozenset()) | {number}
-        left_alone: dict[str, list[tuple[Phrase, bool]]] = {}
+        left_alone: dict[str, list[_LeftAlone]] = {}
         for text in words.left_alone:
-            phrase = tuple("*" if word == "*" else _folded(word) for word in text.removesuffix("|").split())
-            phrase = tuple(part for word in phrase for part in ([word] if word == "*" else _phrase(word)))
-            left_alone.setdefault(phrase[0], []).append((phrase, text.endswith("|")))
+            parts = [("*",) if word == "*" else _phrase(word) for word in text.removesuffix("|").split()]
+            phrase = tuple(part for some in parts for part in some)
+            offset = next(place for place, word in enumerate(phrase) if word != "*")
+            found = _LeftAlone(words=phrase, offset=offset, needs_end=text.endswith("|"))
+            left_alone.setdefault(phrase[offset], []).append(found)
         # Packs write elided words without their apostrophe.
         functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
         things = {
@@ -457,9 +468,15 @@ class _Tables:
             adjectives=frozenset(colours | shown.keys()) - functions,
             known=frozenset(colours | numbers | shown.keys()),
             closed=functions - shown.keys(),
+            joining=functions | colours,
+            articles={_folded(word): pair for pair in words.before_vowels for word in pair if word},
             agents=frozenset(map(_folded, words.roles.agents)),
             patients=frozenset(map(_folded, words.roles.patients)),
         )
+
+
+def _fits(wanted: str, word: str) -> bool:
+    return wanted in ("*", word)
 
 
 def _folded(word: str) -> str:
@@ -524,7 +541,8 @@ def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place
         for length in lengths:
             end = start + length
             thing = table.get(text.words[start:end])
-            if thing is None or not text.has(start, thing.phrase) or (thing.needs_word and text.breaks(end - 1)):
+            is_there = thing is not None and end <= len(text.words) and text.has(start, thing.phrase)
+            if thing is None or not is_there or (thing.needs_word and text.breaks(end - 1)):
                 continue
             found = _Place(first=start, end=end, thing=thing)
             break
@@ -534,7 +552,7 @@ def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place
     return places
 
 
-def _edits(text: _Text, place: _Place, new: str, articles: Sequence[tuple[str, ...]]) -> Iterator[list[Edit]]:
+def _edits(text: _Text, place: _Place, new: str, articles: Mapping[str, tuple[str, ...]]) -> Iterator[list[Edit]]:
     """Yield the edits that replace a thing, with its article where that depends on the next letter; none if unsafe."""
     written = _written(text, place, new)
     edits = [] if written is None else [(*text.span(place.first, place.end), written)]
@@ -545,16 +563,16 @@ def _edits(text: _Text, place: _Place, new: str, articles: Sequence[tuple[str, .
     if before is not None:
         if before.endswith("'") and not text.gap(place.first - 1) and not is_vowel:
             return
-        for pair in articles:
-            if before in map(_folded, pair):
-                article = pair[is_vowel]
-                if not article:
-                    return
-                if _folded(article) != before:
-                    span = text.span(place.first - 1, place.first)
-                    is_upper = text.raw(place.first - 1)[0].isupper()
-                    article = article.upper() if text.is_capital else article
-                    edits.insert(0, (*span, article[0].upper() + article[1:] if is_upper else article))
+        pair = articles.get(before)
+        if pair is not None:
+            article = pair[is_vowel]
+            if not article:
+                return
+            if _folded(article) != before:
+                span = text.span(place.first - 1, place.first)
+                is_upper = text.raw(place.first - 1)[0].isupper()
+                article = article.upper() if text.is_capital else article
+                edits.insert(0, (*span, article[0].upper() + article[1:] if is_upper else article))
     yield edits
 
 
