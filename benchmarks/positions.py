@@ -49,10 +49,11 @@ def preferred(model: LoadedModel, gallery: Gallery, kind: str, rules: ChangeRule
     Returns:
         1, 0, or 0.5 for a tie, for each caption that the rules can change; and the image of each.
     """
+    # `fitting` has all true captions, so that nothing need be concluded from what some of them say.
     pairs, draws = [], np.random.default_rng(SEED).random((len(gallery.queries), 2))
     for place, (caption, drawn) in enumerate(zip(gallery.queries, draws, strict=True)):
         is_true = gallery.fitting[gallery.owners[place]]
-        changed = changed_caption(caption, is_true, rules, kinds=[kind], drawn=drawn)
+        changed = changed_caption(caption, is_true, rules, lambda _: frozenset(), kinds=[kind], drawn=drawn)
         if changed is not None and wording(caption) in is_true:
             pairs.append((place, changed))
     places = np.array([place for place, _ in pairs], dtype=np.int64)

@@ -41,6 +41,11 @@ class Change:
     old: str = ""
     new: str = ""
 
+    def is_confirmed_by(self, others: Iterable[frozenset[tuple[str, str]]]) -> bool:
+        """Return whether another caption names the new thing and not the old one; captions are as `says` has them."""
+        new, old = (self.kind, self.new), (self.kind, self.old)
+        return bool(self.new) and any(new in things and old not in things for things in others)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeRules:

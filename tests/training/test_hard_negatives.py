@@ -119,7 +119,7 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
 
     def drawn(*kinds: str) -> Counter[str | None]:
         numbers = np.random.default_rng(0).random((400, len(kinds) + 1))
-        return Counter(changed_caption(caption, others, rules, kinds=kinds, drawn=pair) for pair in numbers)
+        return Counter(changed_caption(caption, others, rules, rules.says, kinds=kinds, drawn=pair) for pair in numbers)
 
     assert set(drawn("position")) == {"un quadrato rosso in basso a sinistra"}
     assert set(drawn("count")) == {None}
@@ -129,6 +129,9 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
     assert all(str(text).endswith("in alto a sinistra") for text in both if "basso" not in str(text))
     others.append("un quadrato rosso in basso a sinistra")
     assert set(drawn("position")) == {None}
+    assert "un quadrato verde in alto a sinistra" in drawn("colour")
+    others.append("verde, su sfondo bianco")
+    assert "un quadrato verde in alto a sinistra" not in drawn("colour"), "another caption of the image says so"
 
 
 def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(

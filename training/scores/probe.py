@@ -155,7 +155,7 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
             for change in rules.changes(caption):
                 if wording(change.caption) in worded:
                     left_out["another caption of the image says the changed one"] += 1
-                elif _is_confirmed(change, others):
+                elif change.is_confirmed_by(others):
                     left_out["another caption of the image says the new word and not the old one"] += 1
                 else:
                     kept.setdefault(change.kind, []).append(change)
@@ -175,12 +175,6 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
         read=gallery.read,
         left_out=left_out,
     )
-
-
-def _is_confirmed(change: Change, others: Sequence[frozenset[tuple[str, str]]]) -> bool:
-    """Return whether another caption of the image names the new thing and not the old one."""
-    new, old = (change.kind, change.new), (change.kind, change.old)
-    return bool(change.new) and any(new in things and old not in things for things in others)
 
 
 @dataclass(frozen=True, slots=True)
