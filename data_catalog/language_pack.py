@@ -8,6 +8,106 @@ from data_catalog.errors import SettingsError
 MIN_SHARED_LETTERS = 4  # shorter words coincide in many languages by chance: "a", "in", "die", "hat", "no"
 
 
+Forms = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleWords:
+    """Words of sentences whose agent and patient can be exchanged: "a dog is chasing a cat".
+
+    Articles stand in a form that is the same for agent and patient, and that shows the singular.
+    """
+
+    agents: Forms = ()
+    """Articles of the agent ("a", "un'")."""
+    patients: Forms = ()
+    """Articles of the patient."""
+    before_verbs: Forms = ()
+    """Words that may stand between the agent and the verb ("is", "che")."""
+    verb_endings: Forms = ()
+    """Endings of the verb ("ing"). By default any."""
+    continues: Forms = ()
+    """Words after the patient with which its phrase goes on ("of"): such sentences are left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeWords:
+    """Words by which one thing in a caption can be changed, the table `[changes]` of a language pack.
+
+    Words are in lower case, except those that the language always capitalises. In a phrase, a last "*" is any word.
+    """
+
+    positions: tuple[tuple[Forms, Forms], ...] = ()
+    """Pairs of opposites: phrases, and their opposites in the same order (["to the left of"], ["to the right of"])."""
+    negations: tuple[Forms, ...] = ()
+    """Two lists or none: phrases, and their negations in the same order (["is *", "with a"], ["is not *", ...])."""
+    numbers: Forms = ()
+    """Numbers from two on, which leave the noun in the plural."""
+    colours: tuple[Forms, ...] = ()
+    """A list for each colour: its forms, in an order that is the same for all colours, or one form for all."""
+    alike: tuple[Forms, ...] = ()
+    """Colours, by their first forms, that may be said of the same thing ("blue", "light blue"): they are not changed
+    into one another."""
+    agreement: tuple[Forms, ...] = ()
+    """A list for each form of the colours: words before a colour that show this form (articles, adjectives, nouns)."""
+    nouns: tuple[tuple[Forms, ...], ...] = ()
+    """Classes of nouns that can replace one another, with equal gender: a list of forms for each noun."""
+    before_vowels: tuple[Forms, ...] = ()
+    """Articles that depend on the next letter: before a consonant and before a vowel (["a", "an"]). With "" as one of
+    the two, the caption is left alone."""
+    roles: RoleWords = RoleWords()
+    """Words of sentences whose agent and patient can be exchanged."""
+    left_alone: Forms = ()
+    """Phrases in which nothing is changed ("black and white"). "*" is any word, and a last "|" the end of a phrase:
+    punctuation, a function word or the end of the text."""
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for tables that do not fit together, or words that would change into two things."""
+        pairs = [*self.positions, *([self.negations] if self.negations else [])]
+        if any(len(pair) != 2 or len(pair[0]) != len(pair[1]) for pair in pairs):
+            raise SettingsError("changes.positions and changes.negations need two lists with equally many phrases")
+        num_forms = len(self.agreement) or max(map(len, self.colours), default=1)
+        for forms in self.colours:
+            if len(forms) not in (1, num_forms):
+                raise SettingsError(
+                    f"changes.colours need one form or {num_forms}, as many as changes.agreement has lists, got "
+                    f"{len(forms)} of {forms[0] if forms else ''!r}"
+                )
+        if unknown := {name for names in self.alike for name in names} - {forms[0] for forms in self.colours if forms}:
+            raise SettingsError(
+                f"changes.alike has {min(unknown)!r}, which is not the first form of one of changes.colours"
+            )
+        for group in self.nouns:
+            if len({len(forms) for forms in group}) > 1:
+                raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
+        if hollow := [phrase for phrase in self.left_alone if not phrase.strip(" *|")]:
+            raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
+        if any(len(articles) != 2 or not any(articles) for articles in self.before_vowels):
+            raise SettingsError("changes.before_vowels needs pairs of articles")
+        groups = {
+            "positions": [set(side) for pair in self.positions for side in pair],
+            "negations": [set(side) for side in self.negations],
+            "numbers": [{number} for number in self.numbers],
+            "colours": [set(forms) for forms in self.colours],
+            "nouns": [set(forms) for group in self.nouns for forms in group],
+        }
+        for name, things in groups.items():
+            seen: set[str] = set()
+            for thing in things:
+                if not thing or not all(word.strip(" *") for word in thing):
+                    raise SettingsError(f"changes.{name} must have no empty list or word")
+                if both := seen & thing:
+                    raise SettingsError(f"changes.{name} has {min(both)!r} twice")
+                seen |= thing
+        for name, sides in (
+            ("positions", [side for pair in self.positions for side in pair]),
+            ("negations", [*self.negations]),
+        ):
+            for side in sides:
+                if len(set(side)) < len(side):
+                    raise SettingsError(f"changes.{name} has a phrase twice in one list")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguagePack:
     """Codes, word lists and recommendations for one language; only `code` is required."""
@@ -54,6 +154,8 @@ class LanguagePack:
     """Zero-shot prompts in the language, each with one "{c}" for the class name."""
     class_names: tuple[str, ...] = ()
     """Names of ImageNet's 1,000 classes in the language, in the order of their indices. By default none."""
+    changes: ChangeWords | None = None
+    """Words by which one thing in a caption can be changed: position, colour, number and others."""
     test_sets: tuple[str, ...] = ()
     """Names of public test sets in the language."""
     license_notes: str = ""

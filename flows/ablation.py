@@ -9,10 +9,12 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
+from data_catalog.settings import json_values
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
+from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources
 from flows.recipe.toggles import Toggle
 from training.data.pairs import split_to_score
@@ -122,6 +124,7 @@ def run_ablation(
     steps = config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
+        **({"changes": json_values(rules)} if (rules := change_rules(recipe)) else {}),
         "toggles": [toggle.label for toggle in config.toggles],
         "steps": steps,
         "seeds": config.seeds,

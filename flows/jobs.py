@@ -46,6 +46,7 @@ from data_catalog.storage.upstream_hashes import (
 from data_catalog.takedown import clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
+from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
 from training.config import DistilConfig
@@ -307,11 +308,12 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
-    _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__))
+    rules = change_rules(recipe)
+    _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__), rules)
     models = root / "models" / recipe.name
     writes = process_rank() == 0
     with writer_lock(models) if writes else nullcontext():
-        result = fit(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
+        result = fit(files, recipe.train, models / key[:12], sha256=hashes.__getitem__, rules=rules)
         if writes:
             record_folder(models / key[:12], (*MODEL_FILES, EFFORT_FILE))
             write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
@@ -454,7 +456,8 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
         split: split to score; empty: the one of the recipe.
 
     Raises:
-        SettingsError: no image would be held out, a test set would not be guarded against, or the model is unknown.
+        SettingsError: no image would be held out, a test set would not be guarded against, the model is unknown, or the
+            language has no rules for `train.hard_negatives`.
         DiskError: the disk has not enough free space.
     """
     scored = split or recipe.evaluate.split
@@ -473,7 +476,8 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     require_guards(recipe)
     from training.fit.run import require_trainable
 
-    needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
+    rules = change_rules(recipe)
+    needed, free = require_trainable(recipe.train, rules), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(
             f"training writes {needed:,} bytes, but only {free:,} bytes are free in {root}: free some space, or choose "

@@ -332,6 +332,12 @@ CHECKS: dict[str, Check] = {
         "the pack recommends none",
         "`train.model=italian` needs train.text_encoder; `compact` trains its text tower from the captions alone",
     ),
+    "changed captions": _field(
+        "changes",
+        lambda _: "the pack has words by which captions change",
+        "the pack has no words by which captions change",
+        "train.hard_negatives is refused",
+    ),
     "zero-shot": _zero_shot,
     "test sets": _field(
         "test_sets",

@@ -1,9 +1,9 @@
-"""Scoreboard of several models: read the test sets, check them for leaks, score the models, and write the files."""
+"""Scoreboard and probe of several models: read the test sets, check them for leaks, and score the models."""
 
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,13 @@ from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
-from flows.cli.options import ScoreboardOptions
+from flows.cli.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.settings import read
 from flows.recipe.sources import TestSetSettings, read_test_sets
+from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import split_to_score
@@ -43,6 +44,7 @@ from training.scores.galleries import (
     held_out_gallery,
     named_images,
 )
+from training.scores.probe import Probe, ProbedSet, changed_captions, probe_models, read_pairs
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
@@ -280,18 +282,44 @@ class NamedModel:
     translate: TranslateConfig | None = None
 
 
-def make_scoreboard(
-    recipe: Recipe | None, root: Path, options: ScoreboardOptions, cache_dir: Path
-) -> tuple[Path, list[Section]]:
-    """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Models and sets to score, checked against the models' training images.
+
+    Args:
+        language: language that models are scored in.
+        packs: language packs from the user's files, by code.
+        models: the models; the first one is the reference.
+        sets: the sets with the identities of their images.
+        config: settings of scoring.
+        cache: folder of the feature cache, or None if it is not writable.
+    """
+
+    language: str
+    packs: Mapping[str, LanguagePack]
+    models: Sequence[ModelToScore]
+    sets: Sequence[ScoredSet]
+    config: EvaluateConfig
+    cache: Path | None
+
+
+def open_contest(
+    recipe: Recipe | None,
+    root: Path,
+    options: ModelsAndSets,
+    cache_dir: Path,
+    more_sets: Callable[[SetReader], Sequence[ScoredSet]],
+    out: Path | None = None,
+) -> Contest:
+    """Return the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
     Args:
         recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
+        options: other models and sets.
         cache_dir: folder in which packed translation models are unpacked.
-
-    Returns:
-        The folder of the results, and the sections of the Markdown file.
+        more_sets: reads further sets.
+        out: folder of the results, if any, which must be writable.
 
     Raises:
         SettingsError: there are no models or no sets, or settings are wrong.
@@ -305,7 +333,6 @@ def make_scoreboard(
         raise SettingsError(f"--language {options.language} differs from the recipe's target language, {language}")
     require_language(language, "--language")
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
-    out = options.out or root / "scoreboards" / (language if recipe is None else recipe.name)
     packs = language_packs_of(options.language_packs)
     if recipe is not None:
         packs = {**named_language_packs(recipe), **packs}
@@ -325,34 +352,113 @@ def make_scoreboard(
     trained = {name: model for name, model in known.items() if model is not None}
     contestants = [_contestant(model, language, packs, cache_dir, known[model.name]) for model in models]
     reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
-    scored = _scored_sets(reader, options)
+    scored = [*_scored_sets(reader, options), *more_sets(reader)]
     _require_translatable(scored, models, language)  # before images are looked at
     split = None
     if recipe is not None and not options.no_split:
         split = _split(recipe, root, evaluate.split, trained)
     if not scored and split is None:
         raise SettingsError(
-            "there is nothing to score on: use a recipe with a held-out split, --test-set or --protocol"
+            "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
+            "`scoreboard`, or --pairs of `probe`"
         )
-    make_writable_folder(out, "--out")
+    if out is not None:
+        make_writable_folder(out, "--out")
     leaks = recipe.leaks if recipe is not None else LeaksConfig()
     seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
     found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
     _require_different([each.test_set.name for each in found], "the set")
     sets = [
-        with_language(each.test_set, language, language_pack(each.stated or language, packs), each.stated)
+        replace(
+            each,
+            test_set=with_language(each.test_set, language, language_pack(each.stated or language, packs), each.stated),
+        )
         for each in found
     ]
     if not options.report_anyway:
-        refuse_seen(sets, contestants)
-    # Features are cached in the root, where other scoreboards find them, or beside the results if it is not writable.
+        refuse_seen([each.test_set for each in sets], contestants)
+    # Features are cached in the root, where other scoreboards find them.
     kept = root / FEATURE_STORES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
-    if not os.access(kept if kept.exists() else root, os.W_OK | os.X_OK):
-        kept = out / FEATURE_STORES
-    board = score_models(contestants, sets, evaluate, cache=kept)
-    protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
+    is_writable = os.access(kept if kept.exists() else root, os.W_OK | os.X_OK)
+    return Contest(
+        language=language,
+        packs=packs,
+        models=contestants,
+        sets=sets,
+        config=evaluate,
+        cache=kept if is_writable else None,
+    )
+
+
+def make_scoreboard(
+    recipe: Recipe | None, root: Path, options: ScoreboardOptions, cache_dir: Path
+) -> tuple[Path, list[Section]]:
+    """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
+
+    Args:
+        recipe: recipe whose model and sets are scored; None: only those of the options.
+        root: of the catalog.
+        options: other models and sets, and the folder of the results.
+        cache_dir: folder in which packed translation models are unpacked.
+
+    Returns:
+        The folder of the results, and the sections of the Markdown file.
+
+    Raises:
+        SettingsError, InputError: see `open_contest`.
+    """
+
+    def more_sets(reader: SetReader) -> list[ScoredSet]:
+        return list(reader.of_protocol(options.protocol[0], options.protocol[1:])) if options.protocol else []
+
+    name = recipe.name if recipe is not None else options.language or ""
+    out = options.out or root / "scoreboards" / name
+    contest = open_contest(recipe, root, options, cache_dir, more_sets, out)
+    sets = [each.test_set for each in contest.sets]
+    # Without a writable root, features are cached beside the results.
+    board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
+    protocols = {each.test_set.name: each.protocol for each in contest.sets if each.protocol is not None}
     return out, write_scoreboard(board, protocols, out)
+
+
+def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions, cache_dir: Path) -> Probe:
+    """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs.
+
+    Args:
+        recipe: recipe whose model and sets are scored; None: only those of the options.
+        root: of the catalog.
+        options: other models and sets, and a file of pairs with its images.
+        cache_dir: folder in which packed translation models are unpacked.
+
+    Raises:
+        SettingsError: a set has no captions, or the language pack of a set has no rules; see also `open_contest`.
+        InputError: no caption of a set can be changed, or the file of pairs is wrong; see also `open_contest`.
+    """
+    if (options.pairs is None) != (options.images is None):
+        missing, other = ("--pairs", "--images") if options.pairs is None else ("--images", "--pairs")
+        raise SettingsError(f"{missing} is missing: {other} needs it, as in --pairs FILE --images DIR")
+    from_file: dict[str, ProbedSet] = {}
+
+    def more_sets(reader: SetReader) -> list[ScoredSet]:
+        if options.pairs is None or options.images is None:
+            return []
+        probed, identities = read_pairs(options.pairs, options.images)
+        from_file[probed.gallery.name] = probed
+        return [ScoredSet(test_set=probed.gallery, identities=identities)]
+
+    contest = open_contest(recipe, root, options, cache_dir, more_sets)
+    sets: list[ProbedSet] = []
+    for each in contest.sets:
+        gallery = each.test_set
+        if isinstance(gallery, LabelledImages):
+            raise SettingsError(f"{gallery.name} has classes and no captions: leave it out")
+        if gallery.name in from_file:
+            sets.append(replace(from_file[gallery.name], gallery=gallery))
+            continue
+        pack = language_pack(each.stated or contest.language, contest.packs)
+        sets.append(changed_captions(gallery, ChangeRules.of(pack)))
+    return probe_models(contest.models, sets, contest.config, cache=contest.cache)
 
 
 def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
@@ -368,16 +474,14 @@ def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
 
 
-def _scored_sets(reader: SetReader, options: ScoreboardOptions) -> list[ScoredSet]:
-    """Return the test sets of the recipe, of the options and of the protocol."""
+def _scored_sets(reader: SetReader, options: ModelsAndSets) -> list[ScoredSet]:
+    """Return the test sets of the recipe and of the options."""
     scored = list(reader.of_recipe())
     for name, *words in options.test_sets:
         try:
             scored.append(reader.named(name, words))
         except PipelineError as error:
             raise type(error)(f"--test-set {name}: {error}") from error
-    if options.protocol:
-        scored += reader.of_protocol(options.protocol[0], options.protocol[1:])
     return scored
 
 
@@ -419,7 +523,7 @@ def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, Trained
     return ScoredSet(test_set=gallery, identities=())
 
 
-def _named_models(options: ScoreboardOptions, recipe: Recipe | None) -> list[NamedModel]:
+def _named_models(options: ModelsAndSets, recipe: Recipe | None) -> list[NamedModel]:
     """Return the models of `--model NAME KEY=VALUE ...`, and the two baselines of `--english KEY=VALUE ...`.
 
     The baselines are an English model queried in the target language, and queried in English translation.

@@ -8,6 +8,7 @@ from typing import Any
 from data_catalog.errors import SettingsError
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, what_values
 from data_catalog.sources.origins import ORIGINS
+from training.changes import KINDS
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
@@ -21,6 +22,11 @@ AUGMENTATION_SETS = {
     # CLIP-Italian's augmentations with its values, except its crop: here images are squashed to a square and cropped
     # little.
     "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
+}
+# Augmentations that may make a changed caption true, each with the kind of the change, and what it does.
+FALSIFIES = {
+    "flip": ("position", "exchanges left and right"),
+    "hue": ("colour", "shifts colours"),
 }
 SPLITS = ("train", "val", "test")
 CHOICES = {
@@ -130,6 +136,13 @@ class TrainConfig:
     augment: tuple[str, ...] = ("crop",)
     """Random augmentations of images (docs/training.md): "crop", "hue", "brightness", "contrast", "flip", "affine",
     "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
+    hard_negatives: tuple[str, ...] = ()
+    """Kinds of hard negatives (docs/training.md): captions that the language pack's `changes` change in one thing,
+    "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
+    hard_negative_weight: float = 1.0
+    """Weight of their loss, beside 1."""
+    hard_batches: int = 0
+    """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
     vocab_size: int = 2048
     """Maximum vocabulary of a trained tokenizer, at least 300."""
     shuffle_window: int = 20_000
@@ -160,6 +173,22 @@ class TrainConfig:
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"train.{name} must be at least {least} ({why}), got {getattr(self, name)}")
+        if self.hard_batches != 0 and not 2 <= self.hard_batches <= self.batch_size:
+            raise SettingsError(
+                f"train.hard_batches must be 0 (random batches) or from 2 to train.batch_size, got {self.hard_batches}"
+            )
+        if not 0 < self.hard_negative_weight < math.inf:
+            raise SettingsError(f"train.hard_negative_weight must be positive, got {self.hard_negative_weight}")
+        for kind in self.hard_negatives:
+            if kind not in KINDS:
+                known = ", ".join(KINDS)
+                raise SettingsError(f"train.hard_negatives has an unknown kind {kind!r}: use {known}")
+        for augmentation, (kind, effect) in FALSIFIES.items():
+            if augmentation in self.augmentations and kind in self.hard_negatives:
+                raise SettingsError(
+                    f"train.augment has {augmentation}, which {effect}, so that changed captions of "
+                    f"train.hard_negatives {kind} would be true of the image: leave one of them out"
+                )
         if not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
@@ -189,8 +218,12 @@ class TrainConfig:
         settings = what_values(self)
         # The key includes the content of the model config, so its path does not matter.
         settings["model"] = Path(self.model).name
-        if not self.steps:
-            del settings["steps"]
+        # Settings that are off leave the keys as they were without them.
+        for name in ("steps", "hard_batches", "hard_negatives"):
+            if not settings[name]:
+                del settings[name]
+        if not self.hard_negatives:
+            del settings["hard_negative_weight"]
         return settings
 
     @property

@@ -160,6 +160,23 @@ def open_json(path: Path, *, expected: str) -> object:
     return {name: None if num is None else JsonList(path, name, num, expected) for name, num in counts.items()}
 
 
+def json_items(path: Path, *, expected: str) -> Iterator[object]:
+    """Yield the items of a plain or gzipped JSON file whose document is a list, in bounded memory.
+
+    Raises:
+        InputError: see `open_json`; or the document is not a list.
+    """
+    check_text_file(path, expected=expected)
+    with _open_reader(path, expected) as reader:
+        if reader.peek() != "[":
+            raise ValueError("it is not a list")
+        for num_items, _ in enumerate(reader.items("[]")):
+            if num_items >= _MAX_ITEMS:
+                raise ValueError(f"a list has more than {_MAX_ITEMS:,} items")
+            yield reader.value()
+        reader.take("")
+
+
 def _names(reader: _JsonReader) -> Iterator[str]:
     """Yield the names of the outermost object; the caller parses each value before the next step."""
     for _ in reader.items("{}"):

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     pivot = recipe.translate.pivot  # its pack checks no captions, but selects the engine's models
+    pivots = {pivot: replace(language_pack(pivot, named), changes=None)} if pivot else {}
     build_key = digest(
         {
             "settings": what_settings(recipe),
@@ -116,7 +117,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
             "tagger": tagger.name if tagger else None,
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
-            "packs": json_values({**packs, **({pivot: language_pack(pivot, named)} if pivot else {})}),
+            "packs": json_values({**packs, **pivots}),
             "versions": dict(versions),
         }
     )
@@ -177,7 +178,9 @@ def packs_of_captions(
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
-    return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
+    found_packs = {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
+    # Changes decide no row, so they must not be in the keys of steps.
+    return {code: replace(pack, changes=None) for code, pack in found_packs.items()}
 
 
 def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source:

@@ -80,6 +80,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         jobs.evaluate,
         comparisons.ablate,
         comparisons.scoreboard,
+        comparisons.probe,
     ),
     "Datasets": (
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),

@@ -1,4 +1,4 @@
-"""The commands ablate, which measures the filters of a recipe, and scoreboard, which compares models on test sets."""
+"""The commands ablate, which measures the filters of a recipe, and scoreboard and probe, which compare models."""
 
 import math
 import tempfile
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
-from flows.cli.options import DEFAULT_ROOT, Json, Number, RecipeName, Root, ScoreboardOptions, Words
+from flows.cli.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from flows.ablation import AblationConfig, Variant
     from flows.recipe.recipe import Recipe
+    from training.scores.probe import Probe
+    from training.scores.score import Estimate
 
 _ROWS = 1000  # sampled from each source to estimate what a variant changes
 _PACE = 250  # samples per second of a small model on two cores; an order of magnitude
@@ -220,3 +222,80 @@ def scoreboard(
         for note in section.notes:
             say(f"  {note}")
     say(f"\nFiles: {folder}")
+
+
+_PROBE_DEFAULTS = ProbeOptions()
+
+
+def probe(
+    recipe: str | None = None,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: ProbeOptions = _PROBE_DEFAULTS,
+    json: Json = False,
+) -> None:
+    r"""Measure if models know left from right, colours and numbers: is the true caption nearer than a changed one?
+
+    Each caption of a test set is changed in one thing at a time, by the rules of its language pack ([changes]):
+    position, colour, count, noun, negation, agent and patient, two colours exchanged. The accuracy of guessing is 0.5;
+    ties count half. Models and test sets are named as for `vernaclip scoreboard`.
+
+    Examples:
+      vernaclip probe scenes --root demo-catalog
+      vernaclip probe --language en --model theirs open_clip=ViT-B-32/openai --pairs visual_genome_relation.json \
+          --images images
+
+    Args:
+        recipe: Score the model of this recipe, on the held-out images of its dataset and on its test sets.
+    """
+    from flows.recipe.recipe import load_recipe
+    from flows.scoreboard import make_probe
+
+    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
+    with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
+        found = make_probe(loaded, root, options, Path(cache))
+    if json:
+        say_json(found.to_json())
+        return
+    _print_probe(found)
+
+
+def _print_probe(found: "Probe") -> None:
+    """Print the table of each set, with its notes."""
+    from training.scores.evaluation import LEAK_FREE
+    from training.scores.probe import CHANCE
+    from training.scores.scoreboard_files import set_notes
+
+    several = len(found.models) > 1
+    for test_set in found.sets:
+        scores = [score for score in found.scores if score.test_set == test_set.name]
+        choices = {score.images for score in scores}
+        say(f"\n{test_set.name}: the true caption, and one that differs in one thing\n")
+        rows: list[dict[str, object]] = []
+        for score in scores:
+            delta = score.difference
+            rows.append(
+                {
+                    "kind": score.kind,
+                    **({"images": score.images} if len(choices) > 1 else {}),
+                    "model": score.model,
+                    "accuracy": f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+                    + (" ~" if score.low <= CHANCE <= score.high else ""),
+                    **({"difference": _signed(delta) if delta else ""} if several else {}),
+                    "pairs": score.num_pairs,
+                    "of images": score.num_images,
+                }
+            )
+        say_table(rows)
+        for note in set_notes(test_set, has_leak_free=LEAK_FREE in choices):
+            say(f"  {note}")
+        for reason, count in found.left_out[test_set.name].items():
+            say(f"  {count:,} pairs are left out: {reason}")
+    say("\nAccuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains.")
+    if several:
+        say(f"Differences from {found.models[0].name} are of the same pairs.")
+
+
+def _signed(delta: "Estimate") -> str:
+    return f"{delta.value:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]"

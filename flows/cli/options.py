@@ -110,8 +110,8 @@ class EvaluateOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ScoreboardOptions:
-    """Options of `scoreboard` beside recipe and root."""
+class ModelsAndSets:
+    """Options that choose the models to score and their test sets."""
 
     overrides: Overrides = ()
     """Override a setting of the recipe; without a recipe, of [evaluate] only. Repeatable."""
@@ -123,13 +123,31 @@ class ScoreboardOptions:
     """Add an English model as two baselines: queried in the target language, and with queries translated to English."""
     test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
     """Also score on this test set. Repeatable."""
-    protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
-    """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
     no_split: bool = False
     """Do not score on the dataset's own held-out images (evaluate.split)."""
     report_anyway: bool = False
     """If a model was trained on images of a test set, score it on all images and on the unseen ones, side by side."""
     language_packs: LanguagePacks = ()
-    """Language pack (TOML file) with class names, templates and codes. Repeatable."""
+    """Language pack (TOML file) with class names, templates, codes and rules of changes. Repeatable."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ScoreboardOptions(ModelsAndSets):
+    """Options of `scoreboard` beside recipe and root."""
+
+    protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
+    """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """Folder of the results (default: scoreboards/ in the root)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions(ModelsAndSets):
+    """Options of `probe` beside recipe and root."""
+
+    pairs: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """Also score on pairs of captions in a JSON file of ARO's or What'sUp's form."""
+    images: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Images of these pairs: a folder, zip or tar."""

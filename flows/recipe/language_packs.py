@@ -12,6 +12,7 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.recipe import Recipe
 from flows.recipe.settings import read
+from training.changes import ChangeRules
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,17 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
         SettingsError: there is neither.
     """
     return named.get(recipe.target_language) or load_language_pack(recipe.target_language)
+
+
+def change_rules(recipe: Recipe) -> ChangeRules | None:
+    """Return the rules by which captions of the target language change, or None if `train.hard_negatives` is empty.
+
+    Raises:
+        SettingsError: the language pack has no rules for one of the kinds.
+    """
+    if not recipe.train.hard_negatives:
+        return None
+    return ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
 
 
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:

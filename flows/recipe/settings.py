@@ -194,6 +194,8 @@ def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
     """Return the type of the value at a path within a type."""
     for name in place:
         kind = typing.get_type_hints(kind)[str(name)] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            kind = next(option for option in typing.get_args(kind) if option is not type(None))
     return kind
 
 

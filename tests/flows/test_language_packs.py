@@ -16,9 +16,11 @@ from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack, all_function_words
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
+from flows.jobs import require_ready
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import (
     available_language_packs,
+    change_rules,
     load_language_pack,
     load_language_packs,
 )
@@ -63,6 +65,24 @@ def test_a_broken_pack_is_refused(tmp_path: Path, content: bytes | None, message
         (tmp_path / "eu.toml").write_bytes(content)
     with pytest.raises(PipelineError, match=re.escape(message)):
         load_language_pack(str(tmp_path / "eu.toml"))
+
+
+def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(tmp_path: Path) -> None:
+    """The message names what the pack lacks."""
+    path, settings = tmp_path / "it.toml", ['train.hard_negatives=["position", "count"]']
+
+    def recipe(pack: str) -> Recipe:
+        path.write_text(f'code = "it"\n{pack}', encoding="utf-8")
+        return load_recipe("scenes", root=tmp_path, overrides=[*settings, f'language_pack="{path}"'])
+
+    positions = '[changes]\npositions = [[["a sinistra"], ["a destra"]]]\n'
+    with pytest.raises(SettingsError, match=r"the language pack it has no \[changes\]"):
+        require_ready(recipe(""), tmp_path)
+    with pytest.raises(SettingsError, match=r"has count, but the language pack has no changes\.numbers"):
+        require_ready(recipe(positions), tmp_path)
+    require_ready(recipe(positions + 'numbers = ["due", "tre"]\n'), tmp_path)
+    settings.clear()
+    assert change_rules(recipe("")) is None
 
 
 def test_a_pack_is_a_file_or_one_that_ships(tmp_path: Path) -> None:

@@ -253,3 +253,38 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
 )
 def test_wrong_words_are_refused(words: list[str], error: str, tmp_path: Path, told: Any) -> None:
     assert error in told([*words, "--root", str(tmp_path)], code=1)
+
+
+def test_a_probe_scores_changed_captions_by_kind(
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
+) -> None:
+    root, call = trained
+    call = ["probe", *call[1:]]
+    out = told([*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
+    for part in (
+        "scenes val: the true caption",
+        "position",
+        "colour",
+        "+0.000 [",
+        "chance is 0.5",
+        "none of the images",
+    ):
+        assert part in out
+    answer = json.loads(told([*call, "--json"]))
+    kinds = {score["kind"]: score for score in answer["scores"]}
+    assert {"position", "colour", "count", "noun", "negation"} <= kinds.keys()
+    assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 1 for score in kinds.values())
+    error = told([*call, "--no-split", *leaking], code=1)
+    assert "3 of the 6 images of held are among those that scenes was trained on" in error
+    out = told([*call, "--no-split", *leaking, "--report-anyway"])
+    assert "leak-free" in out
+    pairs = tmp_path / "theirs.json"
+    pairs.write_text(json.dumps([{"image_path": "new0.png", "true_caption": "a block", "false_caption": "a cat"}]))
+    images = f"{root.parent}/set"
+    out = told([*call, "--no-split", "--pairs", str(pairs), "--images", images])
+    assert "theirs: the true caption" in out
+    assert "options" in out
+    assert "--images is missing" in told([*call, "--pairs", str(pairs)], code=1)
+    own = ["--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}", "--report-anyway"]
+    error = told(["probe", "--language", "ca", "--root", str(root), *own, *leaking], code=1)
+    assert "the language pack ca has no [changes]" in error

@@ -20,9 +20,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
+from data_catalog.language_pack import ChangeWords
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.align.align import align
+from training.changes import ChangeRules
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.fit import loop  # before torch, so that its threads sleep while they wait
@@ -135,16 +137,25 @@ def pair_row() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def training_code() -> Callable[..., str]:
-    """`training_code(files, config, out)`: the Python of a process of its own that trains."""
+def rules() -> ChangeRules:
+    """Rules that change positions and colours of squares."""
+    sides = (("sinistra", "alto"), ("destra", "basso"))
+    return ChangeRules(words=ChangeWords(positions=(sides,), colours=tuple((colour,) for colour in COLOURS)))
 
-    def code(files: PairFiles, config: TrainConfig, out: Path) -> str:
+
+@pytest.fixture(scope="session")
+def training_code() -> Callable[..., str]:
+    """`training_code(files, config, out, rules=None)`: the Python of a process of its own that trains."""
+
+    def code(files: PairFiles, config: TrainConfig, out: Path, rules: ChangeRules | None = None) -> str:
         return (
             "from pathlib import Path, PosixPath\n"
+            "from data_catalog.language_pack import ChangeWords, RoleWords\n"
+            "from training.changes import ChangeRules\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"
             "from training.fit.loop import train\n"
-            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))\n"
+            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}), rules={rules!r})\n"
         )
 
     return code
@@ -196,9 +207,9 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 @pytest.fixture
 def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`interrupt(files, config, out, saves=1)`: end a training once it has written so many resume states."""
+    """`interrupt(files, config, out, saves=1, **more)`: end a training once it has written so many resume states."""
 
-    def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1) -> None:
+    def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1, **more: Any) -> None:
         save, left = loop.save_run, iter(range(saves - 1))
 
         def save_and_end(run: Any) -> None:
@@ -209,7 +220,7 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         with monkeypatch.context() as patch:
             patch.setattr(loop, "save_run", save_and_end)
             with pytest.raises(KeyboardInterrupt):
-                loop.train(files, config, out)
+                loop.train(files, config, out, **more)
 
     return interrupt
 

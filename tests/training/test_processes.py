@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
@@ -37,15 +40,17 @@ def test_two_processes_train_as_one_does(
     torchrun: bool,
     square_files: PairFiles,
     small_run: SmallRun,
+    rules: ChangeRules,
     training_code: Callable[..., str],
     start_code: Callable[..., BaseProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Crops and kept features included; and what two finished is finished for one."""
-    config, script = small_run(frozen_epochs=1, epochs=1), tmp_path / "train.py"
-    code = training_code(square_files, config, tmp_path / "two")
-    one = train(square_files, config, tmp_path / "one")
+    """Crops, kept features and hard negatives included; and what two finished is finished for one."""
+    config = small_run(frozen_epochs=1, epochs=1, hard_negatives=("position", "colour"))
+    script = tmp_path / "train.py"
+    code = training_code(square_files, config, tmp_path / "two", rules)
+    one = train(square_files, config, tmp_path / "one", rules=rules)
     if torchrun:
         script.write_text(code)
         command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
@@ -59,14 +64,14 @@ def test_two_processes_train_as_one_does(
         with monkeypatch.context() as patch:
             for name, value in {**told, "RANK": "0"}.items():
                 patch.setenv(name, value)
-            train(square_files, config, tmp_path / "two")
+            train(square_files, config, tmp_path / "two", rules=rules)
         child.join()
         assert child.exitcode == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, weight in ours.items():
         assert (weight - theirs[name]).abs().max() < 5e-3, name
-    again = train(square_files, config, tmp_path / "two")
+    again = train(square_files, config, tmp_path / "two", rules=rules)
     assert (again.steps, again.num_samples) == (one.steps, one.num_samples)
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
 
@@ -75,20 +80,21 @@ def test_two_processes_train_as_one_does(
 def test_processes_see_every_sample_once_an_epoch(
     square_files: PairFiles, small_run: SmallRun, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """152 samples in batches of 8: none is left over."""
+    """152 samples in batches of 8: none is left over. In the second epoch they have an order of their own."""
     config = small_run()
     split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
-    for epoch in range(2):
+    for epoch, order in enumerate((None, np.random.default_rng(0).permutation(152))):
+        given: dict[str, Any] = {"epoch": epoch, "batch_size": 8, "order": order}
         batches: list[list[int]] = [[] for _ in range(19)]
         for rank in range(count):
             monkeypatch.setenv("WORLD_SIZE", str(count))
             monkeypatch.setenv("RANK", str(rank))
-            for batch, draw in zip(batches, epoch_batches(split, config, epoch=epoch, batch_size=8), strict=True):
+            for batch, draw in zip(batches, epoch_batches(split, config, **given), strict=True):
                 assert (len(draw.samples), draw.first) == (8 // count, len(batch))
                 batch += draw.samples.tolist()
         assert sorted(sample for batch in batches for sample in batch) == list(range(152))
         monkeypatch.delenv("WORLD_SIZE")
-        alone = [draw.samples.tolist() for draw in epoch_batches(split, config, epoch=epoch, batch_size=8)]
+        alone = [draw.samples.tolist() for draw in epoch_batches(split, config, **given)]
         assert batches == alone
     split.images.close()
 

@@ -24,7 +24,7 @@ from data_catalog.errors import DamagedError, DiskError, InputError, SettingsErr
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
-from training.data.batches import Prefetched, epoch_batches, open_train_split
+from training.data.batches import Batch, Prefetched, epoch_batches, open_train_split
 from training.data.images import ImageReader
 from training.data.pairs import (
     Captions,
@@ -277,7 +277,7 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
         """Names of the weights and statistics that a step changes."""
         choose_trained(module, **({"keep_statistics": False} | chosen))
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        backward(module, Encoders.whole(module), images, ids, config)
+        backward(module, Encoders.whole(module), Batch(images, ids), config)
         optimizer_step(optimizer, module, lr=0.1, config=config)
         return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
@@ -304,7 +304,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
     found = {}
     for size in (0, 4):
         module.zero_grad()
-        value = backward(module, Encoders.whole(module), images, ids, TrainConfig(loss=loss, microbatch=size))
+        value = backward(module, Encoders.whole(module), Batch(images, ids), TrainConfig(loss=loss, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         found[size]["loss"] = value.detach()
     assert found[0].keys() == found[4].keys()

@@ -33,7 +33,31 @@ T = TypeVar("T")
 
 AHEAD = 3  # batches; more would only use more memory
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The inputs of one step, or this process's slice of them.
+
+    Args:
+        images: inputs of the image tower, shape (batch, ...).
+        texts: inputs of the text tower, shape (batch, ...).
+        changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
+        is_changed: captions that have a changed one, bool, shape (batch,). The other rows of `changed` do not count.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    changed: torch.Tensor | None = None
+    is_changed: torch.Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[torch.Tensor | None, ...]:
+        """Return the fields in order."""
+        return self.images, self.texts, self.changed, self.is_changed
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with each tensor changed, such as moved to a device."""
+        return Batch(*(part if part is None else change(part) for part in self.parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,20 +117,51 @@ def open_train_split(
 
 
 def epoch_batches(
-    split: TrainSplit, config: TrainConfig, *, epoch: int, batch_size: int, skip: int = 0
+    split: TrainSplit,
+    config: TrainConfig,
+    *,
+    epoch: int,
+    batch_size: int,
+    skip: int = 0,
+    order: Integers | None = None,
 ) -> Iterator[BatchPlan]:
-    """Yield the batches of an epoch without the first `skip`. Each process gets its own slice of every batch."""
-    sizes = [group.num_rows for group in split.groups]
-    windows = epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
-    chosen = split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
-    if config.captions == "first":
-        chosen = split.captions.starts
+    """Yield the batches of an epoch without the first `skip`. Each process gets its own slice of every batch.
+
+    Args:
+        split: the train split.
+        config: settings of the run.
+        epoch: number of the epoch.
+        batch_size: images per batch of all processes.
+        skip: number of batches to leave out at the beginning.
+        order: order of the samples, such as that of hard batches. None: the shuffled order of the epoch.
+    """
+    windows = shuffled_windows(split, config, epoch) if order is None else [places_of(split, order)]
+    chosen = captions_of_epoch(split, config, epoch)
     share = batch_size // process_count()
     first, step = process_rank() * share, epoch * split.num_batches(batch_size)
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         places = whole[first : first + share]
-        samples = split.starts[places[:, 0]] + places[:, 1]
+        samples = samples_at(split, places)
         yield BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+
+
+def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Places]:
+    """Return the places of the samples in the shuffled order of an epoch; see `epoch_order`."""
+    sizes = [group.num_rows for group in split.groups]
+    return epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
+
+
+def captions_of_epoch(split: TrainSplit, config: TrainConfig, epoch: int) -> Integers:
+    """Return the index of the caption that each sample has in an epoch."""
+    if config.captions == "first":
+        return split.captions.starts
+    return split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
+
+
+def samples_at(split: TrainSplit, places: Places) -> Integers:
+    """Return the index of samples by row group and row."""
+    samples: Integers = split.starts[places[:, 0]] + places[:, 1]
+    return samples
 
 
 def places_of(split: TrainSplit, samples: Integers) -> Places:
@@ -149,7 +204,7 @@ def held_out_batches(
 
     def batch(images: list[torch.Tensor]) -> Batch:
         texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
-        return preprocessing.normalised(torch.stack(images)), tokenizer(texts)
+        return Batch(preprocessing.normalised(torch.stack(images)), tokenizer(texts))
 
     for pixels in decoded_groups(row_groups(paths), preprocessing, num_threads=num_threads):
         rest += list(torch.from_numpy(pixels))

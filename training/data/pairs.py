@@ -235,6 +235,11 @@ class Captions:
         """Return the index of one caption per sample, selected by numbers in [0, 1)."""
         return self.starts + (draws * self.counts).astype(np.int64)
 
+    def of_sample(self, sample: int) -> list[str]:
+        """Return all captions of a sample."""
+        start = self.starts[sample]
+        return [str(text) for text in self.flat.slice(start, self.counts[sample]).to_pylist()]
+
     def texts(self, indices: Integers) -> list[str]:
         """Return captions by index."""
         return [str(text) for text in self.flat.take(pa.array(indices)).to_pylist()]

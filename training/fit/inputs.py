@@ -9,19 +9,34 @@ resumed run computes the same ones.
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
-from training.data.batches import BatchPlan, epoch_batches, image_inputs, places_of, text_inputs
+from training.data.batches import (
+    Batch,
+    BatchPlan,
+    captions_of_epoch,
+    epoch_batches,
+    image_inputs,
+    places_of,
+    samples_at,
+    shuffled_windows,
+    text_inputs,
+)
 from training.data.pairs import Integers
+from training.fit.hard_batches import near_misses
+from training.fit.hard_negatives import changed_inputs
 from training.fit.losses import Encoders, autocast, encode_images
 from training.fit.run import Run
+from training.processes import broadcast
+from training.scores.evaluation import wording
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts, projected
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -32,7 +47,7 @@ class PhaseInputs:
 
     A tower's features are cached if the tower is frozen or locked, and if the same image or caption always has the same
     features. Features of augmented images are computed each time. So are features that need more memory than the image,
-    such as a ResNet's before its attention pool.
+    such as a ResNet's before its attention pool, and features of changed captions, few of which are drawn twice.
     """
 
     def __init__(self, run: Run) -> None:
@@ -67,27 +82,78 @@ class PhaseInputs:
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
             text=self._texts.encode if self._texts else module.encode_text,
+            changed=module.encode_text,
         )
 
     def prepare(self, epoch: int) -> None:
-        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first."""
+        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first.
+
+        With hard batches, also choose the order of the epoch, unless it has begun.
+        """
+        run = self._run
         while self._next_epoch <= epoch:
+            # The order of earlier epochs is not known any more, and it decides which samples are left over.
+            plans = [self._every_sample(self._next_epoch)] if run.order else list(self._plans(self._next_epoch))
             for tower in (self._images, self._texts):
                 if tower is not None:
-                    tower.fill(list(self._plans(self._next_epoch)))
+                    tower.fill(plans)
             self._next_epoch += 1
+        if run.order and run.state.step == epoch * run.steps_per_epoch:
+            run.order.samples.copy_(torch.from_numpy(broadcast(self._order(epoch))))
 
-    def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, epoch: int, *, skip: int) -> Iterator[Batch]:
         """Yield the tower inputs of an epoch's batches, without the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config, run.preprocessing)
-        read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
+        read_texts = self._read_texts
+        read_changed = changed_inputs(run.split, run.config, run.tokenizer, run.rules) if run.rules else lambda _: ()
         for plan in self._plans(epoch, skip):
-            yield read_images(plan), read_texts(plan)
+            yield Batch(read_images(plan), read_texts(plan), *read_changed(plan))
+
+    @property
+    def _read_texts(self) -> Callable[[BatchPlan], torch.Tensor]:
+        return self._texts.read if self._texts else text_inputs(self._run.split, self._run.tokenizer)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
-        return epoch_batches(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
+        order = run.order.samples.numpy() if run.order else None
+        return epoch_batches(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip, order=order)
+
+    def _every_sample(self, epoch: int) -> BatchPlan:
+        """Return all samples with their captions of an epoch, as one batch."""
+        samples = np.arange(len(self._run.split.captions))
+        captions = captions_of_epoch(self._run.split, self._run.config, epoch)
+        return BatchPlan(
+            step=0, first=0, samples=samples, places=places_of(self._run.split, samples), captions=captions
+        )
+
+    def _order(self, epoch: int) -> Integers:
+        """Return the order of an epoch's samples: shuffled in the first epoch, then in groups of near misses."""
+        run, config, every = self._run, self._run.config, self._every_sample(epoch)
+        windows = [samples_at(run.split, places) for places in shuffled_windows(run.split, config, epoch)]
+        if not epoch:
+            return np.concatenate(windows)
+        draws, ordered = np.random.Generator(np.random.Philox(key=[config.seed + (5 << 32), epoch])), []
+        with Progress("compare captions for hard batches", total=len(every.samples), unit="captions") as progress:
+            for samples in windows:
+                captions = every.captions[samples]
+                wordings = [wording(text) for text in run.split.captions.texts(captions)]
+                features = self._caption_features(replace(every, samples=samples, captions=captions))
+                ordered.append(samples[near_misses(features, wordings, config.hard_batches, draws)])
+                progress.advance(len(samples))
+        return np.concatenate(ordered)
+
+    def _caption_features(self, plan: BatchPlan) -> torch.Tensor:
+        """Return unit features of captions, shape (captions, dim), by the text tower in evaluation mode."""
+        run, read, encode, found = self._run, self._read_texts, self.encoders.text, []
+        size, was_training = run.config.microbatch or run.batch_size, run.module.text.training
+        run.module.text.eval()
+        for start in range(0, len(plan.captions), size):
+            inputs = read(replace(plan, captions=plan.captions[start : start + size]))
+            with torch.no_grad(), autocast(run.config.precision, run.device):
+                found.append(functional.normalize(encode(inputs.to(run.device)).float(), dim=-1).cpu())
+        run.module.text.train(was_training)
+        return torch.cat(found)
 
 
 @dataclass(frozen=True, slots=True)

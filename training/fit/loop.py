@@ -22,11 +22,12 @@ from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
+from training.changes import ChangeRules
 from training.config import TrainConfig
-from training.data.batches import Prefetched, held_out_batches
+from training.data.batches import Batch, Prefetched, held_out_batches
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.fit.inputs import PhaseInputs
-from training.fit.losses import Encoders, Features, backward, contrastive_loss, unit_features_in_pieces
+from training.fit.losses import Encoders, backward, contrastive_loss, joined, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
 from training.fit.run import (
     LOSS_PLOT_FILE,
@@ -91,7 +92,12 @@ class TrainResult:
 
 
 def train(
-    files: PairFiles, config: TrainConfig, out: Path, *, sha256: Callable[[Path], str] = sha256_of
+    files: PairFiles,
+    config: TrainConfig,
+    out: Path,
+    *,
+    sha256: Callable[[Path], str] = sha256_of,
+    rules: ChangeRules | None = None,
 ) -> TrainResult:
     """Train a model into a folder, resume an interrupted run, or return the result of a finished one.
 
@@ -105,14 +111,16 @@ def train(
         config: settings of the run.
         out: the model folder.
         sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
+        rules: rules by which captions of the language change, for `train.hard_negatives`.
 
     Raises:
-        SettingsError: the validation split has a single image, the folder contains another run, the processes have
-            different settings or data, or the loss is not finite. The best weights and the last resume state are kept.
+        SettingsError: there are no rules for `train.hard_negatives`, the validation split has a single image, the
+            folder contains another run, the processes have different settings or data, or the loss is not finite. The
+            best weights and the last resume state are kept.
         InputError: splits overlap, there are too few images, or another process ended.
         DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are missing.
     """
-    model_config, key = model_and_key(config, files.hashes(sha256))
+    model_config, key = model_and_key(config, files.hashes(sha256), rules)
     refuse_uneven_shares(config)
     device = chosen_device(config.device)
     with process_group(device):
@@ -133,7 +141,7 @@ def train(
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
-                files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
+                files, config, out, key=key, model_config=model_config, num_threads=num_threads, rules=rules
             )
             try:
                 require_same_in_all("resume state", (run.state.epoch, run.state.step))
@@ -211,9 +219,9 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
     batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
     prefetched = Prefetched(islice(batches_left, run.num_left(total)))
     with prefetched as batches:
-        for images, texts in batches:
+        for batch in batches:
             lr = learning_rate(state.step - state.phase_step, lr=config.lr, warmup=warmup, total=total)
-            loss = _train_step(run, inputs.encoders, images, texts, lr)
+            loss = _train_step(run, inputs.encoders, batch, lr)
             state.step += 1
             state.loss_sum += loss
             progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
@@ -224,10 +232,10 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
     return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time spent waiting for data"
 
 
-def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, lr: float) -> float:
+def _train_step(run: Run, encoders: Encoders, batch: Batch, lr: float) -> float:
     """Take one optimizer step, and return the loss."""
     config = run.config
-    loss = backward(run.module, encoders, images.to(run.device), texts.to(run.device), config)
+    loss = backward(run.module, encoders, batch.map(lambda part: part.to(run.device)), config)
     try:
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()}")
@@ -273,7 +281,7 @@ def validate(run: Run) -> Validation | None:
     """Score the current weights of a run. Return None if it has no validation split."""
     run.module.eval()
     encoders, losses = Encoders.whole(run.module), []
-    features: list[Features] = []
+    features: list[Batch] = []
     batches = held_out_batches(
         run.files.val,
         run.tokenizer,
@@ -282,15 +290,16 @@ def validate(run: Run) -> Validation | None:
         num_threads=run.num_threads,
     )
     with torch.no_grad():
-        for images, token_ids in batches:
-            inputs = images.to(run.device), token_ids.to(run.device)
-            found = unit_features_in_pieces(encoders, *inputs, size=run.config.microbatch)
-            losses.append((float(contrastive_loss(run.module, *found, loss=run.config.loss).item()), len(images)))
+        for batch in batches:
+            inputs = batch.map(lambda part: part.to(run.device))
+            found = unit_features_in_pieces(encoders, inputs, size=run.config.microbatch)
+            losses.append((float(contrastive_loss(run.module, found, loss=run.config.loss).item()), len(batch.images)))
             if len(features) * run.batch_size < GALLERY:
                 features.append(found)
     if not losses:
         return None
-    image_features, text_features = (torch.cat(parts)[:GALLERY].cpu().numpy() for parts in zip(*features, strict=True))
+    gallery = joined(features).map(lambda part: part[:GALLERY].cpu())
+    image_features, text_features = gallery.images.numpy(), gallery.texts.numpy()
     ranks = text_to_image_ranks(text_features, image_features, np.arange(len(image_features)))
     return Validation(
         loss=sum(loss * count for loss, count in losses) / sum(count for _, count in losses),

@@ -1,9 +1,10 @@
 """Compute open_clip's contrastive losses, for whole batches or in microbatches, and set their initial constants."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
+from training.data.batches import Batch
 from training.processes import gather_features, sum_gradients
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
-Features = tuple[torch.Tensor, torch.Tensor]
 
 # SigLIP's initial values, from its paper: most pairs do not match, and the bias says so from the first step.
 SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
@@ -36,15 +37,23 @@ def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> di
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """A pair of functions that encode the two towers' inputs to features, shape (batch, dim), not normalised."""
+    """Functions that encode the inputs of a batch to features, shape (batch, dim), not normalised.
+
+    Args:
+        image: encodes the inputs of the image tower.
+        text: encodes the inputs of the text tower.
+        changed: encodes token ids of changed captions.
+    """
 
     image: Encode
     text: Encode
+    changed: Encode
 
     @classmethod
     def whole(cls, module: Any) -> "Encoders":
         """Return the encoders of images and token ids."""
-        return cls(image=lambda images: encode_images(module, images), text=module.encode_text)
+        text = module.encode_text
+        return cls(image=lambda images: encode_images(module, images), text=text, changed=text)
 
 
 def encode_images(module: Any, images: torch.Tensor) -> torch.Tensor:
@@ -63,44 +72,79 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def unit_features(
-    encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, *, precision: str = "fp32"
-) -> Features:
-    """Return a batch's image and text features with length 1, in fp32 whatever precision the towers compute in."""
-    with autocast(precision, images.device):
-        image_features, text_features = encoders.image(images), encoders.text(texts)
-    return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") -> Batch:
+    """Return a batch's features with length 1, in fp32 whatever precision the towers compute in.
+
+    Captions without a changed one have the zero vector in its place.
+    """
+    with autocast(precision, batch.images.device):
+        images, texts = encoders.image(batch.images), encoders.text(batch.texts)
+    images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+    if batch.changed is None or batch.is_changed is None:
+        return Batch(images, texts)
+    changed = torch.zeros_like(texts)
+    if bool(batch.is_changed.any()):
+        with autocast(precision, batch.images.device):
+            found = encoders.changed(batch.changed[batch.is_changed])
+        changed[batch.is_changed] = F.normalize(found.float(), dim=-1)
+    return Batch(images, texts, changed, batch.is_changed)
 
 
-def unit_features_in_pieces(encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, *, size: int) -> Features:
+def unit_features_in_pieces(encoders: Encoders, batch: Batch, *, size: int) -> Batch:
     """Return unit features in fp32, computed for `size` images and texts at a time to save memory (0: all at once)."""
-    size = size or len(images)
-    pieces = [slice(start, start + size) for start in range(0, len(images), size)]
-    image_parts, text_parts = zip(
-        *(unit_features(encoders, images[piece], texts[piece]) for piece in pieces), strict=True
-    )
-    return torch.cat(image_parts), torch.cat(text_parts)
+    return joined([unit_features(encoders, piece) for piece in pieces_of(batch, size)])
 
 
-def contrastive_loss(
-    module: Any, image_features: torch.Tensor, text_features: torch.Tensor, *, loss: str
-) -> torch.Tensor:
-    """Return the loss of a batch's unit features, a scalar.
+def pieces_of(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch in pieces of `size` images; 0: in one."""
+    size = size or len(batch.images)
+    pieces = [slice(start, start + size) for start in range(0, len(batch.images), size)]
+    return [batch.map(itemgetter(piece)) for piece in pieces]
+
+
+def joined(pieces: Sequence[Batch]) -> Batch:
+    """Return pieces as one batch."""
+    columns = zip(*(piece.parts for piece in pieces), strict=True)
+    return Batch(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor:
+    """Return the loss of a batch's unit features without that of changed captions, a scalar.
 
     Args:
         module: model with the logit scale and, for some models, the logit bias.
-        image_features: unit rows, shape (batch, dim).
-        text_features: unit rows of the captions of those images, shape (batch, dim).
+        features: unit rows, shape (batch, dim).
         loss: "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
     """
-    features = image_features, text_features, module.logit_scale.exp()
-    found: torch.Tensor = SigLipLoss()(*features, module.logit_bias) if loss == "siglip" else ClipLoss()(*features)
+    both = features.images, features.texts, module.logit_scale.exp()
+    found: torch.Tensor = SigLipLoss()(*both, module.logit_bias) if loss == "siglip" else ClipLoss()(*both)
     return found
 
 
-def backward(
-    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
-) -> torch.Tensor:
+def changed_loss(module: Any, features: Batch) -> torch.Tensor:
+    """Return the loss of changed captions, a scalar: each image chooses between its caption and the changed one.
+
+    It is the cross-entropy of the two logits, summed over the captions that have a changed one, and divided by the size
+    of the batch (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with
+    the changed captions of the whole batch instead. Some of those are true of it, and equal its own caption where a
+    batch holds near misses; and the share of its own changed caption falls with the size of the batch.
+    """
+    if features.changed is None or features.is_changed is None:
+        return features.images.new_zeros(())
+    gaps = (features.images * (features.changed - features.texts)).sum(dim=-1) * module.logit_scale.exp()
+    return F.softplus(gaps[features.is_changed]).sum() / len(gaps)
+
+
+def whole_loss(module: Any, features: Batch, config: TrainConfig) -> torch.Tensor:
+    """Return the loss that a step lowers, from this process's unit features. It covers the batch of all processes."""
+    features = features.map(gather_features)
+    found = contrastive_loss(module, features, loss=config.loss)
+    if config.hard_negatives:
+        found = found + config.hard_negative_weight * changed_loss(module, features)
+    return found
+
+
+def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> torch.Tensor:
     """Return the loss of a batch, and add its gradients to the module's parameters.
 
     The loss compares each image with all captions of the batch. With `config.microbatch`, both towers process the batch
@@ -108,38 +152,36 @@ def backward(
     to each feature (https://arxiv.org/abs/2101.06983). With several processes, each has a slice of the batch, and all
     get the gradients of the whole batch. The loss is always computed in fp32, whatever precision the towers compute in.
     """
-    if not config.microbatch or config.microbatch >= len(images):
-        features = unit_features(encoders, images, texts, precision=config.precision)
-        found = contrastive_loss(module, *map(gather_features, features), loss=config.loss)
+    if not config.microbatch or config.microbatch >= len(batch.images):
+        found = whole_loss(module, unit_features(encoders, batch, precision=config.precision), config)
         if math.isfinite(found.item()):
             found.backward()  # type: ignore[no-untyped-call]
     else:
-        found = _backward_in_pieces(module, encoders, images, texts, config)
+        found = _backward_in_pieces(module, encoders, batch, config)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
     sum_gradients([*module.visual.parameters(), *module.text.parameters()])
     return found
 
 
-def _backward_in_pieces(
-    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
-) -> torch.Tensor:
-    pieces = [slice(start, start + config.microbatch) for start in range(0, len(images), config.microbatch)]
+def _backward_in_pieces(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> torch.Tensor:
+    pieces = pieces_of(batch, config.microbatch)
     generators, features = [], []
     with torch.no_grad():
         for piece in pieces:
-            generators.append(generator_states(images.device))  # to repeat the same dropout in the second pass
-            features.append(unit_features(encoders, images[piece], texts[piece], precision=config.precision))
-    whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
-    found = contrastive_loss(module, *map(gather_features, whole), loss=config.loss)
+            generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
+            features.append(unit_features(encoders, piece, precision=config.precision))
+    whole = joined(features).map(lambda part: part.requires_grad_() if part.is_floating_point() else part)
+    found = whole_loss(module, whole, config)
     if not math.isfinite(found.item()):
         return found
     found.backward()  # type: ignore[no-untyped-call]
-    for piece, generator in zip(pieces, generators, strict=True):
+    gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
+    for piece, generator, gradient in zip(pieces, generators, gradients, strict=True):
         set_generator_states(generator)
-        again = unit_features(encoders, images[piece], texts[piece], precision=config.precision)
-        gradients = [features.grad[piece] for features in whole if features.grad is not None]
-        trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]
-        torch.autograd.backward([part for part, _ in trained], [gradient for _, gradient in trained])
+        again = unit_features(encoders, piece, precision=config.precision)
+        pairs = zip(again.parts, gradient.parts, strict=True)
+        trained = [(part, upstream) for part, upstream in pairs if part is not None and part.requires_grad]
+        torch.autograd.backward([part for part, _ in trained], [upstream for _, upstream in trained])
     return found
 
 

@@ -15,13 +15,17 @@ import numpy as np
 import torch
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import json_values
 from data_catalog.storage.integrity import remove_folder_record
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_bytes, write_json
+from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.effort import EffortLog
+from training.fit.hard_batches import EpochOrder
+from training.fit.hard_negatives import require_rules, rules_within
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
@@ -101,7 +105,11 @@ class RunState:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A training run in progress. `is_pretrained` says that its image tower started from given weights."""
+    """A training run in progress.
+
+    `is_pretrained` says that its image tower started from given weights. `order` is None without `train.hard_batches`,
+    and `rules` are None without `train.hard_negatives`.
+    """
 
     config: TrainConfig
     is_pretrained: bool
@@ -117,7 +125,14 @@ class Run:
     module: Any
     optimizer: Any
     state: RunState
-    effort: EffortLog | None
+    order: EpochOrder | None
+    rules: ChangeRules | None
+    effort: EffortLog | None = None
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return the modules of the resume state."""
+        return {"model": self.module} | ({"order": self.order} if self.order is not None else {})
 
     @property
     def steps_per_epoch(self) -> int:
@@ -137,34 +152,45 @@ class Run:
         return done > 0 and (done == self.steps_per_epoch or not (self.state.is_frozen or self.num_left(total)))
 
 
-def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
+def model_and_key(
+    config: TrainConfig, shards: dict[str, list[str]], rules: ChangeRules | None = None
+) -> tuple[dict[str, Any], str]:
     """Return the model config that the settings name, and the key of the run.
 
     Args:
         config: settings of the run.
         shards: sha256 of the pair shards by split.
+        rules: rules by which captions of the language change, if it has some.
 
     Raises:
-        SettingsError: there is no such model config.
+        SettingsError: there is no such model config, or there are no rules for `train.hard_negatives`.
         InputError: the initial weights are missing.
     """
+    require_rules(config, rules)
     model_config = model_config_of(config)
     weights = identity_of_weights(model_config, config)
-    return model_config, run_key(config, keyed_config(model_config), weights, shards)
+    return model_config, run_key(config, keyed_config(model_config), weights, shards, rules)
 
 
 def run_key(
-    config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
+    config: TrainConfig,
+    model_config: dict[str, Any],
+    weights: dict[str, Any],
+    shards: dict[str, list[str]],
+    rules: ChangeRules | None = None,
 ) -> str:
-    """Return the key of a run: a sha256 of its settings, architecture, initial weights and shards.
+    """Return the key of a run: a sha256 of its settings, architecture, initial weights, shards and rules.
 
     Args:
         config: settings of the run.
         model_config: the open_clip model config that `config.model` names.
         weights: result of `identity_of_weights`.
         shards: sha256 of the pair shards by split.
+        rules: rules by which captions change. They count only with `train.hard_negatives`.
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
+    if config.hard_negatives:
+        made_of["changes"] = json_values(rules)
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
@@ -201,7 +227,7 @@ def start_run(
     key: str,
     model_config: dict[str, Any],
     num_threads: int,
-    device: torch.device,
+    rules: ChangeRules | None = None,
 ) -> Run:
     """Load data, tokenizer, model and optimizer, and restore the last resume state if there is one.
 
@@ -210,26 +236,14 @@ def start_run(
     Raises:
         InputError: the train split has fewer than two samples per process.
     """
-    preprocessing = preprocessing_of(model_config)
+    device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
     split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
     tokenizer, module = start_model(model_config, config, out, (text.as_py() for text in split.captions.flat))
     module = module.to(device)
-    optimizer = make_optimizer(module, config)
-    resumed = load_resume_state(
-        out / STATE_FILE,
-        key=key,
-        modules={"model": module},
-        optimizer=optimizer,
-        set_generators=set_generator_states,
-        progress_of=lambda progress: RunState(**progress),
-    )
-    state = resumed or RunState(is_frozen=config.frozen_epochs > 0)
-    if process_rank() > 0:
-        seed_process(config.seed, process_rank(), state.step)
-    return Run(
+    run = Run(
         config=config,
         is_pretrained=has_image_weights(model_config, config),
         files=files,
@@ -243,10 +257,25 @@ def start_run(
         split=split,
         tokenizer=tokenizer,
         module=module,
-        optimizer=optimizer,
-        state=state,
-        effort=EffortLog(out / EFFORT_FILE, device, step=state.step) if process_rank() == 0 else None,
+        optimizer=make_optimizer(module, config),
+        state=RunState(is_frozen=config.frozen_epochs > 0),
+        order=EpochOrder(num_samples) if config.hard_batches else None,
+        rules=rules_within(rules, split.captions) if config.hard_negatives and rules else None,
     )
+    resumed = load_resume_state(
+        out / STATE_FILE,
+        key=key,
+        modules=run.modules,
+        optimizer=run.optimizer,
+        set_generators=set_generator_states,
+        progress_of=lambda progress: RunState(**progress),
+    )
+    run.state = resumed or run.state
+    if process_rank() == 0:
+        run.effort = EffortLog(out / EFFORT_FILE, device, step=run.state.step)
+    else:
+        seed_process(config.seed, process_rank(), run.state.step)
+    return run
 
 
 def refuse_uneven_shares(config: TrainConfig) -> None:
@@ -292,7 +321,7 @@ def seed_process(seed: int, rank: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def require_trainable(config: TrainConfig) -> int:
+def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
     """Raise if a run could not start with any data: check model, weights, tokenizer, device and batch size.
 
     Returns:
@@ -302,7 +331,7 @@ def require_trainable(config: TrainConfig) -> int:
         SettingsError: settings contradict each other, or there is no such model config.
         InputError: weights, an encoder, a tokenizer or a device is missing or invalid.
     """
-    model_config, _ = model_and_key(config, {})
+    model_config, _ = model_and_key(config, {}, rules)
     refuse_uneven_shares(config)
     chosen_device(config.device)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
@@ -358,7 +387,7 @@ def save_run(run: Run) -> None:
         save_resume_state(
             run.out / STATE_FILE,
             key=run.key,
-            modules={"model": run.module},
+            modules=run.modules,
             optimizer=run.optimizer,
             generators=generator_states(run.device),
             progress=asdict(run.state),

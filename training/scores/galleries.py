@@ -27,7 +27,7 @@ VALIDATED = "the epoch of the weights was chosen by its loss on these images, wh
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
-_HALF = re.compile("[\ud800-\udfff]")  # surrogates, which JSON may contain but no model accepts
+HALF = re.compile("[\ud800-\udfff]")  # surrogates, which JSON may contain but no model accepts
 # Kinds of test sets whose captions were written by people. Files of other kinds do not state the origin.
 _PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 
@@ -440,7 +440,7 @@ def _is_several(document: Any) -> bool:
 def _texts(found: Any, path: Path) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
         raise InputError(f"{path} must contain a list of texts, none of them empty")
-    half = next((text for text in found if _HALF.search(text)), None)
+    half = next((text for text in found if HALF.search(text)), None)
     if half is not None:
         raise InputError(f"{path} contains {half!r}, which is not valid Unicode (half a surrogate pair): correct it")
     return list(found)

@@ -173,15 +173,7 @@ def score_models(
     for model in models:
         encoder = model.open()
         store = FeatureStore(encoder, cache)
-        facts.append(
-            ModelFacts(
-                name=model.name,
-                origin=encoder.origin,
-                trained_on=model.trained_on,
-                tensors_sha256=encoder.tensors_sha256,
-                files=encoder.files,
-            )
-        )
+        facts.append(model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
             outcomes, there[test_set.name] = outcomes_of(store, test_set, config.batch_size)
@@ -205,13 +197,30 @@ def score_models(
     return Scoreboard(
         settings=asdict(config),
         models=tuple(facts),
-        sets=tuple(_facts(test_set, there[test_set.name]) for test_set in sets),
+        sets=tuple(set_facts(test_set, there[test_set.name]) for test_set in sets),
         entries=tuple(entries),
         differences=tuple(differences),
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
+def model_facts(model: ModelToScore, encoder: Encoder) -> ModelFacts:
+    """Return the facts about a model that are listed with its scores."""
+    return ModelFacts(
+        name=model.name,
+        origin=encoder.origin,
+        trained_on=model.trained_on,
+        tensors_sha256=encoder.tensors_sha256,
+        files=encoder.files,
+    )
+
+
+def set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
+    """Return the facts about a test set that are listed with its scores.
+
+    Args:
+        test_set: the test set.
+        there: sha256 of the bytes of each scored image, by its place.
+    """
     leaked: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
     for model, guard in test_set.guards.items():

@@ -62,7 +62,8 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
         for way in _TITLES:
             rows = list(_score_rows(entries, way))
             if rows:
-                notes = list(_notes(test_set, way, entries))
+                has_others = any(entry.score.images == LEAK_FREE for entry in entries)
+                notes = list(set_notes(test_set, has_leak_free=has_others)) if way != "image_to_text" else []
                 found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=notes))
         if test_set.name in protocols:
             found.append(_beside_published(entries, test_set, protocols[test_set.name]))
@@ -164,10 +165,13 @@ def _short(score: Score, value: float) -> str:
     return f"{value:.{METRIC_OF[score.name].board_digits}f}"
 
 
-def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield the notes on a test set. They are the same in both directions, so image-to-text has none."""
-    if way == "image_to_text":
-        return
+def set_notes(test_set: SetFacts, *, has_leak_free: bool) -> Iterator[str]:
+    """Yield the notes on a test set. They are the same in both directions of a retrieval.
+
+    Args:
+        test_set: facts about the set.
+        has_leak_free: there are scores on images that no model was trained on.
+    """
     texts, kind = ("captions", "image with a caption") if test_set.task == "retrieval" else ("classes", "image")
     yield f"{test_set.num_images:,} images, {test_set.num_texts:,} {texts}"
     if test_set.num_missing:
@@ -184,7 +188,7 @@ def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[s
             name, why = next(iter(alike.items()))
             yield f"{len(alike):,} look like training images of {model}, and may be others ({name}: {why})"
     has_seen = any(names for matches in (test_set.leaked, test_set.alike) for names in matches.values())
-    if has_seen and not any(entry.score.images == LEAK_FREE for entry in entries):
+    if has_seen and not has_leak_free:
         yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
 

@@ -1,0 +1,294 @@
+"""Caption changes by rule: each is a caption again, differs in one thing, and doubtful words are left alone."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_catalog.errors import SettingsError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.sample.grammar import STYLES, Wording, caption, templates
+from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
+from data_catalog.settings import json_values
+from flows.recipe.language_packs import load_language_pack
+from flows.recipe.settings import read
+from training.changes import KINDS, ChangeRules
+
+RULES = {code: ChangeRules.of(load_language_pack(code)) for code in ("it", "de", "en")}
+OPPOSITE = {"above": "below", "below": "above", "left": "right", "right": "left"}
+
+
+def of_kind(code: str, kind: str, text: str) -> list[str]:
+    return [change.caption for change in RULES[code].changes(text) if change.kind == kind]
+
+
+def neighbours(scene: Scene) -> Iterator[tuple[str, Scene]]:
+    """All scenes that differ in one thing, with the kind of the change."""
+    groups = scene.groups
+    if scene.relation in OPPOSITE:
+        yield "position", dataclasses.replace(scene, relation=OPPOSITE[scene.relation])
+    for colour in (*COLOURS, *BACKGROUNDS):
+        yield "colour", dataclasses.replace(scene, background=colour)
+    for place, group in enumerate(groups):
+        others = [("colour", {"colour": colour}) for colour in (*COLOURS, *BACKGROUNDS)]
+        others += [("noun", {"shape": shape}) for shape in SHAPES]
+        others += [("count", {"count": count}) for count in (2, 3, 4)]
+        for kind, values in others:
+            changed = dataclasses.replace(group, **values)  # type: ignore[arg-type]
+            yield kind, dataclasses.replace(scene, groups=(*groups[:place], changed, *groups[place + 1 :]))
+        exchanged = dataclasses.replace(group, colour=scene.background)
+        yield (
+            "exchanged",
+            Scene(
+                groups=(*groups[:place], exchanged, *groups[place + 1 :]),
+                relation=scene.relation,
+                background=group.colour,
+            ),
+        )
+        for other in range(place):
+            two = list(groups)
+            two[place] = dataclasses.replace(group, colour=groups[other].colour)
+            two[other] = dataclasses.replace(groups[other], colour=group.colour)
+            yield "exchanged", dataclasses.replace(scene, groups=tuple(two))
+
+
+@pytest.mark.parametrize("code", ["it", "en", "de"])
+def test_changes_of_scene_captions_are_captions_of_other_scenes(code: str) -> None:
+    rng, kinds = Random(5), Counter[str]()
+    drawn = [
+        (scene, Wording(template=template, synonym=rng.randrange(2), style=rng.choice(STYLES)))
+        for scene in (random_scene(rng) for _ in range(15))
+        for template in templates(scene)
+    ]
+    rules = RULES[code].within(caption(scene, code, wording) for scene, wording in drawn)
+    for scene, wording in drawn:
+        text = caption(scene, code, wording)
+        known = {(kind, caption(other, code, wording)) for kind, other in neighbours(scene)}
+        for change in rules.changes(text):
+            kinds[change.kind] += 1
+            if change.kind == "negation":  # which the grammar lacks
+                assert len(change.caption.split()) - len(text.split()) in (-1, 0, 1)
+                assert any(word in text for word in ("with", "is", "are", "c", "è", "sono", "ved", "ein", "Ein"))
+            else:
+                assert (change.kind, change.caption) in known, text
+        if scene.relation in OPPOSITE:
+            assert any(change.kind == "position" for change in rules.changes(text)), text
+    assert kinds.keys() == {"position", "colour", "count", "noun", "exchanged", "negation"}
+    assert min(kinds.values()) > 10
+
+
+def test_adjectives_agree_in_italian() -> None:
+    assert of_kind("it", "count", "Due stelle rosse")[:2] == ["Tre stelle rosse", "Quattro stelle rosse"]
+    assert not of_kind("it", "count", "una stella rossa")
+    wanted = {"una palla verde": "una palla rossa", "le borse blu": "le borse rosse", "il cane marrone": "il cane nero"}
+    for text, changed in wanted.items():
+        assert changed in of_kind("it", "colour", text)
+    # Nothing shows whether the bags are masculine: only colours that do not show it either.
+    assert set(of_kind("it", "colour", "gruppi di borse verdi")) == {
+        f"gruppi di borse {colour}" for colour in ("blu", "arancioni", "viola", "rosa", "marroni")
+    }
+    assert of_kind("it", "exchanged", "una palla rossa e un cane bianco") == ["una palla bianca e un cane rosso"]
+    assert of_kind("it", "position", "l'uomo alla sinistra della porta") == ["l'uomo alla destra della porta"]
+
+
+def test_endings_stay_in_german() -> None:
+    assert "ein blauer Ball" in of_kind("de", "colour", "ein roter Ball")
+    assert "mit einem roten Hemd" in of_kind("de", "colour", "mit einem lila Hemd")
+    assert of_kind("de", "colour", "ein lila Ball") == ["ein rosa Ball"]  # a Ball or a Hemd: -er or -es
+    assert "Blaue Bälle" in of_kind("de", "colour", "Rote Bälle")
+    assert of_kind("de", "position", "Ein Hund links von der Tür") == ["Ein Hund rechts von der Tür"]
+    assert of_kind("de", "position", "eine Lampe über dem Tisch") == ["eine Lampe unter dem Tisch"]
+    assert of_kind("de", "negation", "Ein Mann trägt einen Hut")[1] == "Ein Mann trägt keinen Hut"
+    assert of_kind("de", "exchanged", "eine rote Katze unter einem weißen Tisch") == [
+        "eine weiße Katze unter einem roten Tisch"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "changed"),
+    [
+        ("en", "A dog is chasing a small cat on the grass.", "A small cat is chasing a dog on the grass."),
+        ("en", "the man holding an orange ball", "an orange ball holding the man"),
+        ("it", "Un cane insegue un'anatra nera.", "Un'anatra nera insegue un cane."),
+        ("it", "Una donna che tiene un bambino", "Un bambino che tiene una donna"),
+    ],
+)
+def test_agent_and_patient_are_exchanged(code: str, text: str, changed: str) -> None:
+    assert of_kind(code, "roles", text) == [changed]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "What is left of an orange"),
+        ("en", "an orange on the right track, above all at the right time"),
+        ("en", "He left the building right now"),
+        ("en", "a black and white photo"),
+        ("en", "Mr. Brown at White House"),
+        ("en", "one or two"),
+        ("en", "twenty two hundred"),
+        ("en", "two of them"),
+        ("en", "a white man and a black woman"),
+        ("en", "a glass of red wine"),
+        ("en", "A man kissing a woman's hand"),
+        ("en", "a cup of tea holding a spoon of sugar"),
+        ("it", "una foto in bianco e nero"),
+        ("it", "un bicchiere di vino rosso"),
+        ("it", "una rosa nel verde"),
+        ("it", "sei bella"),
+        ("it", "un uomo nero"),
+        ("de", "das Rote Kreuz im Grünen"),
+        ("de", "ein paar Orangen"),
+        ("de", "er steigt ein"),
+        ("de", "Herr Braun geht über die Straße"),
+        ("en", ""),
+        ("en", " \n\t"),
+        ("de", "­​"),
+    ],
+)
+def test_doubtful_words_are_left_alone(code: str, text: str) -> None:
+    kinds = {"position", "colour", "count", "roles", "exchanged"}
+    assert [change for change in RULES[code].changes(text) if change.kind in kinds] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "a red and a blue star"),
+        ("en", "a red star next to a blue star"),
+        ("en", "a red, white and blue flag"),
+        ("it", "una stella rossa e una stella blu"),
+        ("de", "ein roter Stern neben einem blauen Stern"),
+        ("de", "zwei rote Sterne neben drei blauen Sternen"),
+    ],
+)
+def test_no_exchange_of_colours_that_leaves_the_meaning(code: str, text: str) -> None:
+    assert of_kind(code, "exchanged", text) == []
+    assert of_kind(code, "colour", text)
+
+
+def test_articles_and_capitals_follow() -> None:
+    assert "An orange star" in of_kind("en", "colour", "A red star")
+    assert "a red star" in of_kind("en", "colour", "an orange star")
+    assert "AN ELLIPSE" in of_kind("en", "noun", "A STAR")
+    assert "The light blue car" in of_kind("en", "colour", "The red car")
+    assert "a blue car" not in of_kind("en", "colour", "a light blue car")
+    assert "a gray car" not in of_kind("en", "colour", "a grey car")
+
+
+def test_rules_within_captions_use_their_words_only() -> None:
+    rules = RULES["it"].within(["due stelle rosse", "tre cerchi blu"])
+    assert [(change.kind, change.caption) for change in rules.changes("due stelle rosse")] == [
+        ("colour", "due stelle blu"),
+        ("count", "tre stelle rosse"),
+    ]
+    assert rules.says("Tre cerchi rossi a destra") == {
+        ("count", "tre"),
+        ("noun", "cerchio"),
+        ("colour", "rosso"),
+        ("position", "a destra"),
+    }
+    none = RULES["it"].within([])
+    assert none.changes("due stelle rosse") == ()
+    pack = read(LanguagePack, {"code": "it", "changes": json_values(none.words)}, "it.toml")
+    assert pack.changes == none.words
+
+
+WORDS = {
+    code: sorted(
+        set(
+            re.findall(
+                r"[\w'-]+",
+                " ".join(
+                    [
+                        *(phrase for pair in rules.words.positions for side in pair for phrase in side),
+                        *(phrase for side in rules.words.negations for phrase in side),
+                        *(form for forms in rules.words.colours for form in forms),
+                        *(word for group in rules.words.agreement for word in group),
+                        *(form for group in rules.words.nouns for forms in group for form in forms),
+                        *rules.words.left_alone,
+                        *rules.words.numbers,
+                        *rules.function_words,
+                    ]
+                ),
+            )
+        )
+    )
+    for code, rules in RULES.items()
+}
+HOSTILE = st.text(max_size=60) | st.sampled_from(
+    ["\u202e", "\x00", "’", "'", ".", ",", " - ", "ß", "İ", "\u0301", "\ud800"]
+)
+
+
+def jumbled(code: str) -> st.SearchStrategy[str]:
+    """Texts of the words that rules know, in any order and case, and of anything else."""
+    word = st.sampled_from(WORDS[code])
+    some = word | word.map(str.capitalize) | word.map(str.upper) | HOSTILE
+    return st.lists(some, max_size=12).map(" ".join)
+
+
+@pytest.mark.parametrize("code", sorted(RULES))
+def test_changes_of_any_text_differ_in_one_thing(code: str) -> None:
+    rules = RULES[code]
+
+    @settings(max_examples=60, deadline=None)
+    @given(jumbled(code))
+    def check(text: str) -> None:
+        changes = rules.changes(text)
+        assert changes == rules.changes(text)
+        assert len({change.caption for change in changes} | {text}) == len(changes) + 1
+        for change in changes:
+            assert change.kind in KINDS
+            assert change.caption.strip()
+            start = 0
+            while text[start : start + 1] == change.caption[start : start + 1]:
+                start += 1
+            if change.kind == "position":
+                assert text in [back.caption for back in rules.changes(change.caption) if back.kind == "position"]
+            if change.kind in ("colour", "count", "noun", "position", "negation"):
+                assert change.old != change.new
+                assert (change.kind, change.old) in rules.says(text)
+                assert (change.kind, change.new) in rules.says(change.caption)
+            else:
+                assert (
+                    Counter(text.lower()) - Counter(change.caption.lower()) == Counter() or change.kind == "exchanged"
+                )
+
+    check()
+
+
+def test_thousands_of_words_change_in_bounded_places() -> None:
+    assert len(RULES["en"].changes("a red ball left of " * 500)) < 500
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"positions": [[["left"], ["right", "below"]]]}, "equally many"),
+        ({"positions": [[["left"]]]}, "changes.positions"),
+        ({"positions": [[["left"], ["left"]]]}, "has 'left' twice"),
+        ({"colours": [["rot", "rote"], ["blau"]], "agreement": [["die"]]}, "one form or 1"),
+        ({"colours": [["red"], ["red"]]}, "has 'red' twice"),
+        ({"colours": [[]]}, "one form or 0|no empty list"),
+        ({"numbers": ["two", ""]}, "no empty list or word"),
+        ({"alike": [["red", "blue"]], "colours": [["red"]]}, "'blue', which is not the first form"),
+        ({"nouns": [[["star", "stars"], ["moon"]]]}, "equally many forms"),
+        ({"before_vowels": [["a"]]}, "pairs of articles"),
+        ({"left_alone": ["|"]}, "left_alone"),
+        ({"verbs": []}, "unknown key"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read(LanguagePack, {"code": "xx", "changes": values}, "xx.toml")
+
+
+def test_a_pack_without_rules_says_what_to_add() -> None:
+    with pytest.raises(SettingsError, match=r"language pack xx has no \[changes\].*docs/languages.md"):
+        ChangeRules.of(LanguagePack(code="xx"))

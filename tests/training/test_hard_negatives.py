@@ -1,0 +1,243 @@
+"""Hard negatives and hard batches: the loss as written out, draws, resuming, refusals."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.errors import SettingsError
+from data_catalog.language_pack import ChangeWords
+from training.changes import ChangeRules
+from training.config import TrainConfig
+from training.data.batches import Batch, epoch_batches, open_train_split
+from training.data.pairs import PairFiles
+from training.fit.hard_batches import near_misses
+from training.fit.hard_negatives import changed_caption, changed_inputs
+from training.fit.loop import train
+from training.fit.losses import Encoders, backward, whole_loss, with_loss_constants
+from training.fit.optimisation import choose_trained
+from training.fit.run import run_key
+from training.towers.model import create_model
+from training.towers.preprocessing import Preprocessing
+from training.towers.tokenizer import load_tokenizer
+
+SmallRun = Callable[..., TrainConfig]
+NEGATIVES = ("position", "colour")
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot takes longer than an epoch."""
+    monkeypatch.setattr("training.fit.loop.write_png", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def few(square_files: PairFiles, make_shard: Callable[..., Path], square_rows: Callable[..., Any]) -> PairFiles:
+    """50 squares to train on: three steps of 16 an epoch, and two samples that are left over."""
+    return replace(square_files, train=(make_shard("few", square_rows("few", 50, seed=7)),))
+
+
+@given(st.integers(1, 70), st.integers(2, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 1000))
+def test_near_misses_are_an_order_of_all_captions(count: int, size: int, kinds: int, width: int, seed: int) -> None:
+    """Also where many are equal."""
+    draws = np.random.default_rng(seed)
+    features = torch.from_numpy(draws.integers(0, 3, (count, width))).float()
+    wordings = draws.integers(0, kinds, count).tolist()
+    order, again = (near_misses(features, wordings, size, np.random.default_rng(1)).tolist() for _ in range(2))
+    assert sorted(order) == list(range(count))
+    assert order == again
+
+
+def test_groups_hold_the_nearest_captions_of_other_wordings() -> None:
+    """Ten pairs of near captions, each said of two images."""
+    corners = torch.eye(10).repeat_interleave(4, dim=0)
+    places = torch.from_numpy(np.random.default_rng(0).permutation(40))
+    features = torch.nn.functional.normalize(corners + 0.01 * torch.rand(40, 10), dim=1)[places]
+    wordings = [(int(place) // 4, int(place) % 2) for place in places]
+    order = near_misses(features, wordings, 2, np.random.default_rng(2)).tolist()
+    groups = [(wordings[one], wordings[other]) for one, other in zip(order[::2], order[1::2], strict=True)]
+    assert all(one[0] == other[0] and one[1] != other[1] for one, other in groups)
+    assert [one[0] for one, _ in groups] != sorted(one[0] for one, _ in groups), "groups are shuffled"
+
+
+@given(st.integers(2, 7), st.sampled_from(["clip", "siglip"]), st.floats(0.1, 3), st.data())
+def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: st.DataObject) -> None:
+    """Each image chooses between its caption and the changed one, apart from the others."""
+    is_changed = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    images, texts, changed = (torch.nn.functional.normalize(torch.randn(count, 5), dim=1) for _ in range(3))
+    module = torch.nn.ParameterDict({"logit_scale": torch.tensor(1.5), "logit_bias": torch.tensor(-2.0)})
+    scale, bias = math.exp(1.5), -2.0
+    logits = [[scale * float(image @ text) for text in texts] for image in images]
+    if loss == "clip":
+        rows = [math.log(sum(map(math.exp, row))) - row[place] for place, row in enumerate(logits)]
+        columns = [
+            math.log(sum(map(math.exp, row))) - row[place] for place, row in enumerate(zip(*logits, strict=True))
+        ]
+        expected = (sum(rows) + sum(columns)) / 2 / count
+    else:
+        signs = [[1 if row == column else -1 for column in range(count)] for row in range(count)]
+        pairs = [(row, column) for row in range(count) for column in range(count)]
+        expected = sum(math.log1p(math.exp(-signs[r][c] * (logits[r][c] + bias))) for r, c in pairs) / count
+    for place in (place for place in range(count) if is_changed[place]):
+        right, wrong = (math.exp(scale * float(images[place] @ each[place])) for each in (texts, changed))
+        expected += weight * -math.log(right / (right + wrong)) / count
+    config = TrainConfig(loss=loss, hard_negatives=NEGATIVES, hard_negative_weight=weight)
+    found = whole_loss(module, Batch(images, texts, changed, torch.tensor(is_changed)), config)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(frozen: bool, towers: dict[str, dict[str, Any]]) -> None:
+    """Also where a piece has no changed caption."""
+    torch.manual_seed(0)
+    module = create_model(with_loss_constants(towers["vit"], TrainConfig()), Path())
+    choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=False, keep_statistics=False)
+    ids, changed = (torch.randint(3, 300, (10, length)) for length in (12, 9))
+    batch = Batch(torch.rand((10, 3, 32, 32)), ids, changed, torch.tensor([True, False, True, True] + 6 * [False]))
+    found = {}
+    for size in (0, 4):
+        module.zero_grad()
+        value = backward(module, Encoders.whole(module), batch, TrainConfig(microbatch=size, hard_negatives=NEGATIVES))
+        found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        found[size]["loss"] = value.detach()
+    assert found[0].keys() == found[4].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
+    caption, others = "un quadrato rosso in alto a sinistra", ["Un quadrato rosso, in alto a DESTRA."]
+
+    def drawn(*kinds: str) -> Counter[str | None]:
+        numbers = np.random.default_rng(0).random((400, len(kinds) + 1))
+        return Counter(changed_caption(caption, others, rules, rules.says, kinds=kinds, drawn=pair) for pair in numbers)
+
+    assert set(drawn("position")) == {"un quadrato rosso in basso a sinistra"}
+    assert set(drawn("count")) == {None}
+    both = drawn(*NEGATIVES)
+    assert 150 < both["un quadrato rosso in basso a sinistra"] < 250, "a kind is drawn first"
+    assert len(both) > 3
+    assert all(str(text).endswith("in alto a sinistra") for text in both if "basso" not in str(text))
+    others.append("un quadrato rosso in basso a sinistra")
+    assert set(drawn("position")) == {None}
+    assert "un quadrato verde in alto a sinistra" in drawn("colour")
+    others.append("verde, su sfondo bianco")
+    assert "un quadrato verde in alto a sinistra" not in drawn("colour"), "another caption of the image says so"
+
+
+def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
+    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process draws its slice of what one process draws."""
+    config, tokenizer = small_run(hard_negatives=NEGATIVES), load_tokenizer(compact, context_length=24)
+    split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
+    read = changed_inputs(split, config, tokenizer, rules)
+
+    def texts(skip: int = 0) -> list[list[list[int]]]:
+        plans = epoch_batches(split, config, epoch=1, batch_size=8, skip=skip)
+        return [[[token for token in row if token] for row in read(plan)[0].tolist()] for plan in plans]
+
+    whole = texts()
+    assert whole == texts()
+    assert whole[5:] == texts(skip=5)
+    assert all(read(plan)[1].all() for plan in epoch_batches(split, config, epoch=1, batch_size=8))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    halves = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        halves.append(texts())
+    assert [one + other for one, other in zip(*halves, strict=True)] == whole
+    split.images.close()
+
+
+@pytest.mark.parametrize(
+    ("saves", "settings"),
+    [
+        (2, {"frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
+        (6, {"epochs": 3, "precision": "bf16", "loss": "siglip"}),  # within an epoch of near misses
+        (5, {"frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6}),  # towers unfrozen within an epoch
+    ],
+    ids=["kept features", "bf16", "pieces"],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    saves: int,
+    settings: dict[str, Any],
+    few: PairFiles,
+    small_run: SmallRun,
+    rules: ChangeRules,
+    tmp_path: Path,
+    interrupt_training: Callable[..., None],
+) -> None:
+    config = small_run(hard_negatives=NEGATIVES, hard_batches=4, checkpoint_every_steps=1, **settings)
+    train(few, config, tmp_path / "whole", rules=rules)
+    interrupt_training(few, config, tmp_path / "run", saves, rules=rules)
+    train(few, config, tmp_path / "run", rules=rules)
+    for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_batches_hold_near_misses_after_the_first_epoch(
+    few: PairFiles, small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sample comes once, and the first epoch is as without."""
+    batches: list[list[int]] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        for plan in epoch_batches(*given, **named):
+            batches.append(plan.samples.tolist())
+            yield plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.inputs.epoch_batches", noted)
+        train(few, small_run(epochs=3), tmp_path / "random")
+        at_random, batches[:] = list(batches), []
+        train(few, small_run(epochs=3, hard_batches=4), tmp_path / "near")
+    assert batches[:3] == at_random[:3]
+    assert batches[3:6] != at_random[3:6]
+    for epoch in (batches[3:6], batches[6:]):
+        seen = [sample for batch in epoch for sample in batch]
+        assert len(set(seen)) == len(seen) == 48
+
+
+def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[str, Any]], rules: ChangeRules) -> None:
+    def key(given: ChangeRules | None, **changes: Any) -> str:
+        return run_key(TrainConfig(**changes), towers["vit"], {}, {"train": ["aa"]}, given)
+
+    assert key(None) == key(rules) == key(None, hard_negative_weight=2.0)
+    assert not [name for name in TrainConfig().what() if name.startswith("hard")]
+    others = [{"hard_negatives": ("colour",)}, {"hard_negatives": NEGATIVES}, {"hard_batches": 4}]
+    others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}]
+    keys = [key(rules), *(key(rules, **changes) for changes in others)]
+    assert len({*keys, key(ChangeRules(words=ChangeWords()), **others[0])}) == 6
+
+
+def test_what_contradicts_itself_is_refused(
+    few: PairFiles, small_run: SmallRun, rules: ChangeRules, tmp_path: Path
+) -> None:
+    for settings, message in (
+        ({"hard_batches": 1}, "hard_batches must be 0 .* got 1"),
+        ({"hard_batches": 64, "batch_size": 32}, "hard_batches must be .* got 64"),
+        ({"hard_negatives": ("colours",)}, "unknown kind 'colours': use position, colour, count"),
+        ({"hard_negative_weight": 0.0}, "hard_negative_weight must be positive"),
+        ({"hard_negatives": ("position",), "augment": ("paper",)}, "augment has flip, which exchanges left and right"),
+        ({"hard_negatives": ("colour",), "augment": ("hue",)}, "augment has hue"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            TrainConfig(**settings)
+    TrainConfig(hard_negatives=NEGATIVES, augment=("caption_safe",))
+    for passed, kinds, message in (
+        (None, NEGATIVES, r"needs the rules of a language pack's \[changes\]"),
+        (rules, ("colour", "roles"), r"has roles, but the language pack has no changes\.roles\.agents"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            train(few, small_run(hard_negatives=kinds), tmp_path / "run", rules=passed)
+        assert not (tmp_path / "run").exists()

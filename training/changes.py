@@ -1,0 +1,602 @@
+"""Captions that differ from a caption in exactly one thing, by the rules of a language pack.
+
+The rules know no grammar beyond their tables: a word is changed only where its form in the new caption is certain, and
+left alone otherwise. So they find few changes rather than wrong ones.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+from data_catalog.errors import SettingsError
+from data_catalog.language_pack import ChangeWords, LanguagePack
+
+KINDS = ("position", "colour", "count", "noun", "negation", "roles", "exchanged")
+
+_WORD = re.compile(r"\w+(?:-\w+)*['’]?")
+_VOWELS = frozenset("aeiou")
+_MOST_PLACES = 8  # of a kind that are changed, from the left: hostile captions have thousands
+_MOST_BEFORE_VERB = 2
+_STEM = 4  # letters from which "Stern" and "Sternen" are one noun
+
+Phrase = tuple[str, ...]  # words without case
+Edit = tuple[int, int, str]  # characters from, to, and what replaces them
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A caption that differs from another in one thing.
+
+    Args:
+        kind: one of `KINDS`.
+        caption: the changed caption.
+        old: name of the thing that was changed, as `ChangeRules.says` has it; "" for "roles" and "exchanged".
+        new: name of the thing that it was changed into.
+    """
+
+    kind: str
+    caption: str
+    old: str = ""
+    new: str = ""
+
+    def is_confirmed_by(self, others: Iterable[frozenset[tuple[str, str]]]) -> bool:
+        """Return whether another caption names the new thing and not the old one; captions are as `says` has them."""
+        new, old = (self.kind, self.new), (self.kind, self.old)
+        return bool(self.new) and any(new in things and old not in things for things in others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeRules:
+    """Rules of one language that change one thing in a caption.
+
+    Args:
+        words: the table `[changes]` of the language pack.
+        function_words: of the language pack.
+    """
+
+    words: ChangeWords
+    function_words: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pack: LanguagePack) -> "ChangeRules":
+        """Return the rules of a language pack.
+
+        Raises:
+            SettingsError: the pack has none.
+        """
+        if pack.changes is None:
+            raise SettingsError(
+                f"the language pack {pack.code} has no [changes]: add the words by which one thing in a caption "
+                "changes, as docs/languages.md says"
+            )
+        return cls(words=pack.changes, function_words=pack.function_words)
+
+    def changes(self, caption: str, kinds: Collection[str] = KINDS) -> tuple[Change, ...]:
+        """Return all captions that differ from `caption` in exactly one thing, by kind, place and word.
+
+        Changed are at most `_MOST_PLACES` places of a kind. No caption is returned twice, and never `caption` itself.
+        """
+        text = self._read(caption)
+        rules: dict[str, Callable[[_Text], Iterator[Change]]] = {
+            "position": partial(self._reversible, "position"),
+            "colour": self._colours,
+            "count": self._numbers,
+            "noun": self._nouns,
+            "negation": partial(self._reversible, "negation"),
+            "roles": self._roles,
+            "exchanged": self._exchanges,
+        }
+        found: dict[str, Change] = {}
+        for change in (change for kind in KINDS if kind in kinds for change in rules[kind](text)):
+            found.setdefault(change.caption, change)
+        found.pop(caption, None)
+        return tuple(found.values())
+
+    def says(self, caption: str) -> frozenset[tuple[str, str]]:
+        """Return kind and name of all things in a caption that rules know, also where they are left alone."""
+        text = replace(self._read(caption), masked=frozenset())
+        return frozenset(
+            (kind, place.thing.name)
+            for kind, table in self._tables.things.items()
+            for place in _places(text, table, most=len(text.words))
+        )
+
+    def within(self, captions: Iterable[str]) -> "ChangeRules":
+        """Return rules that change only into colours, numbers and nouns that some of `captions` say.
+
+        So a model cannot tell changed captions by words that no true caption has.
+        """
+        said = frozenset(thing for caption in captions for thing in self.says(caption))
+        words = self.words
+        colours = tuple(forms for forms in words.colours if ("colour", forms[0]) in said)
+        kept = replace(
+            words,
+            colours=colours,
+            alike=tuple(tuple(name for name in names if ("colour", name) in said) for names in words.alike),
+            numbers=tuple(number for number in words.numbers if ("count", number) in said),
+            nouns=tuple(
+                tuple(forms for forms in group if ("noun", forms[0]) in said)
+                for group in words.nouns
+                if any(("noun", forms[0]) in said for forms in group)
+            ),
+        )
+        return replace(self, words=kept)
+
+    def _reversible(self, kind: str, text: "_Text") -> Iterator[Change]:
+        """Yield changes of a phrase into its opposite, if the same rule changes the new caption back."""
+        for change, place in self._opposites(kind, text):
+            back = self._opposites(kind, self._read(change.caption))
+            if any(other.caption == text.caption and there.first == place.first for other, there in back):
+                yield change
+
+    def _opposites(self, kind: str, text: "_Text") -> "Iterator[tuple[Change, _Place]]":
+        for place in _places(text, self._tables.things[kind]):
+            thing = place.thing
+            for edit in _edits(text, place, thing.opposite, self._tables.articles):
+                yield Change(kind, _edited(text, edit), thing.name, thing.opposite_name), place
+
+    def _colours(self, text: "_Text") -> Iterator[Change]:
+        for place in _places(text, self._tables.things["colour"]):
+            forms = self._forms(text, place)
+            for other in self.words.colours:
+                is_other = not self._are_alike(place.thing.name, other[0])
+                if is_other and (new := _form(other, forms)):
+                    for edit in _edits(text, place, new, self._tables.articles):
+                        yield Change("colour", _edited(text, edit), place.thing.name, other[0])
+
+    def _numbers(self, text: "_Text") -> Iterator[Change]:
+        table = self._tables.things["count"]
+        for place in _places(text, table):
+            before, after = text.before(place.first), text.after(place.end - 1)
+            # "two of them", "two two-year-olds": what is counted must follow.
+            if after is None or after in self._tables.closed or (after,) in table or (before,) in table:
+                continue
+            for number in self.words.numbers:
+                if number != place.thing.name:
+                    for edit in _edits(text, place, number, self._tables.articles):
+                        yield Change("count", _edited(text, edit), place.thing.name, number)
+
+    def _nouns(self, text: "_Text") -> Iterator[Change]:
+        starts = {place.first for place in _places(text, self._tables.things["position"], most=len(text.words))}
+        for place in _places(text, self._tables.things["noun"]):
+            before, after = text.before(place.first), text.after(place.end - 1)
+            stands_alone = after is None or place.end in starts or after in self._tables.function_words
+            if before not in self._tables.known or not (stands_alone or after in self._tables.known):
+                continue
+            group, forms = self.words.nouns[place.thing.group], self.words.nouns[place.thing.group][place.thing.row]
+            which = [cell for cell, form in enumerate(forms) if _phrase(form) == place.thing.phrase]
+            for row, other in enumerate(group):
+                if row != place.thing.row and (new := _form(other, which)):
+                    for edit in _edits(text, place, new, self._tables.articles):
+                        yield Change("noun", _edited(text, edit), place.thing.name, other[0])
+
+    def _exchanges(self, text: "_Text") -> Iterator[Change]:
+        places = _places(text, self._tables.things["colour"])
+        positions = [place.first for place in _places(text, self._tables.things["position"], most=len(text.words))]
+        for number, one in enumerate(places):
+            for two in places[number + 1 :]:
+                is_same = self._are_alike(one.thing.name, two.thing.name)
+                if is_same or not self._are_apart(text, one, two, positions):
+                    continue
+                colours = self.words.colours
+                first = _form(colours[two.thing.row], self._forms(text, one))
+                second = _form(colours[one.thing.row], self._forms(text, two))
+                if first and second:
+                    for edit in _edits(text, one, first, self._tables.articles):
+                        for other in _edits(text, two, second, self._tables.articles):
+                            yield Change("exchanged", _edited(text, [*edit, *other]))
+
+    def _are_alike(self, one: str, two: str) -> bool:
+        return one == two or any(one in names and two in names for names in self.words.alike)
+
+    def _are_apart(self, text: "_Text", one: "_Place", two: "_Place", positions: Sequence[int]) -> bool:
+        """Return whether a caption means another thing if two colours are exchanged.
+
+        "Black and white" means the same, and so does "a red and a blue star", unless the one is above the other.
+        """
+        between = [text.words[place] for place in range(one.end, two.first)]
+        if self._tables.joining.issuperset(between):
+            return False
+        if any(one.end <= place < two.first for place in positions):
+            return True
+        nouns = [
+            {text.before(place.first), text.after(place.end - 1)} - self._tables.function_words for place in (one, two)
+        ]
+        return not any(
+            first == second or (min(len(first), len(second)) >= _STEM and _is_start(first, second))
+            for first in nouns[0]
+            for second in nouns[1]
+            if first and second
+        )
+
+    def _roles(self, text: "_Text") -> Iterator[Change]:
+        roles, tables = self.words.roles, self._tables
+        verb_endings, before_verbs = tuple(roles.verb_endings), set(roles.before_verbs)
+        for start in [place for place in range(len(text.words)) if text.starts_phrase(place)][:_MOST_PLACES]:
+            agent_end = self._noun_phrase(text, start, tables.agents)
+            if agent_end is None:
+                continue
+            verb = agent_end
+            while verb < len(text.words) and verb - agent_end < _MOST_BEFORE_VERB and text.words[verb] in before_verbs:
+                verb += 1
+            if verb + 1 >= len(text.words) or any(text.breaks(place) for place in range(start, verb + 1)):
+                continue
+            word = text.words[verb]
+            is_verb = word not in tables.known | tables.function_words and text.raw(verb) in (word, word.upper())
+            if not is_verb or (verb_endings and not word.endswith(verb_endings)):
+                continue
+            patient_end = self._noun_phrase(text, verb + 1, tables.patients)
+            if patient_end is None or not text.masked.isdisjoint(range(start, patient_end)):
+                continue
+            after = text.after(patient_end - 1)
+            if after is not None and (after not in tables.function_words or after in roles.continues):
+                continue
+            agent, patient = text.span(start, agent_end), text.span(verb + 1, patient_end)
+            names = text.caption[slice(*agent)], text.caption[slice(*patient)]
+            if text.is_start(start) and not text.is_capital and names[0][0] != names[0][0].lower():
+                names = names[0][0].lower() + names[0][1:], names[1][0].upper() + names[1][1:]
+            yield Change("roles", _edited(text, [(*agent, names[1]), (*patient, names[0])]))
+
+    def _noun_phrase(self, text: "_Text", start: int, articles: Collection[str]) -> int | None:
+        """Return the end of an article with a noun and known adjectives around it, or None."""
+        tables = self._tables
+        if start >= len(text.words) or text.words[start] not in articles:
+            return None
+
+        def skip_known(place: int) -> int:
+            while place < len(text.words) and not text.breaks(place - 1) and text.words[place] in tables.adjectives:
+                place += 1
+            return place
+
+        place = skip_known(start + 1)
+        is_noun = place < len(text.words) and not text.breaks(place - 1)
+        if is_noun and text.words[place] not in tables.function_words:
+            return skip_known(place + 1)
+        return place if place > start + 1 else None
+
+    def _forms(self, text: "_Text", place: "_Place") -> list[int]:
+        """Return the forms that a colour may have here: those that it shows, less what words before it exclude.
+
+        Words are read up to the article of the phrase, over at most one unknown word, the noun.
+        """
+        forms = {
+            number
+            for number in range(self._tables.num_forms)
+            if _phrase(_of(self.words.colours[place.thing.row], number)) == place.thing.phrase
+        }
+        num_unknown, before = 0, place.first - 1
+        while before >= 0 and not text.breaks(before) and num_unknown < 2:
+            word = text.words[before]
+            shown = self._tables.shown.get(word)
+            if shown is not None:
+                forms &= shown
+            if word in self._tables.function_words:
+                break
+            num_unknown += shown is None
+            before -= 1
+        return sorted(forms)
+
+    def _read(self, caption: str) -> "_Text":
+        matches = tuple(_WORD.finditer(caption))
+        text = _Text(caption, matches, tuple(_folded(match[0]) for match in matches))
+        masked = {
+            number
+            for place, word in enumerate(text.words)
+            for phrase in self._tables.left_alone.get(word, ())
+            if phrase.is_at(text, place - phrase.offset, self._tables.function_words)
+            for number in range(place - phrase.offset, place - phrase.offset + len(phrase.words))
+        }
+        return replace(text, masked=frozenset(masked))
+
+    @cached_property
+    def _tables(self) -> "_Tables":
+        return _Tables.of(self.words, frozenset(self.function_words))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Thing:
+    """A phrase of the rules, with the thing that it names.
+
+    Args:
+        written: the phrase as the language writes it.
+        phrase: its words without case.
+        needs_word: a word must follow.
+        name: name of the thing.
+        opposite: what replaces it, for positions and negations.
+        opposite_name: name of that.
+        row: place of the thing in its table.
+        group: class of a noun.
+    """
+
+    written: str
+    phrase: Phrase
+    name: str
+    needs_word: bool = False
+    opposite: str = ""
+    opposite_name: str = ""
+    row: int = 0
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A thing in a text, from word `first` to before word `end`."""
+
+    first: int
+    end: int
+    thing: _Thing
+
+
+_Table = Mapping[Phrase, _Thing]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A caption as words without case; `masked` are numbers of words that are left alone."""
+
+    caption: str
+    matches: tuple[re.Match[str], ...]
+    words: tuple[str, ...]
+    masked: frozenset[int] = frozenset()
+
+    @cached_property
+    def is_capital(self) -> bool:
+        """Return whether the caption has capitals only."""
+        return self.caption == self.caption.upper()
+
+    def raw(self, word: int) -> str:
+        return self.matches[word][0]
+
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        return self.matches[first].start(), self.matches[end - 1].end()
+
+    def gap(self, word: int) -> str:
+        """Return what is between a word and the next one."""
+        return self.caption[self.matches[word].end() : self.matches[word + 1].start()]
+
+    def breaks(self, word: int) -> bool:
+        """Return whether a phrase ends after a word: with the text, or with a character that is not a space."""
+        return word + 1 >= len(self.words) or bool(self.gap(word).strip())
+
+    def before(self, word: int) -> str | None:
+        """Return the word before a word in the same phrase."""
+        return None if word == 0 or self.breaks(word - 1) else self.words[word - 1]
+
+    def after(self, word: int) -> str | None:
+        """Return the word after a word in the same phrase."""
+        return None if self.breaks(word) else self.words[word + 1]
+
+    def starts_phrase(self, word: int) -> bool:
+        return word == 0 or self.breaks(word - 1)
+
+    def is_start(self, word: int) -> bool:
+        """Return whether the text starts with a word; a full stop may be an abbreviation's."""
+        return word == 0
+
+    def has(self, start: int, phrase: Phrase) -> bool:
+        """Return whether a phrase, in which "*" is any word, starts with a word."""
+        end = start + len(phrase)
+        there = self.words[start:end]
+        if len(there) < len(phrase) or (there != phrase and not all(map(_fits, phrase, there))):
+            return False
+        return not any(self.breaks(word) for word in range(start, end - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LeftAlone:
+    """A phrase in which nothing is changed.
+
+    Args:
+        words: its words; "*" is any word.
+        offset: place of the first other word.
+        needs_end: the phrase that it is in must end with it.
+    """
+
+    words: Phrase
+    offset: int
+    needs_end: bool
+
+    def is_at(self, text: _Text, start: int, function_words: frozenset[str]) -> bool:
+        if start < 0 or not text.has(start, self.words):
+            return False
+        after = text.after(start + len(self.words) - 1)
+        return not self.needs_end or after is None or after in function_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tables:
+    """The words of `ChangeRules`, for look-up; words are without case.
+
+    Args:
+        things: for each kind with words of its own, its phrases.
+        shown: number of the forms that a word before a colour shows.
+        num_forms: forms of a colour.
+        left_alone: phrases in which nothing is changed, by their first word that is not "*".
+        function_words: of the language, less adjectives.
+        adjectives: colours, and words that agree, without function words.
+        known: words that may stand before a noun.
+        closed: words that cannot follow a number.
+        articles: those that depend on the next letter, with their pair.
+        joining: words between two colours of one thing ("black and white").
+    """
+
+    things: Mapping[str, _Table]
+    shown: Mapping[str, frozenset[int]]
+    num_forms: int
+    left_alone: Mapping[str, "Sequence[_LeftAlone]"]
+    function_words: frozenset[str]
+    adjectives: frozenset[str]
+    known: frozenset[str]
+    closed: frozenset[str]
+    joining: frozenset[str]
+    articles: Mapping[str, tuple[str, ...]]
+    agents: frozenset[str]
+    patients: frozenset[str]
+
+    @classmethod
+    def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
+        num_forms = max([1, len(words.agreement), *map(len, words.colours)])
+        shown: dict[str, frozenset[int]] = {}
+        for number, group in enumerate(words.agreement):
+            for word in group:
+                shown[_folded(word)] = shown.get(_folded(word), frozenset()) | {number}
+        left_alone: dict[str, list[_LeftAlone]] = {}
+        for text in words.left_alone:
+            parts = [("*",) if word == "*" else _phrase(word) for word in text.removesuffix("|").split()]
+            phrase = tuple(part for some in parts for part in some)
+            offset = next(place for place, word in enumerate(phrase) if word != "*")
+            found = _LeftAlone(words=phrase, offset=offset, needs_end=text.endswith("|"))
+            left_alone.setdefault(phrase[offset], []).append(found)
+        # Packs write elided words without their apostrophe.
+        functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
+        things = {
+            "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
+            "negation": dict(_opposites(words.negations)) if words.negations else {},
+            "colour": _rows(words.colours),
+            "count": _rows([(number,) for number in words.numbers]),
+            "noun": {
+                phrase: thing
+                for group, rows in enumerate(words.nouns)
+                for phrase, thing in _rows(rows, group=group).items()
+            },
+        }
+        colours = {word for phrase in things["colour"] for word in phrase}
+        numbers = {word for phrase in things["count"] for word in phrase}
+        return cls(
+            things=things,
+            shown=shown,
+            num_forms=num_forms,
+            left_alone=left_alone,
+            function_words=functions,
+            adjectives=frozenset(colours | shown.keys()) - functions,
+            known=frozenset(colours | numbers | shown.keys()),
+            closed=functions - shown.keys(),
+            joining=functions | colours,
+            articles={_folded(word): pair for pair in words.before_vowels for word in pair if word},
+            agents=frozenset(map(_folded, words.roles.agents)),
+            patients=frozenset(map(_folded, words.roles.patients)),
+        )
+
+
+def _fits(wanted: str, word: str) -> bool:
+    return wanted in ("*", word)
+
+
+def _folded(word: str) -> str:
+    return word.casefold().replace("’", "'")
+
+
+def _phrase(text: str) -> Phrase:
+    """Return the words of a phrase without case."""
+    return tuple(_folded(match[0]) for match in _WORD.finditer(text))
+
+
+def _rows(rows: Iterable[Sequence[str]], *, group: int = 0) -> dict[Phrase, _Thing]:
+    """Return a table of things with several forms each; a thing has the name of its first form."""
+    return {
+        _phrase(form): _Thing(written=form, phrase=_phrase(form), name=forms[0], row=row, group=group)
+        for row, forms in enumerate(rows)
+        for form in forms
+    }
+
+
+def _opposites(sides: Sequence[Sequence[str]]) -> Iterator[tuple[Phrase, _Thing]]:
+    """Yield the phrases of two lists with their opposites; a side has the name of its first phrase."""
+    names = [side[0].removesuffix(" *") for side in sides]
+    for one, other in ((0, 1), (1, 0)):
+        for text, opposite in zip(sides[one], sides[other], strict=True):
+            written = text.removesuffix(" *")
+            yield (
+                _phrase(written),
+                _Thing(
+                    written=written,
+                    phrase=_phrase(written),
+                    needs_word=written != text,
+                    name=names[one],
+                    opposite=opposite.removesuffix(" *"),
+                    opposite_name=names[other],
+                ),
+            )
+
+
+def _of(forms: Sequence[str], number: int) -> str:
+    """Return a form of a colour; some have one form for all."""
+    return forms[number] if len(forms) > 1 else forms[0]
+
+
+def _form(forms: Sequence[str], numbers: Sequence[int]) -> str | None:
+    """Return the form of a word that replaces another, or None if the other leaves it open."""
+    found = {_of(forms, number) for number in numbers}
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_start(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place]:
+    """Return where things of a table are in a text, the longest phrases first, at most `most`."""
+    lengths = sorted({len(phrase) for phrase in table}, reverse=True)
+    places: list[_Place] = []
+    start = 0
+    while start < len(text.words) and len(places) < most:
+        found = None
+        for length in lengths:
+            end = start + length
+            thing = table.get(text.words[start:end])
+            is_there = thing is not None and end <= len(text.words) and text.has(start, thing.phrase)
+            if thing is None or not is_there or (thing.needs_word and text.breaks(end - 1)):
+                continue
+            found = _Place(first=start, end=end, thing=thing)
+            break
+        if found is not None and text.masked.isdisjoint(range(start, found.end)):
+            places.append(found)
+        start = found.end if found is not None else start + 1
+    return places
+
+
+def _edits(text: _Text, place: _Place, new: str, articles: Mapping[str, tuple[str, ...]]) -> Iterator[list[Edit]]:
+    """Yield the edits that replace a thing, with its article where that depends on the next letter; none if unsafe."""
+    written = _written(text, place, new)
+    edits = [] if written is None else [(*text.span(place.first, place.end), written)]
+    if not edits:
+        return
+    is_vowel = unicodedata.normalize("NFD", new)[:1].casefold() in _VOWELS
+    before = text.before(place.first)
+    if before is not None:
+        if before.endswith("'") and not text.gap(place.first - 1) and not is_vowel:
+            return
+        pair = articles.get(before)
+        if pair is not None:
+            article = pair[is_vowel]
+            if not article:
+                return
+            if _folded(article) != before:
+                span = text.span(place.first - 1, place.first)
+                is_upper = text.raw(place.first - 1)[0].isupper()
+                article = article.upper() if text.is_capital else article
+                edits.insert(0, (*span, article[0].upper() + article[1:] if is_upper else article))
+    yield edits
+
+
+def _written(text: _Text, place: _Place, new: str) -> str | None:
+    """Return the new words in the capitals of the old ones; None if those are not as expected, as in a name."""
+    old = [text.raw(word).replace("’", "'") for word in range(place.first, place.end)]
+    expected = [match[0] for match in _WORD.finditer(place.thing.written)]
+    if old == expected:
+        return new
+    if text.is_start(place.first) and old == [expected[0][0].upper() + expected[0][1:], *expected[1:]]:
+        return new[0].upper() + new[1:]
+    if text.is_capital and old == [word.upper() for word in expected]:
+        return new.upper()
+    return None
+
+
+def _edited(text: _Text, edits: Iterable[Edit]) -> str:
+    """Return the caption after edits of different places."""
+    caption = text.caption
+    for start, end, new in sorted(edits, reverse=True):
+        caption = caption[:start] + new + caption[end:]
+    return caption
