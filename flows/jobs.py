@@ -25,7 +25,6 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
-    MODELS,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -53,13 +52,13 @@ from training.data.pairs import seen_in_training, split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.trained_models import (
     EFFORT_FILE,
     RUN_FILE,
     SCORES_FILE,
     current_model,
-    model_of_folder,
+    find_model,
+    images_learned,
     pair_files,
     pair_hashes,
 )
@@ -392,16 +391,10 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config, name = recipe.distil, Path(recipe.distil.teacher).name
     if name == recipe.name:
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
-    if (Path(config.teacher) / OPEN_CLIP_CONFIG_FILE).is_file():
-        teacher = model_of_folder(Path(config.teacher), root)
-    elif name and (root / MODELS / name / CURRENT_FILE).is_file():
-        teacher = current_model(root, name)
-        config = replace(config, teacher=str(teacher.folder))
-    else:
-        return config
+    source, teacher = find_model(config.teacher, root)
+    config = replace(config, teacher=source)
     if teacher is not None and snapshot is not None:
-        theirs = pair_files(teacher.snapshot)
-        seen = [*theirs.train, *(theirs.val if _is_refitted(teacher.folder) else ())]
+        seen = images_learned(teacher, root)
         found = seen_in_training([*snapshot.pair_files("val"), *snapshot.pair_files("test")], seen)
         if found:
             raise InputError(
