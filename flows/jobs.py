@@ -33,7 +33,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, save_parquet, write_atomically, write_json
 from data_catalog.storage.upstream_hashes import (
     FileHashes,
     entries_identity,
@@ -349,6 +349,38 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
         if curve:
             measured = measure_curve(files, recipe.train, recipe.align, recipe.evaluate, out, cache=cache, sizes=curve)
     return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
+
+
+def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int:
+    """Write a file for `image_text.scores`, in which each caption is judged by heads that were not trained on it.
+
+    Args:
+        recipe: recipe of the dataset, whose frozen towers are aligned on all folds but one.
+        root: of the catalog.
+        num_folds: number of folds.
+        out: the Parquet file.
+
+    Returns:
+        The number of captions.
+
+    Raises:
+        SettingsError, InputError: see `align_model`; or the dataset lacks captions that an earlier judgement dropped.
+        DamagedError: a shard is damaged.
+    """
+    snapshot = _trainable_snapshot(recipe, root)
+    dropped = sum(row["dropped"] for row in snapshot.manifest["funnel"] if row["step"] == "fit")
+    if dropped:
+        raise InputError(
+            f"{recipe.name} lacks {dropped:,} captions that image_text dropped, so they would get no score: build it "
+            "without image_text.min_score and image_text.max_drop first"
+        )
+    from training.align.folds import fold_scores
+
+    table = fold_scores(
+        pair_files(snapshot), recipe.train, recipe.align, cache=root / FEATURE_STORES, num_folds=num_folds
+    )
+    write_atomically(out, partial(save_parquet, table))
+    return int(table.num_rows)
 
 
 def distil_model(recipe: Recipe, root: Path) -> DistilReport:

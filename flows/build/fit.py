@@ -83,10 +83,13 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
     from training.processes import let_threads_sleep
 
     let_threads_sleep()
-    from training.scores.encoders import encoder_identity
+    from training.scores.encoders import check_source, encoder_identity, kind_of
 
     _learned(recipe, root)
-    found = {name: encoder_identity(source) for name, source in _sources(config, root).items()}
+    found: dict[str, Any] = {}
+    for name, source in _sources(config, root).items():
+        check_source(kind_of(source), source, f"image_text.{name}")
+        found[name] = encoder_identity(source)
     if config.scores:
         _require_scores(Path(config.scores))
         found["scores"] = sha256(Path(config.scores))

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 RANDOM_IMAGES = 10_000  # images that are paired with random captions, at most
 RANDOM_CAPTIONS = 10  # random captions for each of them
+BATCH_SIZE = 128  # images or captions that are encoded at a time
 _ROWS = 4096  # cosines that are computed at a time
 
 
@@ -56,12 +57,12 @@ def image_text_scores(pairs: ImagesAndCaptions, encoder: Encoder, cache: Path) -
     Raises:
         DiskError: the disk is full, or features cannot be read or written.
     """
-    rows, digests = FeatureStore(image_part(encoder), cache).images(pairs.names, pairs.read)
+    rows, digests = FeatureStore(image_part(encoder), cache).images(pairs.names, pairs.read, batch_size=BATCH_SIZE)
     row_of = {place: row for row, place in enumerate(digests)}
     judged = np.array([place for place, owner in enumerate(pairs.owners) if owner in row_of], np.int64)
     found = np.full(len(pairs.captions), np.nan)
     captions = [pairs.captions[place] for place in judged]
-    texts = FeatureStore(encoder, cache).texts(captions)
+    texts = FeatureStore(encoder, cache).texts(captions, batch_size=BATCH_SIZE)
     owners = np.array([row_of[pairs.owners[place]] for place in judged], np.int64)
     found[judged] = in_units(rows, texts, owners, images=list(digests.values()), captions=captions)
     return found
