@@ -46,16 +46,16 @@ class ImageTextConfig:
 
     # The paths are not part of a build's key. The content of what they name is.
     model: str = name_or_path("")
-    """Model that judges captions in the target language: a dataset of the same root, whose newest model it is, a model
-    folder, a MODEL/PRETRAINED of open_clip, or a Hugging Face dual encoder. It must not be trained on the dataset."""
+    """Model that judges captions: a dataset of the same root, whose newest model it is, a model folder, a
+    MODEL/PRETRAINED of open_clip, or a Hugging Face dual encoder. It must not be trained on the dataset."""
     source_model: str = name_or_path("")
-    """Model that judges source captions. By default `model`, which must then read both languages."""
+    """Model that judges source captions. By default `model`, which must read both languages."""
     scores: str = path_setting("")
-    """Parquet file of scores in place of `model`, as `vernaclip image-text-scores` writes it."""
+    """File of `vernaclip image-text-scores`, in place of `model`."""
     min_score: float | None = None
-    """Minimum score of a caption. Captions without a score are kept."""
+    """Minimum score of a caption. Those without one are kept."""
     max_drop: float | None = None
-    """Maximum difference between the score of the source caption and the score of its translation."""
+    """Maximum score of the source caption minus score of its translation."""
 
     def __post_init__(self) -> None:
         if self.model and self.scores:

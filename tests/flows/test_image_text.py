@@ -29,6 +29,7 @@ from flows.recipe.recipe import load_recipe, what_settings
 from flows.recipe.toggles import toggles_of
 from training.data import features
 from training.scores import image_text
+from training.towers.model import WEIGHTS_FILE
 
 # Colours in English and Italian.
 COLOURS = {
@@ -192,6 +193,7 @@ KILLED = """
 import os, signal, sys
 from training.data import features
 from training.scores import image_text
+from training.towers.model import WEIGHTS_FILE
 from flows.cli import main
 
 features.PORTION = image_text.BATCH_SIZE = 8
@@ -244,7 +246,7 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares) -> No
         squares.build("teacher", *squares.judged, rows=rows)
     older = squares.own.root / "models" / "own" / "0123456789ab"
     shutil.copytree(next((squares.own.root / "models" / "teacher").glob("*/")), older)
-    (older / "open_clip_model.safetensors").write_bytes(b"older")
+    (older / WEIGHTS_FILE).write_bytes(b"older")
     with pytest.raises(InputError, match="was trained on images of this dataset"):
         squares.build("own", f"image_text.model={older}")
     shutil.rmtree(older)
@@ -295,7 +297,9 @@ def test_folds_judge_a_dataset_by_models_that_did_not_see_it(
 def test_the_report_shows_worst_and_best_and_no_caption_is_markup(squares: Squares) -> None:
     path, en, _ = squares.planted[2]
     rows = [*squares.planted[:2], (path, en, "<script>alert(1)</script> un quadrato <b>rosso"), *squares.planted[3:]]
-    snapshot = squares.build("hostile", *squares.judged, "clean.strip_html=false", rows=rows).snapshot
+    snapshot = squares.build(
+        "hostile", *squares.judged, "clean.strip_markup=false", "clean.boilerplate=false", rows=rows
+    ).snapshot
     page = write_report(squares.own.root, snapshot).read_text("utf-8")
     section = page.partition('<section id="fit">')[2].partition("</section>")[0]
     assert section.count("<img src=") == 18, "six at each end, and six that translation lost"
