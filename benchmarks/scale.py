@@ -118,11 +118,11 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
         screened = step("screen", ({"clean": shard, "find-repeats": part} for shard, part in both), **screening)
         native = step("translate", ({"screen": shard} for shard in screened), engine=None, from_code=None)
         checked = step("check", ({"round-trip": shard} for shard in native), **checking)
-        everything = {"check": tuple(checked), "forget-images": tuple(images)}
+        everything = {"fit": tuple(checked), "forget-images": tuple(images)}
         (found,) = step("find-duplicates", [everything], **deciding)
         pairs = zip(checked, images, strict=True)
-        reads = ({"check": shard, "forget-images": image, "find-duplicates": found} for shard, image in pairs)
-        done = step("deduplicate", reads, leaks=leaks, drop_repeated_captions=True)
+        reads = ({"fit": shard, "forget-images": image, "find-duplicates": found} for shard, image in pairs)
+        done = step("deduplicate", reads, leaks=leaks, drop_repeated_captions=True, has_fit=False)
         started = time.perf_counter()
         for shard in done:
             for sample_id in pq.read_table(shard.only_file, columns=["sample_id"]).column(0).unique().to_pylist():

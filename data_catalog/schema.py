@@ -30,6 +30,9 @@ _SHA256 = "sha256 of the image's bytes before normalisation, hexadecimal"
 _PHASH = "perceptual hash of the picture, 16 hexadecimal digits"
 _LEAKS = 'matches with test sets, if the recipe marks leaks instead of dropping them: "test_caption xtd10: ..."'
 
+# Columns of caption rows that only a build with `[image_text]` has, in the files of its step `fit` and after it.
+SCORE, SCORE_SOURCE, SCORE_DROP = IMAGE_TEXT = ("image_text_score", "image_text_score_source", "image_text_drop")
+
 CAPTION_COLUMNS: Mapping[str, str] = {
     "sample_id": _SAMPLE_ID,
     "caption_id": "identity of the row: its sample's and its key there, such as mscoco:391895#770337",
@@ -70,6 +73,9 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "step": "the step that rejected the row; null: it is kept",
     "drop_reason": "drop reason, one word of a closed list (docs/captions.md, docs/images.md)",
     "detail": "details of the drop reason, such as the lost number or the image that this one duplicates",
+    SCORE: "how well the caption fits its image: standard deviations above random captions; null: not judged",
+    SCORE_SOURCE: "the same of clean_caption, in the source language; null: not judged",
+    SCORE_DROP: "image_text_score_source - image_text_score: how much of the image the translation lost",
 }
 
 # The outcome of every image of the selected rows: one row per sample, published with the snapshot, without pixels.
@@ -123,6 +129,7 @@ PAIR_COLUMNS: Mapping[str, str] = {
     "scores": "mean log-probabilities per token that the engines gave their translations",
     "leaks": _LEAKS,
     "origins": "who wrote the texts, with the values of origin in captions",
+    "image_text_scores": "how well the texts fit the image (image_text_score in captions); null: not judged",
 }
 
 # The raw Content-Usage statements of an answer and its host's robots.txt; null if there are none. They have no time, so
@@ -133,7 +140,7 @@ _USAGE = pa.list_(pa.struct([pa.field(name, pa.string()) for name in ("value", "
 _SIZES = ("width", "height", "original_width", "original_height")
 _MEASURES = (
     *("detected_source_probability", "source_language_margin", "detected_probability", "translation_score"),
-    *("length_ratio", "copied_share", "language_margin", "round_trip_chrf"),
+    *("length_ratio", "copied_share", "language_margin", "round_trip_chrf", *IMAGE_TEXT),
 )
 _LISTS = ("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins")
 _TYPES = {
@@ -145,7 +152,7 @@ _TYPES = {
     **dict.fromkeys(("bytes", "thumbnail", "original"), pa.binary()),
     "content_usage": _USAGE,
     "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
-    "scores": pa.list_(pa.float32()),
+    **dict.fromkeys(("scores", "image_text_scores"), pa.list_(pa.float32())),
 }
 
 
@@ -153,9 +160,10 @@ def _schema(names: Iterable[str], *, never_null: Iterable[str]) -> pa.Schema:
     return pa.schema([pa.field(name, _TYPES.get(name, pa.string()), nullable=name not in never_null) for name in names])
 
 
-CAPTIONS = _schema(
+SCORED_CAPTIONS = _schema(
     CAPTION_COLUMNS, never_null=("sample_id", "caption_id", "source", "upstream_file", "upstream_line", "outcome")
 )
+CAPTIONS = pa.schema([field for field in SCORED_CAPTIONS if field.name not in IMAGE_TEXT])
 # Output of fetching: one row per requested sample, in order. `drop_reason` is null if bytes came. `url` is canonical;
 # null for local images and invalid URLs.
 RAW_IMAGES = _schema(
@@ -175,10 +183,11 @@ IMAGES = _schema(
     never_null=("sample_id",),
 )
 OUTCOMES = _schema(OUTCOME_COLUMNS, never_null=("sample_id", "source"))
-PAIRS = _schema(
+SCORED_PAIRS = _schema(
     PAIR_COLUMNS,
     never_null=(
         *("sample_id", "source", "split", "image", *_SIZES, "sha256", "scores"),
         *("caption_ids", "captions", "source_captions", "source_langs", "translators"),
     ),
 )
+PAIRS = pa.schema([field for field in SCORED_PAIRS if field.name != "image_text_scores"])

@@ -34,6 +34,7 @@ from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
+from flows.build.fit import judge_identities
 from flows.build.inputs import Inputs, Tools, packs_of_captions, require_contact, require_readable, source_of
 from flows.build.steps import STEPS, Build
 from flows.recipe.engines import open_engine, require_packages
@@ -99,6 +100,7 @@ class DryRun:
         num_beyond: rows beyond the limit of their source, by source.
         num_images: images of the remaining captions: how many a build would fetch, and how many the root knows.
         lacking: what a build would refuse the recipe for, though a dry run does not need it.
+        not_judged: checks of the recipe that a dry run cannot do, since it fetches no images.
     """
 
     num_rows: dict[str, int]
@@ -108,6 +110,7 @@ class DryRun:
     num_beyond: Mapping[str, int] = field(default_factory=dict)
     num_images: tuple[int, int] = (0, 0)
     lacking: Sequence[str] = ()
+    not_judged: Sequence[str] = ()
 
     def rows(self) -> list[dict[str, object]]:
         """Return a table with one row for each source and rule."""
@@ -183,14 +186,19 @@ def dry_run(
         captions=table,
         num_beyond={name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()},
         num_images=(len(urls) - sum(known), sum(known)),
-        lacking=_lacking(recipe),
+        lacking=_lacking(recipe, root),
+        not_judged=[f"image_text.{name}" for name in ("min_score", "max_drop") if _is_set(recipe, name)],
     )
 
 
-def _lacking(recipe: Recipe) -> list[str]:
+def _is_set(recipe: Recipe, name: str) -> bool:
+    return getattr(recipe.image_text, name) is not None
+
+
+def _lacking(recipe: Recipe, root: Path) -> list[str]:
     """Return the messages with which a build would refuse the recipe, though a dry run does not need what it lacks."""
     found = []
-    for require in (require_contact, require_packages):
+    for require in (require_contact, require_packages, lambda recipe: judge_identities(recipe, root, str)):
         try:
             require(recipe)
         except PipelineError as error:
@@ -317,5 +325,7 @@ def write_page(run: DryRun, path: Path, *, name: str) -> None:
         }
         for source, num_rows in run.num_rows.items()
     ]
-    page = environment.from_string(template).render(name=name, sources=sources, meanings=meanings)
+    page = environment.from_string(template).render(
+        name=name, sources=sources, meanings=meanings, not_judged=run.not_judged
+    )
     write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown

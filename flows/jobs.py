@@ -25,7 +25,6 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
-    MODELS,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -34,7 +33,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, save_parquet, write_atomically, write_json
 from data_catalog.storage.upstream_hashes import (
     FileHashes,
     entries_identity,
@@ -54,13 +53,13 @@ from training.data.pairs import seen_in_training, split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.trained_models import (
     EFFORT_FILE,
     RUN_FILE,
     SCORES_FILE,
     current_model,
-    model_of_folder,
+    find_model,
+    images_learned,
     pair_files,
     pair_hashes,
 )
@@ -354,6 +353,38 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
 
 
+def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int:
+    """Write a file for `image_text.scores`, in which each caption is judged by heads that were not trained on it.
+
+    Args:
+        recipe: recipe of the dataset, whose frozen towers are aligned on all folds but one.
+        root: of the catalog.
+        num_folds: number of folds.
+        out: the Parquet file.
+
+    Returns:
+        The number of captions.
+
+    Raises:
+        SettingsError, InputError: see `align_model`; or the dataset lacks captions that an earlier judgement dropped.
+        DamagedError: a shard is damaged.
+    """
+    snapshot = _trainable_snapshot(recipe, root)
+    dropped = sum(row["dropped"] for row in snapshot.manifest["funnel"] if row["step"] == "fit")
+    if dropped:
+        raise InputError(
+            f"{recipe.name} lacks {dropped:,} captions that image_text dropped, so they would get no score: build it "
+            "without image_text.min_score and image_text.max_drop first"
+        )
+    from training.align.folds import fold_scores
+
+    table = fold_scores(
+        pair_files(snapshot), recipe.train, recipe.align, cache=root / FEATURE_STORES, num_folds=num_folds
+    )
+    write_atomically(out, partial(save_parquet, table))
+    return int(table.num_rows)
+
+
 def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     """Distil the recipe's student, or return at once if that was done.
 
@@ -394,16 +425,10 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config, name = recipe.distil, Path(recipe.distil.teacher).name
     if name == recipe.name:
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
-    if (Path(config.teacher) / OPEN_CLIP_CONFIG_FILE).is_file():
-        teacher = model_of_folder(Path(config.teacher), root)
-    elif name and (root / MODELS / name / CURRENT_FILE).is_file():
-        teacher = current_model(root, name)
-        config = replace(config, teacher=str(teacher.folder))
-    else:
-        return config
+    source, teacher = find_model(config.teacher, root)
+    config = replace(config, teacher=source)
     if teacher is not None and snapshot is not None:
-        theirs = pair_files(teacher.snapshot)
-        seen = [*theirs.train, *(theirs.val if _is_refitted(teacher.folder) else ())]
+        seen = images_learned(teacher, root)
         found = seen_in_training([*snapshot.pair_files("val"), *snapshot.pair_files("test")], seen)
         if found:
             raise InputError(

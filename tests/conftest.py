@@ -99,6 +99,40 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return make
 
 
+@pytest.fixture(scope="session")
+def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`small_bert(words)`: a folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
+
+    def make(words: str) -> Path:
+        import torch
+        from transformers import BertConfig, BertModel, BertTokenizerFast
+
+        folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
+        known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words.split(), "[MASK]"]
+        vocabulary.write_text("\n".join(known))
+        BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+        torch.manual_seed(6)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        config = BertConfig(vocab_size=len(known), max_position_embeddings=95, initializer_range=0.2, **sizes)
+        BertModel(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def timm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small timm backbone, with a classifier as on timm's hub."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(6)
+    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=10).state_dict(), path)
+    return path
+
+
 class CallStep(Protocol):
     """Calls one step of the table, of shard 0 where it sees one."""
 

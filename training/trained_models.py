@@ -12,7 +12,7 @@ from data_catalog.plain_text import command
 from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
 from training.data.pairs import PairFiles
-from training.towers.model import WEIGHTS_FILE
+from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,48 @@ def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
         if alike and sha256_of(weights) in map(sha256_of, alike):
             return own
     return None
+
+
+def find_model(name: str, root: Path) -> tuple[str, TrainedModel | None]:
+    """Return the folder of a model, or its name on a hub; and the trained model that it is, if that is known.
+
+    Args:
+        name: a dataset of the root, whose newest model is meant, a model folder, or a name on a hub.
+        root: folder of the catalog.
+
+    Raises:
+        DamagedError: the record of a model is damaged, or the snapshot that it was trained on is missing.
+    """
+    if any((Path(name) / file).is_file() for file in (OPEN_CLIP_CONFIG_FILE, ENCODER_CONFIG_FILE)):
+        return name, model_of_folder(Path(name), root)
+    dataset = Path(name).name  # a recipe's folder may contain a folder of this name, which is then a path
+    found = newest_model(root, dataset) if dataset else None
+    return (name, None) if found is None else (str(found.folder), found)
+
+
+def images_learned(model: TrainedModel, root: Path) -> list[Path]:
+    """Return the pair shards that decided the weights of a model, those of its teacher included.
+
+    These are the train split, and the val split if the model was fitted again on it. A student that was distilled from
+    files has seen no pair of its dataset.
+
+    Args:
+        model: the model.
+        root: folder of the catalog, in which a teacher is looked for.
+    """
+    settings = _record(model.folder / RUN_FILE)["settings"]
+    distilled = settings.get("distil")
+    found: list[Path] = []
+    if distilled is None or distilled.get("is_of_dataset"):
+        files = pair_files(model.snapshot)
+        found += [*files.train, *(files.val if settings.get("align", {}).get("refit", False) else ())]
+    if distilled is not None:
+        places = {root / MODELS, model.folder.resolve().parents[1]}
+        for folder in sorted(path for place in places for path in place.glob(f"*/{Path(distilled['teacher']).name}")):
+            teacher = model_of_folder(folder, root)
+            if teacher is not None and teacher.folder.resolve() != model.folder.resolve():
+                found += images_learned(teacher, root)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -312,7 +312,7 @@ def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
         found: file of a table of the schema `FOUND`.
 
     Returns:
-        Rows of the schema `CAPTIONS` with `merged_into`, in its order.
+        Rows of the files' schema with `merged_into`, in its order.
     """
     stays = pq.read_table(found, columns=["sample_id", "duplicate_of"])
     stays = stays.filter(pc.is_valid(stays.column("duplicate_of"))).combine_chunks()
@@ -344,7 +344,7 @@ def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
 def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
     """Yield pending captions of duplicates and of the images that replace them, with the new samples of the former."""
     samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
-    for table in (CAPTIONS.empty_table(), *map(pq.read_table, captions)):
+    for table in map(pq.read_table, captions):
         chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
         found = table.filter(chosen)
         places = pc.index_in(found.column("sample_id"), stays.column("sample_id"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data_catalog.errors import DamagedError
-from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+from data_catalog.schema import OUTCOMES, SCORED_CAPTIONS, SCORED_PAIRS
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.manifest import Snapshot
 
@@ -58,13 +58,37 @@ def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
 def create_view(
     connection: "DuckDBPyConnection", name: str, files: Sequence[Path], schema: pa.Schema, *, filename: bool = False
 ) -> None:
-    """Create a view of Parquet files of one schema; without files it has no rows."""
-    if files:
-        paths = [str(path.absolute()) for path in files]
-        connection.read_parquet(paths, filename=filename, hive_partitioning=False).create_view(name)
-    else:
+    """Create a view of Parquet files of one schema.
+
+    Without files it has no rows. Columns of the schema that the files lack, since their build has no step that fills
+    them, are null.
+    """
+    if not files:
         columns = [*schema, pa.field("filename", pa.string())] if filename else schema
         connection.register(name, pa.schema(columns).empty_table())
+        return
+    rows = connection.read_parquet([str(path.absolute()) for path in files], filename=filename, hive_partitioning=False)
+    lacking = [field for field in schema if field.name not in rows.columns]
+    if lacking:
+        rows = rows.project(", ".join(["*", *(f"NULL::{sql_type(field.type)} AS {field.name}" for field in lacking)]))
+    rows.create_view(name)
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Return DuckDB's name of an Arrow type."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        fields = (f'"{field.name}" {sql_type(field.type)}' for field in kind)  # quoted: "where" is an SQL keyword
+        return f"STRUCT({', '.join(fields)})"
+    return {
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "float": "FLOAT",
+        "bool": "BOOLEAN",
+    }[str(kind)]
 
 
 @contextmanager
@@ -78,7 +102,7 @@ def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
         DamagedError: a file of the snapshot is damaged or missing; DuckDB's message names it.
     """
     with scratch_connection(f"{snapshot.dataset} {snapshot.snapshot} cannot be read") as connection:
-        create_view(connection, "captions", snapshot.caption_files(), CAPTIONS, filename=True)
-        create_view(connection, "pairs", snapshot.all_pair_files(), PAIRS, filename=True)
+        create_view(connection, "captions", snapshot.caption_files(), SCORED_CAPTIONS, filename=True)
+        create_view(connection, "pairs", snapshot.all_pair_files(), SCORED_PAIRS, filename=True)
         create_view(connection, "image_outcomes", snapshot.image_files(), OUTCOMES, filename=True)
         yield lambda sql, **parameters: connection.sql(sql, params=parameters or None).to_arrow_table()

@@ -9,14 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.database.connections import sql_type
 from data_catalog.fetch.reasons import FETCH_REASONS
 from data_catalog.schema import (
     CAPTION_COLUMNS,
-    CAPTIONS,
     OUTCOME_COLUMNS,
     OUTCOMES,
     PAIR_COLUMNS,
-    PAIRS,
+    SCORED_CAPTIONS,
+    SCORED_PAIRS,
 )
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
 
@@ -222,8 +223,8 @@ TRANSLATORS = """
 def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     """Return the definitions of all views, in an order in which they can be created."""
     return {
-        "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
-        "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
+        "pairs": _union(SCORED_PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
+        "captions": _union(SCORED_CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
         "images": IMAGES.replace("STEPS", _step_order(snapshots))
@@ -295,7 +296,7 @@ def _build_row(manifest: Manifest) -> dict[str, Any]:
 
 def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
     """Return SQL that reads each snapshot's list of files, with the columns `dataset` and `snapshot` first."""
-    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
+    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: sql_type(field.type) for field in schema}
     selects = [_no_rows(names)] + [
         f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
         f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], hive_partitioning = false)"
@@ -303,22 +304,6 @@ def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) 
         if files
     ]
     return " UNION ALL BY NAME ".join(selects)
-
-
-def _sql_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"{_sql_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        fields = (f'"{field.name}" {_sql_type(field.type)}' for field in kind)  # quoted: "where" is an SQL keyword
-        return f"STRUCT({', '.join(fields)})"
-    return {
-        "string": "VARCHAR",
-        "binary": "BLOB",
-        "int32": "INTEGER",
-        "int64": "BIGINT",
-        "float": "FLOAT",
-        "bool": "BOOLEAN",
-    }[str(kind)]
 
 
 def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: Any) -> str:

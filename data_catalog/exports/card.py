@@ -362,4 +362,5 @@ COLUMNS = {
     "machine_translation_corrected",
     "scores": "mean log-probability per token of each translation",
     "leaks": "overlaps with test sets, if the recipe marks them",
+    "image_text_scores": "how well each caption fits the image, by a model: standard deviations above random captions",
 }

@@ -243,6 +243,30 @@ DUPLICATE_EXAMPLES = f"""
     ) WHERE stays <> '' GROUP BY ALL ORDER BY reason
 """
 
+_MAX_JUDGED = 6  # captions at each end of the scores
+
+# Kept captions at one end of what a model found of them.
+JUDGED = f"""
+    SELECT coalesce(merged_into, sample_id) AS shown, clean_caption AS source_caption, source_lang, caption,
+           target_lang, image_text_score AS score, image_text_drop AS loss
+    FROM captions WHERE outcome = 'kept' AND {{column}} IS NOT NULL
+    ORDER BY {{column}} {{order}}, caption_id LIMIT {_MAX_JUDGED}
+"""
+# Lists of the section on fit: column and order.
+_ENDS = {
+    "worst": ("image_text_score", "ASC"),
+    "best": ("image_text_score", "DESC"),
+    "lost": ("image_text_drop", "DESC"),
+}
+
+# How many captions were judged, and percentiles 5, 50 and 95 of their scores and differences.
+FIT = """
+    SELECT count(image_text_score) AS num_judged, count(*) FILTER (step = 'fit') AS num_dropped,
+           quantile_cont(image_text_score, [0.05, 0.5, 0.95]) AS scores,
+           quantile_cont(image_text_drop, [0.05, 0.5, 0.95]) AS drops
+    FROM captions
+"""
+
 THUMBNAILS = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
 
 
@@ -281,6 +305,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "other_origins": dict(other_origins.most_common()),  # other kept captions, by origin
             "scores": _scores(query, translators),
             "gallery": _pictures(query, query(CHOSEN)),
+            "fit": _fit(query, snapshot),
             "diagnosis": diagnose(table(ASKED)),
             "duplicate_examples": _duplicate_examples(query),
             "files": _files(snapshot.manifest),
@@ -385,6 +410,17 @@ def _duplicate_examples(query: Query) -> Rows:
     published = {row["sample_id"]: row["thumbnail"] for row in _pictures(query, query(PLACES, sample_ids=names))}
     shown |= {name: picture for name, picture in published.items() if picture is not None}
     return [{**row, **{f"{side}_thumbnail": shown.get(row[side]) for side in ("gone", "stays")}} for row in rows]
+
+
+def _fit(query: Query, snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return how well captions fit their images, with the best and worst; None if the build did not judge them."""
+    if "fit" not in snapshot.steps:
+        return None
+    ends = {name: query(JUDGED.format(column=column, order=order)) for name, (column, order) in _ENDS.items()}
+    names = sorted({row["shown"] for rows in ends.values() for row in rows})
+    pictures = {row["sample_id"]: row["thumbnail"] for row in _pictures(query, query(PLACES, sample_ids=names))}
+    shown = {name: [{**row, "thumbnail": pictures.get(row["shown"])} for row in rows] for name, rows in ends.items()}
+    return {**query(FIT)[0], **shown}
 
 
 def _pictures(query: Query, places: Rows) -> Rows:

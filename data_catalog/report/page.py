@@ -21,7 +21,7 @@ from data_catalog.storage.shards import write_bytes
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
-PAGE_VERSION = 5
+PAGE_VERSION = 6
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 

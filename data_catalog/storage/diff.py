@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_catalog.database.connections import create_view, scratch_connection
-from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.schema import SCORED_CAPTIONS, SCORED_PAIRS
 from data_catalog.storage.manifest import Snapshot
 
 
@@ -39,7 +39,7 @@ class _Rows:
 
 _CAPTIONS = _Rows(
     kind="captions",
-    schema=CAPTIONS,
+    schema=SCORED_CAPTIONS,
     id="caption_id",
     outcome="CASE WHEN outcome = 'rejected' THEN concat('rejected at ', step, ': ', drop_reason) ELSE outcome END",
     not_compared="outcome step drop_reason",
@@ -56,14 +56,14 @@ _CAPTIONS = _Rows(
 )
 _IMAGES = _Rows(
     kind="pairs",
-    schema=PAIRS,
+    schema=SCORED_PAIRS,
     id="sample_id",
     outcome="split",
     not_compared="split image original",
     aspects={
         "image": "sha256 phash original_width original_height",  # of the original bytes
         "size": "width height",
-        "captions": "caption_ids captions source_captions source_langs translators origins scores",
+        "captions": "caption_ids captions source_captions source_langs translators origins scores image_text_scores",
         "upstream": "url license attribution page_url",
     },
     rest="marks",

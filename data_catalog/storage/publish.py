@@ -28,6 +28,8 @@ from data_catalog.schema import (
     PAIRS,
     PAIRS_VERSION,
     PENDING,
+    SCORE,
+    SCORED_PAIRS,
 )
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
@@ -246,7 +248,9 @@ def strictest_rights(
 def _write_pairs(
     samples: Mapping[str, list[dict[str, Any]]], rights: Mapping[str, dict[str, Any]], images: Path, path: Path
 ) -> None:
-    with open_image_writer(path, PAIRS) as writer:
+    is_scored = any(SCORE in row for rows in samples.values() for row in rows)
+    schema = SCORED_PAIRS if is_scored else PAIRS
+    with open_image_writer(path, schema) as writer:
         good = ((image["sample_id"], image) for image in _good_images(images, samples))
         pairs = (_pair(samples[name], image) | rights[name] for name, image in good)
 
@@ -254,7 +258,7 @@ def _write_pairs(
             return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
 
         for rows in groups_of(pairs, num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
-            writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any]]:
@@ -287,6 +291,7 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "origins": [row["origin"] for row in rows],
         "scores": [row["translation_score"] for row in rows],
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
+        "image_text_scores": [row.get(SCORE) for row in rows],
     }
 
 

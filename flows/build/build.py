@@ -38,8 +38,9 @@ from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import Matcher
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
+from flows.build.fit import open_judges
 from flows.build.inputs import Tools, open_inputs
-from flows.build.steps import STEPS, Build
+from flows.build.steps import STEPS, Build, step_versions
 from flows.recipe.recipe import Recipe, what_settings
 
 _NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}
@@ -90,7 +91,7 @@ def build(
     folder = datasets_folder(root) / recipe.name
     sweep_temporary([root / "packages", root / "memory", root / "work", folder, folder / FETCH_LOGS])
     sweep_temporary([root], files_only=True)
-    inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
+    inputs = open_inputs(recipe, root, step_versions(recipe))
     attempt = attempt_of(root, recipe.name)
     found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
     if retry_failed and (attempt.is_under_way or _has_retryable_images(found, root, recipe.name)):
@@ -114,6 +115,7 @@ def build(
             workers=workers,
             fetching=fetching,
             log_folder=folder / FETCH_LOGS,
+            judges=open_judges(recipe, root),
         )
         all_local = all(source.name in inputs.locations for source in recipe.sources)
         workers.prepare(  # workers load their libraries while captions are cleaned and translated

@@ -23,20 +23,20 @@ from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.config import FetchConfig, slow_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
-from data_catalog.fetch.reasons import image_step
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.settings import json_values
-from data_catalog.stages import Drop, Reason, count_rows, pending_rows, texts
+from data_catalog.stages import Reason, count_rows, pending_rows, texts
 from data_catalog.storage.publish import SplitConfig, publish_shard
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGOTTEN, ActiveTombstones, Matcher, forgotten_image, is_of_samples, without_texts
 from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
+from flows.build.fit import image_drops
 
 DEDUPLICATE_REASONS = {
     "test_pixels": Reason(
@@ -169,7 +169,7 @@ def find_duplicates(
     kept instead). `marks.parquet` lists the samples that are only marked as leaks.
 
     Args:
-        job: reads `check`, `forget-images` and `test-set`.
+        job: reads `fit`, `forget-images` and `test-set`.
         sources: names of the sources, most preferred first.
         config: the settings of `[duplicates]` that decide about images.
         leaks: section `[leaks]`.
@@ -180,7 +180,7 @@ def find_duplicates(
     duplicates = DuplicatesConfig(**{**config, "keep": tuple(config["keep"])})
     facts = image_facts(
         files,
-        job.shards("check"),
+        job.shards("fit"),
         sources=sources,
         keep=duplicates.keep,
         stand_in_urls=duplicates.placeholder_urls,
@@ -207,27 +207,24 @@ def merge_captions(job: Job) -> StepFacts:
     """Collect the captions of dropped duplicates that another image gets: rows with `merged_into`, sorted by it.
 
     Args:
-        job: reads `check` and `find-duplicates`.
+        job: reads `fit` and `find-duplicates`.
     """
-    merged = merged_captions(job.shards("check"), job.one("find-duplicates").path(SHARD))
+    merged = merged_captions(job.shards("fit"), job.one("find-duplicates").path(SHARD))
     save_parquet(merged, job.folder / SHARD)
     return {"num_captions": merged.num_rows}
 
 
-def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
+def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool, has_fit: bool) -> StepFacts:
     """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel.
 
     Args:
-        job: reads `check`, `forget-images`, `find-duplicates` and, if captions of duplicates are merged,
+        job: reads `fit`, `forget-images`, `find-duplicates` and, if captions of duplicates are merged,
             `merge-captions`.
         leaks: section `[leaks]`.
         drop_repeated_captions: drop repeated captions of the same image.
+        has_fit: the build has the step `fit`, which has dropped and counted captions whose image failed.
     """
-    before = pq.read_table(job.shard("check"))
-    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
-    for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
-        if row["drop_reason"]:  # each reason belongs to exactly one step
-            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
+    before, drops = pq.read_table(job.shard("fit")), image_drops(job)
     found = job.one("find-duplicates")
     fetched = reject_samples(before, drops["fetch"], step="fetch")
     normalised = reject_samples(fetched, drops["normalise"], step="normalise")
@@ -243,6 +240,8 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
     table = without_texts(table, is_of_samples(table, forgotten)) if forgotten else table
     save_parquet(table, job.folder / SHARD)
     stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
+    if has_fit:
+        stages = {"deduplicate": stages["deduplicate"]}
     return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from data_catalog.storage.upstream_hashes import (
     open_hashes,
 )
 from data_catalog.tombstones import Tombstones, read_tombstones
+from flows.build.fit import Judges, judge_identities
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings
@@ -51,6 +52,7 @@ class Inputs:
         build_key: key of the build. Equal keys give equal snapshots from the same downloads, attempt and tombstones.
             Tombstones are not part of it, since a take-down is applied to every snapshot.
         tombstones: markers of removed images.
+        image_text: identities of the models that judge captions, by setting; empty if none does.
     """
 
     sources: Sequence[Source]
@@ -65,6 +67,7 @@ class Inputs:
     reverse: Translator | None
     build_key: str
     tombstones: Tombstones
+    image_text: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_digests(self) -> dict[str, str]:
@@ -103,6 +106,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     test_files = {test_set.name: file_entries(test_set.upstream_files(), hashes) for test_set in recipe.test_sets}
     digests = {each.name: images_digest(each.kind, each.config, hashes) for each in recipe.test_sets}
     test_images = {name: found for name, found in digests.items() if found is not None}
+    image_text = judge_identities(recipe, root, hashes.sha256)
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     pivot = recipe.translate.pivot  # its pack checks no captions, but selects the engine's models
@@ -119,6 +123,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
             "reverse": reverse.fingerprint if reverse else None,
             "packs": json_values({**packs, **pivots}),
             "versions": dict(versions),
+            **({"image_text": image_text} if image_text else {}),  # other recipes keep their key
         }
     )
     return Inputs(
@@ -134,6 +139,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         reverse=reverse,
         build_key=build_key,
         tombstones=read_tombstones(root).of(recipe.name),
+        image_text=image_text,
     )
 
 
@@ -209,6 +215,7 @@ class Tools:
         workers: ImageWorkers,
         fetching: Fetching,
         log_folder: Path,
+        judges: Judges | None = None,
     ) -> None:
         """Open the translation memories of the engines.
 
@@ -219,10 +226,12 @@ class Tools:
             workers: child processes for images.
             fetching: settings and attempt, which decide which known image outcomes are reused.
             log_folder: folder of the fetch logs, with tries and latencies.
+            judges: models that judge captions, if the recipe has some.
 
         Raises:
             DamagedError: a memory is damaged.
         """
+        self.recipe, self.root, self.judges = recipe, root, judges
         self.sources: Sequence[Source] = inputs.sources
         self.locations: Mapping[str, str] = inputs.locations
         self.translator, self.reverse = inputs.translator, inputs.reverse
@@ -234,7 +243,7 @@ class Tools:
             memory.require_whole()
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
-        self._root, self._fetching = root, fetching
+        self._fetching = fetching
         self._known: RecordedOutcomes | None = None
         self._known_lock = threading.Lock()
 
@@ -243,7 +252,7 @@ class Tools:
         """Return the known image outcomes of the root; they are read on first use."""
         with self._known_lock:  # several shards are fetched at the same time
             if self._known is None:
-                self._known = RecordedOutcomes(self._root, self._fetching)
+                self._known = RecordedOutcomes(self.root, self._fetching)
             return self._known
 
     def seal(self) -> None:

@@ -12,11 +12,12 @@ from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
 from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.language_pack import all_function_words
+from data_catalog.schema import IMAGE_TEXT
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGET_REASONS, ActiveTombstones
-from flows.build import captions, images
+from flows.build import captions, fit, images
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs
 from flows.recipe.recipe import Recipe
@@ -267,6 +268,22 @@ STEPS = (
             "locations": build.inputs.image_digests,
         },
         run=images.fetch,
+        rows={
+            "fetch": FunnelRow(
+                meaning="fetching the images",
+                reasons=FETCH_REASONS,
+                rules=("fetch",),
+                image_columns=(
+                    "http_status",
+                    "final_url",
+                    "robots_tag",
+                    "content_usage",
+                    "num_bytes",
+                    "sha256",
+                    "attempt",
+                ),
+            )
+        },
     ),
     Step(
         name="normalise",
@@ -276,6 +293,14 @@ STEPS = (
         after=("fetch",),
         settings=lambda build: {"config": build.recipe.normalise},
         run=images.normalise,
+        rows={
+            "normalise": FunnelRow(
+                meaning="decoding and resizing the images",
+                reasons=NORMALISE_REASONS,
+                rules=("normalise",),
+                image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
+            )
+        },
     ),
     Step(
         name="forget-images",
@@ -288,11 +313,40 @@ STEPS = (
         run=images.forget_images,
     ),
     Step(
+        name="measure-fit",
+        version=1,
+        meaning="Score how well captions and their source captions fit the images.",
+        scope=WHOLE,
+        after=("check", "forget-images"),
+        when=lambda build: build.recipe.image_text.is_on,
+        lane=FLOW,
+        settings=lambda build: {"identities": build.inputs.image_text},
+        run=fit.measure_fit,
+    ),
+    Step(
+        name="fit",
+        version=1,
+        meaning="Drop captions whose images failed, or that do not fit them.",
+        scope=PER_SHARD,
+        after=("check", "forget-images", "measure-fit"),
+        when=lambda build: build.recipe.image_text.is_on,
+        settings=lambda build: {"config": build.recipe.image_text},
+        run=fit.fit,
+        rows={
+            "fit": FunnelRow(
+                meaning="comparing captions with their images",
+                reasons=fit.FIT_REASONS,
+                rules=("image_text",),
+                columns=IMAGE_TEXT,
+            )
+        },
+    ),
+    Step(
         name="find-duplicates",
         version=4,
         meaning="Find duplicate images over all shards, and images of test sets.",
         scope=WHOLE,
-        after=("check", "forget-images", "test-set"),
+        after=("fit", "forget-images", "test-set"),
         lane=FLOW,
         settings=lambda build: {
             "sources": build.recipe.source_order,
@@ -308,7 +362,7 @@ STEPS = (
         version=2,
         meaning="Add captions of dropped duplicates to the images that are kept instead.",
         scope=WHOLE,
-        after=("check", "find-duplicates"),
+        after=("fit", "find-duplicates"),
         when=lambda build: build.recipe.duplicates.merge_captions,
         lane=FLOW,
         run=images.merge_captions,
@@ -318,33 +372,14 @@ STEPS = (
         version=6,
         meaning="Drop captions whose images failed or are duplicates, and repeated captions.",
         scope=PER_SHARD,
-        after=("check", "forget-images", "find-duplicates", "merge-captions"),
+        after=("fit", "forget-images", "find-duplicates", "merge-captions"),
         settings=lambda build: {
             "leaks": build.recipe.leaks,
             "drop_repeated_captions": build.recipe.duplicates.captions,
+            "has_fit": build.recipe.image_text.is_on,
         },
         run=images.deduplicate,
         rows={
-            "fetch": FunnelRow(
-                meaning="fetching the images",
-                reasons=FETCH_REASONS,
-                rules=("fetch",),
-                image_columns=(
-                    "http_status",
-                    "final_url",
-                    "robots_tag",
-                    "content_usage",
-                    "num_bytes",
-                    "sha256",
-                    "attempt",
-                ),
-            ),
-            "normalise": FunnelRow(
-                meaning="decoding and resizing the images",
-                reasons=NORMALISE_REASONS,
-                rules=("normalise",),
-                image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
-            ),
             "deduplicate": FunnelRow(
                 meaning="looking for duplicate images and captions",
                 reasons=images.DEDUPLICATE_REASONS,
@@ -359,12 +394,22 @@ STEPS = (
         meaning="Write pairs, captions, image outcomes and spare images (those that no pair contains).",
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),
-        settings=lambda build: {"split": build.recipe.split, "image_rows": list(_rows_of("deduplicate"))},
+        settings=lambda build: {"split": build.recipe.split, "image_rows": _image_rows(build)},
         run=images.publish,
     ),
 )
 
 
-def _rows_of(name: str) -> Mapping[str, FunnelRow]:
-    """Return the funnel rows of a step."""
-    return next(step.rows for step in STEPS if step.name == name)
+def _image_rows(build: Build) -> list[str]:
+    """Return the rows of the funnel that drop captions after their images were requested."""
+    rows = [row for step in STEPS if step.when(build) for row in step.rows]
+    return rows[rows.index("fetch") :]
+
+
+def step_versions(recipe: Recipe) -> dict[str, int]:
+    """Return the versions of the steps, by name, for the key of a build.
+
+    The steps of `[image_text]` are left out if the recipe does not have it, so that they do not change its key.
+    """
+    optional = () if recipe.image_text.is_on else ("measure-fit", "fit")
+    return {step.name: step.version for step in STEPS if step.name not in optional}

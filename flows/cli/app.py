@@ -78,6 +78,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         jobs.align,
         jobs.distil,
         jobs.evaluate,
+        jobs.image_text_scores,
         comparisons.ablate,
         comparisons.scoreboard,
         comparisons.probe,

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
-from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
+from flows.cli.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -242,6 +242,40 @@ def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: Model
     _print_next(job, ("search",))
 
 
+def image_text_scores(
+    recipe: RecipeName,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    overrides: Overrides = (),
+    folds: Number = 5,
+    out: Annotated[Path | None, Parameter(metavar="FILE.parquet")] = None,
+) -> None:
+    """Judge how well the captions of a dataset fit their images, by models of its own that did not see them.
+
+    The dataset is divided into folds. For each, the recipe's heads are aligned on all other folds (see `align`), and
+    score its captions. Set image_text.scores to the file, and build again.
+
+    Args:
+        overrides: Override a setting of the recipe. Repeatable.
+        folds: Number of folds.
+        out: File to write (default: NAME-image-text-scores.parquet in the current folder).
+    """
+    from flows.jobs import score_folds
+    from flows.recipe.recipe import load_recipe
+    from flows.signals import exit_on_signals
+
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    path = out or Path(f"{loaded.name}-image-text-scores.parquet")
+    require_own_file(path, "--out")
+    with exit_on_signals():
+        count = score_folds(loaded, root, num_folds=folds, out=path)
+    say(f"\nwrote {path}: {counted(count, 'caption')}, each judged by heads trained on the other folds")
+    if not is_quiet():
+        setting = f'image_text.scores="{path.absolute()}"'
+        say(f"\nTry next:\n  {command('build', recipe, '--root', root, '--set', setting)}")
+
+
 def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
     values = {name: value for name, value in vars(options).items() if name != "json"}
     return Job(recipe=recipe, root=root, retry_failed=retry_failed, **values)
@@ -328,7 +362,16 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
         ]
         rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
         images = {"asked": asked, "known": known}
-        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": images, "lacking": found.lacking})
+        say_json(
+            {
+                "dataset": recipe.name,
+                **rows,
+                "dropped": dropped,
+                "images": images,
+                "lacking": found.lacking,
+                "not_judged": found.not_judged,
+            }
+        )
     else:
         _print_dry_run(found, recipe.name)
     if dry.page:
@@ -355,6 +398,8 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
     say(f"\nImages of the remaining captions: {asked:,} would be fetched, {known:,} are known already.")
     if any(found.num_unjudged.values()):
         say("\nAdd --translate to check translations as well.")
+    if found.not_judged:
+        say(f"\nA dry run fetches no images, so it does not judge captions by {' and '.join(found.not_judged)}.")
     for lacking in found.lacking:
         say(f"\nA build would refuse the recipe: {lacking}")
 

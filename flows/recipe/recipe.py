@@ -32,7 +32,7 @@ from flows.recipe.sources import (
     source_settings,
     test_set_settings,
 )
-from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
+from training.config import AlignConfig, DistilConfig, EvaluateConfig, ImageTextConfig, TrainConfig
 from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
@@ -104,6 +104,7 @@ class Recipe(Dataset):
     check: CheckConfig = field(default_factory=CheckConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    image_text: ImageTextConfig = field(default_factory=ImageTextConfig)
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -147,6 +148,7 @@ SECTIONS: dict[str, Any] = {
     "fetch": FetchConfig,
     "consent": ConsentConfig,  # a part of `Recipe.fetch`
     "normalise": NormaliseConfig,
+    "image_text": ImageTextConfig,
     "duplicates": DuplicatesConfig,
     "split": SplitConfig,
     "train": TrainConfig,
@@ -155,7 +157,7 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateConfig,
 }
 # Sections with what-settings of a dataset, in the order of the manifest.
-_NOT_OF_DATASETS = ("scenes", "serve", "consent", "train", "align", "distil", "evaluate")
+_NOT_OF_DATASETS = ("scenes", "serve", "consent", "image_text", "train", "align", "distil", "evaluate")
 _WHAT_SECTIONS = [name for name in SECTIONS if name not in _NOT_OF_DATASETS]
 
 
@@ -177,6 +179,8 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     rights = {source.name: source.rights.stated() for source in recipe.sources if source.rights.stated()}
     if rights:  # a recipe without rights keeps its key
         settings["rights"] = rights
+    if recipe.image_text.is_on:  # likewise
+        settings["image_text"] = what_values(recipe.image_text)
     settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
     return settings
 

@@ -14,7 +14,7 @@ from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.settings import read_value, section_fields
 
-SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
+SECTIONS = ("clean", "check", "repeats", "image_text", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # in a filter's path, means whichever section has the setting
 # Without the split guard, models would be trained on the images that they are scored on.
 NOT_SWITCHABLE = {
@@ -44,12 +44,13 @@ class Toggle:
     @property
     def adds(self) -> bool:
         """Return True if the filter is off in the recipe, so that only the variant has it."""
-        return all(now is False for now, _ in self.settings.values())
+        return all(now is False or now is None for now, _ in self.settings.values())
 
     @property
     def overrides(self) -> list[str]:
         """Return the overrides that turn the recipe into the variant, as `--set` takes them (JSON values are TOML)."""
-        return [f"{path}={json.dumps(instead)}" for path, (_, instead) in self.settings.items()]
+        values = {path: "" if instead is None else instead for path, (_, instead) in self.settings.items()}
+        return [f"{path}={json.dumps(value)}" for path, value in values.items()]
 
     @property
     def slug(self) -> str:
@@ -163,4 +164,6 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
+    if value is None:
+        return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

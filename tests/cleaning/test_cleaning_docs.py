@@ -38,7 +38,7 @@ def examples(cell: str) -> list[str]:
 
 # Settings that have no check; the page has their examples in a table of their own.
 MENDING = sorted(CleanConfig.__annotations__.keys() - {"section", "columns"})
-REASONS_BY_STEP = {name: REASONS[name] for name in ("clean", "screen", "translate", "check", "deduplicate")}
+REASONS_BY_STEP = {name: REASONS[name] for name in ("clean", "screen", "translate", "check", "fit", "deduplicate")}
 REASONS_BY_STEP["clean"] = CLEAN_REASONS
 
 

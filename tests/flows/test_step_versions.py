@@ -1,5 +1,6 @@
 """A step whose output changes must get a new version: goldens of what every step of the table writes for fixed rows."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
 
 from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
@@ -27,10 +30,13 @@ from data_catalog.storage.work import Commit
 from data_catalog.tombstones import ActiveTombstones, Tombstones, new_tombstone
 from flows.build.captions import Threads
 from flows.build.engine import SHARD
+from flows.build.fit import Judges
 from flows.build.images import MARKS_FILE, decisive_settings
 from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_packs
 from flows.recipe.sources import read_test_sets
+from training.config import ImageTextConfig
+from training.data.features import Encoder
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 
@@ -48,6 +54,8 @@ GOLDENS = {
     "fetch": (5, "21498958bdacf3ef"),
     "normalise": (6, "d3e10c5e7b0dd5f4"),
     "forget-images": (4, "515545927aa4d307"),
+    "measure-fit": (1, "96dc9c41649adc91"),
+    "fit": (1, "aa672f437368cce7"),
     "find-duplicates": (4, "34a8f8fc11340af4"),
     "merge-captions": (2, "1bb6a24659c2485f"),
     "deduplicate": (6, "afaf4399dc3c844a"),
@@ -265,17 +273,17 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     # A view of an image of a test set: decoded nowhere, since decoders differ in what they make of a file.
     view = {"name": "held.jpg", "view": "whole", "sha256": digest("held"), "phash": "5a5a0f0f96963c3c"}
     held = saved([{**view, "thumbnail": thumbnail(6)}], VIEWS, folder / "held" / PIXELS_FILE)
-    work, shards = folder / "work", {"check": captions, "forget-images": images}
+    work, shards = folder / "work", {"fit": captions, "forget-images": images}
     found, merged, finished, published = [], [], [], []
     for action in ("drop", "mark"):
         leaks, config = LeaksConfig(action=action), decisive_settings(DuplicatesConfig(placeholder_urls=3))
         deciding = {"sources": ["good", "poor"], "config": config, "leaks": leaks, "split": SPLIT}
         deciding |= {"test_sets": ["held"]}
-        all_shards = {"check": [captions], "forget-images": [images], "test-set": [held]}
+        all_shards = {"fit": [captions], "forget-images": [images], "test-set": [held]}
         duplicates = call_step("find-duplicates", work, all_shards, deciding)
-        into = call_step("merge-captions", work, {"check": [captions], "find-duplicates": duplicates}, {})
+        into = call_step("merge-captions", work, {"fit": [captions], "find-duplicates": duplicates}, {})
         reads = {**shards, "find-duplicates": duplicates}
-        dropping = {"leaks": leaks, "drop_repeated_captions": False}
+        dropping = {"leaks": leaks, "drop_repeated_captions": False, "has_fit": False}
         one = call_step("deduplicate", work, {**reads, "merge-captions": into}, dropping)
         other = call_step("deduplicate", work, reads, dropping | {"drop_repeated_captions": True})
         snapshot = {"deduplicate": one, "forget-images": images, "merge-captions": into}
@@ -325,10 +333,52 @@ def fetching_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     }
 
 
+def fit_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
+    """A model that looks at the colour of a picture, and at the colours that a caption names."""
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "rosso": (255, 0, 0)}
+    encoder = Encoder(
+        name="colours",
+        origin="golden",
+        prepare=lambda image: torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.float32),
+        encode_pixels=lambda pixels: pixels,
+        encode_texts=lambda texts: torch.tensor(
+            [
+                [8.0 + sum(rgb[band] for word, rgb in colours.items() if word in text) for band in range(3)]
+                for text in texts
+            ]
+        ),
+    )
+    pictures, rows = [], []
+    for number, (colour, drop) in enumerate([("red", None), ("green", None), ("blue", None), ("red", "http_404")]):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), colours[colour]).save(file, "PNG")
+        pictures.append(
+            {"sample_id": f"own:{number}", "drop_reason": drop, "bytes": file.getvalue() if not drop else None}
+        )
+        rows += [caption_row(number, f"own:{number}", None, f"the {colour} one", source_lang="en", target_lang="it")]
+    rows[0] |= {"caption": "il rosso"}
+    rows[2] |= {"caption": "il red"}
+    judges = Judges(target=encoder, source=encoder, learned={}, cache=folder / "features", scores=None)
+    captions, images = saved(rows, CAPTIONS, folder / "captions.parquet"), saved(pictures, IMAGES, folder / "i" / SHARD)
+    tools = SimpleNamespace(judges=judges, recipe=None, root=folder)
+    work, all_shards = folder / "work", {"check": [captions], "forget-images": [images]}
+    measured = call_step("measure-fit", work, all_shards, {"identities": {}}, tools=tools)
+    config = ImageTextConfig(model="golden", min_score=-5.0, max_drop=1.0)
+    reads = {"check": captions, "forget-images": images, "measure-fit": measured}
+    fitted = call_step("fit", work, reads, {"config": config})
+    return {"measure-fit": rounded(measured.only_file), "fit": rounded(fitted.only_file)}
+
+
+def rounded(path: Path) -> str:
+    """The digest of a file's rows whose last bits depend on the processor."""
+    rows = pq.read_table(path).to_pylist()
+    return digest([{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows])[:16]
+
+
 def test_what_steps_write_changes_only_with_their_version(tmp_path: Path, call_step: Any) -> None:
     """Where a version was raised, or rows were added here, the message has the lines to put into `GOLDENS`."""
     found: dict[str, str] = {}
-    ways = (texts_through_steps, repeats_through_steps, images_through_steps, fetching_through_steps)
+    ways = (texts_through_steps, repeats_through_steps, images_through_steps, fetching_through_steps, fit_through_steps)
     for number, through_steps in enumerate(ways):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import query
-from data_catalog.schema import CAPTIONS, OUTCOMES
+from data_catalog.schema import CAPTIONS, OUTCOMES, SCORED_CAPTIONS
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones
 from flows.build.steps import STEPS
@@ -150,7 +150,7 @@ def test_json_has_all_columns_meanings_and_rules(root: Path, why: Any) -> None:
 def test_no_column_is_forgotten() -> None:
     head = {"sample_id", "caption_id", "source", "outcome", "step", "drop_reason", "detail"}
     rows = [row for step in STEPS for row in step.rows.values()]
-    assert {name for row in rows for name in row.columns} | head == set(CAPTIONS.names)
+    assert {name for row in rows for name in row.columns} | head == set(SCORED_CAPTIONS.names)
     told_elsewhere = set(OUTCOMES.names) - {name for row in rows for name in row.image_columns} - head
     assert told_elsewhere == {"url", "canonical_url", "path", "thumbnail"}
 

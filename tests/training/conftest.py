@@ -259,34 +259,17 @@ def make_model(random_clip: Callable[..., Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
-    captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split(), "[MASK]"]
-    vocabulary.write_text("\n".join(words))
-    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
-    torch.manual_seed(6)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=95, initializer_range=0.2, **sizes)
-    BertModel(config).save_pretrained(folder)
-    return folder
+def encoder(small_bert: Callable[[str], Path]) -> Path:
+    """A small BERT that knows the words of squares."""
+    return small_bert(
+        "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
+    )
 
 
 @pytest.fixture(scope="session")
-def pretrained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def pretrained(encoder: Path, timm_weights: Path) -> TrainConfig:
     """A small timm backbone, whose weights have its classifier as on timm's hub, and the small BERT."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(6)
-    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
-    save_file(timm.create_model("test_efficientnet", num_classes=10).state_dict(), path)
-    named = {"image_tower": "test_efficientnet", "image_weights": str(path), "text_encoder": str(encoder)}
+    named = {"image_tower": "test_efficientnet", "image_weights": str(timm_weights), "text_encoder": str(encoder)}
     return TrainConfig(**named, image_size=64, embed_dim=24, context_length=24, num_threads=1)
 
 

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from data_catalog.storage.shards import digest, read_json, sha256_of, write_byte
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
-from training.data.images import Features, encoded_images
+from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult
@@ -265,23 +264,16 @@ class FrozenTowers:
         """
         paths = files.of(split)
         groups = row_groups(paths)
-        starts = np.cumsum([0, *(group.num_rows for group in groups)])
-        if not starts[-1]:
+        if not any(group.num_rows for group in groups):
             return None
         captions = read_captions(paths).to_pylist()
         texts = [str(text) for group in captions for text in group]
         if not all(text.strip() for text in texts):
             raise DamagedError(f"a caption of the {split} split is empty, and has no feature: build the dataset again")
-        encoded = lru_cache(maxsize=4)(encoded_images)
-
-        def read(name: str) -> bytes:
-            number = int(np.searchsorted(starts, int(name), side="right")) - 1
-            return encoded(groups[number])[int(name) - int(starts[number])]
-
-        names = [str(number) for number in range(int(starts[-1]))]
+        read, names = encoded_reader(groups), [str(number) for number in range(len(captions))]
         views = []
         for store in (self.images, self.mirrored) if mirror else (self.images,):
-            rows, there = store.images(names, read, batch_size=BATCH_SIZE)
+            rows, there = store.images(names, lambda name: read(int(name)), batch_size=BATCH_SIZE)
             if len(there) != len(names):
                 raise DamagedError(
                     f"{len(names) - len(there)} images of the {split} split do not decode: run `vernaclip verify`"

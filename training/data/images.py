@@ -6,8 +6,10 @@ read.
 
 import io
 import os
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +62,32 @@ def decode_all(encoded: Sequence[bytes], preprocessing: Preprocessing, pool: Thr
 def encoded_images(group: RowGroup) -> list[bytes]:
     """Return the encoded images of one row group."""
     return [image["bytes"] for image in read_rows(group, ["image"]).column("image").to_pylist()]
+
+
+def encoded_reader(
+    groups: Sequence[RowGroup], encoded: Callable[[RowGroup], list[bytes]] = encoded_images
+) -> Callable[[int], bytes]:
+    """Return a function that returns an encoded image by its place among all row groups.
+
+    It caches the last two row groups, for threads that read in order.
+
+    Args:
+        groups: the row groups, in order.
+        encoded: returns the encoded images of a row group.
+    """
+    ends = np.cumsum([group.num_rows for group in groups])
+    lock, held = threading.Lock(), deque[tuple[int, list[bytes]]](maxlen=2)
+
+    def read(place: int) -> bytes:
+        number = int(np.searchsorted(ends, place, side="right"))
+        with lock:
+            found = next((images for other, images in held if other == number), None)
+            if found is None:
+                found = encoded(groups[number])
+                held.append((number, found))
+        return found[place - int(ends[number])]  # counted from the end
+
+    return read
 
 
 def decoded_groups(groups: Sequence[RowGroup], preprocessing: Preprocessing, *, num_threads: int) -> Iterator[Pixels]:

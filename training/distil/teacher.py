@@ -10,7 +10,7 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from training.config import DistilConfig
 from training.data.features import Encoder
-from training.scores.encoders import open_model_folder, open_open_clip
+from training.scores.encoders import open_encoder
 from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object
 from training.towers.pretrained import files_identity, valid_borrowed
@@ -106,13 +106,11 @@ def open_teacher(name: str) -> Teacher:
     import open_clip
 
     folder = Path(name)
+    encoder = open_encoder(name)
     if folder.is_dir():
-        is_ours = (folder / RUN_FILE).is_file()
-        encoder = open_model_folder(folder, folder.name) if is_ours else open_open_clip(name, folder.name)
         stated = read_object(folder / OPEN_CLIP_CONFIG_FILE)
         found, preprocessing = deepcopy(dict(stated["model_cfg"])), dict(stated.get("preprocess_cfg", {}))
     else:
-        encoder = open_open_clip(name, name)
         architecture, _, tag = name.partition("/")
         found = deepcopy(open_clip.get_model_config(architecture) or {})
         # The activation is that with which the weights were trained, whatever the architecture says.

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, open_model
 from training.towers.model_files import TRIAL_TEXTS, join_file_names, one_line, require_readable_files, translate_errors
-from training.towers.pretrained import WEIGHT_FILES
+from training.towers.pretrained import WEIGHT_FILES, files_identity
 from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
+from training.trained_models import RUN_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -253,6 +255,66 @@ OPENERS: dict[str, Callable[[str, str], Encoder]] = {
     "open_clip": open_open_clip,
     "transformers": open_transformers,
 }
+
+
+def kind_of(source: str) -> str:
+    """Return the key of `OPENERS` for a model that is named without its kind.
+
+    Raises:
+        InputError: the folder contains no model.
+    """
+    import open_clip
+
+    folder = Path(source)
+    if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
+        return "folder" if (folder / RUN_FILE).is_file() else "open_clip"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{source} is not a model folder: it has neither {OPEN_CLIP_CONFIG_FILE} nor config.json")
+    is_open_clip = source.count("/") == 1 and bool(open_clip.get_pretrained_cfg(*source.split("/")))
+    return "open_clip" if is_open_clip and not folder.is_dir() else "transformers"
+
+
+def open_encoder(source: str) -> Encoder:
+    """Open a model of any kind, named by a folder or by its name on a hub.
+
+    Raises:
+        SettingsError: there is no such model.
+        InputError: it cannot be fetched, or does not map images and texts into one space.
+        DamagedError: a file of the folder is damaged.
+    """
+    return OPENERS[kind_of(source)](source, Path(source).name if Path(source).is_dir() else source)
+
+
+def encoder_identity(source: str) -> Any:
+    """Return what identifies a model in keys: the sha256 of its files, or of the weights of a model of a hub.
+
+    Raises:
+        InputError: the folder contains no model, or the model cannot be fetched.
+    """
+    if kind_of(source) and Path(source).is_dir():
+        return files_identity(Path(source), (OPEN_CLIP_CONFIG_FILE, *_PROCESSORS))
+    return open_encoder(source).tensors_sha256
+
+
+def image_part(encoder: Encoder) -> Encoder:
+    """Return the image side of a model as an encoder of images alone.
+
+    Models with the same image tower then share its cached features, if the tower can be told apart: in a model of
+    ours or open_clip's.
+    """
+    visual = getattr(encoder.module, "visual", None)
+    return replace(
+        encoder,
+        tensors_sha256=encoder.tensors_sha256 if visual is None else tensors_sha256(visual.state_dict()),
+        files=encoder.files if visual is None else (),
+        encode_texts=_no_texts,
+    )
+
+
+def _no_texts(texts: Sequence[str]) -> "torch.Tensor":
+    import torch
+
+    return torch.zeros(len(texts), 0)
 
 
 @contextmanager

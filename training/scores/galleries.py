@@ -2,8 +2,7 @@
 
 import json
 import re
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
-from training.data.images import encoded_images
-from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
+from training.data.images import encoded_reader
+from training.data.pairs import read_rows, row_groups, seen_in_training
 from training.trained_models import TrainedModel
 
 UNSTATED = "unstated"
@@ -163,24 +162,12 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     if not rows:
         raise SettingsError(f"{name} has no images: set split.test above 0 and build again")
     ids = [str(row["sample_id"]) for row in rows]
-    places = dict(zip(ids, ((group, row) for group in groups for row in range(group.num_rows)), strict=True))
-    lock, held = threading.Lock(), deque[tuple[RowGroup, list[bytes]]](maxlen=2)
-
-    def read(name: str) -> bytes:
-        """Return an encoded image. The last two row groups are cached, for threads that read in order."""
-        group, row = places[name]
-        with lock:
-            found = next((encoded for other, encoded in held if other == group), None)
-            if found is None:
-                found = encoded_images(group)
-                held.append((group, found))
-            return found[row]
-
+    places, read = {name: place for place, name in enumerate(ids)}, encoded_reader(groups)
     makers = [maker_of(origin) for row in rows for origin in row["origins"]]
     return Gallery(
         name=name,
         images=ids,
-        read=read,
+        read=lambda name: read(places[name]),
         captions=[text for row in rows for text in row["captions"]],
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,

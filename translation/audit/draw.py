@@ -1,9 +1,9 @@
 """A stratified sample of a dataset's translations, for people to rate.
 
 The sample contains distinct pairs of source and translation from captions that a build kept. A stratum consists of a
-source's pairs with a warning in their quality columns, or of a third of its other pairs by translation score. The
-sample size of a stratum is proportional to its size. The weight of a sampled pair is the number of pairs that it
-represents, so that weighted means estimate the means of all pairs.
+source's pairs with a warning in their quality columns, or of a third of its other pairs by translation score; by
+`image_text_score` if a model judged the captions. The sample size of a stratum is proportional to its size. The weight
+of a sampled pair is the number of pairs that it represents, so that weighted means estimate the means of all pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.schema import KEPT
+from data_catalog.schema import IMAGE_TEXT, KEPT
 from data_catalog.sources.origins import HAS_ORIGINAL
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.storage.shards import digest
@@ -30,6 +30,7 @@ QUALITY_COLUMNS = (
     "numbers_invented",
     "language_margin",
     "round_trip_chrf",
+    *IMAGE_TEXT,
 )
 AUDIT_COLUMNS = (
     *("audit_id", "row_id", "source_text", "text", "source_lang", "target_lang", "source", "stratum", "weight"),
@@ -42,7 +43,7 @@ _CANDIDATES = f"""
     WITH pairs AS (
         SELECT clean_caption AS source_text, caption AS text, source_lang, target_lang, source, caption_id, translator,
                {", ".join(QUALITY_COLUMNS)},
-               count(*) OVER same AS num_captions,
+               count(*) OVER same AS num_captions, count(image_text_score) OVER () > 0 AS is_judged,
                md5(concat_ws(chr(31), $seed, 'draw', clean_caption, caption)) AS draw_key,
                md5(concat_ws(chr(31), $seed, 'show', clean_caption, caption)) AS show_key
         FROM captions
@@ -50,23 +51,24 @@ _CANDIDATES = f"""
         WINDOW same AS (PARTITION BY clean_caption, caption)
         QUALIFY row_number() OVER (same ORDER BY caption_id) = 1
     ), warned AS (
-        SELECT *, coalesce(translation_truncated, false) OR coalesce(translation_repetitive, false)
+        SELECT *, if(is_judged, image_text_score, translation_score) AS grade,
+               coalesce(translation_truncated, false) OR coalesce(translation_repetitive, false)
                OR coalesce(repeated_ngrams > 1, false) OR coalesce(language_margin < 0, false)
                OR coalesce(len(numbers_lost) > 0, false) OR coalesce(len(numbers_invented) > 0, false) AS has_warning
         FROM pairs
     ), thirds AS (
         SELECT *, ntile(3) OVER (
-            PARTITION BY source, has_warning, translation_score IS NULL ORDER BY translation_score, draw_key
+            PARTITION BY source, has_warning, grade IS NULL ORDER BY grade, draw_key
         ) AS third
         FROM warned
     ), strata AS (
         SELECT *, source || ': ' || CASE
             WHEN has_warning THEN 'warning'
-            WHEN translation_score IS NULL THEN 'no score'
-            ELSE ['low score', 'middle score', 'high score'][third] END AS stratum
+            ELSE if(grade IS NULL, 'no', ['low', 'middle', 'high'][third])
+                 || if(is_judged, ' image-text score', ' score') END AS stratum
         FROM thirds
     )
-    SELECT * EXCLUDE (third, has_warning), count(*) OVER (PARTITION BY stratum) AS stratum_size
+    SELECT * EXCLUDE (third, has_warning, is_judged, grade), count(*) OVER (PARTITION BY stratum) AS stratum_size
     FROM strata
     QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY draw_key) <= $num_rows
     ORDER BY draw_key, source_text, text

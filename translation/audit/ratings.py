@@ -28,6 +28,8 @@ NUMBER_COLUMNS = (
     "copied_share",
     "repeated_ngrams",
     "language_margin",
+    "image_text_score",
+    "image_text_drop",
 )
 
 _AUDIT_COLUMNS = ("audit_id", "row_id", "source_text", "text", "source", "stratum", "weight")

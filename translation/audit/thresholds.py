@@ -31,7 +31,8 @@ class Criterion:
     Args:
         column: name in `translation.audit.ratings.NUMBER_COLUMNS`.
         bad_is_low: low values are bad, otherwise high ones.
-        settings: keys of the recipe's section `check` that take the threshold; empty if no check uses the column.
+        settings: keys of the recipe's section that take the threshold; empty if no check uses the column.
+        section: the section.
         also: further keys without which the check would not drop all rows beyond the threshold.
         bound: limit of the settings: the maximum if low values are bad, else the minimum.
     """
@@ -39,6 +40,7 @@ class Criterion:
     column: str
     bad_is_low: bool
     settings: tuple[str, ...] = ()
+    section: str = "check"
     also: tuple[tuple[str, int], ...] = ()
     bound: float | None = None
 
@@ -66,6 +68,8 @@ CRITERIA = (
     ),
     Criterion(column="repeated_ngrams", bad_is_low=False, settings=("max_repetitions",), bound=1),
     Criterion(column="language_margin", bad_is_low=True),
+    Criterion(column="image_text_score", bad_is_low=True, settings=("min_score",), section="image_text"),
+    Criterion(column="image_text_drop", bad_is_low=False, settings=("max_drop",), section="image_text"),
 )
 
 
@@ -144,13 +148,18 @@ def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_droppe
 
 
 def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the section `check` of a recipe with all proposed thresholds that a check uses; [] if there are none."""
-    settings: dict[str, float] = {}
+    """Return the sections of a recipe with all proposed thresholds that a check uses; [] if there are none."""
+    sections: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
-        if verdict.proposal:
+        if verdict.proposal and verdict.criterion.settings:
+            settings = sections.setdefault(verdict.criterion.section, {})
             settings |= dict.fromkeys(verdict.criterion.settings, verdict.proposal.threshold)
-            settings |= verdict.criterion.also if verdict.criterion.settings else ()
-    return ["[check]", *(f"{name} = {value:.12g}" for name, value in settings.items())] if settings else []
+            settings |= verdict.criterion.also
+    return [
+        line
+        for section, settings in sections.items()
+        for line in (f"[{section}]", *(f"{name} = {value:.12g}" for name, value in settings.items()))
+    ]
 
 
 def rating_bands(rows: Sequence[AuditRow], column: str) -> list[Band]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import InputError
-from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED
+from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED, SCORED_CAPTIONS
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
 from data_catalog.storage.shards import save_parquet
@@ -63,7 +63,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for shard in range(num_shards):
             path = folder / "captions" / f"{shard:05d}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_parquet(pa.Table.from_pylist(rows[shard::num_shards], CAPTIONS), path)
+            save_parquet(pa.Table.from_pylist(rows[shard::num_shards], SCORED_CAPTIONS), path)
             files["captions"].append(file_entry(path, folder, rows=len(rows[shard::num_shards])))
         names = {"dataset": dataset, "snapshot": "0123456789ab", "target_lang": "it", "translator": NATIVE}
         nothing = {"settings": {}, "sources": {}, "steps": [], "funnel": []}
@@ -121,6 +121,16 @@ def test_strata_are_sources_thirds_of_scores_and_warnings(build: Any) -> None:
     assert all(row["weight"] == sizes[row["stratum"]] for row in audit.rows), "as many pairs as a row stands for"
     graded = sorted((row["translation_score"], row["stratum"]) for row in audit.rows if row["stratum"] in THIRDS)
     assert [name for name, _ in groupby(name for _, name in graded)] == THIRDS
+
+
+def test_where_a_model_judged_captions_strata_are_thirds_of_its_scores(build: Any) -> None:
+    rows = [caption(number, image_text_score=number / 10) for number in range(30)]
+    rows.append(caption(30, image_text_score=None))
+    audit = draw(build(rows), num_rows=31)
+    found = {row["text"]: (row["stratum"], row["image_text_score"]) for row in audit.rows}
+    assert found["un cane, numero 0"] == ("mscoco: low image-text score", 0)
+    assert found["un cane, numero 29"][0] == "mscoco: high image-text score"
+    assert found["un cane, numero 30"] == ("mscoco: no image-text score", None)
 
 
 def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Any) -> None:

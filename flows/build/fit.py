@@ -1,0 +1,341 @@
+"""The steps that judge, by a model that looks at the image, whether captions fit their images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleaning.duplicates.images import reject_samples
+from data_catalog.errors import DamagedError, InputError
+from data_catalog.fetch.reasons import image_step
+from data_catalog.plain_text import command
+from data_catalog.schema import IMAGE_TEXT, SCORE, SCORE_SOURCE, SCORED_CAPTIONS
+from data_catalog.sources.origins import has_original
+from data_catalog.stages import Drop, Reason, count_rows, pending_rows, reject, texts
+from data_catalog.storage.manifest import MODELS, datasets_folder
+from data_catalog.storage.roots import FEATURE_STORES
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import StepFacts
+from flows.build.engine import SHARD, Job
+from flows.recipe.recipe import Recipe
+from training.config import ImageTextConfig
+
+if TYPE_CHECKING:
+    from training.data.features import Encoder
+    from training.scores.image_text import ImagesAndCaptions
+
+FIT_REASONS = {
+    "translation_lost_the_image": Reason(
+        "the source caption fits the image much better than its translation", settings=("image_text.max_drop",)
+    ),
+    "caption_does_not_fit": Reason(
+        "a model finds that the caption fits its image hardly better than a random caption",
+        settings=("image_text.min_score",),
+    ),
+}
+# What a file of scores has: the scores of `IMAGE_TEXT`, of which those of the source may be missing, by these.
+_NAMED_BY = ("sample_id", "caption")
+_SCORES = pa.schema(
+    [SCORED_CAPTIONS.field("sample_id"), SCORED_CAPTIONS.field("caption_id")]
+    + [SCORED_CAPTIONS.field(name) for name in IMAGE_TEXT]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judges:
+    """The models that judge the captions of a build, opened.
+
+    Args:
+        target: judges captions in the target language. None: their scores come from `scores`.
+        source: judges source captions. None: they are not judged by a model.
+        learned: pair shards that each model was trained on, by its setting, as far as they are known.
+        cache: folder with features of models.
+        scores: file of scores in place of the target model.
+    """
+
+    target: "Encoder | None"
+    source: "Encoder | None"
+    learned: Mapping[str, Sequence[Path]]
+    cache: Path
+    scores: Path | None
+
+
+def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) -> dict[str, Any]:
+    """Return what identifies the models and the file of scores in keys, by setting; {} if nothing is judged.
+
+    Args:
+        recipe: recipe of the dataset.
+        root: of the catalog.
+        sha256: returns the sha256 of a file.
+
+    Raises:
+        InputError: a model or file does not exist or cannot be read, or the model was trained on the dataset.
+        SettingsError: there is no such model.
+    """
+    config = recipe.image_text
+    if not config.is_on:
+        return {}
+    from training.processes import let_threads_sleep
+
+    let_threads_sleep()
+    from training.scores.encoders import check_source, encoder_identity, kind_of
+
+    _learned(recipe, root)
+    found: dict[str, Any] = {}
+    for name, source in _sources(config, root).items():
+        check_source(kind_of(source), source, f"image_text.{name}")
+        found[name] = encoder_identity(source)
+    if config.scores:
+        _require_scores(Path(config.scores))
+        found["scores"] = sha256(Path(config.scores))
+    return found
+
+
+def open_judges(recipe: Recipe, root: Path) -> Judges | None:
+    """Open the models that judge captions. Return None if nothing is judged.
+
+    Raises:
+        InputError, DamagedError: a model cannot be loaded.
+    """
+    config = recipe.image_text
+    if not config.is_on:
+        return None
+    from training.scores.encoders import open_encoder
+
+    sources = _sources(config, root)
+    opened = {source: open_encoder(source) for source in dict.fromkeys(sources.values())}
+    target = opened.get(sources.get("model", ""))
+    return Judges(
+        target=target,
+        source=opened.get(sources.get("source_model", ""), target),
+        learned=_learned(recipe, root),
+        cache=root / FEATURE_STORES,
+        scores=Path(config.scores) if config.scores else None,
+    )
+
+
+def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
+    """Return the folders or names of the models, by setting."""
+    from training.trained_models import find_model
+
+    named = {"model": config.model, "source_model": config.source_model}
+    return {name: find_model(value, root)[0] for name, value in named.items() if value}
+
+
+def _learned(recipe: Recipe, root: Path) -> dict[str, list[Path]]:
+    """Return the pair shards that decided the weights of each model, by setting, as far as they are known.
+
+    Raises:
+        InputError: a model was trained on the dataset itself.
+    """
+    from training.trained_models import find_model, images_learned
+
+    found: dict[str, list[Path]] = {}
+    dataset = (datasets_folder(root) / recipe.name).resolve()
+    for name in ("model", "source_model"):
+        value = getattr(recipe.image_text, name)
+        source, model = find_model(value, root) if value else ("", None)
+        found[name] = [] if model is None else images_learned(model, root)
+        # Of a model that is not the newest of its dataset, the snapshot is not known.
+        is_older = model is None and Path(source).resolve().parent == (root / MODELS / recipe.name).resolve()
+        if is_older or any(dataset in path.resolve().parents for path in found[name]):
+            raise _refusal(name, source, recipe, root, "images of this dataset")
+    return found
+
+
+def _refusal(name: str, source: str, recipe: Recipe, root: Path, what: str) -> InputError:
+    again = command("image-text-scores", recipe.reference, "--folds", 5, "--root", root)
+    return InputError(
+        f"image_text.{name}: {source} was trained on {what}, so its scores there would be too high. Name a model that "
+        f"was trained on other images, or run `{again}` and set image_text.scores to the file that it writes"
+    )
+
+
+def _require_scores(path: Path) -> None:
+    """Refuse a file of scores that cannot be read.
+
+    Raises:
+        InputError: the file is missing, or has other columns.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"image_text.scores: {path} cannot be read as Parquet ({error})") from error
+    wanted = [name for name in (*_NAMED_BY, SCORE) if name not in schema.names]
+    if wanted or not all(pa.types.is_string(schema.field(name).type) for name in _NAMED_BY):
+        raise InputError(
+            f"image_text.scores: {path} must have the texts {' and '.join(_NAMED_BY)} and the number {SCORE}"
+            + (f", and lacks {', '.join(wanted)}" if wanted else "")
+        )
+    for name in {SCORE, SCORE_SOURCE} & set(schema.names):
+        if not pa.types.is_floating(schema.field(name).type):
+            raise InputError(f"image_text.scores: {name} of {path} must be a number of 32 or 64 bits")
+
+
+def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
+    """Score how well the captions of all shards fit their images.
+
+    The file of each shard has `sample_id`, `caption_id` and the three scores of every caption whose image is good.
+
+    Args:
+        job: reads `check` and `forget-images`.
+        identities: of the models and the file of scores; part of the key only.
+
+    Raises:
+        InputError: a model was trained on images of the dataset.
+    """
+    judges: Judges = job.tools.judges
+    images = job.shards("forget-images")
+    _require_unseen(judges, images, job.tools.recipe, job.tools.root)
+    tables = [_judged(captions, own) for captions, own in zip(job.shards("check"), images, strict=True)]
+    table = pa.concat_tables(tables)
+    from training.processes import deterministic_torch, let_threads_sleep
+
+    let_threads_sleep()
+    import torch
+
+    with deterministic_torch(seed=0, num_threads=0, device=torch.device("cpu")):
+        columns = _scores(table, images, judges)
+    end = 0
+    for number, shard in enumerate(tables):
+        start, end = end, end + shard.num_rows
+        names = (shard.column("sample_id"), shard.column("caption_id"))
+        found = [pa.array(values[start:end].astype(np.float32), from_pandas=True) for values in columns]  # NaN is null
+        save_parquet(pa.table([*names, *found], schema=_SCORES), job.folder / f"{number:05d}.parquet")
+    return {"num_captions": table.num_rows}
+
+
+def _judged(captions: Path, images: Path) -> pa.Table:
+    """Return the pending captions of a shard whose image is good, with their texts."""
+    facts = pq.read_table(images, columns=["sample_id", "drop_reason"])
+    good = facts.filter(pc.is_null(facts.column("drop_reason"))).column("sample_id")
+    table = pq.read_table(captions)
+    rows = pending_rows(table, pc.is_in(table.column("sample_id"), good.combine_chunks()))
+    original = pc.if_else(has_original(table), table.column("clean_caption"), None)
+    chosen = table.select(["sample_id", "caption_id", "caption"]).append_column("source_caption", original)
+    return chosen.take(pa.array(rows, pa.int64()))
+
+
+def _scores(table: pa.Table, images: Sequence[Path], judges: Judges) -> Sequence[Any]:
+    """Return scores, scores of the source and differences of captions, as float64 with NaN for none."""
+    from training.scores.image_text import image_text_scores
+
+    captions, sources = (table.column(name).to_pylist() for name in ("caption", "source_caption"))
+    score, score_source = np.full(table.num_rows, np.nan), np.full(table.num_rows, np.nan)
+    if judges.scores is not None:
+        score, score_source = _given_scores(judges.scores, table)
+    if judges.target is not None:
+        pairs, places = _pairs(table.column("sample_id"), captions, images)
+        score[places] = image_text_scores(pairs, judges.target, judges.cache)
+    if judges.source is not None:
+        pairs, places = _pairs(table.column("sample_id"), sources, images)
+        score_source[places] = image_text_scores(pairs, judges.source, judges.cache)
+    return score, score_source, score_source - score
+
+
+def _pairs(
+    sample_ids: pa.ChunkedArray, captions: Sequence[str | None], images: Sequence[Path]
+) -> "tuple[ImagesAndCaptions, Sequence[int]]":
+    """Return the captions that are not None with the images of their samples, and their places."""
+    from training.data.images import encoded_reader
+    from training.data.pairs import read_rows, row_groups
+    from training.scores.image_text import ImagesAndCaptions
+
+    groups = row_groups(images)
+    read = encoded_reader(groups, lambda group: read_rows(group, ["bytes"]).column("bytes").to_pylist())
+    wanted = set(sample_ids.to_pylist())
+    ids = pa.chunked_array(
+        [chunk for path in images for chunk in pq.read_table(path, columns=["sample_id"]).column(0).chunks], pa.string()
+    )
+    rows = {sample_id: row for row, sample_id in enumerate(ids.to_pylist()) if sample_id in wanted}
+    names = list(rows)
+    number_of = {name: number for number, name in enumerate(names)}
+    places = [place for place, caption in enumerate(captions) if caption is not None]
+    found = ImagesAndCaptions(
+        names=names,
+        read=lambda name: read(rows[name]),
+        captions=[str(captions[place]) for place in places],
+        owners=[number_of[sample_id] for sample_id in sample_ids.take(pa.array(places, pa.int64())).to_pylist()],
+    )
+    return found, places
+
+
+def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
+    """Return the scores of captions and sources in a file, by sample and caption; NaN for captions that it lacks.
+
+    Raises:
+        DamagedError: the file cannot be read.
+    """
+    names = [name for name in (*_NAMED_BY, SCORE, SCORE_SOURCE) if name in pq.read_schema(path).names]
+    try:
+        given = pq.read_table(path, columns=names).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DamagedError(f"image_text.scores: {path} cannot be read ({error}): write it again") from error
+    known = {(row["sample_id"], row["caption"]): (row[SCORE], row.get(SCORE_SOURCE)) for row in given}
+    keys = zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True)
+    found = np.array([known.get(key, (None, None)) for key in keys], np.float64).reshape(-1, 2)
+    found[~np.isfinite(found)] = np.nan
+    return found[:, 0].copy(), found[:, 1].copy()
+
+
+def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe, root: Path) -> None:
+    """Raise if a model was trained on images of the dataset, by their ids or original bytes."""
+    from training.data.pairs import seen_in_training
+
+    for name, learned in judges.learned.items():
+        seen = seen_in_training(images, learned)
+        if seen:
+            source = getattr(recipe.image_text, name)
+            raise _refusal(name, source, recipe, root, f"{len(seen):,} images of this dataset")
+
+
+def image_drops(job: Job) -> dict[str, dict[str, Drop]]:
+    """Return the drops of samples whose image failed, by the row of the funnel: `fetch` or `normalise`.
+
+    Args:
+        job: reads `forget-images`.
+    """
+    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
+    for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
+        if row["drop_reason"]:  # each reason belongs to exactly one step
+            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
+    return drops
+
+
+def fit(job: Job, *, config: ImageTextConfig) -> StepFacts:
+    """Drop captions whose image failed, fill the scores of the others, and drop those beyond the thresholds.
+
+    Rows of the funnel are counted for `fetch`, `normalise` and `fit`.
+
+    Args:
+        job: reads `check`, `forget-images` and the shard's own file of `measure-fit`.
+        config: section `[image_text]`.
+    """
+    before, drops = pq.read_table(job.shard("check")), image_drops(job)
+    fetched = reject_samples(before, drops["fetch"], step="fetch")
+    normalised = reject_samples(fetched, drops["normalise"], step="normalise")
+    scores = pq.read_table(job.shard("measure-fit"))
+    places = pc.index_in(before.column("caption_id"), scores.column("caption_id").combine_chunks())
+    table = normalised
+    for name in IMAGE_TEXT:
+        table = table.append_column(SCORED_CAPTIONS.field(name), scores.column(name).take(places))
+    rows = pending_rows(table)
+    values = zip(*(texts(table, name, rows) for name in IMAGE_TEXT), strict=True)
+    table = reject(table, rows, [_verdict(config, *found) for found in values], step="fit")
+    save_parquet(table, job.folder / SHARD)
+    stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "fit": (normalised, table)}
+    return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
+
+
+def _verdict(config: ImageTextConfig, score: Any, source: Any, drop: Any) -> Drop | None:
+    """Return the drop of a caption with these scores, each a number or None."""
+    if config.max_drop is not None and drop is not None and drop > config.max_drop:
+        return Drop("translation_lost_the_image", f"{drop:.2f}: {source:.2f} before translation, {score:.2f} after")
+    if config.min_score is not None and score is not None and score < config.min_score:
+        return Drop("caption_does_not_fit", f"{score:.2f}")
+    return None

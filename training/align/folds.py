@@ -1,0 +1,89 @@
+"""Score captions by heads that were not trained on them: train on all folds but one, and score that one."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.schema import SCORE
+from data_catalog.storage.shards import unit_interval
+from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads, only_towers
+from training.align.heads import FeaturePairs
+from training.config import AlignConfig, TrainConfig
+from training.data.pairs import SPLITS, PairFiles, read_rows, row_groups
+from training.processes import deterministic_torch
+from training.scores.image_text import in_units
+
+logger = logging.getLogger(__name__)
+
+
+def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, cache: Path, num_folds: int) -> pa.Table:
+    """Return how well each caption fits its image, in units of random captions of its fold.
+
+    Images with equal original bytes are in the same fold, which depends on the bytes only. Heads are trained for all
+    `align.epochs`, since no images are held out to choose one.
+
+    Args:
+        files: pair shards by split; all splits are scored.
+        towers: settings of `[train]` that name the towers.
+        config: settings of the alignment.
+        cache: folder with features of frozen towers.
+        num_folds: number of folds, at least 2.
+
+    Returns:
+        Columns `sample_id`, `caption` and `image_text_score` (null: the fold has too few captions to compare with).
+
+    Raises:
+        SettingsError: there are fewer than two folds, or the towers cannot be aligned.
+        InputError: a fold has fewer than two images.
+    """
+    if num_folds < 2:
+        raise SettingsError(f"--folds must be at least 2, got {num_folds}: heads are trained on all folds but one")
+    groups = row_groups([path for split in SPLITS for path in files.of(split)])
+    rows = [row for group in groups for row in read_rows(group, ["sample_id", "sha256", "captions"]).to_pylist()]
+    folds = np.array([int(unit_interval(row["sha256"], "fold") * num_folds) for row in rows], np.int64)
+    sizes = np.bincount(folds, minlength=num_folds)
+    if min(sizes) < 2:
+        raise InputError(f"of {len(rows):,} images, a fold has {min(sizes)}: give fewer --folds, or build more images")
+    texts = [(row["sample_id"], text) for row in rows for text in row["captions"]]
+    scores = np.full(len(texts), np.nan)
+    towers = only_towers(towers)
+    model_config, _ = aligned_model_and_key(towers, config, {})
+    with (
+        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
+        TemporaryDirectory(prefix="vernaclip-") as folder,
+    ):
+        frozen = FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
+        whole = _whole(frozen, files, config)
+        for fold in range(num_folds):
+            heads, *_ = fit_heads(frozen, whole.subset(np.flatnonzero(folds != fold)), None, config)
+            own = np.flatnonzero(folds == fold)
+            held, places = whole.subset(own), np.flatnonzero(np.isin(whole.owners, own))
+            images, captions = heads.encoded(held)
+            digests = [str(rows[place]["sha256"]).encode() for place in own]
+            scores[places] = in_units(
+                images, captions, held.owners, images=digests, captions=[texts[place][1] for place in places]
+            )
+            logger.info("fold %d of %d: scored %d captions", fold + 1, num_folds, len(places))
+    return pa.table(
+        {
+            "sample_id": pa.array([sample_id for sample_id, _ in texts], pa.string()),
+            "caption": pa.array([text for _, text in texts], pa.string()),
+            SCORE: pa.array(scores.astype(np.float32), from_pandas=True),
+        }
+    )
+
+
+def _whole(frozen: FrozenTowers, files: PairFiles, config: AlignConfig) -> FeaturePairs:
+    """Return the features of all splits, one after another."""
+    found: FeaturePairs | None = None
+    for split in SPLITS:
+        pairs = frozen.pairs(files, split, mirror=config.mirror)
+        if pairs is not None:
+            found = pairs if found is None else found.joined(pairs)
+    assert found is not None
+    return found
