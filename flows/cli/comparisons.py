@@ -235,11 +235,12 @@ def probe(
     options: ProbeOptions = _PROBE_DEFAULTS,
     json: Json = False,
 ) -> None:
-    r"""Measure if models know left from right, colours and numbers: is the true caption nearer than a changed one?
+    r"""Measure if models know left from right, colours and numbers, with captions that differ in one thing.
 
-    Each caption of a test set is changed in one thing at a time, by the rules of its language pack ([changes]):
-    position, colour, count, noun, negation, agent and patient, two colours exchanged. The accuracy of guessing is 0.5;
-    ties count half. Models and test sets are named as for `vernaclip scoreboard`.
+    Is the true caption nearer to its image than a changed one? Each caption of a test set is changed in one thing at a
+    time, by the rules of its language pack ([changes]): position, colour, count, noun, negation, agent and patient, two
+    colours exchanged. The accuracy of guessing is 0.5; ties count half. Models and test sets are named as for
+    `vernaclip scoreboard`.
 
     Examples:
       vernaclip probe scenes --root demo-catalog
