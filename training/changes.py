@@ -138,10 +138,13 @@ class ChangeRules:
                 yield Change(kind, _edited(text, edit), thing.name, thing.opposite_name), place
 
     def _colours(self, text: "_Text") -> Iterator[Change]:
-        for place in _places(text, self._tables.things["colour"]):
+        places = _places(text, self._tables.things["colour"])
+        for place in places:
             forms = self._forms(text, place)
+            # "Black and white" never becomes "white and white".
+            joined = {two.thing.name for two in places if two is not place and self._are_joined(text, place, two)}
             for other in self.words.colours:
-                is_other = not self._are_alike(place.thing.name, other[0])
+                is_other = not any(self._are_alike(name, other[0]) for name in {place.thing.name} | joined)
                 if is_other and (new := _form(other, forms)):
                     for edit in _edits(text, place, new, self._tables.articles):
                         yield Change("colour", _edited(text, edit), place.thing.name, other[0])
@@ -191,13 +194,17 @@ class ChangeRules:
     def _are_alike(self, one: str, two: str) -> bool:
         return one == two or any(one in names and two in names for names in self.words.alike)
 
+    def _are_joined(self, text: "_Text", one: "_Place", two: "_Place") -> bool:
+        """Return whether only colours and function words are between two colours."""
+        first, second = sorted((one, two), key=lambda place: place.first)
+        return self._tables.joining.issuperset(text.words[first.end : second.first])
+
     def _are_apart(self, text: "_Text", one: "_Place", two: "_Place", positions: Sequence[int]) -> bool:
         """Return whether a caption means another thing if two colours are exchanged.
 
         "Black and white" means the same, and so does "a red and a blue star", unless the one is above the other.
         """
-        between = [text.words[place] for place in range(one.end, two.first)]
-        if self._tables.joining.issuperset(between):
+        if self._are_joined(text, one, two):
             return False
         if any(one.end <= place < two.first for place in positions):
             return True

@@ -96,6 +96,11 @@ def test_adjectives_agree_in_italian() -> None:
     assert of_kind("it", "position", "l'uomo alla sinistra della porta") == ["l'uomo alla destra della porta"]
 
 
+def test_a_colour_is_not_named_twice() -> None:
+    assert "un gatto marrone e marrone" not in of_kind("it", "colour", "un gatto marrone e nero")
+    assert "a white and white dog" not in of_kind("en", "colour", "a brown and white dog")
+
+
 def test_endings_stay_in_german() -> None:
     assert "ein blauer Ball" in of_kind("de", "colour", "ein roter Ball")
     assert "mit einem roten Hemd" in of_kind("de", "colour", "mit einem lila Hemd")
@@ -142,6 +147,7 @@ def test_agent_and_patient_are_exchanged(code: str, text: str, changed: str) -> 
         ("it", "una rosa nel verde"),
         ("it", "sei bella"),
         ("it", "un uomo nero"),
+        ("it", "Un uomo che guida uno snowboard lungo un pendio"),
         ("de", "das Rote Kreuz im Grünen"),
         ("de", "ein paar Orangen"),
         ("de", "er steigt ein"),
