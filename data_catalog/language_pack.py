@@ -1,9 +1,10 @@
 """Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_catalog.errors import SettingsError
+from data_catalog.settings import ADDED
 
 MIN_SHARED_LETTERS = 4  # shorter words coincide in many languages by chance: "a", "in", "die", "hat", "no"
 
@@ -154,7 +155,7 @@ class LanguagePack:
     """Zero-shot prompts in the language, each with one "{c}" for the class name."""
     class_names: tuple[str, ...] = ()
     """Names of ImageNet's 1,000 classes in the language, in the order of their indices. By default none."""
-    changes: ChangeWords | None = None
+    changes: ChangeWords | None = field(default=None, metadata=ADDED)
     """Words by which one thing in a caption can be changed: position, colour, number and others."""
     test_sets: tuple[str, ...] = ()
     """Names of public test sets in the language."""

@@ -35,6 +35,10 @@ def name_or_path(default: T) -> T:
     return dataclasses.field(default=default, metadata={**HOW, "path": NAME_OR_FILE})
 
 
+# Metadata of a field that was added later: while it is None, values and keys are as they were without it.
+ADDED: Mapping[str, bool] = MappingProxyType({"added": True})
+
+
 def what_values(config: Any) -> dict[str, Any]:
     """Return the what-settings of a config dataclass as JSON values: all fields except how-settings."""
     return {
@@ -47,7 +51,12 @@ def what_values(config: Any) -> dict[str, Any]:
 def json_values(value: Any) -> Any:
     """Return a config dataclass, or a value in it, as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        found = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: json_values(item)
+            for field, item in found.items()
+            if item is not None or not field.metadata.get("added")
+        }
     if isinstance(value, Mapping):
         return {name: json_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
