@@ -134,7 +134,7 @@ class Trials:
             + "[normalise]\nimage_size = 256\n"
             + '[split]\nby = "upstream"\nval = 0.0\ntest = 0.0\n'
             + f"[train]\nmodel = {str(student.resolve())!r}\n"
-            + '[align]\nstart = "model"\nmirror = true\nrefit = true\n'
+            + '[align]\nstart = "model"\nrefit = true\n'
         )
         vernaclip.build(recipe, self.work / "root")
         return vernaclip.align(recipe, self.work / "root").folder
@@ -211,12 +211,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stores = {name: FeatureStore(open_model_folder(folder, name)) for name, folder in models.items()}
         stores["English model, queries translated"] = FeatureStore(translator, work / "features")
         with ZipFile(options.data / FOLDER / "images.zip") as pictures:
+            # Students have the image tower and projection of their teacher. Aligned models have another projection.
+            shared = teacher.images(photographs.names, pictures.read, batch_size=64)[0]
             images = {
-                name: store.images(photographs.names, pictures.read, batch_size=64)[0]
-                for name, store in {"": teacher, **stores}.items()
+                name: store.images(photographs.names, pictures.read, batch_size=64)[0] if " then " in name else shared
+                for name, store in stores.items()
             }
         queries = photographs.queries
-        theirs = {each.name: photographs.ranks(images[""], teacher.texts, each.english) for each in queries}
+        theirs = {each.name: photographs.ranks(shared, teacher.texts, each.english) for each in queries}
         rows: list[Mapping[str, Any]] = [row_of("English model, English captions", queries, theirs, theirs)]
         shares = []
         for name, store in stores.items():
