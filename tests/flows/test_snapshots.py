@@ -61,14 +61,17 @@ def publish(root: Path, name: str, *, captions: Change = list, pairs: Change = l
     shutil.copytree(before.folder, folder)
     files = {kind: list(entries) for kind, entries in before.manifest["files"].items()}
     for kind, change in (("captions", captions), ("pairs", pairs)):
-        entry = files[kind][0]
+        # A loaded machine may lose images to a timeout. Rows are then changed in the file that has most of them.
+        rows_of = [file["rows"] for file in files[kind]]
+        number = rows_of.index(max(rows_of)) if kind == "pairs" and pairs is not list else 0
+        entry = files[kind][number]
         path = folder / entry["path"]
         table = pq.read_table(path)
         rows = change(table.to_pylist())
         path.unlink()
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
         more = {key: value for key, value in entry.items() if key not in ("path", "sha256", "bytes", "rows")}
-        files[kind][0] = file_entry(path, folder, rows=len(rows), **more)
+        files[kind][number] = file_entry(path, folder, rows=len(rows), **more)
     found = commit_snapshot(root, {**before.manifest, "snapshot": name, "files": files, **manifest})
     append_run(root, "scenes", snapshot=name)
     return found
