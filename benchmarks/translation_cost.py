@@ -7,8 +7,9 @@ photographs, by captions that people wrote in German, that people translated, or
 same sentences. A package from German to English translates the queries for the teacher, the English model of
 `benchmarks/languages.py`.
 
-All are scored on the 1,000 dev photographs, by the same German queries. `--work` keeps everything for another run.
-`--quick` trains tiny models on 2,000 pairs, and scores them on 200 train photographs.
+All are scored on the 1,000 dev photographs, by the same German queries. A row of several seeds has the mean of their
+scores. `--work` keeps everything for another run. `--quick` trains tiny models on 2,000 pairs, and scores them on 200
+train photographs.
 """
 
 import csv
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import numpy as np
 from data_folder import missing_files, multi30k, options_with_data
 from harness import exit_without, judge, print_table
 from languages import FILES, Photographs, Queries, recalls_of, share_with_interval
@@ -89,8 +91,10 @@ class Trials:
         path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
         return path
 
-    def student(self, name: str, pairs: Sequence[Pair], origin: str, *, epochs: int) -> Path:
-        """Distil the teacher; return the model's folder."""
+    def students(
+        self, name: str, pairs: Sequence[Pair], origin: str, *, epochs: int, unpaired: Sequence[str] = ()
+    ) -> list[Path]:
+        """Distil the teacher, once for each seed; return the models' folders."""
         import vernaclip
 
         recipe = self.work / f"{name}.toml"
@@ -103,12 +107,22 @@ class Trials:
             "epochs": epochs,
             "num_held_out": min(500, len(pairs) // 20),
         }
+        if unpaired:
+            texts = self.work / f"{name}-unpaired.txt"
+            texts.write_text("".join(f"{text}\n" for text in unpaired))
+            lesson["unpaired"] = [str(texts)]
         if self.options.quick:
             lesson |= {"student": "tiny", "num_held_out": 50, "batch_size": 64, "warmup_steps": 20}
-        return vernaclip.distil(recipe, self.work / "root", settings={"distil": lesson}).folder
+        root = self.work / "root"
+        return [
+            vernaclip.distil(recipe, root, settings={"distil": {**lesson, "seed": seed}}).folder
+            for seed in range(self.options.seeds)
+        ]
 
-    def aligned(self, name: str, captions: Mapping[str, Sequence[str]], student: Path, *, limit: int = 0) -> Path:
-        """Build a dataset of captioned train photographs, and align the student with it; return the model's folder."""
+    def aligned(
+        self, name: str, captions: Mapping[str, Sequence[str]], students: Sequence[Path], *, limit: int = 0
+    ) -> list[Path]:
+        """Build a dataset of captioned train photographs, and align each student with it; return the folders."""
         import vernaclip
 
         photos = photos_of(self.options.data, "train")
@@ -133,11 +147,16 @@ class Trials:
             + "".join(f"{key} = {value!r}\n" for key, value in source.items())
             + "[normalise]\nimage_size = 256\n"
             + '[split]\nby = "upstream"\nval = 0.0\ntest = 0.0\n'
-            + f"[train]\nmodel = {str(student.resolve())!r}\n"
             + '[align]\nstart = "model"\nrefit = true\n'
         )
-        vernaclip.build(recipe, self.work / "root")
-        return vernaclip.align(recipe, self.work / "root").folder
+        root = self.work / "root"
+        vernaclip.build(recipe, root)
+        return [
+            vernaclip.align(
+                recipe, root, settings={"train": {"model": str(student.resolve())}, "align": {"seed": seed}}
+            ).folder
+            for seed, student in enumerate(students)
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, help="model folder of an English model")
     parser.add_argument("--epochs", type=int, default=10, help="passes of a student over 13,000 pairs")
     parser.add_argument("--mt-steps", type=int, default=1000, help="steps of a package")
+    parser.add_argument("--seeds", type=int, default=3, help="students and alignments of each kind")
     parser.add_argument("--work", type=Path, help="folder that keeps everything")
     options = parser.parse_args(arguments)
     if missing := missing_files(options.data, FILES):
@@ -153,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.teacher is None:
         exit_without("--teacher is needed: see --help")
     if options.quick:
-        options.mt_steps, options.epochs = 20, 12
+        options.mt_steps, options.epochs, options.seeds = 20, 12, 1
     from training.data.features import FeatureStore, rewording
     from training.scores.encoders import open_model_folder
 
@@ -174,20 +194,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 machine.setdefault(photo, []).extend([program] * bool(program))
         native = german_captions(options.data, "native")
 
-        people = trials.student("people", trials.of_students, "human_translation", epochs=options.epochs)
+        people = trials.students("people", trials.of_students, "human_translation", epochs=options.epochs)
         fewer = trials.of_students[: 500 if options.quick else FEWER]
         models = {
             f"student, {len(trials.of_students):,} sentences by people": people,
-            f"student, the same {len(machine_pairs):,} by machine": trials.student(
+            f"student, the same {len(machine_pairs):,} by machine": trials.students(
                 "machine", machine_pairs, "machine_translation", epochs=options.epochs
             ),
-            f"student, {len(fewer):,} sentences by people": trials.student(
+            f"student, {len(fewer):,} sentences by people": trials.students(
                 "fewer", fewer, "human_translation", epochs=2 * options.epochs
             ),
         }
         _, of_machine, _ = models.values()
-        # Name, captions, student to go on from, and number of photographs (0: all).
-        aligned: list[tuple[str, Mapping[str, Sequence[str]], Path, int]] = [
+        unpaired = [text for photo in photos_of(options.data, "train") for text in native.get(photo, ())]
+        if not options.quick:
+            models[f"the same, and {len(unpaired):,} unpaired native captions"] = trials.students(
+                "unpaired", fewer, "human_translation", epochs=2 * options.epochs, unpaired=unpaired
+            )
+        # Name, captions, students to go on from, and number of photographs (0: all).
+        aligned: list[tuple[str, Mapping[str, Sequence[str]], Sequence[Path], int]] = [
             ("people, then captions that people translated", translated, people, 0),
             (
                 "people, then native captions, as many",
@@ -199,8 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (f"people, then native captions of {FEWER_PHOTOGRAPHS} photographs", native, people, FEWER_PHOTOGRAPHS),
             ("machine, then machine-translated captions", machine, of_machine, 0),
         ]
-        for number, (name, captions, student, limit) in enumerate(aligned[: 1 if options.quick else None]):
-            models[f"student by {name}"] = trials.aligned(f"aligned-{number}", captions, student, limit=limit)
+        for number, (name, captions, students, limit) in enumerate(aligned[: 1 if options.quick else None]):
+            models[f"students by {name}"] = trials.aligned(f"aligned-{number}", captions, students, limit=limit)
 
         english = open_model_folder(options.teacher, "teacher")
         teacher = FeatureStore(english, work / "features")
@@ -208,23 +233,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         translator = rewording(
             english, lambda texts: trials.translated(texts, back, ("de", "en")), "translated queries"
         )
-        stores = {name: FeatureStore(open_model_folder(folder, name)) for name, folder in models.items()}
-        stores["English model, queries translated"] = FeatureStore(translator, work / "features")
         with ZipFile(options.data / FOLDER / "images.zip") as pictures:
-            # Students have the image tower and projection of their teacher. Aligned models have another projection.
-            shared = teacher.images(photographs.names, pictures.read, batch_size=64)[0]
-            images = {
-                name: store.images(photographs.names, pictures.read, batch_size=64)[0] if " then " in name else shared
-                for name, store in stores.items()
-            }
-        queries = photographs.queries
-        theirs = {each.name: photographs.ranks(shared, teacher.texts, each.english) for each in queries}
-        rows: list[Mapping[str, Any]] = [row_of("English model, English captions", queries, theirs, theirs)]
-        shares = []
-        for name, store in stores.items():
-            found = {each.name: photographs.ranks(images[name], store.texts, each.texts) for each in queries}
-            rows.append(row_of(name, queries, found, theirs))
-            shares.append(share_with_interval(found["translated"], theirs["translated"], 10)[0])
+
+            def images_of(store: FeatureStore) -> Any:
+                return store.images(photographs.names, pictures.read, batch_size=64)[0]
+
+            shared, queries = images_of(teacher), photographs.queries
+            theirs = {each.name: photographs.ranks(shared, teacher.texts, each.english) for each in queries}
+            rows: list[Mapping[str, Any]] = [row_of("English model, English captions", queries, theirs, theirs)]
+            shares = []
+            translating = FeatureStore(translator, work / "features")
+            for name, folders in {**models, "English model, queries translated": []}.items():
+                stores = [FeatureStore(open_model_folder(folder, name)) for folder in folders] or [translating]
+                # Students have the image tower and projection of their teacher. Aligned models have another projection.
+                images = [images_of(store) if " then " in name else shared for store in stores]
+                found = {}
+                for each in queries:
+                    asked = [
+                        photographs.ranks(some, store.texts, each.texts)
+                        for some, store in zip(images, stores, strict=True)
+                    ]
+                    ranks, owners = zip(*asked, strict=True)
+                    found[each.name] = np.concatenate(ranks), np.concatenate(owners)
+                rows.append(row_of(name, queries, found, theirs))
+                shares.append(share_with_interval(found["translated"], theirs["translated"], 10)[0])
         print_table(rows, f"The gallery has {len(photographs.names):,} photographs; queries and 95 % intervals")
     return judge({"quick_student_R@10_share": shares[0]}, QUICK_GOALS) if options.quick else 0
 
