@@ -13,6 +13,7 @@ train photographs.
 """
 
 import csv
+import os
 import random
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from languages import FILES, Photographs, Queries, recalls_of, share_with_interv
 from photographs import FOLDER, german_captions, photos_of
 
 QUICK_GOALS = {"quick_student_R@10_share": (">=", 0.1)}
-PACKAGE = {"precision": "bf16", "num_held_out": 500, "threads": 2}
+PACKAGE = {"precision": "bf16", "num_held_out": 500, "threads": len(os.sched_getaffinity(0))}
 FEWER = 5000  # sentence pairs, and ...
 FEWER_PHOTOGRAPHS = 500  # ... photographs, of a language that has not more
 

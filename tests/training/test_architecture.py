@@ -15,8 +15,8 @@ from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.exports.open_clip_hub import why_not_open_clip
 from training.towers.architecture import model_config_of, read_model_config
-from training.towers.model import create_model, preprocessing_of
-from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing
+from training.towers.model import create_model
+from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
 LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 

@@ -29,16 +29,15 @@ from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult
-from training.fit.run import METRICS_FILE, claim_folder, start_model
+from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
 from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
-from training.towers.model import ENCODER_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
+from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
-from training.towers.preprocessing import Preprocessing
-from training.towers.pretrained import borrowed_weights, identity_of_weights, lineage
-from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from training.towers.preprocessing import Preprocessing, preprocessing_of
+from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -75,11 +74,13 @@ def aligned_model_and_key(
     towers = only_towers(towers)
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
-    if not has_image_weights(found, towers):
-        raise SettingsError(
-            f"align needs a pretrained image tower, but {towers.model} starts from random weights: set "
-            "train.image_tower, or train.image_weights"
-        )
+    further = further_towers(found, towers)
+    for each, own in [(found, towers), *((each, own) for side, _, each, own in further if side == "image")]:
+        if not has_image_weights(each, own):
+            raise SettingsError(
+                f"align needs pretrained image towers, but one of {towers.model} starts from random weights: set "
+                "train.image_tower or train.image_weights, or image_weights of a joined tower"
+            )
     if "hf_model_name" not in text:
         raise SettingsError(
             f"align needs a Hugging Face text tower, which that of {towers.model} is not: set train.text_encoder, or "
@@ -227,9 +228,17 @@ class FrozenTowers:
                 f"align cannot use the image tower of {towers.model}, which has no vector before its projection: use a "
                 "vision transformer or a timm backbone with its own pooling"
             )
-        read = [out / name for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
-        text_files = tuple({"name": path.name, "sha256": sha256_of(path)} for path in read if path.is_file())
-        image_name = str(model_config["vision_cfg"].get("timm_model_name", towers.model))
+        text_files = tuple(
+            {"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES if (out / name).is_file()
+        )
+        image_names = [str(model_config["vision_cfg"].get("timm_model_name", towers.model))]
+        text_names = [Path(model_config["text_cfg"]["hf_model_name"]).name]
+        for side, _, each, _ in further_towers(model_config, towers):
+            if side == "image":
+                image_names.append(each["vision_cfg"]["timm_model_name"])
+            else:
+                text_names.append(Path(each["text_cfg"]["hf_model_name"]).name)
+        image_name = " and ".join(image_names)
 
         def pixels(mirrored: bool) -> FeatureStore:
             name = f"{image_name} (mirrored)" if mirrored else image_name
@@ -242,7 +251,7 @@ class FrozenTowers:
             return FeatureStore(encoder, cache, unit=False)
 
         encoder = _encoder(
-            Path(model_config["text_cfg"]["hf_model_name"]).name,
+            " and ".join(text_names),
             text,
             encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
             files=text_files,

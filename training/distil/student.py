@@ -14,10 +14,10 @@ from training.distil.teacher import Teacher
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     create_model,
-    preprocessing_of,
     require_encoding,
     write_model_config,
 )
+from training.towers.preprocessing import preprocessing_of
 from training.towers.pretrained import load_text_encoder, save_encoder_config, text_identity
 from training.towers.tokenizer import (
     SavedTokenizer,

@@ -119,7 +119,9 @@ def open_teacher(name: str) -> Teacher:
     names = ("mean", "std", "interpolation", "resize_mode")
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
     model_config = {
-        key: found[key] for key in ("embed_dim", "vision_cfg", "quick_gelu", "init_logit_bias") if key in found
+        key: found[key]
+        for key in ("embed_dim", "vision_cfg", "joined_images", "quick_gelu", "init_logit_bias")
+        if key in found
     }
     model_config["preprocess_cfg"] = {key: kept[key] for key in names if key in kept}
     return Teacher(encoder=encoder, model_config=model_config)

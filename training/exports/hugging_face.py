@@ -28,6 +28,7 @@ from training.exports.trained_folder import (
     require_same_ids,
     require_same_scores,
 )
+from training.towers.joined import why_not_joined
 from training.towers.preprocessing import SQUASH
 from training.towers.text_encoders import OWN_POOLER
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -102,6 +103,8 @@ def why_not_transformers(model_config: dict[str, Any], encoder: Any) -> str | No
         encoder: config of a Hugging Face text encoder, or None.
     """
     vision, text = model_config["vision_cfg"], model_config["text_cfg"]
+    if (joined := why_not_joined(model_config)) is not None:
+        return joined
     if "timm_model_name" in vision:
         return f"its image tower is timm's {vision['timm_model_name']}"
     if not isinstance(vision.get("layers", 12), int):

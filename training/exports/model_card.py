@@ -338,7 +338,8 @@ def _architecture(trained: TrainedFolder) -> str:
     module, config = trained.loaded.module, trained.model_config
     vision, text = config["vision_cfg"], trained.text_config
     if "timm_model_name" in vision:
-        image_tower = f"timm's {markdown_text(str(vision['timm_model_name']))}"
+        joined = [vision, *(each["vision_cfg"] for each in config.get("joined_images", ()))]
+        image_tower = f"timm's {markdown_text(' and '.join(str(each['timm_model_name']) for each in joined))}"
     elif isinstance(layers := vision.get("layers", 12), int):
         width, patch_size = vision.get("width", 768), vision.get("patch_size", 16)
         image_tower = f"vision transformer, {layers} layers of width {width}, patches of {patch_size} pixels"
@@ -351,6 +352,8 @@ def _architecture(trained: TrainedFolder) -> str:
         pooled, projected = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
         sizes = f"{encoder.num_hidden_layers} layers of width {encoder.hidden_size}"
         text_tower = f"{markdown_text(encoder.model_type)},{named} {sizes}, `{pooled}`, `{projected}` projection"
+        further = [tower.config.model_type for tower in getattr(module.text, "towers", [])[1:]]
+        text_tower += "".join(f", joined with {markdown_text(kind)}" for kind in further)
     num_image, num_text = (
         sum(weight.numel() for weight in tower.parameters()) for tower in (module.visual, module.text)
     )

@@ -176,4 +176,12 @@ def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
     return f"{_LOADING}\n\n{CLEANING}"
 
 
-WRITER = ModelWriter(write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx)
+def why_not_onnx(model_config: dict[str, Any], _encoder: Any) -> str | None:
+    """Return why a model cannot be one graph of pixels and one of token ids, or None if it can."""
+    several = "joined_texts" in model_config
+    return "several text towers are joined in it, each with its own tokenizer" if several else None
+
+
+WRITER = ModelWriter(
+    write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx, why_not=why_not_onnx
+)

@@ -26,6 +26,7 @@ from training.exports.trained_folder import (
     quiet_libraries,
     require_same_scores,
 )
+from training.towers.joined import why_not_joined
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     HUB_WEIGHTS_FILE,
@@ -76,6 +77,8 @@ def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
         model_config: the open_clip model config.
         encoder: config of a Hugging Face text encoder, or None.
     """
+    if (joined := why_not_joined(model_config)) is not None:
+        return joined
     if (name := model_config["vision_cfg"].get("timm_model_name")) is not None:
         with torch.device("meta"):
             trunk = timm.create_model(name, num_classes=0)

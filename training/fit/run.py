@@ -30,18 +30,19 @@ from training.fit.losses import generator_states, refuse_batch_statistics, set_g
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
+from training.towers.joined import join
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
     create_model,
-    preprocessing_of,
     require_encoding,
     write_model_config,
 )
-from training.towers.model_files import load_weights
-from training.towers.preprocessing import Preprocessing
+from training.towers.model_files import JOINED, MOST_JOINED, load_weights
+from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.pretrained import (
+    further_towers,
     identity_of_weights,
     load_image_tower,
     load_text_encoder,
@@ -51,6 +52,8 @@ from training.towers.pretrained import (
 from training.towers.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    AnyTokenizer,
+    JoinedTokenizer,
     SavedTokenizer,
     Tokenize,
     copy_tokenizer,
@@ -63,10 +66,16 @@ from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
 STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT_FILE = "loss.png"
+# Files of the text towers; those of joined ones are in folders of their own.
+TEXT_FILES = tuple(
+    folder + name
+    for folder in ("", *(f"text-{number}/" for number in range(1, MOST_JOINED + 1)))
+    for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+)
 # Files of a finished model folder, which never change.
 MODEL_FILES = (
-    *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
-    *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
+    *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
+    *TEXT_FILES,
 )
 
 TRAIN_VERSION = 5  # raise it when the same settings and data would give different weights
@@ -341,7 +350,7 @@ def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> 
 
 def start_model(
     model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
-) -> tuple[SavedTokenizer, Any]:
+) -> tuple[AnyTokenizer, Any]:
     """Return the tokenizer and the initial model, and write their files except weights into the folder.
 
     The tokenizer is that of the text encoder. If the model has none, a tokenizer is trained on the captions. Weights
@@ -349,34 +358,57 @@ def start_model(
     """
     model_config = with_loss_constants(model_config, config)
     text, start = model_config["text_cfg"], model_config.get("start_folder")
+    alone = {name: value for name, value in model_config.items() if name not in JOINED}
+    further = further_towers(model_config, config)
+    text_towers = [(out, alone), *((out / name, each) for side, name, each, _ in further if side == "text")]
+    for place, _ in text_towers:
+        place.mkdir(exist_ok=True)
     if start is not None:
-        for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        for name in TEXT_FILES:
             if (Path(start) / name).is_file():
                 write_bytes(out / name, (Path(start) / name).read_bytes())
     elif "hf_model_name" in text:
-        save_encoder_config(model_config, out)
-        copy_tokenizer(text["hf_tokenizer_name"], out)
+        for place, each in text_towers:
+            save_encoder_config(each, place)
+            copy_tokenizer(each["text_cfg"]["hf_tokenizer_name"], place)
     else:
         trained = train_tokenizer(captions, vocab_size=config.vocab_size)
         save_tokenizer(trained, out, context_length=text["context_length"])
         text["vocab_size"] = trained.get_vocab_size()
-    tokenizer = load_tokenizer(out, context_length=text["context_length"])
+    tokenizers = [
+        load_tokenizer(place, context_length=each["text_cfg"]["context_length"]) for place, each in text_towers
+    ]
+    tokenizer = tokenizers[0] if len(tokenizers) == 1 else JoinedTokenizer(tokenizers)
     write_model_config(out, model_config)
-    module = create_model(model_config, out)
-    if config.microbatch:
-        refuse_batch_statistics(module)
     if start is not None:
+        module = create_model(model_config, out)
         load_weights(module, Path(model_config["start_weights"]))
         if config.logit_scale:
             module.logit_scale.data.fill_(math.log(config.logit_scale))
     else:
-        load_image_tower(module, model_config, config)
-        if "hf_model_name" in text:
-            load_text_encoder(module, model_config)
-    preprocessing = preprocessing_of(model_config)
-    require_encoding(module, tokenizer, image_size=preprocessing.size, model=config.model)
-    require_recorded_features(module, tokenizer, preprocessing, model_config)
+        module, left = _pretrained(alone, config, out, tokenizers[0]), iter(tokenizers[1:])
+        others = [
+            _pretrained(each, own, out / name, next(left) if side == "text" else None)
+            for side, name, each, own in further
+        ]
+        if others:
+            join(module, model_config, others)
+    if config.microbatch:
+        refuse_batch_statistics(module)
+    require_encoding(module, tokenizer, image_size=preprocessing_of(model_config).size, model=config.model)
     return tokenizer, module
+
+
+def _pretrained(
+    model_config: dict[str, Any], config: TrainConfig, folder: Path, tokenizer: SavedTokenizer | None
+) -> Any:
+    """Return a model with one tower on each side, with its pretrained weights, which compute what was recorded."""
+    module = create_model(model_config, folder)
+    load_image_tower(module, model_config, config)
+    if "hf_model_name" in model_config["text_cfg"]:
+        load_text_encoder(module, model_config)
+    require_recorded_features(module, tokenizer, preprocessing_of(model_config), model_config)
+    return module
 
 
 def save_run(run: Run) -> None:

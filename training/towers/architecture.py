@@ -17,9 +17,9 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import read_json
 from training.config import TrainConfig
-from training.towers.model import CONFIGS, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
-from training.towers.model_files import read_object, read_open_clip_config, require_file
-from training.towers.preprocessing import Preprocessing
+from training.towers.model import CONFIGS, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.model_files import JOINED, joined_configs, read_object, read_open_clip_config, require_file
+from training.towers.preprocessing import Preprocessing, preprocessing_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,11 @@ def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     for side in found.get("recorded_features", {}).values():
         if isinstance(side, dict):
             side.pop("file", None)
+    for name in JOINED.keys() & found.keys():
+        found[name] = [keyed_config({"text_cfg": {}, **each}) for each in found[name]]
+    found.pop("license", None)
+    if "file" in found.get("image_weights", {}):
+        del found["image_weights"]
     return found
 
 
@@ -137,11 +142,16 @@ def _read(model: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     found = config if isinstance(config, dict) else {}
-    recorded = found.get("recorded_features")
-    for side in recorded.values() if isinstance(recorded, dict) else ():
-        if isinstance(side, dict) and isinstance(side.get("file"), str):
-            side["file"] = str(path.parent / side["file"])
+    _find_files(found, path.parent)
     return found
+
+
+def _find_files(stated: Any, folder: Path) -> None:
+    """Make the paths of a config absolute: those of recorded pictures, and of weights of further towers."""
+    if isinstance(stated, dict) and isinstance(stated.get("file"), str):
+        stated["file"] = str(folder / stated["file"])
+    for value in stated.values() if isinstance(stated, dict) else stated if isinstance(stated, list) else ():
+        _find_files(value, folder)
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
@@ -170,8 +180,8 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
         if not isinstance(config.get(name, {}), dict):
             raise InputError(f"{model}: {name} must be an object")
     named = config.get("image_weights", {"timm": ""}).keys()
-    if "timm" not in named and not {"model", "pretrained"} <= named:
-        raise InputError(f"{model}: image_weights must have model and pretrained of open_clip, or timm")
+    if not {"timm", "file"} & named and not {"model", "pretrained"} <= named:
+        raise InputError(f"{model}: image_weights must have model and pretrained of open_clip, or timm, or file")
     vision, text = config["vision_cfg"], config["text_cfg"]
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise InputError(f"{model} is not an open_clip model config: vision_cfg and text_cfg must be objects")
@@ -193,7 +203,16 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
     if filled:
         listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in filled.items())
         logger.info("%s: filled in %s", model, listed)
-    return {**config, "custom_text": True, "text_cfg": {**defaults, **text}, "vision_cfg": dict(vision)}
+    complete = {**config, "custom_text": True, "text_cfg": {**defaults, **text}, "vision_cfg": dict(vision)}
+    try:
+        further = joined_configs(config)
+    except ValueError as error:
+        raise InputError(f"{model}: {error}") from error
+    finished = (_complete(each, f"{model}, {name}") for _, name, each in further)
+    for name, (_, part, _) in JOINED.items():
+        if name in config:
+            complete[name] = [{**each, part: next(finished)[part]} for each in config[name]]
+    return complete
 
 
 def _timm_tower(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

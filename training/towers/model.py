@@ -16,9 +16,11 @@ from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.processes import let_threads_sleep
 from training.towers.model_files import (
+    JOINED,
     REMEDY,
     TRIAL_TEXTS,
     join_file_names,
+    joined_configs,
     load_weights,
     one_line,
     read_object,
@@ -27,8 +29,14 @@ from training.towers.model_files import (
     require_file,
     translate_errors,
 )
-from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
+from training.towers.preprocessing import Preprocessing, preprocessing_of
+from training.towers.tokenizer import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    AnyTokenizer,
+    JoinedTokenizer,
+    load_tokenizer,
+)
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
@@ -38,7 +46,7 @@ HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub
 logger = logging.getLogger(__name__)
 
 # Our own parts of a model config, which open_clip does not know.
-NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features", "start_folder", "start_weights")
+NOT_OPEN_CLIP = ("image_weights", "license", "preprocess_cfg", "recorded_features", "start_folder", "start_weights")
 _PADDING = 1e-4  # largest change of a number of a unit feature by padding
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
@@ -49,13 +57,14 @@ class LoadedModel:
 
     Args:
         module: the open_clip model.
-        tokenizer: turns texts into int64 token ids, shape (texts, length of the longest).
+        tokenizer: turns texts into int64 token ids, shape (texts, length of the longest), or of joined towers (texts,
+            towers, length).
         preprocessing: how its images are resized and normalised.
         sha256: sha256 of the weights file.
     """
 
     module: Any
-    tokenizer: SavedTokenizer
+    tokenizer: AnyTokenizer
     preprocessing: Preprocessing
     sha256: str
 
@@ -88,8 +97,11 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
     import torch
     from open_clip.model import CLIPTextCfg, CustomTextCLIP
 
+    from training.towers.joined import join
+
+    others = [_make(config, folder / name) for _, name, config in joined_configs(model_config)]
     settings = deepcopy(model_config)
-    for name in ("custom_text", *NOT_OPEN_CLIP):
+    for name in ("custom_text", *NOT_OPEN_CLIP, *JOINED):
         settings.pop(name, None)
     if "hf_model_name" in settings["text_cfg"]:
         from training.towers.text_encoders import AnyTextEncoder, open_clip_has, read_encoder_config
@@ -111,6 +123,8 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
 
         module.text.transformer.register_forward_pre_hook(fit_mask, with_kwargs=True)
     _fit_head(module)
+    if others:
+        join(module, model_config, others)
     return module.to(memory_format=torch.channels_last)  # makes convolutions on CPUs about twice as fast
 
 
@@ -135,15 +149,11 @@ def _fit_head(module: Any) -> None:
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
     """Write `open_clip_config.json`, which describes the model and its image preprocessing to open_clip."""
     written = {name: value for name, value in model_config.items() if name not in NOT_OPEN_CLIP}
+    kept = ("vision_cfg", "text_cfg", "preprocess_cfg")  # of further towers
+    for name in JOINED.keys() & written.keys():
+        written[name] = [{key: each[key] for key in kept if key in each} for each in written[name]]
     preprocessing = preprocessing_of(model_config)
     write_json(folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": written, "preprocess_cfg": preprocessing.to_json()})
-
-
-def preprocessing_of(model_config: dict[str, Any]) -> Preprocessing:
-    """Return the image preprocessing that a model config states, or CLIP's with squashed images."""
-    return Preprocessing.from_json(
-        model_config.get("preprocess_cfg", {}), size=model_config["vision_cfg"]["image_size"]
-    )
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -166,18 +176,28 @@ def load_model(folder: Path) -> LoadedModel:
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
     deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
-    if has_encoder:
-        require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
-    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
-        read_object(folder / name)
+    with translate_errors(str(config_path)):
+        further = joined_configs(model_config)
+    text_towers = [(folder, model_config), *((folder / name, one) for side, name, one in further if side == "text")]
+    for place, _ in text_towers:
+        if has_encoder:
+            require_few_layers(place / ENCODER_CONFIG_FILE, read_object(place / ENCODER_CONFIG_FILE))
+        for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+            read_object(place / name)
     with translate_errors(join_file_names(folder, deciding)):
         module = _make(model_config, folder)
     load_weights(module, weights_path)
     with translate_errors(join_file_names(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
-        text = module.text
-        known = text.config.vocab_size if has_encoder else text.vocab_size
-        length = model_config["text_cfg"]["context_length"]
-        tokenizer = load_tokenizer(folder, context_length=length, vocab_size=known)
+        towers = getattr(module.text, "towers", [module.text])
+        tokenizers = [
+            load_tokenizer(
+                place,
+                context_length=config["text_cfg"]["context_length"],
+                vocab_size=tower.config.vocab_size if has_encoder else tower.vocab_size,
+            )
+            for (place, config), tower in zip(text_towers, towers, strict=True)
+        ]
+        tokenizer = tokenizers[0] if len(tokenizers) == 1 else JoinedTokenizer(tokenizers)
         tokenizer.too_long(TRIAL_TEXTS)
         tokenizer(TRIAL_TEXTS)
     found = LoadedModel(
@@ -212,7 +232,7 @@ def _read_preprocessing(path: Path, *, size: int) -> Preprocessing:
         ) from error
 
 
-def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
+def require_encoding(module: Any, tokenizer: AnyTokenizer, *, image_size: int, model: str) -> None:
     """Check that a model encodes an image and a text of full length to features of equal size, padded or not.
 
     Raises:

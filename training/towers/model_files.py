@@ -5,6 +5,7 @@ Weights are in safetensors, never in a pickle, and are written atomically.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,23 @@ _LAYERS = ("layers", "num_hidden_layers", "n_layers", "num_layers", "encoder_lay
 _TOWERS = ("open_clip_config.json", "config.json")  # the files with the number of layers of a tower
 _PANIC = "PanicException"  # raised by the Rust code of tokenizers; not a subclass of `Exception`
 _LONGEST = 240
+# Lists of further towers in a model config (`training.towers.joined`): side, the part that each has, and its key there.
+JOINED = {
+    "joined_images": ("image", "vision_cfg", "timm_model_name"),
+    "joined_texts": ("text", "text_cfg", "hf_model_name"),
+}
+MOST_JOINED = 4  # further towers on a side
+# The side that a further tower does not have, as small as open_clip makes it.
+_NOTHING = {
+    "vision_cfg": {"image_size": 8, "patch_size": 8, "layers": 1, "width": 64},
+    "text_cfg": {
+        "context_length": 4,
+        "vocab_size": 8,
+        "layers": 1,
+        "width": 64,
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
 _NAMED = 3  # maximum number of tensors that an error names, per kind of mismatch
 
 
@@ -93,6 +111,26 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def joined_configs(model_config: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return side, folder and model config of each further tower; the config's other side is a minimal tower.
+
+    Raises:
+        ValueError: the config lists something else, or its first tower cannot be joined.
+    """
+    found = []
+    for name, (side, part, key) in JOINED.items():
+        stated = model_config.get(name, [])
+        if not isinstance(stated, list) or len(stated) > MOST_JOINED:
+            raise ValueError(f"{name} must be a list of at most {MOST_JOINED} towers")
+        for each in (model_config, *stated) if stated else ():
+            if not isinstance(each, dict) or not isinstance(each.get(part), dict) or key not in each[part]:
+                raise ValueError(f"{name} needs {part}.{key} in each of its towers and in the model's own {side} tower")
+        for number, each in enumerate(stated, start=1):
+            config = {"embed_dim": 8, "custom_text": True, **deepcopy(_NOTHING), **each, part: dict(each[part])}
+            found.append((side, f"{side}-{number}", config))
+    return found
+
+
 def require_readable_files(folder: Path, names: Iterable[str], *, first: str) -> None:
     """Check that the existing files of a third-party model folder can be read, without interpreting their content.
 
@@ -131,8 +169,9 @@ def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
         DamagedError: there are too many layers.
     """
     for name, value in settings.items():
-        if isinstance(value, dict):
-            require_few_layers(path, value)
+        for table in value if isinstance(value, list) else [value]:
+            if isinstance(table, dict):
+                require_few_layers(path, table)
         counts = value if isinstance(value, list) else [value]
         if name in _LAYERS and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
             raise DamagedError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")

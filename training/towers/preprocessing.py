@@ -93,3 +93,10 @@ class Preprocessing:
 
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def preprocessing_of(model_config: Mapping[str, Any]) -> Preprocessing:
+    """Return the image preprocessing that a model config states, or CLIP's with squashed images."""
+    return Preprocessing.from_json(
+        model_config.get("preprocess_cfg", {}), size=model_config["vision_cfg"]["image_size"]
+    )

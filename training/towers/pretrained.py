@@ -7,6 +7,7 @@ Weights load strictly: every tensor must be present. open_clip's `pretrained_ima
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +24,7 @@ from training.towers.model import ENCODER_CONFIG_FILE
 from training.towers.model_files import (
     REMEDY,
     describe_mismatch,
+    joined_configs,
     named_tensors,
     one_line,
     read_object,
@@ -30,7 +32,7 @@ from training.towers.model_files import (
     translate_errors,
 )
 from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import SavedTokenizer
+from training.towers.tokenizer import AnyTokenizer
 from training.trained_models import RUN_FILE
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,18 @@ _TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "spiece.model"),
 )
 AGREEMENT = 1e-4  # largest difference of a number of a recorded feature, scaled to length 1
+
+
+def further_towers(
+    model_config: Mapping[str, Any], config: TrainConfig
+) -> list[tuple[str, str, dict[str, Any], TrainConfig]]:
+    """Return side, folder, model config and settings of each tower that is joined to the model's own."""
+    found = []
+    for side, folder, each in joined_configs(model_config):
+        file = config.image_weights if config.image_weights == RANDOM else each.get("image_weights", {}).get("file", "")
+        stated: dict[str, Any] = {"image_weights": file, f"{side}_license": str(each.get("license", ""))}
+        found.append((side, folder, each, replace(config, **stated)))
+    return found
 
 
 def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -70,6 +84,8 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     for side, stated in model_config.get("recorded_features", {}).items():
         if isinstance(stated, dict) and isinstance(stated.get("file"), str) and Path(stated["file"]).is_file():
             found[f"recorded {side}"] = sha256_of(Path(stated["file"]))
+    for _, folder, each, own in further_towers(model_config, config):
+        found[folder] = identity_of_weights(each, own)
     return found
 
 
@@ -117,10 +133,12 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
     for weights in found:
         if not weights["license"]:
             logger.warning(
-                "the license of the %s tower's weights (%s) is not stated: set train.%s_license, which the model card "
-                "and exports need",
+                "the license of the %s tower's weights (%s) is not stated: set train.%s_license, or `license` of a "
+                "joined tower, which the model card and exports need",
                 *(weights["tower"], weights["weights"], weights["tower"]),
             )
+    for _, _, each, own in further_towers(model_config, config) if "start_folder" not in model_config else ():
+        found += borrowed_weights(each, own)
     return found
 
 
@@ -315,7 +333,7 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
 
 
 def require_recorded_features(
-    module: Any, tokenizer: SavedTokenizer, preprocessing: Preprocessing, model_config: Mapping[str, Any]
+    module: Any, tokenizer: AnyTokenizer | None, preprocessing: Preprocessing, model_config: Mapping[str, Any]
 ) -> None:
     """Check that the towers return the features that the model config states, before their projections.
 
@@ -341,6 +359,7 @@ def require_recorded_features(
                 pixels = torch.from_numpy(preprocessing.resized(picture.convert("RGB")).copy())
             inputs = preprocessing.normalised(pixels[None])
         else:
+            assert tokenizer is not None  # a tower with a text
             inputs = tokenizer([stated["text"]])
         with torch.no_grad():
             made = backbone_features(part, inputs)[0].double()

@@ -172,6 +172,42 @@ class SavedTokenizer:
         return int(self.inner.context_length)
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedTokenizer:
+    """The tokenizers of joined text towers. It turns texts into int64 ids, shape (texts, towers, longest).
+
+    Args:
+        tokenizers: one for each tower.
+    """
+
+    tokenizers: Sequence[SavedTokenizer]
+
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Return the token ids of texts. The end of a text that is too long is cut off."""
+        import torch
+
+        found = [tokenizer(texts) for tokenizer in self.tokenizers]
+        longest = max(ids.shape[1] for ids in found)
+        padded = [
+            torch.nn.functional.pad(ids, (0, longest - ids.shape[1]), value=tokenizer.inner.tokenizer.pad_token_id)
+            for tokenizer, ids in zip(self.tokenizers, found, strict=True)
+        ]
+        return torch.stack(padded, dim=1)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts whose end one of the towers does not see."""
+        cut = {text for tokenizer in self.tokenizers for text in tokenizer.too_long(texts)}
+        return [text for text in texts if text in cut]
+
+    @property
+    def context_length(self) -> int:
+        """Return the maximum number of tokens of a text that every tower sees."""
+        return min(tokenizer.context_length for tokenizer in self.tokenizers)
+
+
+AnyTokenizer = SavedTokenizer | JoinedTokenizer
+
+
 def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None = None) -> SavedTokenizer:
     """Load a saved tokenizer.
 

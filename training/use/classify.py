@@ -136,7 +136,7 @@ def _require_distinct_texts(
         SettingsError: two texts have the same tokens.
     """
     first: dict[tuple[int, ...], int] = {}
-    for place, ids in enumerate(model.tokenizer(texts).tolist()):
+    for place, ids in enumerate(model.tokenizer(texts).flatten(1).tolist()):
         other = first.setdefault(tuple(ids), place)
         if other != place:
             one, two = (
