@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.progress import Progress
-from data_catalog.settings import what_values
+from data_catalog.settings import warn_of_slow_bf16, what_values
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, read_json, sha256_of, write_bytes, write_json
 from training.config import DistilConfig
@@ -195,6 +195,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
         return TrainResult(**read_json(out / RESULT_FILE))
     device = chosen_device(config.device, "distil.device")
+    warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "distil.precision")
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):
         teacher = open_teacher(config.teacher)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)

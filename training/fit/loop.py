@@ -21,6 +21,7 @@ import torch
 from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.progress import Progress
+from data_catalog.settings import warn_of_slow_bf16
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
 from training.changes import ChangeRules
 from training.config import TrainConfig
@@ -139,6 +140,7 @@ def train(
             return TrainResult(**read_json(out / RESULT_FILE))
         refuse_leaks(files)
         require_several_validation_images(files)
+        warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "train.precision")
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, rules=rules
