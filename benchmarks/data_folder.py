@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from harness import options_of
+from harness import exit_without, options_of
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PHOTOS = "coco/train2017"
@@ -22,9 +22,10 @@ def options_with_data(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def missing_files(data: Path, patterns: Iterable[str]) -> list[str]:
-    """Return the patterns that no file of the folder matches."""
-    return [pattern for pattern in patterns if not any(data.glob(pattern))]
+def require_files(data: Path, patterns: Iterable[str]) -> None:
+    """Exit if no file of the folder matches one of the patterns."""
+    if missing := [pattern for pattern in patterns if not any(data.glob(pattern))]:
+        exit_without(f"{data} lacks {', '.join(missing)}")
 
 
 def cc3m_captions(data: Path) -> list[str]:

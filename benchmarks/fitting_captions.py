@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from data_folder import missing_files, options_with_data
+from data_folder import options_with_data, require_files
 from harness import exit_without, judge, print_table
 from languages import FILES, Photographs
 from photographs import FOLDER
@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--english", type=Path, help="model folder of an English model")
     parser.add_argument("--german", type=Path, help="model folder of a German model")
     options = parser.parse_args(arguments)
-    if missing := missing_files(options.data, FILES):
-        exit_without(f"{options.data} lacks {', '.join(missing)}")
+    require_files(options.data, FILES)
     if options.english is None or options.german is None:
         exit_without("--english and --german are needed: see --help")
     from flows.recipe.language_packs import language_pack
@@ -61,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from training.data.features import FeatureStore
     from training.scores.encoders import open_model_folder
 
-    chosen: dict[str, Any] = {"split": "train", "limit": 200} if options.quick else {"split": "dev", "limit": 1000}
-    photographs = Photographs(options.data, "de", **chosen)
+    photographs = Photographs(options.data, "de", is_quick=options.quick)
     names, place = photographs.names, {name: number for number, name in enumerate(photographs.names)}
     models = {
         language: FeatureStore(open_model_folder(folder, language))

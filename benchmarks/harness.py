@@ -7,9 +7,11 @@ is short, and with 2 if its data or tools are missing. `--quick` takes about a m
 import argparse
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -113,6 +115,15 @@ def judge(values: Mapping[str, float], goals: Goals, prefix: str = "") -> int:
         is_short |= not holds
         print(f"claim {prefix}{name} {value:.4g} goal {relation}{goal:g} {'ok' if holds else 'short'}")
     return int(is_short)
+
+
+@contextmanager
+def work_folder(kept: Path | None) -> Iterator[Path]:
+    """Yield a folder that is kept, which is made if it is not there, or else a temporary one."""
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        work = Path(folder).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
 
 
 def exit_without(what: str) -> NoReturn:

@@ -11,10 +11,9 @@ and scores it among 200 train photographs.
 """
 
 import sys
-import tempfile
+from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -22,8 +21,8 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from data_folder import missing_files, multi30k, options_with_data
-from harness import exit_without, judge, print_table
+from data_folder import multi30k, options_with_data, require_files
+from harness import exit_without, judge, print_table, work_folder
 from photographs import FOLDER, english_captions, german_captions, photos_of
 
 SENTENCES = "multi30k"
@@ -62,8 +61,8 @@ class Queries:
 class Photographs:
     """The scored photographs and their captions, and the sentences that name none of them."""
 
-    def __init__(self, data: Path, language: str, *, split: str, limit: int) -> None:
-        self.names = photos_of(data, split)[:limit]
+    def __init__(self, data: Path, language: str, *, is_quick: bool) -> None:
+        self.names = photos_of(data, "train")[:200] if is_quick else photos_of(data, "dev")[:1000]
         self.english = english_captions(data)
         by_people, native = (
             [(text, photo) for photo in self.names for text in found.get(photo, ())]
@@ -112,22 +111,27 @@ def share_with_interval(student: tuple[Any, Any], teacher: tuple[Any, Any], k: i
     return float(shares(np.arange(len(photos)))), float(low), float(high)
 
 
+def student_options(parser: ArgumentParser, arguments: Sequence[str] | None) -> Any:
+    """Return the options of a benchmark that trains students; exit without the files or a teacher."""
+    parser.add_argument("--teacher", type=Path, help="model folder of an English model")
+    parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
+    parser.add_argument("--work", type=Path, help="folder that keeps everything")
+    options = parser.parse_args(arguments)
+    require_files(options.data, FILES)
+    if options.teacher is None:
+        exit_without("--teacher is needed: see --help")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train students, score them, and print a table and claims."""
     parser = options_with_data(__doc__)
-    parser.add_argument("--teacher", type=Path, help="model folder of an English model")
     parser.add_argument("--language", default="de", choices=("de", "fr"))
     parser.add_argument("--pairs", type=Path, help="other translations of the sentences: lines of source, tab, target")
     parser.add_argument("--origin", default="human_translation", help="origin of those translations")
     parser.add_argument("--unpaired", type=Path, action="append", default=[], help="text without translations")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="passes over the pairs (default: that of the command)")
-    parser.add_argument("--work", type=Path, help="folder that keeps the students")
-    options = parser.parse_args(arguments)
-    if missing := missing_files(options.data, FILES):
-        exit_without(f"{options.data} lacks {', '.join(missing)}")
-    if options.teacher is None:
-        exit_without("--teacher is needed: see --help")
+    options = student_options(parser, arguments)
     from flows.recipe.recipe import load_recipe
     from flows.sentences import sentence_pairs
     from training.data.features import FeatureStore
@@ -135,11 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from training.fit.effort import read_attempts
     from training.scores.encoders import open_model_folder
 
-    with nullcontext(options.work) if options.work else tempfile.TemporaryDirectory(prefix="languages-") as folder:
-        work = Path(folder)
-        work.mkdir(parents=True, exist_ok=True)
-        chosen: dict[str, Any] = {"split": "train", "limit": 200} if options.quick else {"split": "dev", "limit": 1000}
-        photographs = Photographs(options.data, options.language, **chosen)
+    with work_folder(options.work) as work:
+        photographs = Photographs(options.data, options.language, is_quick=options.quick)
         (work / "left-out.txt").write_text("".join(f"{text}\n" for text in photographs.unwanted))
         named = options.pairs or options.data / SENTENCES / "train.{lang}.gz"
         lesson: dict[str, Any] = {

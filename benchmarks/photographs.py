@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -33,8 +32,8 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from data_folder import missing_files, options_with_data
-from harness import exit_without, judge, print_table
+from data_folder import options_with_data, require_files
+from harness import exit_without, judge, print_table, work_folder
 
 FOLDER = "flickr8k_photos"
 FILES = (f"{FOLDER}/images.zip", f"{FOLDER}/Flickr8k.token.txt", f"{FOLDER}/Flickr_8k.*Images.txt")
@@ -299,17 +298,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder that keeps the dataset and the features")
     parser.add_argument("--model", type=Path, action="append", help="model folder to score, and nothing else")
     options = parser.parse_args(arguments)
-    if missing := missing_files(options.data, FILES):
-        exit_without(f"{options.data} lacks {', '.join(missing)}")
+    require_files(options.data, FILES)
     if options.model:
         score_models(options.model, options.data)
         return 0
     if options.image_weights is None or options.text_encoder is None:
         exit_without("--image-weights and --text-encoder are needed: see --help")
-    kept = nullcontext(options.work) if options.work else tempfile.TemporaryDirectory(prefix="photographs-")
-    with kept as folder:
-        work = Path(folder)
-        work.mkdir(parents=True, exist_ok=True)
+    with work_folder(options.work) as work:
         photographs = Photographs(options, work)
         if options.quick:
             heads, epoch = photographs.heads({}, seed=0)

@@ -122,7 +122,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
         (found,) = step("find-duplicates", [everything], **deciding)
         pairs = zip(checked, images, strict=True)
         reads = ({"fit": shard, "forget-images": image, "find-duplicates": found} for shard, image in pairs)
-        done = step("deduplicate", reads, leaks=leaks, drop_repeated_captions=True, has_fit=False)
+        done = step("deduplicate", reads, leaks=leaks, drop_repeated_captions=True)
         started = time.perf_counter()
         for shard in done:
             for sample_id in pq.read_table(shard.only_file, columns=["sample_id"]).column(0).unique().to_pylist():

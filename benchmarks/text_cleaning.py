@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
-from data_folder import cc3m_captions, flickr8k_captions, missing_files, mscoco_it, multi30k, options_with_data
-from harness import Goals, exit_without, judge, medians, print_table, race
+from data_folder import cc3m_captions, flickr8k_captions, mscoco_it, multi30k, options_with_data, require_files
+from harness import Goals, judge, medians, print_table, race
 
 from cleaning.checks import CleanConfig
 from cleaning.text.mending import clean_text, encoding_rewrite, ftfy_settings
@@ -62,8 +62,7 @@ def count_differences(texts: Sequence[str]) -> int:
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
     """Time, compare, print the table; return the claims' values and goals."""
-    if missing := missing_files(options.data, NEEDED):
-        exit_without(f"{options.data} has no {', '.join(missing)}")
+    require_files(options.data, NEEDED)
     rounds, size = SIZES["quick" if options.quick else "full"]
     sets, rewrite = caption_sets(size, options.data), encoding_rewrite()
     ways: dict[str, Callable[[Sequence[str]], object]] = {

@@ -16,17 +16,15 @@ import csv
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from data_folder import missing_files, multi30k, options_with_data
-from harness import exit_without, judge, print_table
-from languages import FILES, Photographs, Queries, recalls_of, share_with_interval
+from data_folder import multi30k, options_with_data
+from harness import judge, print_table, work_folder
+from languages import Photographs, Queries, recalls_of, share_with_interval, student_options
 from photographs import FOLDER, german_captions, photos_of
 
 QUICK_GOALS = {"quick_student_R@10_share": (">=", 0.1)}
@@ -163,26 +161,16 @@ class Trials:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train everything, score it, and print one table."""
     parser = options_with_data(__doc__)
-    parser.add_argument("--teacher", type=Path, help="model folder of an English model")
     parser.add_argument("--epochs", type=int, default=10, help="passes of a student over 13,000 pairs")
     parser.add_argument("--mt-steps", type=int, default=1000, help="steps of a package")
-    parser.add_argument("--seeds", type=int, default=3, help="students and alignments of each kind")
-    parser.add_argument("--work", type=Path, help="folder that keeps everything")
-    options = parser.parse_args(arguments)
-    if missing := missing_files(options.data, FILES):
-        exit_without(f"{options.data} lacks {', '.join(missing)}")
-    if options.teacher is None:
-        exit_without("--teacher is needed: see --help")
+    options = student_options(parser, arguments)
     if options.quick:
         options.mt_steps, options.epochs, options.seeds = 20, 12, 1
     from training.data.features import FeatureStore, rewording
     from training.scores.encoders import open_model_folder
 
-    with nullcontext(options.work) if options.work else tempfile.TemporaryDirectory(prefix="translation-cost-") as made:
-        work = Path(made).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        chosen: dict[str, Any] = {"split": "train", "limit": 200} if options.quick else {"split": "dev", "limit": 1000}
-        photographs = Photographs(options.data, "de", **chosen)
+    with work_folder(options.work) as work:
+        photographs = Photographs(options.data, "de", is_quick=options.quick)
         trials = Trials(options, photographs, work)
         forth = trials.package("en-de", trials.of_package, ("en", "de"))
         sources, by_people = zip(*trials.of_students, strict=True)

@@ -4,9 +4,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
@@ -303,21 +305,22 @@ class Contest:
     cache: Path | None
 
 
+@contextmanager
 def open_contest(
     recipe: Recipe | None,
     root: Path,
     options: ModelsAndSets,
-    cache_dir: Path,
     more_sets: Callable[[SetReader], Sequence[ScoredSet]],
     out: Path | None = None,
-) -> Contest:
-    """Return the models and sets that a recipe and options name, the recipe's own model and held-out split first.
+) -> Iterator[Contest]:
+    """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
+
+    Packed translation models are unpacked for as long as the context is open.
 
     Args:
         recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
         options: other models and sets.
-        cache_dir: folder in which packed translation models are unpacked.
         more_sets: reads further sets.
         out: folder of the results, if any, which must be writable.
 
@@ -326,81 +329,54 @@ def open_contest(
         InputError: a model or set cannot be read; or a model was trained on images of a set, without `--report-anyway`.
     """
     let_threads_sleep()
-    language = recipe.target_language if recipe is not None else options.language
-    if language is None:
-        raise SettingsError("without a recipe, --language must name the language of captions and class names")
-    if options.language not in (None, language):
-        raise SettingsError(f"--language {options.language} differs from the recipe's target language, {language}")
-    require_language(language, "--language")
+    language = _language(recipe, options)
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
     packs = language_packs_of(options.language_packs)
     if recipe is not None:
         packs = {**named_language_packs(recipe), **packs}
-    models = _named_models(options, recipe)
-    _require_different([*([recipe.name] if recipe is not None else []), *(model.name for model in models)], "--model")
-    own = newest_model(root, recipe.name) if recipe is not None else None
-    if recipe is not None and own is not None:
-        models.insert(0, NamedModel(name=recipe.name, kind="folder", source=str(own.folder)))
-    if not models:
-        raise SettingsError(
-            "there is no model to score: train the model of the recipe, or add one, such as --model NAME open_clip=..."
-        )
+    models = _models(options, recipe, root)
     known = {
         model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
         for model in models
     }
     trained = {name: model for name, model in known.items() if model is not None}
-    contestants = [_contestant(model, language, packs, cache_dir, known[model.name]) for model in models]
-    reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
-    scored = [*_scored_sets(reader, options), *more_sets(reader)]
-    _require_translatable(scored, models, language)  # before images are looked at
-    split = None
-    if recipe is not None and not options.no_split:
-        split = _split(recipe, root, evaluate.split, trained)
-    if not scored and split is None:
-        raise SettingsError(
-            "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
-            "`scoreboard`, or --pairs of `probe`"
+    with TemporaryDirectory(prefix="vernaclip-") as folder:
+        contestants = [_contestant(model, language, packs, Path(folder), known[model.name]) for model in models]
+        reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
+        scored = [*_scored_sets(reader, options), *more_sets(reader)]
+        _require_translatable(scored, models, language)  # before images are looked at
+        split = None
+        if recipe is not None and not options.no_split:
+            split = _split(recipe, root, evaluate.split, trained)
+        if not scored and split is None:
+            raise SettingsError(
+                "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
+                "`scoreboard`, or --pairs of `probe`"
+            )
+        if out is not None:
+            make_writable_folder(out, "--out")
+        leaks = recipe.leaks if recipe is not None else LeaksConfig()
+        seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
+        found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
+        _require_different([each.test_set.name for each in found], "the set")
+        sets = []
+        for each in found:
+            pack = language_pack(each.stated or language, packs)
+            sets.append(replace(each, test_set=with_language(each.test_set, language, pack, each.stated)))
+        if not options.report_anyway:
+            refuse_seen([each.test_set for each in sets], contestants)
+        yield Contest(
+            language=language, packs=packs, models=contestants, sets=sets, config=evaluate, cache=_feature_cache(root)
         )
-    if out is not None:
-        make_writable_folder(out, "--out")
-    leaks = recipe.leaks if recipe is not None else LeaksConfig()
-    seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
-    found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
-    _require_different([each.test_set.name for each in found], "the set")
-    sets = [
-        replace(
-            each,
-            test_set=with_language(each.test_set, language, language_pack(each.stated or language, packs), each.stated),
-        )
-        for each in found
-    ]
-    if not options.report_anyway:
-        refuse_seen([each.test_set for each in sets], contestants)
-    # Features are cached in the root, where other scoreboards find them.
-    kept = root / FEATURE_STORES
-    open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
-    is_writable = os.access(kept if kept.exists() else root, os.W_OK | os.X_OK)
-    return Contest(
-        language=language,
-        packs=packs,
-        models=contestants,
-        sets=sets,
-        config=evaluate,
-        cache=kept if is_writable else None,
-    )
 
 
-def make_scoreboard(
-    recipe: Recipe | None, root: Path, options: ScoreboardOptions, cache_dir: Path
-) -> tuple[Path, list[Section]]:
+def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOptions) -> tuple[Path, list[Section]]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
     Args:
         recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
         options: other models and sets, and the folder of the results.
-        cache_dir: folder in which packed translation models are unpacked.
 
     Returns:
         The folder of the results, and the sections of the Markdown file.
@@ -414,22 +390,21 @@ def make_scoreboard(
 
     name = recipe.name if recipe is not None else options.language or ""
     out = options.out or root / "scoreboards" / name
-    contest = open_contest(recipe, root, options, cache_dir, more_sets, out)
-    sets = [each.test_set for each in contest.sets]
-    # Without a writable root, features are cached beside the results.
-    board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
+    with open_contest(recipe, root, options, more_sets, out) as contest:
+        sets = [each.test_set for each in contest.sets]
+        # Without a writable root, features are cached beside the results.
+        board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
     protocols = {each.test_set.name: each.protocol for each in contest.sets if each.protocol is not None}
     return out, write_scoreboard(board, protocols, out)
 
 
-def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions, cache_dir: Path) -> Probe:
+def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Probe:
     """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs.
 
     Args:
         recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
         options: other models and sets, and a file of pairs with its images.
-        cache_dir: folder in which packed translation models are unpacked.
 
     Raises:
         SettingsError: a set has no captions, or the language pack of a set has no rules; see also `open_contest`.
@@ -447,18 +422,32 @@ def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions, cache_d
         from_file[probed.gallery.name] = probed
         return [ScoredSet(test_set=probed.gallery, identities=identities)]
 
-    contest = open_contest(recipe, root, options, cache_dir, more_sets)
-    sets: list[ProbedSet] = []
-    for each in contest.sets:
-        gallery = each.test_set
-        if isinstance(gallery, LabelledImages):
-            raise SettingsError(f"{gallery.name} has classes and no captions: leave it out")
-        if gallery.name in from_file:
-            sets.append(replace(from_file[gallery.name], gallery=gallery))
-            continue
-        pack = language_pack(each.stated or contest.language, contest.packs)
-        sets.append(changed_captions(gallery, ChangeRules.of(pack)))
-    return probe_models(contest.models, sets, contest.config, cache=contest.cache)
+    with open_contest(recipe, root, options, more_sets) as contest:
+        sets: list[ProbedSet] = []
+        for each in contest.sets:
+            gallery = each.test_set
+            if isinstance(gallery, LabelledImages):
+                raise SettingsError(f"{gallery.name} has classes and no captions: leave it out")
+            if gallery.name in from_file:
+                sets.append(replace(from_file[gallery.name], gallery=gallery))
+                continue
+            pack = language_pack(each.stated or contest.language, contest.packs)
+            sets.append(changed_captions(gallery, ChangeRules.of(pack)))
+        return probe_models(contest.models, sets, contest.config, cache=contest.cache)
+
+
+def _language(recipe: Recipe | None, options: ModelsAndSets) -> str:
+    """Return the language that models are scored in.
+
+    Raises:
+        SettingsError: it is not named, not a language code, or not the recipe's.
+    """
+    language = recipe.target_language if recipe is not None else options.language
+    if language is None:
+        raise SettingsError("without a recipe, --language must name the language of captions and class names")
+    if options.language not in (None, language):
+        raise SettingsError(f"--language {options.language} differs from the recipe's target language, {language}")
+    return require_language(language, "--language")
 
 
 def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
@@ -521,6 +510,31 @@ def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, Trained
         return None
     gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, trained, own=own)
     return ScoredSet(test_set=gallery, identities=())
+
+
+def _feature_cache(root: Path) -> Path | None:
+    """Return the folder of the root for features, where other scoreboards find them; None if it is not writable."""
+    kept = root / FEATURE_STORES
+    open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
+    return kept if os.access(kept if kept.exists() else root, os.W_OK | os.X_OK) else None
+
+
+def _models(options: ModelsAndSets, recipe: Recipe | None, root: Path) -> list[NamedModel]:
+    """Return the recipe's own model, if it is trained, and those of the options.
+
+    Raises:
+        SettingsError: there is none, or two have the same name; see also `_named_models`.
+    """
+    models = _named_models(options, recipe)
+    _require_different([*([recipe.name] if recipe is not None else []), *(model.name for model in models)], "--model")
+    own = newest_model(root, recipe.name) if recipe is not None else None
+    if recipe is not None and own is not None:
+        models.insert(0, NamedModel(name=recipe.name, kind="folder", source=str(own.folder)))
+    if not models:
+        raise SettingsError(
+            "there is no model to score: train the model of the recipe, or add one, such as --model NAME open_clip=..."
+        )
+    return models
 
 
 def _named_models(options: ModelsAndSets, recipe: Recipe | None) -> list[NamedModel]:

@@ -2,10 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
@@ -34,8 +35,6 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
         SettingsError: the two languages are the same.
         InputError: there are neither files nor a dataset with translated captions, or too few usable pairs.
     """
-    from training.distil.distil import SentencePairs
-
     config = recipe.distil
     if recipe.source_language == recipe.target_language:
         raise SettingsError(
@@ -50,52 +49,66 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
     left_out = set(map(plain, unwanted))
     texts = dict.fromkeys(_texts("distil.unpaired", config.unpaired))
-    common: dict[str, Any] = {
-        "unpaired": [text for text in texts if text and plain(text) not in left_out],
-        "languages": (recipe.source_language, recipe.target_language),
-    }
     if config.pairs:
-        named = named_language_packs(recipe)
-        checks = [
-            column_language(language_pack(code, named)) if config.check_languages else None
-            for code in common["languages"]
-        ]
-        found = read_pairs(
-            [Path(name) for name in config.pairs],
-            num_held_out=config.num_held_out,
-            source_check=checks[0],
-            target_check=checks[1],
-            codes=common["languages"],
-            leave_out=unwanted,
-        )
-        return SentencePairs(
-            training=found.training,
-            held_out=found.held_out,
-            origins={config.origin: len(found.training) + len(found.held_out)},
-            left_out=found.dropped,
-            **common,
-        )
-    if snapshot is None:
+        found = _of_files(recipe, unwanted)
+    elif snapshot is not None:
+        found = _of_dataset(recipe, snapshot, left_out)
+    else:
         raise InputError(
             f"distil needs parallel sentences: set distil.pairs, or build the dataset {recipe.name} with translated "
             "captions first"
         )
+    return replace(found, unpaired=[text for text in texts if text and plain(text) not in left_out])
+
+
+def _of_files(recipe: Recipe, unwanted: Sequence[str]) -> "SentencePairs":
+    """Return the pairs of `distil.pairs` without those texts."""
+    from training.distil.distil import SentencePairs
+
+    config, codes, named = recipe.distil, (recipe.source_language, recipe.target_language), named_language_packs(recipe)
+    checks = [column_language(language_pack(code, named)) if config.check_languages else None for code in codes]
+    found = read_pairs(
+        [Path(name) for name in config.pairs],
+        num_held_out=config.num_held_out,
+        source_check=checks[0],
+        target_check=checks[1],
+        codes=codes,
+        leave_out=unwanted,
+    )
+    return SentencePairs(
+        training=found.training,
+        held_out=found.held_out,
+        origins={config.origin: len(found.training) + len(found.held_out)},
+        languages=codes,
+        left_out=found.dropped,
+    )
+
+
+def _of_dataset(recipe: Recipe, snapshot: Snapshot, left_out: Set[str]) -> "SentencePairs":
+    """Return the translated captions of the train split with their sources, without those plain texts."""
+    from training.distil.distil import SentencePairs
+
     rows = dict[tuple[str, str], str]()
     for caption, source, lang, origin in _captions(snapshot, "train"):
         if lang == recipe.source_language and left_out.isdisjoint((plain(caption), plain(source))):
             rows.setdefault((source, caption), origin)
     order = sorted(rows, key=lambda pair: (order_key(plain(pair[0])), pair))
-    if len(order) < 10 * config.num_held_out:
+    num_held_out = recipe.distil.num_held_out
+    if len(order) < 10 * num_held_out:
         raise InputError(
             f"the train split of {recipe.name} has {len(order):,} captions translated from {recipe.source_language}, "
-            f"too few to hold out {config.num_held_out:,}: translate more, set distil.pairs, or lower "
-            "distil.num_held_out"
+            f"too few to hold out {num_held_out:,}: translate more, set distil.pairs, or lower distil.num_held_out"
         )
-    held_out = order[: config.num_held_out]
+    held_out = order[:num_held_out]
     sources = {plain(source) for source, _ in held_out}
-    training = [pair for pair in order[config.num_held_out :] if plain(pair[0]) not in sources]
-    origins = Counter(rows[pair] for pair in (*training, *held_out))
-    return SentencePairs(training=training, held_out=held_out, origins=origins, is_of_dataset=True, **common)
+    training = [pair for pair in order[num_held_out:] if plain(pair[0]) not in sources]
+    return SentencePairs(
+        training=training,
+        held_out=held_out,
+        origins=Counter(rows[pair] for pair in (*training, *held_out)),
+        languages=(recipe.source_language, recipe.target_language),
+        is_of_dataset=True,
+    )
 
 
 def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, str]]:

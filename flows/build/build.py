@@ -259,8 +259,11 @@ def funnel(engine: Engine) -> list[FunnelCount]:
         }
         for source, found in sources.items()
     }
-    for output in (output for step in engine.steps for output in engine.commits(step.name)):
+    counted_by: dict[str, str] = {}
+    for step, output in ((each.name, output) for each in engine.steps for output in engine.commits(each.name)):
         for name, by_source in output.facts.get("counts", {}).items():
+            if counted_by.setdefault(name, step) != step:
+                continue  # if `fit` has dropped the captions whose image failed, `deduplicate` finds none left
             for source, counts in by_source.items():
                 before = totals.get((source, name), _NOTHING)
                 totals[source, name] = {

@@ -214,7 +214,7 @@ def merge_captions(job: Job) -> StepFacts:
     return {"num_captions": merged.num_rows}
 
 
-def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool, has_fit: bool) -> StepFacts:
+def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
     """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel.
 
     Args:
@@ -222,7 +222,6 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool, h
             `merge-captions`.
         leaks: section `[leaks]`.
         drop_repeated_captions: drop repeated captions of the same image.
-        has_fit: the build has the step `fit`, which has dropped and counted captions whose image failed.
     """
     before, drops = pq.read_table(job.shard("fit")), image_drops(job)
     found = job.one("find-duplicates")
@@ -240,8 +239,6 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool, h
     table = without_texts(table, is_of_samples(table, forgotten)) if forgotten else table
     save_parquet(table, job.folder / SHARD)
     stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
-    if has_fit:
-        stages = {"deduplicate": stages["deduplicate"]}
     return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
 
 

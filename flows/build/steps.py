@@ -54,6 +54,11 @@ class Build:
         return self.recipe.build.workers
 
 
+def _judges_fit(build: Build) -> bool:
+    """Return whether a model judges if captions fit their images."""
+    return build.recipe.image_text.is_on
+
+
 def _ingest_settings(build: Build) -> Mapping[str, Any]:
     """Return the settings of `ingest`."""
     recipe = build.recipe
@@ -318,7 +323,7 @@ STEPS = (
         meaning="Score how well captions and their source captions fit the images.",
         scope=WHOLE,
         after=("check", "forget-images"),
-        when=lambda build: build.recipe.image_text.is_on,
+        when=_judges_fit,
         lane=FLOW,
         settings=lambda build: {"identities": build.inputs.image_text},
         run=fit.measure_fit,
@@ -329,7 +334,7 @@ STEPS = (
         meaning="Drop captions whose images failed, or that do not fit them.",
         scope=PER_SHARD,
         after=("check", "forget-images", "measure-fit"),
-        when=lambda build: build.recipe.image_text.is_on,
+        when=_judges_fit,
         settings=lambda build: {"config": build.recipe.image_text},
         run=fit.fit,
         rows={
@@ -376,7 +381,6 @@ STEPS = (
         settings=lambda build: {
             "leaks": build.recipe.leaks,
             "drop_repeated_captions": build.recipe.duplicates.captions,
-            "has_fit": build.recipe.image_text.is_on,
         },
         run=images.deduplicate,
         rows={
@@ -411,5 +415,4 @@ def step_versions(recipe: Recipe) -> dict[str, int]:
 
     The steps of `[image_text]` are left out if the recipe does not have it, so that they do not change its key.
     """
-    optional = () if recipe.image_text.is_on else ("measure-fit", "fit")
-    return {step.name: step.version for step in STEPS if step.name not in optional}
+    return {step.name: step.version for step in STEPS if recipe.image_text.is_on or step.when is not _judges_fit}

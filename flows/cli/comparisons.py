@@ -1,7 +1,6 @@
 """The commands ablate, which measures the filters of a recipe, and scoreboard and probe, which compare models."""
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,8 +209,7 @@ def scoreboard(
     from training.scores.scoreboard_files import JSON_FILE
 
     loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
-    with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
-        folder, sections = make_scoreboard(loaded, root, options, Path(cache))
+    folder, sections = make_scoreboard(loaded, root, options)
     if json:
         say_json({"folder": folder, **read_json(folder / JSON_FILE)})
         return
@@ -254,8 +252,7 @@ def probe(
     from flows.scoreboard import make_probe
 
     loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
-    with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
-        found = make_probe(loaded, root, options, Path(cache))
+    found = make_probe(loaded, root, options)
     if json:
         say_json(found.to_json())
         return

@@ -58,12 +58,7 @@ _FORM["properties"] |= {
 # The Prefect server refuses values that the schema does not allow before scheduling; `load_recipe` checks the rest.
 Settings = Annotated[Any, WithJsonSchema(_FORM)]
 
-# Phases of the progress artifact; all have the same weight.
 BUILD_PHASES = tuple(step.name for step in STEPS)
-TRAIN_PHASES = ("train",)
-ALIGN_PHASES = ("align",)
-DISTIL_PHASES = ("distil",)
-EVALUATE_PHASES = ("evaluate",)
 
 
 def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
@@ -124,7 +119,7 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
         root: folder of the catalog, relative to the project's folder.
         settings: settings that override those of the recipe.
     """
-    with _executor("train-clip", TRAIN_PHASES, recipe, root, settings) as executor:
+    with _executor("train-clip", ["train"], recipe, root, settings) as executor:
         return runs.train(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
@@ -140,7 +135,7 @@ def align_clip(
         settings: settings that override those of the recipe.
         curve: numbers of training images at which to measure the score.
     """
-    with _executor("align-clip", ALIGN_PHASES, recipe, root, settings) as executor:
+    with _executor("align-clip", ["align"], recipe, root, settings) as executor:
         return runs.align(recipe, root=Path(root), overrides=settings or {}, executor=executor, curve=curve or ())
 
 
@@ -153,7 +148,7 @@ def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settin
         root: folder of the catalog, relative to the project's folder.
         settings: settings that override those of the recipe.
     """
-    with _executor("distil-clip", DISTIL_PHASES, recipe, root, settings) as executor:
+    with _executor("distil-clip", ["distil"], recipe, root, settings) as executor:
         return runs.distil(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
@@ -166,7 +161,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
         root: folder of the catalog, relative to the project's folder.
         settings: settings that override those of the recipe.
     """
-    with _executor("evaluate-clip", EVALUATE_PHASES, recipe, root, settings) as executor:
+    with _executor("evaluate-clip", ["evaluate"], recipe, root, settings) as executor:
         return runs.evaluate(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
@@ -179,7 +174,7 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
         root: folder of the catalog, relative to the project's folder.
         settings: settings that override those of the recipe.
     """
-    phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
+    phases = [*BUILD_PHASES, "train", "evaluate"]
     with _executor("build-and-train", phases, recipe, root, settings) as executor:
         place, overrides = Path(root), settings or {}
         loaded = load_recipe(recipe, root=place, overrides=overrides)
@@ -199,7 +194,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 def _executor(
     name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
 ) -> Iterator[Executor]:
-    """Yield the executor for the flow `name`, which shows its progress through `phases`."""
+    """Yield the executor for the flow `name`, which shows its progress through `phases`, all of the same weight."""
     require_sound_environment()
     for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
         if logging.getLogger(package).level == logging.NOTSET:
@@ -209,7 +204,7 @@ def _executor(
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 
     def watch(label: str, done: int, total: int) -> None:
-        if label in (*TRAIN_PHASES, *ALIGN_PHASES, *DISTIL_PHASES):
+        if label in ("train", "align", "distil"):
             artifacts.progress(label, done=done, total=total)
 
     if dask:

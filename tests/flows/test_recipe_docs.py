@@ -12,7 +12,7 @@ import pytest
 from cleaning.checks.definition import Section
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import ChangeWords, LanguagePack, RoleWords
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.settings import FILE
 from data_catalog.sources.registry import SOURCE_KINDS
@@ -161,6 +161,14 @@ def test_the_page_lists_every_setting_as_the_code_has_it(path: Path) -> None:
 def test_the_page_about_languages_lists_every_field_of_a_pack() -> None:
     fields = re.findall(r"^\|`(\w+)`\|", (DOCS / "languages.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(fields) == sorted(section_fields(LanguagePack))
+
+
+def test_the_example_of_words_that_change_a_caption_has_every_list() -> None:
+    (text,) = re.findall(r"^```toml\n(code = .*?)^```$", (DOCS / "languages.md").read_text("utf-8"), re.M | re.DOTALL)
+    written = tomllib.loads(text)
+    assert read(LanguagePack, written, "").changes
+    assert set(written["changes"]) == {*section_fields(ChangeWords), "roles"}
+    assert sorted(written["changes"]["roles"]) == sorted(section_fields(RoleWords))
 
 
 def test_every_setting_has_a_meaning_and_sections_have_examples() -> None:

@@ -283,7 +283,7 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
         duplicates = call_step("find-duplicates", work, all_shards, deciding)
         into = call_step("merge-captions", work, {"fit": [captions], "find-duplicates": duplicates}, {})
         reads = {**shards, "find-duplicates": duplicates}
-        dropping = {"leaks": leaks, "drop_repeated_captions": False, "has_fit": False}
+        dropping = {"leaks": leaks, "drop_repeated_captions": False}
         one = call_step("deduplicate", work, {**reads, "merge-captions": into}, dropping)
         other = call_step("deduplicate", work, reads, dropping | {"drop_repeated_captions": True})
         snapshot = {"deduplicate": one, "forget-images": images, "merge-captions": into}

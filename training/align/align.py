@@ -7,10 +7,12 @@ interrupted starts its heads again and ends with the same bytes.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -325,6 +327,22 @@ class FrozenTowers:
                     projection.copy_(head.weight.T)
         with torch.no_grad():
             self.module.logit_scale.copy_(heads.logit_scale)
+
+
+@contextmanager
+def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> Iterator[FrozenTowers]:
+    """Yield frozen towers whose heads no model folder gets, with torch deterministic.
+
+    Raises:
+        SettingsError, InputError: see `aligned_model_and_key` and `FrozenTowers.open`.
+    """
+    towers = only_towers(towers)
+    model_config, _ = aligned_model_and_key(towers, config, {})
+    with (
+        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
+        TemporaryDirectory(prefix="vernaclip-") as folder,
+    ):
+        yield FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
 
 
 def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:

@@ -5,20 +5,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import write_json
-from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads, only_towers
+from training.align.align import fit_heads, opened_towers
 from training.align.heads import FeaturePairs, Heads
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, row_groups, split_to_score
-from training.processes import deterministic_torch
 from training.scores.metrics import image_to_text_ranks, recalls, share_interval, text_to_image_ranks
 
 logger = logging.getLogger(__name__)
@@ -117,13 +114,7 @@ def measure_curve(
             "the curve would be scored on the val split, on which align.refit trains: set align.refit to false, or "
             "build a dataset with a test split"
         )
-    towers = only_towers(towers)
-    model_config, _ = aligned_model_and_key(towers, config, {})
-    with (
-        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
-        TemporaryDirectory(prefix="vernaclip-") as folder,
-    ):
-        frozen = FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
+    with opened_towers(towers, config, cache=cache) as frozen:
         train, val = frozen.pairs(files, "train", mirror=config.mirror), frozen.pairs(files, "val")
         scored = frozen.pairs(files, split)
         if train is None or scored is None:

@@ -2,20 +2,17 @@
 
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import SCORE
 from data_catalog.storage.shards import unit_interval
-from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads, only_towers
+from training.align.align import FrozenTowers, fit_heads, opened_towers
 from training.align.heads import FeaturePairs
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import SPLITS, PairFiles, read_rows, row_groups
-from training.processes import deterministic_torch
 from training.scores.image_text import in_units
 
 logger = logging.getLogger(__name__)
@@ -51,13 +48,7 @@ def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, c
         raise InputError(f"of {len(rows):,} images, a fold has {min(sizes)}: give fewer --folds, or build more images")
     texts = [(row["sample_id"], text) for row in rows for text in row["captions"]]
     scores = np.full(len(texts), np.nan)
-    towers = only_towers(towers)
-    model_config, _ = aligned_model_and_key(towers, config, {})
-    with (
-        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
-        TemporaryDirectory(prefix="vernaclip-") as folder,
-    ):
-        frozen = FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
+    with opened_towers(towers, config, cache=cache) as frozen:
         whole = _whole(frozen, files, config)
         for fold in range(num_folds):
             heads, *_ = fit_heads(frozen, whole.subset(np.flatnonzero(folds != fold)), None, config)
