@@ -111,7 +111,7 @@ def judge(values: Mapping[str, float], goals: Goals, prefix: str = "") -> int:
     is_short = False
     for name, value in values.items():
         relation, goal = goals[name]
-        holds = {">=": value >= goal, "<=": value <= goal, "<": value < goal}[relation]
+        holds = {">=": value >= goal, ">": value > goal, "<=": value <= goal, "<": value < goal}[relation]
         is_short |= not holds
         print(f"claim {prefix}{name} {value:.4g} goal {relation}{goal:g} {'ok' if holds else 'short'}")
     return int(is_short)
