@@ -116,6 +116,7 @@ def student_options(parser: ArgumentParser, arguments: Sequence[str] | None) -> 
     parser.add_argument("--teacher", type=Path, help="model folder of an English model")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--work", type=Path, help="folder that keeps everything")
+    parser.add_argument("--precision", default="bf16", help="fp32 where the processor has no bfloat16 instructions")
     options = parser.parse_args(arguments)
     require_files(options.data, FILES)
     if options.teacher is None:
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "origin": options.origin,
             "leave_out": [str(work / "left-out.txt")],
             "unpaired": [str(path) for path in options.unpaired],
-            "precision": "bf16",
+            "precision": options.precision,
         }
         lesson |= {"epochs": options.epochs} if options.epochs else {}
         if options.quick:

@@ -28,7 +28,7 @@ from languages import Photographs, Queries, recalls_of, share_with_interval, stu
 from photographs import FOLDER, german_captions, photos_of
 
 QUICK_GOALS = {"quick_student_R@10_share": (">=", 0.1)}
-PACKAGE = {"precision": "bf16", "num_held_out": 500, "threads": len(os.sched_getaffinity(0))}
+PACKAGE = {"num_held_out": 500, "threads": len(os.sched_getaffinity(0))}
 FEWER = 5000  # sentence pairs, and ...
 FEWER_PHOTOGRAPHS = 500  # ... photographs, of a language that has not more
 
@@ -69,7 +69,11 @@ class Trials:
 
         out = self.work / f"{name}.argosmodel"
         if not out.is_file():
-            steps = {"num_steps": self.options.mt_steps, "warmup_steps": self.options.mt_steps // 10}
+            steps = {
+                "precision": self.options.precision,
+                "num_steps": self.options.mt_steps,
+                "warmup_steps": self.options.mt_steps // 10,
+            }
             settings: Mapping[str, Any] = {**PRESETS["tiny" if self.options.quick else "small"], **PACKAGE, **steps}
             settings = {**settings, "num_held_out": 100} if self.options.quick else settings
             file = self.written(name, pairs)
@@ -102,7 +106,7 @@ class Trials:
             "teacher": str(self.options.teacher.resolve()),
             "pairs": [str(self.written(name, pairs))],
             "origin": origin,
-            "precision": "bf16",
+            "precision": self.options.precision,
             "epochs": epochs,
             "num_held_out": min(500, len(pairs) // 20),
         }

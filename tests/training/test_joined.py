@@ -137,6 +137,16 @@ def test_features_are_those_of_each_tower_side_by_side_and_the_model_is_an_ordin
         path.write_bytes(content)
 
 
+def test_joined_image_towers_alone_go_to_onnx(
+    square_files: PairFiles, joined: MakeConfig, cache: Path, tmp_path: Path
+) -> None:
+    settings = replace(joined(joined_texts=[]), image_license="mit", text_license="mit")
+    align(square_files, settings, replace(CONFIG, epochs=0), tmp_path / "model", cache=cache)
+    config = ModelExportConfig(name="joined", formats=("onnx",), license="mit")
+    report = export_model(tmp_path / "model", config, tmp_path / "exported", seen=None, root=tmp_path / "root")
+    assert report.exports[0].difference < 1e-4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

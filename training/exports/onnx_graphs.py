@@ -178,7 +178,7 @@ def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
 
 def why_not_onnx(model_config: dict[str, Any], _encoder: Any) -> str | None:
     """Return why a model cannot be one graph of pixels and one of token ids, or None if it can."""
-    several = "joined_texts" in model_config
+    several = bool(model_config.get("joined_texts"))
     return "several text towers are joined in it, each with its own tokenizer" if several else None
 
 
