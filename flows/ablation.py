@@ -9,7 +9,7 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
-from data_catalog.settings import json_values
+from data_catalog.settings import json_values, what_values
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
@@ -37,7 +37,7 @@ from training.trained_models import pair_files, pair_hashes
 
 logger = logging.getLogger(__name__)
 
-# Runs a job of `flows.jobs` ("build" or "train") with these overrides of the recipe, and returns its report.
+# Runs a job of `flows.jobs` ("build", "train" or "align") with these overrides of the recipe, and returns its report.
 RunJob = Callable[[str, Sequence[str]], Any]
 
 
@@ -50,18 +50,22 @@ class AblationConfig:
         steps: optimizer steps of every model; 0: `train.steps`, or the steps of the recipe's epochs on its own dataset.
         seeds: number of models for each variant.
         split: split that is the gallery; empty: the recipe's `evaluate.split`.
+        align: align the frozen towers of the recipe instead of training all weights.
     """
 
     toggles: Sequence[Toggle]
     steps: int = 0
     seeds: int = 3
     split: str = ""
+    align: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise SettingsError(f"--steps must not be negative, got {self.steps}")
         if self.seeds < 1:
             raise SettingsError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.align and self.steps:
+            raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +118,17 @@ def run_ablation(
     files = [pair_files(snapshot) for snapshot in snapshots]
     sizes = [sizes_of(mine) for mine in files]
     for snapshot, size in zip(snapshots, sizes, strict=True):  # all variants must train with the same batch size
-        if size["images"] < recipe.train.batch_size:
+        if not config.align and size["images"] < recipe.train.batch_size:
             raise InputError(
                 f"{snapshot.dataset} has {size['images']:,} training images, fewer than one batch of "
                 f"{recipe.train.batch_size}: set a smaller train.batch_size for all variants, or build a larger dataset"
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
     gallery = gallery_of(files, split)
-    steps = config.steps or default_steps(recipe.train, sizes[0]["images"])
+    steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
+        **({"align": what_values(recipe.align)} if config.align else {}),
         **({"changes": json_values(rules)} if (rules := change_rules(recipe)) else {}),
         "toggles": [toggle.label for toggle in config.toggles],
         "steps": steps,
@@ -133,7 +138,8 @@ def run_ablation(
         "seed": recipe.evaluate.seed,
     }
     key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
-    seeds = [recipe.train.seed + number for number in range(config.seeds)]
+    first = recipe.align.seed if config.align else recipe.train.seed
+    seeds = [first + number for number in range(config.seeds)]
     # Content hashes of the training files of each variant.
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
     data = [mine["train"] for mine in hashes]
@@ -157,7 +163,7 @@ def run_ablation(
         num_queries=len(gallery.texts),
         num_left_out=gallery.num_left_out,
         steps=steps,
-        batch_size=recipe.train.batch_size,
+        batch_size=recipe.align.batch_size if config.align else recipe.train.batch_size,
         seeds=tuple(seeds),
         noise={metric: each.variance**0.5 for metric, each in noise.items()},
         degrees=noise[PRIMARY].degrees,
@@ -181,6 +187,7 @@ def _trained(
     """Train the models of all variants, seed by seed, and return their folders by variant and seed.
 
     Args:
+        steps: optimizer steps of each model; 0: the frozen towers are aligned instead.
         is_same: for each variant, whether its data and therefore its models equal those of the first.
     """
     models: list[list[Path]] = [[] for _ in variants]
@@ -189,7 +196,9 @@ def _trained(
             if same and mine is not models[0]:
                 mine.append(models[0][-1])
                 continue
-            logger.info("%s: %d steps, seed %d, %d of %d", variant.recipe.name, steps, seed, number, len(seeds))
-            more = (f"train.steps={steps}", f"train.seed={seed}")
-            mine.append(do("train", (*variant.overrides, *more)).folder)
+            logger.info("%s: model %d of %d, seed %d", variant.recipe.name, number, len(seeds), seed)
+            way, more = "train", [f"train.steps={steps}", f"train.seed={seed}"]
+            if not steps:
+                way, more = "align", [f"align.seed={seed}"]
+            mine.append(do(way, (*variant.overrides, *more)).folder)
     return models

@@ -39,6 +39,8 @@ class AblateOptions(BuildOptions):
     """Models to train for each variant. One model does not show how much results vary between trainings."""
     split: Literal["val", "test"] | None = None
     """Split to score on (default: evaluate.split of the recipe)."""
+    align: bool = False
+    """Align the frozen towers of the recipe ([align]) instead of training: minutes, also on few images."""
     dry_run: bool = False
     """Print the variants, their effects and the cost, and train nothing."""
 
@@ -55,9 +57,9 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     check.min_words=0.
 
     Each variant is a dataset of its own in the same root, and no image is fetched twice. All models are trained for
-    the same number of optimizer steps, and scored on the same held-out images, which none of them was trained on.
-    After an interruption, run the same command again to resume. The table, the record and a plot are written to
-    ROOT/ablations.
+    the same number of optimizer steps, or aligned, and scored on the same held-out images, which none of them was
+    trained on. After an interruption, run the same command again to resume. The table, the record and a plot are
+    written to ROOT/ablations.
 
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
@@ -73,7 +75,9 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
         say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
     toggles = toggles_of(options.toggles, loaded)
-    config = AblationConfig(toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "")
+    config = AblationConfig(
+        toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "", align=options.align
+    )
     variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
         _print_plan(loaded, variants, config, root)
@@ -129,6 +133,9 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
     say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
     steps = config.steps or (default_steps(recipe.train, num_images) if num_images else 0)
     models = len(variants) * config.seeds
+    if config.align:
+        say(f"{models} models are aligned. The features of each image and caption are computed once.")
+        return
     if not steps:
         epochs = recipe.train.frozen_epochs + recipe.train.epochs
         say(

@@ -356,6 +356,13 @@ def test_the_command_aligns_and_prints_the_curve(
     assert "whole numbers" in capsys.readouterr().err
     assert main([*command, "--curve", "8,90000"]) == 1
     assert "90,000 training images" in capsys.readouterr().err
+    ablating = ["ablate", *command[1:], "--align", "--split", "val", "--seeds", "2", "--toggle", "clean.min_words=9"]
+    assert main(ablating) == 0
+    told = capsys.readouterr().out
+    assert "frozen towers, aligned" in told
+    assert "with 2 seeds per variant" in told
+    assert main([*ablating, "--steps", "3"]) == 1
+    assert "--align has align.epochs" in capsys.readouterr().err
     assert main([*command, "--set", "align.refit=true"]) == 0
     capsys.readouterr()
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]

@@ -344,7 +344,7 @@ class Ablation:
         num_images: images in the gallery.
         num_queries: captions that were queries.
         num_left_out: images of the split that some variant was trained on.
-        steps: optimizer steps of each model.
+        steps: optimizer steps of each model; 0 if they were aligned.
         batch_size: images per step.
         seeds: seeds of the models of each variant.
         noise: standard deviation of one model's score, beyond the effect of its seed on all variants, by metric.
@@ -397,9 +397,14 @@ class Ablation:
         """Return sentences that explain the measurements and the columns."""
         left_out = f", without {self.num_left_out:,} that a variant was trained on" if self.num_left_out else ""
         count = len(self.seeds)
-        notes = [
+        made = (
             f"Each model was trained for {self.steps:,} optimizer steps of {self.batch_size} images, regardless of the "
-            f"number of images, with {count} seed{'s' if count > 1 else ''} per variant.",
+            "number of images"
+            if self.steps
+            else "Each model is the recipe's frozen towers, aligned up to the epoch with the best validation MRR@10"
+        )
+        notes = [
+            f"{made}, with {count} seed{'s' if count > 1 else ''} per variant.",
             f"All models were scored on the same {self.num_images:,} images of the {self.split} split{left_out}, with "
             f"{self.num_queries:,} captions that each belong to one of them.",
             f'"with" and "without" are {_short(PRIMARY)}. The next columns are differences, with the filter minus '
