@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -344,3 +345,10 @@ def test_a_take_down_leaves_lists_of_equal_length(squares: Squares, tmp_path: Pa
     assert not list((root / "kept-features").glob("*")), "features of its images are gone"
     found = query(root, "SELECT len(captions) AS n, len(image_text_scores) AS m FROM pairs").to_pylist()
     assert found == [{"n": 1, "m": 1}] * 53
+
+
+def test_without_captions_nothing_is_judged_and_nothing_said(caplog: pytest.LogCaptureFixture) -> None:
+    nothing = np.zeros((0, 4), np.float32)
+    found = image_text.in_units(nothing, nothing, np.zeros(0, np.int64), images=[], captions=[])
+    assert found.shape == (0,)
+    assert not caplog.text

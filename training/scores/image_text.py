@@ -84,7 +84,8 @@ def in_units(
     cosines = _cosines(rows, texts, random)
     spread = float(cosines.std()) if len(cosines) > 1 else 0.0
     if not spread:
-        logger.warning("%d captions are not judged: there are too few to compare them with random ones", len(captions))
+        if captions:
+            logger.warning("%d captions are not judged: too few to compare them with random ones", len(captions))
         return np.full(len(captions), np.nan)
     logger.info("cosine of %d random pairs: %.4f, standard deviation %.4f", len(random), cosines.mean(), spread)
     own = _cosines(rows, texts, np.stack([owners, np.arange(len(owners))], axis=1))
