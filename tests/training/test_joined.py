@@ -126,6 +126,11 @@ def test_features_are_those_of_each_tower_side_by_side_and_the_model_is_an_ordin
     assert not report.exports
     assert all("towers are joined in it" in reason for reason in report.refused.values())
     assert len(report.refused) == 3
+    again = replace(CONFIG, epochs=0, start="model")
+    align(square_files, TrainConfig(model=str(out), num_threads=1), again, tmp_path / "again", cache=cache)
+    with torch.no_grad():
+        found = load_model(tmp_path / "again").module.encode_text(model.tokenizer(texts), normalize=True)
+    assert torch.allclose(found, features, atol=1e-4)
     resumed = TrainConfig(model=str(out), epochs=1, batch_size=64, num_threads=1)
     train(square_files, resumed, tmp_path / "further")
     assert load_model(tmp_path / "further").sha256 != model.sha256

@@ -76,7 +76,7 @@ def aligned_model_and_key(
     towers = only_towers(towers)
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
-    further = further_towers(found, towers)
+    further = further_towers(found, towers) if "start_folder" not in found else []
     for each, own in [(found, towers), *((each, own) for side, _, each, own in further if side == "image")]:
         if not has_image_weights(each, own):
             raise SettingsError(

@@ -105,7 +105,8 @@ def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(side, dict):
             side.pop("file", None)
     for name in JOINED.keys() & found.keys():
-        found[name] = [keyed_config({"text_cfg": {}, **each}) for each in found[name]]
+        nothing = {"text_cfg": {}, **({"start_folder": ""} if is_folder else {})}
+        found[name] = [keyed_config({**nothing, **each}) for each in found[name]]
     found.pop("license", None)
     if "file" in found.get("image_weights", {}):
         del found["image_weights"]
