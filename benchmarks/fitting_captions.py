@@ -179,7 +179,7 @@ def on_scenes(folder: Path, num_scenes: int) -> dict[str, float]:
         changed = []
         for text, owner in zip(texts, owners, strict=True):
             drawn, true = draws.random(2), is_true[owner]
-            found = changed_caption(text, true, rules, lambda _: frozenset(), kinds=[kind], drawn=drawn)
+            found = changed_caption(text, true, rules.changes, lambda _: frozenset(), kinds=[kind], drawn=drawn)
             changed += [(owner, found)] * (found is not None)
         changed = changed[:MOST_CHANGED]
         places = np.array([owner for owner, _ in changed])

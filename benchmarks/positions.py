@@ -53,7 +53,7 @@ def preferred(model: LoadedModel, gallery: Gallery, kind: str, rules: ChangeRule
     pairs, draws = [], np.random.default_rng(SEED).random((len(gallery.queries), 2))
     for place, (caption, drawn) in enumerate(zip(gallery.queries, draws, strict=True)):
         is_true = gallery.fitting[gallery.owners[place]]
-        changed = changed_caption(caption, is_true, rules, lambda _: frozenset(), kinds=[kind], drawn=drawn)
+        changed = changed_caption(caption, is_true, rules.changes, lambda _: frozenset(), kinds=[kind], drawn=drawn)
         if changed is not None and wording(caption) in is_true:
             pairs.append((place, changed))
     places = np.array([place for place, _ in pairs], dtype=np.int64)

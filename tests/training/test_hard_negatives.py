@@ -119,7 +119,9 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
 
     def drawn(*kinds: str) -> Counter[str | None]:
         numbers = np.random.default_rng(0).random((400, len(kinds) + 1))
-        return Counter(changed_caption(caption, others, rules, rules.says, kinds=kinds, drawn=pair) for pair in numbers)
+        return Counter(
+            changed_caption(caption, others, rules.changes, rules.says, kinds=kinds, drawn=pair) for pair in numbers
+        )
 
     assert set(drawn("position")) == {"un quadrato rosso in basso a sinistra"}
     assert set(drawn("count")) == {None}

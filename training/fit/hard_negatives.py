@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from data_catalog.errors import SettingsError
-from training.changes import ChangeRules
+from training.changes import Change, ChangeRules
 from training.config import TrainConfig
 from training.data.batches import BatchPlan, TrainSplit
 from training.data.pairs import Captions, Floats
 from training.scores.evaluation import wording
 from training.towers.tokenizer import Tokenize
 
+Changes = Callable[[str, tuple[str, ...]], tuple[Change, ...]]
 Says = Callable[[str], frozenset[tuple[str, str]]]
 
 # Words of `[changes]` that each kind of change needs.
@@ -65,7 +66,8 @@ def changed_inputs(
     split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules
 ) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor]]:
     """Return a function that reads a batch's changed captions: token ids, and which captions have one; see `Batch`."""
-    says = lru_cache(_MOST_READ)(rules.says)  # a caption comes again with each other caption of its image
+    # A caption comes again in each epoch, and with each other caption of its image.
+    changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
 
     def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
         draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
@@ -73,7 +75,7 @@ def changed_inputs(
         captions = split.captions.texts(plan.captions)
         found = [
             changed_caption(
-                caption, split.captions.of_sample(sample), rules, says, kinds=config.hard_negatives, drawn=numbers
+                caption, split.captions.of_sample(sample), changes, says, kinds=config.hard_negatives, drawn=numbers
             )
             for caption, sample, numbers in zip(captions, plan.samples.tolist(), drawn, strict=True)
         ]
@@ -84,7 +86,7 @@ def changed_inputs(
 
 
 def changed_caption(
-    caption: str, others: Collection[str], rules: ChangeRules, says: Says, *, kinds: Sequence[str], drawn: Floats
+    caption: str, others: Collection[str], changes: Changes, says: Says, *, kinds: Sequence[str], drawn: Floats
 ) -> str | None:
     """Return a caption changed in one thing, or None if the rules cannot change it.
 
@@ -93,17 +95,17 @@ def changed_caption(
         others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
             that one of them confirms: it says the new word, such as "blue", and not the old one. Positions are not
             compared in this way.
-        rules: rules of the language.
-        says: returns the result of `rules.says`, which may be cached.
+        changes: returns the result of `ChangeRules.changes`, which may be cached.
+        says: returns the result of `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: numbers in [0, 1): one for each kind, which order them, and one that selects the change.
     """
     is_true = {wording(other) for other in (caption, *others)}
     for place in np.argsort(drawn[:-1]).tolist():
-        changes = rules.changes(caption, [kinds[place]])
+        possible = changes(caption, (kinds[place],))
         # Most changes are false, so the drawn one is looked at first.
-        first = int(drawn[-1] * len(changes))
-        for change in (*changes[first:], *changes[:first]):
+        first = int(drawn[-1] * len(possible))
+        for change in (*possible[first:], *possible[:first]):
             # An image of two things is often described from both sides, so "right" does not refute "left".
             is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
             if wording(change.caption) not in is_true and not is_confirmed:
