@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
+from flows.cli.options import DEFAULT_ROOT, EngineOptions, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json, say_table
 
 NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
@@ -32,7 +32,7 @@ class ShowOptions:
     """Write the result as JSON to this file; with -, print JSON only."""
 
 
-_DEFAULTS = ShowOptions()
+_DEFAULTS, _ENGINE = ShowOptions(), EngineOptions()
 
 
 def search(
@@ -43,7 +43,10 @@ def search(
     images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     split: Split | None = None,
     top: Number = 12,
+    from_code: Annotated[str | None, Parameter(name="--from", metavar="LANG")] = None,
+    to_code: Annotated[str | None, Parameter(name="--to", metavar="LANG")] = None,
     options: ShowOptions = _DEFAULTS,
+    engine: EngineOptions = _ENGINE,
 ) -> None:
     """Find the images of a dataset or folder that match a text, and write them as one picture (contact sheet).
 
@@ -52,35 +55,48 @@ def search(
       vernaclip search "due cerchi rossi" --root demo-catalog --split test --top 5
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --root demo-catalog --json hits.json
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --model my-model --json -
+      vernaclip search "two red circles" --root demo-catalog --from en --package en_it.argosmodel
+
+    With --from, the text is translated before the search. The options of the engine are those of `vernaclip translate`,
+    but a model of ctranslate2 or transformers is given by --set model=DIR.
 
     The features of a folder's images are cached in its subfolder .vernaclip, or in the root if the folder is not
     writable. Only new and changed files are encoded again.
 
     Args:
-        text: Query in the language of the model.
+        text: Query in the language of the model, or of --from.
         images: Search the image files of this folder instead of a dataset.
         split: Search only this split of the dataset.
         top: Number of images to find.
+        from_code: Language of the query, such as en. Translate it for the model.
+        to_code: Language of the model, such as it (default: that of the dataset it was trained on).
     """
     from data_catalog.database.result_files import short_value
+    from flows.search import QueryTranslation, SearchedImages, search_images
     from training.use.pictures import contact_sheet
-    from training.use.search import search_dataset, search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
         raise SettingsError(f"--top must be at least 1, got {top}")
-    if images is not None and split is not None:
-        raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
-    if images is not None:
-        fallback = root if root.is_dir() else None  # caches features if the folder is not writable
-        found = search_folder(text, images, _chosen_model(root, options), k=top, root=fallback)
-    elif options.model is not None:
-        raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
-    else:
-        found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
-    contact_sheet(found.hits, out, text)
-    if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+    searched = SearchedImages(root=root, dataset=options.dataset, folder=images, model=options.model, split=split)
+    translation = None
+    if from_code is not None:
+        translation = QueryTranslation(
+            from_code=from_code,
+            to_code=to_code,
+            settings=engine.values(),
+            language_packs=engine.language_packs,
+            memory=engine.memory,
+        )
+    elif to_code is not None or engine != _ENGINE:
+        raise SettingsError("--to and the options of the engine need --from: the language of the query")
+    found = search_images(text, searched, num_hits=top, translation=translation)
+    contact_sheet(found.hits, out, found.query if translation is None else f"{found.query} ({text})")
+    facts = {} if translation is None else {"translated_from": text}
+    if _wrote_json(options, {**found.to_json(), **facts, "picture": str(out)}):
         return
+    if translation is not None:
+        say(visible_text(f"Translated query: {found.query}") + "\n")
     say_table(
         [
             {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}", "file": short_value(hit.name)}
@@ -129,13 +145,14 @@ def classify(
         template: Sentence in which each text replaces {c}, such as "una foto di {c}".
     """
     from data_catalog.database.result_files import short_value
+    from flows.search import chosen_model
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars
 
     labels = [*texts, *(_lines(classes) if classes else [])]
     out = _picture(root, options, f"classify-{image.stem}", read=image)
-    found = run(image, labels, _chosen_model(root, options), template=template)
+    found = run(image, labels, chosen_model(root, options.dataset, options.model), template=template)
     bars(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -192,12 +209,13 @@ def localize(
         text: Text in the language of the model.
         method: Cover each square, reveal each square alone, or both.
     """
+    from flows.search import chosen_model
     from training.use.localize import METHODS
     from training.use.localize import localize as run
     from training.use.pictures import heat_map
 
     out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
-    found = run(image, text, _chosen_model(root, options), method=method)
+    found = run(image, text, chosen_model(root, options.dataset, options.model), method=method)
     heat_map(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -208,21 +226,6 @@ def localize(
     else:
         say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
     say(f"\nHeat map: {out}")
-
-
-def _chosen_model(root: Path, options: ShowOptions) -> Path:
-    """Return the folder of the model that the options name: `--model`, or the newest model of a dataset.
-
-    Raises:
-        SettingsError: both a model and a dataset are given.
-    """
-    from training.trained_models import current_model
-
-    if options.model is None:
-        return current_model(root, options.dataset).folder
-    if options.dataset is not None:
-        raise SettingsError("--model and --dataset both choose a model: use one of the two")
-    return options.model
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:
