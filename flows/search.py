@@ -1,4 +1,4 @@
-"""Search images by a text, which may be translated into the language of the model first."""
+"""Search images by an image or by a text, which may be translated into the language of the model first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,23 +64,26 @@ class QueryTranslation:
 
 
 def search_images(
-    query: str, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
+    query: str | Path, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
 ) -> SearchResult:
     """Return the images that are most similar to a query. The result has the translated query, if it is translated.
 
     Args:
-        query: text in the language of the model, or of `translation`.
+        query: text in the language of the model, or of `translation`; or the path of an image.
         searched: images and model.
         num_hits: maximum number of images.
         translation: how to translate the query.
 
     Raises:
         SettingsError: the query is empty, or settings are wrong.
-        InputError: there are no images, or no model; or the engine cannot be opened, or has no translation.
+        InputError: there are no images, or no model; the image cannot be read; or the engine cannot be opened, or has
+            no translation.
     """
+    if isinstance(query, Path) and translation is not None:
+        raise SettingsError("--from translates a text, but the query is an image: leave --from out")
     root, folder = searched.root, searched.folder
     model = chosen_model(root, searched.dataset, searched.model)
-    if translation is not None:
+    if translation is not None and isinstance(query, str):
         query = _translated(query, translation, model, root)
     if folder is None:
         return search_dataset(root, searched.dataset, query, num_hits=num_hits, split=searched.split)

@@ -181,7 +181,7 @@ def translate(
 
 
 def search(
-    query: str,
+    query: str | PathLike[str],
     root: Place,
     *,
     dataset: str | None = None,
@@ -190,7 +190,9 @@ def search(
     num_hits: int = 12,
     translation: Settings | None = None,
 ) -> SearchResult:
-    """Return the images of a dataset or a folder that are most similar to a text, with the text that was searched.
+    """Return the images of a dataset or a folder that are most similar to a text or an image.
+
+    The result has the query that was searched: the translated text, if it was translated.
 
     >>> import vernaclip
     >>> engine = {"from": "en", "to": "it", "package": "scenes-en_it.argosmodel"}
@@ -199,7 +201,8 @@ def search(
     ('due stelle rosse', 5)
 
     Args:
-        query: text in the language of the model, or of `translation`.
+        query: text in the language of the model, or of `translation`; or an image file, as a `Path`. Images with the
+            same bytes are left out.
         root: folder of the catalog.
         dataset: dataset whose newest model is used. By default the only one that has a model.
         images: folder of image files to search instead of the dataset.
@@ -210,7 +213,7 @@ def search(
 
     Raises:
         SettingsError: the query is empty, or a setting is wrong.
-        InputError: there are no images, no model or no such translation package.
+        InputError: there are no images, no model or no such translation package; or the image cannot be read.
     """
     settings = setting_values(translation or {})
     from_code, to_code = settings.pop("from", None), settings.pop("to", None)
@@ -227,6 +230,7 @@ def search(
         translated = QueryTranslation(from_code=from_code, to_code=to_code, settings=settings)
     open_root(Path(root), writes=True)
     with disk_errors(Path(root) / "catalog"), reading():
+        query = query if isinstance(query, str) else Path(query)
         return search_images(query, searched, num_hits=num_hits, translation=translated)
 
 

@@ -191,6 +191,16 @@ def test_a_query_of_another_language_is_translated_before_the_search(root: Path,
     assert "Translated query: due cerchi rossi\n" in told(["search", "two red circles", *place, *engine, "--to", "it"])
 
 
+def test_an_image_is_searched_by_in_a_dataset_and_a_folder(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
+    place = ["--root", str(root), "--out", str(tmp_path / "sheet.png"), "--top", "5"]
+    command = ["search", "--image", str(photos / "0.jpg"), *place]
+    found = json.loads(told([*command, "--json", "-"]))
+    (name,) = found["left_out"]
+    assert (found["query"], len(found["hits"])) == (None, 5)
+    assert name not in {hit["sample_id"] for hit in found["hits"]}
+    assert "\nNot listed, because it is the query image: 0.jpg\n" in told([*command, "--images", str(photos)])
+
+
 def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
     classes, picture = tmp_path / "classes.txt", tmp_path / "bars.png"
     classes.write_text("una stella\n\nun cuore\n", encoding="utf-8")
@@ -235,6 +245,12 @@ def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Pa
         (["search", "zwei", "--from", "de", "--package", str(SCENES)], "translates en to it, but de to it is needed"),
         (["search", " ", "--from", "en", "--package", str(SCENES)], "a text is empty"),
         (["search", "two", "--images", "{photos}", "--model", "m", "--from", "en"], "--to is missing"),
+        (["search"], "a query is missing"),
+        (["search", "uno", "--image", "{photo}"], "are two queries: give one of them"),
+        (["search", "--image", "{photos}/broken.jpg"], "broken.jpg cannot be read as an image"),
+        (["search", "--image", "{photos}/broken.jpg", "--images", "{photos}"], "cannot be read as an image"),
+        (["search", "--image", "{photo}", "--out", "{photo}"], "is the input image"),
+        (["search", "--image", "{photo}", "--from", "en"], "the query is an image: leave --from out"),
         (["classify", "{photo}", "uno"], "give two or more"),
         (["classify", "{photos}/broken.jpg", "uno", "due"], "cannot be read as an image"),
         (["localize", "gone.jpg", "uno"], "there is no such file"),
