@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from data_catalog.errors import PipelineError
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
-    from vernaclip.jobs import align, build, distil, score, train, translate
+    from vernaclip.jobs import align, build, distil, score, search, train, translate
     from vernaclip.model import Model, open_model
 
     __version__: str
@@ -34,6 +34,7 @@ __all__ = [
     "open_dataset",
     "open_model",
     "score",
+    "search",
     "train",
     "translate",
 ]
@@ -50,6 +51,7 @@ _MODULES = {
     "open_dataset": "vernaclip.dataset",
     "open_model": "vernaclip.model",
     "score": "vernaclip.jobs",
+    "search": "vernaclip.jobs",
     "train": "vernaclip.jobs",
     "translate": "vernaclip.jobs",
 }

@@ -1,4 +1,4 @@
-"""Run the jobs of the command line as functions: build, train, align, distil, score and translate."""
+"""Run the jobs of the command line as functions: build, train, align, distil, score, translate and search."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,16 +7,17 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from data_catalog.errors import SettingsError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
 from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
-from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
+from flows.recipe.engines import open_one_way, setting_values
+from flows.search import QueryTranslation, SearchedImages, search_images
+from training.use.search import SearchResult
 from translation.engine import Translation, translate_stream
-from translation.memory import with_memory
-from translation.registry import open_translator
 
 Place = str | PathLike[str]
 Settings = Mapping[str, Any]
@@ -167,12 +168,70 @@ def translate(
         InputError: there is no such package.
         TransientError: the engine is temporarily unavailable.
     """
-    config = one_way_config(setting_values(settings or {}))
-    codes = route_codes(source, config, target)
-    packs = packs_of(codes, [fspath(path) for path in language_packs])
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
-        engine = open_translator(config, [packs[code] for code in codes], cache_dir=Path(cache))
-        return list(translate_stream(with_memory(engine, Path(memory) if memory is not None else None), captions))
+        engine = open_one_way(
+            setting_values(settings or {}),
+            source,
+            target,
+            language_packs=[fspath(path) for path in language_packs],
+            memory=Path(memory) if memory is not None else None,
+            cache_dir=Path(cache),
+        )
+        return list(translate_stream(engine, captions))
+
+
+def search(
+    query: str | PathLike[str],
+    root: Place,
+    *,
+    dataset: str | None = None,
+    images: Place | None = None,
+    model: Place | None = None,
+    num_hits: int = 12,
+    translation: Settings | None = None,
+) -> SearchResult:
+    """Return the images of a dataset or a folder that are most similar to a text or an image.
+
+    The result has the query that was searched: the translated text, if it was translated.
+
+    >>> import vernaclip
+    >>> engine = {"from": "en", "to": "it", "package": "scenes-en_it.argosmodel"}
+    >>> found = vernaclip.search("two red stars", "catalog", num_hits=5, translation=engine)
+    >>> found.query, len(found.hits)
+    ('due stelle rosse', 5)
+
+    Args:
+        query: text in the language of the model, or of `translation`; or an image file, as a `Path`. Images with the
+            same bytes are left out.
+        root: folder of the catalog.
+        dataset: dataset whose newest model is used. By default the only one that has a model.
+        images: folder of image files to search instead of the dataset.
+        model: model folder to use instead of the dataset's model; only with `images`.
+        num_hits: maximum number of images.
+        translation: language of the query ("from"), that of the model ("to", by default that of its training data) and
+            settings as in a recipe's `[translate]`. The query is translated before the search.
+
+    Raises:
+        SettingsError: the query is empty, or a setting is wrong.
+        InputError: there are no images, no model or no such translation package; or the image cannot be read.
+    """
+    settings = setting_values(translation or {})
+    from_code, to_code = settings.pop("from", None), settings.pop("to", None)
+    if translation is not None and from_code is None:
+        raise SettingsError('the translation needs "from": the language of the query')
+    searched = SearchedImages(
+        root=Path(root),
+        dataset=dataset,
+        folder=None if images is None else Path(images),
+        model=None if model is None else Path(model),
+    )
+    translated = None
+    if from_code is not None:
+        translated = QueryTranslation(from_code=from_code, to_code=to_code, settings=settings)
+    open_root(Path(root), writes=True)
+    with disk_errors(Path(root) / "catalog"), reading():
+        query = query if isinstance(query, str) else Path(query)
+        return search_images(query, searched, num_hits=num_hits, translation=translated)
 
 
 @contextmanager

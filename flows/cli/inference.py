@@ -1,6 +1,7 @@
 """The commands search, classify and localize, which use a trained model."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
+from flows.cli.options import DEFAULT_ROOT, EngineOptions, Number, Root, Split, Text, Words, no_option
 from flows.cli.output import require_own_file, say, say_json, say_table
 
 NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
@@ -32,55 +33,77 @@ class ShowOptions:
     """Write the result as JSON to this file; with -, print JSON only."""
 
 
-_DEFAULTS = ShowOptions()
+_DEFAULTS, _ENGINE = ShowOptions(), EngineOptions()
 
 
 def search(
-    text: Text,
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True, converter=no_option)] = None,
     /,
     *,
     root: Root = DEFAULT_ROOT,
+    image: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     split: Split | None = None,
     top: Number = 12,
+    from_code: Annotated[str | None, Parameter(name="--from", metavar="LANG")] = None,
+    to_code: Annotated[str | None, Parameter(name="--to", metavar="LANG")] = None,
     options: ShowOptions = _DEFAULTS,
+    engine: EngineOptions = _ENGINE,
 ) -> None:
-    """Find the images of a dataset or folder that match a text, and write them as one picture (contact sheet).
+    """Find the images of a dataset or folder that match a text or an image, and write them as one contact sheet.
 
     Examples:
       vernaclip search "due cerchi rossi" --root demo-catalog
       vernaclip search "due cerchi rossi" --root demo-catalog --split test --top 5
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --root demo-catalog --json hits.json
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --model my-model --json -
+      vernaclip search "two red circles" --root demo-catalog --from en --package en_it.argosmodel
+      vernaclip search --image photo.jpg --images ~/Pictures --root demo-catalog
+
+    With --from, the text is translated before the search. The options of the engine are those of `vernaclip translate`,
+    but a model of ctranslate2 or transformers is given by --set model=DIR.
 
     The features of a folder's images are cached in its subfolder .vernaclip, or in the root if the folder is not
     writable. Only new and changed files are encoded again.
 
     Args:
-        text: Query in the language of the model.
+        text: Query in the language of the model, or of --from.
+        image: Find images that look like this file, instead of TEXT. Images with the same bytes are not listed.
         images: Search the image files of this folder instead of a dataset.
         split: Search only this split of the dataset.
         top: Number of images to find.
+        from_code: Language of the query, such as en. Translate it for the model.
+        to_code: Language of the model, such as it (default: that of the dataset it was trained on).
     """
     from data_catalog.database.result_files import short_value
+    from flows.search import QueryTranslation, SearchedImages, search_images
     from training.use.pictures import contact_sheet
-    from training.use.search import search_dataset, search_folder
 
-    out = _picture(root, options, text, read=images)
+    query = _query(text, image)
+    read = [path for path in (image, images) if path is not None]
+    out = _picture(root, options, query if isinstance(query, str) else f"search-{query.stem}", read=read)
     if top < 1:
         raise SettingsError(f"--top must be at least 1, got {top}")
-    if images is not None and split is not None:
-        raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
-    if images is not None:
-        fallback = root if root.is_dir() else None  # caches features if the folder is not writable
-        found = search_folder(text, images, _chosen_model(root, options), k=top, root=fallback)
-    elif options.model is not None:
-        raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
-    else:
-        found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
-    contact_sheet(found.hits, out, text)
-    if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+    searched = SearchedImages(root=root, dataset=options.dataset, folder=images, model=options.model, split=split)
+    translation = None
+    if from_code is not None:
+        translation = QueryTranslation(
+            from_code=from_code,
+            to_code=to_code,
+            settings=engine.values(),
+            language_packs=engine.language_packs,
+            memory=engine.memory,
+        )
+    elif to_code is not None or engine != _ENGINE:
+        raise SettingsError("--to and the options of the engine need --from: the language of the query")
+    found = search_images(query, searched, num_hits=top, translation=translation)
+    title = image.name if image is not None else str(found.query)
+    contact_sheet(found.hits, out, title if translation is None else f"{title} ({text})", image)
+    facts = {} if translation is None else {"translated_from": text}
+    if _wrote_json(options, {**found.to_json(), **facts, "picture": str(out)}):
         return
+    if translation is not None:
+        say(visible_text(f"Translated query: {found.query}") + "\n")
     say_table(
         [
             {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}", "file": short_value(hit.name)}
@@ -94,6 +117,8 @@ def search(
             for hit in found.hits
         ]
     )
+    if found.left_out:
+        say("\n" + visible_text(f"Not listed, because it is the query image: {', '.join(found.left_out)}"))
     if found.unreadable:
         say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
@@ -101,6 +126,20 @@ def search(
         if len(found.unreadable) > MOST_UNREADABLE:
             say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
     say(f"\nContact sheet: {out}")
+
+
+def _query(text: str | None, image: Path | None) -> str | Path:
+    """Return the text or the image to search by.
+
+    Raises:
+        SettingsError: both are given, or neither.
+    """
+    if text is not None and image is not None:
+        raise SettingsError("TEXT and --image are two queries: give one of them")
+    query = image if text is None else text
+    if query is None:
+        raise SettingsError('a query is missing: give a text, as in `vernaclip search "a dog"`, or --image FILE')
+    return query
 
 
 def classify(
@@ -129,13 +168,14 @@ def classify(
         template: Sentence in which each text replaces {c}, such as "una foto di {c}".
     """
     from data_catalog.database.result_files import short_value
+    from flows.search import chosen_model
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars
 
     labels = [*texts, *(_lines(classes) if classes else [])]
-    out = _picture(root, options, f"classify-{image.stem}", read=image)
-    found = run(image, labels, _chosen_model(root, options), template=template)
+    out = _picture(root, options, f"classify-{image.stem}", read=[image])
+    found = run(image, labels, chosen_model(root, options.dataset, options.model), template=template)
     bars(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -192,12 +232,13 @@ def localize(
         text: Text in the language of the model.
         method: Cover each square, reveal each square alone, or both.
     """
+    from flows.search import chosen_model
     from training.use.localize import METHODS
     from training.use.localize import localize as run
     from training.use.pictures import heat_map
 
-    out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
-    found = run(image, text, _chosen_model(root, options), method=method)
+    out = _picture(root, options, f"localize-{image.stem}-{text}", read=[image])
+    found = run(image, text, chosen_model(root, options.dataset, options.model), method=method)
     heat_map(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -210,22 +251,7 @@ def localize(
     say(f"\nHeat map: {out}")
 
 
-def _chosen_model(root: Path, options: ShowOptions) -> Path:
-    """Return the folder of the model that the options name: `--model`, or the newest model of a dataset.
-
-    Raises:
-        SettingsError: both a model and a dataset are given.
-    """
-    from training.trained_models import current_model
-
-    if options.model is None:
-        return current_model(root, options.dataset).folder
-    if options.dataset is not None:
-        raise SettingsError("--model and --dataset both choose a model: use one of the two")
-    return options.model
-
-
-def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:
+def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:
     """Return the path of the picture: below the root, or in the working folder if `--model` is given.
 
     With `--model` there may be no root, and none is created.
@@ -234,7 +260,7 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         root: of the catalog.
         options: of the command.
         name: text from which the file name is made.
-        read: the image, or the folder of images, that the command reads.
+        read: the image and the folder of images that the command reads.
 
     Raises:
         SettingsError: the picture would replace another file, or be written among the images that are searched.
@@ -250,10 +276,11 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         places["--json"] = Path(options.json)
     for option, place in places.items():
         require_own_file(place, option)
-        if read is not None and place.resolve() == read.resolve():
-            raise SettingsError(f"{place} is the input image, which is not overwritten: name another file")
-        if read is not None and read.is_dir() and place.resolve().is_relative_to(read.resolve()):
-            raise SettingsError(f"{place} is in the folder that is searched: choose another path with {option}")
+        for path in read:
+            if place.resolve() == path.resolve():
+                raise SettingsError(f"{place} is the input image, which is not overwritten: name another file")
+            if path.is_dir() and place.resolve().is_relative_to(path.resolve()):
+                raise SettingsError(f"{place} is in the folder that is searched: choose another path with {option}")
     if out.suffix.lower() != ".png":
         raise SettingsError(f"--out: the picture is a PNG file, so {out.name} must end in .png")
     if len({place.resolve() for place in places.values()}) < len(places):

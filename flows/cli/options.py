@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
+
+from data_catalog.errors import SettingsError
 
 DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"
@@ -86,6 +88,42 @@ PrivateHosts = Annotated[
     ),
 ]
 Split = Literal["train", "val", "test"]
+
+
+@Parameter(name="*", group=Group("Engine", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Options of a translation engine."""
+
+    engine: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a plug-in's (docs/translation.md)."""
+    package: Annotated[Words, Parameter(metavar="FILE")] = ()
+    """For argos: .argosmodel file or folder (default: the installed package)."""
+    language_packs: LanguagePacks = ()
+    """Language pack (TOML file) for --from, --to or --pivot. Repeatable."""
+    pivot: Annotated[str | None, Parameter(metavar="LANG")] = None
+    """Translate by way of this language; needs two packages or models."""
+    memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Cache translations in this folder, and never translate a cached text again."""
+    overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
+    """Set any key of the [translate] section of recipes, such as beam_size=1. Repeatable."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the engine's settings, of the options and of `--set`.
+
+        Raises:
+            SettingsError: a setting is given twice, or is not KEY=VALUE.
+        """
+        from flows.recipe.engines import setting_values
+
+        values = setting_values(self.overrides)
+        for name in ("engine", "package", "model", "pivot"):
+            given = getattr(self, name, None)  # only some commands have a `model` here
+            if given and name in values:
+                raise SettingsError(f"translate.{name} is given twice, by --{name} and by --set {name}=...: keep one")
+            if given:
+                values[name] = list(given) if isinstance(given, tuple) else given
+        return values
 
 
 @Parameter(name="*")

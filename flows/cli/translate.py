@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import DiskError, SettingsError
-from flows.cli.options import DEFAULT_ROOT, DatasetName, From, LanguagePacks, Number, Root, To, Words, no_option
+from flows.cli.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
-    from translation.engine import Translator
     from translation.files import CaptionFiles
 
 
@@ -38,26 +37,14 @@ class FileOptions:
 
 @Parameter(name="*", group=Group("Engine", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class AnyEngineOptions(EngineOptions):
     """Options of the engine."""
 
-    engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a plug-in's (docs/translation.md)."""
-    package: Annotated[Words, Parameter(metavar="FILE")] = ()
-    """For argos: .argosmodel file or folder (default: the installed package)."""
     model: Annotated[Words, Parameter(metavar="DIR")] = ()
     """For ctranslate2: folder of a converted model with its tokenizer. For transformers: folder, or name on the hub."""
-    language_packs: LanguagePacks = ()
-    """Language pack (TOML file) for --from, --to or --pivot. Repeatable."""
-    pivot: Annotated[str | None, Parameter(metavar="LANG")] = None
-    """Translate by way of this language; needs two packages or models."""
-    memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Cache translations in this folder, and never translate a cached text again."""
-    overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
-    """Set any key of the [translate] section of recipes, such as beam_size=1. Repeatable."""
 
 
-_FILES, _ENGINE = FileOptions(), EngineOptions()
+_FILES, _ENGINE = FileOptions(), AnyEngineOptions()
 
 
 def translate(
@@ -67,7 +54,7 @@ def translate(
     from_code: From,
     to_code: To,
     files: FileOptions = _FILES,
-    engine: EngineOptions = _ENGINE,
+    engine: AnyEngineOptions = _ENGINE,
 ) -> None:
     """Translate lines of text, or one column of a CSV, TSV or Parquet file.
 
@@ -87,11 +74,19 @@ def translate(
         source: Input file, or - for standard input (default).
     """
     from data_catalog.progress import Progress
+    from flows.recipe.engines import open_one_way
     from translation.files import count_rows, translate_files
 
     found = _caption_files(source, to_code, files)
     with tempfile.TemporaryDirectory() as cache:
-        translator = _opened(from_code, to_code, engine, Path(cache))
+        translator = open_one_way(
+            engine.values(),
+            from_code,
+            to_code,
+            language_packs=engine.language_packs,
+            memory=engine.memory,
+            cache_dir=Path(cache),
+        )
         num_rows = count_rows(found)
         if found.target is None and sys.stdout.isatty():  # a progress bar would appear between the lines
             translate_files(found, translator)
@@ -115,30 +110,6 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     column = options.column or "caption"
     columns = Columns(read=column, write=options.write_column or f"{column}_{to_code}", scores=options.scores)
     return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
-
-
-def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Path) -> "Translator":
-    """Return the engine that the options and `--set` name.
-
-    Raises:
-        PipelineError: a setting is unknown, wrong, given twice or about round trips; or the engine cannot be opened.
-    """
-    from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
-    from translation.memory import with_memory
-    from translation.registry import open_translator
-
-    values = setting_values(options.overrides)
-    named = {"engine": options.engine, "package": list(options.package), "model": list(options.model)}
-    for name, given in {**named, "pivot": options.pivot}.items():
-        if given and name in values:
-            raise SettingsError(f"translate.{name} is given twice, by --{name} and by --set {name}=...: keep one")
-        if given:
-            values[name] = given
-    config = one_way_config(values)
-    codes = route_codes(from_code, config, to_code)
-    packs = packs_of(codes, options.language_packs)
-    engine = open_translator(config, [packs[code] for code in codes], cache_dir=cache_dir)
-    return with_memory(engine, options.memory)
 
 
 def draw(

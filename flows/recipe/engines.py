@@ -14,6 +14,7 @@ from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_plugin
+from translation.memory import with_memory
 from translation.packages.package import default_packages_dir, find, require_there
 from translation.registry import open_translator, reverse
 
@@ -123,6 +124,34 @@ def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
         if name == "round_trip" or name.startswith("reverse_"):
             raise SettingsError(f"translate.{name} can be set in recipes only: this command does not translate back")
     return read(TranslateConfig, values, "translate")
+
+
+def open_one_way(
+    values: Mapping[str, Any],
+    from_code: str,
+    to_code: str,
+    *,
+    language_packs: Sequence[str],
+    memory: Path | None,
+    cache_dir: Path,
+) -> Translator:
+    """Return the engine that a command's settings name, with its memory.
+
+    Args:
+        values: settings of `[translate]`.
+        from_code: language that it reads.
+        to_code: language that it writes.
+        language_packs: TOML files of language packs.
+        memory: folder of a translation memory.
+        cache_dir: folder in which packages are unpacked.
+
+    Raises:
+        PipelineError: a setting is unknown, wrong or about round trips; or the engine cannot be opened.
+    """
+    config = one_way_config(values)
+    codes = route_codes(from_code, config, to_code)
+    packs = packs_of(codes, language_packs)
+    return with_memory(open_translator(config, [packs[code] for code in codes], cache_dir=cache_dir), memory)
 
 
 def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The main job in small, through the command line: translated, trained, scored, searched, and remembered."""
 
 import json
+import logging
 import re
 import shutil
 from itertools import islice
@@ -15,6 +16,8 @@ from data_catalog.database.catalog import query
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from training.trained_models import current_model
+
+SCENES = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,26 @@ def test_a_folder_is_searched_without_a_catalog(
     assert (len(alone["hits"]), alone["num_images"], len(alone["unreadable"])) == (10, 10, 1)
 
 
+def test_a_query_of_another_language_is_translated_before_the_search(root: Path, told: Any, tmp_path: Path) -> None:
+    place = ["--root", str(root), "--out", str(tmp_path / "sheet.png"), "--top", "5"]
+    engine = ["--from", "en", "--package", str(SCENES)]
+    found = json.loads(told(["search", "two red circles", *place, *engine, "--json", "-"]))
+    assert (found["query"], found["translated_from"]) == ("due cerchi rossi", "two red circles")
+    own = json.loads(told(["search", "due cerchi rossi", *place, "--json", "-"]))
+    assert own["hits"] == found["hits"]
+    assert "Translated query: due cerchi rossi\n" in told(["search", "two red circles", *place, *engine, "--to", "it"])
+
+
+def test_an_image_is_searched_by_in_a_dataset_and_a_folder(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
+    place = ["--root", str(root), "--out", str(tmp_path / "sheet.png"), "--top", "5"]
+    command = ["search", "--image", str(photos / "0.jpg"), *place]
+    found = json.loads(told([*command, "--json", "-"]))
+    (name,) = found["left_out"]
+    assert (found["query"], len(found["hits"])) == (None, 5)
+    assert name not in {hit["sample_id"] for hit in found["hits"]}
+    assert "\nNot listed, because it is the query image: 0.jpg\n" in told([*command, "--images", str(photos)])
+
+
 def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
     classes, picture = tmp_path / "classes.txt", tmp_path / "bars.png"
     classes.write_text("una stella\n\nun cuore\n", encoding="utf-8")
@@ -213,6 +236,21 @@ def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Pa
         (["search", "uno", "--images", "{photos}", "--split", "test"], "--split belongs to a dataset"),
         (["search", "uno", "--model", "{model}"], "--model can be used only with --images"),
         (["search", "uno", "--images", "{photos}", "--model", "m", "--dataset", "scenes"], "one of the two"),
+        (["search", "two", "--to", "it"], "need --from: the language of the query"),
+        (["search", "two", "--package", "x"], "need --from: the language of the query"),
+        (["search", "due", "--from", "it"], "from it to it: leave --from out"),
+        (["search", "two", "--from", "e1"], "--from e1 is not a language code"),
+        (["search", "two", "--from", "en", "--package", "gone.argosmodel"], "gone.argosmodel"),
+        (["search", "two", "--from", "en", "--package", "p", "--set", "package=q"], "is given twice"),
+        (["search", "zwei", "--from", "de", "--package", str(SCENES)], "translates en to it, but de to it is needed"),
+        (["search", " ", "--from", "en", "--package", str(SCENES)], "a text is empty"),
+        (["search", "two", "--images", "{photos}", "--model", "m", "--from", "en"], "--to is missing"),
+        (["search"], "a query is missing"),
+        (["search", "uno", "--image", "{photo}"], "are two queries: give one of them"),
+        (["search", "--image", "{photos}/broken.jpg"], "broken.jpg cannot be read as an image"),
+        (["search", "--image", "{photos}/broken.jpg", "--images", "{photos}"], "cannot be read as an image"),
+        (["search", "--image", "{photo}", "--out", "{photo}"], "is the input image"),
+        (["search", "--image", "{photo}", "--from", "en"], "the query is an image: leave --from out"),
         (["classify", "{photo}", "uno"], "give two or more"),
         (["classify", "{photos}/broken.jpg", "uno", "due"], "cannot be read as an image"),
         (["localize", "gone.jpg", "uno"], "there is no such file"),
@@ -220,9 +258,18 @@ def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Pa
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written_over(
-    root: Path, model: Path, photos: Path, words: list[str], error: str, told: Any, tmp_path: Path, monkeypatch: Any
+    root: Path,
+    model: Path,
+    photos: Path,
+    words: list[str],
+    error: str,
+    told: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
     earlier = tmp_path / "un-cane.png"
     earlier.write_bytes(b"of an earlier search")
     before = {file: file.read_bytes() for file in photos.iterdir() if file.is_file()}
@@ -231,6 +278,8 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written_over
     message = told(command if error == "exists: choose the path" else [*command, "--root", str(root)], code=1)
     assert error in message
     assert "defect" not in message
+    if command[0] == "search":
+        assert "load the model" not in caplog.text
     assert {file: file.read_bytes() for file in photos.iterdir() if file.is_file()} == before
     assert earlier.read_bytes() == b"of an earlier search"
 

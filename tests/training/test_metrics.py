@@ -28,12 +28,15 @@ from training.scores.metrics import (
     bootstrap_interval,
     chance_level,
     chance_median_rank,
+    chance_ndcg,
     image_to_text_ranks,
     median,
     median_draws,
+    ndcgs,
     ranks_themselves,
     recalls,
     reciprocal_ranks,
+    right_caption_ranks,
     share_interval,
     text_to_image_ranks,
 )
@@ -66,6 +69,24 @@ def test_an_image_is_ranked_by_its_best_caption() -> None:
     assert text_to_image_ranks(np.stack([E0]), three, owner).tolist() == [3]
 
 
+def test_ndcg_worked_out_by_hand() -> None:
+    # Image 0 owns captions 0, 1 and 4, with cosines 0.9, 0.6 and 0.6; wrong are 2 and 3, with 0.6 and 0.2. The tie
+    # counts against the model, so the right ones are at 1, 3 and 4. Image 1 owns caption 2, at 1 of 5; image 2 nothing.
+    texts = np.array([[0.9, 0, 0], [0.6, 0, 0], [0.6, 1, 0], [0.2, 0.1, 0], [0.6, 0, 0]])
+    owners = np.array([0, 0, 1, 1, 0])
+    found = right_caption_ranks(np.stack([E0, E1, E2]), texts, owners, most=10)
+    assert found.tolist() == [[1, 3, 4], [1, 2, 0]]
+    assert image_to_text_ranks(np.stack([E0, E1, E2]), texts, owners).tolist() == [1, 1]
+    ideal = 1 + 1 / np.log2(3) + 1 / 2
+    assert ndcgs(found, 10) == pytest.approx([(1 + 1 / 2 + 1 / np.log2(5)) / ideal, 1])
+    assert ndcgs(found, 2) == pytest.approx([1 / (1 + 1 / np.log2(3)), 1])
+    assert ndcgs(np.array([[1], [2], [10], [11]]), 10) == pytest.approx([1, 1 / np.log2(3), 1 / np.log2(11), 0])
+    # Twelve right captions before the only wrong one: the ideal has ten of them, and no more are looked at.
+    many = right_caption_ranks(np.stack([E0]), np.stack([E0] * 12), np.zeros(12, dtype=np.int64), most=10)
+    assert many.tolist() == [list(range(1, 11))]
+    assert ndcgs(many, 10).tolist() == [1]
+
+
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
 def test_a_collapsed_model_scores_nothing(noise: float) -> None:
     drawn = np.random.default_rng(0).standard_normal((50, 16))
@@ -75,11 +96,15 @@ def test_a_collapsed_model_scores_nothing(noise: float) -> None:
 
 
 def theirs(cosines: np.ndarray, is_right: np.ndarray) -> dict[str, float]:
-    """Means of torchmetrics' hit rate and reciprocal rank; right items go behind what they tie with."""
-    from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank  # only where it is run
+    """Means of torchmetrics' hit rate, reciprocal rank and nDCG; right items go behind what they tie with."""
+    from torchmetrics.functional import retrieval  # only where it is run
 
     moved, right = torch.from_numpy(cosines - BEHIND_TIES * is_right), torch.from_numpy(is_right)
-    of_query = {"R": retrieval_hit_rate, "MRR": retrieval_reciprocal_rank}
+    of_query = {
+        "R": retrieval.retrieval_hit_rate,
+        "MRR": retrieval.retrieval_reciprocal_rank,
+        "nDCG": retrieval.retrieval_normalized_dcg,
+    }
     return {
         f"{name}@{k}": np.mean([float(found(a, b, top_k=k)) for a, b in zip(moved, right, strict=True)])
         for name, found in of_query.items()
@@ -87,9 +112,10 @@ def theirs(cosines: np.ndarray, is_right: np.ndarray) -> dict[str, float]:
     }
 
 
-def ours(ranks: np.ndarray) -> dict[str, float]:
-    of_query = {"R": recalls, "MRR": reciprocal_ranks}
-    return {f"{name}@{k}": found(ranks, k).mean() for name, found in of_query.items() for k in CUTOFFS}
+def ours(right_ranks: np.ndarray) -> dict[str, float]:
+    best = right_ranks[:, 0]
+    of_query = {"R": (recalls, best), "MRR": (reciprocal_ranks, best), "nDCG": (ndcgs, right_ranks)}
+    return {f"{name}@{k}": found(ranks, k).mean() for name, (found, ranks) in of_query.items() for k in CUTOFFS}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -102,8 +128,10 @@ def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
     images[7], texts[3] = images[20], texts[11]
     is_right = owners[:, None] == np.arange(30)[None, :]
     assert len(np.unique(texts @ images.T)) < 200
-    assert ours(text_to_image_ranks(texts, images, owners)) == pytest.approx(theirs(texts @ images.T, is_right))
-    assert ours(image_to_text_ranks(images, texts, owners)) == pytest.approx(theirs(images @ texts.T, is_right.T))
+    to_images = text_to_image_ranks(texts, images, owners)[:, None]
+    assert ours(to_images) == pytest.approx(theirs(texts @ images.T, is_right))
+    to_texts = right_caption_ranks(images, texts, owners, most=10)
+    assert ours(to_texts) == pytest.approx(theirs(images @ texts.T, is_right.T))
 
 
 def test_accuracy_is_that_of_torchmetrics() -> None:
@@ -148,6 +176,18 @@ def test_chance_is_what_random_order_gives() -> None:
     assert chance_level("MRR", 4, gallery_size=4, num_right=two) == pytest.approx(1 / 2 + 1 / 6 + 1 / 18)
     for gallery_size, num_right, expected in ((1696, [1], 848), (9, [1], 5), (10, [3, 3], 2)):
         assert chance_median_rank(gallery_size=gallery_size, num_right=np.array(num_right)) == expected
+
+
+def test_chance_of_ndcg_is_what_random_order_gives() -> None:
+    generator, sizes = np.random.default_rng(3), np.array([1, 3, 12])
+    drawn = [np.stack([generator.permutation(40)[:size] + 1 for _ in range(20_000)]) for size in sizes]
+    means = []
+    for ranks in drawn:
+        ranks.sort(axis=1)
+        means.append(ndcgs(ranks[:, :10], 10).mean())
+    assert chance_ndcg(10, gallery_size=40, num_right=sizes) == pytest.approx(np.mean(means), rel=0.02)
+    one, discounts = np.ones(2, dtype=np.int64), 1 + 1 / np.log2(3) + 1 / 2
+    assert chance_ndcg(10, gallery_size=3, num_right=one) == pytest.approx(discounts / 3)
 
 
 @pytest.mark.parametrize("metric", ["R", "accuracy"])
@@ -245,12 +285,13 @@ def test_columns_of_a_way_stand_one_after_the_other() -> None:
 def test_each_metric_of_random_ranks_is_its_chance_and_does_not_differ_from_itself(metric: Metric) -> None:
     ranks, none = np.random.default_rng(5).integers(1, 301, 40_000), np.array([], dtype=np.int64)
     chance = metric.chance(gallery_size=300, num_right=np.ones(3, dtype=np.int64))
+    ranks, no_ranks = (ranks[:, None], none[:, None]) if metric.takes_all else (ranks, none)
     assert metric.value(ranks) == pytest.approx(chance, rel=0.2)
     how = {"gallery_size": 300, "rounds": 50, "seed": 1}
     value, low, high = metric.difference(ranks[:100], ranks[:100], np.arange(100), **how)
     assert low <= value == 0 <= high
-    assert metric.value(none) == metric.chance(gallery_size=300, num_right=none) == 0
-    assert metric.interval(none, none, **how) == (0, 0)
+    assert metric.value(no_ranks) == metric.chance(gallery_size=300, num_right=none) == 0
+    assert metric.interval(no_ranks, none, **how) == (0, 0)
 
 
 QUIET = SeedNoise(variance=0.0, degrees=0)

@@ -119,6 +119,10 @@ def test_images_that_are_not_there_leave_with_their_captions() -> None:
     backwards = score_of(board, "image_to_text_MRR@5")
     assert (backwards.value, backwards.gallery_size, backwards.num_queries) == (1.0, 6, 4)
     assert score_of(board, "text_to_image_median_rank").value == 1
+    gains = score_of(board, "image_to_text_nDCG@10")
+    assert (gains.value, gains.low, gains.high) == (1.0, 0.0, 1.0)
+    assert 0 < gains.chance < 1
+    assert "nDCG@10" in next(each for each in sections(board, {}) if each.title.endswith("image to text")).rows[0]
     by_mode = [score_of(board, captions=mode) for mode in ("one", "human", "machine")]
     assert [(found.num_queries, found.gallery_size) for found in by_mode] == [(4, 4), (2, 4), (4, 4)]
     assert (score.low, score.high) == (0.0, 1.0), "few images have no interval to speak of"

@@ -57,6 +57,56 @@ def test_hits_are_those_of_a_plain_product(square_files: PairFiles, model: Path)
     assert search(QUERY, files, loaded, k=150) == found, "a loaded model keeps nothing"
 
 
+def test_an_image_finds_images_but_not_its_own_file(
+    square_files: PairFiles, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    query, copy, same_pixels = photos / "p02.png", photos / "deep" / "copy.png", photos / "same.bmp"
+    shutil.copy(query, copy)
+    with Image.open(query) as image:
+        image.save(same_pixels)
+    found = search_folder(query, photos, model, k=5)
+    assert set(found.left_out) == {"p02.png", "deep/copy.png"}
+    first = found.hits[0]
+    assert (first.name, first.rank, first.cosine) == ("same.bmp", 1, pytest.approx(1, abs=1e-5))
+    assert (len(found.hits), found.num_images) == (5, 42)
+    assert len(search_folder(query, photos, model, k=100).hits) == 40
+    told = json.loads(json.dumps(found.to_json()))
+    assert (told["query"], told["query_image"], told["left_out"]) == (None, str(query), list(found.left_out))
+    files, loaded = square_files.test, load_model(model)
+    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
+    features = image_features(loaded, files).astype(np.float64)
+    # The published image, and the file that it was made of, whose sha256 the row has.
+    for content in (rows[7]["image"]["bytes"], rows[7]["image"]["bytes"] + rows[7]["sample_id"].encode()):
+        path = tmp_path / "query"
+        path.write_bytes(content)
+        found = search(path, files, model, k=len(rows))
+        assert found.left_out == (rows[7]["sample_id"],)
+        cosines = {row["sample_id"]: cosine for row, cosine in zip(rows, features @ features[7], strict=True)}
+        del cosines[rows[7]["sample_id"]]
+        assert {hit.name: hit.cosine for hit in found.hits} == pytest.approx(cosines, abs=1e-5)
+        assert [hit.rank for hit in found.hits] == list(range(1, len(rows)))
+
+
+def test_a_query_that_is_no_image_is_told_before_the_model_is_loaded(
+    square_files: PairFiles, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_text("no image")
+    for query in (tmp_path / "broken.jpg", tmp_path / "gone.jpg", tmp_path):
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            search(query, square_files.test, tmp_path / "no-model")
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            search_folder(query, photos, tmp_path / "no-model")
+
+
+def test_a_sheet_shows_the_query_image(photos: Path, model: Path, tmp_path: Path) -> None:
+    query = tmp_path / "tall.png"
+    Image.new("RGB", (100, 300), "red").save(query)
+    found = search_folder(query, photos, model, k=3)
+    contact_sheet(found.hits, tmp_path / "sheet.png", query.name, query)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getpixel((40, 130)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize("damage", ["flip", "record", "gone"])
 def test_a_damaged_index_is_noticed_and_made_anew(
     square_files: PairFiles, model: Path, damage: str, caplog: pytest.LogCaptureFixture

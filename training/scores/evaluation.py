@@ -53,7 +53,7 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
 def retrieval_scores(
     images: Features, texts: Features, captions: Sequence[Sequence[str]], config: EvaluateConfig
 ) -> Iterator[Score]:
-    """Yield MRR and recall at each cutoff in both directions, for each caption mode that selects any caption.
+    """Yield every retrieval metric in both directions, for each caption mode that selects any caption.
 
     Args:
         images: unit rows, shape (images, dim).
@@ -185,7 +185,7 @@ def _zero_shot(
                 way="zero_shot",
                 captions=mode,
                 images=subset,
-                ranks=text_to_image_ranks(images[rows], classes, labels[rows]),
+                right_ranks=text_to_image_ranks(images[rows], classes, labels[rows])[:, None],
                 clusters=places[rows],
                 num_right=np.ones(len(rows), dtype=np.int64),
                 gallery_size=len(classes),

@@ -1,4 +1,4 @@
-"""Compute retrieval metrics from feature matrices: ranks, MRR, recall, medians, chance levels and intervals.
+"""Compute retrieval metrics from feature matrices: ranks, MRR, nDCG, recall, medians, chance levels and intervals.
 
 A rank is 1 plus the number of wrong items that are at least as similar as the right one. Ties count against the model,
 so a model with collapsed features scores 0 and not 1.
@@ -23,6 +23,7 @@ Features = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TIE_TOLERANCE = 1e-6
 QUANTILES = (0.025, 0.975)
 FEW_CLUSTERS = 10
+NDCG_CUTOFF = 10
 _QUERIES_AT_A_TIME = 1024
 _ROUNDS_AT_A_TIME = 64
 
@@ -51,30 +52,45 @@ def text_to_image_ranks(text_features: Features, image_features: Features, owner
 
 
 def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
-    """Return for each image that has captions the rank of the best of its own captions.
+    """Return for each image that has captions the rank of the best of its own captions, shape (such images,).
+
+    `right_caption_ranks` has the arguments and errors.
+    """
+    return right_caption_ranks(image_features, text_features, owners, most=1)[:, 0]
+
+
+def right_caption_ranks(image_features: Features, text_features: Features, owners: Integers, *, most: int) -> Integers:
+    """Return for each image that has captions the ranks of its own captions, the best ones first.
 
     Args:
         image_features: unit rows, shape (images, dim).
         text_features: unit rows, shape (captions, dim): the gallery.
         owners: image of each caption, shape (captions,).
+        most: maximum number of captions per image.
 
     Returns:
-        One rank for each image that has a caption, in the order of the images.
+        One row for each image that has a caption, in the order of the images, shape (such images, at most `most`). 0
+        fills the rows of images with fewer captions.
 
     Raises:
         InputError: a feature is not finite.
     """
     refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
-    ranks = []
-    queries = np.unique(owners)
+    queries, counts = np.unique(owners, return_counts=True)
+    width = min(most, int(counts.max(initial=1)))
+    ranks = np.zeros((len(queries), width), dtype=np.int64)
     for start in range(0, len(queries), _QUERIES_AT_A_TIME):
         block = queries[start : start + _QUERIES_AT_A_TIME]
         cosines = image_features[block].astype(np.float64) @ texts.T
         own = owners[None, :] == block[:, None]
-        best = np.where(own, cosines, -np.inf).max(axis=1, keepdims=True)
-        ranks.append(1 + ((cosines >= best - TIE_TOLERANCE) & ~own).sum(axis=1))
-    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
+        best = np.sort(np.partition(np.where(own, cosines, -np.inf), -width, axis=1)[:, -width:], axis=1)[:, ::-1]
+        cosines[own] = -np.inf  # leaves the wrong captions
+        for place in range(width):
+            right = best[:, place : place + 1]
+            num_before = (cosines >= right - TIE_TOLERANCE).sum(axis=1) + place
+            ranks[start : start + len(block), place] = np.where(np.isfinite(right[:, 0]), num_before + 1, 0)
+    return ranks
 
 
 def refuse_not_finite(*features: Features) -> None:
@@ -96,6 +112,25 @@ def reciprocal_ranks(ranks: Integers, k: int) -> Floats:
 def recalls(ranks: Integers, k: int) -> Floats:
     """Return 1 if the rank is at most k, otherwise 0. Their mean is R@k."""
     return (ranks <= k).astype(np.float64)
+
+
+def ndcgs(ranks: Integers, k: int) -> Floats:
+    """Return the normalised discounted cumulative gain of each query at rank k. Their mean is nDCG@k.
+
+    A right item at rank r gains 1 / log2(r + 1), others gain nothing. The sum is divided by that of the best possible
+    order. Without ties that is `ndcg_cut` of trec_eval, which MTEB reports. Source: Järvelin and Kekäläinen, ACM
+    Transactions on Information Systems 20, 2002.
+
+    Args:
+        ranks: ranks of the right items, ascending, shape (queries, right). 0 fills the rows of queries with fewer right
+            items; those beyond the first k do not count.
+        k: cutoff of the ranks.
+    """
+    ranks = ranks[:, :k]
+    places = np.where(ranks > 0, np.arange(1, ranks.shape[1] + 1), np.inf)  # of the best possible order
+    gains = np.where((ranks > 0) & (ranks <= k), 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
+    found: Floats = gains.sum(axis=1) / (1 / np.log2(places + 1)).sum(axis=1)
+    return found
 
 
 def ranks_themselves(ranks: Integers) -> Floats:
@@ -121,6 +156,21 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers)
         before, not_yet = not_yet, not_yet * np.maximum(0, num_left - num_right) / num_left
         reciprocals += (before - not_yet) / place
     return float(reciprocals.mean() if metric == "MRR" else 1 - not_yet.mean())
+
+
+def chance_ndcg(k: int, *, gallery_size: int, num_right: Integers) -> float:
+    """Return the expected nDCG@k for a random order, in which every place is equally likely to have a right item.
+
+    Args:
+        k: cutoff of the ranks.
+        gallery_size: number of items in the gallery.
+        num_right: number of right items in the gallery for each query, shape (queries,).
+    """
+    if not len(num_right):
+        return 0.0
+    sums = np.cumsum(1 / np.log2(np.arange(1, min(k, gallery_size) + 1) + 1.0))
+    ideal = sums[np.minimum(num_right, len(sums)) - 1]
+    return float((num_right / gallery_size * sums[-1] / ideal).mean())
 
 
 def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
@@ -244,9 +294,11 @@ class Metric:
     Args:
         name: name without the direction, such as "MRR@5" in "text_to_image_MRR@5".
         ways: directions in which it is reported, `RETRIEVAL` or `ZERO_SHOT`.
-        of_query: returns the value of each query from its rank, shape (queries,).
+        of_query: returns the value of each query, shape (queries,), from the ranks that the metric takes.
         chance: returns the expected value for a random order, from `gallery_size` and `num_right` (right items of each
             query).
+        takes_all: it takes the ranks of all right items, shape (queries, right), as `ndcgs` does. Others take the best
+            rank of each query, shape (queries,).
         is_median: it is the median of the queries' values, not their mean.
         is_rank: it is between 1 and the size of the gallery. Others are shares with intervals by `share_interval`.
         digits: decimals in a table of one model.
@@ -259,6 +311,7 @@ class Metric:
     ways: tuple[str, ...] = RETRIEVAL
     of_query: Callable[[Integers], Floats]
     chance: Callable[..., float]
+    takes_all: bool = False
     is_median: bool = False
     is_rank: bool = False
     digits: int = 4
@@ -289,7 +342,7 @@ class Metric:
         """Return the metric of `other` minus that of `first`, and the 95 % interval of this paired difference.
 
         Args:
-            first: ranks of one model, shape (queries,).
+            first: ranks of one model, as the metric takes them.
             other: ranks of another model, in the same order.
             clusters: image of each query, shape (queries,).
             gallery_size: number of items in the gallery.
@@ -327,6 +380,13 @@ METRICS = (
     _cutoff_metric("MRR", 1),
     _cutoff_metric("MRR", 5),
     _cutoff_metric("MRR", 10, column=4, is_compared=True),
+    Metric(
+        name=f"nDCG@{NDCG_CUTOFF}",
+        of_query=partial(ndcgs, k=NDCG_CUTOFF),
+        chance=partial(chance_ndcg, NDCG_CUTOFF),
+        takes_all=True,
+        column=5,
+    ),
     _cutoff_metric("R", 1, column=1, is_compared=True),
     _cutoff_metric("R", 5, column=2),
     _cutoff_metric("R", 10, column=3, is_compared=True),
@@ -338,7 +398,7 @@ METRICS = (
         is_rank=True,
         digits=1,
         board_digits=0,
-        column=5,
+        column=6,
     ),
     _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
     _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),

@@ -10,7 +10,14 @@ from data_catalog.plain_text import plain_table
 from training.config import EvaluateConfig
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.scores.metrics import METRIC_OF, METRICS, image_to_text_ranks, text_to_image_ranks
+from training.scores.metrics import (
+    METRIC_OF,
+    METRICS,
+    NDCG_CUTOFF,
+    Metric,
+    right_caption_ranks,
+    text_to_image_ranks,
+)
 
 # The captions that are queries (text to image) and gallery (image to text).
 CAPTION_MODES = {
@@ -136,7 +143,8 @@ class Outcome:
         way: "text_to_image", "image_to_text" or "zero_shot".
         captions: caption mode, a key of `CAPTION_MODES`.
         images: image choice, a key of `IMAGE_CHOICES`.
-        ranks: rank of the right item for each query, from 1, shape (queries,).
+        right_ranks: ranks of the right items of each query, from 1, the best first, shape (queries, right). 0 fills the
+            rows of queries with fewer right items; ranks beyond the first `NDCG_CUTOFF` are left out.
         clusters: image of each query, shape (queries,).
         num_right: number of right items in the gallery for each query, shape (queries,).
         gallery_size: number of items in the gallery.
@@ -146,11 +154,20 @@ class Outcome:
     way: str
     captions: str
     images: str
-    ranks: Integers
+    right_ranks: Integers
     clusters: Integers
     num_right: Integers
     gallery_size: int
     num_dropped: int
+
+    @property
+    def ranks(self) -> Integers:
+        """Return the best rank of each query, shape (queries,)."""
+        return self.right_ranks[:, 0]
+
+    def ranks_for(self, metric: Metric) -> Integers:
+        """Return the ranks that a metric takes."""
+        return self.right_ranks if metric.takes_all else self.ranks
 
 
 def retrieval_outcomes(
@@ -162,7 +179,7 @@ def retrieval_outcomes(
     subset: str = "all",
     num_dropped: int = 0,
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of both directions: the image of each text, and the best text of each image that has any.
+    """Yield the outcomes of both directions: the image of each text, and the texts of each image that has any.
 
     Args:
         images: unit rows, shape (images, dim).
@@ -179,7 +196,7 @@ def retrieval_outcomes(
         way="text_to_image",
         captions=captions,
         images=subset,
-        ranks=text_to_image_ranks(texts, images, owners),
+        right_ranks=text_to_image_ranks(texts, images, owners)[:, None],
         clusters=owners,
         num_right=np.ones(len(owners), dtype=np.int64),
         gallery_size=len(images),
@@ -190,7 +207,7 @@ def retrieval_outcomes(
         way="image_to_text",
         captions=captions,
         images=subset,
-        ranks=image_to_text_ranks(images, texts, owners),
+        right_ranks=right_caption_ranks(images, texts, owners, most=NDCG_CUTOFF),
         clusters=queries,
         num_right=num_right,
         gallery_size=len(texts),
@@ -200,9 +217,10 @@ def retrieval_outcomes(
 
 def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
     """Yield every metric of an outcome, with its 95 % interval and its chance level."""
-    ranks, gallery_size = outcome.ranks, outcome.gallery_size
+    gallery_size = outcome.gallery_size
     for metric in METRICS:
         if outcome.way in metric.ways:
+            ranks = outcome.ranks_for(metric)
             low, high = metric.interval(
                 ranks, outcome.clusters, gallery_size=gallery_size, rounds=config.bootstrap_rounds, seed=config.seed
             )
@@ -225,8 +243,8 @@ def differences_of(first: Outcome, other: Outcome, config: EvaluateConfig) -> It
     for metric in METRICS:
         if first.way in metric.ways:
             value, low, high = metric.difference(
-                first.ranks,
-                other.ranks,
+                first.ranks_for(metric),
+                other.ranks_for(metric),
                 first.clusters,
                 gallery_size=first.gallery_size,
                 rounds=config.bootstrap_rounds,

@@ -241,7 +241,8 @@ def _legend(board: Scoreboard) -> Section:
         "[low, high]: 95 % interval by resampling images with all their captions, never narrower than so few images "
         "allow; chance: random order",
         "~: the interval includes the chance level, so the score may be due to chance",
-        "ranks count ties against the model; all captions of an image are right, and the best one gives its rank",
+        "ranks count ties against the model; all captions of an image are right: the best one gives its rank, "
+        "nDCG counts all",
         *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),
         *(f"images {choice}: {IMAGE_CHOICES[choice]}" for choice in images),
     ]

@@ -201,6 +201,7 @@ COLUMNS = 4
 MOST_IMAGES = 100  # maximum on one sheet
 THUMBNAIL = 224
 _GAP = 20
+_QUERY_SIDE = THUMBNAIL // 2  # side of the box of the query image
 _PADDING = 10  # between a card's border and its content
 _TEXT_LINES = 3
 _LINE_HEIGHT = 21
@@ -208,27 +209,39 @@ _CARD_WIDTH = THUMBNAIL + 2 * _PADDING
 _CARD_HEIGHT = THUMBNAIL + 2 * _PADDING + 30 + _TEXT_LINES * _LINE_HEIGHT
 
 
-def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
+def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None = None) -> None:
     """Write the result of a search as a PNG, with `COLUMNS` images per row and at most `MOST_IMAGES` images.
 
+    Args:
+        hits: the found images.
+        out: path of the PNG.
+        title: the text that was searched, or the name of the image.
+        image: the image that was searched, if it was one. It is drawn beside the title.
+
     Raises:
-        InputError: a found file can no longer be read.
+        InputError: a found file or the image can no longer be read.
         OSError: an image of a shard does not decode, or the sheet cannot be written.
     """
     hits = hits[:MOST_IMAGES]
     rows = max(1, -(-len(hits) // COLUMNS))
     columns = min(COLUMNS, max(2, len(hits)))
+    left, head = _MARGIN, _TITLE_HEIGHT
+    if image is not None:
+        query = fit_in_box(read_picture(image, THUMBNAIL).image, _QUERY_SIDE, _QUERY_SIDE)
+        left, head = left + query.width + _GAP, max(head, query.height + _GAP)
     width = 2 * _MARGIN + columns * _CARD_WIDTH + (columns - 1) * _GAP
-    height = _MARGIN + _TITLE_HEIGHT + rows * (_CARD_HEIGHT + _GAP) - _GAP + _MARGIN
+    height = _MARGIN + head + rows * (_CARD_HEIGHT + _GAP) - _GAP + _MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([title, *map(_text, hits)]))
-    pen.write(_MARGIN, _MARGIN - 6, pen.fitted(title, 30, width - 2 * _MARGIN), 30)
-    line = f"the {len(hits)} images most similar to the text, by cosine" if hits else "no images"
-    pen.write(_MARGIN, _MARGIN + 36, line, 16, grey=True)
+    if image is not None:
+        sheet.paste(query, (_MARGIN, _MARGIN))
+    pen.write(left, _MARGIN - 6, pen.fitted(title, 30, width - left - _MARGIN), 30)
+    line = f"the {len(hits)} images most similar to the {'text' if image is None else 'image'}, by cosine"
+    pen.write(left, _MARGIN + 36, line if hits else "no images", 16, grey=True)
     for index, hit in enumerate(hits):
-        left = _MARGIN + index % columns * (_CARD_WIDTH + _GAP)
-        top = _MARGIN + _TITLE_HEIGHT + index // columns * (_CARD_HEIGHT + _GAP)
-        _draw_card(sheet, pen, hit, left, top)
+        x = _MARGIN + index % columns * (_CARD_WIDTH + _GAP)
+        y = _MARGIN + head + index // columns * (_CARD_HEIGHT + _GAP)
+        _draw_card(sheet, pen, hit, x, y)
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 

@@ -1,4 +1,4 @@
-"""Find the images of a dataset or a folder that are most similar to a text.
+"""Find the images of a dataset or a folder that are most similar to a text or an image.
 
 Features are computed once and cached: those of a dataset beside the model, those of a folder in that folder, where they
 are updated when files change.
@@ -8,10 +8,11 @@ may be among the k best, given the maximum rounding error of float32 sums, are t
 result is that of a float64 search.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from training.data.features import (
     text_features,
     write_index,
 )
-from training.data.images import Features, encode_files
+from training.data.images import Features, encode_files, picture_features, read_picture
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, pair_hashes
@@ -152,7 +153,14 @@ INDEX_FOLDER = "index"  # in the model's folder
 FOLDER_INDEX = ".vernaclip"  # in the searched folder
 ROOT_INDEXES = "folder-indexes"  # in a root, for folders that are not writable
 PORTION, MOST_PORTIONS = 8192, 10  # files per write of the index, and the maximum number of writes
-_SAMPLE_COLUMNS = ("split", "url", "page_url", "license", "attribution")  # columns of a pair shard that a hit contains
+_SAMPLE_COLUMNS = (
+    "split",
+    "sha256",
+    "url",
+    "page_url",
+    "license",
+    "attribution",
+)  # columns of a pair shard that a hit contains
 _NOT_IN_JSON = ("image", "name", "path")
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
@@ -163,12 +171,13 @@ class Hit:
 
     Args:
         rank: rank, from 1.
-        cosine: cosine similarity of image and text.
+        cosine: cosine similarity of image and query.
         name: id of the sample, or path of the file relative to the searched folder.
         path: path of the file. None for a sample.
         image: the encoded image of a sample. Empty for a file.
         captions: all captions of a sample.
         split: split of a sample.
+        sha256: sha256 of a sample's image before normalisation.
         url: address of a sample's image, if its source states it.
         page_url: address of the page with the image, if the source states it.
         license: license of the image, if the source states it.
@@ -182,6 +191,7 @@ class Hit:
     image: bytes = b""
     captions: tuple[str, ...] = ()
     split: str | None = None
+    sha256: str | None = None
     url: str | None = None
     page_url: str | None = None
     license: str | None = None
@@ -197,45 +207,49 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The images that are most similar to a text, best first.
+    """The images that are most similar to a text or an image, best first.
 
     Args:
-        query: the text.
+        query: the text, or the path of the image.
         hits: the images.
         num_images: number of searched images.
         model_sha256: sha256 of the model's weights.
         unreadable: files of a folder that cannot be read, each with the reason.
+        left_out: names of images that are the same file as the query, and would be hits.
     """
 
-    query: str
+    query: str | Path
     hits: tuple[Hit, ...]
     num_images: int
     model_sha256: str
     unreadable: tuple[tuple[Path, str], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the images."""
         return {
-            "query": self.query,
+            "query": self.query if isinstance(self.query, str) else None,
+            "query_image": str(self.query) if isinstance(self.query, Path) else None,
             "model_sha256": self.model_sha256,
             "num_images": self.num_images,
             "hits": [hit.to_json() for hit in self.hits],
+            "left_out": list(self.left_out),
             "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
         }
 
 
 def search(
-    query: str,
+    query: str | Path,
     files: Sequence[Path],
     model: LoadedModel | Path,
     *,
     k: int = 12,
     sha256: Callable[[Path], str] = sha256_of,
 ) -> SearchResult:
-    """Return the `k` images of pair shards that are most similar to a text. Cache features in the model's folder.
+    """Return the `k` images of pair shards that are most similar to a query. Cache features in the model's folder.
 
     Args:
-        query: the text.
+        query: the text, or the path of an image.
         files: pair shards to search, of any split.
         model: a model folder, or a loaded model, for which nothing is cached.
         k: maximum number of images.
@@ -243,7 +257,7 @@ def search(
 
     Raises:
         SettingsError: the query is empty.
-        InputError: there are no images, or no trained model.
+        InputError: there are no images, or no trained model; or the query is not a readable image.
         DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     _check_query(query, k)
@@ -265,35 +279,44 @@ def search(
         for path, sizes in zip(files, cached.facts["row_groups"], strict=True)
         for number, num_rows in enumerate(sizes)
     ]
-    hits = _hits(groups, nearest(cached.features, query_features(loaded, query), k))
-    return SearchResult(query=query, hits=hits, num_images=len(cached.features), model_sha256=loaded.sha256)
+    hits, left_out = _without_query(query, loaded, cached.features, k, lambda found: _hits(groups, found))
+    return SearchResult(
+        query=query, hits=hits, num_images=len(cached.features), model_sha256=loaded.sha256, left_out=left_out
+    )
 
 
 def search_dataset(
-    root: Path, dataset: str | None, text: str, *, num_hits: int, split: str | None = None
+    root: Path, dataset: str | None, query: str | Path, *, num_hits: int, split: str | None = None
 ) -> SearchResult:
-    """Return the images of a dataset or one of its splits that are most similar to a text, with its newest model.
+    """Return the images of a dataset or one of its splits that are most similar to a query, with its newest model.
 
     Args:
         root: folder of the catalog.
         dataset: name of the dataset. None takes the only dataset that has a model.
-        text: the text.
+        query: the text, or the path of an image.
         num_hits: maximum number of images.
         split: name of a split. None searches all.
 
     Raises:
-        InputError: there is no such model, or the split has no images.
+        InputError: there is no such model, the split has no images, or the query is not a readable image.
     """
     model = current_model(root, dataset)
     hashes = pair_hashes(model.snapshot)
     files = list(hashes) if split is None else model.snapshot.pair_files(split)
     if not files:
         raise InputError(f"the {split} split has no images: search another one")
-    return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
+    return search(query, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 
-def query_features(model: LoadedModel, query: str) -> Features:
-    """Return the features of a query, shape (1, dim). Log a warning if the text is too long for the model."""
+def query_features(model: LoadedModel, query: str | Path) -> Features:
+    """Return the features of a query, shape (1, dim). Log a warning if the text is too long for the model.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    if isinstance(query, Path):
+        pixels = model.preprocessing.resized(read_picture(query, model.image_size).image)
+        return picture_features(model, np.stack([pixels]))
     if model.tokenizer.too_long([query]):
         logger.warning(
             "the text is longer than the %d tokens of the model's context: its end is cut off",
@@ -302,15 +325,59 @@ def query_features(model: LoadedModel, query: str) -> Features:
     return text_features(model, [query])
 
 
-def _check_query(query: str, k: int) -> None:
-    """Raise if a query is empty or k is below 1.
+def _check_query(query: str | Path, k: int) -> None:
+    """Raise if a query is empty or not an image, or k is below 1, before the model is loaded.
 
     Raises:
-        SettingsError: the query is empty or not valid Unicode, or k is below 1.
+        SettingsError: the text is empty or not valid Unicode, or k is below 1.
+        InputError: the image cannot be read.
     """
-    require_texts([query])
     if k < 1:
         raise SettingsError(f"k must be positive, got {k}")
+    if isinstance(query, Path):
+        read_picture(query, 1)
+    else:
+        require_texts([query])
+
+
+def _without_query(
+    query: str | Path,
+    model: LoadedModel,
+    features: Features,
+    k: int,
+    read: Callable[[Neighbours], tuple[Hit, ...]],
+) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+    """Return the `k` best hits, and the names of better ones that were left out: they are the same file as the query.
+
+    Args:
+        query: the text, or the path of an image.
+        model: the model.
+        features: features of the searched images.
+        k: maximum number of hits.
+        read: returns the hits of some rows.
+    """
+    row = query_features(model, query)
+    content = query.read_bytes() if isinstance(query, Path) else b""
+    sha256 = hashlib.sha256(content).hexdigest()
+    wanted = k
+    while True:
+        hits = read(nearest(features, row, wanted))
+        same = {hit.rank for hit in hits if content and _has_content(hit, content, sha256)}
+        if len(hits) - len(same) >= k or wanted >= len(features):
+            break
+        wanted = k + len(same)
+    kept = (hit for hit in hits if hit.rank not in same)
+    return (
+        tuple(replace(hit, rank=rank) for rank, hit in enumerate(kept, start=1)),
+        tuple(hit.name for hit in hits if hit.rank in same),
+    )
+
+
+def _has_content(hit: Hit, content: bytes, sha256: str) -> bool:
+    """Return whether a hit has this content and its hash: as a file, or as a sample before or after normalisation."""
+    if hit.path is None:
+        return hit.image == content or hit.sha256 == sha256
+    return hit.path.is_file() and hit.path.stat().st_size == len(content) and hit.path.read_bytes() == content
 
 
 def _cached_index(
@@ -385,15 +452,15 @@ class _File(NamedTuple):
 
 
 def search_folder(
-    query: str, folder: Path, model: LoadedModel | Path, *, k: int = 12, root: Path | None = None
+    query: str | Path, folder: Path, model: LoadedModel | Path, *, k: int = 12, root: Path | None = None
 ) -> SearchResult:
-    """Return the `k` images of a folder and its subfolders that are most similar to a text.
+    """Return the `k` images of a folder and its subfolders that are most similar to a query.
 
     Features are cached in the folder, with one index per model. Only files with a new size or modification time are
     encoded again. Hidden files and folders, and links to folders, are skipped.
 
     Args:
-        query: the text.
+        query: the text, or the path of an image.
         folder: the folder.
         model: a model folder or a loaded model.
         k: maximum number of images.
@@ -401,7 +468,8 @@ def search_folder(
 
     Raises:
         SettingsError: the query is empty.
-        InputError: there is no such folder, no readable image, or no trained model.
+        InputError: there is no such folder, no readable image, or no trained model; or the query is not a readable
+            image.
         DamagedError: the model's files are damaged.
     """
     _check_query(query, k)
@@ -434,13 +502,21 @@ def search_folder(
     )
     if not names:
         raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
-    found = nearest(cached.features, query_features(loaded, query), k)
-    hits = tuple(
-        Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
-        for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
-    )
+
+    def read(found: Neighbours) -> tuple[Hit, ...]:
+        return tuple(
+            Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
+            for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
+        )
+
+    hits, left_out = _without_query(query, loaded, cached.features, k, read)
     return SearchResult(
-        query=query, hits=hits, num_images=len(names), model_sha256=loaded.sha256, unreadable=unreadable
+        query=query,
+        hits=hits,
+        num_images=len(names),
+        model_sha256=loaded.sha256,
+        unreadable=unreadable,
+        left_out=left_out,
     )
 
 

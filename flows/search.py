@@ -1,0 +1,131 @@
+"""Search images by an image or by a text, which may be translated into the language of the model first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cleaning.languages.engines import canonical_code
+from data_catalog.errors import InputError, SettingsError
+from flows.recipe.engines import open_one_way
+from training.towers.model import require_texts
+from training.trained_models import current_model, model_of_folder
+from training.use.search import SearchResult, search_dataset, search_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchedImages:
+    """The images to search, and the model that searches them.
+
+    Args:
+        root: folder of the catalog.
+        dataset: dataset whose newest model is used. None takes the only one that has a model.
+        folder: folder of image files to search instead of the dataset.
+        model: model folder to use instead of the dataset's model; only with `folder`.
+        split: split of the dataset to search. None searches all.
+    """
+
+    root: Path
+    dataset: str | None = None
+    folder: Path | None = None
+    model: Path | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit each other.
+
+        Raises:
+            SettingsError: they do not.
+        """
+        if self.folder is not None and self.split is not None:
+            raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
+        if self.folder is None and self.model is not None:
+            raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryTranslation:
+    """The translation of a query.
+
+    Args:
+        from_code: language of the query.
+        to_code: language of the model. None takes that of the model's training data.
+        settings: settings of `[translate]`.
+        language_packs: TOML files of language packs.
+        memory: folder of a translation memory.
+    """
+
+    from_code: str
+    to_code: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    language_packs: Sequence[str] = ()
+    memory: Path | None = None
+
+
+def search_images(
+    query: str | Path, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
+) -> SearchResult:
+    """Return the images that are most similar to a query. The result has the translated query, if it is translated.
+
+    Args:
+        query: text in the language of the model, or of `translation`; or the path of an image.
+        searched: images and model.
+        num_hits: maximum number of images.
+        translation: how to translate the query.
+
+    Raises:
+        SettingsError: the query is empty, or settings are wrong.
+        InputError: there are no images, or no model; the image cannot be read; or the engine cannot be opened, or has
+            no translation.
+    """
+    if isinstance(query, Path) and translation is not None:
+        raise SettingsError("--from translates a text, but the query is an image: leave --from out")
+    root, folder = searched.root, searched.folder
+    model = chosen_model(root, searched.dataset, searched.model)
+    if translation is not None and isinstance(query, str):
+        query = _translated(query, translation, model, root)
+    if folder is None:
+        return search_dataset(root, searched.dataset, query, num_hits=num_hits, split=searched.split)
+    fallback = root if root.is_dir() else None  # caches features if the folder is not writable
+    return search_folder(query, folder, model, k=num_hits, root=fallback)
+
+
+def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
+    """Return the folder of `--model`, or of the newest model of a dataset.
+
+    Raises:
+        SettingsError: both a model and a dataset are given.
+        InputError: no model was trained.
+    """
+    if model is None:
+        return current_model(root, dataset).folder
+    if dataset is not None:
+        raise SettingsError("--model and --dataset both choose a model: use one of the two")
+    return model
+
+
+def _translated(text: str, translation: QueryTranslation, model: Path, root: Path) -> str:
+    """Return the query in the language of the model."""
+    require_texts([text])
+    to_code = translation.to_code
+    if to_code is None:
+        found = model_of_folder(model, root)
+        if found is None:
+            raise SettingsError(f"--to is missing: {root} does not say in which language {model} was trained")
+        to_code = str(found.snapshot.manifest["target_lang"])
+    if canonical_code(translation.from_code) == canonical_code(to_code):
+        raise SettingsError(f"the query is translated from {translation.from_code} to {to_code}: leave --from out")
+    with TemporaryDirectory(prefix="vernaclip-") as cache:
+        engine = open_one_way(
+            translation.settings,
+            translation.from_code,
+            to_code,
+            language_packs=translation.language_packs,
+            memory=translation.memory,
+            cache_dir=Path(cache),
+        )
+        (found_text,) = (found.text for found in engine.translate([text]))
+    if not found_text.strip():
+        raise InputError(f"{engine.fingerprint} has no translation of {text!r}: use other words, or leave --from out")
+    return found_text
