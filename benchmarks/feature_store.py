@@ -19,7 +19,7 @@ from pictures import drawn, jpeg
 from PIL import Image
 
 from training.data.features import Encoder, FeatureStore
-from training.processes import let_threads_sleep
+from training.processes import prepare_for_torch
 from training.scores.encoders import tensors_sha256
 
 # Images (and as many captions), and rounds.
@@ -71,7 +71,7 @@ def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[st
 def main() -> int:
     """Run in turn, print a table and claims."""
     count, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
-    let_threads_sleep()
+    prepare_for_torch()
     images = {f"{number}.jpg": jpeg(Image.fromarray(drawn(number, (WIDTH, HEIGHT)))) for number in range(count)}
     made: dict[str, list[tuple[Features, Features]]] = {ANEW: [], FIRST: [], AGAIN: []}
     with tempfile.TemporaryDirectory(prefix="feature-store-") as folder:

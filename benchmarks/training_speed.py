@@ -112,9 +112,9 @@ class Marks(logging.Handler):
 
 def warm_run(train: Callable[[Mapping[str, Any], Path], RunResult], job: Mapping[str, Any]) -> RunResult:
     """Import everything, and train; called in a new process."""
-    from training.processes import let_threads_sleep
+    from training.processes import prepare_for_torch
 
-    let_threads_sleep()  # our trainer does so itself, before it loads torch; it does not affect the other one
+    prepare_for_torch()  # our trainer does so itself, before it loads torch; it does not affect the other one
     for name in WARM_UP:
         import_module(name)
     with tempfile.TemporaryDirectory(prefix="training-") as folder:

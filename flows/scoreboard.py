@@ -33,7 +33,7 @@ from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import split_to_score
-from training.processes import let_threads_sleep
+from training.processes import prepare_for_torch
 from training.scores.encoders import OPENERS, check_source
 from training.scores.galleries import (
     FOLDER_SETTINGS,
@@ -328,7 +328,7 @@ def open_contest(
         SettingsError: there are no models or no sets, or settings are wrong.
         InputError: a model or set cannot be read; or a model was trained on images of a set, without `--report-anyway`.
     """
-    let_threads_sleep()
+    prepare_for_torch()
     language = _language(recipe, options)
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
     packs = language_packs_of(options.language_packs)

@@ -5,6 +5,7 @@ each image is compared with the captions of all processes, and gradients are sum
 with the whole batch.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def process_rank() -> int:
@@ -143,15 +146,22 @@ def broadcast_buffers(module: Any) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def let_threads_sleep() -> None:
-    """Make OpenMP threads sleep instead of spin while they wait, unless the user set OMP_WAIT_POLICY.
+def prepare_for_torch() -> None:
+    """Make OpenMP threads sleep while they wait, unless the user set OMP_WAIT_POLICY, and keep freed memory.
 
     Spinning makes a step several times slower on a busy machine (4.4 s against 1.1 s, measured with two threads on two
     cores that other programs used too). On an idle machine there is no difference. OpenMP reads the setting once, when
     torch is loaded, so this has no effect afterwards.
+
+    Each layer of a tower allocates and frees tens of MB, which glibc takes from the system and gives back every time.
+    The system clears every page anew: half of the CPU time of features (`benchmarks/freed_memory.py`).
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
@@ -165,7 +175,7 @@ def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") 
     Yields:
         The number of threads.
     """
-    let_threads_sleep()
+    prepare_for_torch()
     import torch
     from torch.utils import deterministic
 

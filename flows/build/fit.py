@@ -80,9 +80,9 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
     config = recipe.image_text
     if not config.is_on:
         return {}
-    from training.processes import let_threads_sleep
+    from training.processes import prepare_for_torch
 
-    let_threads_sleep()
+    prepare_for_torch()
     from training.scores.encoders import check_source, encoder_identity, kind_of
 
     _learned(recipe, root)
@@ -194,9 +194,9 @@ def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
     _require_unseen(judges, images, job.tools.recipe, job.tools.root)
     tables = [_judged(captions, own) for captions, own in zip(job.shards("check"), images, strict=True)]
     table = pa.concat_tables(tables)
-    from training.processes import deterministic_torch, let_threads_sleep
+    from training.processes import deterministic_torch, prepare_for_torch
 
-    let_threads_sleep()
+    prepare_for_torch()
     import torch
 
     with deterministic_torch(seed=0, num_threads=0, device=torch.device("cpu")):

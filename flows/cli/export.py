@@ -161,7 +161,7 @@ def export_model(
     """
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
-    from training.processes import let_threads_sleep
+    from training.processes import prepare_for_torch
     from training.trained_models import current_model
 
     folder, snapshot = options.model, None  # for a folder alone, the training data is unknown
@@ -172,7 +172,7 @@ def export_model(
         model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
         folder, snapshot = model.folder, model.snapshot
     assert folder is not None
-    let_threads_sleep()  # before torch is loaded
+    prepare_for_torch()  # before torch is loaded
     from training.exports.model_card import training_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports

@@ -140,7 +140,7 @@ def test_the_notebook_runs(built: tuple[Path, BuildReport], tmp_path: Path, monk
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # see `let_threads_sleep`
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # see `prepare_for_torch`
     notebook = nbformat.read(CHECKOUT / "docs" / "notebooks" / "first-steps.ipynb", as_version=4)
     cells = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "kept as it was written"

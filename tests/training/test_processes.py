@@ -215,3 +215,22 @@ def test_attempts_add_up_and_a_damaged_file_is_named(damage: str, tmp_path: Path
     path.write_text(damage)
     with pytest.raises(DamagedError, match=r"effort\.json is damaged .* remove it"):
         read_attempts(path)
+
+
+def test_freed_memory_is_kept_and_not_taken_from_the_system_again() -> None:
+    code = """if True:
+        import resource, sys
+        from training.processes import prepare_for_torch
+        if "prepare" in sys.argv: prepare_for_torch()
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            bytes(bytearray(b"a") * 2**26)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        faults()
+        print(faults())
+    """
+    plain, prepared = (
+        int(subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout)
+        for words in ([], ["prepare"])
+    )
+    assert prepared < plain / 10

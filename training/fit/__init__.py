@@ -1,5 +1,5 @@
 """The training loop, its losses and optimizers, resume states, and the time and energy of a run."""
 
-from training.processes import let_threads_sleep
+from training.processes import prepare_for_torch
 
-let_threads_sleep()  # before the modules of this folder load torch
+prepare_for_torch()  # before the modules of this folder load torch

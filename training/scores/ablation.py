@@ -17,7 +17,7 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training
-from training.processes import let_threads_sleep
+from training.processes import prepare_for_torch
 from training.scores.evaluation import chosen_captions
 from training.scores.metrics import METRIC_OF, interval_of, mean_draws
 from training.scores.score import Estimate, retrieval_outcomes
@@ -129,7 +129,7 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
     key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
     path = folder / "ranks" / f"{key[:16]}.json"
     if not path.is_file():
-        let_threads_sleep()
+        prepare_for_torch()
         model = load_model(model_dir)
         images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
         texts = text_features(model, gallery.texts, batch_size=batch_size)

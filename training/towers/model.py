@@ -14,7 +14,7 @@ from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
-from training.processes import let_threads_sleep
+from training.processes import prepare_for_torch
 from training.towers.model_files import (
     JOINED,
     REMEDY,
@@ -277,7 +277,7 @@ def open_model(model: LoadedModel | Path) -> LoadedModel:
     path = model / OPEN_CLIP_CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         raise InputError(f"{model} contains no model: {OPEN_CLIP_CONFIG_FILE} is missing")
-    let_threads_sleep()
+    prepare_for_torch()
     return load_model(model)
 
 
