@@ -21,7 +21,7 @@ MODEL_FILES = (
 )
 # What the page imports of our dependencies.
 REQUIREMENTS = (
-    *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open_clip_torch"),
+    *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open-clip-torch"),
     *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
     *("tokenizers", "torch", "torchvision", "tqdm", "transformers"),
 )
@@ -129,7 +129,8 @@ def require_new(out: Path) -> None:
 
 def requirements() -> list[str]:
     """Return the requirements of the page, as the extra `demo` of vernaclip states them."""
-    stated = {re.split(r"[^\w.-]", line)[0]: line.partition(";")[0].strip() for line in requires("vernaclip") or ()}
+    lines = [line.partition(";")[0].strip() for line in requires("vernaclip") or () if "extra ==" not in line]
+    stated = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-"): line for line in lines}
     return [f"gradio=={version('gradio')}", *(stated[name] for name in REQUIREMENTS)]
 
 
