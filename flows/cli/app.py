@@ -87,7 +87,10 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
-    "Models": (catalog.models, inference.search, inference.classify, inference.localize, export.export_model),
+    "Models": (
+        *(catalog.models, inference.search, inference.classify, inference.localize, inference.demo),
+        export.export_model,
+    ),
     "Translation": (translate.translate, mt.scenes_pairs),
     "Environment": (services.up, services.down, services.doctor),
 }

@@ -1,8 +1,9 @@
-"""The commands search, classify and localize, which use a trained model."""
+"""The commands search, classify, localize and demo, which use a trained model."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,17 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import DEFAULT_ROOT, EngineOptions, Number, Root, Split, Text, Words, no_option
+from flows.cli.options import (
+    DEFAULT_ROOT,
+    EngineOptions,
+    Number,
+    OptionalNumber,
+    Root,
+    Split,
+    Text,
+    Words,
+    no_option,
+)
 from flows.cli.output import require_own_file, say, say_json, say_table
 
 NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
@@ -249,6 +260,60 @@ def localize(
     else:
         say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
     say(f"\nHeat map: {out}")
+
+
+def demo(
+    *,
+    root: Root = DEFAULT_ROOT,
+    dataset: str | None = None,
+    model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    language: Annotated[str | None, Parameter(metavar="LANG")] = None,
+    host: str = "127.0.0.1",
+    port: OptionalNumber = None,
+    export_space: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+) -> None:
+    """Serve a page in the browser: find images, describe one, find a part of it, look at the dataset.
+
+    Examples:
+      vernaclip demo --root demo-catalog
+      vernaclip demo --model my-model --images ~/Pictures --language it
+      vernaclip demo --root demo-catalog --export-space my-space
+
+    The page answers this machine only, unless --host says otherwise. It loads nothing from elsewhere, sends nothing,
+    and deletes what people upload. Its texts are in Italian, German or English. Ctrl-C ends it.
+
+    Args:
+        dataset: Dataset whose newest model and images are shown, if the root contains several.
+        model: Use the model in this folder. Its images come from --images; there is a dataset only with --root.
+        images: Search the image files of this folder.
+        language: Language of the model, such as it (default: that of its dataset).
+        host: Address to listen on. With another address than 127.0.0.1, anybody who reaches it can use the page.
+        port: Port to listen on (default: 7860, or the next free one).
+        export_space: Write the page as a Hugging Face Space with a Dockerfile into this folder, and serve nothing.
+    """
+    from data_catalog.errors import install_hint
+    from data_catalog.language_pack import require_language
+
+    if language is not None:
+        require_language(language, "--language")
+    if port is not None and not 0 < port < 65536:
+        raise SettingsError(f"--port must be from 1 to 65535, got {port}")
+    if find_spec("gradio") is None:
+        raise InputError(f"the page needs Gradio: {install_hint('demo')}")
+    from flows.page import open_shown, serve
+    from flows.search import chosen_model
+    from flows.space import export, require_new
+
+    if export_space is not None:
+        require_new(export_space)
+        folder = chosen_model(root, dataset, model)
+        export(open_shown(None, model=folder, language=language), folder, export_space, images=images)
+        say(f"Space: {export_space} (to try it: cd {export_space} && python app.py)")
+        return
+    place = root if model is None or (root != DEFAULT_ROOT and root.is_dir()) else None
+    shown = open_shown(place, dataset=dataset, model=model, images=images, language=language)
+    serve(shown, say, host=host, port=port)
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:

@@ -248,12 +248,7 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None
 def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> None:
     box = (left, top, left + _CARD_WIDTH, top + _CARD_HEIGHT)
     pen.draw.rounded_rectangle(box, radius=10, fill=CARD, outline=BORDER)
-    if hit.path is not None:
-        whole = read_picture(hit.path, THUMBNAIL).image
-    else:
-        with Image.open(io.BytesIO(hit.image)) as opened:
-            whole = opened.convert("RGB")
-    thumbnail = fit_in_box(whole, THUMBNAIL, THUMBNAIL)
+    thumbnail = thumbnail_of(hit)
     x = left + _PADDING + (THUMBNAIL - thumbnail.width) // 2
     y = top + _PADDING + (THUMBNAIL - thumbnail.height) // 2
     sheet.paste(thumbnail, (x, y))
@@ -264,6 +259,19 @@ def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> N
     pen.write(left + _CARD_WIDTH - _PADDING, below, f"{hit.cosine:.3f}", 16, grey=True, anchor="ra")
     for number, line in enumerate(pen.wrapped(_text(hit), 15, THUMBNAIL, _TEXT_LINES)):
         pen.write(left + _PADDING, below + 28 + number * _LINE_HEIGHT, line, 15)
+
+
+def thumbnail_of(hit: Hit) -> Image.Image:
+    """Return the image of a hit, in RGB, to fit in a square of `THUMBNAIL` pixels.
+
+    Raises:
+        InputError: the file can no longer be read.
+        OSError: the image of a shard does not decode.
+    """
+    if hit.path is not None:
+        return fit_in_box(read_picture(hit.path, THUMBNAIL).image, THUMBNAIL, THUMBNAIL)
+    with Image.open(io.BytesIO(hit.image)) as opened:
+        return fit_in_box(opened.convert("RGB"), THUMBNAIL, THUMBNAIL)
 
 
 def _text(hit: Hit) -> str:
@@ -342,7 +350,7 @@ def heat_map(found: Localization, out: Path) -> None:
         line = f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
     pen.write(_MARGIN, _MARGIN + 36, pen.fitted(line, 15, width - 2 * _MARGIN), 15, grey=True)
     top = _MARGIN + _TITLE_HEIGHT
-    for number, panel in enumerate((image, _heat_overlay(image, found))):
+    for number, panel in enumerate((image, heat_overlay(image, found))):
         left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
         sheet.paste(panel, (left, top))
         pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
@@ -350,7 +358,7 @@ def heat_map(found: Localization, out: Path) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-def _heat_overlay(image: Image.Image, found: Localization) -> Image.Image:
+def heat_overlay(image: Image.Image, found: Localization) -> Image.Image:
     """Return the image in light grey, so that its colours do not look like heat, with the heat map over it."""
     cells = Image.fromarray(np.clip(np.array(found.heat, dtype=np.float32), 0, None))
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)

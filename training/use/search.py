@@ -238,6 +238,42 @@ class SearchResult:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Images with their features, for many searches. Create it with `shard_gallery` or `folder_gallery`.
+
+    Args:
+        model: the loaded model.
+        features: one unit row per image, shape (images, dim).
+        hits: returns the hits of the neighbours of one query.
+        unreadable: files of a folder that cannot be read, each with the reason.
+    """
+
+    model: LoadedModel
+    features: Features
+    hits: Callable[[Neighbours], tuple[Hit, ...]]
+    unreadable: tuple[tuple[Path, str], ...] = ()
+
+    def search(self, query: str | Path, k: int) -> SearchResult:
+        """Return the `k` images that are most similar to a text or an image.
+
+        Raises:
+            SettingsError: the text is empty, or k is below 1.
+            InputError: the image cannot be read.
+            DamagedError: a shard cannot be read, or the model's files are damaged.
+        """
+        _check_query(query, k)
+        hits, left_out = _without_query(query, self.model, self.features, k, self.hits)
+        return SearchResult(
+            query=query,
+            hits=hits,
+            num_images=len(self.features),
+            model_sha256=self.model.sha256,
+            unreadable=self.unreadable,
+            left_out=left_out,
+        )
+
+
 def search(
     query: str | Path,
     files: Sequence[Path],
@@ -261,6 +297,13 @@ def search(
         DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     _check_query(query, k)
+    return shard_gallery(files, model, sha256=sha256).search(query, k)
+
+
+def shard_gallery(
+    files: Sequence[Path], model: LoadedModel | Path, *, sha256: Callable[[Path], str] = sha256_of
+) -> Gallery:
+    """Return the images of pair shards, ready to be searched. Arguments and errors are those of `search`."""
     loaded = open_model(model)
 
     def computed(_: FeatureIndex | None) -> Iterator[FeatureIndex]:
@@ -279,10 +322,7 @@ def search(
         for path, sizes in zip(files, cached.facts["row_groups"], strict=True)
         for number, num_rows in enumerate(sizes)
     ]
-    hits, left_out = _without_query(query, loaded, cached.features, k, lambda found: _hits(groups, found))
-    return SearchResult(
-        query=query, hits=hits, num_images=len(cached.features), model_sha256=loaded.sha256, left_out=left_out
-    )
+    return Gallery(model=loaded, features=cached.features, hits=lambda found: _hits(groups, found))
 
 
 def search_dataset(
@@ -473,6 +513,11 @@ def search_folder(
         DamagedError: the model's files are damaged.
     """
     _check_query(query, k)
+    return folder_gallery(folder, model, root=root).search(query, k)
+
+
+def folder_gallery(folder: Path, model: LoadedModel | Path, *, root: Path | None = None) -> Gallery:
+    """Return the images of a folder, ready to be searched. Arguments and errors are those of `search_folder`."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     files, nameless = _image_files(folder)
@@ -503,21 +548,13 @@ def search_folder(
     if not names:
         raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
 
-    def read(found: Neighbours) -> tuple[Hit, ...]:
+    def hits(found: Neighbours) -> tuple[Hit, ...]:
         return tuple(
             Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
             for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
         )
 
-    hits, left_out = _without_query(query, loaded, cached.features, k, read)
-    return SearchResult(
-        query=query,
-        hits=hits,
-        num_images=len(names),
-        model_sha256=loaded.sha256,
-        unreadable=unreadable,
-        left_out=left_out,
-    )
+    return Gallery(model=loaded, features=cached.features, hits=hits, unreadable=unreadable)
 
 
 def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:

@@ -1,0 +1,705 @@
+"""The page of `vernaclip demo`, in Gradio: find images, describe one, find a part of it, look at the dataset.
+
+Captions, file names and uploads are hostile. Results are HTML that is made here: every text is escaped, and every image
+is decoded, re-encoded and inline, so no file is served. An upload is deleted as soon as it is read. The page loads
+nothing from another host: its header Content-Security-Policy forbids it.
+"""
+
+import base64
+import html
+import io
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import starlette.formparsers
+from gradio.data_classes import ImageData
+from PIL import Image
+from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from data_catalog.database.catalog import query
+from data_catalog.database.sample_record import find_sample_records, record_lines
+from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
+from data_catalog.storage.manifest import Snapshot, require_datasets, require_snapshot
+from data_catalog.storage.reading import OpenSnapshot
+from flows.recipe.language_packs import language_pack
+from flows.signals import interrupted_by_sigterm
+from training.data.images import picture_or_reason, quiet_decoders, read_picture
+from training.towers.model import LoadedModel, open_model
+from training.trained_models import current_model, model_of_folder, pair_hashes
+from training.use.classify import SOFTMAX, classify
+from training.use.localize import localize
+from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay, thumbnail_of
+from training.use.search import Gallery, folder_gallery, shard_gallery
+
+logger = logging.getLogger(__name__)
+
+PAGES = Path(__file__).parent / "pages"
+FALLBACK = "en"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_UPLOAD_BYTES = 20 << 20
+MOST_WAITING = 256  # requests in the queue
+MOST_HITS = 48
+SAMPLES_PER_PAGE = 12
+MOST_WORDS = 8
+SIDE = 1024  # pixels of an uploaded image that the browser keeps
+KEPT_S = 600.0  # seconds after which an upload that nobody uses is deleted
+SCORES = ("translation_score", "image_text_score")
+
+Words = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a page shows.
+
+    Args:
+        model: the loaded model.
+        language: code of the model's language; empty: it is not known.
+        gallery: images to search; None: the page has no search.
+        root: catalog with the dataset.
+        snapshot: the dataset to look at; None: the page has no dataset.
+    """
+
+    model: LoadedModel
+    language: str
+    gallery: Gallery | None = None
+    root: Path | None = None
+    snapshot: Snapshot | None = None
+
+
+def open_shown(
+    root: Path | None,
+    *,
+    dataset: str | None = None,
+    model: Path | None = None,
+    images: Path | None = None,
+    language: str | None = None,
+) -> Shown:
+    """Open what a page shows: a root with its newest model, or a model; and images to search.
+
+    Args:
+        root: catalog; None if there is none.
+        dataset: dataset whose newest model and images are shown. None takes the only one with a model.
+        model: folder of another model. Then the images of the dataset are not searched.
+        images: folder of images to search.
+        language: code of the model's language. None takes that of the dataset on which it was trained, if it is known.
+
+    Raises:
+        PipelineError: there is no such model, dataset or folder, or it is damaged.
+    """
+    if model is None and root is None:
+        raise SettingsError("name a model: a root with --root, or a model's folder with --model")
+    if dataset is not None and root is None:
+        raise SettingsError("--dataset names a dataset of a root: name the root with --root")
+    if model is not None:
+        trained = model_of_folder(model, root or model)
+    else:
+        assert root is not None
+        trained = current_model(root, dataset)
+        dataset, model = trained.snapshot.dataset, trained.folder
+    snapshot = None if root is None else require_snapshot(root, require_datasets(root, dataset)[0])
+    gallery = None
+    if images is not None:
+        gallery = folder_gallery(images, model, root=root)
+    elif trained is not None and snapshot is not None and trained.snapshot.dataset == snapshot.dataset:
+        hashes = pair_hashes(snapshot)
+        gallery = shard_gallery(list(hashes), model, sha256=hashes.__getitem__)
+    known = "" if trained is None else str(trained.snapshot.manifest["target_lang"])
+    return Shown(
+        model=open_model(model) if gallery is None else gallery.model,
+        language=language or known,
+        gallery=gallery,
+        root=root,
+        snapshot=snapshot,
+    )
+
+
+def interface_texts() -> dict[str, dict[str, Any]]:
+    """Return the texts of the page by language."""
+    return tomllib.loads((PAGES / "demo.toml").read_text(encoding="utf-8"))
+
+
+def text(value: object) -> str:
+    """Return a text of strangers as HTML that shows it and does nothing."""
+    return html.escape(str(value))
+
+
+def said(sentence: str) -> str:
+    """Return HTML of an error's sentence."""
+    return f'<p class="error" role="alert">{text(sentence)}</p>'
+
+
+def inline(image: Image.Image, *, quality: int = 85) -> str:
+    """Return an image as a data URL, re-encoded."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def picture_input(label: str) -> Any:
+    """Return an input for an image. It gives the path of a file that its user deletes, and takes a data URL.
+
+    By itself, Gradio would decode the file, keep a copy, and fetch an address that is given in place of a file. The
+    methods are replaced in the instance, because for a subclass Gradio writes a stub file beside this one.
+    """
+    picture = gr.Image(label=label, sources=["upload", "clipboard"], buttons=[], height=320)
+
+    def preprocess(payload: ImageData | None) -> Path | None:
+        if payload is None or not (payload.path or payload.url):
+            return None
+        if payload.url and payload.url.startswith("data:"):
+            return new_file(base64.b64decode(payload.url.partition(",")[2]))
+        return Path(payload.path)
+
+    async def require_upload(path: str) -> str:
+        if Path(path).parent.parent != Path(os.environ["GRADIO_TEMP_DIR"]) or ".." in Path(path).parts:
+            raise gr.Error("upload the image", print_exception=False)
+        return path
+
+    picture.preprocess = preprocess
+    picture.postprocess = lambda value: None if value is None else ImageData(url=value, meta={})
+    picture.async_move_resource_to_block_cache = require_upload
+    picture.example_payload = picture.example_value = lambda: None  # an address, by itself
+    return picture
+
+
+def new_file(content: bytes) -> Path:
+    """Write an uploaded image into a folder of its own, and return its path."""
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / secrets.token_hex(16)
+    folder.mkdir(mode=0o700)
+    path = folder / "image"
+    path.write_bytes(content)
+    return path
+
+
+class Page:
+    """The functions that answer the page, and the page itself."""
+
+    def __init__(self, shown: Shown) -> None:
+        texts = interface_texts()
+        self.shown = shown
+        self.language = shown.language if shown.language in texts else FALLBACK
+        self.words: Words = texts[self.language]
+        pack_name = language_pack(shown.language).name if shown.language else ""
+        self.model_language = self.words["language"] if self.language == shown.language else pack_name
+        self._decoding = threading.Lock()  # one image at a time bounds the memory
+        self._texts, self._pictures = self._examples()
+
+    def _examples(self) -> tuple[list[str], list[str]]:
+        """Return texts in the model's language, and images as data URLs: those of the dataset, if it is there."""
+        own = self.language == self.shown.language
+        texts = list(self.words["examples"]) if own else []
+        if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
+            return texts, []
+        rows = self._rows(
+            "SELECT captions[1] AS caption, image.bytes AS image FROM pairs "
+            "WHERE dataset = $dataset AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
+        )
+        return [row["caption"] for row in rows] or texts, [shrunk(row["image"], SIDE, quality=95) for row in rows]
+
+    def search(self, query_text: str, num_images: float) -> str:
+        """Return the images that are most similar to a text."""
+        if not (query_text or "").strip():
+            return said(self.words["need_text"])
+        assert self.shown.gallery is not None, "a page without images has no search"
+        num_hits = min(max(1, int(num_images or 1)), MOST_HITS)
+        with self._present():
+            found = self.shown.gallery.search(query_text, num_hits)
+            cards = []
+            for hit in found.hits:
+                caption = hit.captions[0] if hit.captions else hit.name
+                facts = " · ".join([f"{self.words['cosine']} {hit.cosine:.3f}", *filter(None, [hit.license])])
+                cards.append(
+                    f'<figure><img src="{inline(thumbnail_of(hit))}" alt="{text(caption)}">'
+                    f'<figcaption>{text(caption)}<div class="quiet">{hit.rank} · {text(facts)}</div></figcaption>'
+                    "</figure>"
+                )
+        head = self.words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
+        return f'<p class="quiet">{text(head)}</p><div class="cards">{"".join(cards)}</div>'
+
+    def classify(self, picture: Path | None, labels: str) -> str:
+        """Return the probabilities of texts for an image, as bars."""
+        lines = [line.strip() for line in (labels or "").splitlines() if line.strip()]
+        with self._used(picture) as path:
+            if len(lines) < 2:
+                return said(self.words["need_labels"])
+            found = classify(path, lines, self.shown.model)
+        rows = [
+            f'<div><p><span dir="auto">{text(choice.label)}'
+            f"{' <span class=quiet>(' + text(self.words['cut']) + ')</span>' if choice.is_cut else ''}</span>"
+            f'<span>{choice.probability:.1%}</span></p><div class="bar" role="img" '
+            f'aria-label="{choice.probability:.1%}"><span style="width:{choice.probability:.2%}"></span></div></div>'
+            for choice in found.choices
+        ]
+        note = self.words["softmax" if found.method == SOFTMAX else "sigmoid"]
+        return f'<div class="bars">{"".join(rows)}</div><p class="quiet">{text(note)}</p>'
+
+    def localize(self, picture: Path | None, wanted: str) -> str:
+        """Return an image with the part in red that a text describes."""
+        with self._used(picture) as path:
+            if not (wanted or "").strip():
+                return said(self.words["need_text"])
+            found = localize(path, wanted, self.shown.model)
+            image = fit_in_box(read_picture(path, SIDE // 2).image, SIDE // 2, SIDE // 2)
+        note = f"{self.words['cosine']} {found.cosine:.3f}. {self.words['hot' if found.hottest else 'cold']}"
+        if found.is_cut:
+            note += f" ({self.words['cut']})"
+        return (
+            f'<div class="heat"><img src="{inline(heat_overlay(image, found))}" alt="{text(wanted)}">'
+            f'<p class="quiet">{text(note)}</p></div>'
+        )
+
+    def samples(
+        self,
+        words: str,
+        source: str,
+        split: str,
+        outcome: str,
+        origin: str,
+        score: str,
+        at_least: str,
+        at_most: str,
+        page_number: float,
+    ) -> tuple[str, Any]:
+        """Return the samples that match, as cards, and their ids to choose from."""
+        values: dict[str, Any] = {"source": source, "split": split, "origin": origin}
+        conditions = [f"{name} = ${name}" for name, value in values.items() if value]
+        if outcome:
+            conditions.append("coalesce(drop_reason, outcome) = $outcome")
+        for number, word in enumerate((words or "").split()[:MOST_WORDS]):
+            values[f"word{number}"] = word.lower()
+            conditions.append(f"contains(lower(concat_ws(' ', caption, source_caption)), $word{number})")
+        if score in SCORES:
+            for name, sign, limit in (("least", ">=", at_least), ("most", "<=", at_most)):
+                if (limit or "").strip():
+                    values[name] = self._number(limit)
+                    conditions.append(f"score {sign} ${name}")
+        sql = SAMPLES.replace("CONDITIONS", " AND ".join(conditions) or "true").replace(
+            "SCORE", score if score in SCORES else SCORES[0]
+        )
+        number = max(1, int(page_number or 1))
+        values |= {"outcome": outcome, "first": (number - 1) * SAMPLES_PER_PAGE}
+        with self._present():
+            rows = self._rows(sql, values)
+            if not rows:
+                return said(self.words["no_samples"]), gr.Dropdown(choices=[], value=None)
+            wanted = {"ids": [row["image_id"] for row in rows]}
+            images = {row["sample_id"]: row["image"] for row in self._rows(IMAGES, wanted)}
+        total = rows[0]["total"]
+        head = self.words["samples"].format(total=f"{total:,}", page=number, pages=f"{-(-total // SAMPLES_PER_PAGE):,}")
+        cards = "".join(self._card(row, images.get(row["image_id"])) for row in rows)
+        ids = [row["sample_id"] for row in rows]
+        return f'<p class="quiet">{text(head)}</p><div class="cards wide">{cards}</div>', gr.Dropdown(
+            choices=ids, value=ids[0]
+        )
+
+    def _number(self, written: str) -> float:
+        try:
+            return float(written.replace(",", ".").replace("−", "-"))
+        except ValueError as error:
+            raise _SaidError(self.words["need_number"]) from error
+
+    def story(self, sample: str | None) -> str:
+        """Return what happened to a sample, as `vernaclip why` says it."""
+        if not (sample or "").strip():
+            return said(self.words["no_story"])
+        assert self.shown.snapshot is not None, "a page without a dataset has no stories"
+        with self._present():
+            records = find_sample_records(self.shown.snapshot, str(sample))[:SAMPLES_PER_PAGE]
+        if not records:
+            return said(self.words["no_story"])
+        stories = ["\n".join(record_lines(record, identity=str(sample))) for record in records]
+        return "".join(f'<pre class="story">{text(story)}</pre>' for story in stories)
+
+    def keep(self, picture: Path | None) -> str | None:
+        """Return an upload as a data URL, which the browser keeps, so that the file can be deleted.
+
+        Raises:
+            gr.Error: it cannot be read as an image.
+        """
+        if picture is None:
+            return None
+        try:
+            return shrunk(picture.read_bytes(), SIDE, quality=95)
+        except FileNotFoundError as error:
+            raise gr.Error(self.words["gone"], print_exception=False) from error
+        except InputError as error:
+            reason = self.words["unreadable"].format(reason=error)
+            raise gr.Error(text(reason), title=self.words["picture"], print_exception=False) from error
+        finally:
+            shutil.rmtree(picture.parent, ignore_errors=True)
+
+    @contextmanager
+    def _used(self, picture: Path | None) -> Iterator[Path]:
+        """Yield the file of an image that a person chose, and delete it.
+
+        Raises:
+            _SaidError: there is none, or it cannot be read.
+        """
+        if picture is None:
+            raise _SaidError(self.words["need_picture"])
+        try:
+            with self._decoding, quiet_decoders():
+                read = picture_or_reason(picture.read_bytes(), THUMBNAIL)
+            if isinstance(read, str):
+                raise _SaidError(self.words["unreadable"].format(reason=read))
+            yield picture
+        except FileNotFoundError as error:
+            raise _SaidError(self.words["gone"]) from error
+        finally:
+            shutil.rmtree(picture.parent, ignore_errors=True)
+
+    @contextmanager
+    def _present(self) -> Iterator[None]:
+        """Refuse an answer from a snapshot that was taken down, before or while the answer was made."""
+        if self.shown.snapshot is None or self.shown.root is None:
+            yield
+            return
+        opened = OpenSnapshot(self.shown.root, self.shown.snapshot.folder)
+        yield
+        opened.require_present()
+
+    def _rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a query on the catalog; the parameters that it does not name are left out."""
+        assert self.shown.root is not None
+        assert self.shown.snapshot is not None
+        given = {"dataset": self.shown.snapshot.dataset, **(values or {})}
+        used = {name: value for name, value in given.items() if re.search(rf"\${name}\b", sql)}
+        found: list[dict[str, Any]] = query(self.shown.root, sql, used).to_pylist()
+        return found
+
+    def _card(self, row: Mapping[str, Any], image: bytes | None) -> str:
+        parts = [f'<div class="no-image">{text(self.words["no_image"])}</div>']
+        if image is not None:
+            parts = [f'<img src="{shrunk(image, THUMBNAIL)}" alt="">']
+        parts.append(
+            f'<p><strong>{text(row["sample_id"])}</strong> <span class="quiet">{text(row["split"] or "")}</span></p>'
+        )
+        for caption in row["captions"]:
+            facts = [caption["drop_reason"] or self.words["kept"], caption["origin"]]
+            facts += [] if caption["score"] is None else [f"{caption['score']:.2f}"]
+            shown = caption["caption"] or caption["source_caption"]
+            parts.append(f'<p>{text(shown)}</p><div class="quiet">{text(" · ".join(filter(None, facts)))}</div>')
+        return f"<article>{''.join(parts)}</article>"
+
+    def blocks(self) -> Any:
+        """Return the page, for Gradio."""
+        words = self.words
+        with gr.Blocks(
+            title=words["title"], analytics_enabled=False, delete_cache=(30, int(KEPT_S)), fill_width=False
+        ) as blocks:
+            intro = words["intro"].format(language=self.model_language or "?")
+            fallback = ""
+            if self.language != self.shown.language and self.model_language:
+                fallback = f"<p>{text(words['fallback'].format(language=self.model_language))}</p>"
+            gr.HTML(f"<h1>{text(words['title'])}</h1><p>{text(intro)}</p>{fallback}")
+            with gr.Tabs():
+                if self.shown.gallery is not None:
+                    with gr.Tab(words["find"]):
+                        self._search_tab()
+                with gr.Tab(words["compare"]):
+                    self._picture_tab("classify", self.classify, words["texts"], words["labels_hint"])
+                with gr.Tab(words["locate"]):
+                    self._picture_tab("localize", self.localize, words["text"], words["query_hint"])
+                if self.shown.snapshot is not None:
+                    with gr.Tab(words["browse"]):
+                        self._dataset_tab()
+        # One answer at a time: tokenizers are not safe in several threads, and torch uses all cores for each.
+        blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
+        return blocks
+
+    def _search_tab(self) -> None:
+        words = self.words
+        wanted = gr.Textbox(label=words["text"], placeholder=words["query_hint"], max_length=2000, submit_btn=False)
+        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=words["num_images"])
+        button = gr.Button(words["search"], variant="primary")
+        self._text_examples(wanted)
+        result = gr.HTML()
+        gr.on([button.click, wanted.submit], _safe(self.search), [wanted, count], result, **_lane("search"))
+
+    def _picture_tab(self, name: str, answer: Callable[..., str], label: str, hint: str) -> None:
+        words = self.words
+        with gr.Row():
+            with gr.Column():
+                picture = picture_input(words["picture"])
+                lines = 5 if name == "classify" else 1
+                own = self.language == self.shown.language
+                value = "\n".join(self._texts or (words["labels"] if own else [])) if lines > 1 else ""
+                wanted = gr.Textbox(label=label, info=hint, lines=lines, value=value, max_length=20_000)
+                button = gr.Button(words["compute" if lines > 1 else "show"], variant="primary")
+                if self._pictures:
+                    with gr.Row():
+                        for number, example in enumerate(self._pictures):
+                            choose = gr.Button(words["example"].format(number=number + 1), size="sm")
+                            given = [example] if lines > 1 else [example, self._texts[number]]
+                            choose.click(
+                                lambda given=tuple(given): given if len(given) > 1 else given[0],
+                                None,
+                                [picture, wanted][: len(given)],
+                                queue=False,
+                                api_visibility="private",
+                            )
+            with gr.Column():
+                result = gr.HTML()
+        picture.upload(self.keep, picture, picture, queue=False, api_visibility="private", show_progress="hidden")
+        triggers = [button.click] if lines > 1 else [button.click, wanted.submit]
+        gr.on(triggers, _safe(answer), [picture, wanted], result, **_lane(name))
+
+    def _text_examples(self, target: Any) -> None:
+        if self._texts:
+            gr.Examples(
+                [[one] for one in self._texts], target, label=self.words["examples_of_texts"], api_visibility="private"
+            )
+
+    def _dataset_tab(self) -> None:
+        words = self.words
+        kinds = {
+            name: [(words["all"], ""), *((self.words.get(row["value"], row["value"]), row["value"]) for row in rows)]
+            for name, rows in ((name, self._rows(sql)) for name, sql in KINDS.items())
+        }
+        wanted = gr.Textbox(label=words["words"], max_length=500)
+        with gr.Row():
+            chosen = [
+                gr.Dropdown(kinds[name], value="", label=words[name], min_width=150, filterable=False)
+                for name in ("source", "split", "outcome", "origin")
+            ]
+        with gr.Row():
+            score = gr.Dropdown(["", *SCORES], value="", label=words["score"], min_width=150, filterable=False)
+            least = gr.Textbox(label=words["at_least"], min_width=120, max_length=20)
+            most = gr.Textbox(label=words["at_most"], min_width=120, max_length=20)
+            number = gr.Number(1, label=words["page_number"], minimum=1, precision=0, min_width=120)
+        button = gr.Button(words["show"], variant="primary")
+        result = gr.HTML()
+        sample = gr.Dropdown([], label=words["sample"], allow_custom_value=True)
+        why = gr.Button(words["story"])
+        story = gr.HTML()
+        inputs = [wanted, *chosen, score, least, most, number]
+        gr.on(
+            [button.click, wanted.submit, number.submit],
+            _safe(self.samples, 2),
+            inputs,
+            [result, sample],
+            **_lane("samples"),
+        )
+        why.click(_safe(self.story), sample, story, **_lane("story"))
+
+
+SAMPLES = f"""
+    SELECT sample_id, any_value(split) AS split, any_value(image_id) AS image_id, count(*) OVER () AS total,
+           list({{'caption': caption, 'source_caption': source_caption, 'origin': origin, 'drop_reason': drop_reason,
+                 'score': score}} ORDER BY caption_id)[:5] AS captions
+    FROM (
+        SELECT c.*, c.SCORE AS score, p.split, coalesce(c.merged_into, c.sample_id) AS image_id
+        FROM captions c LEFT JOIN (SELECT dataset, sample_id, split FROM pairs) p
+        ON c.dataset = p.dataset AND coalesce(c.merged_into, c.sample_id) = p.sample_id
+        WHERE c.dataset = $dataset
+    ) WHERE CONDITIONS GROUP BY sample_id ORDER BY sample_id LIMIT {SAMPLES_PER_PAGE} OFFSET $first
+"""
+IMAGES = "SELECT sample_id, image.bytes AS image FROM pairs WHERE dataset = $dataset AND list_contains($ids, sample_id)"
+KINDS = {
+    "source": "SELECT DISTINCT source AS value FROM captions WHERE dataset = $dataset ORDER BY 1",
+    "split": "SELECT DISTINCT split AS value FROM pairs WHERE dataset = $dataset ORDER BY 1",
+    "outcome": "SELECT DISTINCT coalesce(drop_reason, outcome) AS value FROM captions WHERE dataset = $dataset "
+    "ORDER BY 1",
+    "origin": "SELECT DISTINCT origin AS value FROM captions WHERE dataset = $dataset AND origin <> '' ORDER BY 1",
+}
+
+
+class _SaidError(Exception):
+    """An error whose sentence is in the language of the interface."""
+
+
+def _safe(answer: Callable[..., Any], num_outputs: int = 1) -> Callable[..., Any]:
+    """Return a function that answers with a sentence where another raises an error that a person can mend."""
+
+    def answered(*values: Any) -> Any:
+        try:
+            return answer(*values)
+        except (_SaidError, PipelineError) as error:
+            return said(str(error)) if num_outputs == 1 else (said(str(error)), *[gr.skip()] * (num_outputs - 1))
+
+    return answered
+
+
+def _lane(name: str) -> dict[str, Any]:
+    """Return the settings of an event: its name, and the queue that all events share."""
+    return {"api_name": name, "concurrency_id": "page", "concurrency_limit": 1, "trigger_mode": "once"}
+
+
+def shrunk(encoded: bytes, side: int, *, quality: int = 85) -> str:
+    """Return an encoded image as a data URL, in a square of `side` pixels at most.
+
+    Raises:
+        InputError: it cannot be read. The message says why, in a few words.
+    """
+    with quiet_decoders():
+        read = picture_or_reason(encoded, side // 2)
+    if isinstance(read, str):
+        raise InputError(read)
+    image = read.image
+    return inline(fit_in_box(image, side, side) if max(image.size) > side else image, quality=quality)
+
+
+# What the page and its client ask for. Gradio has more, such as a proxy and a monitor.
+_PATHS = re.compile(
+    r"/(config/?|assets/.+|static/.+|theme\.css|favicon\.ico|manifest\.json|robots\.txt)?"
+    r"|/gradio_api/(info/?|upload|upload_progress|startup-events|theme\.css|cancel|reset/?|heartbeat/\w+"
+    r"|queue/(join|data)/?|call/.+|run/\w+|app_id/?)"
+)
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; media-src 'none'; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
+    "manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class _Guard:
+    """Middleware: refuse what the page does not need, take uploads, and forbid browsers to load from elsewhere."""
+
+    def __init__(self, app: Any, *, blocks: Any, language: str, is_loopback: bool) -> None:
+        self._app, self._blocks, self._language, self._is_loopback = app, blocks, language, is_loopback
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is None and (scope["method"], scope["path"]) == ("POST", "/gradio_api/upload"):
+            refusal = await self._upload(Request(scope, receive))
+        await (refusal or self._app)(scope, receive, self._guarded(send))
+
+    def _refusal(self, scope: Any) -> Response | None:
+        # A site whose name resolves to 127.0.0.1 could otherwise read the page (DNS rebinding).
+        host = re.sub(r":\d+$", "", Headers(scope=scope).get("host", "")).strip("[]")
+        if self._is_loopback and host not in LOOPBACK:
+            return PlainTextResponse("this page is for this machine only\n", status_code=421)
+        if not _PATHS.fullmatch(scope["path"]):
+            return PlainTextResponse("there is no such page\n", status_code=404)
+        return None
+
+    async def _upload(self, request: Request) -> Response:
+        """Write one uploaded file into a folder of its own, so that whoever deletes it deletes nobody else's."""
+        length = request.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > MAX_UPLOAD_BYTES:
+            return PlainTextResponse(f"the limit is {MAX_UPLOAD_BYTES >> 20} MiB\n", status_code=413)
+        try:
+            form = await request.form(max_files=1, max_fields=1)
+        except (starlette.formparsers.MultiPartException, HTTPException):
+            return PlainTextResponse("one file, as a form\n", status_code=400)
+        file = form.get("files")
+        if not isinstance(file, UploadFile):
+            return PlainTextResponse("one file, as a form\n", status_code=400)
+        path = str(new_file(await file.read()))
+        self._blocks.upload_file_set.add(path)
+        return JSONResponse([path])
+
+    def _guarded(self, send: Any) -> Any:
+        """Return a `send` that adds the headers, and takes addresses of other hosts out of the page."""
+        held: list[Any] = []
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                if headers.get("content-type", "").startswith("text/html"):
+                    held.append(message)
+                    held.append(b"")
+                    return
+            elif held:
+                held[1] += message.get("body", b"")
+                if message.get("more_body"):
+                    return
+                start, body = held
+                page = re.sub(r"<meta\s[^>]*(?:og:|twitter:|https?://)[^>]*>", "", body.decode("utf-8"))
+                page = page.replace('lang="en"', f'lang="{self._language}"', 1)
+                message = {"type": "http.response.body", "body": page.encode("utf-8")}
+                headers = MutableHeaders(scope=start)
+                if int(headers.get("content-length", "0")):  # none for HEAD
+                    headers["content-length"] = str(len(message["body"]))
+                held.clear()
+                await send(start)
+            await send(message)
+
+        return guarded
+
+
+@contextmanager
+def served(shown: Shown, *, host: str = LOOPBACK[0], port: int | None = None) -> Iterator[str]:
+    """Serve a page, and yield its address. Uploads are in a private folder that is removed at the end.
+
+    Args:
+        shown: what the page shows.
+        host: address to listen on. Loopback addresses answer this machine only.
+        port: port to listen on. None takes 7860 or the next free one.
+
+    Raises:
+        BusyError: the port is taken.
+    """
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("GRADIO_")}
+    with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder:
+        os.environ |= {"GRADIO_TEMP_DIR": os.path.realpath(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            page = Page(shown)
+            blocks = page.blocks()
+            guard = Middleware(_Guard, blocks=blocks, language=page.language, is_loopback=host in LOOPBACK)
+            try:
+                _, url, _ = blocks.launch(
+                    server_name=host,
+                    server_port=port,
+                    share=False,
+                    inline=False,
+                    quiet=True,
+                    prevent_thread_lock=True,
+                    show_error=False,
+                    max_file_size=MAX_UPLOAD_BYTES,
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    ssr_mode=False,
+                    pwa=False,
+                    mcp_server=False,
+                    num_workers=0,
+                    app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
+                    theme=gr.themes.Default(
+                        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+                    ),
+                    css=(PAGES / "demo.css").read_text(encoding="utf-8"),
+                )
+            except OSError as error:
+                raise BusyError(f"port {port} of {host} is taken: choose another one with --port") from error
+            try:
+                yield url
+            finally:
+                blocks.close(verbose=False)
+        finally:
+            for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+                os.environ.pop(name, None)
+            os.environ |= before
+
+
+def serve(shown: Shown, say: Callable[[str], object], *, host: str = LOOPBACK[0], port: int | None = None) -> None:
+    """Serve a page until Ctrl-C or SIGTERM. Arguments and errors are those of `served`; `say` gets one line."""
+    with interrupted_by_sigterm(), suppress(KeyboardInterrupt), served(shown, host=host, port=port) as url:
+        say(f"The page is at {url}")
+        threading.Event().wait()

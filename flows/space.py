@@ -1,0 +1,139 @@
+"""Write the page of a model as a folder that is a Hugging Face Space, and a container image, as it is."""
+
+import re
+import shutil
+from importlib.metadata import requires, version
+from pathlib import Path
+from string import Template
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.images.formats import is_image_name
+from data_catalog.storage.shards import TEMPORARY_PREFIX
+from flows import PACKAGES
+from flows.page import Shown, interface_texts, open_shown
+from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+
+HOME = Path(__file__).parents[1]
+MODEL_FILES = (
+    *(OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, HUB_WEIGHTS_FILE, ENCODER_CONFIG_FILE),
+    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
+)
+# What the page imports of our dependencies.
+REQUIREMENTS = (
+    *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open-clip-torch"),
+    *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
+    *("tokenizers", "torch", "torchvision", "tqdm", "transformers"),
+)
+README = Template("""---
+title: $title
+sdk: gradio
+sdk_version: $gradio
+app_file: app.py
+python_version: "3.11"
+pinned: false
+---
+
+$intro
+
+Here: `pip install -r requirements.txt`, then `python app.py`. In a container: `docker build -t page .`, then
+`docker run -p 7860:7860 page`. The model is in `model/`; its license is not stated here.
+""")
+APP = Template('''"""Serve the page of the model in `model/`, which searches the images in `images/`, if any."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from flows.page import open_shown, serve
+
+HOME = Path(__file__).resolve().parent
+HOST, PORT = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+
+if __name__ == "__main__":
+    images = HOME / "images"
+    page = open_shown(None, model=HOME / "model", images=images if images.is_dir() else None, language=$language)
+    serve(page, partial(print, flush=True), host=HOST, port=PORT)
+''')
+DOCKERFILE = """FROM python:3.11-slim
+RUN useradd --create-home --uid 1000 user
+WORKDIR /home/user/app
+COPY requirements.txt .
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt
+COPY --chown=user . .
+USER user
+ENV GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860
+EXPOSE 7860
+CMD ["python", "app.py"]
+"""
+
+
+def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) -> None:
+    """Write a Space: a README with its settings, `app.py`, requirements, a Dockerfile, our code, model and images.
+
+    Args:
+        shown: the page of the model.
+        model: the model's folder. Of its files only those are copied that the model is read from.
+        out: the new folder.
+        images: folder of images that people of the Space search.
+
+    Raises:
+        SettingsError: the folder exists.
+        InputError: there are no images in the folder of images.
+        PipelineError: the copied model cannot be read.
+    """
+    require_new(out)
+    place = out.with_name(f"{TEMPORARY_PREFIX}{out.name}")
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        for path in sorted(model.rglob("*")):
+            if path.is_file() and path.name in MODEL_FILES:
+                _copy(path, place / "model" / path.relative_to(model))
+        if images is not None:
+            copied = [path for path in sorted(images.rglob("*")) if is_image_name(path.name) and path.is_file()]
+            for name in (path.relative_to(images) for path in copied):
+                if not any(part.startswith(".") for part in name.parts):
+                    _copy(images / name, place / "images" / name)
+            if not (place / "images").is_dir():
+                raise InputError(f"{images} contains no image files")
+        for package in PACKAGES:
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.argosmodel")
+            shutil.copytree(HOME / package, place / package, ignore=ignored)
+        texts = interface_texts()
+        words = texts.get(shown.language, texts["en"])
+        intro = words["intro"].format(language=words["language"] if shown.language in texts else shown.language or "?")
+        files = {
+            "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=intro),
+            "app.py": APP.substitute(language=repr(shown.language)),
+            "requirements.txt": "".join(f"{line}\n" for line in requirements()),
+            "Dockerfile": DOCKERFILE,
+            ".dockerignore": "**/__pycache__\n.git\n",
+        }
+        for file, content in files.items():
+            (place / file).write_text(content, encoding="utf-8")
+        open_shown(None, model=place / "model", language=shown.language)  # reads the copy
+        place.rename(out)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def require_new(out: Path) -> None:
+    """Refuse to write a Space into a folder that exists.
+
+    Raises:
+        SettingsError: it exists.
+    """
+    if out.exists() or out.is_symlink():
+        raise SettingsError(f"{out} exists: name a new folder for the Space")
+
+
+def requirements() -> list[str]:
+    """Return the requirements of the page, as the extra `demo` of vernaclip states them."""
+    lines = [line.partition(";")[0].strip() for line in requires("vernaclip") or () if "extra ==" not in line]
+    stated = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-"): line for line in lines}
+    return [f"gradio=={version('gradio')}", *(stated[name] for name in REQUIREMENTS)]
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)

@@ -1,0 +1,342 @@
+"""The page of `vernaclip demo`, over HTTP: right answers, nothing of strangers but text, and no upload left."""
+
+import asyncio
+import gc
+import html
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from data_catalog.database.catalog import query
+from data_catalog.errors import SettingsError
+from data_catalog.storage.manifest import require_snapshot
+from training.towers.model import LoadedModel
+from training.towers.preprocessing import Preprocessing
+from training.use.search import folder_gallery
+
+if find_spec("gradio") is None:
+    pytest.skip("Gradio is not installed: the extra dev has it", allow_module_level=True)
+
+from gradio_client import Client, handle_file
+
+from flows.page import MAX_UPLOAD_BYTES, Shown, interface_texts, open_shown, served
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Gradio's dependencies warn of one another
+HOSTILE = "<img src=x onerror=alert(1)> ${alert(2)} {{alert 3}} **bold** rosso"
+COLOURS = {"rosso": (200, 0, 0), "verde": (0, 200, 0), "blu": (0, 0, 200), "grigio": (120, 120, 120)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _open_loops_are_collected_here() -> Iterator[None]:
+    """Gradio and its client leave event loops open, whose warnings would end a later test of another module."""
+    yield
+    asyncio.set_event_loop(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3):
+            gc.collect()
+
+
+@pytest.fixture(scope="module")
+def colours() -> LoadedModel:
+    """A model that sees the mean colour of an image, and reads the names of colours."""
+    import torch
+
+    class Colours(torch.nn.Module):
+        logit_scale, logit_bias = torch.tensor(3.0), None
+
+        def encode_image(self, images: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+            mean, std = (torch.tensor(getattr(Preprocessing(size=64), name)) for name in ("mean", "std"))
+            return torch.nn.functional.normalize(images.mean(dim=(2, 3)) * std + mean + 1e-6, dim=1)
+
+        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+            return torch.nn.functional.normalize(torch.tensor(list(COLOURS.values())).float()[ids[:, 0]], dim=1)
+
+    class Tokenizer:
+        context_length = 99
+
+        def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+            named = [[name for name in COLOURS if name in text] for text in texts]
+            return torch.tensor([[list(COLOURS).index(names[0]) if names else 3] for names in named])
+
+        def too_long(self, texts: Sequence[str]) -> list[str]:
+            return []
+
+    tokenizer: Any = Tokenizer()
+    return LoadedModel(module=Colours(), tokenizer=tokenizer, preprocessing=Preprocessing(size=64), sha256="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of each colour; the red one has a name that is HTML."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (80, 60), colour).save(folder / f"{name}.png")
+    (folder / "rosso.png").rename(folder / f"{HOSTILE}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey, with a red square at the right below."""
+    image = Image.new("RGB", (256, 128), COLOURS["grigio"])
+    image.paste(COLOURS["rosso"], (192, 80, 232, 108))
+    path = tmp_path_factory.mktemp("flag") / "flag.png"
+    image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(built[0])
+
+
+@pytest.fixture(scope="module")
+def url(colours: LoadedModel, pictures: Path, root: Path) -> Iterator[str]:
+    name = next(iter(query(root, "FROM builds").to_pylist()))["dataset"]
+    gallery = folder_gallery(pictures, colours)
+    shown = Shown(model=colours, language="it", gallery=gallery, root=root, snapshot=require_snapshot(root, name))
+    with served(shown) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+def texts_of(answer: str) -> str:
+    """Return what a browser shows of HTML."""
+    return html.unescape(re.sub(r"<[^>]*>", " ", answer))
+
+
+def left_behind(url: str) -> list[Path]:
+    return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+
+
+def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Client) -> None:
+    answer = client.predict("un quadrato rosso", 2, api_name="/search")
+    assert answer.count("<img ") == answer.count('<img src="data:image/jpeg;base64,') == 2
+    first, second = re.findall(r"<figcaption>(.*?)<div", answer)
+    assert first == html.escape(f"{HOSTILE}.png")
+    assert html.unescape(second) == "grigio.png"
+    assert "coseno 1.000" in texts_of(answer)
+    assert "Inserisci un testo." in client.predict(" ", 2, api_name="/search")
+
+
+def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Path, url: str) -> None:
+    answer = client.predict(
+        handle_file(pictures / "verde.png"), f"un prato verde\n{HOSTILE}\nblu", api_name="/classify"
+    )
+    shown = texts_of(answer)
+    assert shown.index("un prato verde") < shown.index(HOSTILE)
+    assert "<img" not in answer
+    assert re.search(r"un prato verde\s+(9\d|100)\.\d%", shown)
+    assert left_behind(url) == []
+    assert "due o più testi" in client.predict(handle_file(pictures / "verde.png"), "uno", api_name="/classify")
+    assert "Scegli prima" in client.predict(None, "uno\ndue", api_name="/classify")
+
+
+def test_the_red_part_is_where_the_text_is(client: Client, flag: Path, url: str) -> None:
+    from base64 import b64decode
+    from io import BytesIO
+
+    answer = client.predict(handle_file(flag), "rosso", api_name="/localize")
+    (encoded,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', answer)
+    pixels = np.asarray(Image.open(BytesIO(b64decode(encoded))).convert("RGB"), dtype=float)
+    redness = pixels[..., 0] - pixels[..., 2]
+    row, column = np.unravel_index(redness.argmax(), redness.shape)
+    height, width = redness.shape
+    assert 192 / 256 <= column / width <= 232 / 256
+    assert 80 / 128 <= row / height <= 108 / 128
+    assert left_behind(url) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"0" * 50, b"<svg onload=alert(1)></svg>"]
+)
+def test_a_damaged_image_gets_a_sentence_and_is_deleted(
+    client: Client, tmp_path: Path, content: bytes, url: str
+) -> None:
+    (tmp_path / "image.png").write_bytes(content)
+    for name in ("/classify", "/localize"):
+        answer = client.predict(handle_file(tmp_path / "image.png"), "rosso\nblu", api_name=name)
+        assert texts_of(answer).strip().startswith("L'immagine non si può leggere: scegli un altro file.")
+        assert "Traceback" not in answer
+    assert left_behind(url) == []
+
+
+def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Client, root: Path) -> None:
+    row = query(root, "SELECT * FROM captions WHERE outcome = 'kept' ORDER BY sample_id LIMIT 1").to_pylist()[0]
+    word = max(row["caption"].split(), key=len).strip(".,")
+    every = ("", "", "", "", "", "", "", 1)
+    answer, ids = client.predict(word, *every[1:], api_name="/samples")
+    matching = query(
+        root,
+        "SELECT DISTINCT sample_id FROM captions WHERE contains(lower(concat_ws(' ', caption, source_caption)), $word) "
+        "ORDER BY 1",
+        {"word": word.lower()},
+    ).to_pydict()["sample_id"]
+    assert f"{len(matching):,} campioni; pagina 1" in answer
+    assert [choice[0] for choice in ids["choices"]] == matching[:12]
+    assert answer.count("<article>") == len(matching[:12])
+    dropped = query(root, "SELECT any_value(drop_reason) AS r FROM rejects").to_pylist()[0]["r"]
+    answer, ids = client.predict("", "", "", dropped, "", "", "", "", 1, api_name="/samples")
+    assert dropped in answer
+    assert "Nessun campione" in client.predict("nessunaparolacosì", *every[1:], api_name="/samples")[0]
+    assert (
+        "Nessun campione" in client.predict("", "", "", "", "", "translation_score", "5", "", 1, api_name="/samples")[0]
+    )
+    story = texts_of(client.predict(ids["value"], api_name="/story"))
+    assert ids["value"] in story
+    assert f"REJECTED, {dropped}" in story
+    assert "non esiste" in client.predict("'; DROP TABLE captions", api_name="/story")
+
+
+def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
+    answer = httpx.get(url)
+    assert re.findall(r"""(?:src|href|content)=["']?(?:https?:)?//[^"'\s>]+""", answer.text) == []
+    others = set(re.findall(r"https?://([\w.-]+)", answer.text)) - {"127.0.0.1"}
+    assert others == set(), "not even in the configuration"
+    assert 'lang="it"' in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; connect-src 'self';")
+    assert "http" not in policy
+    assert "*" not in policy
+    assert httpx.get(f"{url}config").headers["content-security-policy"] == policy
+    assert "fonts.googleapis" not in httpx.get(f"{url}theme.css").text
+
+
+def test_nothing_is_served_that_the_page_does_not_need(url: str, pictures: Path) -> None:
+    for path in (
+        "gradio_api/proxy=https://example.com",
+        "gradio_api/file=/etc/passwd",
+        "monitoring",
+        "docs",
+        "openapi.json",
+    ):
+        assert httpx.get(f"{url}{path}").status_code == 404
+    assert httpx.post(f"{url}gradio_api/vibe-edit/", json={}).status_code == 404
+    assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
+    large = httpx.post(f"{url}gradio_api/upload", files={"files": b"0" * (MAX_UPLOAD_BYTES + 1)})
+    assert large.status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
+def test_only_an_upload_is_taken_for_an_image(client: Client, url: str, path: str) -> None:
+    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    begun = httpx.post(f"{url}gradio_api/call/localize", json={"data": [given, "rosso"]}).json()
+    answer = httpx.get(f"{url}gradio_api/call/localize/{begun['event_id']}", timeout=60).text
+    assert "event: error" in answer
+    assert left_behind(url) == []
+    begun = httpx.post(f"{url}gradio_api/call/search", json={"data": [given, 1]}).json()
+    answer = httpx.get(f"{url}gradio_api/call/search/{begun['event_id']}", timeout=60).text
+    assert left_behind(url) == [], "a text field takes no file"
+
+
+def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
+    def ask(number: int) -> str:
+        own = Client(url, verbose=False)
+        return str(own.predict(handle_file(flag), f"rosso\nblu\n{number}", api_name="/classify"))
+
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(ask, range(20)))
+    assert all(f">{number}<" in answer for number, answer in enumerate(answers))
+    assert left_behind(url) == []
+
+
+def test_uploads_that_nobody_used_go_with_the_page(colours: LoadedModel, pictures: Path) -> None:
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with served(Shown(model=colours, language="el")) as address:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).raise_for_status()
+        assert [path.read_bytes() for path in folder.rglob("*") if path.is_file()] == [b"0"]
+        page = httpx.get(address).text
+        assert ">Search<" not in page, "without images there is no search"
+        assert html.escape("There are no texts in Greek for this page yet").replace("'", "") in page
+    assert not folder.exists()
+    assert os.environ.get("GRADIO_TEMP_DIR") == before
+
+
+BLOCKED = """
+import sys
+from importlib.metadata import packages_distributions, requires
+import re
+def closure(names):
+    known = set()
+    while names:
+        name = re.sub(r"[-_.]+", "-", names.pop().lower())
+        if name not in known:
+            known.add(name)
+            try:
+                names += [re.split(r"[^\\w.-]", line)[0] for line in requires(name) or () if "extra ==" not in line]
+            except Exception:
+                pass
+    return known
+wanted = closure([re.split(r"[^\\w.-]", line)[0] for line in open("requirements.txt")])
+for module, owners in packages_distributions().items():
+    if not {re.sub(r"[-_.]+", "-", owner.lower()) for owner in owners} & wanted and module not in sys.modules:
+        sys.modules[module] = None
+import runpy
+sys.path.insert(0, "")
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+
+def test_an_exported_space_runs_by_itself_with_what_it_requires(
+    random_clip: Any, pictures: Path, tmp_path: Path, told: Any, free_port: int
+) -> None:
+    model = random_clip(["un quadrato rosso", "un cerchio verde"])
+    (model / "optimizer.pt").write_bytes(b"a pickle")
+    space = tmp_path / "space"
+    words = ["demo", "--model", str(model), "--images", str(pictures), "--language", "de", "--export-space", str(space)]
+    assert str(space) in told(words)
+    assert "exists: name a new folder" in told(words, code=1)
+    head = yaml.safe_load((space / "README.md").read_text("utf-8").split("---")[1])
+    assert (head["sdk"], head["app_file"], head["title"]) == ("gradio", "app.py", "Bilder und Wörter")
+    assert not list(space.rglob("*.pt"))
+    assert sorted(path.name for path in (space / "images").iterdir()) == sorted(
+        path.name for path in pictures.glob("*.png")
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"GRADIO_SERVER_PORT": str(free_port), "CUDA_VISIBLE_DEVICES": ""}
+    (tmp_path / "blocked.py").write_text(BLOCKED, "utf-8")
+    command = [sys.executable, "-P", str(tmp_path / "blocked.py")]
+    with subprocess.Popen(command, cwd=space, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == f"The page is at http://127.0.0.1:{free_port}/"
+            client = Client(f"http://127.0.0.1:{free_port}/", verbose=False)
+            assert "von 4 Bildern" in client.predict("un quadrato rosso", 2, api_name="/search")
+            assert 'class="heat"' in client.predict(handle_file(pictures / "blu.png"), "rosso", api_name="/localize")
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
+    texts = interface_texts()
+    assert set(texts) >= {"en", "it", "de"}
+    for language, words in texts.items():
+        assert words.keys() | {"fallback"} == texts["en"].keys(), language
+        for key, value in words.items():
+            places = [set(re.findall(r"{(\w+)}", str(each))) for each in (value, texts["en"][key])]
+            assert places[0] == places[1], (language, key)
+
+
+def test_what_cannot_be_shown_is_said_before_the_page_opens() -> None:
+    with pytest.raises(SettingsError, match="name a model"):
+        open_shown(None)
