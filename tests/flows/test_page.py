@@ -297,6 +297,7 @@ runpy.run_path("app.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_an_exported_space_runs_by_itself_with_what_it_requires(
     random_clip: Any, pictures: Path, tmp_path: Path, told: Any, free_port: int
 ) -> None:

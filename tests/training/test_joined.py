@@ -142,6 +142,7 @@ def test_features_are_those_of_each_tower_side_by_side_and_the_model_is_an_ordin
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_joined_image_towers_alone_go_to_onnx(
     square_files: PairFiles, joined: MakeConfig, cache: Path, tmp_path: Path
 ) -> None:
