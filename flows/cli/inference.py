@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -23,6 +23,9 @@ from flows.cli.options import (
     no_option,
 )
 from flows.cli.output import require_own_file, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from training.use.search import SearchResult
 
 NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
 NOTHING_HOT = "No part of the image matches the text better than the rest: the model does not find the text in it."
@@ -86,7 +89,6 @@ def search(
         from_code: Language of the query, such as en. Translate it for the model.
         to_code: Language of the model, such as it (default: that of the dataset it was trained on).
     """
-    from data_catalog.database.result_files import short_value
     from flows.search import QueryTranslation, SearchedImages, search_images
     from training.use.pictures import contact_sheet
 
@@ -115,6 +117,14 @@ def search(
         return
     if translation is not None:
         say(visible_text(f"Translated query: {found.query}") + "\n")
+    _say_hits(found)
+    say(f"\nContact sheet: {out}")
+
+
+def _say_hits(found: "SearchResult") -> None:
+    """Print the images that were found, and the files that are not listed."""
+    from data_catalog.database.result_files import short_value
+
     say_table(
         [
             {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}", "file": short_value(hit.name)}
@@ -136,7 +146,6 @@ def search(
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
             say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
-    say(f"\nContact sheet: {out}")
 
 
 def _query(text: str | None, image: Path | None) -> str | Path:
