@@ -152,10 +152,19 @@ class TestSetConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """A kind of test set: its name in a recipe, and the config that reads it."""
+    """A kind of test set.
+
+    Args:
+        kind: its name in a recipe.
+        config_type: the config that reads it.
+        home: URL of its home page, if it is a public dataset.
+        license: of its captions: an id, or the URL of the terms. None: none is stated, or it is the user's.
+    """
 
     kind: str
     config_type: type[TestSetConfig]
+    home: str | None = None
+    license: str | None = None
 
     def check(self, config: TestSetConfig) -> None:
         """Check that the set can be read, by reading it.
@@ -672,17 +681,22 @@ class ListTestConfig(TestSetConfig):
                     yield from image_rows(location, text, named, [])
 
 
+_MSCOCO_IT = "https://github.com/crux82/mscoco-it"
+_XTD10 = "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10"
+_FLICKR8K = "https://hockenmaier.cs.illinois.edu/8k-pictures.html"
+_FLICKR30K = "https://shannon.cs.illinois.edu/DenotationGraph/"
+
 TEST_SET_KINDS: dict[str, TestSetKind] = {
-    kind: TestSetKind(kind=kind, config_type=config_type)
-    for kind, config_type in (
-        ("mscoco_it", CocoTestConfig),
-        ("coco", CocoTestConfig),
-        ("xtd10", Xtd10Config),
-        ("karpathy", KarpathyTestConfig),
-        ("flickr8k", FlickrTestConfig),
-        ("flickr30k", FlickrTestConfig),
-        ("crossmodal3600", CrossmodalConfig),
-        ("pairs", PairsTestConfig),
-        ("list", ListTestConfig),
+    kind: TestSetKind(kind=kind, config_type=config_type, home=home, license=license)
+    for kind, config_type, home, license in (
+        ("mscoco_it", CocoTestConfig, _MSCOCO_IT, _MSCOCO_IT),
+        ("coco", CocoTestConfig, "https://cocodataset.org", "cc-by-4.0"),
+        ("xtd10", Xtd10Config, _XTD10, _XTD10),
+        ("karpathy", KarpathyTestConfig, "https://cs.stanford.edu/people/karpathy/deepimagesent/", None),
+        ("flickr8k", FlickrTestConfig, _FLICKR8K, _FLICKR8K),
+        ("flickr30k", FlickrTestConfig, _FLICKR30K, _FLICKR30K),
+        ("crossmodal3600", CrossmodalConfig, "https://google.github.io/crossmodal-3600/", "cc-by-4.0"),
+        ("pairs", PairsTestConfig, None, None),
+        ("list", ListTestConfig, None, None),
     )
 }

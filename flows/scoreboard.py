@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.identification import other_languages
 from cleaning.leaks import LeaksConfig, SeenImages
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError, install_hint
 from data_catalog.language_pack import LanguagePack, require_language
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.disk_errors import make_writable_folder
@@ -55,6 +56,9 @@ from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.memory import TranslationMemory, translate_with_memory
 from translation.registry import open_translator, reverse
+
+if TYPE_CHECKING:
+    from training.scores.mteb_tasks import GalleryTask
 
 FOLDERS = "folders"
 _PLACES = {"imagenet", "class_names", "templates", "images"}
@@ -331,9 +335,7 @@ def open_contest(
     prepare_for_torch()
     language = _language(recipe, options)
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
-    packs = language_packs_of(options.language_packs)
-    if recipe is not None:
-        packs = {**named_language_packs(recipe), **packs}
+    packs = _language_packs(recipe, options)
     models = _models(options, recipe, root)
     known = {
         model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
@@ -376,14 +378,19 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
     Args:
         recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
-        options: other models and sets, and the folder of the results.
+        options: other models and sets, the folder of the results, and another format to write.
 
     Returns:
         The folder of the results, and the sections of the Markdown file.
 
     Raises:
-        SettingsError, InputError: see `open_contest`.
+        SettingsError: mteb's format cannot have the scores; see also `open_contest`.
+        InputError: mteb is not installed; see also `open_contest`.
     """
+    if options.format == "mteb":
+        if options.report_anyway:
+            raise SettingsError("mteb's format has one score a set, without leak-free ones: leave out --report-anyway")
+        require_mteb("results in mteb's format")
 
     def more_sets(reader: SetReader) -> list[ScoredSet]:
         return list(reader.of_protocol(options.protocol[0], options.protocol[1:])) if options.protocol else []
@@ -392,9 +399,16 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
     out = options.out or root / "scoreboards" / name
     with open_contest(recipe, root, options, more_sets, out) as contest:
         sets = [each.test_set for each in contest.sets]
+        tasks = _mteb_tasks(contest.sets, contest.language) if options.format == "mteb" else {}
+        if options.format == "mteb" and not tasks:
+            raise SettingsError("mteb's format is for retrieval, and no set has captions: leave out --format mteb")
         # Without a writable root, features are cached beside the results.
         board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
     protocols = {each.test_set.name: each.protocol for each in contest.sets if each.protocol is not None}
+    if tasks:
+        from training.scores.mteb_tasks import write_mteb_results
+
+        write_mteb_results(board, tasks, out)
     return out, write_scoreboard(board, protocols, out)
 
 
@@ -434,6 +448,60 @@ def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Prob
             pack = language_pack(each.stated or contest.language, contest.packs)
             sets.append(changed_captions(gallery, ChangeRules.of(pack)))
         return probe_models(contest.models, sets, contest.config, cache=contest.cache)
+
+
+def make_mteb_tasks(recipe: Recipe | None, root: Path, options: ModelsAndSets) -> "list[GalleryTask]":
+    """Return tasks of mteb over the captioned sets that a recipe and options name, the held-out split first.
+
+    Nothing is compared with training images, since mteb names its models later.
+
+    Args:
+        recipe: recipe whose sets are read; None: only those of the options.
+        root: of the catalog.
+        options: other sets.
+
+    Raises:
+        SettingsError: there are no such sets, two have the same name, mteb does not know their language, or settings
+            are wrong.
+        InputError: a set cannot be read, or mteb is not installed.
+    """
+    require_mteb("tasks of mteb")
+    language = _language(recipe, options)
+    pack = language_pack(language, _language_packs(recipe, options))
+    found = _scored_sets(SetReader(recipe=recipe, root=root, language=language, pack=pack), options)
+    split = _split(recipe, root, recipe.evaluate.split, {}) if recipe is not None else None
+    sets = [*([split] if split is not None else []), *found]
+    _require_different([each.test_set.name for each in sets], "the set")
+    tasks = _mteb_tasks(sets, language)
+    if not tasks:
+        raise SettingsError("there is no set of captioned images: use a recipe with a held-out split, or a test set")
+    return [task for of_set in tasks.values() for task in of_set]
+
+
+def require_mteb(what: str) -> None:
+    """Raise if mteb is not installed.
+
+    Args:
+        what: what needs it, in the plural.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if find_spec("mteb") is None:
+        raise InputError(f"{what} need mteb: {install_hint('mteb')}")
+
+
+def _mteb_tasks(sets: Sequence[ScoredSet], language: str) -> "dict[str, list[GalleryTask]]":
+    """Return the tasks of both directions by the name of their set. Sets of classes have none."""
+    from training.scores.mteb_tasks import gallery_tasks
+
+    galleries = [(each.test_set, each.stated or language) for each in sets if isinstance(each.test_set, Gallery)]
+    return {gallery.name: gallery_tasks(gallery, code) for gallery, code in galleries}
+
+
+def _language_packs(recipe: Recipe | None, options: ModelsAndSets) -> dict[str, LanguagePack]:
+    named = named_language_packs(recipe) if recipe is not None else {}
+    return {**named, **language_packs_of(options.language_packs)}
 
 
 def _language(recipe: Recipe | None, options: ModelsAndSets) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_catalog.errors import PipelineError
+    from vernaclip.benchmark import mteb_model, mteb_tasks
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
     from vernaclip.jobs import align, build, distil, score, search, train, translate
@@ -31,6 +32,8 @@ __all__ = [
     "align",
     "build",
     "distil",
+    "mteb_model",
+    "mteb_tasks",
     "open_dataset",
     "open_model",
     "score",
@@ -48,6 +51,8 @@ _MODULES = {
     "align": "vernaclip.jobs",
     "build": "vernaclip.jobs",
     "distil": "vernaclip.jobs",
+    "mteb_model": "vernaclip.benchmark",
+    "mteb_tasks": "vernaclip.benchmark",
     "open_dataset": "vernaclip.dataset",
     "open_model": "vernaclip.model",
     "score": "vernaclip.jobs",

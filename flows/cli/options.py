@@ -178,6 +178,8 @@ class ScoreboardOptions(ModelsAndSets):
     """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """Folder of the results (default: scoreboards/ in the root)."""
+    format: Literal["mteb"] | None = None
+    """Also write retrieval scores as mteb does, for mteb.ResultCache(FOLDER)."""
 
 
 @Parameter(name="*")

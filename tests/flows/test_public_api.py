@@ -35,7 +35,14 @@ from flows.recipe.recipe import find_recipe, override_values
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CHECKOUT = Path(__file__).parents[2]
-MODULES = ("vernaclip", "vernaclip.catalog", "vernaclip.dataset", "vernaclip.jobs", "vernaclip.model")
+MODULES = (
+    "vernaclip",
+    "vernaclip.benchmark",
+    "vernaclip.catalog",
+    "vernaclip.dataset",
+    "vernaclip.jobs",
+    "vernaclip.model",
+)
 SMALL = [
     *('name="scenes"', "train.model=small.json", "train.steps=3", "train.vocab_size=400", "train.batch_size=16"),
     *("evaluate.split=val", "evaluate.bootstrap_rounds=50", "align.epochs=2"),

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mteb
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import vernaclip
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of
 from flows.jobs import train_model
@@ -160,6 +162,43 @@ def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
     for words in ([f"folder={own}", "--out", str(tmp_path / "alone")], [f"open_clip={copy}", "--root", str(root)]):
         error = told(["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
         assert "mine was trained on (seen0.jpg: the same picture" in error
+
+
+def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = next((trained[0] / "models" / "scenes").glob("*/"))
+    table = tmp_path / "new.tsv"
+    table.write_text("image\tcaption\n" + "".join(f"new{place}.png\tblock {place}\n" for place in range(3)), "utf-8")
+    settings = {"kind": "pairs", "files": str(table), "path_column": "image", "caption_column": "caption"}
+    settings |= {"images": leaking[-1].removeprefix("images="), "captions_by": "human"}
+    sets = ["--test-set", "new", *(f"{key}={value}" for key, value in settings.items())]
+    call = [*IN_ITALIAN, "--model", "mine", f"folder={own}", "--out", str(tmp_path), "--format", "mteb"]
+    told([*call, *sets])
+    board = json.loads((tmp_path / "scoreboard.json").read_text())
+    ours = {
+        each["score"]["name"]: each["score"]["value"] for each in board["entries"] if each["score"]["captions"] == "all"
+    }
+    (read,) = mteb.ResultCache(tmp_path).load_results().model_results
+    assert (read.model_name, read.model_revision) == ("local/mine", board["models"][0]["tensors_sha256"])
+    tasks = vernaclip.mteb_tasks(language="it", test_sets={"new": settings})
+    written = {result.task_name: result for result in read.task_results}
+    for task, way in zip(tasks, ("text_to_image", "image_to_text"), strict=True):
+        result = written.pop(task.metadata.name)
+        assert result.dataset_revision == task.metadata.revision
+        (scores,) = result.scores["test"]
+        theirs = [scores[name] for name in ("main_score", "ndcg_at_10", "hit_rate_at_1", "mrr_at_5")]
+        names = ("nDCG@10", "nDCG@10", "R@1", "MRR@5")
+        assert theirs == pytest.approx([ours[f"{way}_{name}"] for name in names], abs=1e-6)
+    assert not written
+    assert "leave out --report-anyway" in told([*call, *sets, "--report-anyway"], code=1)
+    (tmp_path / "classes" / "cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "classes" / "cat" / "a.png")
+    (tmp_path / "names.json").write_text('["gatto"]')
+    folders = ["--test-set", "y", "kind=folders", f"images={tmp_path}/classes", f"class_names={tmp_path}/names.json"]
+    assert "leave out --format mteb" in told([*call, *folders], code=1)
+    monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
+    assert "need mteb: run `pip install -e '.[mteb]'`" in told([*call, *sets], code=1)
 
 
 @pytest.mark.slow

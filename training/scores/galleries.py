@@ -109,11 +109,15 @@ class Gallery(ImageSet):
         captions: all captions, in any order.
         owners: image of each caption, by its place in `images`.
         made_by: "human", "machine" or "unstated", for each caption.
+        home: URL of the dataset's home page, if it is a public one.
+        license: of the captions: an id, or the URL of the terms. None if it is not known.
     """
 
     captions: Sequence[str]
     owners: Sequence[int]
     made_by: Sequence[str]
+    home: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +244,8 @@ def captioned_gallery(
         made_by=makers,
         notes=(makers_note(makers), *notes),
         files=_hashes(kind.upstream_files(config)),
+        home=kind.home,
+        license=kind.license,
     )
     return gallery, [image.identities for image in found]
 

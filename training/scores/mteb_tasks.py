@@ -1,0 +1,212 @@
+"""Retrieval tasks of mteb over our galleries, models of ours that run under mteb, and scores in its result files.
+
+mteb (https://github.com/embeddings-benchmark/mteb) is an optional dependency, so import this module lazily.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mteb
+import torch
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.languages.iso_mappings import _hf_lang_to_iso_lang_script
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.results import TaskResult
+from PIL import Image
+
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.sources.origins import HUMAN, MACHINE
+from data_catalog.storage.shards import digest
+from training.data.features import Encoder
+from training.data.images import picture_or_reason, quiet_decoders
+from training.scores.galleries import Gallery
+from training.scores.scoreboard import Scoreboard
+
+SPLIT, SUBSET, MAIN_SCORE = "test", "default", "ndcg_at_10"
+_CATEGORIES = {"text_to_image": ("t2i", "T2IRetrieval"), "image_to_text": ("i2t", "I2TRetrieval")}
+_CREATED = {HUMAN: "created", MACHINE: "machine-translated"}
+
+
+class GalleryTask(AbsTaskRetrieval):
+    """Retrieval over one gallery in one direction. `gallery_tasks` makes its subclasses.
+
+    Relevant to a caption is its image, and to an image each of its captions. As on the scoreboard, images that are
+    missing or do not decode are left out with their captions.
+    """
+
+    gallery: Gallery
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Check that images decode, and list images, captions and relevant pairs. Pixels are read when they are used.
+
+        Raises:
+            InputError: no image with a caption can be read.
+        """
+        if self.data_loaded:
+            return
+        gallery, pid = self.gallery, os.getpid()
+        with quiet_decoders():
+            there = [place for place, name in enumerate(gallery.images) if self._picture(name) is not None]
+        kept = set(there)
+        pairs = [(f"caption-{row}", owner) for row, owner in enumerate(gallery.owners) if owner in kept]
+        if not pairs:
+            raise InputError(f"no image of {gallery.name} with a caption can be found and decoded")
+
+        def pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            if os.getpid() != pid:  # processes would share the position in an archive
+                raise SettingsError("images of vernaclip's tasks are read in one process: leave out num_proc")
+            with quiet_decoders():
+                found = {name: self._picture(name) for name in batch.get("image", ())}
+            for name, picture in found.items():
+                if picture is None:
+                    raise DamagedError(f"the image {name} of {gallery.name} was readable before, and is not now")
+            return {**batch, **({"image": [found[name] for name in batch["image"]]} if found else {})}
+
+        texts = [gallery.captions[int(name.partition("-")[2])] for name, _ in pairs]
+        captions = Dataset.from_dict({"id": [name for name, _ in pairs], "text": texts})
+        names = [gallery.images[place] for place in there]
+        images = Dataset.from_dict({"id": [f"image-{place}" for place in there], "image": names})
+        images.set_transform(pictures)
+        relevant: dict[str, dict[str, int]] = {}
+        is_t2i = self.metadata.category == "t2i"
+        for caption, owner in pairs:
+            query, document = (caption, f"image-{owner}") if is_t2i else (f"image-{owner}", caption)
+            relevant.setdefault(query, {})[document] = 1
+        queries, corpus = (captions, images) if is_t2i else (images, captions)
+        data = {"queries": queries, "corpus": corpus, "relevant_docs": relevant, "top_ranked": None}
+        self.dataset = {SUBSET: {SPLIT: data}}
+        self.data_loaded = True
+
+    def _picture(self, name: str) -> Image.Image | None:
+        try:
+            found = picture_or_reason(self.gallery.read(name), 0)
+        except OSError:
+            return None
+        return None if isinstance(found, str) else found.image
+
+
+def gallery_tasks(gallery: Gallery, language: str) -> list[GalleryTask]:
+    """Return the tasks of both directions, text to image first. No image is read yet.
+
+    Args:
+        gallery: images with captions.
+        language: code of the captions' language, such as "it".
+
+    Raises:
+        SettingsError: mteb does not know the language.
+    """
+    code = _hf_lang_to_iso_lang_script(language)
+    if code is None:
+        raise SettingsError(f"mteb does not know the language {language} of {gallery.name}")
+    created = [_CREATED.get(maker) for maker in dict.fromkeys(gallery.made_by)]
+    facts = {
+        "dataset": {
+            "path": f"vernaclip/{gallery.name}",
+            "revision": digest([gallery.images, gallery.captions, gallery.owners]),
+        },
+        "type": "Any2AnyRetrieval",
+        "modalities": ["text", "image"],
+        "eval_splits": [SPLIT],
+        "eval_langs": [code],
+        "main_score": MAIN_SCORE,
+        "reference": gallery.home,
+        "task_subtypes": ["Image Text Retrieval"],
+        "license": gallery.license or "not specified",
+        "dialect": [],
+        "annotations_creators": "human-annotated" if set(gallery.made_by) == {HUMAN} else None,
+        "sample_creation": created[0] if len(created) == 1 else "multiple",
+        "bibtex_citation": "",
+    }
+    tasks = []
+    for way, (category, suffix) in _CATEGORIES.items():
+        name = re.sub(r"[^\w.-]+", "-", gallery.name) + "-" + suffix
+        description = f"{way.replace('_', ' ').capitalize()} retrieval on {gallery.name}: {'; '.join(gallery.notes)}."
+        metadata = TaskMetadata(name=name, category=category, description=description, **facts)
+        # A class of its own: mteb resets the metadata of an instance to that of its class.
+        tasks.append(type(suffix, (GalleryTask,), {"metadata": metadata, "gallery": gallery})())
+    return tasks
+
+
+class MtebEncoder(AbsEncoder):
+    """A model of ours, or any that the scoreboard opens, under mteb."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.mteb_model_meta = _model_meta(encoder.name, encoder.tensors_sha256)
+
+    def encode(self, inputs: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the features of batches with "text", "image" or both, which are then added, shape (items, dim)."""
+        with torch.no_grad():
+            return torch.cat([self._batch(batch) for batch in inputs])
+
+    def _batch(self, batch: Mapping[str, Sequence[Any]]) -> torch.Tensor:
+        found = []
+        if "text" in batch:
+            found.append(self.encoder.encode_texts(batch["text"]))
+        if "image" in batch:
+            pixels = [self.encoder.prepare(image.convert("RGB")) for image in batch["image"]]
+            found.append(self.encoder.encode_pixels(torch.stack(pixels)))
+        return torch.stack(found).sum(dim=0)
+
+
+def _model_meta(name: str, tensors_sha256: str | None) -> ModelMeta:
+    facts = {
+        "name": name if "/" in name and not Path(name).is_dir() else f"local/{Path(name).name}",
+        "revision": tensors_sha256,
+        "framework": ["PyTorch"],
+        "modalities": ["image", "text"],
+        "similarity_fn_name": ScoringFunction.COSINE,
+        "use_instructions": False,
+    }
+    return ModelMeta.create_empty(facts)
+
+
+def write_mteb_results(board: Scoreboard, tasks: Mapping[str, Sequence[GalleryTask]], folder: Path) -> None:
+    """Write the retrieval scores over all captions and images as `results/MODEL/REVISION/TASK.json`.
+
+    `mteb.ResultCache(folder).load_results()` reads them. R@k is mteb's `hit_rate_at_k`. Its `recall_at_k` is the share
+    of right items that are found: the same from text to image, and not on a scoreboard in the other direction.
+
+    Args:
+        board: the scoreboard.
+        tasks: tasks of each retrieval set, by its name.
+        folder: folder of the results.
+    """
+    cache = mteb.ResultCache(folder)
+    for model in board.models:
+        meta = _model_meta(model.name, model.tensors_sha256)
+        for test_set, of_set in tasks.items():
+            for task, way in zip(of_set, _CATEGORIES, strict=True):
+                found = {
+                    entry.score.name.removeprefix(f"{way}_"): entry.score.value
+                    for entry in board.entries
+                    if (entry.model, entry.test_set) == (model.name, test_set)
+                    and (entry.score.captions, entry.score.images) == ("all", "all")
+                    and entry.score.name.startswith(way)
+                }
+                result = TaskResult(
+                    task_name=task.metadata.name,
+                    dataset_revision=task.metadata.revision,
+                    mteb_version=version("mteb"),
+                    scores={SPLIT: [_in_their_words(found, task)]},
+                    evaluation_time=None,
+                )
+                cache.save_to_cache(result, meta)
+
+
+def _in_their_words(found: Mapping[str, float], task: GalleryTask) -> dict[str, Any]:
+    scores: dict[str, Any] = {"hf_subset": SUBSET, "languages": task.metadata.eval_langs}
+    for name, value in found.items():
+        family, _, k = name.partition("@")
+        names = {"MRR": ["mrr"], "nDCG": ["ndcg"], "R": ["hit_rate"]}.get(family, [])
+        if family == "R" and task.metadata.category == "t2i":
+            names.append("recall")
+        scores |= {f"{theirs}_at_{k}": value for theirs in names}
+    return scores | {"main_score": scores[MAIN_SCORE]}
