@@ -42,6 +42,7 @@ class GalleryTask(AbsTaskRetrieval):
     """
 
     gallery: Gallery
+    data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         """Check that images decode, and list images, captions and relevant pairs. Pixels are read when they are used.
