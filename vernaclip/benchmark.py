@@ -66,6 +66,10 @@ def _word(setting: tuple[str, Any]) -> str:
 def mteb_model(source: Place) -> "MtebEncoder":
     """Return a model for `mteb.evaluate`, on the processor and in 32-bit floats.
 
+    >>> import vernaclip
+    >>> vernaclip.mteb_model("model").mteb_model_meta.name
+    'local/model'
+
     Args:
         source: folder of a trained model or an export, or a name on open_clip's list or Hugging Face's hub.
 
