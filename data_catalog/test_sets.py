@@ -682,7 +682,7 @@ class ListTestConfig(TestSetConfig):
 
 
 _MSCOCO_IT = "https://github.com/crux82/mscoco-it"
-_XTD10 = "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10"
+_XTD10_HOME = "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10"
 _FLICKR8K = "https://hockenmaier.cs.illinois.edu/8k-pictures.html"
 _FLICKR30K = "https://shannon.cs.illinois.edu/DenotationGraph/"
 
@@ -691,7 +691,7 @@ TEST_SET_KINDS: dict[str, TestSetKind] = {
     for kind, config_type, home, license in (
         ("mscoco_it", CocoTestConfig, _MSCOCO_IT, _MSCOCO_IT),
         ("coco", CocoTestConfig, "https://cocodataset.org", "cc-by-4.0"),
-        ("xtd10", Xtd10Config, _XTD10, _XTD10),
+        ("xtd10", Xtd10Config, _XTD10_HOME, _XTD10_HOME),
         ("karpathy", KarpathyTestConfig, "https://cs.stanford.edu/people/karpathy/deepimagesent/", None),
         ("flickr8k", FlickrTestConfig, _FLICKR8K, _FLICKR8K),
         ("flickr30k", FlickrTestConfig, _FLICKR30K, _FLICKR30K),
