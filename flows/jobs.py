@@ -301,10 +301,12 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = _trainable_snapshot(recipe, root)
     from training.fit.loop import train as fit
     from training.fit.run import MODEL_FILES, model_and_key
+    from training.fit.trackers import require_trackers
 
+    require_trackers(recipe.train.log)
+    snapshot = _trainable_snapshot(recipe, root)
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
     rules = change_rules(recipe)
@@ -332,11 +334,13 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = _trainable_snapshot(recipe, root)
     from training.align.align import align, aligned_model_and_key
     from training.align.curve import measure_curve, require_sizes
     from training.fit.run import MODEL_FILES
+    from training.fit.trackers import require_trackers
 
+    require_trackers(recipe.align.log)
+    snapshot = _trainable_snapshot(recipe, root)
     files, hashes = pair_files(snapshot), pair_hashes(snapshot)
     _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
     models, cache = root / "models" / recipe.name, root / FEATURE_STORES
@@ -399,7 +403,9 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     from flows.sentences import sentence_pairs
     from training.distil.distil import distil, distil_key
     from training.fit.run import MODEL_FILES
+    from training.fit.trackers import require_trackers
 
+    require_trackers(recipe.distil.log)
     is_built = current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
     pairs = sentence_pairs(recipe, snapshot)

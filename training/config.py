@@ -29,6 +29,8 @@ FALSIFIES = {
     "hue": ("colour", "shifts colours"),
 }
 SPLITS = ("train", "val", "test")
+# Names of the trackers in `training.fit.trackers`.
+TRACKERS = ("tensorboard", "wandb")
 CHOICES = {
     "optimizer": ("adamw", "adabelief"),
     "loss": ("clip", "siglip"),
@@ -41,6 +43,12 @@ CHOICES = {
 }
 
 ALIGN_STARTS = ("closed_form", "model")
+
+
+def _refuse_unknown_trackers(setting: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in TRACKERS:
+            raise SettingsError(f"{setting} has an unknown name {name!r}: use {', '.join(TRACKERS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +198,8 @@ class TrainConfig:
     Default: 2 GiB."""
     checkpoint_every_steps: int = how(200)
     """Steps between checkpoints. An interrupted run continues from the last one."""
+    log: tuple[str, ...] = how(())
+    """Where else metrics go: "tensorboard", "wandb" (docs/training.md)."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
@@ -239,6 +249,7 @@ class TrainConfig:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
+        _refuse_unknown_trackers("train.log", self.log)
 
     @property
     def augmentations(self) -> frozenset[str]:
@@ -295,6 +306,8 @@ class AlignConfig:
     """Train again on the train and validation splits together, for the number of epochs that was chosen."""
     seed: int = 0
     """Seed of heads with a hidden layer, order, captions and views."""
+    log: tuple[str, ...] = how(())
+    """As `train.log`."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lr", "ridge"):
@@ -313,6 +326,7 @@ class AlignConfig:
             raise SettingsError(f"align.start must be one of {', '.join(ALIGN_STARTS)}, got {self.start!r}")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
+        _refuse_unknown_trackers("align.log", self.log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +398,8 @@ class DistilConfig:
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
     num_threads: int = how(0)
     """Number of CPU threads. 0 uses all."""
+    log: tuple[str, ...] = how(())
+    """As `train.log`."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "num_held_out", "context_length"):
@@ -408,6 +424,7 @@ class DistilConfig:
             if getattr(self, name) not in choices:
                 known = ", ".join(filter(None, choices))
                 raise SettingsError(f"distil.{name} must be one of {known}, got {getattr(self, name)!r}")
+        _refuse_unknown_trackers("distil.log", self.log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

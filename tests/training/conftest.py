@@ -5,9 +5,11 @@ import io
 import json
 import multiprocessing
 import shutil
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -223,6 +225,61 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 loop.train(files, config, out, **more)
 
     return interrupt
+
+
+def in_tensorboard(out: Path) -> dict[str, Any]:
+    """What TensorBoard shows of a run: the settings, and by metric each step with its value."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    (text,) = events.Tensors("settings/text_summary")[-1].tensor_proto.string_val
+    metrics = {name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return {"settings": json.loads(text.decode().strip("`json\n")), **metrics}
+
+
+def in_wandb(out: Path) -> dict[str, Any]:
+    """The same of the offline runs of all attempts, whose files are logs as LevelDB writes them, after seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: dict[str, Any] = {}
+    for path in sorted(
+        out.glob(f"wandb/offline-run-*/run-{json.loads((out / 'run.json').read_text())['key'][:12]}.wandb")
+    ):
+        content, at, buffer = path.read_bytes(), 7, b""
+        while at + 7 <= len(content):
+            _, length, kind = struct.unpack_from("<IHB", content, at)
+            if kind == 0 or 2**15 - at % 2**15 < 7:  # the rest of a block is empty
+                at += 2**15 - at % 2**15
+                continue
+            buffer, at = buffer + content[at + 7 : at + 7 + length], at + 7 + length
+            if kind in (1, 4):  # a whole record, or the last part of one
+                record, buffer = Record.FromString(buffer), b""
+                for item in record.run.config.update:
+                    found.setdefault("settings", {})[item.key] = json.loads(item.value_json)
+                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                for name, value in row.items():
+                    found.setdefault(name, []).append((row["_step"], value))
+    del found["settings"]["_wandb"]
+    return found
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Path], dict[str, dict[str, Any]]]]:
+    """`logged(out)`: by tracker, settings and metrics of a run. wandb is offline: a connection fails the test."""
+    import wandb
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for name in ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("CACHE", "CONFIG", "DATA"):
+            monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb-of-the-user"))
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()  # with the settings of an earlier test
+        yield lambda out: {"tensorboard": in_tensorboard(out), "wandb": in_wandb(out)}
+        wandb.teardown()
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 @pytest.fixture(scope="session")

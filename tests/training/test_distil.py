@@ -82,8 +82,8 @@ def student(pairs: SentencePairs, config: DistilConfig, tmp_path_factory: pytest
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Of a finished run, without its times."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "effort.json"}
+    """Of a finished run, without its times and trackers."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name != "effort.json"}
 
 
 def texts_of(folder: Path, texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -127,26 +127,33 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     pairs: SentencePairs,
     config: DistilConfig,
     student: Path,
+    logged: Callable[[Path], dict[str, dict[str, Any]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     saves: int,
 ) -> None:
+    config = replace(config, log=("tensorboard", "wandb"))
     save, left = distilling._save, iter(range(saves))
 
-    def save_and_end(run: Any) -> None:
-        save(run)
+    def save_or_end(run: Any) -> None:
         if next(left, None) is None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # some steps, which are logged, after the last resume state
+        save(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(distilling, "CHECKPOINT_STEPS", 5)  # within epochs too
-        patch.setattr(distilling, "_save", save_and_end)
+        patch.setattr(distilling, "_save", save_or_end)
         with pytest.raises(KeyboardInterrupt):
             run(pairs, config, tmp_path / "run", tmp_path / "cache")
     monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
     result = run(pairs, config, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(student)
     assert run(pairs, config, tmp_path / "run", tmp_path / "absent") == result
+    lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+    for shown in logged(tmp_path / "run").values():
+        assert [step for step, _ in shown["lr"]] == list(range(1, result.steps + 1))
+        for name in ("train_loss", "restore_loss", "val_mrr@10"):
+            assert shown[name] == [(line["step"], pytest.approx(line[name])) for line in lines]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_two_processes_train_as_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Crops, kept features and hard negatives included; and what two finished is finished for one."""
-    config = small_run(frozen_epochs=1, epochs=1, hard_negatives=("position", "colour"))
+    config = small_run(frozen_epochs=1, epochs=1, hard_negatives=("position", "colour"), log=("tensorboard",))
     script = tmp_path / "train.py"
     code = training_code(square_files, config, tmp_path / "two", rules)
     one = train(square_files, config, tmp_path / "one", rules=rules)
@@ -74,6 +74,7 @@ def test_two_processes_train_as_one_does(
     again = train(square_files, config, tmp_path / "two", rules=rules)
     assert (again.steps, again.num_samples) == (one.steps, one.num_samples)
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1, "the first process alone logs"
 
 
 @pytest.mark.parametrize("count", [2, 4])

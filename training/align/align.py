@@ -32,6 +32,7 @@ from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_
 from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult
 from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
+from training.fit.trackers import Trackers
 from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
@@ -155,6 +156,7 @@ def align(
     device = torch.device("cpu")
     with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=device):
         effort = EffortLog(out / EFFORT_FILE, device, step=0)
+        trackers = Trackers.open(config.log, out, since=0)  # an interrupted run starts its heads again
         try:
             frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
             train = frozen.pairs(files, "train", mirror=config.mirror)
@@ -165,10 +167,13 @@ def align(
             frozen.put(heads)
             steps = best_epoch * (len(train) // min(config.batch_size, len(train)))
             effort.note(steps)
+            model_sha256 = save_weights(frozen.module, out / WEIGHTS_FILE)
+            write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in history).encode())
+            for line in history:
+                trackers.add(line["epoch"], line)
         finally:
+            trackers.close()
             effort.close()
-        model_sha256 = save_weights(frozen.module, out / WEIGHTS_FILE)
-    write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in history).encode())
     best = history[best_epoch]
     refitted = len(val) if config.refit and val is not None else 0
     result = TrainResult(

@@ -40,6 +40,7 @@ from training.fit.loop import CUTOFF, TrainResult
 from training.fit.losses import autocast, generator_states, set_generator_states
 from training.fit.optimisation import decay_groups, learning_rate
 from training.fit.run import METRICS_FILE, STATE_FILE, chosen_device, claim_folder
+from training.fit.trackers import Trackers
 from training.processes import deterministic_torch, process_count
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
@@ -85,7 +86,10 @@ class SentencePairs:
 
 @dataclass(slots=True, kw_only=True)
 class DistilState:
-    """The progress of a run: finished epochs and steps, sums of losses, and the best epoch, 1-based; 0 before any."""
+    """The progress of a run: finished epochs and steps, sums of losses, and the best epoch, 1-based; 0 before any.
+
+    `last_metrics` are those of the last step, which trackers do not have yet.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -95,6 +99,7 @@ class DistilState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_mrr: float = 0.0
+    last_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +118,7 @@ class DistilRun:
         state: progress.
         device: where the student trains.
         effort: record of time and energy.
+        trackers: where metrics are logged.
     """
 
     key: str
@@ -126,6 +132,7 @@ class DistilRun:
     state: DistilState
     device: torch.device
     effort: EffortLog
+    trackers: Trackers
 
     @property
     def batch_size(self) -> int:
@@ -206,8 +213,9 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
                 while run.state.epoch < config.epochs and run.state.stale_epochs < (config.patience or math.inf):
                     _train_epoch(run, progress)
                     _end_epoch(run)
-            run.effort.note(run.state.step)
         finally:
+            _note(run)
+            run.trackers.close()
             run.effort.close()
     result = TrainResult(
         key=key,
@@ -253,6 +261,9 @@ def _start(
         progress_of=lambda progress: DistilState(**progress),
     )
     state = state or DistilState()
+    effort = EffortLog(out / EFFORT_FILE, device, step=state.step)
+    trackers = Trackers.open(config.log, out, since=effort.noted_step)
+    trackers.add(state.step, state.last_metrics)
     return DistilRun(
         key=key,
         out=out,
@@ -264,7 +275,8 @@ def _start(
         wanted=wanted,
         state=state,
         device=device,
-        effort=EffortLog(out / EFFORT_FILE, device, step=state.step),
+        effort=effort,
+        trackers=trackers,
     )
 
 
@@ -308,12 +320,14 @@ def _train_epoch(run: DistilRun, progress: Progress) -> None:
                 f"training stopped at step {state.step + 1} because the loss or its gradient is not finite. Lower "
                 "distil.lr, raise distil.warmup_steps, or set distil.precision to fp32"
             )
+        lr = learning_rate(state.step, lr=config.lr, warmup=config.warmup_steps, total=total)
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, lr=config.lr, warmup=config.warmup_steps, total=total)
+            group["lr"] = lr
         run.optimizer.step()
         run.optimizer.zero_grad()
         state.step += 1
         state.loss_sum += float(loss.item())
+        run.trackers.add(state.step, {"loss": float(loss.item()), "lr": lr})
         progress.advance(1, epoch=state.epoch + 1, loss=f"{loss.item():.3f}")
         if state.step % CHECKPOINT_STEPS == 0:
             _save(run)
@@ -387,6 +401,7 @@ def _end_epoch(run: DistilRun) -> None:
     line = {"epoch": state.epoch + 1, "step": state.step, "train_loss": loss, "val_mrr@10": mrr, "val_cosine": cosine}
     restored = {"restore_loss": state.restore_sum / run.steps_per_epoch} if run.pairs.unpaired else {}
     state.history.append({**line, **restored, "val_gallery": len(targets)})
+    run.trackers.add(state.step, state.history[-1])
     state.epoch, state.loss_sum, state.restore_sum = state.epoch + 1, 0.0, 0.0
     lines = "".join(json.dumps(line) + "\n" for line in state.history)
     write_bytes(run.out / METRICS_FILE, lines.encode())
@@ -401,8 +416,14 @@ def _end_epoch(run: DistilRun) -> None:
     )
 
 
-def _save(run: DistilRun) -> None:
+def _note(run: DistilRun) -> None:
+    """Hand over metrics, then note the step before which that was done."""
+    run.state.last_metrics = run.trackers.hand_over(before=run.state.step)
     run.effort.note(run.state.step)
+
+
+def _save(run: DistilRun) -> None:
+    _note(run)
     save_resume_state(
         run.out / STATE_FILE,
         key=run.key,

@@ -82,6 +82,11 @@ class EffortLog:
         self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
         self._meter = EnergyMeter([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
 
+    @property
+    def noted_step(self) -> int:
+        """Return the last step that earlier attempts noted."""
+        return max((attempt.last_step for attempt in self._before), default=0)
+
     def note(self, step: int) -> None:
         """Write the time and energy of this attempt up to now."""
         joules, not_measured = self._meter.sample()

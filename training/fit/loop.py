@@ -104,8 +104,8 @@ def train(
 
     The folder gets `model.safetensors` (the best weights), `open_clip_config.json`, the tokenizer's two files,
     `run.json`, `metrics.jsonl` (one line per epoch), `loss.png`, `effort.json`, and `result.json` at the end. Until
-    then it also has the resume state in `last/`. Processes that `torchrun` started train together into one folder,
-    which all of them must be able to access.
+    then it also has the resume state in `last/`. Trackers (`train.log`) have folders of their own there. Processes that
+    `torchrun` started train together into one folder, which all of them must be able to access.
 
     Args:
         files: pair shards by split.
@@ -226,6 +226,7 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
             loss = _train_step(run, inputs.encoders, batch, lr)
             state.step += 1
             state.loss_sum += loss
+            run.trackers.add(state.step, {"loss": loss, "lr": lr})
             progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
             if state.step % config.checkpoint_every_steps == 0:
                 save_run(run)
@@ -337,6 +338,7 @@ def _end_epoch(run: Run, pace: str) -> None:
             "logit_scale": float(run.module.logit_scale.exp().item()),
         }
     )
+    run.trackers.add(state.step, state.history[-1])
     state.epoch, state.loss_sum = state.epoch + 1, 0.0
     if process_rank() == 0:
         if is_best:

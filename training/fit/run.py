@@ -28,6 +28,7 @@ from training.fit.hard_batches import EpochOrder
 from training.fit.hard_negatives import require_rules, rules_within
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
+from training.fit.trackers import Trackers, require_trackers
 from training.processes import process_count, process_rank
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.joined import join
@@ -97,6 +98,7 @@ class RunState:
         best_epoch: epoch of the kept weights, 1-based; 0 before the first.
         best_val_loss: validation loss of that epoch. None without a validation split.
         best_val_mrr: validation MRR@10 of that epoch, likewise.
+        last_metrics: metrics of the last step, which trackers do not have yet.
     """
 
     is_frozen: bool = False
@@ -110,6 +112,7 @@ class RunState:
     best_epoch: int = 0
     best_val_loss: float | None = None
     best_val_mrr: float | None = None
+    last_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,6 +140,7 @@ class Run:
     order: EpochOrder | None
     rules: ChangeRules | None
     effort: EffortLog | None = None
+    trackers: Trackers = field(default_factory=Trackers)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -240,7 +244,7 @@ def start_run(
 ) -> Run:
     """Load data, tokenizer, model and optimizer, and restore the last resume state if there is one.
 
-    The first process records time and energy.
+    The first process records time and energy, and has the trackers.
 
     Raises:
         InputError: the train split has fewer than two samples per process.
@@ -282,6 +286,8 @@ def start_run(
     run.state = resumed or run.state
     if process_rank() == 0:
         run.effort = EffortLog(out / EFFORT_FILE, device, step=run.state.step)
+        run.trackers = Trackers.open(config.log, out, since=run.effort.noted_step)
+        run.trackers.add(run.state.step, run.state.last_metrics)
     else:
         seed_process(config.seed, process_rank(), run.state.step)
     return run
@@ -338,8 +344,9 @@ def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> 
 
     Raises:
         SettingsError: settings contradict each other, or there is no such model config.
-        InputError: weights, an encoder, a tokenizer or a device is missing or invalid.
+        InputError: weights, an encoder, a tokenizer, a device or a tracker is missing or invalid.
     """
+    require_trackers(config.log)
     model_config, _ = model_and_key(config, {}, rules)
     refuse_uneven_shares(config)
     chosen_device(config.device)
@@ -413,8 +420,7 @@ def _pretrained(
 
 def save_run(run: Run) -> None:
     """Write the resume state from the first process, since it is the same in all of them."""
-    if run.effort is not None:
-        run.effort.note(run.state.step)
+    _note(run)
     if process_rank() == 0:
         save_resume_state(
             run.out / STATE_FILE,
@@ -426,8 +432,17 @@ def save_run(run: Run) -> None:
         )
 
 
+def _note(run: Run) -> None:
+    """Hand over metrics, then note the step before which that was done."""
+    run.state.last_metrics = run.trackers.hand_over(before=run.state.step)
+    if run.effort is not None:
+        run.effort.note(run.state.step)
+
+
 def close_run(run: Run) -> None:
-    """Stop the threads of a run."""
+    """Close the trackers, and stop the threads of a run."""
     run.split.images.close()
+    _note(run)
+    run.trackers.close()
     if run.effort is not None:
         run.effort.close()

@@ -49,8 +49,8 @@ def aligned(
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Of a finished run, without its times."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "effort.json"}
+    """Of a finished run, without its times and trackers."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name != "effort.json"}
 
 
 def test_an_aligned_model_is_an_ordinary_one_and_finds_squares(aligned: Path, square_files: PairFiles) -> None:
@@ -76,15 +76,18 @@ def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_feat
     assert mrr == pytest.approx(json.loads((aligned / "result.json").read_text())["best_val_mrr"], abs=0.02)
 
 
-@pytest.mark.parametrize("saves", [0, 1, 3])
+@pytest.mark.parametrize(("saves", "log"), [(0, ()), (1, ("tensorboard", "wandb")), (3, ())])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     square_files: PairFiles,
     pretrained: TrainConfig,
     aligned: Path,
+    logged: Callable[[Path], dict[str, dict[str, Any]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     saves: int,
+    log: tuple[str, ...],
 ) -> None:
+    config = replace(CONFIG, log=log)
     save, left = FeatureStore._save, iter(range(saves))
 
     def save_and_end(store: FeatureStore) -> None:
@@ -96,10 +99,14 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         patch.setattr(FeatureStore, "_save", save_and_end)
         patch.setattr("training.data.features.PORTION", 64)
         with pytest.raises(KeyboardInterrupt):
-            align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
-    result = align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+            align(square_files, pretrained, config, tmp_path / "run", cache=tmp_path / "cache")
+    result = align(square_files, pretrained, config, tmp_path / "run", cache=tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(aligned)
-    assert align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "absent") == result
+    assert align(square_files, pretrained, config, tmp_path / "run", cache=tmp_path / "absent") == result
+    lines = [json.loads(line) for line in (aligned / "metrics.jsonl").read_text().splitlines()]
+    for shown in logged(tmp_path / "run").values() if log else ():
+        assert shown["val_mrr@10"] == [(line["epoch"], pytest.approx(line["val_mrr@10"])) for line in lines]
+        assert [epoch for epoch, _ in shown["train_loss"]] == list(range(1, CONFIG.epochs + 1))
 
 
 def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones_are_not(

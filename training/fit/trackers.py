@@ -1,0 +1,155 @@
+"""Hand the metrics of a run to TensorBoard and Weights & Biases: `train.log`, `align.log`, `distil.log`.
+
+The metrics of a step are handed over when they are complete: before a later step is noted in `effort.json`, which
+precedes its resume state. That state has those of its last step, and a resumed run skips earlier ones. So no step is
+logged twice or lost, except by wandb: one that is killed loses its last seconds.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import InputError, install_hint
+from data_catalog.storage.shards import read_json
+from training.config import TRACKERS
+from training.processes import process_rank
+from training.trained_models import RUN_FILE
+
+
+class TensorBoard:
+    """A writer of event files in the folder `tensorboard` of a model folder.
+
+    Events of an earlier attempt from step `since` on are purged.
+    """
+
+    def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=since)
+        if since == 0:
+            self._writer.add_text("settings", f"```json\n{json.dumps(run['settings'], indent=1)}\n```", 0)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics of a step."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Write everything to the disk."""
+        self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class Wandb:
+    """A W&B run, whose id and name are those of the model folder. Its files are in the folder `wandb` there.
+
+    All else, such as project and mode, is wandb's own settings (`WANDB_PROJECT`, `WANDB_MODE`).
+    """
+
+    def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
+        import wandb
+
+        name = run["key"][:12]
+        try:
+            # The user's program may have a run of its own.
+            self._run = wandb.init(
+                dir=out, id=name, name=name, config=run["settings"], resume="allow", reinit="create_new"
+            )
+        except wandb.errors.Error as error:
+            raise _refused_by_wandb(error) from error
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics of a step. An online run ignores steps that it has."""
+        self._run.log(dict(metrics), step=step, commit=True)
+
+    def flush(self) -> None:
+        """Do nothing: wandb's own process uploads and writes."""
+
+    def close(self, *, failed: bool) -> None:
+        """Wait until everything is uploaded or written, and end the run."""
+        self._run.finish(exit_code=int(failed))
+
+
+_TYPES: dict[str, type[TensorBoard] | type[Wandb]] = dict(zip(TRACKERS, (TensorBoard, Wandb), strict=True))
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Check that trackers can be used. With wandb in online mode, the first process logs in.
+
+    Args:
+        names: names in `training.config.TRACKERS`.
+
+    Raises:
+        InputError: a package is missing, or W&B refuses the login.
+    """
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise InputError(f"the setting log needs {', '.join(missing)}: {install_hint('log')}")
+    if "wandb" in names and process_rank() == 0:
+        import wandb
+
+        try:
+            if wandb.run is None and wandb.setup().settings.mode == "online":
+                wandb.login()
+        except wandb.errors.Error as error:
+            raise _refused_by_wandb(error) from error
+
+
+def _refused_by_wandb(error: Exception) -> InputError:
+    return InputError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trackers:
+    """The trackers of a run. Metrics wait until they are handed over.
+
+    Args:
+        opened: the trackers, none by default.
+        since: step before which earlier attempts handed over metrics.
+        waiting: metrics by step.
+    """
+
+    opened: Sequence[TensorBoard | Wandb] = ()
+    since: int = 0
+    waiting: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, names: Sequence[str], out: Path, *, since: int) -> "Trackers":
+        """Open the trackers of those names for a model folder that has its `run.json`.
+
+        Raises:
+            InputError: W&B refuses the run.
+        """
+        run = read_json(out / RUN_FILE) if names else {}
+        return cls(opened=[_TYPES[name](out, run, since) for name in dict.fromkeys(names)], since=since)
+
+    def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Add metrics of a step, without those that are None."""
+        if self.opened and metrics and step >= self.since:
+            known = {name: float(value) for name, value in metrics.items() if value is not None and name != "step"}
+            self.waiting.setdefault(step, {}).update(known)
+
+    def hand_over(self, *, before: float) -> dict[str, float]:
+        """Log the metrics of steps before a step, and return those of that step, which wait for more."""
+        ready = {step: self.waiting.pop(step) for step in sorted(self.waiting) if step < before}
+        for tracker in self.opened:
+            for step, metrics in ready.items():
+                tracker.log(metrics, step)
+            tracker.flush()
+        return dict(*self.waiting.values())
+
+    def close(self) -> None:
+        """Hand over the last metrics, and end the run. It failed if an exception is being handled."""
+        failed = sys.exc_info()[0] is not None
+        if not failed:
+            self.hand_over(before=math.inf)
+        for tracker in self.opened:
+            tracker.close(failed=failed)
