@@ -33,7 +33,7 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
-VERSION = 6  # increase it when the files of the same snapshot and config change
+VERSION = 7  # increase it when the files of the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
