@@ -1,6 +1,6 @@
 """Documents of a snapshot or an export: the card, the terms and the Croissant metadata.
 
-Croissant (http://mlcommons.org/croissant/1.0) describes a folder of pair shards: every file and every column. The
+Croissant (http://mlcommons.org/croissant/1.1) describes a folder of pair shards: every file and every column. The
 metadata have no date, creator or address, since a snapshot does not depend on the time or the user of its build. The
 publisher of a folder adds `datePublished`, `creator` and `url`.
 """
@@ -17,6 +17,7 @@ from data_catalog.exports.card import (
     CARD_FILE,
     COLUMNS,
     LIMITS,
+    MAKING,
     METHOD,
     NOT_FILTERED,
     TERMS,
@@ -96,14 +97,17 @@ def terms_text(manifest: Manifest) -> str:
     return f"{_TERMS_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"
 
 
+_CROISSANT = "http://mlcommons.org/croissant/1.1"
 # Terms of Croissant's vocabulary.
 _WORDS = (
-    "citeAs column dataBiases dataCollection equivalentProperty extract field fileObject fileProperty fileSet format "
-    "includes isLiveDataset jsonPath key md5 parentField path personalSensitiveInformation recordSet references regex "
-    "repeated replace samplingRate separator source subField transform"
+    "arrayShape citeAs column containedIn dataBiases dataCollection equivalentProperty extract field fileObject "
+    "fileProperty fileSet format includes isArray isLiveDataset jsonPath key md5 parentField path "
+    "personalSensitiveInformation recordSet references regex repeated replace samplingRate separator source subField "
+    "transform"
 )
 _CONTEXT = {
     **{word: f"cr:{word}" for word in _WORDS.split()},
+    **{word: {"@container": "@language"} for word in ("description", "name")},
     "@language": "en",
     "@vocab": "https://schema.org/",
     "conformsTo": "dct:conformsTo",
@@ -112,6 +116,7 @@ _CONTEXT = {
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
     "examples": {"@id": "cr:examples", "@type": "@json"},
+    "prov": "http://www.w3.org/ns/prov#",
     "rai": "http://mlcommons.org/croissant/RAI/",
     "sc": "https://schema.org/",
 }
@@ -162,7 +167,7 @@ def croissant_text(
     value = {
         "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": _CROISSANT,
         "name": manifest["dataset"],
         "description": (
             f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from "
@@ -175,6 +180,8 @@ def croissant_text(
         "inLanguage": [manifest["target_lang"]],
         "keywords": ["image-text pairs", "CLIP", "captions"],
         "isLiveDataset": False,
+        "prov:wasDerivedFrom": [_origin(manifest, name) for name in sources],
+        "prov:wasGeneratedBy": {"@type": "prov:Activity", "prov:label": " ".join(MAKING.split())},
         "rai:dataCollection": "Upstream datasets' files were read, and images fetched from their addresses.",
         "rai:dataLimitations": list(NOT_FILTERED),
         "rai:dataBiases": list(LIMITS[:2]),
@@ -182,6 +189,13 @@ def croissant_text(
         "recordSet": [] if config.schema is None else [pair],
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _origin(manifest: Manifest, source: str) -> dict[str, Any]:
+    """Return the provenance of the rows of a source: its name and terms, and the paper of its dataset."""
+    paper = upstream_paper(manifest, source)
+    entity = {"@type": "prov:Entity", "prov:label": source, "license": manifest["sources"][source]["license"]}
+    return {**entity, "citation": paper} if paper else entity
 
 
 def _field(column: pa.Field) -> dict[str, Any]:
@@ -198,5 +212,6 @@ def _field(column: pa.Field) -> dict[str, Any]:
         "description": COLUMNS.get(column.name, column.name),
         "dataType": "sc:ImageObject" if is_image else _DATA_TYPES.get(str(kind), "sc:Text"),
         "source": source,
-        **({"repeated": True} if is_list else {}),
+        # `repeated` is the name before 1.1, by which mlcroissant still reads lists.
+        **({"isArray": True, "arrayShape": "-1", "repeated": True} if is_list else {}),
     }

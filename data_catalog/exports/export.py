@@ -33,7 +33,7 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
-VERSION = 6  # increase it when the files of the same snapshot and config change
+VERSION = 7  # increase it when the files of the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +216,12 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
         )
     elif not wants_pixels:
         switch = f"--pixels {LICENSED}" if has_pixels else "--format huggingface"
-        sources = " ".join(f"--allow {source}" for source in sorted({source for source, _, _ in counts["withheld"]}))
-        why = (
-            f"none of its images has an address. {switch} exports the pixels of images that may be passed on. With "
-            f"{sources} it exports all images; use that if you have the right to pass them on"
-        )
+        rights = policy_of(snapshot.manifest, config.pixels).sources
+        doubtful = sorted({source for source, _, _ in counts["withheld"] if not rights[source].redistribution})
+        why = f"none of its images has an address. {switch} exports the pixels of images that may be passed on"
+        if doubtful:
+            sources = " ".join(f"--allow {source}" for source in doubtful)
+            why += f". With {sources} it exports all images; use that if you have the right to pass them on"
     else:
         source, reason, count = max(counts["withheld"], key=itemgetter(2))
         why = f"{count:,} of {source} {'is' if count == 1 else 'are'} withheld, since {reason}. "

@@ -21,7 +21,7 @@ RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
 # Folders of a root that belong to builds and training, so that no export may be in them.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
 # Documents that users edit before they publish an export.
-_EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
+EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
 _ELSEWHERE = "name another folder with --out"
 
 
@@ -105,9 +105,15 @@ def record_of(place: Path) -> dict[str, Any] | None:
 
 
 def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
-    """Return whether all files of an export have their recorded sizes; `vernaclip verify` checks their contents."""
+    """Return whether all files of an export are there, with their recorded sizes unless users edit them.
+
+    `vernaclip verify` checks their contents.
+    """
     sizes: Mapping[str, int] = record["bytes"]
-    return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
+    files = {name: place / name for name in sizes}
+    return all(
+        path.is_file() and (name in EDITED or path.stat().st_size == sizes[name]) for name, path in files.items()
+    )
 
 
 def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
@@ -122,7 +128,7 @@ def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
             continue
         name = path.relative_to(place).as_posix()
         is_ours = name in files or name == EXPORT_RECORD
-        if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
+        if not is_ours or (name in EDITED and sha256_of(path) != files[name]):
             raise SettingsError(
                 f"{path} was added to the export or edited, and a new export would remove it: move it away, or "
                 f"{_ELSEWHERE}"

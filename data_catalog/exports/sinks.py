@@ -301,7 +301,10 @@ class LinkWriter:
         if self._writer is None:
             path = self._folder / "links" / split / "part-00000.parquet"
             path.parent.mkdir(parents=True)
-            self._writer = pq.ParquetWriter(path, LINKS, compression="zstd", write_page_checksum=True)
+            # Pages that end where the text says stay the same in a later export, and the hub stores them once. Shards
+            # with images are uncompressed, so that the hub finds equal images by itself: more pages would only harm.
+            options = {"write_page_checksum": True, "use_content_defined_chunking": True}
+            self._writer = pq.ParquetWriter(path, LINKS, compression="zstd", **options)
         self._writer.write_table(pa.Table.from_pylist(self._held, schema=LINKS))
         self._rows[split] += len(self._held)
         self._held = []

@@ -15,6 +15,8 @@ from flows.cli.output import say, say_table
 from training.exports.formats import ALL, MODEL_FORMATS
 
 if TYPE_CHECKING:
+    from data_catalog.exports.hub import Repository
+
     FormatName = str
     ModelFormatName = str
 else:  # at run time, help, completion and validation take the names from the tables
@@ -43,7 +45,30 @@ def _listing(helps: Mapping[str, str]) -> Callable[[Callable[..., None]], Callab
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class _HubOptions:
+    """Options of an upload of an export."""
+
+    push_to_hub: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
+    """Upload the export to this repository of the Hugging Face hub, with the token of `hf auth login` or HF_TOKEN."""
+    private: Annotated[bool, Parameter(negative="")] = False
+    """With --push-to-hub: let only the repository's owner see it."""
+
+    def open(self, kind: str) -> "Repository | None":
+        """Return the repository, created if there is none; None if nothing is to be uploaded.
+
+        Args:
+            kind: "dataset" or "model".
+        """
+        from data_catalog.exports.hub import open_repository
+
+        if self.private and self.push_to_hub is None:
+            raise SettingsError("--private is for uploads: add --push-to-hub OWNER/NAME")
+        return open_repository(self.push_to_hub, kind, private=self.private) if self.push_to_hub else None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(_HubOptions):
     """Options of an export of a dataset."""
 
     format: FormatName
@@ -76,16 +101,26 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
       vernaclip export italian --format huggingface
       vernaclip export italian --format webdataset --pixels noncommercial --out /data/italian-wds
       vernaclip export mine --format huggingface --allow photos
+      vernaclip export italian --format huggingface --push-to-hub somebody/captions-it
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
+    from data_catalog.exports.hub import DATASET, push_export
+    from data_catalog.exports.rights import ALL as ALL_PIXELS
     from data_catalog.storage.lock import writer_lock
     from data_catalog.storage.manifest import EXPORTS, SPLITS, require_snapshot
     from data_catalog.storage.roots import require_root
 
-    config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
+    elsewhere = ("out", "push_to_hub", "private")
+    config = ExportConfig(**{name: value for name, value in vars(options).items() if name not in elsewhere})
+    if options.push_to_hub and options.pixels == ALL_PIXELS and not options.private:
+        raise SettingsError(
+            "--pixels all includes images that nobody may publish: name the sources whose images you may pass on with "
+            "--allow SOURCE, or add --private"
+        )
     require_root(root)
     with writer_lock(root):
         snapshot = require_snapshot(root, dataset)
+        repository = options.open(DATASET)
         # `vernaclip forget` removes exports in this folder that contain forgotten images.
         folder = options.out or root / EXPORTS / dataset / options.format
         report = export_snapshot(snapshot, config, folder)
@@ -102,11 +137,13 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     if report.marked:
         say(f"{report.marked:,} pairs are not exported: they are marked as leaks of a test set")
     say(f"\n{'Up to date' if report.up_to_date else 'Exported'}: {report.folder} (README.md explains how to read it)")
+    if repository is not None:
+        say(f"Uploaded: {push_export(report.folder, repository)}")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ModelExportOptions:
+class ModelExportOptions(_HubOptions):
     """Options of an export of a model, and of its card."""
 
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
@@ -126,7 +163,8 @@ class ModelExportOptions:
     scoreboards: Annotated[tuple[Path, ...], Parameter(name="--scores", metavar="scoreboard.json")] = ()
     """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
     hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
-    """Name of the model on the hub. open_clip's config then refers to it for a Hugging Face text encoder."""
+    """Name of the model on the hub. open_clip's config then refers to it for a Hugging Face text encoder. Implied by
+    --push-to-hub."""
     dataset_hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
     """Name of the published dataset on the hub, to which the card then links."""
 
@@ -153,17 +191,23 @@ def export_model(
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip
       vernaclip export-model italian --format all --out clip-it --license cc-by-4.0
-      vernaclip export-model italian --format open_clip --out clip-it-hub --hub-name somebody/clip-it
+      vernaclip export-model italian --format open_clip --out clip-it-hub --push-to-hub somebody/clip-it
       vernaclip export-model --model catalog/models/italian/0123456789ab --format onnx --out clip-it-onnx
 
     Args:
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
     """
+    from data_catalog.exports.hub import MODEL, push_export
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
     from training.processes import prepare_for_torch
     from training.trained_models import current_model
 
+    hub_name = options.push_to_hub or options.hub_name
+    if options.push_to_hub and (len(options.formats) > 1 or ALL in options.formats):
+        raise SettingsError("--push-to-hub takes one --format: a repository has one README.md")
+    if hub_name != (options.hub_name or hub_name):
+        raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
     folder, snapshot = options.model, None  # for a folder alone, the training data is unknown
     if (dataset is None) == (folder is None):
         raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
@@ -178,8 +222,10 @@ def export_model(
     from training.exports.model_export import export_model as write_exports
 
     name = f"{snapshot.dataset} {folder.name}" if snapshot else folder.resolve().name
-    stated = {name: value for name, value in vars(options).items() if name not in ("model", "out")}
-    config = ModelExportConfig(name=name, **stated)
+    elsewhere = ("model", "out", "push_to_hub", "private", "hub_name")
+    stated = {name: value for name, value in vars(options).items() if name not in elsewhere}
+    config = ModelExportConfig(name=name, hub_name=hub_name, **stated)
+    repository = options.open(MODEL)
     seen = training_data(snapshot) if snapshot else None
     report = write_exports(folder, config, options.out, seen=seen, root=root)
     rows = [
@@ -195,4 +241,7 @@ def export_model(
     say_table(rows)
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
+    if repository is not None:
+        say(f"\nUploaded: {push_export(report.exports[0].folder, repository)}")
+        return
     say("\nThe README.md of each export is a model card, which explains how to load it. Edit it before you publish.")

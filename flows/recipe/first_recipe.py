@@ -206,6 +206,11 @@ class _PairsAnalysis:
         return len(self.images) - len(self.missing)
 
     @property
+    def is_own(self) -> bool:
+        """Return True if the images are local files and no column states their licenses."""
+        return bool(self.config.path_column) and not self.config.license_column
+
+    @property
     def keeps_splits(self) -> bool:
         """Return True if the rows state a train split and a held-out split."""
         return bool(self.splits["train"] and (self.splits["val"] or self.splits["test"]))
@@ -511,6 +516,8 @@ def _found(look: _PairsAnalysis, spoken: Language) -> Iterator[Line]:
     if config.split_column:
         what = "kept" if look.keeps_splits else "not kept: they need train, and val or test"
         yield Line("splits", f'column "{config.split_column}": {_counts(look.splits)}; {what}')
+    if look.is_own:
+        yield Line("rights", "exports will contain the images: if you may not pass them on, set redistribution = false")
     for doubt in look.doubts:
         yield Line("doubtful", f"column {doubt}")
 
@@ -580,6 +587,7 @@ def _pairs_settings(look: _PairsAnalysis) -> dict[str, Any]:
         "source_language": look.source_language,
         "share_short": f"{share_short:.0%}",
         "min_words": 1 if share_short > 0.05 else 2,
+        "is_own": look.is_own,
         "keeps_splits": look.keeps_splits,
         "val": val,
         "test": test,

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
+from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.sources.pairs import PairsConfig
+from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.cli.app import parse
@@ -98,6 +100,9 @@ def test_own_pairs_become_a_recipe_that_builds(told: Any) -> None:
         build_dataset(made, root=Path("catalog"), executor=executor)
     kept = query(Path("catalog"), "SELECT count(*) AS n FROM captions WHERE outcome = 'kept'").to_pylist()
     assert kept == [{"n": NUM_IMAGES}]
+    for kind in ("huggingface", "webdataset"):
+        report = export_snapshot(require_snapshot(Path("catalog"), "garden"), ExportConfig(format=kind), Path(kind))
+        assert (sum(report.images.values()), report.withheld) == (NUM_IMAGES, []), "one's own photographs are exported"
 
 
 Columns = Sequence[tuple[str, Callable[[int], str]]]
@@ -143,6 +148,7 @@ def test_columns_are_told_by_what_they_hold(case: str) -> None:
     found = source(started)
     assert {column: getattr(found, column) for column in expected} == expected
     assert told in texts(started)
+    assert ("exports will contain the images" in texts(started)) is (found.license_column is None)
     is_translated = found.lang == "en"
     assert any("mt install --from en --to uk" in line.topic for line in started.commands) is is_translated
     assert any(trait.topic == "translation" for trait in started.lacking) is is_translated

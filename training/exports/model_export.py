@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
 from data_catalog.exports.export_folder import export_lock, is_whole, record_of, replace_folder, resolve_export_folder
+from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 2  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
-_HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
-_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")  # a part has no consecutive dashes or dots, and neither at its ends
 _KIND = "model"  # records of dataset exports have no kind
 OTHER = "other"  # a license that the hub has no id for
 LIST_FILE = "hub_licenses.txt"  # taken from the hub's documentation, since no dependency contains the list
@@ -61,8 +60,8 @@ class ModelExportConfig(Publication):
         if ALL in self.formats and len(self.formats) > 1:
             raise SettingsError(f"the format {ALL} includes every format: give it alone")
         for name in (self.hub_name, self.dataset_hub_name):
-            if name is not None and (not _HUB_NAME.fullmatch(name) or name.endswith(".git")):
-                raise SettingsError(f"a name on the hub has the form OWNER/NAME, got {name!r}")
+            if name is not None:
+                require_hub_name(name)
         _require_hub_license(self.license, name=self.license_name, link=self.license_link)
 
 
