@@ -193,6 +193,9 @@ def export_model(
         for found in report.exports
     ]
     say_table(rows)
+    for found in report.exports:
+        if found.needs:
+            say(f"{found.format}: {found.needs}")
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
     say("\nThe README.md of each export is a model card, which explains how to load it. Edit it before you publish.")

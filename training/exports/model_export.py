@@ -26,7 +26,7 @@ from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, m
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise it when the files for the same model and config change
+VERSION = 3  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
 _HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
 _HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")  # a part has no consecutive dashes or dots, and neither at its ends
@@ -113,6 +113,7 @@ class ModelExport:
         num_bytes: total size of its files.
         up_to_date: the export already existed, so nothing was written.
         difference: largest difference of a feature or cosine from the model's.
+        needs: what the model needs beside the format's library, as a sentence, or "".
     """
 
     format: str
@@ -120,6 +121,7 @@ class ModelExport:
     num_bytes: int
     up_to_date: bool
     difference: float
+    needs: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,6 @@ def export_model(
                 "model_sha256": trained.loaded.sha256,
                 "hub_name": config.hub_name,
                 "card": digest(card),
-                "place": digest(str(place)),  # open_clip's config contains the path
                 "version": VERSION,
             }
             jobs.append(_Job(name, place, card, identity, _earlier_record(place, identity, replace=config.replace)))
@@ -197,6 +198,7 @@ def export_model(
                         num_bytes=sum(record["bytes"].values()),
                         up_to_date=job.earlier is not None,
                         difference=float(record["difference"]),
+                        needs=writers[job.format].needs(trained.model_config, trained.encoder),
                     )
                 )
                 progress.advance(1)
@@ -231,8 +233,9 @@ def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportC
     Raises:
         SettingsError: a named format has no equivalent of the architecture.
     """
-    encoder = trained.loaded.module.text.config if trained.has_encoder else None
-    reasons = {name: kind.writer().why_not(trained.model_config, encoder) for name, kind in MODEL_FORMATS.items()}
+    reasons = {
+        name: kind.writer().why_not(trained.model_config, trained.encoder) for name, kind in MODEL_FORMATS.items()
+    }
     refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
@@ -294,7 +297,7 @@ def _write(
 ) -> Mapping[str, Any]:
     """Write and check an export, move it to its folder, and return its record."""
     with replace_folder(job.place) as folder:
-        writer.write(trained, folder, job.place, hub_name)
+        writer.write(trained, folder, hub_name)
         difference = writer.check(trained, probe, folder)
         write_bytes(folder / CARD_FILE, job.card.encode())
         written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
