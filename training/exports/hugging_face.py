@@ -81,7 +81,7 @@ from PIL import Image, ImageOps
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("$name"$trust).eval()
-processor = AutoProcessor.from_pretrained("$name", backend="pil")
+processor = AutoProcessor.from_pretrained("$name", backend="pil"$trust)
 picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 inputs = processor(images=[picture], text=["..."], padding=True, truncation=True, return_tensors="pt")
 found = model(**inputs)

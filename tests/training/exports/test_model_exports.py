@@ -203,13 +203,14 @@ def test_the_export_to_transformers_says_what_it_needs(
     assert str(tmp_path).encode() not in (tmp_path / "moved" / "config.json").read_bytes()
 
 
-def test_an_export_to_open_clip_is_a_model_for_us_too(
+def test_exports_to_open_clip_and_onnx_score_the_same_and_one_is_a_model_for_us_too(
     compact: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported(compact, tmp_path / "out", "open_clip")
-    assert open_model(tmp_path / "out").sha256 == load_model(compact).sha256
-    require_equal(compact, picture, read_here(picture, [tmp_path / "out"], monkeypatch))
-    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    report = exported(compact, tmp_path / "out", "open_clip", "onnx")
+    out = tmp_path / "out" / "open_clip"
+    assert open_model(out).sha256 == load_model(compact).sha256
+    require_equal(compact, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
+    told = json.loads((out / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
 
 
