@@ -25,15 +25,15 @@ from data_catalog.errors import BusyError, InputError, PipelineError, SettingsEr
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import place_lock
 from training.align.align import align
-from training.config import AlignConfig, TrainConfig
+from training.config import AlignConfig, DistilConfig, TrainConfig
 from training.data.images import decode
 from training.data.pairs import PairFiles
+from training.distil.distil import SentencePairs, distil, distil_key
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_own_code
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
-from training.fit.loop import train
 from training.fit.run import MODEL_FILES
 from training.towers.architecture import read_model_config
 from training.towers.model import load_model, open_model
@@ -42,6 +42,7 @@ READER = Path(__file__).with_name("card_reader.py")
 # Of differing lengths, so that all but one are filled up; one is longer than any context.
 TEXTS = ["un quadrato rosso", "Sull’erba  c'è\tun QUADRATO verde, in alto a destra.", "blu", "nero " * 120]
 TOLERANCE = 1e-4
+COLOURS, SIDES = ("rosso", "verde", "blu", "giallo", "nero", "viola"), ("in alto", "in basso", "a destra", "a sinistra")
 
 
 def exported(model: Path, out: Path, *formats: str, **more: Any) -> Any:
@@ -66,18 +67,20 @@ def architectures(
     timm_and_bert: Path,
     square_files: PairFiles,
     pretrained: TrainConfig,
-    model_file: Path,
-    encoder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    """Models of each kind, by name: trained, and aligned in closed form (timm_and_bert, timm)."""
+    """Models of each kind, by name: trained, aligned (timm, timm_and_bert), and distilled (as `lit`: a mean pooler)."""
     folder = tmp_path_factory.mktemp("architectures")
-    named = {"model": str(model_file), "image_weights": "random", "text_encoder": str(encoder)}
-    lit = TrainConfig(**named, text_pooler="mean_pooler", context_length=24, epochs=1, batch_size=152, num_threads=1)
-    train(square_files, lit, folder / "lit")
     closed_form, timm = AlignConfig(epochs=0, ridge=10.0), dataclasses.replace(pretrained, text_pooler="cls_pooler")
     align(square_files, timm, closed_form, folder / "timm", cache=folder / "cache")
-    made = {name: folder / name for name in ("lit", "timm")}
+    pairs = [(f"un quadrato {colour} {side}", f"a {side} {colour} square") for colour in COLOURS for side in SIDES]
+    lesson = SentencePairs(
+        training=pairs[4:], held_out=pairs[:4], origins={"human_translation": len(pairs)}, languages=("it", "en")
+    )
+    short = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "vocab_size": 400, "num_threads": 1}
+    settings = DistilConfig(student="tiny", teacher=str(italian), **short)
+    distil(lesson, settings, folder / "distilled", key=distil_key(settings, lesson), cache=folder / "cache")
+    made = {name: folder / name for name in ("distilled", "timm")}
     return {"italian": italian, "compact": compact, "plain_clip": plain_clip, "timm_and_bert": timm_and_bert, **made}
 
 
@@ -175,7 +178,7 @@ def test_a_plain_clip_becomes_transformers_clip(
     ("name", "needs"),
     [
         ("compact", "has no class for this model, because its image tower is a ResNet of open_clip.* open_clip_torch"),
-        ("lit", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
+        ("distilled", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
         ("timm_and_bert", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
         ("timm", "timm"),
     ],
