@@ -239,6 +239,9 @@ def export_model(
         for found in report.exports
     ]
     say_table(rows)
+    for found in report.exports:
+        if found.needs:
+            say(f"{found.format}: {found.needs}")
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
     if repository is not None:

@@ -145,7 +145,7 @@ def test_an_encoder_with_a_pooler_that_open_clip_does_not_know_goes_to_transform
         ("t5", "mean_pooler", {"d_ff": 64, "d_kv": 16}, ""),
     ],
 )
-def test_a_text_tower_that_open_clip_cannot_make_goes_to_onnx(
+def test_a_text_tower_that_open_clip_cannot_make_goes_to_transformers_and_onnx(
     kind: str,
     pooler: str,
     changes: dict[str, Any],
@@ -158,7 +158,10 @@ def test_a_text_tower_that_open_clip_cannot_make_goes_to_onnx(
     named = replace(pretrained, text_encoder=str(make_encoder(kind, **changes)), text_pooler=pooler)
     align(square_files, named, CLOSED_FORM, tmp_path / "run", cache=tmp_path / "cache")
     report = exported(tmp_path / "run", tmp_path / "out")
-    assert [(found.format, found.difference < 1e-4) for found in report.exports] == [("onnx", True)]
+    assert [(found.format, found.difference < 1e-4) for found in report.exports] == [
+        ("transformers", True),
+        ("onnx", True),
+    ]
     assert reason in report.refused["open_clip"]
 
 

@@ -49,7 +49,7 @@ MODEL_FORMATS = {
         writer=_open_clip,
     ),
     "transformers": ModelFormat(
-        help="VisionTextDualEncoderModel, or CLIPModel if the text tower is open_clip's own; no ResNets, no timm",
+        help="AutoModel: VisionTextDualEncoderModel or CLIPModel; models that are neither, with trust_remote_code=True",
         writer=_transformers,
     ),
     "onnx": ModelFormat(

@@ -1,8 +1,8 @@
 """Export a model to transformers: `VisionTextDualEncoderModel`, or `CLIPModel` for open_clip's own text tower.
 
-Weights are renamed and reshaped, never approximated. An architecture without an equivalent is refused. Both towers are
-the transformer of https://arxiv.org/abs/2103.00020. open_clip stores queries, keys and values in one matrix, and
-projections as (in, out), whereas torch's layers store (out, in).
+Weights are renamed and reshaped, never approximated. The towers of CLIP are the transformer of
+https://arxiv.org/abs/2103.00020. open_clip stores queries, keys and values in one matrix, and projections as (in, out),
+whereas torch's layers store (out, in). A model without an equivalent is exported with its code.
 """
 
 import json
@@ -18,7 +18,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers.utils import logging as transformers_logging
 
-from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_json
+from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_bytes, write_json
 from training.exports.trained_folder import (
     TEXTS,
     ModelWriter,
@@ -28,16 +28,20 @@ from training.exports.trained_folder import (
     require_same_ids,
     require_same_scores,
 )
+from training.towers import modeling_vernaclip
 from training.towers.joined import why_not_joined
+from training.towers.modeling_vernaclip import VernaclipConfig, VernaclipModel
+from training.towers.modules import OWN_POOLER
 from training.towers.preprocessing import SQUASH
-from training.towers.text_encoders import OWN_POOLER
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Tensors = dict[str, torch.Tensor]
 
 # File names of transformers.
 CONFIG_FILE, SAFETENSORS_FILE, IMAGE_PROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-# Used with both classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
+# Code of models without an equivalent.
+_CODE = ("modeling_vernaclip.py", "modules.py")
+# Used with all classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
 _PROCESSOR = "VisionTextDualEncoderProcessor"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of the filters
 _SPECIAL_TOKENS = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
@@ -73,16 +77,14 @@ _BLOCK_NAMES = {
 }
 
 _LOADING = Template("""```python
-import torch
 from PIL import Image, ImageOps
-from transformers import $model, AutoProcessor
+from transformers import AutoModel, AutoProcessor
 
-model = $model.from_pretrained("$name").eval()
-processor = AutoProcessor.from_pretrained("$name", backend="pil")
+model = AutoModel.from_pretrained("$name"$trust).eval()
+processor = AutoProcessor.from_pretrained("$name", backend="pil"$trust)
 picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 inputs = processor(images=[picture], text=["..."], padding=True, truncation=True, return_tensors="pt")
-with torch.no_grad():
-    found = model(**inputs)
+found = model(**inputs)
 print(found.image_embeds @ found.text_embeds.T, found.logits_per_image)
 ```
 
@@ -95,28 +97,31 @@ _NO_BIAS = """This format does not contain the bias of {:.4f} that the model add
 rankings and softmax probabilities are not affected. Sigmoid probabilities are."""
 
 
-def why_not_transformers(model_config: dict[str, Any], encoder: Any) -> str | None:
-    """Return why an architecture has no equivalent in transformers, or None if it has one.
+def why_own_code(model_config: dict[str, Any], encoder: Any) -> str | None:
+    """Return why transformers has no class for an architecture, or None if it has one.
 
     Args:
         model_config: the open_clip model config.
         encoder: config of a Hugging Face text encoder, or None.
     """
     vision, text = model_config["vision_cfg"], model_config["text_cfg"]
-    if (joined := why_not_joined(model_config)) is not None:
-        return joined
-    if "timm_model_name" in vision:
-        return f"its image tower is timm's {vision['timm_model_name']}"
-    if not isinstance(vision.get("layers", 12), int):
-        return "its image tower is a ResNet"
-    tables = {"vision_cfg": (vision, _VISION_KEYS)}
-    if "hf_model_name" not in text:
+    is_timm = "timm_model_name" in vision
+    if is_timm and encoder is None:
+        return "its text tower is open_clip's own, which transformers has only beside a vision transformer of open_clip"
+    if is_timm and (vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")) != ("", "linear"):
+        return "its timm tower does not end with the backbone's own pooling and one linear layer"
+    if is_timm and vision.get("timm_proj_bias"):
+        return "its image projection has a bias"
+    if not is_timm and not isinstance(vision.get("layers", 12), int):
+        return "its image tower is a ResNet of open_clip"
+    tables = {} if is_timm else {"vision_cfg": (vision, _VISION_KEYS)}
+    if encoder is None:
         tables["text_cfg"] = text, _TEXT_KEYS
     for table, (settings, known) in tables.items():
         for name, value in settings.items():
             if name not in known and value not in (None, False, {}) and value not in _SAME.get(name, ()):
                 return f"its {table} has {name} = {value!r}"
-    if "hf_model_name" in text:
+    if encoder is not None:
         pooler, projection = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
         if pooler != OWN_POOLER:  # by which transformers' dual encoder pools
             return f"its text tower is pooled by {pooler}, but transformers uses the encoder's own pooler"
@@ -127,33 +132,81 @@ def why_not_transformers(model_config: dict[str, Any], encoder: Any) -> str | No
     return None
 
 
-def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
-    """Write config.json, model.safetensors, the tokenizer and the image processor."""
+def needed_by_transformers(model_config: dict[str, Any], encoder: Any) -> str:
+    """Return what a model needs beside transformers, as a sentence, or "" if nothing."""
+    if (reason := why_own_code(model_config, encoder)) is not None:
+        return (
+            f"transformers has no class for this model, because {reason}. So the export contains the model's code "
+            f"({', '.join(_CODE)}), which runs only with trust_remote_code=True and open_clip (pip install "
+            "open_clip_torch)"
+        )
+    return "the image tower needs timm (pip install timm)" if "timm_model_name" in model_config["vision_cfg"] else ""
+
+
+def write_hugging_face(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
+    """Write config.json, model.safetensors, the tokenizer, the image processor and, if needed, the model's code."""
     with quiet_libraries(), _hidden_progress_bars():
-        model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
-        ours = trained.loaded.module
-        vision = _named_for_transformers(ours.visual.state_dict(), _VISION_NAMES)
-        _inner(model.vision_model, "vision_model").load_state_dict(vision, strict=True)
-        with torch.no_grad():
-            model.visual_projection.weight.copy_(ours.visual.proj.T)
-            model.logit_scale.copy_(ours.logit_scale.reshape(()))
+        model = _equivalent(trained) if _own_code(trained) is None else _with_code(trained, folder)
         model.config.architectures = [type(model).__name__]
         write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
     tensors = model.state_dict()
-    if trained.has_encoder:
-        # transformers 4 has the image tower of a dual encoder one module deeper. It gives weights with unknown names
+    if isinstance(model, transformers.VisionTextDualEncoderModel):
+        # transformers 4 has CLIP's image tower in a dual encoder one module deeper. It gives weights with unknown names
         # random values, with only a warning. transformers 5 knows both names.
-        tensors = {re.sub(r"^vision_model\.(?!vision_model\.)", "vision_model." * 2, n): t for n, t in tensors.items()}
+        deeper = re.compile(r"^vision_model\.(?!vision_model\.|timm_model\.)")
+        tensors = {deeper.sub("vision_model." * 2, name): tensor for name, tensor in tensors.items()}
     save_tensors(tensors, folder / SAFETENSORS_FILE, {"format": "pt"})
     write_tokenizer(trained, folder, processor=_PROCESSOR)
     write_image_processor(trained, folder, processor=_PROCESSOR)
 
 
+def _own_code(trained: TrainedFolder) -> str | None:
+    return why_own_code(trained.model_config, trained.encoder)
+
+
+def _with_code(trained: TrainedFolder, folder: Path) -> VernaclipModel:
+    """Write the model's code, and return the model."""
+    for name in _CODE:
+        write_bytes(folder / name, Path(modeling_vernaclip.__file__).with_name(name).read_bytes())
+    # Names of the encoder and tokenizer may be paths of this machine, which are private.
+    text = {name: value for name, value in trained.text_config.items() if not name.startswith(("hf_model", "hf_tok"))}
+    encoder = trained.encoder and {**trained.encoder.to_dict(), "_name_or_path": ""}
+    module = Path(modeling_vernaclip.__file__).stem
+    model = VernaclipModel(VernaclipConfig(model_cfg={**trained.model_config, "text_cfg": text}, encoder=encoder))
+    model.config.auto_map = {
+        "AutoConfig": f"{module}.{VernaclipConfig.__name__}",
+        "AutoModel": f"{module}.{VernaclipModel.__name__}",
+    }
+    model.load_state_dict(
+        model.state_dict() | {f"clip.{name}": value for name, value in trained.loaded.module.state_dict().items()},
+        strict=True,
+    )
+    return model
+
+
+def _equivalent(trained: TrainedFolder) -> Any:
+    """Return the model as a class of transformers."""
+    model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
+    ours, visual = trained.loaded.module, trained.loaded.module.visual
+    is_timm = hasattr(visual, "trunk")
+    vision = visual.trunk.state_dict() if is_timm else _named_for_transformers(visual.state_dict(), _VISION_NAMES)
+    _inner(model.vision_model, "vision_model").load_state_dict(vision, strict=True)
+    with torch.no_grad():
+        model.visual_projection.weight.copy_(visual.head.proj.weight if is_timm else visual.proj.T)
+        model.logit_scale.copy_(ours.logit_scale.reshape(()))
+    return model
+
+
 def _dual_encoder(trained: TrainedFolder) -> Any:
-    encoder = transformers.AutoConfig.from_pretrained(trained.folder)
+    encoder, visual = transformers.AutoConfig.from_pretrained(trained.folder), trained.loaded.module.visual
     encoder.name_or_path = ""  # the path of the encoder on this machine is private
+    if hasattr(visual, "trunk"):
+        name, width = trained.model_config["vision_cfg"]["timm_model_name"], visual.head.proj.in_features
+        image_config = transformers.TimmWrapperConfig(architecture=name, hidden_size=width)
+    else:
+        image_config = transformers.CLIPVisionConfig(**_vision_settings(trained))
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
-        transformers.CLIPVisionConfig(**_vision_settings(trained)), encoder, **_common_settings(trained)
+        image_config, encoder, **_common_settings(trained)
     )
     model = transformers.VisionTextDualEncoderModel(config)
     text = trained.loaded.module.text
@@ -252,8 +305,9 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     Raises:
         DefectError: its token ids or scores differ.
     """
+    kind = transformers.AutoModel if _own_code(trained) is None else VernaclipModel
     with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
-        model = getattr(transformers, _class_name(trained)).from_pretrained(folder).eval()
+        model = kind.from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokens = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
         found = model(pixel_values=probe.pixels, **tokens)
@@ -263,15 +317,15 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
 
 
 def how_to_read_hugging_face(trained: TrainedFolder, hub_name: str | None) -> str:
-    """Return Markdown that explains how to load the folder, and what it does not contain."""
-    parts = [_LOADING.substitute(model=_class_name(trained), name=hub_name or "FOLDER"), CLEANING]
-    if trained.logit_bias is not None:
+    """Return Markdown that explains how to load the folder, what it needs, and what it does not contain."""
+    has_class = _own_code(trained) is None
+    parts = [_LOADING.substitute(name=hub_name or "FOLDER", trust="" if has_class else ", trust_remote_code=True")]
+    if needed := needed_by_transformers(trained.model_config, trained.encoder):
+        parts.append(f"{needed[0].upper()}{needed[1:]}.")
+    parts.append(CLEANING)
+    if has_class and trained.logit_bias is not None:
         parts.append(_NO_BIAS.format(trained.logit_bias))
     return "\n\n".join(parts)
-
-
-def _class_name(trained: TrainedFolder) -> str:
-    return "VisionTextDualEncoderModel" if trained.has_encoder else "CLIPModel"
 
 
 def write_tokenizer(trained: TrainedFolder, folder: Path, *, processor: str | None = None) -> None:
@@ -349,5 +403,6 @@ WRITER = ModelWriter(
     write=write_hugging_face,
     check=check_hugging_face,
     how_to_read=how_to_read_hugging_face,
-    why_not=why_not_transformers,
+    why_not=lambda model_config, _encoder: why_not_joined(model_config),
+    needs=needed_by_transformers,
 )

@@ -27,7 +27,7 @@ from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, m
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise it when the files for the same model and config change
+VERSION = 3  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
 _KIND = "model"  # records of dataset exports have no kind
 OTHER = "other"  # a license that the hub has no id for
@@ -112,6 +112,7 @@ class ModelExport:
         num_bytes: total size of its files.
         up_to_date: the export already existed, so nothing was written.
         difference: largest difference of a feature or cosine from the model's.
+        needs: what the model needs beside the format's library, as a sentence, or "".
     """
 
     format: str
@@ -119,6 +120,7 @@ class ModelExport:
     num_bytes: int
     up_to_date: bool
     difference: float
+    needs: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,6 @@ def export_model(
                 "model_sha256": trained.loaded.sha256,
                 "hub_name": config.hub_name,
                 "card": digest(card),
-                "place": digest(str(place)),  # open_clip's config contains the path
                 "version": VERSION,
             }
             jobs.append(_Job(name, place, card, identity, _earlier_record(place, identity, replace=config.replace)))
@@ -196,6 +197,7 @@ def export_model(
                         num_bytes=sum(record["bytes"].values()),
                         up_to_date=job.earlier is not None,
                         difference=float(record["difference"]),
+                        needs=writers[job.format].needs(trained.model_config, trained.encoder),
                     )
                 )
                 progress.advance(1)
@@ -230,8 +232,9 @@ def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportC
     Raises:
         SettingsError: a named format has no equivalent of the architecture.
     """
-    encoder = trained.loaded.module.text.config if trained.has_encoder else None
-    reasons = {name: kind.writer().why_not(trained.model_config, encoder) for name, kind in MODEL_FORMATS.items()}
+    reasons = {
+        name: kind.writer().why_not(trained.model_config, trained.encoder) for name, kind in MODEL_FORMATS.items()
+    }
     refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
@@ -293,7 +296,7 @@ def _write(
 ) -> Mapping[str, Any]:
     """Write and check an export, move it to its folder, and return its record."""
     with replace_folder(job.place) as folder:
-        writer.write(trained, folder, job.place, hub_name)
+        writer.write(trained, folder, hub_name)
         difference = writer.check(trained, probe, folder)
         write_bytes(folder / CARD_FILE, job.card.encode())
         written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -35,17 +35,13 @@ IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 # A protocol buffer is limited to 2 GiB. Larger weights go into a separate file beside the graph.
 MAX_BYTES_INSIDE = 1_800_000_000
 _LOADING = """```python
-import numpy as np
 from onnxruntime import InferenceSession
 from PIL import Image, ImageOps
-from tokenizers import Tokenizer
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoTokenizer
 
-prepare = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
 picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
-pixels = prepare(images=[picture], return_tensors="np")["pixel_values"]
-texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["..."])
-ids = np.array([text.ids for text in texts], dtype=np.int64)
+pixels = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")([picture], return_tensors="np")["pixel_values"]
+ids = AutoTokenizer.from_pretrained("FOLDER")(["..."], padding=True, truncation=True, return_tensors="np")["input_ids"]
 image_features = InferenceSession("FOLDER/image.onnx").run(None, {"pixel_values": pixels})[0]
 text_features = InferenceSession("FOLDER/text.onnx").run(None, {"input_ids": ids})[0]
 print(image_features @ text_features.T)
@@ -78,7 +74,7 @@ def require_onnx() -> None:
         raise InputError(f"the format onnx needs {', '.join(missing)}: {install_hint('onnx')}")
 
 
-def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
+def write_onnx(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
     """Write `image.onnx`, `text.onnx`, the tokenizer and the image preprocessing.
 
     `image.onnx` takes `pixel_values`: normalised float32, shape (batch, 3, size, size). `text.onnx` takes `input_ids`:

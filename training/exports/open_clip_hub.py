@@ -1,7 +1,8 @@
 """Export a model in open_clip's hub layout, for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 
-open_clip looks for the config of a Hugging Face text encoder in `hf_model_name`: an absolute folder or a hub name, not
-a path relative to its own config. So the export's config names the export itself, by its folder or by its hub name.
+open_clip looks for the config of a Hugging Face text encoder in `hf_model_name`: a folder or a hub name, but not one
+relative to its own config. An export for the hub names its repository. A local one names `HERE`, and whoever opens it
+puts the folder in its place, so it may be moved.
 """
 
 import shutil
@@ -33,40 +34,23 @@ from training.towers.model import (
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
 )
-from training.towers.text_encoders import MAX_POOLER, open_clip_has
+from training.towers.model_files import HERE
+from training.towers.modules import MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _LOADING = Template("""```python
 import open_clip
-import torch
 from PIL import Image, ImageOps
 
-model, _, preprocess = open_clip.create_model_and_transforms("$name")
+${text}model, _, preprocess = open_clip.create_model_and_transforms("$name"$argument)
 tokenizer = open_clip.get_tokenizer("$name")
-model.eval()
 picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
-with torch.no_grad():
-    images = model.encode_image(preprocess(picture)[None], normalize=True)
-    texts = model.encode_text(tokenizer(["..."]), normalize=True)
-    print(images @ texts.T)
+images = model.eval().encode_image(preprocess(picture)[None], normalize=True)
+texts = model.encode_text(tokenizer(["..."]), normalize=True)
+print(images @ texts.T)
 ```""")
-_MOVED = """`open_clip_config.json` contains this folder's path, because open_clip finds the text encoder's
-`config.json` only by an absolute path or on the hub. If the folder was moved, load it with its new path:
-
-```python
-import json
-from pathlib import Path
-
-import open_clip
-
-folder = Path("FOLDER")
-text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
-model, _, preprocess = open_clip.create_model_and_transforms(
-    f"local-dir:{folder}", text_cfg={**text, "hf_model_name": str(folder)}
-)
-tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-```
-
+_TEXT = 'text = {**open_clip.get_model_config("local-dir:FOLDER")["text_cfg"], "hf_model_name": "FOLDER"}\n'
+_WHY_TEXT = """`text_cfg` tells open_clip where the text encoder's `config.json` is: it does not look beside its config.
 For the hub, export with `--hub-name`: the config then contains the name of its hub repository."""
 
 
@@ -92,21 +76,19 @@ def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
     return f"its text encoder is of the type {encoder.model_type}, and open_clip knows only {', '.join(arch_dict)}"
 
 
-def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name: str | None) -> None:
+def write_open_clip(trained: TrainedFolder, folder: Path, hub_name: str | None) -> None:
     """Write weights, config and tokenizer, and the text encoder's config if there is one.
 
     Args:
         trained: the trained model.
         folder: temporary folder of the files.
-        place: final folder of the export.
         hub_name: name on the Hugging Face hub, such as "somebody/clip-it". None for a local export.
     """
     for name, source in ((HUB_WEIGHTS_FILE, WEIGHTS_FILE), (TOKENIZER_FILE, TOKENIZER_FILE)):
         write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
     tokenizer_config = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
     write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **tokenizer_config})
-    # Paths of the training machine are private.
-    name = hub_name or str(place)
+    name = hub_name or HERE  # paths of the training machine are private
     model_config = deepcopy(trained.model_config)
     text = model_config["text_cfg"]
     # A local tokenizer comes from the folder under any name, but without a name open_clip would use its own.
@@ -120,18 +102,17 @@ def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name:
     write_json(folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": preprocessing})
 
 
-def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> float:
+def check_open_clip(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     """Load the folder with open_clip, compare it with the model, and return the largest difference.
 
     Raises:
         DefectError: its scores differ.
     """
-    overrides = {}
     text = read_json(folder / OPEN_CLIP_CONFIG_FILE)["model_cfg"]["text_cfg"]
-    if "hf_model_name" in text:
-        overrides["text_cfg"] = {**text, "hf_model_name": str(folder)}  # the folder is not in its final place yet
+    if trained.has_encoder:
+        text["hf_model_name"] = str(folder)
     with quiet_libraries(), torch.no_grad():
-        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", **overrides)
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", text_cfg=text)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         model.eval()
         images = model.encode_image(probe.pixels, normalize=True).numpy()
@@ -141,8 +122,10 @@ def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> floa
 
 def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
     """Return Markdown that explains how to load the folder."""
-    loading = _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER")
-    return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading
+    if hub_name or not trained.has_encoder:
+        return _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER", text="", argument="")
+    loading = _LOADING.substitute(name="local-dir:FOLDER", text=_TEXT, argument=", text_cfg=text")
+    return f"{loading}\n\n{_WHY_TEXT}"
 
 
 WRITER = ModelWriter(

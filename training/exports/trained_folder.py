@@ -69,6 +69,11 @@ class TrainedFolder:
         return "hf_model_name" in self.text_config
 
     @property
+    def encoder(self) -> Any:
+        """Return the config of the Hugging Face encoder, or None."""
+        return self.loaded.module.text.config if self.has_encoder else None
+
+    @property
     def context_length(self) -> int:
         """Return the maximum number of tokens of a text."""
         return int(self.text_config["context_length"])
@@ -147,19 +152,21 @@ class ModelWriter:
     """A set of functions that write, check and describe a model in one format.
 
     Args:
-        write: writes all files but the card into a folder. Also gets the final folder of the export, and its hub name.
+        write: writes all files but the card into a folder. Also gets the hub name.
         check: loads the folder, compares it with the model, and returns the largest difference. Raises DefectError if
             it is too large.
         how_to_read: returns Markdown that explains how to load the folder. Gets the hub name.
         why_not: returns why an architecture has no equivalent in the format, or None if it has one. Gets the model
             config, and the config of a Hugging Face text encoder, or None.
+        needs: returns what a model needs beside the format's library, as a sentence, or "". Gets the same as `why_not`.
         require: raises InputError if a needed package is not installed.
     """
 
-    write: Callable[[TrainedFolder, Path, Path, str | None], None]
+    write: Callable[[TrainedFolder, Path, str | None], None]
     check: Callable[[TrainedFolder, Probe, Path], float]
     how_to_read: Callable[[TrainedFolder, str | None], str]
     why_not: Callable[[dict[str, Any], Any], str | None] = lambda _config, _encoder: None
+    needs: Callable[[dict[str, Any], Any], str] = lambda _config, _encoder: ""
     require: Callable[[], None] = lambda: None
 
 

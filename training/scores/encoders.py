@@ -17,7 +17,14 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, open_model
-from training.towers.model_files import TRIAL_TEXTS, join_file_names, one_line, require_readable_files, translate_errors
+from training.towers.model_files import (
+    HERE,
+    TRIAL_TEXTS,
+    join_file_names,
+    one_line,
+    require_readable_files,
+    translate_errors,
+)
 from training.towers.pretrained import WEIGHT_FILES, files_identity
 from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
 from training.trained_models import RUN_FILE
@@ -98,13 +105,18 @@ def open_open_clip(source: str, name: str) -> Encoder:
     if Path(source).is_dir():
         require_readable_files(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
     encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of a Hugging Face encoder
+    arguments = {}
     with translate_loading_errors(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
+        text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
+        if text.get("hf_model_name") == HERE:
+            arguments["text_cfg"] = {**text, "hf_model_name": source}
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
             weights_only=True,
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the activation that the weights were trained with
+            **arguments,
         )
     with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
         try_in_child_process(Path(source) / TOKENIZER_FILE)

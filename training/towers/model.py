@@ -1,12 +1,11 @@
 """Create, write and load model folders: open_clip model config, weights in safetensors, tokenizer and preprocessing.
 
 open_clip alone can open a finished folder, `open_clip.create_model_and_transforms("local-dir:FOLDER")`, unless its text
-tower is one of `training.towers.text_encoders` that open_clip does not have.
+tower is one of `training.towers.modules` that open_clip does not have.
 """
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -77,9 +76,6 @@ class LoadedModel:
 def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     """Create an open_clip model with random weights from torch's global generator.
 
-    open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
-    positions to fit, but not the attention mask.
-
     Args:
         model_config: the open_clip model config.
         folder: folder with the config of a Hugging Face text encoder. Nothing is downloaded.
@@ -95,55 +91,16 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
 
 def _make(model_config: dict[str, Any], folder: Path) -> Any:
     import torch
-    from open_clip.model import CLIPTextCfg, CustomTextCLIP
 
     from training.towers.joined import join
+    from training.towers.modules import make_module, read_encoder_config
 
     others = [_make(config, folder / name) for _, name, config in joined_configs(model_config)]
-    settings = deepcopy(model_config)
-    for name in ("custom_text", *NOT_OPEN_CLIP, *JOINED):
-        settings.pop(name, None)
-    if "hf_model_name" in settings["text_cfg"]:
-        from training.towers.text_encoders import AnyTextEncoder, open_clip_has, read_encoder_config
-
-        encoder = read_encoder_config(folder)
-        text = CLIPTextCfg(**settings["text_cfg"])
-        if open_clip_has(encoder.model_type, text.hf_pooler_type):
-            settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
-            module = CustomTextCLIP(**settings)
-        else:
-            module = CustomTextCLIP(**settings | {"text_cfg": {"layers": 1, "width": 64, "vocab_size": 1}})
-            module.text = AnyTextEncoder(encoder, text, settings["embed_dim"])
-    else:
-        module = CustomTextCLIP(**settings)
-
-        def fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-            length = args[0].shape[1]
-            return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
-
-        module.text.transformer.register_forward_pre_hook(fit_mask, with_kwargs=True)
-    _fit_head(module)
+    known = {name: value for name, value in model_config.items() if name not in (*NOT_OPEN_CLIP, *JOINED)}
+    module = make_module(known, read_encoder_config(folder) if "hf_model_name" in model_config["text_cfg"] else None)
     if others:
         join(module, model_config, others)
     return module.to(memory_format=torch.channels_last)  # makes convolutions on CPUs about twice as fast
-
-
-def _fit_head(module: Any) -> None:
-    """Give the head of a timm tower as many inputs as its backbone has outputs.
-
-    open_clip takes the channels before pooling. Some backbones, such as MobileNetV3, have a wider layer after it.
-    """
-    from torch import nn
-
-    trunk: Any = getattr(module.visual, "trunk", None)
-    width: Any = getattr(trunk, "head_hidden_size", None)
-    head = getattr(module.visual, "head", nn.Identity())
-    for parent in [*head.modules()] if width else []:
-        for name, part in parent.named_children():
-            if isinstance(part, nn.Linear):
-                if part.in_features == trunk.num_features != width:
-                    setattr(parent, name, nn.Linear(width, part.out_features, bias=part.bias is not None))
-                return
 
 
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:

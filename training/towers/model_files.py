@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 REMEDY = "restore the folder from an intact copy, remove it and train again, or use another model"
 # Texts to try a model with: their lengths differ, so that one is padded, and one has a rare character.
 TRIAL_TEXTS = ("a", "a \N{SNOWMAN} a")
+# Stands in a model config for the folder of the config, as open_clip takes no path relative to it.
+HERE = "."
 _DECIDING = "the model that open_clip_config.json (and config.json, if there is one) describes"
 _MOST_LAYERS = 1000  # a config with more layers is damaged, and would keep a library busy for hours
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -264,7 +264,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     """
     from transformers import AutoModel
 
-    from training.towers.text_encoders import pooling
+    from training.towers.modules import pooling
 
     source, tower = model_config["text_cfg"]["hf_model_name"], module.text.transformer
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
@@ -318,7 +318,7 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         InputError: the config cannot be fetched, or is not one of a text encoder.
     """
-    from training.towers.text_encoders import read_encoder_config
+    from training.towers.modules import read_encoder_config
 
     source = model_config["text_cfg"]["hf_model_name"]
     with translate_errors(f"config.json of the text encoder {source}", remedy=_ENCODER_REMEDY, kind=InputError):

@@ -1,6 +1,6 @@
 """Runs the code of model cards as it stands, with no network: `python card_reader.py PICTURE TEXTS FOLDER...`.
 
-For each folder, the blocks of Python of its README.md are run, with the picture and the texts in the places of those
+For each folder, the Python of its README.md is run, with the picture and the texts in the places of those
 that they name. Prints as JSON, by folder, the features that were left: [images, texts].
 """
 
@@ -19,14 +19,9 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 
 def run(folder: Path, picture: str, texts: list[str]) -> list[Any]:
-    """Run a card's code; where a second block says how a moved folder is read, the first block's last lines follow."""
+    """Run a card's code."""
     card = (folder / "README.md").read_text(encoding="utf-8")
-    code, *moved = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
-    if moved:
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-        if not Path(config["model_cfg"]["text_cfg"]["hf_model_name"]).is_dir():
-            kept = [line for line in code.splitlines() if "create_model" not in line and "get_tokenizer" not in line]
-            code = moved[0] + "\n".join(kept)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
     code = code.replace("FOLDER", str(folder)).replace("picture.jpg", picture).replace('["..."]', repr(texts))
     names: dict[str, Any] = {}
     exec(compile(code, str(folder), "exec"), names)

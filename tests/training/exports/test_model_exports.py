@@ -1,8 +1,10 @@
 """Exports of small trained models, read back by the libraries that they are for, elsewhere and without a network."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -22,9 +24,13 @@ from transformers import BertConfig, CLIPModel, DistilBertConfig, M2M100Config
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import place_lock
+from training.align.align import align
+from training.config import AlignConfig, DistilConfig, TrainConfig
 from training.data.images import decode
+from training.data.pairs import PairFiles
+from training.distil.distil import SentencePairs, distil, distil_key
 from training.exports.formats import MODEL_FORMATS
-from training.exports.hugging_face import why_not_transformers
+from training.exports.hugging_face import why_own_code
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
@@ -36,6 +42,7 @@ READER = Path(__file__).with_name("card_reader.py")
 # Of differing lengths, so that all but one are filled up; one is longer than any context.
 TEXTS = ["un quadrato rosso", "Sull’erba  c'è\tun QUADRATO verde, in alto a destra.", "blu", "nero " * 120]
 TOLERANCE = 1e-4
+COLOURS, SIDES = ("rosso", "verde", "blu", "giallo", "nero", "viola"), ("in alto", "in basso", "a destra", "a sinistra")
 
 
 def exported(model: Path, out: Path, *formats: str, **more: Any) -> Any:
@@ -50,6 +57,31 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "noise.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (70, 50, 3), dtype=np.uint8)).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def architectures(
+    italian: Path,
+    compact: Path,
+    plain_clip: Path,
+    timm_and_bert: Path,
+    square_files: PairFiles,
+    pretrained: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Models of each kind, by name: trained, aligned (timm, timm_and_bert), and distilled (as `lit`: a mean pooler)."""
+    folder = tmp_path_factory.mktemp("architectures")
+    closed_form, timm = AlignConfig(epochs=0, ridge=10.0), dataclasses.replace(pretrained, text_pooler="cls_pooler")
+    align(square_files, timm, closed_form, folder / "timm", cache=folder / "cache")
+    pairs = [(f"un quadrato {colour} {side}", f"a {side} {colour} square") for colour in COLOURS for side in SIDES]
+    lesson = SentencePairs(
+        training=pairs[4:], held_out=pairs[:4], origins={"human_translation": len(pairs)}, languages=("it", "en")
+    )
+    short = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "vocab_size": 400, "num_threads": 1}
+    settings = DistilConfig(student="tiny", teacher=str(italian), **short)
+    distil(lesson, settings, folder / "distilled", key=distil_key(settings, lesson), cache=folder / "cache")
+    made = {name: folder / name for name in ("distilled", "timm")}
+    return {"italian": italian, "compact": compact, "plain_clip": plain_clip, "timm_and_bert": timm_and_bert, **made}
 
 
 def ours(model: Path, picture: Path) -> list[Any]:
@@ -72,7 +104,7 @@ def read_here(picture: Path, folders: Sequence[Path], monkeypatch: pytest.Monkey
 def read(picture: Path, folders: Sequence[Path], elsewhere: Path) -> dict[str, list[Any]]:
     """Run the cards' own code in a new process, from another folder with its own cache of the hub."""
     command = [sys.executable, "-W", "ignore", str(READER), str(picture), json.dumps(TEXTS), *map(str, folders)]
-    told = {**os.environ, "HF_HUB_CACHE": str(elsewhere / "cache")}
+    told = {**os.environ, "HF_HUB_CACHE": str(elsewhere / "cache"), "HF_MODULES_CACHE": str(elsewhere / "modules")}
     child = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere, env=told)
     assert child.returncode == 0, child.stderr
     return dict(json.loads(child.stdout.splitlines()[-1]))
@@ -105,21 +137,29 @@ def test_italian_scores_the_same_in_other_libraries_and_says_nothing_of_this_mac
 
 
 @pytest.mark.slow
-def test_exports_of_italian_are_read_elsewhere(italian: Path, picture: Path, tmp_path: Path) -> None:
-    """By the code of the cards: in a new process, from another folder, offline; one export moved, one as on the hub."""
-    report = exported(italian, tmp_path / "out", "all")
-    assert [found.format for found in report.exports] == ["open_clip", "transformers", "onnx"]
-    exported(italian, tmp_path / "first", "open_clip")
+def test_exports_are_read_elsewhere(
+    architectures: dict[str, Path], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the cards' code: in a new process, from another folder, offline, all exports moved; one as on the hub."""
+    for name, model in architectures.items():
+        report = exported(model, tmp_path / "first" / name, "all")
+        assert [found.format for found in report.exports] == ["open_clip", "transformers", "onnx"]
+    monkeypatch.setattr("training.exports.onnx_graphs.MAX_BYTES_INSIDE", 1000)  # as for towers of more than 2 GB
+    exported(architectures["compact"], tmp_path / "first" / "compact" / "large", "onnx")
+    exported(architectures["italian"], tmp_path / "first" / "italian" / "hub", "open_clip", hub_name="somebody/clip-it")
     shutil.move(tmp_path / "first", tmp_path / "moved")
-    exported(italian, tmp_path / "hub", "open_clip", hub_name="somebody/clip-it")
+    large, hub = tmp_path / "moved" / "compact" / "large", tmp_path / "moved" / "italian" / "hub"
+    assert (large / "text.onnx.data").stat().st_size > (large / "text.onnx").stat().st_size
     repository = tmp_path / "cache" / "models--somebody--clip-it"  # where huggingface_hub keeps what it fetched
-    shutil.copytree(tmp_path / "hub", repository / "snapshots" / ("0" * 40))
+    shutil.copytree(hub, repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    for path in (tmp_path / "hub").glob("*.safetensors"):
+    for path in hub.glob("*.safetensors"):
         path.unlink()
-    folders = [*(found.folder for found in report.exports), tmp_path / "moved", tmp_path / "hub"]
-    require_equal(italian, picture, read(picture, folders, tmp_path))
+    found = read(picture, sorted((tmp_path / "moved").glob("*/*")), tmp_path)
+    assert len(found) == 3 * len(architectures) + 2
+    for name, model in architectures.items():
+        require_equal(model, picture, {place: features for place, features in found.items() if f"/{name}/" in place})
 
 
 def test_a_plain_clip_becomes_transformers_clip(
@@ -134,48 +174,55 @@ def test_a_plain_clip_becomes_transformers_clip(
     assert f"the bias of {ours.logit_bias:.4f} that the model adds" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("compact", "has no class for this model, because its image tower is a ResNet of open_clip.* open_clip_torch"),
+        ("distilled", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
+        ("timm_and_bert", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
+        ("timm", "timm"),
+    ],
+)
+def test_the_export_to_transformers_says_what_it_needs(
+    name: str,
+    needs: str,
+    architectures: dict[str, Path],
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (found,) = exported(architectures[name], tmp_path / "out", "transformers").exports
+    assert re.search(needs, found.needs)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert found.needs[1:] in card
+    is_own = "has no class" in needs or "trust_remote_code" in needs
+    assert ("trust_remote_code=True)" in card) == is_own
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.py")) == (
+        ["modeling_vernaclip.py", "modules.py"] if is_own else []
+    )
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    require_equal(architectures[name], picture, read_here(picture, [tmp_path / "moved"], monkeypatch))
+    assert str(tmp_path).encode() not in (tmp_path / "moved" / "config.json").read_bytes()
+
+
+def test_exports_to_open_clip_and_onnx_score_the_same_and_one_is_a_model_for_us_too(
     compact: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported(compact, tmp_path / "out", "open_clip")
-    assert open_model(tmp_path / "out").sha256 == load_model(compact).sha256, "an export is a model for us, too"
-    require_equal(compact, picture, read_here(picture, [tmp_path / "out"], monkeypatch))
-    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    report = exported(compact, tmp_path / "out", "open_clip", "onnx")
+    out = tmp_path / "out" / "open_clip"
+    assert open_model(out).sha256 == load_model(compact).sha256
+    require_equal(compact, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
+    told = json.loads((out / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
-    with pytest.raises(SettingsError, match=r"its image tower is a ResNet.*: open_clip, onnx"):
-        exported(compact, tmp_path / "two", "open_clip", "transformers")
-    assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.slow
-def test_compact_goes_to_onnx_and_graphs_with_weights_beside_them_are_whole(
-    compact: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As those of towers of more than 2 GB have to be."""
-    report = exported(compact, tmp_path / "out", "all")
-    assert report.refused == {"transformers": "its image tower is a ResNet"}
-    monkeypatch.setattr("training.exports.onnx_graphs.MAX_BYTES_INSIDE", 1000)
-    exported(compact, tmp_path / "first", "onnx")
-    shutil.move(tmp_path / "first", tmp_path / "large")
-    assert (tmp_path / "large" / "text.onnx.data").stat().st_size > (tmp_path / "large" / "text.onnx").stat().st_size
-    folders = [*(found.folder for found in report.exports), tmp_path / "large"]
-    require_equal(compact, picture, read(picture, folders, tmp_path))
-
-
-def test_a_timm_backbone_beside_bert_goes_to_open_clip_and_onnx(
-    timm_and_bert: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = exported(timm_and_bert, tmp_path / "out", "all")
-    assert report.refused == {"transformers": "its image tower is timm's test_efficientnet"}
-    assert [found.format for found in report.exports] == ["open_clip", "onnx"]
-    require_equal(timm_and_bert, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
-    with pytest.raises(SettingsError, match=r"timm's test_efficientnet\. Supported formats: open_clip, onnx"):
-        exported(timm_and_bert, tmp_path / "two", "transformers")
-
-
-def test_what_has_no_equivalent_elsewhere_is_named_and_each_model_goes_where_it_can() -> None:
+def test_what_has_no_equivalent_elsewhere_is_named() -> None:
+    timm = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear"}
     for table, setting, reason in (
-        ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "timm's vit_tiny_patch16_224"),
+        ("vision_cfg", {**timm, "timm_pool": "avg"}, "the backbone's own pooling"),
+        ("vision_cfg", {**timm, "timm_proj": "mlp"}, "one linear layer"),
+        ("vision_cfg", {**timm, "timm_proj_bias": True}, "has a bias"),
         ("vision_cfg", {"layers": [1, 1, 1, 1]}, "ResNet"),
         ("vision_cfg", {"pool_type": "avg"}, "pool_type = 'avg'"),
         ("text_cfg", {"hf_pooler_type": "mean_pooler"}, "mean_pooler"),
@@ -183,18 +230,20 @@ def test_what_has_no_equivalent_elsewhere_is_named_and_each_model_goes_where_it_
     ):
         config = read_model_config("italian")
         config[table] |= setting
-        assert reason in (why_not_transformers(config, BertConfig()) or "")
-    config = read_model_config("italian")
-    config["vision_cfg"] |= {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}
-    config["text_cfg"] |= {"hf_proj_type": None}
-    assert why_not_transformers(config, BertConfig()) is None
-    assert "of the type m2m_100, has no pooler of its own" in (why_not_transformers(config, M2M100Config()) or "")
+        assert reason in (why_own_code(config, BertConfig()) or "")
+    for setting in ({"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}, timm):
+        config = read_model_config("italian")
+        config["vision_cfg"] |= setting
+        config["text_cfg"] |= {"hf_proj_type": None}
+        assert why_own_code(config, BertConfig()) is None
+    assert "text tower is open_clip's own" in (
+        why_own_code({**read_model_config("compact"), "vision_cfg": timm}, None) or ""
+    )
+    assert "of the type m2m_100, has no pooler of its own" in (why_own_code(config, M2M100Config()) or "")
     assert "of the type distilbert, and open_clip knows only" in (why_not_open_clip(config, DistilBertConfig()) or "")
-    for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
+    for name in ("italian", "lit", "compact", "compact-96"):
         config = read_model_config(name)
-        assert sum(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()) == formats, (
-            name
-        )
+        assert all(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()), name
 
 
 def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:

@@ -1,6 +1,10 @@
-"""Make text towers of any encoder of transformers. open_clip's own text tower knows five types of them."""
+"""Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know.
+
+Exports to transformers may contain this file. So it imports nothing else of this project.
+"""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,7 @@ import torch
 import transformers
 from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
-from open_clip.model import CLIPTextCfg
+from open_clip.model import CLIPTextCfg, CustomTextCLIP
 from torch import nn
 
 MAX_POOLER, OWN_POOLER = "max_pooler", "cls_pooler"
@@ -30,8 +34,53 @@ _POOLERS = {
 }
 
 
+def make_module(model_config: Mapping[str, Any], encoder: Any = None) -> CustomTextCLIP:
+    """Make a model with random weights.
+
+    open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
+    positions to fit, but not the attention mask.
+
+    Args:
+        model_config: the open_clip model config, without parts that open_clip does not know.
+        encoder: config of the Hugging Face encoder that is the text tower, or None for open_clip's own text tower.
+
+    Raises:
+        ValueError: the encoder does not fit the settings.
+    """
+    settings = {name: value for name, value in model_config.items() if name != "custom_text"}
+    if encoder is None:
+        module = CustomTextCLIP(**settings)
+        module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+    else:
+        module = CustomTextCLIP(**settings | {"text_cfg": {"layers": 1, "width": 64, "vocab_size": 1}})
+        module.text = AnyTextEncoder(encoder, CLIPTextCfg(**settings["text_cfg"]), settings["embed_dim"])
+    _fit_head(module)
+    return module
+
+
+def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    length = args[0].shape[1]
+    return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
+
+
+def _fit_head(module: Any) -> None:
+    """Give the head of a timm tower as many inputs as its backbone has outputs.
+
+    open_clip takes the channels before pooling. Some backbones, such as MobileNetV3, have a wider layer after it.
+    """
+    trunk: Any = getattr(module.visual, "trunk", None)
+    width: Any = getattr(trunk, "head_hidden_size", None)
+    head = getattr(module.visual, "head", nn.Identity())
+    for parent in [*head.modules()] if width else []:
+        for name, part in parent.named_children():
+            if isinstance(part, nn.Linear):
+                if part.in_features == trunk.num_features != width:
+                    setattr(parent, name, nn.Linear(width, part.out_features, bias=part.bias is not None))
+                return
+
+
 class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
-    """A text tower that computes, and names its weights, as open_clip's own does for the types that it knows.
+    """A text tower of any encoder, which computes and names its weights as open_clip's does for the types it knows.
 
     Args:
         config: config of the encoder.
@@ -49,7 +98,9 @@ class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
         self.vocab_size, self.context_length = config.vocab_size, getattr(config, "max_position_embeddings", 0)
         whole = transformers.AutoModel.from_config(config, **pooling(config, pooled=pooler == OWN_POOLER))
         self.transformer = whole.get_encoder() if config.is_encoder_decoder else whole
-        if pooler == OWN_POOLER and getattr(self.transformer, "pooler", None) is None:
+        # Without a pooler, open_clip takes the first token: for the types that it knows, models were so trained.
+        has_pooler = getattr(self.transformer, "pooler", None) is not None or config.model_type in arch_dict
+        if pooler == OWN_POOLER and not has_pooler:
             raise ValueError(
                 f"encoders of the type {config.model_type!r} have no pooler of their own, which cls_pooler takes: set "
                 "train.text_pooler to mean_pooler, or to cls_last_hidden_state_pooler for the first token"
