@@ -48,6 +48,7 @@ def read_datasets(*args: Any, **options: Any) -> dict[str, Any]:
 
 def read_croissant(folder: Path) -> dict[str, Any]:
     import mlcroissant
+    from mlcroissant._src.core.rdf import make_context as mlcroissant_context
 
     dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
     issues, published = dataset.metadata.ctx.issues, str(dataset.metadata.date_published)
@@ -60,7 +61,9 @@ def read_croissant(folder: Path) -> dict[str, Any]:
         for record in dataset.records("pair")
     ]
     errors, warnings = sorted(issues.errors), sorted(issues.warnings)
-    return {"errors": errors, "warnings": warnings, "records": records, "published": published}
+    missing = mlcroissant_context(dataset.metadata.ctx).keys() - dataset.metadata.ctx.rdf.context.keys()
+    version = {"version": dataset.metadata.ctx.conforms_to.value, "missing": sorted(missing)}
+    return {**version, "errors": errors, "warnings": warnings, "records": records, "published": published}
 
 
 def read_webdataset(folder: Path) -> list[dict[str, Any]]:

@@ -80,6 +80,7 @@ def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
 def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
     found = answers["mlcroissant"]
     assert (found["errors"], found["warnings"]) == ([], [])
+    assert (found["version"], found["missing"]) == ("http://mlcommons.org/croissant/1.1", [])
     assert found["published"].startswith("2026-01-31")
     captions = {record["sample_id"]: record["captions"] for record in found["records"]}
     assert captions.keys() == FREE | {"photos:val", "mine:val", "photos:test"}
