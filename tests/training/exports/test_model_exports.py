@@ -35,6 +35,7 @@ from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.run import MODEL_FILES
+from training.scores.encoders import open_open_clip, open_transformers
 from training.towers.architecture import read_model_config
 from training.towers.model import load_model, open_model
 
@@ -134,6 +135,8 @@ def test_italian_scores_the_same_in_other_libraries_and_says_nothing_of_this_mac
         assert not any(str(place).encode() in content for place in (italian, encoder, tmp_path)), path
     report = exported(italian, tmp_path / "own", "open_clip", "transformers")
     require_equal(italian, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
+    shutil.move(tmp_path / "own" / "open_clip", tmp_path / "moved")
+    assert open_open_clip(str(tmp_path / "moved"), "theirs").files, "the scoreboard opens it, too"
 
 
 @pytest.mark.slow
@@ -203,6 +206,9 @@ def test_the_export_to_transformers_says_what_it_needs(
     )
     shutil.move(tmp_path / "out", tmp_path / "moved")
     require_equal(architectures[name], picture, read_here(picture, [tmp_path / "moved"], monkeypatch))
+    if is_own:
+        with pytest.raises(InputError, match="contains custom code"):  # the scoreboard never runs it
+            open_transformers(str(tmp_path / "moved"), "theirs")
     assert str(tmp_path).encode() not in (tmp_path / "moved" / "config.json").read_bytes()
 
 
