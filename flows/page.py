@@ -40,6 +40,7 @@ from data_catalog.storage.reading import OpenSnapshot
 from flows.recipe.language_packs import language_pack
 from flows.signals import interrupted_by_sigterm
 from training.data.images import picture_or_reason, quiet_decoders, read_picture
+from training.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
 from training.trained_models import current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
@@ -103,6 +104,7 @@ def open_shown(
     Raises:
         PipelineError: there is no such model, dataset or folder, or it is damaged.
     """
+    share_freed_memory()
     if model is None and root is None:
         raise SettingsError("name a model: a root with --root, or a model's folder with --model")
     if dataset is not None and root is None:
