@@ -40,6 +40,7 @@ from data_catalog.storage.reading import OpenSnapshot
 from flows.recipe.language_packs import language_pack
 from flows.signals import interrupted_by_sigterm
 from training.data.images import picture_or_reason, quiet_decoders, read_picture
+from training.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
 from training.trained_models import current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
@@ -103,6 +104,7 @@ def open_shown(
     Raises:
         PipelineError: there is no such model, dataset or folder, or it is damaged.
     """
+    share_freed_memory()
     if model is None and root is None:
         raise SettingsError("name a model: a root with --root, or a model's folder with --model")
     if dataset is not None and root is None:
@@ -140,9 +142,9 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
-def said(sentence: str) -> str:
-    """Return HTML of an error's sentence."""
-    return f'<p class="error" role="alert">{text(sentence)}</p>'
+def said(sentence: str, reason: object = "") -> str:
+    """Return HTML of an error's sentence, and of its reason, which is in English."""
+    return f'<p class="error" role="alert">{text(sentence)} <span lang="en">{text(reason)}</span></p>'
 
 
 def inline(image: Image.Image, *, quality: int = 85) -> str:
@@ -152,13 +154,13 @@ def inline(image: Image.Image, *, quality: int = 85) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def picture_input(label: str) -> Any:
+def picture_input(label: str, hint: str) -> Any:
     """Return an input for an image. It gives the path of a file that its user deletes, and takes a data URL.
 
     By itself, Gradio would decode the file, keep a copy, and fetch an address that is given in place of a file. The
     methods are replaced in the instance, because for a subclass Gradio writes a stub file beside this one.
     """
-    picture = gr.Image(label=label, sources=["upload", "clipboard"], buttons=[], height=320)
+    picture = gr.Image(label=label, placeholder=hint, sources=["upload"], buttons=[], height=320)
 
     def preprocess(payload: ImageData | None) -> Path | None:
         if payload is None or not (payload.path or payload.url):
@@ -227,11 +229,11 @@ class Page:
                 facts = " · ".join([f"{self.words['cosine']} {hit.cosine:.3f}", *filter(None, [hit.license])])
                 cards.append(
                     f'<figure><img src="{inline(thumbnail_of(hit))}" alt="{text(caption)}">'
-                    f'<figcaption>{text(caption)}<div class="quiet">{hit.rank} · {text(facts)}</div></figcaption>'
-                    "</figure>"
+                    f'<figcaption><p>{text(caption)}</p><div class="quiet">{hit.rank} · {text(facts)}</div>'
+                    "</figcaption></figure>"
                 )
         head = self.words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
-        return f'<p class="quiet">{text(head)}</p><div class="cards">{"".join(cards)}</div>'
+        return f'<p class="quiet" role="status">{text(head)}</p><div class="cards">{"".join(cards)}</div>'
 
     def classify(self, picture: Path | None, labels: str) -> str:
         """Return the probabilities of texts for an image, as bars."""
@@ -241,14 +243,14 @@ class Page:
                 return said(self.words["need_labels"])
             found = classify(path, lines, self.shown.model)
         rows = [
-            f'<div><p><span dir="auto">{text(choice.label)}'
+            f"<div><p><span><bdi>{text(choice.label)}</bdi>"
             f"{' <span class=quiet>(' + text(self.words['cut']) + ')</span>' if choice.is_cut else ''}</span>"
             f'<span>{choice.probability:.1%}</span></p><div class="bar" role="img" '
             f'aria-label="{choice.probability:.1%}"><span style="width:{choice.probability:.2%}"></span></div></div>'
             for choice in found.choices
         ]
         note = self.words["softmax" if found.method == SOFTMAX else "sigmoid"]
-        return f'<div class="bars">{"".join(rows)}</div><p class="quiet">{text(note)}</p>'
+        return f'<div class="bars">{"".join(rows)}</div><p class="quiet" role="status">{text(note)}</p>'
 
     def localize(self, picture: Path | None, wanted: str) -> str:
         """Return an image with the part in red that a text describes."""
@@ -262,7 +264,7 @@ class Page:
             note += f" ({self.words['cut']})"
         return (
             f'<div class="heat"><img src="{inline(heat_overlay(image, found))}" alt="{text(wanted)}">'
-            f'<p class="quiet">{text(note)}</p></div>'
+            f'<p class="quiet" role="status">{text(note)}</p></div>'
         )
 
     def samples(
@@ -305,7 +307,7 @@ class Page:
         head = self.words["samples"].format(total=f"{total:,}", page=number, pages=f"{-(-total // SAMPLES_PER_PAGE):,}")
         cards = "".join(self._card(row, images.get(row["image_id"])) for row in rows)
         ids = [row["sample_id"] for row in rows]
-        return f'<p class="quiet">{text(head)}</p><div class="cards wide">{cards}</div>', gr.Dropdown(
+        return f'<p class="quiet" role="status">{text(head)}</p><div class="cards wide">{cards}</div>', gr.Dropdown(
             choices=ids, value=ids[0]
         )
 
@@ -325,7 +327,7 @@ class Page:
         if not records:
             return said(self.words["no_story"])
         stories = ["\n".join(record_lines(record, identity=str(sample))) for record in records]
-        return "".join(f'<pre class="story">{text(story)}</pre>' for story in stories)
+        return "".join(f'<pre class="story" lang="en">{text(story)}</pre>' for story in stories)
 
     def keep(self, picture: Path | None) -> str | None:
         """Return an upload as a data URL, which the browser keeps, so that the file can be deleted.
@@ -340,7 +342,7 @@ class Page:
         except FileNotFoundError as error:
             raise gr.Error(self.words["gone"], print_exception=False) from error
         except InputError as error:
-            reason = self.words["unreadable"].format(reason=error)
+            reason = f"{self.words['unreadable']} {error}"
             raise gr.Error(text(reason), title=self.words["picture"], print_exception=False) from error
         finally:
             shutil.rmtree(picture.parent, ignore_errors=True)
@@ -358,7 +360,7 @@ class Page:
             with self._decoding, quiet_decoders():
                 read = picture_or_reason(picture.read_bytes(), THUMBNAIL)
             if isinstance(read, str):
-                raise _SaidError(self.words["unreadable"].format(reason=read))
+                raise _SaidError(self.words["unreadable"], read)
             yield picture
         except FileNotFoundError as error:
             raise _SaidError(self.words["gone"]) from error
@@ -398,6 +400,20 @@ class Page:
             parts.append(f'<p>{text(shown)}</p><div class="quiet">{text(" · ".join(filter(None, facts)))}</div>')
         return f"<article>{''.join(parts)}</article>"
 
+    def _safe(self, answer: Callable[..., Any], num_outputs: int = 1) -> Callable[..., Any]:
+        """Return a function that answers with a sentence where another raises an error that a person can mend."""
+
+        def answered(*values: Any) -> Any:
+            try:
+                return answer(*values)
+            except _SaidError as error:
+                sentence = said(*error.args)
+            except PipelineError as error:
+                sentence = said(self.words["failed"], error)
+            return sentence if num_outputs == 1 else (sentence, *[gr.skip()] * (num_outputs - 1))
+
+        return answered
+
     def blocks(self) -> Any:
         """Return the page, for Gradio."""
         words = self.words
@@ -427,17 +443,17 @@ class Page:
     def _search_tab(self) -> None:
         words = self.words
         wanted = gr.Textbox(label=words["text"], placeholder=words["query_hint"], max_length=2000, submit_btn=False)
-        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=words["num_images"])
+        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=words["num_images"], buttons=[])
         button = gr.Button(words["search"], variant="primary")
         self._text_examples(wanted)
         result = gr.HTML()
-        gr.on([button.click, wanted.submit], _safe(self.search), [wanted, count], result, **_lane("search"))
+        gr.on([button.click, wanted.submit], self._safe(self.search), [wanted, count], result, **_lane("search"))
 
     def _picture_tab(self, name: str, answer: Callable[..., str], label: str, hint: str) -> None:
         words = self.words
         with gr.Row():
             with gr.Column():
-                picture = picture_input(words["picture"])
+                picture = picture_input(words["picture"], words["picture_hint"])
                 lines = 5 if name == "classify" else 1
                 own = self.language == self.shown.language
                 value = "\n".join(self._texts or (words["labels"] if own else [])) if lines > 1 else ""
@@ -459,7 +475,7 @@ class Page:
                 result = gr.HTML()
         picture.upload(self.keep, picture, picture, queue=False, api_visibility="private", show_progress="hidden")
         triggers = [button.click] if lines > 1 else [button.click, wanted.submit]
-        gr.on(triggers, _safe(answer), [picture, wanted], result, **_lane(name))
+        gr.on(triggers, self._safe(answer), [picture, wanted], result, **_lane(name))
 
     def _text_examples(self, target: Any) -> None:
         if self._texts:
@@ -492,12 +508,12 @@ class Page:
         inputs = [wanted, *chosen, score, least, most, number]
         gr.on(
             [button.click, wanted.submit, number.submit],
-            _safe(self.samples, 2),
+            self._safe(self.samples, 2),
             inputs,
             [result, sample],
             **_lane("samples"),
         )
-        why.click(_safe(self.story), sample, story, **_lane("story"))
+        why.click(self._safe(self.story), sample, story, **_lane("story"))
 
 
 SAMPLES = f"""
@@ -522,19 +538,7 @@ KINDS = {
 
 
 class _SaidError(Exception):
-    """An error whose sentence is in the language of the interface."""
-
-
-def _safe(answer: Callable[..., Any], num_outputs: int = 1) -> Callable[..., Any]:
-    """Return a function that answers with a sentence where another raises an error that a person can mend."""
-
-    def answered(*values: Any) -> Any:
-        try:
-            return answer(*values)
-        except (_SaidError, PipelineError) as error:
-            return said(str(error)) if num_outputs == 1 else (said(str(error)), *[gr.skip()] * (num_outputs - 1))
-
-    return answered
+    """An error whose sentence, the first argument, is in the language of the interface; its reason is in English."""
 
 
 def _lane(name: str) -> dict[str, Any]:
@@ -554,6 +558,19 @@ def shrunk(encoded: bytes, side: int, *, quality: int = 85) -> str:
         raise InputError(read)
     image = read.image
     return inline(fit_in_box(image, side, side) if max(image.size) > side else image, quality=quality)
+
+
+def theme() -> Any:
+    """Return the looks of the page: fonts of the browser's machine, and every text at a contrast of 4.5 or more."""
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    return gr.themes.Default(primary_hue="blue", **fonts).set(
+        body_text_color_subdued="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        block_info_text_color="*neutral_500",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )
 
 
 # What the page and its client ask for. Gradio has more, such as a proxy and a monitor.
@@ -632,7 +649,8 @@ class _Guard:
                     return
                 start, body = held
                 page = re.sub(r"<meta\s[^>]*(?:og:|twitter:|https?://)[^>]*>", "", body.decode("utf-8"))
-                page = page.replace('lang="en"', f'lang="{self._language}"', 1)
+                # Gradio's script sets the language of <html> to that of the browser.
+                page = page.replace("<body", f'<body lang="{self._language}"', 1)
                 message = {"type": "http.response.body", "body": page.encode("utf-8")}
                 headers = MutableHeaders(scope=start)
                 if int(headers.get("content-length", "0")):  # none for HEAD
@@ -681,9 +699,7 @@ def served(shown: Shown, *, host: str = LOOPBACK[0], port: int | None = None) ->
                     mcp_server=False,
                     num_workers=0,
                     app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
-                    theme=gr.themes.Default(
-                        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
-                    ),
+                    theme=theme(),
                     css=(PAGES / "demo.css").read_text(encoding="utf-8"),
                 )
             except OSError as error:

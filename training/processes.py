@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # Parameters of glibc's mallopt (malloc.h).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def process_rank() -> int:
@@ -158,10 +158,23 @@ def prepare_for_torch() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
+    _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def share_freed_memory() -> None:
+    """Let all threads allocate from one heap, so that each takes what others freed. Call it before threads start.
+
+    By default, glibc gives threads heaps of their own, up to eight a core. As freed memory is kept, a server whose
+    requests run in changing threads would keep the peak of each heap (`benchmarks/page_load.py`).
+    """
+    _mallopt(_M_ARENA_MAX, 1)
+
+
+def _mallopt(parameter: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(parameter, value)
 
 
 @contextmanager

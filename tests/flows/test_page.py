@@ -116,7 +116,7 @@ def url(colours: LoadedModel, pictures: Path, root: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Client:
-    return Client(url, verbose=False)
+    return Client(url, verbose=False, analytics_enabled=False)
 
 
 def texts_of(answer: str) -> str:
@@ -131,7 +131,7 @@ def left_behind(url: str) -> list[Path]:
 def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Client) -> None:
     answer = client.predict("un quadrato rosso", 2, api_name="/search")
     assert answer.count("<img ") == answer.count('<img src="data:image/jpeg;base64,') == 2
-    first, second = re.findall(r"<figcaption>(.*?)<div", answer)
+    first, second = re.findall(r"<figcaption><p>(.*?)</p>", answer)
     assert first == html.escape(f"{HOSTILE}.png")
     assert html.unescape(second) == "grigio.png"
     assert "coseno 1.000" in texts_of(answer)
@@ -149,6 +149,8 @@ def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Pat
     assert left_behind(url) == []
     assert "due o più testi" in client.predict(handle_file(pictures / "verde.png"), "uno", api_name="/classify")
     assert "Scegli prima" in client.predict(None, "uno\ndue", api_name="/classify")
+    refused = client.predict(handle_file(pictures / "verde.png"), "blu\nblu", api_name="/classify")
+    assert html.unescape(refused).partition('<span lang="en">')[0].endswith("Il motivo, in inglese: ")
 
 
 def test_the_red_part_is_where_the_text_is(client: Client, flag: Path, url: str) -> None:
@@ -212,13 +214,31 @@ def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> 
     assert re.findall(r"""(?:src|href|content)=["']?(?:https?:)?//[^"'\s>]+""", answer.text) == []
     others = set(re.findall(r"https?://([\w.-]+)", answer.text)) - {"127.0.0.1"}
     assert others == set(), "not even in the configuration"
-    assert 'lang="it"' in answer.text
+    assert '<body lang="it"' in answer.text, "a screen reader speaks Italian, whatever language the browser has"
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; connect-src 'self';")
     assert "http" not in policy
     assert "*" not in policy
     assert httpx.get(f"{url}config").headers["content-security-policy"] == policy
     assert "fonts.googleapis" not in httpx.get(f"{url}theme.css").text
+
+
+def test_the_server_asks_no_other_host(colours: LoadedModel, pictures: Path, flag: Path) -> None:
+    reached: list[object] = []
+    listens = True
+
+    def listen(event: str, given: tuple[Any, ...]) -> None:
+        if listens and event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+            address = given[0] if event == "socket.getaddrinfo" else given[1]
+            reached.append(address[0] if isinstance(address, tuple) else address)
+
+    sys.addaudithook(listen)
+    with served(Shown(model=colours, language="it", gallery=folder_gallery(pictures, colours))) as address:
+        own = Client(address, verbose=False, analytics_enabled=False)
+        assert "grigio.png" in own.predict("grigio", 1, api_name="/search")
+        assert 'class="heat"' in own.predict(handle_file(flag), "rosso", api_name="/localize")
+    listens = False
+    assert set(reached) == {"127.0.0.1"}
 
 
 def test_nothing_is_served_that_the_page_does_not_need(url: str, pictures: Path) -> None:
@@ -250,7 +270,7 @@ def test_only_an_upload_is_taken_for_an_image(client: Client, url: str, path: st
 
 def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
     def ask(number: int) -> str:
-        own = Client(url, verbose=False)
+        own = Client(url, verbose=False, analytics_enabled=False)
         return str(own.predict(handle_file(flag), f"rosso\nblu\n{number}", api_name="/classify"))
 
     with ThreadPoolExecutor(20) as threads:
@@ -321,7 +341,7 @@ def test_an_exported_space_runs_by_itself_with_what_it_requires(
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == f"The page is at http://127.0.0.1:{free_port}/"
-            client = Client(f"http://127.0.0.1:{free_port}/", verbose=False)
+            client = Client(f"http://127.0.0.1:{free_port}/", verbose=False, analytics_enabled=False)
             assert "von 4 Bildern" in client.predict("un quadrato rosso", 2, api_name="/search")
             assert 'class="heat"' in client.predict(handle_file(pictures / "blu.png"), "rosso", api_name="/localize")
         finally:
