@@ -97,7 +97,8 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
 
     others = [_make(config, folder / name) for _, name, config in joined_configs(model_config)]
     known = {name: value for name, value in model_config.items() if name not in (*NOT_OPEN_CLIP, *JOINED)}
-    module = make_module(known, read_encoder_config(folder) if "hf_model_name" in model_config["text_cfg"] else None)
+    encoder = read_encoder_config(folder) if "hf_model_name" in model_config["text_cfg"] else None
+    module = make_module(known, encoder, folder)
     if others:
         join(module, model_config, others)
     return module.to(memory_format=torch.channels_last)  # makes convolutions on CPUs about twice as fast

@@ -34,7 +34,7 @@ _POOLERS = {
 }
 
 
-def make_module(model_config: Mapping[str, Any], encoder: Any = None) -> CustomTextCLIP:
+def make_module(model_config: Mapping[str, Any], encoder: Any = None, folder: Path | None = None) -> CustomTextCLIP:
     """Make a model with random weights.
 
     open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
@@ -43,17 +43,23 @@ def make_module(model_config: Mapping[str, Any], encoder: Any = None) -> CustomT
     Args:
         model_config: the open_clip model config, without parts that open_clip does not know.
         encoder: config of the Hugging Face encoder that is the text tower, or None for open_clip's own text tower.
+        folder: folder of the encoder's config. From it, open_clip itself makes towers of the types that it knows, with
+            the same names and results, but other random weights.
 
     Raises:
         ValueError: the encoder does not fit the settings.
     """
     settings = {name: value for name, value in model_config.items() if name != "custom_text"}
+    text = CLIPTextCfg(**settings["text_cfg"])
     if encoder is None:
         module = CustomTextCLIP(**settings)
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+    elif folder is not None and open_clip_has(encoder.model_type, text.hf_pooler_type):
+        named = {"hf_model_name": str(folder), "hf_model_pretrained": False}
+        module = CustomTextCLIP(**settings | {"text_cfg": settings["text_cfg"] | named})
     else:
         module = CustomTextCLIP(**settings | {"text_cfg": {"layers": 1, "width": 64, "vocab_size": 1}})
-        module.text = AnyTextEncoder(encoder, CLIPTextCfg(**settings["text_cfg"]), settings["embed_dim"])
+        module.text = AnyTextEncoder(encoder, text, settings["embed_dim"])
     _fit_head(module)
     return module
 
