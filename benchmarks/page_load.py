@@ -22,7 +22,7 @@ from harness import Goals, judge, options_of, print_table, work_folder
 from pictures import write_photographs
 
 CLIENTS, BATCH = 20, 100
-REQUESTS, QUICK_REQUESTS = 1_000, 200
+REQUESTS, QUICK_REQUESTS = 1_000, 100
 KINDS = ("search", "classify", "samples", "search", "classify", "localize", "search", "classify", "samples", "search")
 NUM_IMAGES = 80
 WAIT_S = 600.0  # the answer of a busy machine is late, not lost
