@@ -308,7 +308,8 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     kind = transformers.AutoModel if _own_code(trained) is None else VernaclipModel
     with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
         model = kind.from_pretrained(folder).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        # Without the config, transformers would ask on the terminal whether to run the export's code.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
         tokens = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
         found = model(pixel_values=probe.pixels, **tokens)
     require_same_ids(probe, tokens["input_ids"].tolist(), "the export to transformers")

@@ -195,6 +195,8 @@ def test_the_export_to_transformers_says_what_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    asked: list[object] = []
+    monkeypatch.setattr("builtins.input", asked.append)
     (found,) = exported(architectures[name], tmp_path / "out", "transformers").exports
     assert re.search(needs, found.needs)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -206,6 +208,7 @@ def test_the_export_to_transformers_says_what_it_needs(
     )
     shutil.move(tmp_path / "out", tmp_path / "moved")
     require_equal(architectures[name], picture, read_here(picture, [tmp_path / "moved"], monkeypatch))
+    assert not asked, "on a terminal, nobody is asked whether to run the code"
     if is_own:
         with pytest.raises(InputError, match="contains custom code"):  # the scoreboard never runs it
             open_transformers(str(tmp_path / "moved"), "theirs")
