@@ -48,7 +48,8 @@ def prepare(root: Path) -> None:
 
     port = free_port()
     settings = {"target_language": "en", "scenes.target_language": "en", "scenes.num_images": NUM_IMAGES}
-    settings |= {"scenes.base_url": f"http://127.0.0.1:{port}", "serve.port": port}
+    # Splits depend on addresses, and so on the port: a small val could have a single image.
+    settings |= {"scenes.base_url": f"http://127.0.0.1:{port}", "serve.port": port, "split.val": 0.2}
     vernaclip.build("scenes", root, settings=settings)
     vernaclip.train("scenes", root, settings={**settings, "train": {"steps": 1, "precision": "fp32"}})
 
