@@ -45,7 +45,7 @@ def _onnx() -> "ModelWriter":
 # By the name that the Hugging Face hub uses for the library.
 MODEL_FORMATS = {
     "open_clip": ModelFormat(
-        help='open_clip\'s hub layout: open_clip.create_model_and_transforms("local-dir:FOLDER")',
+        help="open_clip's hub layout; with a Hugging Face text encoder, the card has the code that opens the folder",
         writer=_open_clip,
     ),
     "transformers": ModelFormat(

@@ -1,4 +1,4 @@
-"""Export a model in open_clip's hub layout, for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+"""Export a model in open_clip's hub layout, for `open_clip.create_model_and_transforms`.
 
 open_clip looks for the config of a Hugging Face text encoder in `hf_model_name`: a folder or a hub name, but not one
 relative to its own config. An export for the hub names its repository. A local one names `HERE`, and whoever opens it
