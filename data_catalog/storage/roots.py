@@ -27,6 +27,24 @@ _WRITTEN = (
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
 
 
+# Addresses of object stores and remote disks; a `Path` has a single slash.
+_REMOTE = re.compile(r"(s3a?|gs|gcs|r2|oss|az|wasbs?|abfss?|adl|hf|hdfs|webhdfs|sftp|ssh|smb):/+", re.IGNORECASE)
+
+
+def refuse_remote(place: Path | str) -> None:
+    """Refuse an address such as s3://bucket/folder, which would be taken for a folder of that name on this machine.
+
+    Raises:
+        SettingsError: the place is the address of an object store or a remote disk.
+    """
+    if (found := _REMOTE.match(str(place))) is not None:
+        address = f"{found[1]}://{str(place)[found.end() :]}"
+        raise SettingsError(
+            f"{address} is not a path of this machine, and vernaclip reads and writes only those: copy from there, or "
+            "mount it; copy finished snapshots and exports to it (docs/operations.md, Clusters)"
+        )
+
+
 def require_root(root: Path) -> None:
     """Check that a root exists.
 
@@ -45,10 +63,11 @@ def open_root(root: Path, *, writes: bool) -> None:
         writes: whether the command writes or removes files, or reads through links.
 
     Raises:
-        SettingsError: DuckDB cannot read its path as it is.
+        SettingsError: it is not on this machine, or DuckDB cannot read its path as it is.
         InputError: its snapshots have another format, or a link is where commands write. The root itself and its parent
             folders may be links.
     """
+    refuse_remote(root)
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:

@@ -263,6 +263,7 @@ def _run(call: Call) -> int:
     from data_catalog.storage.disk_errors import disk_errors
     from data_catalog.storage.lock import remove_empty
     from data_catalog.storage.reading import reading
+    from data_catalog.storage.roots import open_root, refuse_remote
 
     root = call.root
     values: list[object] = [root]
@@ -270,9 +271,10 @@ def _run(call: Call) -> int:
         values += vars(value).values() if is_dataclass(value) else [value]
     missing = [value for value in values if isinstance(value, Path) and not value.exists()]
     try:
+        for value in values:
+            if isinstance(value, Path):
+                refuse_remote(value)
         if root is not None:
-            from data_catalog.storage.roots import open_root
-
             # `sql` writes nothing, and does not read through links.
             open_root(root, writes=call.command is not catalog.sql)
         with disk_errors((root or Path()) / "catalog"), reading():

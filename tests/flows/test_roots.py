@@ -302,3 +302,23 @@ def test_readers_see_whole_snapshots_while_builds_are_killed(
     }
     assert {tuple(each) for out, _ in answers for each in json.loads(out)} == whole
     assert main(["verify", "--root", str(root)]) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["build", "scenes", "--root", "s3://bucket/italy"],
+        ["build", "scenes", "--set", 'sources.wit.files=["gs://bucket/wit.tsv"]'],
+        ["build", "scenes", "--set", "sources.flickr8k.images=S3://bucket/images.tar"],
+        ["export", "scenes", "--format", "webdataset", "--out", "hf://datasets/me/captions"],
+        ["search", "un cane", "--images", "abfss://files@account/photos"],
+    ],
+)
+def test_addresses_of_object_stores_are_refused_and_not_taken_for_folders(
+    command: list[str], told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = command[-1].rpartition("=")[2].strip('["]')
+    error = told(command, code=1)
+    assert error.lower().startswith(f"vernaclip: {address.lower()} is not a path of this machine")
+    assert list(tmp_path.iterdir()) == []
