@@ -1,0 +1,555 @@
+"""A dress rehearsal of a whole build at growing sizes: python benchmarks/rehearsal.py --out FOLDER.
+
+A stand-in web on loopback draws a distinct small JPEG for each address. Sources have the shares of the paper: WIT in
+Italian on one host with its own limit, CC3M in English on hosts by a power law, where 30 % of the addresses are dead,
+and COCO with five English captions an image. Captions are recombined from real ones, with near-duplicates. Apertium
+translates them by way of Catalan.
+
+For each size, one table has a row for each step: calls, rows a second, CPU time a row, peak memory of all processes
+while it ran (pages that they share count once), and bytes written. Then come the commands that look at the dataset: a
+second build with a raised `clean.min_words`, `forget` of one host, `verify`, `diff`, `why` and `catalog`. Growth is the
+exponent of CPU seconds by rows. What 1.4 and 100 million images would take is computed from it.
+
+`--out` keeps everything; the same command goes on where it was stopped. `--kills N` kills builds of the middle size N
+times, and compares the published files with those of the undisturbed build. `--quick` builds 300 images.
+"""
+
+import asyncio
+import csv
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from data_folder import mscoco_it, options_with_data
+from harness import Goals, exit_without, in_new_process, judge, print_table, work_folder
+from planted_captions import Recombined, planted, real_captions
+
+from flows.build.execution import LocalExecutor
+
+SIZES, QUICK_SIZES = (20_000, 50_000, 200_000), (300,)
+WIT_SHARE, COCO_SHARE = 400 / 1400, 118 / 1400
+CAPTIONS_OF_COCO = 5
+WIT_HOST, COCO_HOST = "127.0.2.1", "127.0.2.2"
+WIT_REQUESTS_PER_S, REQUESTS_PER_S = 400, 100
+IMAGES_A_HOST = 15  # on average
+FORGOTTEN_SHARE = 0.005  # of all images: those of the host that is forgotten
+FORGOTTEN_HOST = "127.0.3.1"
+COPIES = 100  # one image in so many has the bytes of another
+# What a dead address answers, and the shares.
+DEAD_SHARE = {"wit": 0.02, "mscoco": 0.0, "cc3m": 0.3}
+DEAD = {
+    "404 Not Found": 0.60,
+    "410 Gone": 0.05,
+    "403 Forbidden": 0.10,
+    "500 Broken": 0.05,
+    "page": 0.08,
+    "truncated": 0.04,
+    "pixel": 0.05,
+    "closed": 0.03,
+}
+GOALS: Goals = {
+    "growth-of-cpu-a-row": ("<=", 1.15),
+    "largest-exponent": ("<=", 1.1),
+    "peak-mb": ("<=", 2048),
+    "second-build-to-first": ("<=", 0.1),
+    "slowest-command-s": ("<=", 10),
+    "different-files-after-kills": ("<=", 0),
+}
+QUICK_GOALS: Goals = {"peak-mb": ("<=", 2048)}
+RECIPE = f"""\
+target_language = "it"
+
+[build]
+workers = 2
+shard_size = {{shard_size}}
+
+[sources.wit]
+files = ["{{upstream}}/wit.tsv.gz"]
+
+[sources.cc3m]
+files = ["{{upstream}}/cc3m.tsv"]
+
+[sources.mscoco]
+files = ["{{upstream}}/coco.json"]
+
+[translate]
+engine = "apertium"
+pivot = "ca"
+
+[fetch]
+allow_loopback = true
+contact = "vernaclip@localhost"
+host_requests_per_s = {REQUESTS_PER_S}
+backoff_s = 0.1
+
+[fetch.hosts."{WIT_HOST}"]
+concurrency = 32
+requests_per_s = {WIT_REQUESTS_PER_S}
+
+[normalise]
+image_size = 128
+
+[split]
+val = 0.02
+test = 0.02
+"""
+NAME = "rehearsal"
+
+
+def picture(number: int) -> bytes:
+    """Return the JPEG of an image: a smooth pattern and noise, both drawn from the number."""
+    rng = np.random.default_rng(number - 7 if number % COPIES == COPIES - 1 else number)
+    width, height = rng.integers(128, 257, 2).tolist()
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.float32)
+    fine = rng.normal(0, 12, (height // 8, width // 8, 3)).astype(np.float32)
+    pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) + cv2.resize(fine, (width, height))
+    return cv2.imencode(".jpg", pixels.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def fault_of(source: str, number: int) -> str | None:
+    """Return what the address of an image answers instead of the image, or None."""
+    drawn = random.Random(f"{source}:{number}").random()
+    if drawn >= DEAD_SHARE[source]:
+        return None
+    place, shares = drawn / DEAD_SHARE[source], list(DEAD.items())
+    for name, share in shares:
+        place -= share
+        if place < 0:
+            return name
+    return shares[0][0]
+
+
+async def _answer_all(port: int, ready: Any) -> None:
+    """Answer `/SOURCE/NUMBER.jpg` on all addresses of this machine."""
+    pixel = cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+
+    def response(path: str) -> tuple[str, bytes] | None:
+        source, _, name = path[1:].partition("/")
+        if source not in DEAD_SHARE:
+            return "404 Not Found", b""
+        number = int(name.partition(".")[0])
+        match fault_of(source, number):
+            case None:
+                return "200 OK\r\nContent-Type: image/jpeg", picture(number)
+            case "closed":
+                return None
+            case "page":
+                return "200 OK\r\nContent-Type: text/html", b"<!doctype html><title>Moved</title>"
+            case "pixel":
+                return "200 OK\r\nContent-Type: image/jpeg", pixel
+            case "truncated":
+                return "200 OK\r\nContent-Type: image/jpeg", picture(number)[:400]
+            case status:
+                return status, b""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                found = response(head.split(b" ", 2)[1].decode())
+                if found is None:
+                    break
+                status, body = found
+                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has closed the connection
+        writer.close()
+
+    server = await asyncio.start_server(answer, "0.0.0.0", port, backlog=4096)
+    ready.send(True)
+    await server.serve_forever()
+
+
+def _serve(port: int, ready: Any) -> None:
+    cv2.setNumThreads(1)
+    asyncio.run(_answer_all(port, ready))
+
+
+@contextmanager
+def web(port: int) -> Iterator[None]:
+    """Run the stand-in web in a process of its own."""
+    context = get_context("spawn")
+    ours, its = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(port, its), daemon=True)
+    process.start()
+    its.close()
+    try:
+        ours.recv()
+        yield
+    except EOFError:
+        exit_without(f"port {port} is taken: choose another with --port")
+    finally:
+        process.terminate()
+        process.join()
+
+
+def hosts_of(num_images: int) -> list[str]:
+    """Return a host for each image: the k-th of the hosts has about 1/k of the images of the first."""
+    num_hosts = max(1, num_images // IMAGES_A_HOST)
+    weights = 1 / np.arange(1, num_hosts + 1)
+    drawn = np.random.default_rng(3).choice(num_hosts, num_images, p=weights / weights.sum())
+    forgotten = set(range(0, num_images, round(1 / FORGOTTEN_SHARE)))
+    return [
+        FORGOTTEN_HOST if place in forgotten else f"127.{4 + host // 62_500}.{host // 250 % 250}.{1 + host % 250}"
+        for place, host in enumerate(drawn.tolist())
+    ]
+
+
+def write_upstream(folder: Path, data: Path, num_images: int, port: int) -> None:
+    """Write files of WIT, CC3M and COCO, once."""
+    if (folder / "done").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    num_wit, num_coco = round(num_images * WIT_SHARE), round(num_images * COCO_SHARE)
+    num_cc3m = num_images - num_wit - num_coco
+    italian = Recombined([text for kind in ("validated", "unvalidated") for text in mscoco_it(data, kind)], ())
+    english = (row.caption for row in planted(real_captions(data), num_cc3m + CAPTIONS_OF_COCO * num_coco))
+    columns = (
+        *("language", "page_url", "image_url", "page_title", "section_title", "hierarchical_section_title"),
+        *("caption_reference_description", "caption_attribution_description", "caption_alt_text_description"),
+        *("mime_type", "original_height", "original_width", "is_main_image", "attribution_passes_lang_id"),
+        *("page_changed_recently", "context_page_description", "context_section_description"),
+    )
+    with gzip.open(folder / "wit.tsv.gz", "wt", encoding="utf-8", newline="", compresslevel=1) as file:
+        rows = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", restval="")
+        rows.writeheader()
+        for number in range(num_wit):
+            address = f"http://{WIT_HOST}:{port}/wit/{number}.jpg"
+            row = {"language": "it", "page_url": f"https://it.wikipedia.org/wiki/Pagina_{number}", "image_url": address}
+            rows.writerow({**row, "caption_reference_description": italian.caption(number), "mime_type": "image/jpeg"})
+    with (folder / "cc3m.tsv").open("w", encoding="utf-8") as file:
+        for number, host in enumerate(hosts_of(num_cc3m)):
+            file.write(f"{next(english)}\thttp://{host}:{port}/cc3m/{10**8 + number}.jpg\n")
+    images = list[dict[str, Any]]()
+    annotations = list[dict[str, Any]]()
+    for number in range(num_coco):
+        address = f"http://{COCO_HOST}:{port}/mscoco/{2 * 10**8 + number}.jpg"
+        images.append({"id": number + 1, "file_name": f"{number + 1:012d}.jpg", "coco_url": address, "license": 4})
+        for text in islice(english, CAPTIONS_OF_COCO):
+            annotations.append({"id": len(annotations) + 1, "image_id": number + 1, "caption": text})
+    licenses = [{"id": 4, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}]
+    found = {"images": images, "annotations": annotations, "licenses": licenses}
+    (folder / "coco.json").write_text(json.dumps(found), "utf-8")
+    (folder / "done").write_text("")
+
+
+class MeasuredExecutor(LocalExecutor):
+    """An executor that records its calls, and that knows which steps run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.cpu: defaultdict[str, float] = defaultdict(float)
+        self.bytes: Counter[str] = Counter()
+        self.running: Counter[str] = Counter()
+
+    def submit(self, name: str, call: Any, *, remote: bool = False) -> Any:
+        """Start a call in a thread."""
+        return super().submit(name, partial(self._measured, name.partition(" ")[0], call), remote=remote)
+
+    def run(self, name: str, call: Any) -> Any:
+        """Run a call in this thread."""
+        return super().run(name, partial(self._measured, name.partition(" ")[0], call))
+
+    def _measured(self, step: str, call: Any) -> Any:
+        self.running[step] += 1
+        started, cpu = time.perf_counter(), time.thread_time()
+        try:
+            done = call()
+        finally:
+            self.running[step] -= 1
+            self.calls[step] += 1
+            self.seconds[step] += time.perf_counter() - started
+            self.cpu[step] += time.thread_time() - cpu
+        commit = getattr(done, "commit", None)
+        if commit is not None:
+            self.bytes[step] += sum((commit.folder / name).stat().st_size for name in commit.files)
+        return done
+
+
+class Watch(threading.Thread):
+    """Samples a process and its children twice a second: memory, open files, and the CPU seconds of children by use.
+
+    A child of the image workers with many threads fetches, one with few normalises. Other children belong to Apertium.
+    """
+
+    FETCHING_THREADS = 16
+
+    def __init__(self, executor: MeasuredExecutor) -> None:
+        super().__init__(daemon=True)
+        self.executor = executor
+        self.peak_mb: defaultdict[str, float] = defaultdict(float)
+        self.peak_files = 0
+        self.children_cpu: defaultdict[str, float] = defaultdict(float)
+        self._last: dict[int, float] = {}
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Sample until `end`."""
+        while not self._ended.wait(0.5):
+            self._sample()
+
+    def end(self) -> None:
+        """Stop sampling."""
+        self._ended.set()
+        self.join()
+
+    def _sample(self) -> None:
+        megabytes, files = 0.0, 0
+        for process in [os.getpid(), *descendants(os.getpid())]:
+            try:
+                folder = Path(f"/proc/{process}")
+                fields = (folder / "stat").read_text("utf-8").rpartition(") ")[2].split()
+                command = (folder / "cmdline").read_bytes()
+                rollup = (folder / "smaps_rollup").read_text("utf-8")
+                megabytes += int(rollup.partition("\nPss:")[2].split()[0]) / 1024
+                files += sum(1 for _ in (folder / "fd").iterdir())
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended
+            if process == os.getpid():
+                continue
+            cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            use = "normalise" if int(fields[17]) < self.FETCHING_THREADS else "fetch"
+            use = use if b"multiprocessing" in command else "translate"
+            self.children_cpu[use] += cpu - self._last.get(process, 0.0)
+            self._last[process] = cpu
+        self.peak_files = max(self.peak_files, files)
+        for step in ["all", *(step for step, count in self.executor.running.items() if count)]:
+            self.peak_mb[step] = max(self.peak_mb[step], megabytes)
+
+
+def descendants(process: int) -> list[int]:
+    """Return all children of a process, their children and so on."""
+    try:
+        tasks = list(Path(f"/proc/{process}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text("utf-8").split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [found for child in children for found in (child, *descendants(child))]
+
+
+def build(recipe: Path, root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Build once; return what was measured. Called in a new process."""
+    from flows.jobs import build_dataset
+    from flows.recipe.recipe import load_recipe
+
+    cpu_before, started = os.times(), time.perf_counter()
+    with MeasuredExecutor() as executor:
+        watch = Watch(executor)
+        watch.start()
+        loaded = load_recipe(str(recipe), root=root, overrides=settings)
+        report = build_dataset(loaded, root=root, executor=executor)
+        watch.end()
+    seconds, cpu = time.perf_counter() - started, os.times()
+    own_cpu = cpu.user + cpu.system - cpu_before.user - cpu_before.system
+    steps = {
+        step: {
+            "calls": count,
+            "seconds": executor.seconds[step],
+            "cpu": executor.cpu[step] + watch.children_cpu.get(step, 0.0),
+            "peak": watch.peak_mb[step],
+            "bytes": executor.bytes[step],
+        }
+        for step, count in executor.calls.items()
+    }
+    # Threads of libraries, the commit of the snapshot, the report.
+    steps["rest"] = {"calls": 0, "seconds": 0.0, "cpu": own_cpu - sum(executor.cpu.values()), "peak": 0.0, "bytes": 0}
+    files = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
+    return {
+        "rows": sum(row["read"] for row in report.snapshot.manifest["funnel"] if row["step_number"] == 1),
+        "seconds": seconds,
+        "cpu": own_cpu + sum(watch.children_cpu.values()),
+        "peak": watch.peak_mb["all"],
+        "open files": watch.peak_files,
+        "kept bytes": sum(files),
+        "files": len(files),
+        "steps": steps,
+    }
+
+
+def timed(command: Sequence[str], root: Path) -> float:
+    """Return the seconds that a command of vernaclip takes as a user starts it."""
+    started = time.perf_counter()
+    found = subprocess.run(
+        [sys.executable, "-m", "vernaclip", *command, "--root", str(root)], capture_output=True, text=True
+    )
+    if found.returncode:
+        raise SystemExit(f"vernaclip {' '.join(command)}: {found.stderr[-2000:]}")
+    return time.perf_counter() - started
+
+
+def measured(folder: Path, data: Path, num_images: int, port: int) -> dict[str, Any]:
+    """Build a size, look at it with commands; return the measurements, which the folder keeps."""
+    record = folder / "measured.json"
+    found: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    root = folder / "root"
+
+    def keep(name: str, value: Any) -> None:
+        found[name] = value
+        record.write_text(json.dumps(found, indent=1), "utf-8")
+
+    write_upstream(folder / "upstream", data, num_images, port)
+    recipe = folder / f"{NAME}.toml"
+    shard_size = max(50, min(2000, num_images // 8))
+    recipe.write_text(RECIPE.format(upstream=folder / "upstream", shard_size=shard_size), "utf-8")
+    if "build" not in found:
+        is_continued = root.exists()
+        root.mkdir(exist_ok=True)
+        result = in_new_process(build, recipe, root, {})
+        keep("build", {**result, "continued": is_continued})
+        keep("files", published(root))
+    if "again" not in found:
+        result = in_new_process(build, recipe, root, {"clean": {"min_words": 8}, "check": {"min_words": 8}})
+        keep("again", result)
+    if "commands" not in found:
+        commands = {
+            "why": ["why", f"http://{COCO_HOST}:{port}/mscoco/{2 * 10**8}.jpg"],
+            "catalog": ["catalog"],
+            "diff": ["diff", "previous", "current"],
+            "verify": ["verify"],
+            "forget": ["forget", "--domain", FORGOTTEN_HOST, "--reason", "rehearsal"],
+        }
+        keep("commands", {name: timed(command, root) for name, command in commands.items()})
+    return found
+
+
+def published(root: Path) -> dict[str, str]:
+    """Return the hashes of the current snapshot's files."""
+    from data_catalog.storage.manifest import current_snapshot
+
+    snapshot = current_snapshot(root, NAME)
+    assert snapshot is not None
+    return {entry["path"]: entry["sha256"] for kind in snapshot.manifest["files"].values() for entry in kind}
+
+
+def differences_after_kills(folder: Path, data: Path, num_images: int, port: int, kills: int) -> int:
+    """Kill builds of a size at random moments; return how many published files differ from the undisturbed build."""
+    undisturbed = measured(folder, data, num_images, port)
+    root, draws = folder / "killed", random.Random(5)
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    command = [sys.executable, "-m", "vernaclip", "build", str(folder / f"{NAME}.toml"), "--root", str(root)]
+    for _ in range(kills):
+        with subprocess.Popen(
+            [*command, "--executor", "local"],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                process.wait(5 + draws.random() * undisturbed["build"]["seconds"] / kills)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    subprocess.run(command, check=True, capture_output=True)
+    files = published(root)
+    return sum(files.get(name) != found for name, found in {**files, **undisturbed["files"]}.items())
+
+
+def exponents(sizes: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the exponent of growth of each step's CPU seconds with the rows, by least squares over the sizes."""
+    found: dict[str, float] = {}
+    steps = {step for each in sizes.values() for step in each["build"]["steps"]}
+    for step in sorted(steps):
+        points = [
+            (each["build"]["rows"], each["build"]["steps"].get(step, {}).get("cpu", 0.0)) for each in sizes.values()
+        ]
+        if min(cpu for _, cpu in points) > 5.0:  # below, start-up decides
+            rows, cpu = np.log(np.array(points)).T
+            found[step] = float(np.polyfit(rows, cpu, 1)[0])
+    return found
+
+
+def print_size(num_images: int, found: Mapping[str, Any]) -> None:
+    """Print the tables of a size."""
+    built = found["build"]
+    lines = [
+        {
+            "step": step,
+            "calls": each["calls"],
+            "rows/s": f"{built['rows'] / each['seconds']:,.0f}" if each["seconds"] else "",
+            "CPU ms a row": f"{1000 * each['cpu'] / built['rows']:.3f}",
+            "peak MB": f"{each['peak']:,.0f}" if each["peak"] else "",
+            "MB written": f"{each['bytes'] / 1e6:,.1f}",
+        }
+        for step, each in built["steps"].items()
+    ]
+    print_table(lines, f"{num_images:,} images, {built['rows']:,} caption rows" + ", continued" * built["continued"])
+    whole = {"seconds": f"{built['seconds']:,.0f}", "CPU s": f"{built['cpu']:,.0f}", "peak MB": f"{built['peak']:,.0f}"}
+    whole |= {
+        "open files": built["open files"],
+        "kept MB": f"{built['kept bytes'] / 1e6:,.0f}",
+        "files": built["files"],
+    }
+    seconds = {name: f"{value:.1f}" for name, value in found["commands"].items()}
+    print_table([{**whole, "second build s": f"{found['again']['seconds']:.0f}", **seconds}])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build all sizes, print the tables, and judge the claims."""
+    parser = options_with_data(__doc__)
+    parser.add_argument("--out", type=Path, help="folder that keeps everything (default: temporary)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of images, in ascending order")
+    parser.add_argument("--kills", type=int, default=0, help="kill builds of the middle size so many times")
+    parser.add_argument("--port", type=int, default=8767, help="of the stand-in web")
+    options = parser.parse_args(arguments)
+    if shutil.which("apertium") is None:
+        exit_without("Apertium is not installed")
+    if not mscoco_it(options.data, "validated"):
+        exit_without(f"{options.data} lacks mscoco_it")
+    sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
+    with work_folder(options.out) as out, web(options.port):
+        found = {}
+        for size in sizes:
+            found[size] = measured(out / str(size), options.data, size, options.port)
+            print_size(size, found[size])
+        middle = sizes[len(sizes) // 2]
+        lost = (
+            differences_after_kills(out / str(middle), options.data, middle, options.port, options.kills)
+            if options.kills
+            else None
+        )
+    whole = {size: each for size, each in found.items() if not each["build"]["continued"]}
+    last, growth = found[sizes[-1]], exponents(whole) if len(whole) > 1 else {}
+    if growth:
+        built = last["build"]
+        rows = [{"step": step, "exponent": f"{exponent:.2f}"} for step, exponent in growth.items()]
+        for line in rows:
+            each, exponent = built["steps"][line["step"]], growth[line["step"]]
+            for images in (1_400_000, 100_000_000):
+                hours = each["cpu"] * (images / sizes[-1]) ** exponent / 3600
+                line[f"CPU hours of {images / 1e6:g} million images"] = f"{hours:,.1f}"
+        print_table(rows, "Growth, and what more images would take by it")
+    values = {"peak-mb": last["build"]["peak"]}
+    if not options.quick:
+        a_row = {size: each["build"]["cpu"] / each["build"]["rows"] for size, each in whole.items()}
+        if middle in a_row and sizes[-1] in a_row and middle != sizes[-1]:
+            values["growth-of-cpu-a-row"] = a_row[sizes[-1]] / a_row[middle]
+        if growth:
+            values["largest-exponent"] = max(growth.values())
+        values["second-build-to-first"] = last["again"]["seconds"] / last["build"]["seconds"]
+        values["slowest-command-s"] = max(last["commands"].values())
+    if lost is not None:
+        values["different-files-after-kills"] = lost
+    return judge(values, QUICK_GOALS if options.quick and lost is None else GOALS, "rehearsal-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
