@@ -11,7 +11,8 @@ second build with a raised `clean.min_words`, `forget` of one host, `verify`, `d
 exponent of CPU seconds by rows. What 1.4 and 100 million images would take is computed from it.
 
 `--out` keeps everything; the same command goes on where it was stopped. `--kills N` kills builds of the middle size N
-times, and compares the published files with those of the undisturbed build. `--quick` builds 300 images.
+times, `--dask 1 2 4` builds the smallest size on Dask with so many workers; the published files are compared with those
+of the first build. `--quick` builds 300 images.
 """
 
 import asyncio
@@ -71,8 +72,8 @@ GOALS: Goals = {
     "second-build-to-first": ("<=", 0.1),
     "slowest-command-s": ("<=", 10),
     "different-files-after-kills": ("<=", 0),
+    "different-files-on-dask": ("<=", 0),
 }
-QUICK_GOALS: Goals = {"peak-mb": ("<=", 2048)}
 RECIPE = f"""\
 target_language = "it"
 
@@ -110,7 +111,7 @@ image_size = 128
 val = 0.02
 test = 0.02
 """
-NAME = "rehearsal"
+NAME, RECORD = "rehearsal", "measured.json"
 
 
 def picture(number: int) -> bytes:
@@ -398,7 +399,7 @@ def timed(command: Sequence[str], root: Path) -> float:
 
 def measured(folder: Path, data: Path, num_images: int, port: int) -> dict[str, Any]:
     """Build a size, look at it with commands; return the measurements, which the folder keeps."""
-    record = folder / "measured.json"
+    record = folder / RECORD
     found: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     root = folder / "root"
 
@@ -440,27 +441,50 @@ def published(root: Path) -> dict[str, str]:
     return {entry["path"]: entry["sha256"] for kind in snapshot.manifest["files"].values() for entry in kind}
 
 
-def differences_after_kills(folder: Path, data: Path, num_images: int, port: int, kills: int) -> int:
-    """Kill builds of a size at random moments; return how many published files differ from the undisturbed build."""
-    undisturbed = measured(folder, data, num_images, port)
-    root, draws = folder / "killed", random.Random(5)
+def num_different(root: Path, folder: Path) -> int:
+    """Return how many published files of a root differ from those of the size's first build."""
+    first = json.loads((folder / RECORD).read_text("utf-8"))["files"]
+    files = published(root)
+    return sum(files.get(name) != first.get(name) for name in {**files, **first})
+
+
+def command_of(folder: Path, root: Path, *options: str) -> list[str]:
+    """Return the command that builds a size in a new root."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
-    command = [sys.executable, "-m", "vernaclip", "build", str(folder / f"{NAME}.toml"), "--root", str(root)]
+    recipe = str(folder / f"{NAME}.toml")
+    return [sys.executable, "-m", "vernaclip", "build", recipe, "--root", str(root), *options]
+
+
+def differences_after_kills(folder: Path, kills: int) -> int:
+    """Kill builds of a size at random moments; return how many published files differ from the first build's."""
+    root, draws = folder / "killed", random.Random(5)
+    seconds = json.loads((folder / RECORD).read_text("utf-8"))["build"]["seconds"]
+    command = command_of(folder, root, "--executor", "local")
     for _ in range(kills):
-        with subprocess.Popen(
-            [*command, "--executor", "local"],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
+        with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as (
+            process
+        ):
             try:
-                process.wait(5 + draws.random() * undisturbed["build"]["seconds"] / kills)
+                process.wait(5 + draws.random() * seconds / kills)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
     subprocess.run(command, check=True, capture_output=True)
-    files = published(root)
-    return sum(files.get(name) != found for name, found in {**files, **undisturbed["files"]}.items())
+    return num_different(root, folder)
+
+
+def differences_on_dask(folder: Path, workers: Sequence[int]) -> int:
+    """Build a size on Dask clusters of this machine; print their seconds, and return how many files differ."""
+    rows, different = [], 0
+    for count in workers:
+        root = folder / f"dask-{count}"
+        started = time.perf_counter()
+        command = command_of(folder, root, "--executor", "dask", "--set", f"build.workers={count}")
+        subprocess.run(command, check=True, capture_output=True)
+        rows.append({"Dask workers": count, "seconds": round(time.perf_counter() - started, 1)})
+        different += num_different(root, folder)
+    print_table(rows, f"{folder.name} images")
+    return different
 
 
 def exponents(sizes: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
@@ -508,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder that keeps everything (default: temporary)")
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of images, in ascending order")
     parser.add_argument("--kills", type=int, default=0, help="kill builds of the middle size so many times")
+    parser.add_argument("--dask", type=int, nargs="+", help="build the smallest size on Dask with so many workers")
     parser.add_argument("--port", type=int, default=8767, help="of the stand-in web")
     options = parser.parse_args(arguments)
     if shutil.which("apertium") is None:
@@ -520,12 +545,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for size in sizes:
             found[size] = measured(out / str(size), options.data, size, options.port)
             print_size(size, found[size])
-        middle = sizes[len(sizes) // 2]
-        lost = (
-            differences_after_kills(out / str(middle), options.data, middle, options.port, options.kills)
-            if options.kills
-            else None
-        )
+        middle, differences = sizes[len(sizes) // 2], dict[str, float]()
+        if options.dask:
+            differences["different-files-on-dask"] = differences_on_dask(out / str(sizes[0]), options.dask)
+        if options.kills:
+            differences["different-files-after-kills"] = differences_after_kills(out / str(middle), options.kills)
     whole = {size: each for size, each in found.items() if not each["build"]["continued"]}
     last, growth = found[sizes[-1]], exponents(whole) if len(whole) > 1 else {}
     if growth:
@@ -546,9 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values["largest-exponent"] = max(growth.values())
         values["second-build-to-first"] = last["again"]["seconds"] / last["build"]["seconds"]
         values["slowest-command-s"] = max(last["commands"].values())
-    if lost is not None:
-        values["different-files-after-kills"] = lost
-    return judge(values, QUICK_GOALS if options.quick and lost is None else GOALS, "rehearsal-")
+    return judge(values | differences, GOALS, "rehearsal-")
 
 
 if __name__ == "__main__":
