@@ -68,12 +68,16 @@ def _write_views(root: Path, temporary: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {literal(str(temporary))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
         connection.execute("USE target")
-        for name, query in view_texts(list(current_snapshots(root))).items():
-            connection.execute(f"CREATE VIEW {name} AS {query}")
-        for comment in comment_texts():
-            connection.execute(comment)
+        views = view_texts(list(current_snapshots(root)))
+        # One transaction: DuckDB syncs each to disk, and there are hundreds of comments.
+        connection.execute(f"BEGIN; {_created(views)}; {'; '.join(comment_texts())}; COMMIT")
         connection.execute("USE memory")
         connection.execute("DETACH target")
+
+
+def _created(views: Mapping[str, str]) -> str:
+    """Return SQL that creates views, in their order."""
+    return "; ".join(f"CREATE VIEW {name} AS {query}" for name, query in views.items())
 
 
 DOWNLOADS = """
@@ -179,8 +183,7 @@ def _views_of(snapshot: Snapshot) -> Iterator[Any]:
     spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
     try:
         with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
-            for name, query in view_texts([snapshot]).items():
-                connection.execute(f"CREATE VIEW {name} AS {query}")
+            connection.execute(_created(view_texts([snapshot])))
             yield connection
     except duckdb.IOException as error:
         raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` lists the damaged files") from error
