@@ -402,6 +402,8 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
         tasks = _mteb_tasks(contest.sets, contest.language) if options.format == "mteb" else {}
         if options.format == "mteb" and not tasks:
             raise SettingsError("mteb's format is for retrieval, and no set has captions: leave out --format mteb")
+        if tasks and (without := [each.name for each in sets if each.name not in tasks]):
+            logger.warning("%s: sets of classes are not in the files for mteb", ", ".join(without))
         # Without a writable root, features are cached beside the results.
         board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
     protocols = {each.test_set.name: each.protocol for each in contest.sets if each.protocol is not None}

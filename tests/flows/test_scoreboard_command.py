@@ -165,7 +165,12 @@ def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
 
 
 def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Path, list[str]],
+    leaking: list[str],
+    tmp_path: Path,
+    told: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = next((trained[0] / "models" / "scenes").glob("*/"))
     table = tmp_path / "new.tsv"
@@ -197,6 +202,8 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     (tmp_path / "names.json").write_text('["gatto"]')
     folders = ["--test-set", "y", "kind=folders", f"images={tmp_path}/classes", f"class_names={tmp_path}/names.json"]
     assert "leave out --format mteb" in told([*call, *folders], code=1)
+    told([*call, *sets, *folders])
+    assert "y: sets of classes are not in the files for mteb" in caplog.text
     monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
     assert "need mteb: run `pip install -e '.[mteb]'`" in told([*call, *sets], code=1)
 
