@@ -511,7 +511,7 @@ class Xtd10Config(TestSetConfig):
     EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """One list of image names, and lists of captions."""
+    """A list of image names, and lists of captions."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of the lists to read. By default the target language; an empty list reads all."""
     num_images: int = how(1000)

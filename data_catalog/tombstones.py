@@ -126,7 +126,7 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstones:
-    """All tombstones of a root, or of one dataset, in the order in which they were written.
+    """The tombstones of a root, or of one dataset, in the order in which they were written.
 
     Args:
         tombstones: distinct ones.

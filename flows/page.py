@@ -67,7 +67,7 @@ Words = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What a page shows.
+    """The contents of a page.
 
     Args:
         model: the loaded model.

@@ -12,7 +12,7 @@ STREAM_WINDOW = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
-    """One caption in the target language.
+    """A caption in the target language.
 
     Args:
         text: the translation, "" if there was nothing to translate.

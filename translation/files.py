@@ -223,7 +223,7 @@ def translate_files(
 
 
 class Row(NamedTuple):
-    """One caption, the text of its whole row without the line end, and the line end ("", LF or CRLF)."""
+    """A caption, the text of its whole row without the line end, and the line end ("", LF or CRLF)."""
 
     caption: str
     raw: str

@@ -61,7 +61,7 @@ _INSERT_UNLESS_THERE = f"""
 
 
 class TranslationMemory:
-    """All recorded translations of one engine, on disk; several threads may use it.
+    """The recorded translations of one engine, on disk; several threads may use it.
 
     Args:
         folder: contains the memories of all engines.

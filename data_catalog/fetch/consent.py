@@ -71,7 +71,7 @@ class ConsentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """One Content-Usage statement.
+    """A Content-Usage statement.
 
     Args:
         value: as sent by the server, at most 1000 characters.

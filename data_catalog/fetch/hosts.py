@@ -327,7 +327,7 @@ def _byte_of(group: str, slot: int) -> int:
 
 
 class Visit:
-    """One try of a URL: the slot that it holds, on one host at a time, and the seconds that it has waited.
+    """A try of a URL: the slot that it holds, on one host at a time, and the seconds that it has waited.
 
     Waits for a turn extend the deadline. Close it when the try ends.
 

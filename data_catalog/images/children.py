@@ -131,7 +131,7 @@ class ChildDiedError(Exception):
 
 
 class Child:
-    """One running child process; used by one thread at a time, for one job after another."""
+    """A running child process; used by one thread at a time, for one job after another."""
 
     def __init__(self, kind: str, memory_bytes: int = 0) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child

@@ -51,7 +51,7 @@ _NAMES_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One view of a test image.
+    """A view of a test image.
 
     Args:
         view: a key of `_CUTS`, with "mirrored " before it if the image was mirrored.

@@ -92,7 +92,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunnelRow:
-    """One row of the funnel, counted by a step.
+    """A row of the funnel, counted by a step.
 
     Args:
         meaning: short description for people.
@@ -153,7 +153,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a step, which can be sent to another process. A finished call is not run again."""
+    """A call of a step, which can be sent to another process. A finished call is not run again."""
 
     key: StepKey
     work: WorkStore
@@ -210,7 +210,7 @@ class _Node(NamedTuple):
 
 
 class Engine:
-    """One run of a table of steps.
+    """A run of a table of steps.
 
     Attributes:
         num_shards: number of shards; 0 until they are made.

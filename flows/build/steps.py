@@ -26,7 +26,7 @@ from flows.recipe.sources import TestSetSettings, source_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One build of a recipe, the argument of the functions in the table.
+    """A build of a recipe, the argument of the functions in the table.
 
     Args:
         recipe: recipe of the dataset.

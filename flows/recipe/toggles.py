@@ -25,7 +25,7 @@ _MAX_SLUG = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toggle:
-    """One or several settings that are switched together.
+    """Settings, one or several, that are switched together.
 
     Args:
         settings: value in the recipe and other value of each setting, by its path.

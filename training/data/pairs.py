@@ -206,7 +206,7 @@ def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captions:
-    """All captions of a split, in the order of its samples.
+    """The captions of a split, in the order of its samples.
 
     Args:
         flat: all captions, one after another.

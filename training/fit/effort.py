@@ -33,7 +33,7 @@ _LIBRARY = "libnvidia-ml.so.1"  # NVML, which comes with the driver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt of a run, from its start or resumption to its end or interruption.
+    """An attempt of a run, from its start or resumption to its end or interruption.
 
     Args:
         started: date and time of the start, UTC.

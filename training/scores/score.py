@@ -84,7 +84,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """All scores of one model on one split.
+    """The scores of one model on one split.
 
     Args:
         split: split whose images are the gallery.

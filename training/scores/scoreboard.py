@@ -107,7 +107,7 @@ class PairedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoreboard:
-    """All scores of a scoreboard, in the order of test sets and models.
+    """The scores of a scoreboard, in the order of test sets and models.
 
     Args:
         settings: settings of the scoring.

@@ -105,7 +105,7 @@ class MeanRating:
 
 
 class _Row(NamedTuple):
-    """One record of a CSV file; `where` names file and line for errors."""
+    """A record of a CSV file; `where` names file and line for errors."""
 
     where: str
     cells: Mapping[str, str]

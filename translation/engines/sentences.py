@@ -28,7 +28,7 @@ Tokens = list[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """One translated sentence, with the sum of its tokens' log-probabilities and the number of its tokens."""
+    """A translated sentence, with the sum of its tokens' log-probabilities and the number of its tokens."""
 
     text: str
     log_probability: float
