@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,6 +88,25 @@ class TrainState:
         """Return the validation with the highest chrF, the first one among equals."""
         return max(self.curve, key=lambda point: point.chrf)
 
+    def add_point(self, train_loss: float, held_out_loss: float, scores: "HeldOutScores") -> None:
+        """Add a validation to the curve, and log it."""
+        self.curve.append(
+            CurvePoint(
+                step=self.step,
+                epoch=self.epoch,
+                seconds=round(self.seconds, 1),
+                cpu_seconds=round(self.cpu_seconds, 1),
+                train_loss=train_loss,
+                held_out_loss=held_out_loss,
+                bleu=scores.bleu,
+                chrf=scores.chrf,
+            )
+        )
+        logger.info(
+            "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
+            *(self.step, self.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
+        )
+
     def stale_validations(self) -> int:
         """Return the number of validations since the best one."""
         return len(self.curve) - 1 - self.curve.index(self.best) if self.curve else 0
@@ -131,13 +151,7 @@ def train_model(
         SettingsError: the loss is no longer a finite number.
     """
     config = model.config
-
-    def averaging(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        # The decay is small at first, otherwise the untrained weights would stay in the average for long.
-        kept = min(config.average_decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
-        return torch.lerp(averaged, current, 1 - kept)
-
-    average = AveragedModel(model, avg_fn=averaging)
+    average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.average_decay))
     averaged = cast(TranslationModel, average.module)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
@@ -185,22 +199,7 @@ def train_model(
             state.seconds += time.monotonic() - wall
             state.cpu_seconds += time.process_time() - cpu
             wall, cpu = time.monotonic(), time.process_time()
-            state.curve.append(
-                CurvePoint(
-                    step=state.step,
-                    epoch=state.epoch,
-                    seconds=round(state.seconds, 1),
-                    cpu_seconds=round(state.cpu_seconds, 1),
-                    train_loss=train_loss,
-                    held_out_loss=held_out_loss,
-                    bleu=scores.bleu,
-                    chrf=scores.chrf,
-                )
-            )
-            logger.info(
-                "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
-                *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
-            )
+            state.add_point(train_loss, held_out_loss, scores)
             losses.clear()
             # The best weights come first: after a kill between the two, the validation runs again and writes the same.
             if state.stale_validations() == 0:
@@ -215,6 +214,12 @@ def train_model(
             )
             report(state, scores.texts)
     return state
+
+
+def _averaged(averaged: Tensor, current: Tensor, num_averaged: Tensor | int, *, decay: float) -> Tensor:
+    # The decay is small at first, otherwise the untrained weights would stay in the average for long.
+    kept = min(decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+    return torch.lerp(averaged, current, 1 - kept)
 
 
 def _state_of(progress: dict[str, Any]) -> TrainState:
