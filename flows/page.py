@@ -6,6 +6,7 @@ nothing from another host: its header Content-Security-Policy forbids it.
 """
 
 import base64
+import errno
 import html
 import io
 import logging
@@ -13,14 +14,19 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 import starlette.formparsers
@@ -42,7 +48,7 @@ from flows.signals import interrupted_by_sigterm
 from training.data.images import picture_or_reason, quiet_decoders, read_picture
 from training.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
-from training.trained_models import current_model, model_of_folder, pair_hashes
+from training.trained_models import TrainedModel, current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
 from training.use.localize import localize
 from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay, thumbnail_of
@@ -52,8 +58,12 @@ logger = logging.getLogger(__name__)
 
 PAGES = Path(__file__).parent / "pages"
 FALLBACK = "en"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = "127.0.0.1"
+PORT, NUM_PORTS = 7860, 100  # the first port that is tried, and how many
 MAX_UPLOAD_BYTES = 20 << 20
+MAX_UPLOADS_BYTES = 500 << 20  # of all uploads that nobody has used yet
+MAX_EVENT_BYTES = 4 << 20  # an image that the browser keeps is at most half as large
+MAX_TEXT, MAX_LABELS = 2000, 100
 MOST_WAITING = 256  # requests in the queue
 MOST_HITS = 48
 SAMPLES_PER_PAGE = 12
@@ -96,7 +106,8 @@ def open_shown(
 
     Args:
         root: catalog; None if there is none.
-        dataset: dataset whose newest model and images are shown. None takes the only one with a model.
+        dataset: dataset whose newest model and images are shown. None takes that of `model`, or the only one with a
+            model.
         model: folder of another model. Then the images of the dataset are not searched.
         images: folder of images to search.
         language: code of the model's language. None takes that of the dataset on which it was trained, if it is known.
@@ -115,7 +126,7 @@ def open_shown(
         assert root is not None
         trained = current_model(root, dataset)
         dataset, model = trained.snapshot.dataset, trained.folder
-    snapshot = None if root is None else require_snapshot(root, require_datasets(root, dataset)[0])
+    snapshot = None if root is None else require_snapshot(root, _dataset_of(root, dataset, trained))
     gallery = None
     if images is not None:
         gallery = folder_gallery(images, model, root=root)
@@ -130,6 +141,20 @@ def open_shown(
         root=root,
         snapshot=snapshot,
     )
+
+
+def _dataset_of(root: Path, dataset: str | None, trained: TrainedModel | None) -> str:
+    """Return the dataset that a page shows: the named one, that of the model, or the only one of the root.
+
+    Raises:
+        SettingsError: the root has several, and none is named.
+    """
+    names = require_datasets(root, dataset)
+    if dataset is None and trained is not None and trained.snapshot.dataset in names:
+        return trained.snapshot.dataset
+    if len(names) > 1:
+        raise SettingsError(f"{root} holds several datasets: choose one of {', '.join(names)} with --dataset")
+    return names[0]
 
 
 def interface_texts() -> dict[str, dict[str, Any]]:
@@ -200,24 +225,34 @@ class Page:
         self.words: Words = texts[self.language]
         pack_name = language_pack(shown.language).name if shown.language else ""
         self.model_language = self.words["language"] if self.language == shown.language else pack_name
-        self._decoding = threading.Lock()  # one image at a time bounds the memory
-        self._texts, self._pictures = self._examples()
+        self._texts, self._examples = self._drawn_examples()
 
-    def _examples(self) -> tuple[list[str], list[str]]:
-        """Return texts in the model's language, and images as data URLs: those of the dataset, if it is there."""
+    def _drawn_examples(self) -> tuple[list[str], list[str]]:
+        """Return texts in the model's language, and ids of samples: those of the dataset, if it is there."""
         own = self.language == self.shown.language
         texts = list(self.words["examples"]) if own else []
         if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
             return texts, []
         rows = self._rows(
-            "SELECT captions[1] AS caption, image.bytes AS image FROM pairs "
-            "WHERE dataset = $dataset AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
+            "SELECT sample_id, captions[1] AS caption FROM pairs WHERE dataset = $dataset AND split <> 'marked' "
+            "ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
         )
-        return [row["caption"] for row in rows] or texts, [shrunk(row["image"], SIDE, quality=95) for row in rows]
+        return [row["caption"] for row in rows] or texts, [row["sample_id"] for row in rows]
+
+    def _example_picture(self, sample_id: str) -> str | None:
+        """Return the image of a sample as a data URL, or None if it was taken down or is no longer there."""
+        try:
+            with self._present():
+                rows = self._rows(IMAGES, {"ids": [sample_id]})
+        except PipelineError as error:
+            logger.warning("%s", error)
+            return None
+        return shrunk(rows[0]["image"], SIDE, quality=95) if rows else None
 
     def search(self, query_text: str, num_images: float) -> str:
         """Return the images that are most similar to a text."""
-        if not (query_text or "").strip():
+        query_text = (query_text or "").strip()[:MAX_TEXT]
+        if not query_text:
             return said(self.words["need_text"])
         assert self.shown.gallery is not None, "a page without images has no search"
         num_hits = min(max(1, int(num_images or 1)), MOST_HITS)
@@ -237,9 +272,9 @@ class Page:
 
     def classify(self, picture: Path | None, labels: str) -> str:
         """Return the probabilities of texts for an image, as bars."""
-        lines = [line.strip() for line in (labels or "").splitlines() if line.strip()]
+        lines = [line.strip()[:MAX_TEXT] for line in (labels or "").splitlines() if line.strip()]
         with self._used(picture) as path:
-            if len(lines) < 2:
+            if not 2 <= len(lines) <= MAX_LABELS:
                 return said(self.words["need_labels"])
             found = classify(path, lines, self.shown.model)
         rows = [
@@ -254,8 +289,9 @@ class Page:
 
     def localize(self, picture: Path | None, wanted: str) -> str:
         """Return an image with the part in red that a text describes."""
+        wanted = (wanted or "").strip()[:MAX_TEXT]
         with self._used(picture) as path:
-            if not (wanted or "").strip():
+            if not wanted:
                 return said(self.words["need_text"])
             found = localize(path, wanted, self.shown.model)
             image = fit_in_box(read_picture(path, SIDE // 2).image, SIDE // 2, SIDE // 2)
@@ -284,7 +320,7 @@ class Page:
         conditions = [f"{name} = ${name}" for name, value in values.items() if value]
         if outcome:
             conditions.append("coalesce(drop_reason, outcome) = $outcome")
-        for number, word in enumerate((words or "").split()[:MOST_WORDS]):
+        for number, word in enumerate((words or "")[:MAX_TEXT].split()[:MOST_WORDS]):
             values[f"word{number}"] = word.lower()
             conditions.append(f"contains(lower(concat_ws(' ', caption, source_caption)), $word{number})")
         if score in SCORES:
@@ -299,6 +335,10 @@ class Page:
         values |= {"outcome": outcome, "first": (number - 1) * SAMPLES_PER_PAGE}
         with self._present():
             rows = self._rows(sql, values)
+            if not rows and number > 1:  # other filters have fewer pages
+                first = self._rows(sql, {**values, "first": 0})
+                number = -(-first[0]["total"] // SAMPLES_PER_PAGE) if first else 1
+                rows = self._rows(sql, {**values, "first": (number - 1) * SAMPLES_PER_PAGE})
             if not rows:
                 return said(self.words["no_samples"]), gr.Dropdown(choices=[], value=None)
             wanted = {"ids": [row["image_id"] for row in rows]}
@@ -319,14 +359,15 @@ class Page:
 
     def story(self, sample: str | None) -> str:
         """Return what happened to a sample, as `vernaclip why` says it."""
-        if not (sample or "").strip():
+        sample = (sample or "").strip()[:MAX_TEXT]
+        if not sample:
             return said(self.words["no_story"])
         assert self.shown.snapshot is not None, "a page without a dataset has no stories"
         with self._present():
-            records = find_sample_records(self.shown.snapshot, str(sample))[:SAMPLES_PER_PAGE]
+            records = find_sample_records(self.shown.snapshot, sample)[:SAMPLES_PER_PAGE]
         if not records:
             return said(self.words["no_story"])
-        stories = ["\n".join(record_lines(record, identity=str(sample))) for record in records]
+        stories = ["\n".join(record_lines(record, identity=sample)) for record in records]
         return "".join(f'<pre class="story" lang="en">{text(story)}</pre>' for story in stories)
 
     def keep(self, picture: Path | None) -> str | None:
@@ -357,7 +398,7 @@ class Page:
         if picture is None:
             raise _SaidError(self.words["need_picture"])
         try:
-            with self._decoding, quiet_decoders():
+            with quiet_decoders():
                 read = picture_or_reason(picture.read_bytes(), THUMBNAIL)
             if isinstance(read, str):
                 raise _SaidError(self.words["unreadable"], read)
@@ -409,7 +450,9 @@ class Page:
             except _SaidError as error:
                 sentence = said(*error.args)
             except PipelineError as error:
-                sentence = said(self.words["failed"], error)
+                logger.warning("%s", error)
+                # Paths of this machine are for its log alone.
+                sentence = said(self.words["failed"], "" if os.sep in str(error) else error)
             return sentence if num_outputs == 1 else (sentence, *[gr.skip()] * (num_outputs - 1))
 
         return answered
@@ -417,10 +460,8 @@ class Page:
     def blocks(self) -> Any:
         """Return the page, for Gradio."""
         words = self.words
-        with gr.Blocks(
-            title=words["title"], analytics_enabled=False, delete_cache=(30, int(KEPT_S)), fill_width=False
-        ) as blocks:
-            intro = words["intro"].format(language=self.model_language or "?")
+        with gr.Blocks(title=words["title"], analytics_enabled=False, fill_width=False) as blocks:
+            intro = words["intro"].format(language=self.model_language or words["unknown_language"])
             fallback = ""
             if self.language != self.shown.language and self.model_language:
                 fallback = f"<p>{text(words['fallback'].format(language=self.model_language))}</p>"
@@ -436,13 +477,14 @@ class Page:
                 if self.shown.snapshot is not None:
                     with gr.Tab(words["browse"]):
                         self._dataset_tab()
-        # One answer at a time: tokenizers are not safe in several threads, and torch uses all cores for each.
+        # One answer at a time: tokenizers are not safe in several threads, torch uses all cores for each, and a decoded
+        # image may take much memory.
         blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
         return blocks
 
     def _search_tab(self) -> None:
         words = self.words
-        wanted = gr.Textbox(label=words["text"], placeholder=words["query_hint"], max_length=2000, submit_btn=False)
+        wanted = gr.Textbox(label=words["text"], placeholder=words["query_hint"], max_length=MAX_TEXT, submit_btn=False)
         count = gr.Slider(1, MOST_HITS, value=12, step=1, label=words["num_images"], buttons=[])
         button = gr.Button(words["search"], variant="primary")
         self._text_examples(wanted)
@@ -459,23 +501,27 @@ class Page:
                 value = "\n".join(self._texts or (words["labels"] if own else [])) if lines > 1 else ""
                 wanted = gr.Textbox(label=label, info=hint, lines=lines, value=value, max_length=20_000)
                 button = gr.Button(words["compute" if lines > 1 else "show"], variant="primary")
-                if self._pictures:
+                if self._examples:
                     with gr.Row():
-                        for number, example in enumerate(self._pictures):
+                        for number, (example, caption) in enumerate(zip(self._examples, self._texts, strict=True)):
                             choose = gr.Button(words["example"].format(number=number + 1), size="sm")
-                            given = [example] if lines > 1 else [example, self._texts[number]]
+                            outputs = [picture] if lines > 1 else [picture, wanted]
                             choose.click(
-                                lambda given=tuple(given): given if len(given) > 1 else given[0],
+                                partial(self._chosen, example, *([] if lines > 1 else [caption])),
                                 None,
-                                [picture, wanted][: len(given)],
-                                queue=False,
-                                api_visibility="private",
+                                outputs,
+                                **_PRIVATE,
                             )
             with gr.Column():
                 result = gr.HTML()
-        picture.upload(self.keep, picture, picture, queue=False, api_visibility="private", show_progress="hidden")
+        picture.upload(self.keep, picture, picture, show_progress="hidden", **_PRIVATE)
         triggers = [button.click] if lines > 1 else [button.click, wanted.submit]
         gr.on(triggers, self._safe(answer), [picture, wanted], result, **_lane(name))
+
+    def _chosen(self, sample_id: str, *caption: str) -> Any:
+        """Return the image of an example, and its caption if there is a field for it."""
+        image = self._example_picture(sample_id)
+        return (image, *caption) if caption else image
 
     def _text_examples(self, target: Any) -> None:
         if self._texts:
@@ -485,14 +531,15 @@ class Page:
 
     def _dataset_tab(self) -> None:
         words = self.words
-        kinds = {
-            name: [(words["all"], ""), *((self.words.get(row["value"], row["value"]), row["value"]) for row in rows)]
-            for name, rows in ((name, self._rows(sql)) for name, sql in KINDS.items())
+        kinds = {name: [row["value"] for row in self._rows(sql)] for name, sql in KINDS.items()}
+        shown = {
+            name: [(words["all"], ""), *((words["kept"] if value == "kept" else value, value) for value in values)]
+            for name, values in kinds.items()
         }
         wanted = gr.Textbox(label=words["words"], max_length=500)
         with gr.Row():
             chosen = [
-                gr.Dropdown(kinds[name], value="", label=words[name], min_width=150, filterable=False)
+                gr.Dropdown(shown[name], value="", label=words[name], min_width=150, filterable=False)
                 for name in ("source", "split", "outcome", "origin")
             ]
         with gr.Row():
@@ -541,9 +588,14 @@ class _SaidError(Exception):
     """An error whose sentence, the first argument, is in the language of the interface; its reason is in English."""
 
 
+# The queue that all events share.
+_QUEUE: Mapping[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
+_PRIVATE: Mapping[str, Any] = {**_QUEUE, "api_visibility": "private"}
+
+
 def _lane(name: str) -> dict[str, Any]:
-    """Return the settings of an event: its name, and the queue that all events share."""
-    return {"api_name": name, "concurrency_id": "page", "concurrency_limit": 1, "trigger_mode": "once"}
+    """Return the settings of an event that programs may also ask for, by this name."""
+    return {**_QUEUE, "api_name": name, "trigger_mode": "once"}
 
 
 def shrunk(encoded: bytes, side: int, *, quality: int = 85) -> str:
@@ -579,6 +631,7 @@ _PATHS = re.compile(
     r"|/gradio_api/(info/?|upload|upload_progress|startup-events|theme\.css|cancel|reset/?|heartbeat/\w+"
     r"|queue/(join|data)/?|call/.+|run/\w+|app_id/?)"
 )
+_UPLOAD = "/gradio_api/upload"
 _POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; media-src 'none'; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
@@ -594,32 +647,42 @@ _HEADERS = {
 class _Guard:
     """Middleware: refuse what the page does not need, take uploads, and forbid browsers to load from elsewhere."""
 
-    def __init__(self, app: Any, *, blocks: Any, language: str, is_loopback: bool) -> None:
-        self._app, self._blocks, self._language, self._is_loopback = app, blocks, language, is_loopback
+    def __init__(self, app: Any, *, uploads: Path, language: str, is_loopback: bool) -> None:
+        self._app, self._uploads, self._language, self._is_loopback = app, uploads, language, is_loopback
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
-        if refusal is None and (scope["method"], scope["path"]) == ("POST", "/gradio_api/upload"):
+        if refusal is None and (scope["method"], scope["path"]) == ("POST", _UPLOAD):
             refusal = await self._upload(Request(scope, receive))
         await (refusal or self._app)(scope, receive, self._guarded(send))
 
     def _refusal(self, scope: Any) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
         # A site whose name resolves to 127.0.0.1 could otherwise read the page (DNS rebinding).
-        host = re.sub(r":\d+$", "", Headers(scope=scope).get("host", "")).strip("[]")
-        if self._is_loopback and host not in LOOPBACK:
+        if self._is_loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
             return PlainTextResponse("this page is for this machine only\n", status_code=421)
         if not _PATHS.fullmatch(scope["path"]):
             return PlainTextResponse("there is no such page\n", status_code=404)
+        if scope["method"] != "POST":
+            return None
+        # Any site may tell the browser of this machine to send something here, though it cannot read the answer.
+        origin = headers.get("origin")
+        if self._is_loopback and origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("another site may not use this page\n", status_code=403)
+        limit = MAX_UPLOAD_BYTES if scope["path"] == _UPLOAD else MAX_EVENT_BYTES
+        length = headers.get("content-length", "")
+        if not length.isdigit() or int(length) > limit:
+            return PlainTextResponse(f"the limit is {limit >> 20} MiB\n", status_code=413)
         return None
 
     async def _upload(self, request: Request) -> Response:
         """Write one uploaded file into a folder of its own, so that whoever deletes it deletes nobody else's."""
-        length = request.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > MAX_UPLOAD_BYTES:
-            return PlainTextResponse(f"the limit is {MAX_UPLOAD_BYTES >> 20} MiB\n", status_code=413)
+        if sum(size for _, size in _uploads_in(self._uploads)) > MAX_UPLOADS_BYTES:
+            return PlainTextResponse("too many uploads: try again later\n", status_code=503)
         try:
             form = await request.form(max_files=1, max_fields=1)
         except (starlette.formparsers.MultiPartException, HTTPException):
@@ -627,9 +690,7 @@ class _Guard:
         file = form.get("files")
         if not isinstance(file, UploadFile):
             return PlainTextResponse("one file, as a form\n", status_code=400)
-        path = str(new_file(await file.read()))
-        self._blocks.upload_file_set.add(path)
-        return JSONResponse([path])
+        return JSONResponse([str(new_file(await file.read()))])
 
     def _guarded(self, send: Any) -> Any:
         """Return a `send` that adds the headers, and takes addresses of other hosts out of the page."""
@@ -662,8 +723,72 @@ class _Guard:
         return guarded
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name is one of this machine's own, which others do not reach."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _uploads_in(folder: Path) -> list[tuple[float, int]]:
+    """Return the time and the bytes of each upload that is still there."""
+    found = []
+    for path in folder.glob("*/image"):
+        with suppress(FileNotFoundError):  # it has just been used
+            about = path.stat()
+            found.append((about.st_mtime, about.st_size))
+    return found
+
+
 @contextmanager
-def served(shown: Shown, *, host: str = LOOPBACK[0], port: int | None = None) -> Iterator[str]:
+def _deleting_old_uploads(folder: Path) -> Iterator[None]:
+    """Delete uploads that nobody uses, in a thread, `KEPT_S` seconds after they came."""
+    is_over = threading.Event()
+
+    def delete() -> None:
+        while not is_over.wait(KEPT_S / 20):
+            for upload in folder.iterdir():
+                with suppress(FileNotFoundError):  # it has just been used
+                    if upload.stat().st_mtime < time.time() - KEPT_S:
+                        shutil.rmtree(upload, ignore_errors=True)
+
+    thread = threading.Thread(target=delete, name="old uploads", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def free_port(host: str, port: int | None) -> int:
+    """Return the port, or by default the first free one from `PORT` on.
+
+    Raises:
+        SettingsError: nothing on this machine can listen at the address.
+        BusyError: the port, or all that are tried, are taken.
+    """
+    tried = range(PORT, PORT + NUM_PORTS) if port is None else [port]
+    for each in tried:
+        try:
+            family = socket.getaddrinfo(host, each, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, each))
+            return each
+        except (socket.gaierror, UnicodeError) as error:
+            raise SettingsError(f"--host {host} is no address that this machine knows") from error
+        except PermissionError as error:
+            raise SettingsError(f"port {each} is for administrators: choose one above 1023 with --port") from error
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(f"--host {host} is not an address of this machine ({error.strerror})") from error
+    raise BusyError(f"port {tried[0]} of {host} is taken: choose another one with --port")
+
+
+@contextmanager
+def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
     """Serve a page, and yield its address. Uploads are in a private folder that is removed at the end.
 
     Args:
@@ -672,49 +797,65 @@ def served(shown: Shown, *, host: str = LOOPBACK[0], port: int | None = None) ->
         port: port to listen on. None takes 7860 or the next free one.
 
     Raises:
+        SettingsError: nothing can listen at this address.
         BusyError: the port is taken.
     """
-    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("GRADIO_")}
-    with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": os.path.realpath(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    host = host.strip("[]")
+    chosen = free_port(host, port)
+    # Gradio asks its own server at the start; a proxy of the environment must not hear of it.
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", LOOPBACK, "localhost", "::1", host]
+    changed = {"GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": ",".join(filter(None, direct))}
+    with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder, _environment(changed, folder) as uploads:
+        page = Page(shown)
+        guard = Middleware(_Guard, uploads=uploads, language=page.language, is_loopback=is_loopback(host))
+        blocks = page.blocks()
         try:
-            page = Page(shown)
-            blocks = page.blocks()
-            guard = Middleware(_Guard, blocks=blocks, language=page.language, is_loopback=host in LOOPBACK)
-            try:
-                _, url, _ = blocks.launch(
-                    server_name=host,
-                    server_port=port,
-                    share=False,
-                    inline=False,
-                    quiet=True,
-                    prevent_thread_lock=True,
-                    show_error=False,
-                    max_file_size=MAX_UPLOAD_BYTES,
-                    footer_links=[],
-                    run_history=False,
-                    enable_monitoring=False,
-                    ssr_mode=False,
-                    pwa=False,
-                    mcp_server=False,
-                    num_workers=0,
-                    app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
-                    theme=theme(),
-                    css=(PAGES / "demo.css").read_text(encoding="utf-8"),
-                )
-            except OSError as error:
-                raise BusyError(f"port {port} of {host} is taken: choose another one with --port") from error
-            try:
+            _, url, _ = blocks.launch(
+                server_name=f"[{host}]" if ":" in host else host,
+                server_port=chosen,
+                share=False,
+                inline=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                show_error=False,
+                max_file_size=MAX_UPLOAD_BYTES,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                num_workers=0,
+                app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
+                theme=theme(),
+                css=(PAGES / "demo.css").read_text(encoding="utf-8"),
+            )
+        except OSError as error:  # somebody was faster
+            raise BusyError(f"port {chosen} of {host} is taken: choose another one with --port") from error
+        try:
+            with _deleting_old_uploads(uploads):
                 yield url
-            finally:
-                blocks.close(verbose=False)
         finally:
-            for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-                os.environ.pop(name, None)
-            os.environ |= before
+            blocks.close(verbose=False)
 
 
-def serve(shown: Shown, say: Callable[[str], object], *, host: str = LOOPBACK[0], port: int | None = None) -> None:
+@contextmanager
+def _environment(changed: Mapping[str, str], folder: str) -> Iterator[Path]:
+    """Set variables, with the folder of uploads, which is yielded, and without the user's own ones of Gradio."""
+    before = {name: os.environ[name] for name in os.environ if name.startswith("GRADIO_") or name in changed}
+    own = {**changed, "GRADIO_TEMP_DIR": os.path.realpath(folder)}
+    for name in before:
+        del os.environ[name]
+    os.environ |= own
+    try:
+        yield Path(own["GRADIO_TEMP_DIR"])
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+        os.environ |= before
+
+
+def serve(shown: Shown, say: Callable[[str], object], *, host: str = LOOPBACK, port: int | None = None) -> None:
     """Serve a page until Ctrl-C or SIGTERM. Arguments and errors are those of `served`; `say` gets one line."""
     with interrupted_by_sigterm(), suppress(KeyboardInterrupt), served(shown, host=host, port=port) as url:
         say(f"The page is at {url}")

@@ -287,7 +287,7 @@ def demo(
     Examples:
       vernaclip demo --root demo-catalog
       vernaclip demo --model my-model --images ~/Pictures --language it
-      vernaclip demo --root demo-catalog --export-space my-space
+      vernaclip demo --root demo-catalog --images ~/Pictures --export-space my-space
 
     The page answers this machine only, unless --host says otherwise. It loads nothing from elsewhere, sends nothing,
     and deletes what people upload. Its texts are in Italian, German or English. Ctrl-C ends it.
@@ -299,10 +299,12 @@ def demo(
         language: Language of the model, such as it (default: that of its dataset).
         host: Address to listen on. With another address than 127.0.0.1, anybody who reaches it can use the page.
         port: Port to listen on (default: 7860, or the next free one).
-        export_space: Write the page as a Hugging Face Space with a Dockerfile into this folder, and serve nothing.
+        export_space: Write the page as a Hugging Face Space with a Dockerfile into this folder, and serve nothing. It
+            shows no dataset, and searches only the images of --images.
     """
     from data_catalog.errors import install_hint
     from data_catalog.language_pack import require_language
+    from data_catalog.storage.roots import require_root
 
     if language is not None:
         require_language(language, "--language")
@@ -315,12 +317,18 @@ def demo(
     from flows.space import export, require_new
 
     if export_space is not None:
+        if port is not None:
+            raise SettingsError("--port is of no use with --export-space: a Space has its own")
         require_new(export_space)
         folder = chosen_model(root, dataset, model)
         export(open_shown(None, model=folder, language=language), folder, export_space, images=images)
         say(f"Space: {export_space} (to try it: cd {export_space} && python app.py)")
+        if images is None:
+            say("It describes images and finds parts of them. With --images, it also searches images.")
         return
-    place = root if model is None or (root != DEFAULT_ROOT and root.is_dir()) else None
+    place = root if model is None or root != DEFAULT_ROOT else None
+    if model is not None and place is not None:
+        require_root(place)
     shown = open_shown(place, dataset=dataset, model=model, images=images, language=language)
     serve(shown, say, host=host, port=port)
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ import yaml
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import SettingsError
+from data_catalog.errors import BusyError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from training.towers.model import LoadedModel
 from training.towers.preprocessing import Preprocessing
@@ -147,7 +148,9 @@ def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Pat
     assert "<img" not in answer
     assert re.search(r"un prato verde\s+(9\d|100)\.\d%", shown)
     assert left_behind(url) == []
-    assert "due o più testi" in client.predict(handle_file(pictures / "verde.png"), "uno", api_name="/classify")
+    for labels in ("uno", "\n".join(map(str, range(1000)))):
+        refused = client.predict(handle_file(pictures / "verde.png"), labels, api_name="/classify")
+        assert "Inserisci da 2 a 100 testi" in refused
     assert "Scegli prima" in client.predict(None, "uno\ndue", api_name="/classify")
     refused = client.predict(handle_file(pictures / "verde.png"), "blu\nblu", api_name="/classify")
     assert html.unescape(refused).partition('<span lang="en">')[0].endswith("Il motivo, in inglese: ")
@@ -200,13 +203,17 @@ def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Client, 
     answer, ids = client.predict("", "", "", dropped, "", "", "", "", 1, api_name="/samples")
     assert dropped in answer
     assert "Nessun campione" in client.predict("nessunaparolacosì", *every[1:], api_name="/samples")[0]
+    last = -(-len(matching) // 12)
+    beyond = client.predict(word, *every[1:-1], 1 + last, api_name="/samples")[0]
+    assert f"pagina {last} di {last}" in beyond, "the page number of other filters stays in its field"
     assert (
         "Nessun campione" in client.predict("", "", "", "", "", "translation_score", "5", "", 1, api_name="/samples")[0]
     )
     story = texts_of(client.predict(ids["value"], api_name="/story"))
     assert ids["value"] in story
     assert f"REJECTED, {dropped}" in story
-    assert "non esiste" in client.predict("'; DROP TABLE captions", api_name="/story")
+    for unheard in ("'; DROP TABLE captions", "#" * 100_000):
+        assert "non esiste" in client.predict(unheard, api_name="/story")
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
@@ -254,6 +261,20 @@ def test_nothing_is_served_that_the_page_does_not_need(url: str, pictures: Path)
     assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
     large = httpx.post(f"{url}gradio_api/upload", files={"files": b"0" * (MAX_UPLOAD_BYTES + 1)})
     assert large.status_code == 413
+    long = {"data": ["rosso" * 1_000_000, 1]}
+    assert httpx.post(f"{url}gradio_api/call/search", json=long).status_code == 413
+    unmeasured = httpx.post(f"{url}gradio_api/call/search", content=iter([b"{}"]))
+    assert unmeasured.status_code == 413
+
+
+def test_another_site_cannot_make_a_browser_write_here(url: str) -> None:
+    own = url.rstrip("/")
+    for origin, status in (("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:1", 403), (own, 200)):
+        answer = httpx.post(f"{url}gradio_api/upload", files={"files": b"0"}, headers={"origin": origin})
+        assert answer.status_code == status, origin
+        if status == 200:
+            Path(answer.json()[0]).unlink()
+    assert left_behind(url) == []
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
@@ -290,6 +311,45 @@ def test_uploads_that_nobody_used_go_with_the_page(colours: LoadedModel, picture
         assert html.escape("There are no texts in Greek for this page yet").replace("'", "") in page
     assert not folder.exists()
     assert os.environ.get("GRADIO_TEMP_DIR") == before
+
+
+def test_uploads_that_nobody_used_go_after_a_while_and_their_number_is_limited(
+    colours: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.page.KEPT_S", 2.0)
+    monkeypatch.setattr("flows.page.MAX_UPLOADS_BYTES", 3)
+    with served(Shown(model=colours, language="")) as address:
+        assert "una lingua ignota" not in httpx.get(address).text
+        assert "an unknown language" in httpx.get(address).text
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        codes = [httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).status_code for _ in range(5)]
+        assert codes == [200, 200, 200, 200, 503]
+        for _ in range(200):
+            if not list(folder.iterdir()):
+                break
+            time.sleep(0.1)
+        assert not list(folder.iterdir())
+        assert httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).status_code == 200
+
+
+def test_the_page_is_served_where_it_is_told_whatever_the_environment_says(
+    colours: LoadedModel, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port) as address:
+        assert address == f"http://127.0.0.2:{free_port}/"
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(address).status_code == 200
+            assert client.get(address, headers={"host": "evil.example"}).status_code == 421
+        with pytest.raises(BusyError, match=f"port {free_port} of 127.0.0.2 is taken"):
+            next(served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port).gen)
+    for host in ("192.0.2.1", "no.such.host.invalid", "2001:db8::1"):
+        with pytest.raises(SettingsError, match=f"--host {host} is"):
+            next(served(Shown(model=colours, language="it"), host=host).gen)
+    assert "no_proxy" not in os.environ
 
 
 BLOCKED = """
