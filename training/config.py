@@ -1,13 +1,12 @@
 """Settings of models: the sections `[image_text]`, `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, what_values
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
 from data_catalog.sources.origins import ORIGINS
 from training.changes import KINDS
 
@@ -39,39 +38,12 @@ CHOICES = {
     "precision": ("fp32", "bf16"),
     "select": ("mrr", "loss"),
     "device": DEVICES,
+    "log": TRACKERS,
     "image_resize": ("", "squash", "shortest"),
     "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
 }
 
 ALIGN_STARTS = ("closed_form", "model")
-
-
-def _require_values(section: str, config: Any, positive: str, not_negative: str, **choices: Sequence[str]) -> None:
-    """Refuse settings of a section that are no number of that sign, not among their choices, or unknown trackers.
-
-    Args:
-        section: name of the section.
-        config: its settings.
-        positive: names of the numbers that must be positive, separated by blanks.
-        not_negative: names of those that must not be negative.
-        choices: allowed texts by name; empty ones are not listed in the error.
-
-    Raises:
-        SettingsError: there is such a setting; the text names it.
-    """
-    for name in positive.split():
-        if not 0 < getattr(config, name) < math.inf:
-            raise SettingsError(f"{section}.{name} must be positive, got {getattr(config, name)}")
-    for name in not_negative.split():
-        if not 0 <= getattr(config, name) < math.inf:
-            raise SettingsError(f"{section}.{name} must not be negative, got {getattr(config, name)}")
-    for name, known in choices.items():
-        if getattr(config, name) not in known:
-            among = ", ".join(filter(None, known))
-            raise SettingsError(f"{section}.{name} must be one of {among}, got {getattr(config, name)!r}")
-    for name in getattr(config, "log", ()):
-        if name not in TRACKERS:
-            raise SettingsError(f"{section}.log has an unknown name {name!r}: use {', '.join(TRACKERS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +201,7 @@ class TrainConfig:
             "image_size embed_dim context_length frozen_epochs steps patience microbatch weight_decay warmup_steps "
             "max_grad_norm agc seed num_threads cache_max_bytes"
         )
-        _require_values("train", self, "epochs lr shuffle_window checkpoint_every_steps", not_negative, **CHOICES)
+        require_values("train", self, "epochs lr shuffle_window checkpoint_every_steps", not_negative, **CHOICES)
         for name, least, why in (
             ("batch_size", 2, "an image needs others to compare with"),
             ("vocab_size", 300, "256 bytes and some words"),
@@ -325,7 +297,9 @@ class AlignConfig:
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        _require_values("align", self, "batch_size lr ridge", "epochs weight_decay seed", start=ALIGN_STARTS)
+        require_values(
+            "align", self, "batch_size lr ridge", "epochs weight_decay seed", start=ALIGN_STARTS, log=TRACKERS
+        )
         if not 1 <= self.logit_scale <= 100:
             raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
         if not 0 <= self.dropout < 1:
@@ -410,8 +384,10 @@ class DistilConfig:
 
     def __post_init__(self) -> None:
         not_negative = "warmup_steps weight_decay max_grad_norm contrastive restore patience seed num_threads"
-        choices = {"precision": CHOICES["precision"], "device": DEVICES, "origin": ("", *tuple(ORIGINS)[1:])}
-        _require_values("distil", self, "epochs lr num_held_out context_length", not_negative, **choices)
+        choices = {name: CHOICES[name] for name in ("precision", "device", "log")} | {
+            "origin": ("", *tuple(ORIGINS)[1:])
+        }
+        require_values("distil", self, "epochs lr num_held_out context_length", not_negative, **choices)
         for name, least in (("batch_size", 2), ("vocab_size", 300), ("num_held_out", 2)):
             if getattr(self, name) < least:
                 raise SettingsError(f"distil.{name} must be at least {least}, got {getattr(self, name)}")
@@ -435,4 +411,4 @@ class EvaluateConfig:
     """Seed of the resampling."""
 
     def __post_init__(self) -> None:
-        _require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *SPLITS))
+        require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *SPLITS))
