@@ -34,12 +34,12 @@ from cleaning.duplicates.near_images import (
 from cleaning.text.scripts import count_words, fold_case
 from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.sorting import samples_of_bytes
-from data_catalog.errors import SettingsError
 from data_catalog.identities import canonical_identities
 from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.images.views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.progress import Progress
+from data_catalog.settings import require_values
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import save_parquet
@@ -81,10 +81,7 @@ class LeaksConfig:
     """Maximum difference of their 8 x 8 thumbnails: 0 if equal, 1 if unrelated."""
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
-        if self.min_caption_words < 1:
-            raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
+        require_values("leaks", self, "min_caption_words", action=ACTIONS)
         require_similarity_limits("leaks", self.max_distance, self.max_thumbnail_difference)
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -76,6 +77,38 @@ def values_at(paths: Iterable[str], settings: Mapping[str, Any]) -> dict[str, An
             value = value.get(name) if isinstance(value, Mapping) else None
         found[path] = value
     return found
+
+
+def require_values(
+    section: str, config: Any, positive: str, not_negative: str = "", **choices: Collection[str]
+) -> None:
+    """Refuse settings of a section that are no number of that sign, or not among their choices.
+
+    Args:
+        section: name of the section; empty for settings without one.
+        config: its settings.
+        positive: names of the numbers that must be positive, separated by blanks.
+        not_negative: names of those that must not be negative.
+        choices: allowed texts by name, also for each item of a tuple; empty ones are not listed in the error.
+
+    Raises:
+        SettingsError: there is such a setting; the text names it.
+    """
+    path = f"{section}." if section else ""
+    for name in positive.split():
+        if not 0 < getattr(config, name) < math.inf:
+            raise SettingsError(f"{path}{name} must be positive, got {getattr(config, name)}")
+    for name in not_negative.split():
+        if not 0 <= getattr(config, name) < math.inf:
+            raise SettingsError(f"{path}{name} must not be negative, got {getattr(config, name)}")
+    for name, known in choices.items():
+        value, among = getattr(config, name), ", ".join(filter(None, known))
+        if isinstance(value, tuple):
+            for item in value:
+                if item not in known:
+                    raise SettingsError(f"{path}{name} has an unknown name {item!r}: use {among}")
+        elif value not in known:
+            raise SettingsError(f"{path}{name} must be one of {among}, got {value!r}")
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from training.distil.distil import SentencePairs
     from training.fit.loop import TrainResult
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
@@ -302,7 +304,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         DamagedError: a shard is damaged.
     """
     from training.fit.loop import train as fit
-    from training.fit.run import MODEL_FILES, model_and_key
+    from training.fit.run import model_and_key
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.train.log)
@@ -311,14 +313,22 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     hashes = pair_hashes(snapshot)
     rules = change_rules(recipe)
     _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__), rules)
-    models = root / "models" / recipe.name
+    out = root / "models" / recipe.name / key[:12]
     writes = process_rank() == 0
-    with writer_lock(models) if writes else nullcontext():
-        result = fit(files, recipe.train, models / key[:12], sha256=hashes.__getitem__, rules=rules)
+    with writer_lock(out.parent) if writes else nullcontext():
+        result = fit(files, recipe.train, out, sha256=hashes.__getitem__, rules=rules)
         if writes:
-            record_folder(models / key[:12], (*MODEL_FILES, EFFORT_FILE))
-            write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
-    return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
+            _record_model(out, snapshot)
+    return TrainReport(folder=out, snapshot=snapshot, result=result)
+
+
+def _record_model(out: Path, snapshot: Snapshot | None) -> None:
+    """Record the files of a finished model, and make it the newest of the dataset that it was trained on."""
+    from training.fit.run import MODEL_FILES
+
+    record_folder(out, (*MODEL_FILES, EFFORT_FILE))
+    if snapshot is not None:
+        write_checksummed(out.parent / CURRENT_FILE, {"model": out.name, "snapshot": snapshot.snapshot})
 
 
 def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
@@ -336,21 +346,18 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     """
     from training.align.align import align, aligned_model_and_key
     from training.align.curve import measure_curve, require_sizes
-    from training.fit.run import MODEL_FILES
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.align.log)
     snapshot = _trainable_snapshot(recipe, root)
     files, hashes = pair_files(snapshot), pair_hashes(snapshot)
     _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
-    models, cache = root / "models" / recipe.name, root / FEATURE_STORES
-    out = models / key[:12]
+    out, cache = root / "models" / recipe.name / key[:12], root / FEATURE_STORES
     if curve:
         require_sizes(curve, files, recipe.align)
-    with writer_lock(models):
+    with writer_lock(out.parent):
         result = align(files, recipe.train, recipe.align, out, cache=cache, sha256=hashes.__getitem__)
-        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
-        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+        _record_model(out, snapshot)
         measured = None
         if curve:
             measured = measure_curve(files, recipe.train, recipe.align, recipe.evaluate, out, cache=cache, sizes=curve)
@@ -402,7 +409,6 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     """
     from flows.sentences import sentence_pairs
     from training.distil.distil import distil, distil_key
-    from training.fit.run import MODEL_FILES
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.distil.log)
@@ -411,13 +417,10 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     pairs = sentence_pairs(recipe, snapshot)
     config = _with_teacher(recipe, root, snapshot)
     key = distil_key(config, pairs)
-    models = root / "models" / recipe.name
-    out = models / key[:12]
-    with writer_lock(models):
+    out = root / "models" / recipe.name / key[:12]
+    with writer_lock(out.parent):
         result = distil(pairs, config, out, key=key, cache=root / FEATURE_STORES)
-        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
-        if snapshot is not None:
-            write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+        _record_model(out, snapshot)
     return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
 
 
@@ -519,9 +522,6 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 def require_scorable(recipe: Recipe, root: Path) -> None:
     """Refuse to train a model that is to be scored, if its dataset holds out no images."""
     split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.reference)), recipe.evaluate.split)
-
-
-logger = logging.getLogger(__name__)
 
 
 def require_guards(recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, what_values
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
 from data_catalog.sources.origins import ORIGINS
 from training.changes import KINDS
 
@@ -38,17 +38,12 @@ CHOICES = {
     "precision": ("fp32", "bf16"),
     "select": ("mrr", "loss"),
     "device": DEVICES,
+    "log": TRACKERS,
     "image_resize": ("", "squash", "shortest"),
     "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
 }
 
 ALIGN_STARTS = ("closed_form", "model")
-
-
-def _refuse_unknown_trackers(setting: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in TRACKERS:
-            raise SettingsError(f"{setting} has an unknown name {name!r}: use {', '.join(TRACKERS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +197,11 @@ class TrainConfig:
     """Where else metrics go: "tensorboard", "wandb" (docs/training.md)."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"train.{name} must be positive, got {getattr(self, name)}")
-        not_negative = ("frozen_epochs", "steps", "patience", "microbatch", "weight_decay", "warmup_steps")
-        sizes = ("image_size", "embed_dim", "context_length")
-        for name in (*not_negative, *sizes, "max_grad_norm", "agc", "seed", "num_threads", "cache_max_bytes"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"train.{name} must not be negative, got {getattr(self, name)}")
+        not_negative = (
+            "image_size embed_dim context_length frozen_epochs steps patience microbatch weight_decay warmup_steps "
+            "max_grad_norm agc seed num_threads cache_max_bytes"
+        )
+        require_values("train", self, "epochs lr shuffle_window checkpoint_every_steps", not_negative, **CHOICES)
         for name, least, why in (
             ("batch_size", 2, "an image needs others to compare with"),
             ("vocab_size", 300, "256 bytes and some words"),
@@ -242,14 +234,9 @@ class TrainConfig:
         if unknown:
             known = ", ".join((*AUGMENTATIONS, *AUGMENTATION_SETS))
             raise SettingsError(f"train.augment has an unknown augmentation {unknown[0]!r}: use {known}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(filter(None, choices))
-                raise SettingsError(f"train.{name} must be one of {known}, got {getattr(self, name)!r}")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
-        _refuse_unknown_trackers("train.log", self.log)
 
     @property
     def augmentations(self) -> frozenset[str]:
@@ -310,23 +297,17 @@ class AlignConfig:
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "lr", "ridge"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"align.{name} must be positive, got {getattr(self, name)}")
-        for name in ("epochs", "weight_decay", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"align.{name} must not be negative, got {getattr(self, name)}")
+        require_values(
+            "align", self, "batch_size lr ridge", "epochs weight_decay seed", start=ALIGN_STARTS, log=TRACKERS
+        )
         if not 1 <= self.logit_scale <= 100:
             raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
         if self.batch_size < 2:
             raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
-        if self.start not in ALIGN_STARTS:
-            raise SettingsError(f"align.start must be one of {', '.join(ALIGN_STARTS)}, got {self.start!r}")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
-        _refuse_unknown_trackers("align.log", self.log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,13 +383,11 @@ class DistilConfig:
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "num_held_out", "context_length"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"distil.{name} must be positive, got {getattr(self, name)}")
-        not_negative = ("warmup_steps", "weight_decay", "max_grad_norm", "contrastive", "restore", "patience", "seed")
-        for name in (*not_negative, "num_threads"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"distil.{name} must not be negative, got {getattr(self, name)}")
+        not_negative = "warmup_steps weight_decay max_grad_norm contrastive restore patience seed num_threads"
+        choices = {name: CHOICES[name] for name in ("precision", "device", "log")} | {
+            "origin": ("", *tuple(ORIGINS)[1:])
+        }
+        require_values("distil", self, "epochs lr num_held_out context_length", not_negative, **choices)
         for name, least in (("batch_size", 2), ("vocab_size", 300), ("num_held_out", 2)):
             if getattr(self, name) < least:
                 raise SettingsError(f"distil.{name} must be at least {least}, got {getattr(self, name)}")
@@ -416,15 +395,6 @@ class DistilConfig:
             raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
         if not 1 <= self.logit_scale <= 100:
             raise SettingsError(f"distil.logit_scale must be from 1 to 100, got {self.logit_scale}")
-        for name, choices in (
-            ("precision", CHOICES["precision"]),
-            ("device", DEVICES),
-            ("origin", ("", *tuple(ORIGINS)[1:])),
-        ):
-            if getattr(self, name) not in choices:
-                known = ", ".join(filter(None, choices))
-                raise SettingsError(f"distil.{name} must be one of {known}, got {getattr(self, name)!r}")
-        _refuse_unknown_trackers("distil.log", self.log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,10 +411,4 @@ class EvaluateConfig:
     """Seed of the resampling."""
 
     def __post_init__(self) -> None:
-        if self.split not in ("", *SPLITS):
-            raise SettingsError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
-        for name in ("batch_size", "bootstrap_rounds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"evaluate.{name} must be positive, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise SettingsError(f"evaluate.seed must not be negative, got {self.seed}")
+        require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *SPLITS))

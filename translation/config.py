@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import HOW, how, name_or_path
+from data_catalog.settings import HOW, how, name_or_path, require_values
 
 # Built-in engines. Installed packages add others (`translation.engines.plugins`). Those are looked up when an engine is
 # opened, so that training from a recipe does not need the package that translated its captions.
@@ -104,23 +104,19 @@ class TranslateConfig:
         Raises:
             SettingsError: a value cannot work.
         """
-        for name in ("beam_size", "patience", "intra_threads", "max_characters"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"translate.{name} must be positive, got {getattr(self, name)}")
-        for name in ("inter_threads", "max_batch_tokens", "max_chunk_size"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"translate.{name} must not be negative, got {getattr(self, name)}")
+        require_values(
+            "translate",
+            self,
+            "beam_size patience intra_threads max_characters",
+            "inter_threads max_batch_tokens max_chunk_size",
+            compute_type=TORCH_COMPUTE_TYPES if self.engine == "transformers" else COMPUTE_TYPES,
+            device=DEVICES,
+        )
         if not re.fullmatch(ENGINE_NAME, self.engine):
             raise SettingsError(
                 f"translate.engine must be one of {', '.join(ENGINES)}, or the name of an engine of an installed "
                 f"package, got {self.engine!r}"
             )
-        compute_types = TORCH_COMPUTE_TYPES if self.engine == "transformers" else COMPUTE_TYPES
-        for name, allowed in (("compute_type", compute_types), ("device", DEVICES)):
-            if getattr(self, name) not in allowed:
-                raise SettingsError(
-                    f"translate.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
         self._require_settings_of_the_engine()
         self._require_models_of_the_route()
         self._require_a_command()

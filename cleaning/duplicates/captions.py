@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cleaning.duplicates.near_captions import CaptionSimilarity, cluster_captions
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
+from data_catalog.settings import require_values
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.shards import save_parquet, unit_interval
 from data_catalog.storage.work import StepFacts
@@ -45,8 +46,7 @@ class RepeatsConfig:
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
             raise SettingsError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
-        if self.max_images_per_caption < 1:
-            raise SettingsError(f"repeats.max_images_per_caption must be positive, got {self.max_images_per_caption}")
+        require_values("repeats", self, "max_images_per_caption")
 
 
 def crowded_rows(clusters: Rows, cap: int) -> Rows:

@@ -29,6 +29,7 @@ from data_catalog.exports.rights import LICENSED, NONE, POLICIES, inclusion_advi
 from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
+from data_catalog.settings import require_values
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
@@ -57,11 +58,7 @@ class ExportConfig:
     published: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("format", FORMATS), ("pixels", POLICIES), ("captions", CAPTIONS)):
-            if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.samples_per_shard < 1:
-            raise SettingsError(f"samples_per_shard must be positive, got {self.samples_per_shard}")
+        require_values("", self, "samples_per_shard", format=FORMATS, pixels=POLICIES, captions=CAPTIONS)
         if self.published is not None:
             try:
                 is_date = datetime.date.fromisoformat(self.published).isoformat() == self.published

@@ -26,7 +26,7 @@ from data_catalog.images.decoding import (
     upright,
 )
 from data_catalog.images.formats import format_of
-from data_catalog.settings import require_between
+from data_catalog.settings import require_between, require_values
 from data_catalog.storage.failpoints import failpoint
 
 PICTURES_FILE = "pictures.bin"
@@ -120,11 +120,7 @@ class NormaliseConfig:
         """Raise `SettingsError`, naming the field, if a value is out of range."""
         for name, (low, high) in _BOUNDS.items():
             require_between(f"normalise.{name}", getattr(self, name), low, high)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SettingsError(
-                    f"normalise.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+        require_values("normalise", self, "", **_CHOICES)
         require_between("normalise.encode_quality", self.encode_quality, *QUALITY_BOUNDS[self.encode_format])
         if not _COLOUR.fullmatch(self.matte):
             raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')

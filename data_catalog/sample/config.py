@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import PATH
+from data_catalog.settings import PATH, require_values
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
@@ -82,10 +82,7 @@ class ScenesConfig:
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
             raise SettingsError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
-        if self.target_language not in LANGUAGES:
-            raise SettingsError(
-                f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
-            )
+        require_values("scenes", self, "", target_language=LANGUAGES)
         require_rates(self.fault_rates)
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
             raise SettingsError(

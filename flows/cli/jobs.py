@@ -163,10 +163,7 @@ def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOpt
     if process_rank():
         return
     if options.json:
-        say_json(
-            {"folder": report.folder, "dataset": report.snapshot.dataset}
-            | {name.replace(" ", "_"): value for name, value in report.row().items()}
-        )
+        say_json({"folder": report.folder, "dataset": report.snapshot.dataset} | _json_row(report))
         return
     _print_training(report)
     _print_next(job, ("evaluate",))
@@ -190,11 +187,9 @@ def align(
     job = _job(recipe, root, options)
     report: AlignReport = with_executor("align", job, curve=list(curve))
     if options.json:
-        say_json(
-            {"folder": report.folder, "dataset": report.snapshot.dataset}
-            | {name.replace(" ", "_"): value for name, value in report.row().items()}
-            | {"curve": None if report.curve is None else report.curve.rows()}
-        )
+        curve_rows = None if report.curve is None else report.curve.rows()
+        named = {"folder": report.folder, "dataset": report.snapshot.dataset}
+        say_json(named | _json_row(report) | {"curve": curve_rows})
         return
     _print_training(report)
     if report.curve is not None:
@@ -215,9 +210,8 @@ def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOp
     job = _job(recipe, root, options)
     report: DistilReport = with_executor("distil", job)
     if options.json:
-        row = {name.replace(" ", "_"): value for name, value in report.row().items()}
         more = {"origins": dict(report.pairs.origins), "left_out": dict(report.pairs.left_out)}
-        say_json({"folder": report.folder} | row | more)
+        say_json({"folder": report.folder} | _json_row(report) | more)
         return
     result, left_out = report.result, report.pairs.left_out
     say(f"\nModel: {report.folder}")
@@ -434,6 +428,11 @@ def _print_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
     for warning in report.warnings:
         say("\n" + fill(f"warning: {warning}", 110))
+
+
+def _json_row(report: "TrainReport | DistilReport") -> dict[str, object]:
+    """Return a report's row with keys that have no blanks."""
+    return {name.replace(" ", "_"): value for name, value in report.row().items()}
 
 
 def _print_training(report: "TrainReport") -> None:

@@ -19,7 +19,7 @@ from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.language_pack import require_language
 from data_catalog.sample.config import ScenesConfig, ServeConfig
-from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, what_values
+from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.storage.publish import UPSTREAM, SplitConfig
 from data_catalog.storage.roots import refuse_remote
@@ -64,9 +64,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         """Check that all numbers are positive."""
-        for name in ("shard_size", "workers", "fetch_workers"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"build.{name} must be positive, got {getattr(self, name)}")
+        require_values("build", self, "shard_size workers fetch_workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import numpy as np
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -239,16 +240,14 @@ def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
     return own_folder(tmp_path)
 
 
-class PictureHost(ThreadingHTTPServer):
+class PictureHost(LoopbackServer):
     """Serves a picture a number to all names of this machine: /3.jpg, and /3-lighter-10.jpg, which looks like it.
 
     /to/3.jpg leads to that of localhost. `trouble` is answered instead, by path; no more after `stops_after` requests.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _PictureHandler)
+        super().__init__(_PictureHandler)
         self.reset()
 
     def reset(self) -> None:
@@ -262,9 +261,6 @@ class PictureHost(ThreadingHTTPServer):
         """How often each path was asked for."""
         return Counter("/" + asked.partition("/")[2] for asked in self.asked)
 
-    def url(self, path: str, name: str = "127.0.0.1") -> str:
-        return f"http://{name}:{self.server_address[1]}{path}"
-
     @staticmethod
     def picture(seed: int, lighter: int = 0) -> bytes:
         """Blocks of grey, so that no two look alike; a little lighter, it does look alike."""
@@ -275,7 +271,7 @@ class PictureHost(ThreadingHTTPServer):
         return buffer.getvalue()
 
 
-class _PictureHandler(BaseHTTPRequestHandler):
+class _PictureHandler(LoopbackHandler):
     server: PictureHost
 
     def do_GET(self) -> None:
@@ -290,29 +286,19 @@ class _PictureHandler(BaseHTTPRequestHandler):
         number, _, lighter = name.partition("-lighter-")
         status = host.trouble.get(self.path, 302 if self.path.startswith("/to/") else 200 if number.isdigit() else 404)
         body = host.picture(int(number), int(lighter or 0)) if status == 200 else b"no"
-        self.send_response(status)
-        self.send_header("Location", host.url(self.path.removeprefix("/to"), "localhost"))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
+        self.answer(status, body, Location=host.url(self.path.removeprefix("/to"), "localhost"))
 
 
 @pytest.fixture(scope="module")
 def picture_host() -> Iterator[PictureHost]:
     """A host of pictures."""
     with PictureHost() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield server
         server.goes_on.set()
-        server.shutdown()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
+class _FileHandler(LoopbackHandler, SimpleHTTPRequestHandler):
+    """Serves the files of a folder."""
 
 
 @pytest.fixture
@@ -325,10 +311,8 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], AbstractContextM
 
     @contextmanager
     def serve(folder: Path) -> Iterator[int]:
-        with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-            yield server.server_address[1]
-            server.shutdown()
+        with LoopbackServer(partial(_FileHandler, directory=str(folder))) as server:
+            yield server.server_port
 
     return serve
 

@@ -5,11 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 from prefect.client.schemas.objects import FlowRun
 
 from data_catalog.errors import BusyError, SettingsError
@@ -93,19 +92,12 @@ def test_no_proxy_stands_between_us_and_our_own_machine(
 def listening(status_of: Callable[[str, str | None], int]) -> Iterator[str]:
     """An HTTP server that answers each path and Authorization header with a status."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(LoopbackHandler):
         def do_GET(self) -> None:
-            self.send_response(status_of(self.path, self.headers.get("Authorization")))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(status_of(self.path, self.headers.get("Authorization")))
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Tests need no log."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/api"
-        server.shutdown()
+    with LoopbackServer(Handler) as server:
+        yield server.url("/api")
 
 
 def like_prefect(path: str, authorization: str | None) -> int:

@@ -7,12 +7,12 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import snapshot_download
+from loopback import LoopbackHandler, LoopbackServer
 
 from flows.cli.app import EXIT_LATER
 from flows.jobs import train_model
@@ -23,18 +23,15 @@ TOKEN, READER, WRONG = "hf_writer_of_somebody", "hf_reader", "hf_wrong"
 LFS = (".parquet", ".safetensors", ".tar")
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """The part of the hub's API that an upload and a download need.
 
     `files` are what each repository has, by its name, `sent` the objects that were uploaded. After `breaks_after` of
     them, each further one and all later requests end in the middle.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
         self.lock = threading.Lock()
         self.files: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
@@ -45,7 +42,7 @@ class Hub(ThreadingHTTPServer):
         self.is_lost = False
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
@@ -101,11 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.server.files:
-            self._send(409, {"error": "You already created this repo", "url": f"{self.server.url}/{name}"})
+            self._send(409, {"error": "You already created this repo", "url": f"{self.server.url()}/{name}"})
             return
         self.server.files[name] = {".gitattributes": b"*.parquet filter=lfs\n"}
         self.server.private |= {name} if asked.get("visibility") == "private" else set()
-        self._send(200, {"url": f"{self.server.url}/{name}"})
+        self._send(200, {"url": f"{self.server.url()}/{name}"})
 
     def _about(self, _: bytes, name: str) -> None:
         found = {"id": name, "sha": self._commit(name), "private": name in self.server.private}
@@ -142,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         objects = json.loads(body)["objects"]
         for entry in objects:
             if entry["oid"] not in self.server.objects:
-                entry["actions"] = {"upload": {"href": f"{self.server.url}/objects/{entry['oid']}"}}
+                entry["actions"] = {"upload": {"href": f"{self.server.url()}/objects/{entry['oid']}"}}
         self._send(200, {"transfer": "basic", "objects": objects})
 
     def _write(self, body: bytes, name: str) -> None:
@@ -156,24 +153,14 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         self.server.num_commits += 1
-        self._send(200, {"commitUrl": f"{self.server.url}/{name}/commit/1", "commitOid": self._commit(name)})
+        self._send(200, {"commitUrl": f"{self.server.url()}/{name}/commit/1", "commitOid": self._commit(name)})
 
     def _file(self, _: bytes, name: str, path: str) -> None:
         content = self.server.files[name][path]
-        self._send(200, content, {"ETag": f'"{_oid(path, content)}"', "X-Repo-Commit": self._commit(name)})
+        self.answer(200, content, ETag=f'"{_oid(path, content)}"', X_Repo_Commit=self._commit(name))
 
-    def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-        content = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(status)
-        for key, text in (headers or {}).items():
-            self.send_header(key, text)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
+    def _send(self, status: int, value: Any) -> None:
+        self.answer(status, json.dumps(value).encode())
 
 
 _KIND, _NAME = "/api/(?:models|datasets)", "(?P<name>[^/]+/[^/]+)"
@@ -202,16 +189,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub() as server:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         for name, value in {
-            "ENDPOINT": server.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "ENDPOINT": server.url(),
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url() + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_DISABLE_XET": True,
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between tries
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +245,7 @@ def pulled(name: str, folder: Path) -> dict[str, bytes]:
 def test_an_export_comes_back_from_the_hub_byte_for_byte(hub: Hub, words: list[str], tmp_path: Path, told: Any) -> None:
     output = told(words)
     name = words[-1]
-    address = f"{hub.url}/{'datasets/' if 'dataset' in name else ''}{name}"
+    address = f"{hub.url()}/{'datasets/' if 'dataset' in name else ''}{name}"
     assert output.splitlines()[-1] == f"Uploaded: {address}"
     assert pulled(name, tmp_path / "pulled") == tree(tmp_path / "out")
     commits, sent = hub.num_commits, len(hub.sent)
@@ -284,7 +269,7 @@ def test_after_a_lost_connection_the_same_command_sends_the_rest(
     hub.files[words[-1]] = {".gitattributes": b""}
     hub.breaks_after = 0 if words[0] == "export-model" else 2  # a model has one large file
     error = told(words, code=EXIT_LATER)
-    assert f"the connection to {hub.url} failed" in error
+    assert f"the connection to {hub.url()} failed" in error
     assert "run the same command again" in error
     assert TOKEN not in error + caplog.text
     assert hub.num_commits == 0, "nobody sees half an export"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -124,6 +124,18 @@ def square_files(make_shard: MakeShard) -> PairFiles:
         val=(make_shard("val-0", squares("val", 24, seed=2)),),
         test=(make_shard("test-0", squares("test", 24, seed=3)),),
     )
+
+
+@pytest.fixture(scope="session")
+def few(square_files: PairFiles, make_shard: MakeShard) -> PairFiles:
+    """48 squares to train on: three steps of 16 an epoch."""
+    return replace(square_files, train=(make_shard("few", squares("few", 48, seed=7)),))
+
+
+@pytest.fixture(scope="session")
+def uneven(square_files: PairFiles, make_shard: MakeShard) -> PairFiles:
+    """50 squares to train on: three steps of 16 an epoch, and two samples that are left over."""
+    return replace(square_files, train=(make_shard("uneven", squares("few", 50, seed=7)),))
 
 
 @pytest.fixture(scope="session")

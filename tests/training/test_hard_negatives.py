@@ -1,9 +1,8 @@
-"""Hard negatives and hard batches: the loss as written out, draws, resuming, refusals."""
+"""Hard negatives and hard batches: the loss as written out, draws, refusals."""
 
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from training.data.pairs import PairFiles
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import changed_caption, changed_inputs
 from training.fit.loop import train
-from training.fit.losses import Encoders, backward, whole_loss, with_loss_constants
-from training.fit.optimisation import choose_trained
+from training.fit.losses import whole_loss
 from training.fit.run import run_key
-from training.towers.model import create_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import load_tokenizer
 
@@ -37,12 +34,6 @@ NEGATIVES = ("position", "colour")
 def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plot takes longer than an epoch."""
     monkeypatch.setattr("training.fit.loop.write_png", lambda *_, **__: None)
-
-
-@pytest.fixture(scope="module")
-def few(square_files: PairFiles, make_shard: Callable[..., Path], square_rows: Callable[..., Any]) -> PairFiles:
-    """50 squares to train on: three steps of 16 an epoch, and two samples that are left over."""
-    return replace(square_files, train=(make_shard("few", square_rows("few", 50, seed=7)),))
 
 
 @given(st.integers(1, 70), st.integers(2, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 1000))
@@ -95,25 +86,6 @@ def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: 
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_batch_in_pieces_has_the_gradients_of_the_whole(frozen: bool, towers: dict[str, dict[str, Any]]) -> None:
-    """Also where a piece has no changed caption."""
-    torch.manual_seed(0)
-    module = create_model(with_loss_constants(towers["vit"], TrainConfig()), Path())
-    choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=False, keep_statistics=False)
-    ids, changed = (torch.randint(3, 300, (10, length)) for length in (12, 9))
-    batch = Batch(torch.rand((10, 3, 32, 32)), ids, changed, torch.tensor([True, False, True, True] + 6 * [False]))
-    found = {}
-    for size in (0, 4):
-        module.zero_grad()
-        value = backward(module, Encoders.whole(module), batch, TrainConfig(microbatch=size, hard_negatives=NEGATIVES))
-        found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-        found[size]["loss"] = value.detach()
-    assert found[0].keys() == found[4].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)
-
-
 def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
     caption, others = "un quadrato rosso in alto a sinistra", ["Un quadrato rosso, in alto a DESTRA."]
 
@@ -161,34 +133,8 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     split.images.close()
 
 
-@pytest.mark.parametrize(
-    ("saves", "settings"),
-    [
-        (2, {"frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
-        (6, {"epochs": 3, "precision": "bf16", "loss": "siglip"}),  # within an epoch of near misses
-        (5, {"frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6}),  # towers unfrozen within an epoch
-    ],
-    ids=["kept features", "bf16", "pieces"],
-)
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    saves: int,
-    settings: dict[str, Any],
-    few: PairFiles,
-    small_run: SmallRun,
-    rules: ChangeRules,
-    tmp_path: Path,
-    interrupt_training: Callable[..., None],
-) -> None:
-    config = small_run(hard_negatives=NEGATIVES, hard_batches=4, checkpoint_every_steps=1, **settings)
-    train(few, config, tmp_path / "whole", rules=rules)
-    interrupt_training(few, config, tmp_path / "run", saves, rules=rules)
-    train(few, config, tmp_path / "run", rules=rules)
-    for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-
 def test_batches_hold_near_misses_after_the_first_epoch(
-    few: PairFiles, small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uneven: PairFiles, small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each sample comes once, and the first epoch is as without."""
     batches: list[list[int]] = []
@@ -200,9 +146,9 @@ def test_batches_hold_near_misses_after_the_first_epoch(
 
     with monkeypatch.context() as patch:
         patch.setattr("training.fit.inputs.epoch_batches", noted)
-        train(few, small_run(epochs=3), tmp_path / "random")
+        train(uneven, small_run(epochs=3), tmp_path / "random")
         at_random, batches[:] = list(batches), []
-        train(few, small_run(epochs=3, hard_batches=4), tmp_path / "near")
+        train(uneven, small_run(epochs=3, hard_batches=4), tmp_path / "near")
     assert batches[:3] == at_random[:3]
     assert batches[3:6] != at_random[3:6]
     for epoch in (batches[3:6], batches[6:]):

@@ -16,7 +16,6 @@ from training.align.align import align
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.exports.model_export import ModelExportConfig, ModelExportReport, export_model
-from training.fit.loop import train
 from training.towers.backbones import without
 from training.towers.model import load_model
 
@@ -116,27 +115,10 @@ def exported(model: Path, out: Path) -> ModelExportReport:
 
 
 @pytest.mark.slow
-def test_an_encoder_with_a_pooler_that_open_clip_does_not_know_goes_to_transformers_and_onnx(
-    make_encoder: MakeEncoder, square_files: PairFiles, model_file: Path, tmp_path: Path
-) -> None:
-    towers = {"model": str(model_file), "image_weights": "random", "text_encoder": str(make_encoder("mpnet"))}
-    train(
-        square_files,
-        TrainConfig(**towers, context_length=24, epochs=1, batch_size=152, num_threads=1),
-        tmp_path / "run",
-    )
-    report = exported(tmp_path / "run", tmp_path / "out")
-    assert [(found.format, found.difference < 1e-4) for found in report.exports] == [
-        ("transformers", True),
-        ("onnx", True),
-    ]
-    assert "of the type mpnet, and open_clip knows only roberta, " in report.refused["open_clip"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pooler", "changes", "reason"),
     [
+        ("mpnet", "cls_pooler", {}, "of the type mpnet, and open_clip knows only roberta, "),
         ("distilbert", "mean_pooler", {}, "type distilbert, and open_clip knows only"),
         ("bert", "max_pooler", {}, "pooled by max_pooler, which fails in open_clip"),
         ("electra", "max_pooler", {"embedding_size": 16}, ""),

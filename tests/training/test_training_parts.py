@@ -295,16 +295,32 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
     assert not any("running" in name or "batches_tracked" in name for name in found)
 
 
-@pytest.mark.parametrize(("loss", "locked"), [("clip", False), ("clip", True), ("siglip", False)])
-def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: bool, towers: Towers) -> None:
+@pytest.mark.parametrize(
+    ("loss", "locked", "changes", "frozen"),
+    [
+        ("clip", False, False, False),
+        ("clip", True, False, False),
+        ("siglip", False, False, False),
+        ("clip", False, True, False),
+        ("clip", False, True, True),
+    ],
+)
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
+    loss: str, locked: bool, changes: bool, frozen: bool, towers: Towers
+) -> None:
+    """Also where a piece has no changed caption."""
     torch.manual_seed(0)
-    module = create_model(with_loss_constants(towers["vit"], TrainConfig(loss=loss)), Path())
-    choose_trained(module, frozen=False, fixed_scale=False, lock_image=locked, keep_statistics=False)
-    images, ids = torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12))
+    config = TrainConfig(loss=loss, hard_negatives=("position", "colour") if changes else ())
+    module = create_model(with_loss_constants(towers["vit"], config), Path())
+    choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=locked, keep_statistics=False)
+    batch = Batch(torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12)))
+    if changes:
+        is_changed = torch.tensor([True, False, True, True] + 6 * [False])
+        batch = Batch(batch.images, batch.texts, torch.randint(3, 300, (10, 9)), is_changed)
     found = {}
     for size in (0, 4):
         module.zero_grad()
-        value = backward(module, Encoders.whole(module), Batch(images, ids), TrainConfig(loss=loss, microbatch=size))
+        value = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         found[size]["loss"] = value.detach()
     assert found[0].keys() == found[4].keys()

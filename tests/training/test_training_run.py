@@ -20,6 +20,7 @@ from open_clip.transformer import Transformer
 from safetensors.torch import load_file, save_file
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from training.changes import ChangeRules
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
 from training.fit.effort import read_attempts
@@ -33,6 +34,7 @@ from training.use.search import search
 
 SmallRun = Callable[..., TrainConfig]
 PAPER: dict[str, Any] = {"optimizer": "adabelief", "agc": 0.01, "max_grad_norm": 0.0, "logit_scale": 20.0}
+HARD: dict[str, Any] = {"hard_negatives": ("position", "colour"), "hard_batches": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +64,6 @@ def two_epochs(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: p
     out = tmp_path_factory.mktemp("two") / "run"
     assert train(square_files, small_run(checkpoint_every_steps=4), out).best_epoch == 2
     return out
-
-
-@pytest.fixture(scope="module")
-def few(square_files: PairFiles, make_shard: Callable[..., Path], square_rows: Callable[..., Any]) -> PairFiles:
-    """48 squares to train on: three steps an epoch."""
-    return replace(square_files, train=(make_shard("few", square_rows("few", 48, seed=7)),))
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -136,22 +132,26 @@ def test_a_killed_run_goes_on_bit_for_bit(
         (1, {"frozen_epochs": 2, "augment": ()}),  # within the first phase
         (3, {"frozen_epochs": 2, "patience": 2, **PAPER, "augment": ("paper",)}),  # before the end of its first epoch
         (7, {"kind": "resnet", "frozen_epochs": 1, "steps": 9}),  # within the second phase; channels lie last there
+        (2, {**HARD, "frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
+        (6, {**HARD, "epochs": 3, "precision": "bf16", "loss": "siglip"}),  # within an epoch of near misses
+        (5, {**HARD, "frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6}),  # towers unfrozen within an epoch
     ],
-    ids=["kept features", "end of an epoch", "fixed steps"],
+    ids=["kept features", "end of an epoch", "fixed steps", "hard, kept features", "hard, bf16", "hard, pieces"],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit_in_each_phase(
     saves: int,
     settings: dict[str, Any],
-    few: PairFiles,
+    uneven: PairFiles,
     small_run: SmallRun,
+    rules: ChangeRules,
     tmp_path: Path,
     interrupt_training: Callable[..., None],
 ) -> None:
-    config = small_run(epochs=1, checkpoint_every_steps=1, **settings)
-    train(few, config, tmp_path / "whole")
-    interrupt_training(few, config, tmp_path / "interrupted", saves)
+    config = small_run(**{"epochs": 1, "checkpoint_every_steps": 1, **settings})
+    train(uneven, config, tmp_path / "whole", rules=rules)
+    interrupt_training(uneven, config, tmp_path / "interrupted", saves, rules=rules)
     assert not (tmp_path / "interrupted" / "result.json").exists()
-    train(few, config, tmp_path / "interrupted")
+    train(uneven, config, tmp_path / "interrupted", rules=rules)
     require_equal(tmp_path / "interrupted", tmp_path / "whole")
     assert not (tmp_path / "interrupted" / STATE_FILE).exists()
 

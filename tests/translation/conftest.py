@@ -2,16 +2,15 @@
 
 import json
 import random
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.errors import TransientError
 from flows.cli import main
@@ -110,31 +109,25 @@ def page() -> type[Page]:
     return Page
 
 
-class DeepLServer(ThreadingHTTPServer):
+class DeepLServer(LoopbackServer):
     """Speaks DeepL's /v2/translate with its documented limits, and keeps the requests.
 
     `trouble` is what becomes of the next requests: a status, something to do with the handler, or None.
     """
 
-    daemon_threads = True
-
     def __init__(self, key: str) -> None:
-        super().__init__(("127.0.0.1", 0), _DeepLHandler)
+        super().__init__(_DeepLHandler)
         self.key = key
         self.character_limit, self.num_billed = 10_000_000, 0
         self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
         self.bodies: list[dict[str, Any]] = []
-        self.stopping = threading.Event()
 
     @property
     def texts(self) -> list[list[str]]:
         return [body["text"] for body in self.bodies]
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are what these tests are about."""
 
-
-class _DeepLHandler(BaseHTTPRequestHandler):
+class _DeepLHandler(LoopbackHandler):
     protocol_version = "HTTP/1.1"
     server: DeepLServer
 
@@ -146,9 +139,9 @@ class _DeepLHandler(BaseHTTPRequestHandler):
         if callable(trouble):
             trouble(self)
         elif trouble is not None:
-            self.answer(trouble, {"message": f"trouble {trouble}"})
+            self.reply(trouble, {"message": f"trouble {trouble}"})
         else:
-            self.answer(200, {"translations": [self._translation(text) for text in body["text"]]})
+            self.reply(200, {"translations": [self._translation(text) for text in body["text"]]})
 
     def _refusal(self, body: dict[str, Any], size: int) -> int | None:
         if self.path != "/v2/translate":
@@ -164,15 +157,8 @@ class _DeepLHandler(BaseHTTPRequestHandler):
         self.server.num_billed += len(text)
         return {"detected_source_language": "EN", "text": f"<{text}>", "billed_characters": len(text)}
 
-    def answer(self, status: int, reply: Any) -> None:
-        content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
+    def reply(self, status: int, reply: Any) -> None:
+        self.answer(status, reply if isinstance(reply, bytes) else json.dumps(reply).encode())
 
 
 @pytest.fixture
@@ -184,9 +170,6 @@ def deepl_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeepLServer]:
     monkeypatch.setattr("translation.engines.deepl_engine.MAX_RETRIES", 0)
     with DeepLServer("a-5ecret-key:fx") as server:
         monkeypatch.setenv("DEEPL_AUTH_KEY", server.key)
-        monkeypatch.setenv("DEEPL_SERVER_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("DEEPL_SERVER_URL", server.url())
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server
-        server.stopping.set()
-        server.shutdown()

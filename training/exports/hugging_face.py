@@ -7,8 +7,7 @@ whereas torch's layers store (out, in). A model without an equivalent is exporte
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
-from transformers.utils import logging as transformers_logging
 
 from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_bytes, write_json
 from training.exports.trained_folder import (
@@ -33,6 +31,7 @@ from training.towers.joined import why_not_joined
 from training.towers.modeling_vernaclip import VernaclipConfig, VernaclipModel
 from training.towers.modules import OWN_POOLER
 from training.towers.preprocessing import SQUASH
+from training.towers.pretrained import quiet_transformers
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Tensors = dict[str, torch.Tensor]
@@ -145,7 +144,7 @@ def needed_by_transformers(model_config: dict[str, Any], encoder: Any) -> str:
 
 def write_hugging_face(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
     """Write config.json, model.safetensors, the tokenizer, the image processor and, if needed, the model's code."""
-    with quiet_libraries(), _hidden_progress_bars():
+    with quiet_libraries(), quiet_transformers():
         model = _equivalent(trained) if _own_code(trained) is None else _with_code(trained, folder)
         model.config.architectures = [type(model).__name__]
         write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
@@ -287,18 +286,6 @@ def _inner(tower: Any, name: str) -> Any:
     return getattr(tower, name, tower)
 
 
-@contextmanager
-def _hidden_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers while inside."""
-    were_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_on:
-            transformers_logging.enable_progress_bar()
-
-
 def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     """Load the folder with transformers, compare it with the model, and return the largest difference.
 
@@ -306,7 +293,7 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
         DefectError: its token ids or scores differ.
     """
     kind = transformers.AutoModel if _own_code(trained) is None else VernaclipModel
-    with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
+    with quiet_libraries(), quiet_transformers(), torch.no_grad():
         model = kind.from_pretrained(folder).eval()
         # Without the config, transformers would ask on the terminal whether to run the export's code.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=model.config)

@@ -270,7 +270,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
     how |= pooling(module.text.config, pooled=getattr(tower, "pooler", None) is not None)
     what = f"the text encoder {source}"
-    with _quiet_transformers(), _fetching(what, _ENCODER_REMEDY), _reading(what):
+    with quiet_transformers(), _fetching(what, _ENCODER_REMEDY), _reading(what):
         encoder, info = AutoModel.from_pretrained(source, trust_remote_code=False, **how)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
@@ -297,8 +297,8 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the loading report and progress bar of transformers. Missing and unused weights are checked here."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence the loading report and progress bar of transformers while inside; callers check the weights."""
     from transformers.utils import logging as reports
 
     before, had_bar = reports.get_verbosity(), reports.is_progress_bar_enabled()

@@ -1,15 +1,14 @@
 """An upstream server on loopback, a registry that points to it, and downloads from it."""
 
 import hashlib
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.downloads.annotation_files import DownloadJob, FileResult, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig
@@ -22,32 +21,27 @@ TERMS = {"title": "Some captions", "license": "Some License 1.0", "terms": "Do a
 Fault = Callable[["_Handler"], None]
 
 
-class Upstream(ThreadingHTTPServer):
+class Upstream(LoopbackServer):
     """Serves `files` by what is asked for (a path, or a URL when it is asked as a proxy), after the `faults` listed."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files: dict[str, bytes] = {}
         self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self.requests: list[tuple[str, dict[str, str]]] = []
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def headers_of(self, path: str) -> list[dict[str, str]]:
         return [headers for asked, headers in self.requests if asked == path]
 
     def status(self, code: int, **headers: str) -> Fault:
-        return lambda handler: handler.answer(code, b"<html>sorry</html>", headers)
+        return lambda handler: handler.answer(code, b"<html>sorry</html>", **headers)
 
     def cut(self, num_bytes: int, data: bytes) -> Fault:
         """A response that announces the whole file and ends after some bytes."""
-        return lambda handler: handler.answer(200, data[:num_bytes], version_of(data), announced=len(data))
+        return lambda handler: handler.answer(200, data[:num_bytes], len(data), **version_of(data))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     server: Upstream
 
     def do_GET(self) -> None:
@@ -57,27 +51,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path in self.server.files:
             self.serve(self.server.files[self.path])
         else:
-            self.answer(404, b"no such file", {})
+            self.answer(404, b"no such file")
 
     def serve(self, data: bytes) -> None:
         version = version_of(data)
         asked = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
         if asked and self.headers.get("If-Range") == version["ETag"]:
             part = {"Content-Range": f"bytes {asked}-{len(data) - 1}/{len(data)}"}
-            self.answer(206, data[int(asked) :], version | part)
+            self.answer(206, data[int(asked) :], **version, **part)
         else:
-            self.answer(200, data, version)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str], announced: int | None = None) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) if announced is None else announced))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
+            self.answer(200, data, **version)
 
 
 def version_of(data: bytes) -> dict[str, str]:
@@ -120,6 +103,4 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     lines = (f"a caption of number {number}\thttps://example.org/{number}.jpg\n" for number in range(8_000))
     with Upstream() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield Site(upstream=server, folder=tmp_path / "data", captions="".join(lines).encode())
-        server.shutdown()

@@ -9,16 +9,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
-from socketserver import TCPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 from PIL import Image
 
 from data_catalog.fetch.config import FetchConfig, HostLimits
@@ -44,33 +43,18 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-class HostileServer(ThreadingHTTPServer):
+class HostileServer(LoopbackServer):
     """Serves `files` by path, and runs `behaviours` by path; counts the requests and keeps their headers."""
 
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: str) -> None:
-        super().__init__((address, 0), _Handler)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        super().__init__(_Handler, address)
         self.files: dict[str, bytes] = {}
         self.behaviours: dict[str, Callable[[_Handler], None]] = {}
         self.hits: Counter[str] = Counter()
         self.seen: dict[str, dict[str, str]] = {}
-        self.stopping = threading.Event()
-
-    def server_bind(self) -> None:
-        """Bind, without the look-up of the host's name, which may take seconds."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def url(self, path: str) -> str:
-        return f"http://{self.server_name}:{self.server_port}{path}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that give up are what these tests are about."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     server: HostileServer
 
     def do_GET(self) -> None:
@@ -84,34 +68,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404, b"no such file")
 
-    def answer(self, status: int, body: bytes, announced: int | None = None, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body) if announced is None else announced))
-        self.end_headers()
-        self.wfile.write(body)
-
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
-    def log_message(self, *args: object) -> None:
-        """Silence."""
-
-
-@contextmanager
-def serving(address: str) -> Iterator[HostileServer]:
-    with HostileServer(address) as site:
-        threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield site
-        site.stopping.set()
-        site.shutdown()
-
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[HostileServer]:
-    with serving("127.0.0.1") as hostile:
+    with HostileServer() as hostile:
         yield hostile
 
 
@@ -120,7 +84,7 @@ def make_site() -> Iterator[Callable[[], HostileServer]]:
     """A factory of servers, each on a host of its own: 127.0.1.2, 127.0.1.3, ..."""
     numbers = itertools.count(258)
     with ExitStack() as sites:
-        yield lambda: sites.enter_context(serving("127.0.{}.{}".format(*divmod(next(numbers), 256))))
+        yield lambda: sites.enter_context(HostileServer("127.0.{}.{}".format(*divmod(next(numbers), 256))))
 
 
 class RequestLog:

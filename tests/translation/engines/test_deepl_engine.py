@@ -152,7 +152,7 @@ TOLD = [*({"translations": [{"text": "x"}] * number} for number in (1, 3)), {"tr
 
 @pytest.mark.parametrize("reply", [*STRANGE, *TOLD])
 def test_a_strange_reply_is_an_error_never_a_misaligned_translation(reply: Any, deepl_server: Any) -> None:
-    deepl_server.trouble.append(lambda handler: handler.answer(200, reply))
+    deepl_server.trouble.append(lambda handler: handler.reply(200, reply))
     with pytest.raises(InputError, match="DEEPL_SERVER_URL"):
         engine().translate(["a dog", "a cat"])
 
@@ -210,7 +210,7 @@ def test_the_key_is_nowhere_to_be_seen(deepl_server: Any, monkeypatch: Any, capl
     caplog.set_level(logging.DEBUG, logger="deepl")
     translator = engine()
     shown = [repr(translator), translator.fingerprint, *texts(translator, ["a dog"])]
-    strange = [lambda handler: handler.answer(200, []), lambda handler: setattr(handler, "close_connection", True)]
+    strange = [lambda handler: handler.reply(200, []), lambda handler: setattr(handler, "close_connection", True)]
     for trouble in (400, 403, 404, 413, 418, 456, 503, *strange):
         deepl_server.trouble.append(trouble)
         with pytest.raises(PipelineError) as raised:

@@ -5,16 +5,15 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.downloads.download import DownloadConfig
 from data_catalog.errors import InputError
@@ -104,13 +103,11 @@ def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogC
     assert link.startswith("ipfs:") == (not caplog.records)
 
 
-class PackageServer(ThreadingHTTPServer):
+class PackageServer(LoopbackServer):
     """Serves `files` by path and version, after the `answers` (status, body, headers) listed for the path."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.content = SCENES.read_bytes()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.files = {"/p": self.content}
@@ -118,14 +115,11 @@ class PackageServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.offer(self.url("/p"))
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
-
     def offer(self, *links: str) -> None:
         self.files["/index.json"] = json.dumps([REAL | {"links": links}]).encode()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     server: PackageServer
 
     def do_GET(self) -> None:
@@ -147,18 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: object) -> None:
-        """Silence."""
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageServer]:
     """One that offers the sample's package as en-it 1.0; Argos's environment variable names it."""
     with PackageServer() as packages:
-        threading.Thread(target=packages.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", packages.url("/"))
         yield packages
-        packages.shutdown()
 
 
 @pytest.fixture

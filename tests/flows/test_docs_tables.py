@@ -1,24 +1,32 @@
-"""Settings of docs/recipes.md and docs/translation.md, generated from the code; run this file to write them."""
+"""Tables of docs/ that are generated from the code; run this file to write them."""
 
+import dataclasses
 import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cleaning.checks.definition import Section
+from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
+from cleaning.checks.definition import TEXT, Section
+from data_catalog.database.views import COLUMNS, VIEWS
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.language_pack import ChangeWords, LanguagePack, RoleWords
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.settings import FILE
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import RowLimit
+from data_catalog.stages import Reason
 from data_catalog.test_sets import TEST_SET_KINDS
+from flows.build.engine import Lane, Scope
 from flows.build.inputs import open_inputs
+from flows.build.steps import STEPS
 from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
@@ -26,7 +34,6 @@ from translation.train.config import TrainPackageConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "recipes.md"
-BEGIN, END = "<!-- settings: written from the code by `make docs` -->", "<!-- end of settings -->"
 
 
 def sections() -> Iterator[tuple[str, type, str]]:
@@ -111,7 +118,8 @@ def kind_rows(section: str) -> Iterator[tuple[str, ...]]:
 
 def settings_of_recipes(page: str) -> list[str]:
     """Return the generated lines of docs/recipes.md; the examples below its tables stay as they are."""
-    parts = [part.partition("\n") for part in page.partition(BEGIN)[2].partition(END)[0].split("\n### ")]
+    written = page.partition("<!-- settings: written from")[2].partition("<!-- end of settings -->")[0]
+    parts = [part.partition("\n") for part in written.split("\n### ")]
     examples = {heading: re.findall(r"\n```toml\n.*?\n```", part, re.DOTALL) for heading, _, part in parts}
     lines: list[str] = []
     clean = set(cells(SECTIONS["clean"]))
@@ -131,31 +139,130 @@ def settings_of_recipes(page: str) -> list[str]:
         lines += ["", f"### `[{section}.NAME]`", ""]
         lines += table(("setting", "kinds", "type", "default", "meaning"), kind_rows(section))
         lines += examples[f"`[{section}.NAME]`"]
-    return lines
+    return lines[1:]
 
 
-def settings_of_packages(page: str) -> list[str]:
+def settings_of_packages(_: str) -> list[str]:
     """Return the generated lines of docs/translation.md."""
-    return ["", *table(("setting", "type", "default", "meaning"), cells(TrainPackageConfig))]
+    return table(("setting", "type", "default", "meaning"), cells(TrainPackageConfig))
 
 
-PAGES: Mapping[Path, Callable[[str], list[str]]] = {
-    DOCS / "recipes.md": settings_of_recipes,
-    DOCS / "translation.md": settings_of_packages,
+REASONS: Mapping[str, Mapping[str, Reason]] = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
+SEES = {Scope.MAKES_SHARDS: "all sources", Scope.WHOLE: "all shards"}
+COMMON_COLUMNS = ("dataset", "snapshot")  # of every view
+
+
+def steps(_: str) -> list[str]:
+    """Return the table of steps."""
+    rows = []
+    for step in STEPS:
+        lane = step.lane.name if isinstance(step.lane, Lane) else f"`{step.name}` or `{step.name}-HOST`"
+        reads = ", ".join(f"`{name}`" for name in step.after) or "upstream files"
+        rows.append((f"`{step.name}`", step.meaning, SEES.get(step.scope, step.scope.value), reads, lane))
+    return table(("step", "what it does", "it sees", "it reads", "lane"), rows)
+
+
+def views(_: str) -> list[str]:
+    """Return the table of views; DuckDB itself explains each column, by comments."""
+    rows = []
+    for view, text in VIEWS.items():
+        names = ", ".join(f"`{name}`" for name in COLUMNS[view] if name not in COMMON_COLUMNS)
+        rows.append((f"`{view}`", text, "those of `captions`" if view == "rejects" else names))
+    return table(("view", "rows", "columns"), rows)
+
+
+def reasons_of_images(_: str) -> list[str]:
+    """Return the table of reasons for which images are dropped."""
+    duplicates = [getattr(step.rows.get("deduplicate"), "reasons", {}) for step in STEPS]
+    of_looks = {name: why for some in duplicates for name, why in some.items() if name != "duplicate_caption"}
+    rows: list[tuple[str, ...]] = []
+    for step, reasons in {"fetch": FETCH_REASONS, "normalise": NORMALISE_REASONS, "deduplicate": of_looks}.items():
+        assert reasons
+        http: dict[str, list[str]] = {}  # reasons that are an HTTP status and nothing else, by whether they are retried
+        for name, reason in reasons.items():
+            retried = "yes" if getattr(reason, "retryable", False) else ""
+            if re.fullmatch(r"http_\d{3}", name):
+                http.setdefault(retried, []).append(f"`{name}`")
+            else:
+                rows.append((f"`{name}`", step, retried, reason.meaning))
+        rows += [(", ".join(http[kind]), step, kind, "the answer has this HTTP status") for kind in http]
+    return table(("reason", "step", "retried", "meaning"), rows)
+
+
+def settings_of(paths: Iterable[str], config: str = "") -> str:
+    """Return setting paths as code; those of the section itself without its name."""
+    return ", ".join(f"`{path.removeprefix(f'{config}.') if config else path}`" for path in paths)
+
+
+def checks_of(config: type[Section], _: str) -> list[str]:
+    """Return the table of a section's checks, with the settings that decide their reasons."""
+    rows = []
+    for check in config.check_types():
+        found = [REASONS[config.section][name] for name in check.reasons]
+        settings = {f"{config.section}.{check.switch()}": None} | {path: None for why in found for path in why.settings}
+        drops = check.drops().removeprefix("Drop ").removesuffix(".")
+        reads = ", ".join("caption" if name == TEXT else f"`{name}`" for name in check.reads)
+        reasons = ", ".join(f"`{name}`" for name in check.reasons)
+        rows.append((f"`{check.name}`", drops, reads, reasons, settings_of(settings, config.section)))
+    return table(("check", "drops", "reads", "reasons", "settings"), rows)
+
+
+def other_reasons(_: str) -> list[str]:
+    """Return the table of the reasons of captions that no check gives."""
+    of_steps = {name: REASONS[name] for name in ("clean", "screen", "translate", "check", "fit", "deduplicate")}
+    of_checks = {"clean": CLEAN_REASONS.keys(), "check": CHECK_REASONS.keys()}
+    rows = [
+        (f"`{name}`", step, reason.meaning, settings_of(reason.settings))
+        for step, found in (of_steps | {"clean": CLEAN_REASONS}).items()
+        for name, reason in found.items()
+        if name not in of_checks.get(step, ()) and not (step == "deduplicate" and name != "duplicate_caption")
+    ]
+    return table(("reason", "step", "meaning", "settings"), rows)
+
+
+# By page and table: a function from the page to the lines between its comments "NAME: written ..." and "end of NAME".
+TABLES: Mapping[Path, Mapping[str, Callable[[str], list[str]]]] = {
+    DOCS / "architecture.md": {"steps": steps},
+    DOCS / "captions.md": {
+        "checks of [clean]": partial(checks_of, CleanConfig),
+        "checks of [check]": partial(checks_of, CheckConfig),
+        "other reasons": other_reasons,
+    },
+    DOCS / "catalog.md": {"views": views},
+    DOCS / "images.md": {"reasons": reasons_of_images},
+    PAGE: {"settings": settings_of_recipes},
+    DOCS / "translation.md": {"settings": settings_of_packages},
 }
 
 
 def rewritten(path: Path) -> str:
-    """Return a page with its settings as the code has them."""
+    """Return a page with its tables as the code has them."""
     page = path.read_text(encoding="utf-8")
-    assert page.count(BEGIN) == page.count(END) == 1
-    text = "\n".join([BEGIN, *PAGES[path](page), "", END])
-    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: text, page, flags=re.DOTALL)
+    for name, lines_of in TABLES[path].items():
+        (found,) = re.finditer(
+            f"(<!-- {re.escape(name)}: written from .*? -->\n).*(\n<!-- end of {re.escape(name)} -->)", page, re.DOTALL
+        )
+        text = "\n".join(["", *lines_of(page), ""])
+        page = f"{page[: found.start()]}{found.group(1)}{text}{found.group(2)}{page[found.end() :]}"
+    return page
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_the_page_lists_every_setting_as_the_code_has_it(path: Path) -> None:
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
+def test_the_page_has_its_tables_as_the_code_has_them(path: Path) -> None:
     assert rewritten(path) == path.read_text(encoding="utf-8")
+
+
+def test_reasons_are_of_steps_and_rejects_have_the_columns_of_captions() -> None:
+    assert set(CHECK_REASONS) < set(REASONS["check"])
+    assert COLUMNS["rejects"] == COLUMNS["captions"]
+
+
+def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
+    sections = {name: {field.name for field in dataclasses.fields(config)} for name, config in SECTIONS.items()}
+    named = {path for found in REASONS.values() for reason in found.values() for path in reason.settings}
+    kinds = {field.name for kind in SOURCE_KINDS.values() for field in dataclasses.fields(kind.config_type)}
+    paths = {f"{section}.{name}" for section, names in sections.items() for name in names}
+    assert named - paths - {f"sources.*.{name}" for name in kinds} == {"target_language", "source_language"}
 
 
 def test_the_page_about_languages_lists_every_field_of_a_pack() -> None:
@@ -214,5 +321,5 @@ def test_the_recipe_over_the_sample_reads_what_it_draws(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in PAGES:
-        each.write_text(rewritten(each), encoding="utf-8")
+    for path in TABLES:
+        path.write_text(rewritten(path), encoding="utf-8")
