@@ -1,8 +1,8 @@
 """Hand the metrics of a run to TensorBoard and Weights & Biases: `train.log`, `align.log`, `distil.log`.
 
-The metrics of a step are handed over when they are complete: before a later step is noted in `effort.json`, which
-precedes its resume state. That state has those of its last step, and a resumed run skips earlier ones. So no step is
-logged twice or lost, except by wandb: one that is killed loses its last seconds.
+The metrics of a step are handed over when they are complete. After that, a later step is noted in `effort.json`, and
+then its resume state is written, with the metrics of its last step. A resumed run logs these, and skips earlier steps.
+So each step is logged once, also after a kill. Only wandb loses the last seconds of a process that was killed.
 """
 
 import json
