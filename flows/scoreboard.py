@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cleaning.languages.engines import canonical_code
@@ -115,14 +116,14 @@ class SetReader:
             else:
                 yield scored
 
-    def named(self, name: str, words: Sequence[str]) -> ScoredSet:
-        """Return the test set that `--test-set NAME KEY=VALUE ...` describes.
+    def named(self, name: str, settings: Mapping[str, Any]) -> ScoredSet:
+        """Return the test set that `--test-set NAME KEY=VALUE ...` or a table of `vernaclip.mteb_tasks` describes.
 
         Raises:
             SettingsError: settings are wrong, or no images are named.
             InputError: files cannot be read, or have no captions.
         """
-        values = _plain_values(words)
+        values = _plain_settings(settings)
         if not name.replace("_", "").isalnum():
             raise SettingsError("a name must consist of letters, digits and _")
         if values.get("kind") == FOLDERS:
@@ -230,16 +231,24 @@ def at_home(place: str, option: str) -> str:
 
 
 def _plain_values(words: Sequence[str]) -> dict[str, Any]:
-    """Return KEY=VALUE texts as a table. Settings that may be lists of files are not validated here.
+    """Return KEY=VALUE texts as a table.
 
     Raises:
         SettingsError: a text is not KEY=VALUE, or a value is not a string where one is needed.
     """
-    values = override_values(words)
+    return _plain_settings(override_values(words))
+
+
+def _plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the home folder in place of `~`. Settings that may be lists of files are not validated here.
+
+    Raises:
+        SettingsError: a value is not a string where one is needed.
+    """
     for key in {"kind", "imagenet", *FOLDER_SETTINGS} & values.keys():
         if not isinstance(values[key], str):
             raise SettingsError(f"{key} must be a string, got {values[key]!r}")
-    return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
+    return {**values, **{key: at_home(values[key], key) for key in _PLACES & values.keys()}}
 
 
 def with_language(
@@ -452,15 +461,18 @@ def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Prob
         return probe_models(contest.models, sets, contest.config, cache=contest.cache)
 
 
-def make_mteb_tasks(recipe: Recipe | None, root: Path, options: ModelsAndSets) -> "list[GalleryTask]":
-    """Return tasks of mteb over the captioned sets that a recipe and options name, the held-out split first.
+def make_mteb_tasks(
+    recipe: Recipe | None, root: Path, test_sets: Mapping[str, Mapping[str, Any]], language: str | None
+) -> "list[GalleryTask]":
+    """Return tasks of mteb over the captioned sets of a recipe and others, the held-out split first.
 
     Nothing is compared with training images, since mteb names its models later.
 
     Args:
-        recipe: recipe whose sets are read; None: only those of the options.
+        recipe: recipe whose sets are read; None: only the others.
         root: of the catalog.
-        options: other sets.
+        test_sets: settings of the others, by name.
+        language: code of the captions' language, if there is no recipe.
 
     Raises:
         SettingsError: there are no such sets, two have the same name, mteb does not know their language, or settings
@@ -468,9 +480,10 @@ def make_mteb_tasks(recipe: Recipe | None, root: Path, options: ModelsAndSets) -
         InputError: a set cannot be read, or mteb is not installed.
     """
     require_mteb("tasks of mteb")
+    options = ModelsAndSets(language=language)
     language = _language(recipe, options)
     pack = language_pack(language, _language_packs(recipe, options))
-    found = _scored_sets(SetReader(recipe=recipe, root=root, language=language, pack=pack), options)
+    found = _scored_sets(SetReader(recipe=recipe, root=root, language=language, pack=pack), options, test_sets)
     split = _split(recipe, root, recipe.evaluate.split, {}) if recipe is not None else None
     sets = [*([split] if split is not None else []), *found]
     _require_different([each.test_set.name for each in sets], "the set")
@@ -533,15 +546,26 @@ def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
 
 
-def _scored_sets(reader: SetReader, options: ModelsAndSets) -> list[ScoredSet]:
-    """Return the test sets of the recipe and of the options."""
+def _scored_sets(
+    reader: SetReader, options: ModelsAndSets, tables: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> list[ScoredSet]:
+    """Return the test sets of the recipe, of the options, and of tables of settings."""
     scored = list(reader.of_recipe())
     for name, *words in options.test_sets:
-        try:
-            scored.append(reader.named(name, words))
-        except PipelineError as error:
-            raise type(error)(f"--test-set {name}: {error}") from error
+        with _named_in_errors(f"--test-set {name}"):
+            scored.append(reader.named(name, override_values(words)))
+    for name, settings in tables.items():
+        with _named_in_errors(f"the test set {name}"):
+            scored.append(reader.named(name, settings))
     return scored
+
+
+@contextmanager
+def _named_in_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:

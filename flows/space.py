@@ -1,18 +1,27 @@
 """Write the page of a model as a folder that is a Hugging Face Space, and a container image, as it is."""
 
+import logging
 import re
 import shutil
 from importlib.metadata import requires, version
 from pathlib import Path
 from string import Template
 
+from PIL import Image
+
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.images.decoding import open_image
 from data_catalog.images.formats import is_image_name
-from data_catalog.storage.shards import TEMPORARY_PREFIX
+from data_catalog.storage.shards import TEMPORARY_PREFIX, read_json, write_json
 from flows import PACKAGES
 from flows.page import Shown, interface_texts, open_shown
+from flows.recipe.language_packs import language_pack
+from training.data.images import picture_or_reason, quiet_decoders
 from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.model_files import rename_encoders
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+
+logger = logging.getLogger(__name__)
 
 HOME = Path(__file__).parents[1]
 MODEL_FILES = (
@@ -24,6 +33,14 @@ REQUIREMENTS = (
     *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open-clip-torch"),
     *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
     *("tokenizers", "torch", "torchvision", "tqdm", "transformers"),
+)
+# Segments of a JPEG, and Pillow's keys for other formats, that only say how pixels are shown.
+_JPEG_SEGMENTS = (b"JFIF", b"Adobe", b"ICC_PROFILE")
+_ABOUT_PIXELS = frozenset(
+    (
+        *("background", "chromaticity", "compression", "dpi", "duration", "gamma", "icc_profile", "interlace"),
+        *("loop", "srgb", "timestamp", "transparency", "version"),
+    )
 )
 README = Template("""---
 title: $title
@@ -73,9 +90,9 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
 
     Args:
         shown: the page of the model.
-        model: the model's folder. Of its files only those are copied that the model is read from.
+        model: the model's folder. Of its files only those are copied that the model is read from, without paths.
         out: the new folder.
-        images: folder of images that people of the Space search.
+        images: folder of images that people of the Space search. They are copied without metadata, such as positions.
 
     Raises:
         SettingsError: the folder exists.
@@ -88,12 +105,12 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
     try:
         for path in sorted(model.rglob("*")):
             if path.is_file() and path.name in MODEL_FILES:
-                _copy(path, place / "model" / path.relative_to(model))
+                _copy_without_paths(path, place / "model" / path.relative_to(model))
         if images is not None:
             copied = [path for path in sorted(images.rglob("*")) if is_image_name(path.name) and path.is_file()]
             for name in (path.relative_to(images) for path in copied):
                 if not any(part.startswith(".") for part in name.parts):
-                    _copy(images / name, place / "images" / name)
+                    _copy_picture(images / name, place / "images" / name)
             if not (place / "images").is_dir():
                 raise InputError(f"{images} contains no image files")
         for package in PACKAGES:
@@ -101,7 +118,8 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
             shutil.copytree(HOME / package, place / package, ignore=ignored)
         texts = interface_texts()
         words = texts.get(shown.language, texts["en"])
-        intro = words["intro"].format(language=words["language"] if shown.language in texts else shown.language or "?")
+        named = words["language"] if shown.language in texts else shown.language and language_pack(shown.language).name
+        intro = words["intro"].format(language=named or "?")
         files = {
             "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=intro),
             "app.py": APP.substitute(language=repr(shown.language)),
@@ -134,6 +152,37 @@ def requirements() -> list[str]:
     return [f"gradio=={version('gradio')}", *(stated[name] for name in REQUIREMENTS)]
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy_without_paths(path: Path, target: Path) -> None:
+    """Copy a file of a model; of its configs, leave out where the text encoder was on the training machine."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
+    if path.name == OPEN_CLIP_CONFIG_FILE:
+        config = read_json(path)
+        write_json(target, {**config, "model_cfg": rename_encoders(config["model_cfg"])})
+    elif path.name == ENCODER_CONFIG_FILE:
+        write_json(target, {name: value for name, value in read_json(path).items() if name != "_name_or_path"})
+    else:
+        shutil.copyfile(path, target)
+
+
+def _copy_picture(path: Path, target: Path) -> None:
+    """Copy an image file without metadata. Encode it again, upright, only if it has any; leave out a broken one."""
+    raw = path.read_bytes()
+    with quiet_decoders():
+        picture = picture_or_reason(raw, 0)
+        if isinstance(picture, str):
+            logger.warning("%s is left out, because it cannot be read as an image: %s", path, picture)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _has_only_pixels(raw):
+            shutil.copyfile(path, target)
+        else:
+            picture.image.save(target, Image.registered_extensions()[target.suffix.lower()], quality=95)
+
+
+def _has_only_pixels(raw: bytes) -> bool:
+    image = open_image(raw)
+    if image.format == "JPEG":
+        segments = [content for _, content in getattr(image, "applist", ())]
+        return raw.endswith(b"\xff\xd9") and all(content.startswith(_JPEG_SEGMENTS) for content in segments)
+    image.load()  # a PNG may have metadata after its pixels
+    return not (image.info.keys() - _ABOUT_PIXELS or image.getexif() or getattr(image, "private_chunks", ()))

@@ -6,9 +6,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_catalog.errors import SettingsError
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
-from flows.cli.options import ModelsAndSets
 from flows.recipe.recipe import load_recipe
 from flows.scoreboard import make_mteb_tasks, require_mteb
 from training.processes import prepare_for_torch
@@ -50,17 +50,27 @@ def mteb_tasks(
         InputError: files cannot be read, or mteb is not installed.
     """
     place = Path(root)
+    if recipe is None and settings:
+        raise SettingsError("settings replace those of a recipe: name one, or leave them out")
     if recipe is not None:
         open_root(place, writes=False)
     loaded = None if recipe is None else load_recipe(fspath(recipe), root=place, overrides=settings or {})
-    words = [(name, *map(_word, values.items())) for name, values in (test_sets or {}).items()]
-    options = ModelsAndSets(language=language, test_sets=tuple(words))
+    tables = {name: _plain(name, values) for name, values in (test_sets or {}).items()}
     with reading():
-        return make_mteb_tasks(loaded, place, options)
+        return make_mteb_tasks(loaded, place, tables, language)
 
 
-def _word(setting: tuple[str, Any]) -> str:
-    return f"{setting[0]}={json.dumps(setting[1], ensure_ascii=False, default=fspath)}"  # which TOML reads, too
+def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a recipe has them: paths are texts, and tuples lists.
+
+    Raises:
+        SettingsError: a value is None.
+    """
+    for key, value in values.items():
+        if value is None:
+            raise SettingsError(f"the test set {name}: {key} is None: leave it out")
+    found: dict[str, Any] = json.loads(json.dumps(dict(values), default=fspath))
+    return found
 
 
 def mteb_model(source: Place) -> "MtebEncoder":

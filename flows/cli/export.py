@@ -54,7 +54,7 @@ class _HubOptions:
     """With --push-to-hub: let only the repository's owner see it."""
 
     def open(self, kind: str) -> "Repository | None":
-        """Return the repository, created if there is none; None if nothing is to be uploaded.
+        """Return the repository, which may not exist yet; None if nothing is to be uploaded.
 
         Args:
             kind: "dataset" or "model".
@@ -63,7 +63,7 @@ class _HubOptions:
 
         if self.private and self.push_to_hub is None:
             raise SettingsError("--private is for uploads: add --push-to-hub OWNER/NAME")
-        return open_repository(self.push_to_hub, kind, private=self.private) if self.push_to_hub else None
+        return None if self.push_to_hub is None else open_repository(self.push_to_hub, kind, private=self.private)
 
 
 @Parameter(name="*")
@@ -112,7 +112,7 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
 
     elsewhere = ("out", "push_to_hub", "private")
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name not in elsewhere})
-    if options.push_to_hub and options.pixels == ALL_PIXELS and not options.private:
+    if options.push_to_hub is not None and options.pixels == ALL_PIXELS and not options.private:
         raise SettingsError(
             "--pixels all includes images that nobody may publish: name the sources whose images you may pass on with "
             "--allow SOURCE, or add --private"
@@ -203,10 +203,10 @@ def export_model(
     from training.processes import prepare_for_torch
     from training.trained_models import current_model
 
-    hub_name = options.push_to_hub or options.hub_name
-    if options.push_to_hub and (len(options.formats) > 1 or ALL in options.formats):
+    hub_name = options.hub_name if options.push_to_hub is None else options.push_to_hub
+    if options.push_to_hub is not None and (len(options.formats) > 1 or ALL in options.formats):
         raise SettingsError("--push-to-hub takes one --format: a repository has one README.md")
-    if hub_name != (options.hub_name or hub_name):
+    if options.hub_name not in (None, hub_name):
         raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
     folder, snapshot = options.model, None  # for a folder alone, the training data is unknown
     if (dataset is None) == (folder is None):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import html
+import json
 import os
 import re
 import signal
@@ -20,13 +21,18 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import BusyError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
-from training.towers.model import LoadedModel
+from training.scores.encoders import open_open_clip
+from training.towers.model import LoadedModel, create_model, write_model_config
+from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing
+from training.towers.pretrained import save_encoder_config
+from training.towers.tokenizer import copy_tokenizer
 from training.use.search import folder_gallery
 
 if find_spec("gradio") is None:
@@ -406,6 +412,49 @@ def test_an_exported_space_runs_by_itself_with_what_it_requires(
             assert 'class="heat"' in client.predict(handle_file(pictures / "blu.png"), "rosso", api_name="/localize")
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: str, tmp_path: Path, told: Any) -> None:
+    bert = small_bert("un quadrato rosso")
+    text = {"hf_model_name": str(bert), "hf_tokenizer_name": str(bert), "hf_pooler_type": "mean_pooler"}
+    config = {**json.loads(small_model), "text_cfg": {**text, "context_length": 24}}
+    model = tmp_path / "model"
+    model.mkdir()
+    copy_tokenizer(str(bert), model)
+    save_encoder_config(config, model)
+    write_model_config(model, config)
+    save_weights(create_model(config, model), model / "model.safetensors")
+    photos, exif = tmp_path / "photos", Image.Exif()
+    exif[0x0112], exif[0x8825] = 6, {1: "N", 2: (52.0, 31.0, 12.0)}  # turned by a quarter, and a position
+    wide = Image.new("RGB", (80, 40), "red")
+    wide.paste("blue", (0, 0, 40, 40))
+    photos.mkdir()
+    wide.save(photos / "turned.jpg", exif=exif)
+    wide.save(photos / "turned.webp", exif=exif)
+    notes = PngInfo()
+    notes.add_text("Author", "Somebody")
+    wide.save(photos / "noted.png", pnginfo=notes)
+    wide.save(photos / "plain.jpg", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff Exif of a secret place")
+    space = tmp_path / "space"
+    told(["demo", "--model", str(model), "--images", str(photos), "--language", "el", "--export-space", str(space)])
+    for path in (space / "model").iterdir():
+        assert str(bert).encode() not in path.read_bytes(), path
+    moved = space.rename(tmp_path / "moved")
+    assert open_open_clip(str(moved / "model"), "moved").encode_texts(["un quadrato"]).shape == (1, 32)
+    assert "captions in Greek" in (moved / "README.md").read_text("utf-8")
+    found = {path.name: path for path in (moved / "images").iterdir()}
+    assert found.keys() == {"turned.jpg", "turned.webp", "noted.png", "plain.jpg"}
+    assert found["plain.jpg"].read_bytes() == (photos / "plain.jpg").read_bytes()
+    for name in ("turned.jpg", "turned.webp", "noted.png"):
+        with Image.open(found[name]) as image:
+            assert not image.getexif()
+            assert not image.info.keys() & {"exif", "xmp", "Author"}
+            if name.startswith("turned"):
+                assert (image.size, image.format) == ((40, 80), {".jpg": "JPEG", ".webp": "WEBP"}[Path(name).suffix])
+                (red, _, blue), (other, _, bluer) = (image.getpixel((20, y)) for y in (70, 10))
+                assert red > 200 > 100 > blue
+                assert bluer > 200 > 100 > other
 
 
 def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:

@@ -14,12 +14,14 @@ import pytest
 from huggingface_hub import snapshot_download
 from loopback import LoopbackHandler, LoopbackServer
 
+from data_catalog.exports.hub import push_export
 from flows.cli.app import EXIT_LATER
 from flows.jobs import train_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-TOKEN, READER, WRONG = "hf_writer_of_somebody", "hf_reader", "hf_wrong"
+TOKEN, READER, LIMITED, WRONG = "hf_writer_of_somebody", "hf_reader", "hf_limited", "hf_wrong"
+ROLES = {TOKEN: "write", READER: "read", LIMITED: "fineGrained"}
 LFS = (".parquet", ".safetensors", ".tar")
 
 
@@ -71,15 +73,16 @@ class _Handler(LoopbackHandler):
             found = re.fullmatch(pattern, f"{self.command} {path}")
             if found is not None:
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                if self.command == "POST" and token != TOKEN:
-                    status, why = (403, "no rights\x1b[31m here") if token == READER else (401, f"unknown: {token}")
-                    self._send(status, {"error": why})
+                if token not in ROLES:
+                    self._send(401, {"error": f"unknown: {token}"})
+                elif self.command == "POST" and token != TOKEN:
+                    self._send(403, {"error": f"no rights\x1b[31m for {token}"})
                 elif found.groupdict().get("name") in (None, *self.server.files):
                     method(self, body, **found.groupdict())
                 else:
                     break
                 return
-        self._send(404, {"error": "Not found"})
+        self._send(404, {"error": "Not found"}, {"X-Error-Code": "RepoNotFound"})
 
     def _store(self, size: int) -> None:
         with self.server.lock:
@@ -93,6 +96,11 @@ class _Handler(LoopbackHandler):
             self.server.objects[oid] = content
             self.server.sent.append(oid)
         self._send(200, {})
+
+    def _who(self, _: bytes) -> None:
+        role = ROLES[self.headers["Authorization"].removeprefix("Bearer ")]
+        orgs = [{"type": "org", "name": "friends", "roleInOrg": "write"}]
+        self._send(200, {"name": "somebody", "orgs": orgs, "auth": {"accessToken": {"role": role}}})
 
     def _create(self, body: bytes) -> None:
         asked = json.loads(body)
@@ -156,6 +164,9 @@ class _Handler(LoopbackHandler):
         self._send(200, {"commitUrl": f"{self.server.url()}/{name}/commit/1", "commitOid": self._commit(name)})
 
     def _file(self, _: bytes, name: str, path: str) -> None:
+        if path not in self.server.files[name]:
+            self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return
         content = self.server.files[name][path]
         self.answer(200, content, ETag=f'"{_oid(path, content)}"', X_Repo_Commit=self._commit(name))
 
@@ -165,6 +176,7 @@ class _Handler(LoopbackHandler):
 
 _KIND, _NAME = "/api/(?:models|datasets)", "(?P<name>[^/]+/[^/]+)"
 _ROUTES = {
+    "GET /api/whoami-v2": _Handler._who,
     "POST /api/repos/create": _Handler._create,
     "POST /api/validate-yaml": _Handler._yaml,
     f"GET {_KIND}/{_NAME}(?:/revision/[^/]+)?": _Handler._about,
@@ -284,9 +296,11 @@ def test_after_a_lost_connection_the_same_command_sends_the_rest(
     ("token", "more", "said"),
     [
         ("", [], "no token of the Hugging Face hub is stored: log in with `hf auth login`, or set HF_TOKEN"),
-        (WRONG, [], "does not accept your token (401: unknown: TOKEN): log in"),
-        (READER, [], r"your token may not write to somebody/it (403: no rights\x1b[31m here): make one with"),
+        (WRONG, [], "does not accept your token (401): log in"),
+        (READER, [], "your token may not write to somebody/it (it is read-only): make one with"),
+        (TOKEN, ["--push-to-hub", "theirs/it"], "theirs/it (it writes to somebody, friends): make one with"),
         (TOKEN, ["--push-to-hub", "it"], "a name on the hub has the form OWNER/NAME, got 'it'"),
+        (TOKEN, ["--push-to-hub", ""], "a name on the hub has the form OWNER/NAME, got ''"),
         (TOKEN, ["--push-to-hub", "somebody/public", "--private"], "somebody/public exists and is public"),
     ],
 )
@@ -309,6 +323,54 @@ def test_what_the_hub_would_refuse_is_said_before_the_export(
     assert list(hub.files) == ["somebody/public"]
 
 
+def test_offline_nothing_is_exported(
+    hub: Hub, words: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE forbids it: unset it" in told(words, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_export_leaves_no_repository(hub: Hub, words: list[str], tmp_path: Path, told: Any) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert "exists and is not an export of vernaclip" in told(words, code=1)
+    assert not hub.files
+
+
+def test_a_right_that_only_the_hub_knows_is_missed_at_the_upload(
+    hub: Hub, words: list[str], told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", LIMITED)
+    error = told(words, code=1)
+    assert rf"your token may not write to {words[-1]} (403: no rights\x1b[31m for TOKEN): make one with" in error
+    assert not hub.files
+
+
+def test_a_file_that_cannot_be_read_is_no_lost_connection(
+    hub: Hub, words: list[str], tmp_path: Path, told: Any
+) -> None:
+    told(words)
+    hub.files.clear()
+    added = tmp_path / "out" / "mine.bin"
+    added.symlink_to("/proc/self/mem")  # a file that root cannot read either
+    assert f"{added} cannot be read (Input/output error): make it readable" in told(words, code=1)
+    assert not hub.files
+
+
+def test_an_export_that_a_take_down_removed_is_not_uploaded(
+    hub: Hub, words: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def push_later(folder: Path, repository: Any) -> str:
+        shutil.rmtree(folder)
+        return push_export(folder, repository)
+
+    monkeypatch.setattr("data_catalog.exports.hub.push_export", push_later)
+    error = told(words, code=1)
+    assert f"{tmp_path / 'out'} was removed before its upload" in error
+    assert not hub.files
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -328,8 +390,8 @@ def test_rights_and_formats_are_checked_and_a_private_repository_is_private(
         return
     assert "--private is for uploads" in told(call, code=1)
     for _ in range(2):
-        told([*call, "--push-to-hub", "somebody/it"])
-    assert hub.private == {"somebody/it"}
+        told([*call, "--push-to-hub", "friends/it"])
+    assert hub.private == {"friends/it"}
 
 
 def test_a_later_export_takes_the_place_of_an_earlier_one_and_leaves_other_files(
@@ -348,3 +410,19 @@ def test_a_later_export_takes_the_place_of_an_earlier_one_and_leaves_other_files
     assert {name: hub.files["somebody/dataset"][name] for name in tree(tmp_path / "huggingface")} == tree(
         tmp_path / "huggingface"
     )
+
+
+def test_a_model_in_another_format_takes_the_place_of_an_earlier_one(
+    hub: Hub, root: Path, tmp_path: Path, told: Any
+) -> None:
+    def push(kind: str) -> dict[str, bytes]:
+        told(["export-model", "scenes", "--root", str(root), "--format", kind, "--out", str(tmp_path / kind), *to_hub])
+        return {name: content for name, content in hub.files["somebody/it"].items() if name != ".gitattributes"}
+
+    to_hub = ["--push-to-hub", "somebody/it"]
+    theirs = {"LICENSE": b"mine", "model.safetensors": b"of another program", "export.json": b"[]"}
+    hub.files["somebody/it"] = {**theirs, ".gitattributes": b""}
+    assert push("open_clip") == theirs | tree(tmp_path / "open_clip")
+    kept = {"LICENSE": b"mine"}
+    assert push("transformers") == kept | tree(tmp_path / "transformers")
+    assert push("open_clip") == kept | tree(tmp_path / "open_clip")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import vernaclip
+from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of
 from flows.jobs import train_model
@@ -186,7 +187,14 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     }
     (read,) = mteb.ResultCache(tmp_path).load_results().model_results
     assert (read.model_name, read.model_revision) == ("local/mine", board["models"][0]["tensors_sha256"])
-    tasks = vernaclip.mteb_tasks(language="it", test_sets={"new": settings})
+    for wrong, said in (
+        ({"settings": {"evaluate.split": "val"}}, "settings replace those of a recipe"),
+        ({"test_sets": {"new": {**settings, "images": None}}}, "the test set new: images is None: leave it out"),
+        ({"test_sets": {"new": {**settings, "num_images": "two"}}}, "the test set new: .*num_images"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            vernaclip.mteb_tasks(**{"language": "it", "test_sets": {"new": settings}, **wrong})
+    tasks = vernaclip.mteb_tasks(language="it", test_sets={"new": {**settings, "files": [table]}})
     written = {result.task_name: result for result in read.task_results}
     for task, way in zip(tasks, ("text_to_image", "image_to_text"), strict=True):
         result = written.pop(task.metadata.name)

@@ -250,7 +250,10 @@ def in_tensorboard(out: Path) -> dict[str, Any]:
 
 
 def in_wandb(out: Path) -> dict[str, Any]:
-    """The same of the offline runs of all attempts, whose files are logs as LevelDB writes them, after seven bytes."""
+    """The same of the offline runs of all attempts, and how each ended.
+
+    Their files are logs as LevelDB writes them, after seven bytes.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     found: dict[str, Any] = {}
@@ -271,6 +274,8 @@ def in_wandb(out: Path) -> dict[str, Any]:
                 row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
                 for name, value in row.items():
                     found.setdefault(name, []).append((row["_step"], value))
+                if record.HasField("exit"):
+                    found.setdefault("exit codes", []).append(record.exit.exit_code)
     del found["settings"]["_wandb"]
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import wandb
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from flows.jobs import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
 from training.config import TRACKERS, AlignConfig, DistilConfig, TrainConfig
@@ -61,6 +61,24 @@ def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
     for name, shown in found["tensorboard"].items():
         wanted = [(step, pytest.approx(value)) for step, value in shown if step in kept]
         assert found["wandb"][name] == wanted, name
+
+
+def test_a_run_within_the_handler_of_an_error_logs_its_last_step_and_does_not_fail(
+    square_files: PairFiles,
+    small_run: Callable[..., TrainConfig],
+    logged: Callable[[Path], dict[str, dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    config = replace(small_run(), epochs=1, log=TRACKERS)
+    try:
+        train(square_files, replace(config, image_weights="absent"), tmp_path / "failed")
+    except PipelineError:
+        result = train(square_files, config, tmp_path / "run")
+    found = logged(tmp_path / "run")
+    assert found["wandb"]["exit codes"] == [0]
+    for shown in found.values():
+        assert [step for step, _ in shown["loss"]] == list(range(1, result.steps + 1))
+        assert shown["val_loss"][-1][0] == result.steps
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, AlignConfig, DistilConfig])

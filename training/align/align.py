@@ -8,7 +8,7 @@ interrupted starts its heads again and ends with the same bytes.
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,7 +157,7 @@ def align(
     with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=device):
         effort = EffortLog(out / EFFORT_FILE, device, step=0)
         trackers = Trackers.open(config.log, out, since=0)  # an interrupted run starts its heads again
-        try:
+        with closing(effort), trackers:
             frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
             train = frozen.pairs(files, "train", mirror=config.mirror)
             val = frozen.pairs(files, "val")
@@ -171,9 +171,6 @@ def align(
             write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in history).encode())
             for line in history:
                 trackers.add(line["epoch"], line)
-        finally:
-            trackers.close()
-            effort.close()
     best = history[best_epoch]
     refitted = len(val) if config.refit and val is not None else 0
     result = TrainResult(

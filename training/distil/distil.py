@@ -10,6 +10,7 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -207,16 +208,15 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         teacher = open_teacher(config.teacher)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)
         del teacher
-        try:
+        with ExitStack() as closing:  # the last one is closed first
+            closing.callback(run.effort.close)
+            closing.enter_context(run.trackers)
+            closing.callback(_note, run)
             with Progress("distil", total=config.epochs * run.steps_per_epoch, unit="steps") as progress:
                 progress.advance(run.state.step)
                 while run.state.epoch < config.epochs and run.state.stale_epochs < (config.patience or math.inf):
                     _train_epoch(run, progress)
                     _end_epoch(run)
-        finally:
-            _note(run)
-            run.trackers.close()
-            run.effort.close()
     result = TrainResult(
         key=key,
         model_sha256=sha256_of(out / WEIGHTS_FILE),

@@ -6,7 +6,6 @@ puts the folder in its place, so it may be moved.
 """
 
 import shutil
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -34,7 +33,7 @@ from training.towers.model import (
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
 )
-from training.towers.model_files import HERE
+from training.towers.model_files import rename_encoders
 from training.towers.modules import MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
@@ -88,13 +87,8 @@ def write_open_clip(trained: TrainedFolder, folder: Path, hub_name: str | None) 
         write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
     tokenizer_config = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
     write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **tokenizer_config})
-    name = hub_name or HERE  # paths of the training machine are private
-    model_config = deepcopy(trained.model_config)
-    text = model_config["text_cfg"]
-    # A local tokenizer comes from the folder under any name, but without a name open_clip would use its own.
-    text["hf_tokenizer_name"] = name if hub_name is not None or trained.has_encoder else "tokenizer"
+    model_config = rename_encoders(trained.model_config, hub_name)
     if trained.has_encoder:
-        text |= {"hf_model_name": name, "hf_model_pretrained": False}
         encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
         encoder.pop("_name_or_path", None)
         write_json(folder / ENCODER_CONFIG_FILE, encoder)

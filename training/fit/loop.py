@@ -38,7 +38,7 @@ from training.fit.run import (
     RunState,
     chosen_device,
     claim_folder,
-    close_run,
+    closing_run,
     model_and_key,
     refuse_uneven_shares,
     save_run,
@@ -145,11 +145,9 @@ def train(
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, rules=rules
             )
-            try:
+            with closing_run(run):
                 require_same_in_all("resume state", (run.state.epoch, run.state.step))
                 _run_phases(run)
-            finally:
-                close_run(run)
         if process_rank() == 0:
             result = TrainResult(
                 key=run.key,

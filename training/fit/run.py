@@ -5,7 +5,8 @@ Order, captions and crops are functions of the seed and the step, so the resume 
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -439,10 +440,13 @@ def _note(run: Run) -> None:
         run.effort.note(run.state.step)
 
 
-def close_run(run: Run) -> None:
-    """Close the trackers, and stop the threads of a run."""
-    run.split.images.close()
-    _note(run)
-    run.trackers.close()
-    if run.effort is not None:
-        run.effort.close()
+@contextmanager
+def closing_run(run: Run) -> Iterator[None]:
+    """Close the trackers, and stop the threads of a run, at the end of a block."""
+    with ExitStack() as closing:  # the last one is closed first
+        if run.effort is not None:
+            closing.callback(run.effort.close)
+        closing.enter_context(run.trackers)
+        closing.callback(_note, run)
+        closing.callback(run.split.images.close)
+        yield

@@ -1,18 +1,17 @@
 """Hand the metrics of a run to TensorBoard and Weights & Biases: `train.log`, `align.log`, `distil.log`.
 
-The metrics of a step are handed over when they are complete: before a later step is noted in `effort.json`, which
-precedes its resume state. That state has those of its last step, and a resumed run skips earlier ones. So no step is
-logged twice or lost, except by wandb: one that is killed loses its last seconds.
+The metrics of a step are handed over when they are complete. After that, a later step is noted in `effort.json`, and
+then its resume state is written, with the metrics of its last step. A resumed run logs these, and skips earlier steps.
+So each step is logged once, also after a kill. Only wandb loses the last seconds of a process that was killed.
 """
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from data_catalog.errors import InputError, install_hint
 from data_catalog.storage.shards import read_json
@@ -111,6 +110,8 @@ def _refused_by_wandb(error: Exception) -> InputError:
 class Trackers:
     """The trackers of a run. Metrics wait until they are handed over.
 
+    As a context manager, it hands over the last metrics and ends the run. After an exception, the run has failed.
+
     Args:
         opened: the trackers, none by default.
         since: step before which earlier attempts handed over metrics.
@@ -122,7 +123,7 @@ class Trackers:
     waiting: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, names: Sequence[str], out: Path, *, since: int) -> "Trackers":
+    def open(cls, names: Sequence[str], out: Path, *, since: int) -> Self:
         """Open the trackers of those names for a model folder that has its `run.json`.
 
         Raises:
@@ -146,10 +147,11 @@ class Trackers:
             tracker.flush()
         return dict(*self.waiting.values())
 
-    def close(self) -> None:
-        """Hand over the last metrics, and end the run. It failed if an exception is being handled."""
-        failed = sys.exc_info()[0] is not None
-        if not failed:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
             self.hand_over(before=math.inf)
         for tracker in self.opened:
-            tracker.close(failed=failed)
+            tracker.close(failed=kind is not None)

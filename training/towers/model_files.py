@@ -113,6 +113,24 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def rename_encoders(model_config: Mapping[str, Any], hub_name: str | None = None) -> dict[str, Any]:
+    """Return a model config that is free of the paths of Hugging Face text encoders, since they are private.
+
+    Args:
+        model_config: the open_clip model config. It is not changed.
+        hub_name: name on the hub of the model itself, which replaces the paths; None: `HERE` does.
+    """
+    found = deepcopy(dict(model_config))
+    for each in (found, *(each for name in JOINED for each in found.get(name, ()))):
+        text = each.get("text_cfg", {})
+        has_encoder = "hf_model_name" in text
+        # A local tokenizer comes from the folder under any name, but without a name open_clip would use its own.
+        text["hf_tokenizer_name"] = hub_name or (HERE if has_encoder else "tokenizer")
+        if has_encoder:
+            text |= {"hf_model_name": hub_name or HERE, "hf_model_pretrained": False}
+    return found
+
+
 def joined_configs(model_config: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """Return side, folder and model config of each further tower; the config's other side is a minimal tower.
 
