@@ -119,7 +119,7 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
         texts = interface_texts()
         words = texts.get(shown.language, texts["en"])
         named = words["language"] if shown.language in texts else shown.language and language_pack(shown.language).name
-        intro = words["intro"].format(language=named or "?")
+        intro = words["intro"].format(language=named or words["unknown_language"])
         files = {
             "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=intro),
             "app.py": APP.substitute(language=repr(shown.language)),
