@@ -3,6 +3,7 @@
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import requires, version
 from pathlib import Path
 from string import Template
@@ -185,4 +186,5 @@ def _has_only_pixels(raw: bytes) -> bool:
         segments = [content for _, content in getattr(image, "applist", ())]
         return raw.endswith(b"\xff\xd9") and all(content.startswith(_JPEG_SEGMENTS) for content in segments)
     image.load()  # a PNG may have metadata after its pixels
-    return not (image.info.keys() - _ABOUT_PIXELS or image.getexif() or getattr(image, "private_chunks", ()))
+    chunks: Sequence[object] = getattr(image, "private_chunks", ())
+    return not (image.info.keys() - _ABOUT_PIXELS or image.getexif() or chunks)
