@@ -82,7 +82,7 @@ class _Handler(LoopbackHandler):
                 else:
                     break
                 return
-        self._send(404, {"error": "Not found"}, {"X-Error-Code": "RepoNotFound"})
+        self._send(404, {"error": "Not found"}, X_Error_Code="RepoNotFound")
 
     def _store(self, size: int) -> None:
         with self.server.lock:
@@ -165,13 +165,13 @@ class _Handler(LoopbackHandler):
 
     def _file(self, _: bytes, name: str, path: str) -> None:
         if path not in self.server.files[name]:
-            self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            self._send(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
             return
         content = self.server.files[name][path]
         self.answer(200, content, ETag=f'"{_oid(path, content)}"', X_Repo_Commit=self._commit(name))
 
-    def _send(self, status: int, value: Any) -> None:
-        self.answer(status, json.dumps(value).encode())
+    def _send(self, status: int, value: Any, **headers: str) -> None:
+        self.answer(status, json.dumps(value).encode(), **headers)
 
 
 _KIND, _NAME = "/api/(?:models|datasets)", "(?P<name>[^/]+/[^/]+)"
