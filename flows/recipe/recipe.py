@@ -22,7 +22,6 @@ from data_catalog.sample.config import ScenesConfig, ServeConfig
 from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.storage.publish import UPSTREAM, SplitConfig
-from data_catalog.storage.roots import refuse_remote
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.settings import read, section_fields, unknown_key
 from flows.recipe.sources import (
@@ -361,22 +360,12 @@ def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
     return str((folder if is_there else Path(escape(str(folder)))) / value) if has_magic(value) else str(folder / value)
 
 
-def _refuse_remote_files(values: Any) -> None:
-    """Refuse addresses of object stores, in nested tables and lists."""
-    if isinstance(values, str):
-        refuse_remote(values)
-    elif isinstance(values, Mapping | list):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            _refuse_remote_files(value)
-
-
 def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Recipe:
     """Return the validated recipe of nested tables.
 
     Raises:
-        SettingsError: a key is unknown or missing, a value is invalid, or a file is not on this machine.
+        SettingsError: a key is unknown or missing, or a value is invalid.
     """
-    _refuse_remote_files(values)
     general = section_fields(Dataset)
     for name in values:
         if name not in {*general, *SECTIONS, "sources", "test_sets"}:
