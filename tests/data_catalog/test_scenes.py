@@ -128,7 +128,7 @@ def test_golden_output_of_this_generator_version() -> None:
     ("changes", "message"),
     [
         ({"num_images": 39}, "num_images must be at least 40, got 39"),
-        ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
+        ({"target_language": "fr"}, "target_language must be one of en, it, de, got 'fr'"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
         ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
         ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
