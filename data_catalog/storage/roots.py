@@ -40,8 +40,9 @@ def refuse_remote(place: Path | str) -> None:
     if (found := _REMOTE.match(str(place))) is not None:
         address = f"{found[1]}://{str(place)[found.end() :]}"
         raise SettingsError(
-            f"{address} is not a path of this machine, and vernaclip reads and writes only those: copy from there, or "
-            "mount it; copy finished snapshots and exports to it (docs/operations.md, Clusters)"
+            f"{address} is not a path of this machine, as it has to be here: copy from there, or mount it; copy "
+            "finished snapshots and exports to it (docs/operations.md, Clusters). Only images of sources may be in an "
+            "object store"
         )
 
 
