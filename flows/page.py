@@ -239,16 +239,6 @@ class Page:
         )
         return [row["caption"] for row in rows] or texts, [row["sample_id"] for row in rows]
 
-    def _example_picture(self, sample_id: str) -> str | None:
-        """Return the image of a sample as a data URL, or None if it was taken down or is no longer there."""
-        try:
-            with self._present():
-                rows = self._rows(IMAGES, {"ids": [sample_id]})
-        except PipelineError as error:
-            logger.warning("%s", error)
-            return None
-        return shrunk(rows[0]["image"], SIDE, quality=95) if rows else None
-
     def search(self, query_text: str, num_images: float) -> str:
         """Return the images that are most similar to a text."""
         query_text = (query_text or "").strip()[:MAX_TEXT]
@@ -519,8 +509,14 @@ class Page:
         gr.on(triggers, self._safe(answer), [picture, wanted], result, **_lane(name))
 
     def _chosen(self, sample_id: str, *caption: str) -> Any:
-        """Return the image of an example, and its caption if there is a field for it."""
-        image = self._example_picture(sample_id)
+        """Return the image of an example, none if it was taken down, and its caption if there is a field for it."""
+        image = None
+        try:
+            with self._present():
+                rows = self._rows(IMAGES, {"ids": [sample_id]})
+            image = shrunk(rows[0]["image"], SIDE, quality=95) if rows else None
+        except PipelineError as error:
+            logger.warning("%s", error)
         return (image, *caption) if caption else image
 
     def _text_examples(self, target: Any) -> None:

@@ -350,11 +350,15 @@ def test_the_page_is_served_where_it_is_told_whatever_the_environment_says(
         with httpx.Client(trust_env=False) as client:
             assert client.get(address).status_code == 200
             assert client.get(address, headers={"host": "evil.example"}).status_code == 421
-        with pytest.raises(BusyError, match=f"port {free_port} of 127.0.0.2 is taken"):
-            next(served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port).gen)
+        taken = served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port)
+        with pytest.raises(BusyError, match=f"port {free_port} of 127.0.0.2 is taken"), taken:
+            pass
     for host in ("192.0.2.1", "no.such.host.invalid", "2001:db8::1"):
-        with pytest.raises(SettingsError, match=f"--host {host} is"):
-            next(served(Shown(model=colours, language="it"), host=host).gen)
+        with (
+            pytest.raises(SettingsError, match=f"--host {host} is"),
+            served(Shown(model=colours, language="it"), host=host),
+        ):
+            pass
     assert "no_proxy" not in os.environ
 
 
@@ -461,7 +465,7 @@ def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
     texts = interface_texts()
     assert set(texts) >= {"en", "it", "de"}
     for language, words in texts.items():
-        assert words.keys() | {"fallback"} == texts["en"].keys(), language
+        assert words.keys() | {"fallback", "unknown_language"} == texts["en"].keys(), language
         for key, value in words.items():
             places = [set(re.findall(r"{(\w+)}", str(each))) for each in (value, texts["en"][key])]
             assert places[0] == places[1], (language, key)
