@@ -8,7 +8,7 @@ with the whole batch.
 import ctypes
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,48 @@ def process_count() -> int:
 def local_process_count() -> int:
     """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def chosen_device(name: str, setting: str = "train.device") -> "torch.device":
+    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU.
+
+    Raises:
+        InputError: "cuda" is set and torch finds no GPU, or there are fewer GPUs than processes.
+    """
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise InputError(
+            f"{setting} is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
+            f"install a CUDA build of torch, start fewer processes, or set {setting} to cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def encode_where_fastest(module: Any, encode: "Callable[[Any], torch.Tensor]", inputs: Any) -> "torch.Tensor":
+    """Encode images or texts on the GPU if torch finds one, and return their features on the CPU in float32.
+
+    On a GPU, products are computed in float32 too, where cuDNN would round to TF32. So features differ from those of a
+    CPU in the last digits only. `CUDA_VISIBLE_DEVICES=` hides the GPU.
+
+    Args:
+        module: the model, which moves to the GPU and stays there.
+        encode: one of its functions.
+        inputs: its argument, a tensor or another object with `to`.
+    """
+    import torch
+
+    device = chosen_device("auto")
+    if device.type == "cpu":
+        return encode(inputs).float()
+    module.to(device)
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        return encode(inputs.to(device)).float().cpu()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +34,7 @@ from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult
 from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
 from training.fit.trackers import Trackers
-from training.processes import deterministic_torch, process_count
+from training.processes import deterministic_torch, encode_where_fastest, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
@@ -250,14 +251,16 @@ class FrozenTowers:
                 name,
                 image,
                 prepare=lambda picture: _prepared(picture, preprocessing, mirrored=mirrored),
-                encode_pixels=lambda pixels: backbone_features(image, pixels),
+                encode_pixels=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
             )
             return FeatureStore(encoder, cache, unit=False)
 
         encoder = _encoder(
             " and ".join(text_names),
             text,
-            encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
+            encode_texts=lambda texts: encode_where_fastest(
+                text.tower, partial(backbone_features, text), tokenizer(texts)
+            ),
             files=text_files,
         )
         return cls(
@@ -308,7 +311,7 @@ class FrozenTowers:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            image, text = (_as_module(part) for part in (self.image, self.text))
+            image, text = (_as_module(part).cpu() for part in (self.image, self.text))  # a GPU may have the towers
             if config.start == "model":
                 _multiply(image, 1 / scales[0])
                 _multiply(text, 1 / scales[1])

@@ -76,7 +76,7 @@ def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int =
 
     with torch.no_grad():
         found = [
-            model.module.encode_text(model.tokenizer(texts[start : start + batch_size]), normalize=True).numpy()
+            torch.nn.functional.normalize(model.encode_texts(texts[start : start + batch_size]), dim=-1).numpy()
             for start in range(0, len(texts), batch_size)
         ]
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
@@ -89,14 +89,15 @@ def stacked(rows: Sequence[Features]) -> Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """A model of any library that maps images and texts into one space, on the CPU and in evaluation mode.
+    """A model of any library that maps images and texts into one space, in evaluation mode.
 
     Args:
         name: name under which its scores are listed.
         origin: source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
         prepare: turns an RGB image into floats of shape (3, height, width).
-        encode_pixels: turns prepared images, shape (images, 3, height, width), into features, shape (images, dim).
-        encode_texts: turns texts into features, shape (texts, dim).
+        encode_pixels: turns prepared images, shape (images, 3, height, width), into features on the CPU, shape
+            (images, dim).
+        encode_texts: turns texts into features on the CPU, shape (texts, dim).
         reword: changes all texts first, for example translates them. None leaves them as they are.
         tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
         files: name and sha256 of the config and tokenizer files in its folder, if it has one.

@@ -182,12 +182,11 @@ def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BA
     import torch
 
     with torch.no_grad():
-        found = [
-            model.module.encode_image(
-                model.preprocessing.normalised(torch.from_numpy(pixels[start : start + batch_size])), normalize=True
-            ).numpy()
+        prepared = (
+            model.preprocessing.normalised(torch.from_numpy(pixels[start : start + batch_size]))
             for start in range(0, len(pixels), batch_size)
-        ]
+        )
+        found = [torch.nn.functional.normalize(model.encode_pixels(some), dim=-1).numpy() for some in prepared]
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 

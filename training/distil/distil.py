@@ -40,9 +40,9 @@ from training.fit.effort import EffortLog
 from training.fit.loop import CUTOFF, TrainResult
 from training.fit.losses import autocast, generator_states, set_generator_states
 from training.fit.optimisation import decay_groups, learning_rate
-from training.fit.run import METRICS_FILE, STATE_FILE, chosen_device, claim_folder
+from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder
 from training.fit.trackers import Trackers
-from training.processes import deterministic_torch, process_count
+from training.processes import chosen_device, deterministic_torch, process_count
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights

@@ -11,6 +11,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import write_json
 from training.config import DistilConfig
 from training.distil.teacher import Teacher
+from training.processes import encode_where_fastest
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     create_model,
@@ -100,7 +101,8 @@ def open_student(
     noise = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         own, theirs = (
-            torch.nn.functional.normalize(one.eval().encode_image(noise)) for one in (module, teacher.module)
+            torch.nn.functional.normalize(encode_where_fastest(one.eval(), one.encode_image, noise))
+            for one in (module, teacher.module)
         )
     if not torch.allclose(own, theirs, atol=1e-4):
         raise InputError(

@@ -4,7 +4,6 @@ Order, captions and crops are functions of the seed and the step, so the resume 
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,7 +29,7 @@ from training.fit.hard_negatives import require_rules, rules_within
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.fit.trackers import Trackers, require_trackers
-from training.processes import process_count, process_rank
+from training.processes import chosen_device, process_count, process_rank
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.joined import join
 from training.towers.model import (
@@ -305,25 +304,6 @@ def refuse_uneven_shares(config: TrainConfig) -> None:
         raise SettingsError(
             f"train.batch_size {config.batch_size} cannot be divided among {count} processes: use a multiple"
         )
-
-
-def chosen_device(name: str, setting: str = "train.device") -> torch.device:
-    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU.
-
-    Raises:
-        InputError: "cuda" is set and torch finds no GPU, or there are fewer GPUs than processes.
-    """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", "0"))
-    if number >= torch.cuda.device_count():
-        seen = torch.cuda.device_count()
-        raise InputError(
-            f"{setting} is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
-            f"install a CUDA build of torch, start fewer processes, or set {setting} to cpu"
-        )
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
 
 
 def seed_process(seed: int, rank: int, step: int) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
+from training.processes import encode_where_fastest
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, open_model
 from training.towers.model_files import (
     HERE,
@@ -68,8 +70,8 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         name=name,
         origin=f"vernaclip {folder.name}, weights {model.sha256[:12]}",
         prepare=prepare,
-        encode_pixels=model.module.encode_image,
-        encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
+        encode_pixels=model.encode_pixels,
+        encode_texts=model.encode_texts,
         tensors_sha256=tensors_sha256(model.module.state_dict()),
         files=_configs_and_tokenizers(folder),
         module=model.module,
@@ -128,8 +130,8 @@ def open_open_clip(source: str, name: str) -> Encoder:
         name=name,
         origin=f"open_clip {source}, tensors {loaded[:12]}",
         prepare=prepare,
-        encode_pixels=module.encode_image,
-        encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
+        encode_pixels=partial(encode_where_fastest, module, module.encode_image),
+        encode_texts=lambda texts: encode_where_fastest(module, module.encode_text, tokenizer(list(texts))),
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
         module=module,
@@ -146,7 +148,7 @@ def open_transformers(source: str, name: str) -> Encoder:
         InputError: the model cannot be fetched, does not map images and texts into one space, lacks weights, or needs
             more image inputs than pixels.
     """
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoModel, AutoProcessor, BatchFeature
 
     what, is_folder = f"transformers={source}", Path(source).is_dir()
     if is_folder:
@@ -179,18 +181,22 @@ def open_transformers(source: str, name: str) -> Encoder:
         prepare = _image_preparation(processor, what)
         tokenize = _tokenization(module.config, processor.tokenizer)
 
-    def pooled(found: Any) -> "torch.Tensor":
+    def encode(tower: Callable[..., Any], inputs: Any) -> "torch.Tensor":
         """Return the features, which newer releases of transformers wrap in an output object."""
-        features: torch.Tensor = getattr(found, "pooler_output", found)
-        return features
+
+        def features(inputs: Any) -> "torch.Tensor":
+            found = tower(**inputs)
+            return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
+
+        return encode_where_fastest(module, features, inputs)
 
     loaded = tensors_sha256(module.state_dict())
     found = Encoder(
         name=name,
         origin=f"transformers {source}, tensors {loaded[:12]}",
         prepare=prepare,
-        encode_pixels=lambda pixels: pooled(module.get_image_features(pixel_values=pixels)),
-        encode_texts=lambda texts: pooled(module.get_text_features(**tokenize(texts))),
+        encode_pixels=lambda pixels: encode(module.get_image_features, BatchFeature({"pixel_values": pixels})),
+        encode_texts=lambda texts: encode(module.get_text_features, tokenize(texts)),
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
@@ -228,7 +234,8 @@ def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]
         most -= text.pad_token_id + 1  # their positions start after that of padding
     how = {"truncation": True, "max_length": min(most, tokenizer.model_max_length), "return_tensors": "pt"}
     if config.model_type.startswith("siglip"):
-        return lambda texts: {"input_ids": tokenizer(list(texts), padding="max_length", **how)["input_ids"]}
+        how |= {"padding": "max_length", "return_attention_mask": False, "return_token_type_ids": False}
+        return lambda texts: tokenizer(list(texts), **how)
     return lambda texts: tokenizer(list(texts), padding=True, **how)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
-from training.processes import prepare_for_torch
+from training.processes import encode_where_fastest, prepare_for_torch
 from training.towers.model_files import (
     JOINED,
     REMEDY,
@@ -37,6 +37,9 @@ from training.towers.tokenizer import (
     load_tokenizer,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
 WEIGHTS_FILE = "model.safetensors"
@@ -52,7 +55,7 @@ CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to encode, on the CPU and in evaluation mode.
+    """A model ready to encode, in evaluation mode. It starts on the CPU, and moves to a GPU to encode, if there is one.
 
     Args:
         module: the open_clip model.
@@ -71,6 +74,14 @@ class LoadedModel:
     def image_size(self) -> int:
         """Return the side of the square input images, in pixels."""
         return self.preprocessing.size
+
+    def encode_pixels(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Return features of prepared images, shape (images, 3, size, size), of any length."""
+        return encode_where_fastest(self.module, self.module.encode_image, pixels)
+
+    def encode_texts(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Return features of texts, of any length."""
+        return encode_where_fastest(self.module, self.module.encode_text, self.tokenizer(texts))
 
 
 def create_model(model_config: dict[str, Any], folder: Path) -> Any:
