@@ -37,10 +37,13 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # labels may come from a dataset
     "axes.axisbelow": True,
     "axes.edgecolor": COLOURS["soft"],
+    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.labelcolor": COLOURS["soft"],
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.edgecolor": "none",
+    "figure.facecolor": "none",
     "font.family": "sans-serif",
     "font.size": 10,
     "grid.color": COLOURS["line"],
@@ -67,6 +70,7 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
         One `svg` element, the same for the same drawing.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context({**_STYLE, "svg.hashsalt": name}):
@@ -74,7 +78,8 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
         draw(figure)
         file = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+        # `savefig` would draw twice.
+        FigureCanvasSVG(figure).print_svg(file, metadata=no_metadata)  # type: ignore[no-untyped-call]
     # Remove what only a standalone file needs, and use the page's fonts and colours.
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.report import texts
 from data_catalog.report.charts import charts_of
@@ -18,6 +18,9 @@ from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
@@ -88,8 +91,33 @@ def _version_tag(snapshot: Snapshot) -> str:
 
 def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     """Return the page as HTML; equal contents give equal pages."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+
+    # Mark, style and charts are our own markup. Texts of the dataset are escaped.
+    style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
+    charts = {name: Markup(chart) for name, chart in charts_of(contents)}  # noqa: S704
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            **contents,
+            manifest=snapshot.manifest,
+            mark=Markup(_version_tag(snapshot)),  # noqa: S704
+            style=style,
+            charts=defaultdict(lambda: None, charts),
+            language=texts.language_name(snapshot.manifest["target_lang"]),
+            language_name=texts.language_name,
+            meaning_of=snapshot.meaning,
+            anchor=_anchor,
+            native=NATIVE,
+            origins=ORIGINS,
+        )
+    )
+
+
+@functools.cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("data_catalog.report"),
@@ -100,22 +128,7 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     )
     environment.filters |= {name: getattr(texts, name) for name in (*_FILTERS, "language_name")}
     environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
-    # Mark, style and charts are our own markup. Texts of the dataset are escaped.
-    style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
-    charts = {name: Markup(chart) for name, chart in charts_of(contents)}  # noqa: S704
-    return environment.get_template("report.html").render(
-        **contents,
-        manifest=snapshot.manifest,
-        mark=Markup(_version_tag(snapshot)),  # noqa: S704
-        style=style,
-        charts=defaultdict(lambda: None, charts),
-        language=texts.language_name(snapshot.manifest["target_lang"]),
-        language_name=texts.language_name,
-        meaning_of=snapshot.meaning,
-        anchor=_anchor,
-        native=NATIVE,
-        origins=ORIGINS,
-    )
+    return environment
 
 
 def _anchor(*parts: object) -> str:
