@@ -70,9 +70,9 @@ def scores_of(files: PairFiles, upstream: Path, folder: Path, rules: ChangeRules
     return {**found, "R@1": (recalls(ranks, 1), gallery.owners)}
 
 
-def train_both(root: Path, out: Path, settings: list[str], *, quick: bool) -> tuple[PairFiles, ChangeRules]:
+def train_both(root: Path, out: Path, settings: list[str], options: Any) -> tuple[PairFiles, ChangeRules]:
     """Build the dataset, and train the models that `out` does not have yet."""
-    sizes = QUICK_SIZES if quick else (*SIZES, *RUN)
+    sizes = (*(QUICK_SIZES if options.quick else (*SIZES, *RUN)), f"train.precision={options.precision}")
     files, recipe = build_scenes(root, sizes)
     rules = ChangeRules.of(load_language_pack("it"))
     hard: Recipe = load_recipe("scenes", root=root, overrides=[*sizes, *HARD, *settings])
@@ -86,13 +86,14 @@ def main() -> int:
     parser = options_of(__doc__)
     parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
     parser.add_argument("--out", type=Path, help="folder of the two models (default: temporary)")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of both trainings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of [train] with hard negatives"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="positions-") as folder:
         root, out = options.root or Path(folder), options.out or Path(folder) / "models"
-        files, rules = train_both(root, out, [f"train.{text}" for text in options.set], quick=options.quick)
+        files, rules = train_both(root, out, [f"train.{text}" for text in options.set], options)
         scores = {name: scores_of(files, root / "upstream", out / name, rules) for name in (WITHOUT, WITH)}
         minutes = sum(attempt.seconds for attempt in read_attempts(out / WITH / EFFORT_FILE)) / 60
     rows: list[dict[str, Any]] = []
