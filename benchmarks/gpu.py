@@ -1,10 +1,10 @@
-"""Everything that a GPU does, beside the same on the processor: python benchmarks/gpu.py [--quick] [--write].
+"""Everything that a GPU does, beside the same on the processor: python benchmarks/gpu.py [--quick].
 
 Builds the sample, then trains, distils, aligns, encodes, scores and translates by the functions that a user calls, each
 in a process that sees the GPU and in one that does not. Training runs a few steps in fp32 from the same seed, which is
 enough to compare loss and speed; seconds are those of each run's effort.json or of the call. The table has both, and
-the claims compare them. `--write` puts the table into docs/benchmarks.md, with the name of the card. It takes about ten
-minutes, of which the processor needs most.
+the claims compare them. `--write FILE` puts the table into a page of docs/, with the name of the card. It takes
+about ten minutes, of which the processor needs most.
 """
 
 import os
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from harness import HERE, exit_without, in_new_process, judge, options_of, print_table, work_folder
 
-PAGE = HERE.parent / "docs" / "benchmarks.md"
 PACKAGE = HERE.parent / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Images drawn, steps of training, epochs of distilling, sentences, and images that are encoded.
 SIZES = {"quick": (600, 20, 1, 400, 200), "full": (6000, 150, 2, 8000, 4000)}
@@ -123,7 +122,7 @@ def main() -> int:
     """Do everything on both devices, compare, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
     parser.add_argument("--work", type=Path, help="folder that is kept (default: temporary)")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", type=Path, help="page of the results, in Markdown")
     options = parser.parse_args()
     name = in_new_process(card)
     if not name:
@@ -169,7 +168,7 @@ def main() -> int:
         "minutes": (time.monotonic() - started) / 60,
     }
     if options.write:
-        PAGE.write_text(page_of(name, rows, found), "utf-8")
+        options.write.write_text(page_of(name, rows, found), "utf-8")
     skipped = SPEEDS if options.quick else ()  # libraries start longer than so few steps take
     return judge({claim: value for claim, value in found.items() if claim not in skipped}, GOALS)
 
@@ -180,7 +179,7 @@ def page_of(name: str, rows: Sequence[Mapping[str, Any]], found: Mapping[str, fl
     lines += [f"|{row['work']}|{row[GPU]}|{row[CPU]}|" for row in rows]
     claims = ["|claim|measured|goal|", "|---|---|---|"]
     claims += [f"|{claim}|{value:.4g}|{' '.join(map(str, GOALS[claim]))}|" for claim, value in found.items()]
-    parts = ["# What does a GPU do?", f"{name}, by `python benchmarks/gpu.py --write`.", "\n".join(lines)]
+    parts = ["# What does a GPU do?", f"{name}, by `python benchmarks/gpu.py`.", "\n".join(lines)]
     return "\n\n".join([*parts, "\n".join(claims)]) + "\n"
 
 

@@ -66,12 +66,12 @@ def colours() -> LoadedModel:
     class Colours(torch.nn.Module):
         logit_scale, logit_bias = torch.tensor(3.0), None
 
-        def encode_image(self, images: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+        def encode_image(self, images: torch.Tensor) -> torch.Tensor:
             mean, std = (torch.tensor(getattr(Preprocessing(size=64), name)) for name in ("mean", "std"))
-            return torch.nn.functional.normalize(images.mean(dim=(2, 3)) * std + mean + 1e-6, dim=1)
+            return images.mean(dim=(2, 3)) * std + mean + 1e-6
 
-        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
-            return torch.nn.functional.normalize(torch.tensor(list(COLOURS.values())).float()[ids[:, 0]], dim=1)
+        def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(list(COLOURS.values())).float()[ids[:, 0]]
 
     class Tokenizer:
         context_length = 99

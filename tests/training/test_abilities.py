@@ -32,16 +32,13 @@ class ColourModel(torch.nn.Module):
         self.logit_bias = None if bias is None else torch.nn.Parameter(torch.tensor(bias))
         self.batches: list[int] = []
 
-    def encode_image(self, images: torch.Tensor, *, normalize: bool) -> torch.Tensor:
-        assert normalize
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         self.batches.append(len(images))
         mean, std = (torch.tensor(getattr(Preprocessing(size=64), name)) for name in ("mean", "std"))
-        colours = images.mean(dim=(2, 3)) * std + mean + 1e-6
-        return torch.nn.functional.normalize(colours, dim=1)
+        return images.mean(dim=(2, 3)) * std + mean + 1e-6
 
-    def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
-        assert normalize
-        return torch.nn.functional.normalize(torch.tensor(list(WORDS.values()))[ids[:, 0]], dim=1)
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(list(WORDS.values()))[ids[:, 0]]
 
 
 class ColourTokenizer:
@@ -214,7 +211,7 @@ def test_images_that_are_none_and_broken_models_are_told(flag: Path, tmp_path: P
         for name in ("gone.png", ".", "text.png"):
             with pytest.raises(InputError, match="cannot be read as an image"):
                 run(tmp_path / name)
-    model.module.encode_image = lambda images, normalize: torch.full((len(images), 3), torch.nan)
+    model.module.encode_image = lambda images: torch.full((len(images), 3), torch.nan)
     with pytest.raises(DamagedError, match="not finite"):
         localize(flag, "rosso", model)
 
