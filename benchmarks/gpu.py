@@ -21,7 +21,7 @@ from harness import HERE, exit_without, in_new_process, judge, options_of, print
 
 PACKAGE = HERE.parent / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Images drawn, steps of training, epochs of distilling, sentences, and images that are encoded.
-SIZES = {"quick": (600, 20, 1, 400, 200), "full": (6000, 150, 2, 8000, 4000)}
+SIZES = {"quick": (600, 20, 1, 1200, 200), "full": (6000, 150, 2, 8000, 4000)}
 GPU, CPU = "GPU", "processor"
 GOALS = {
     "trainings_on_the_gpu": (">=", 2.0),  # `align` trains its heads on the processor
@@ -69,7 +69,8 @@ def learn(root: Path, num_images: int, steps: int, epochs: int, pairs: Path) -> 
 
     settings = {"scenes.num_images": num_images, "train.precision": "fp32"}
     trained = vernaclip.train("scenes", root, settings={**settings, "train.steps": steps})
-    lesson = {"teacher": str(trained.folder), "pairs": [str(pairs)], "precision": "fp32", "epochs": epochs}
+    lesson = {"teacher": str(trained.folder), "pairs": [str(pairs)], "precision": "fp32"}
+    lesson |= {"epochs": epochs, "num_held_out": 100}
     distilled = vernaclip.distil("scenes", root, settings={**settings, "distil": lesson})
     start = {"train.model": str(distilled.folder), "align.start": "model"}
     aligned = vernaclip.align("scenes", root, settings={**settings, **start})
