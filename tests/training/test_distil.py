@@ -162,7 +162,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"precision": "bf16", "contrastive": 0.3},
+        {"contrastive": 0.3},
+        {"precision": "bf16", "epochs": 1},
         {"patience": 1, "lr": 1e-9},
         pytest.param({"student": "small", "dropout": 0.1}, marks=pytest.mark.slow),
     ],
