@@ -29,7 +29,7 @@ from photographs import FOLDER, german_captions, photos_of
 
 QUICK_GOALS = {"quick_student_R@10_share": (">=", 0.1)}
 PACKAGE = {"num_held_out": 500, "threads": len(os.sched_getaffinity(0))}
-FEWER = 5000  # sentence pairs, and ...
+FEWER, FEWEST = 5_000, 500  # sentence pairs, and ...
 FEWER_PHOTOGRAPHS = 500  # ... photographs, of a language that has not more
 
 Pair = tuple[str, str]
@@ -201,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _, of_machine, _ = models.values()
         unpaired = [text for photo in photos_of(options.data, "train") for text in native.get(photo, ())]
         if not options.quick:
+            models[f"student, {FEWEST:,} sentences by people"] = trials.students(
+                "fewest", fewer[:FEWEST], "human_translation", epochs=4 * options.epochs
+            )
             models[f"the same, and {len(unpaired):,} unpaired native captions"] = trials.students(
                 "unpaired", fewer, "human_translation", epochs=2 * options.epochs, unpaired=unpaired
             )
@@ -237,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shares = []
             translating = FeatureStore(translator, work / "features")
             for name, folders in {**models, "English model, queries translated": []}.items():
-                stores = [FeatureStore(open_model_folder(folder, name)) for folder in folders] or [translating]
+                opened = [open_model_folder(folder, name) for folder in folders]
+                stores = [FeatureStore(each, work / "features") for each in opened] or [translating]
                 # Students have the image tower and projection of their teacher. Aligned models have another projection.
                 images = [images_of(store) if " then " in name else shared for store in stores]
                 found = {}
