@@ -191,7 +191,9 @@ def read_pairs(
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(drops.counts.items())) or "none"
     found = f"{len(lines):,} usable pairs in {names} (lines dropped: {dropped})"
     if not lines:
-        raise InputError(f"{found}: give UTF-8 lines of source<TAB>target")
+        raise InputError(
+            f"{found}: give UTF-8 lines of source<TAB>target, or two files whose lines translate each other"
+        )
     if len(lines) < 10 * own:
         raise InputError(f"{found}, too few to hold out {own:,}: give 10 times as many pairs, or lower num_held_out")
     validation = list(held_out) or [line.pair for line in lines[:own]]
