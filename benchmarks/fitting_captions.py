@@ -180,7 +180,7 @@ def on_scenes(folder: Path, num_scenes: int) -> dict[str, float]:
         for text, owner in zip(texts, owners, strict=True):
             drawn, true = draws.random(2), is_true[owner]
             found = changed_caption(text, true, rules.changes, lambda _: frozenset(), kinds=[kind], drawn=drawn)
-            changed += [(owner, found)] * (found is not None)
+            changed += [(owner, found.caption)] if found else []
         changed = changed[:MOST_CHANGED]
         places = np.array([owner for owner, _ in changed])
         faults.append(((store.texts([text for _, text in changed]) * images[places]).sum(axis=1), places))

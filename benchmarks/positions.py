@@ -53,7 +53,7 @@ def preferred(model: LoadedModel, gallery: Gallery, kind: str, rules: ChangeRule
         is_true = gallery.fitting[gallery.owners[place]]
         changed = changed_caption(caption, is_true, rules.changes, lambda _: frozenset(), kinds=[kind], drawn=drawn)
         if changed is not None and wording(caption) in is_true:
-            pairs.append((place, changed))
+            pairs.append((place, changed.caption))
     places = np.array([place for place, _ in pairs], dtype=np.int64)
     owners = gallery.owners[places]
     others = text_features(model, [changed for _, changed in pairs])

@@ -19,9 +19,9 @@ from training.config import TrainConfig
 from training.data.batches import Batch, epoch_batches, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.hard_batches import near_misses
-from training.fit.hard_negatives import changed_caption, changed_inputs
+from training.fit.hard_negatives import changed_caption, changed_inputs, needs
 from training.fit.loop import train
-from training.fit.losses import whole_loss
+from training.fit.losses import StepLoss
 from training.fit.run import run_key
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import load_tokenizer
@@ -62,7 +62,8 @@ def test_groups_hold_the_nearest_captions_of_other_wordings() -> None:
 @given(st.integers(2, 7), st.sampled_from(["clip", "siglip"]), st.floats(0.1, 3), st.data())
 def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: st.DataObject) -> None:
     """Each image chooses between its caption and the changed one, apart from the others."""
-    is_changed = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    kinds = data.draw(st.lists(st.integers(-1, 1), min_size=count, max_size=count))
+    by_kind = [[0.0, 0], [0.0, 0]]
     torch.manual_seed(data.draw(st.integers(0, 1000)))
     images, texts, changed = (torch.nn.functional.normalize(torch.randn(count, 5), dim=1) for _ in range(3))
     module = torch.nn.ParameterDict({"logit_scale": torch.tensor(1.5), "logit_bias": torch.tensor(-2.0)})
@@ -78,12 +79,15 @@ def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: 
         signs = [[1 if row == column else -1 for column in range(count)] for row in range(count)]
         pairs = [(row, column) for row in range(count) for column in range(count)]
         expected = sum(math.log1p(math.exp(-signs[r][c] * (logits[r][c] + bias))) for r, c in pairs) / count
-    for place in (place for place in range(count) if is_changed[place]):
+    for place in (place for place in range(count) if kinds[place] >= 0):
         right, wrong = (math.exp(scale * float(images[place] @ each[place])) for each in (texts, changed))
-        expected += weight * -math.log(right / (right + wrong)) / count
+        changed_loss = -math.log(right / (right + wrong))
+        expected += weight * changed_loss / count
+        by_kind[kinds[place]] = [by_kind[kinds[place]][0] + changed_loss, by_kind[kinds[place]][1] + 1]
     config = TrainConfig(loss=loss, hard_negatives=NEGATIVES, hard_negative_weight=weight)
-    found = whole_loss(module, Batch(images, texts, changed, torch.tensor(is_changed)), config)
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    found = StepLoss.of(module, Batch(images, texts, changed, torch.tensor(kinds)), config)
+    assert found.whole.item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(found.by_kind.T.numpy(), by_kind, rtol=1e-4, atol=1e-6)
 
 
 def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
@@ -91,9 +95,10 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
 
     def drawn(*kinds: str) -> Counter[str | None]:
         numbers = np.random.default_rng(0).random((400, len(kinds) + 1))
-        return Counter(
+        found = [
             changed_caption(caption, others, rules.changes, rules.says, kinds=kinds, drawn=pair) for pair in numbers
-        )
+        ]
+        return Counter(change and change.caption for change in found)
 
     assert set(drawn("position")) == {"un quadrato rosso in basso a sinistra"}
     assert set(drawn("count")) == {None}
@@ -123,13 +128,38 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     whole = texts()
     assert whole == texts()
     assert whole[5:] == texts(skip=5)
-    assert all(read(plan)[1].all() for plan in epoch_batches(split, config, epoch=1, batch_size=8))
+    assert all((read(plan)[1] >= 0).all() for plan in epoch_batches(split, config, epoch=1, batch_size=8))
     monkeypatch.setenv("WORLD_SIZE", "2")
     halves = []
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         halves.append(texts())
     assert [one + other for one, other in zip(*halves, strict=True)] == whole
+    split.images.close()
+
+
+def test_what_is_not_learnt_yet_is_drawn_most(
+    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path
+) -> None:
+    """A third kind, which no caption allows, takes nothing from the others."""
+    kinds = ("position", "colour", "negation")
+    config, tokenizer = small_run(hard_negatives=kinds), load_tokenizer(compact, context_length=24)
+    split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
+
+    def share(losses: dict[str, float | None]) -> float:
+        read = changed_inputs(split, config, tokenizer, rules, losses)
+        plans = [plan for epoch in range(40) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
+        found = torch.cat([read(plan)[1] for plan in plans])
+        both = found[
+            [len(rules.changes(text, kinds[:1])) > 0 for plan in plans for text in split.captions.texts(plan.captions)]
+        ]
+        return float((both == 0).float().mean())
+
+    assert share({}) == pytest.approx(0.5, abs=0.05)
+    assert share({"position": 0.6, "colour": 0.2, "negation": None}) == pytest.approx(0.75, abs=0.05)
+    assert share({"position": 0.0, "colour": 0.7}) == pytest.approx(1 / 11, abs=0.03), "what is learnt comes back"
+    assert share({"position": 0.0, "colour": 0.0}) == pytest.approx(0.5, abs=0.05)
+    assert needs(kinds, {"colour": 0.4}).tolist() == [0.4, 0.4, 0.4]
     split.images.close()
 
 

@@ -315,14 +315,14 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=locked, keep_statistics=False)
     batch = Batch(torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12)))
     if changes:
-        is_changed = torch.tensor([True, False, True, True] + 6 * [False])
-        batch = Batch(batch.images, batch.texts, torch.randint(3, 300, (10, 9)), is_changed)
+        kinds = torch.tensor([0, -1, 1, 0] + 6 * [-1])
+        batch = Batch(batch.images, batch.texts, torch.randint(3, 300, (10, 9)), kinds)
     found = {}
     for size in (0, 4):
         module.zero_grad()
         value = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-        found[size]["loss"] = value.detach()
+        found[size] |= {"loss": value.whole.detach(), "by kind": value.by_kind}
     assert found[0].keys() == found[4].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)

@@ -42,18 +42,19 @@ class Batch:
         images: inputs of the image tower, shape (batch, ...).
         texts: inputs of the text tower, shape (batch, ...).
         changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
-        is_changed: captions that have a changed one, bool, shape (batch,). The other rows of `changed` do not count.
+        kinds: index in `train.hard_negatives` of what differs in each changed caption, shape (batch,). -1: none; that
+            row of `changed` does not count.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
     changed: torch.Tensor | None = None
-    is_changed: torch.Tensor | None = None
+    kinds: torch.Tensor | None = None
 
     @property
     def parts(self) -> tuple[torch.Tensor | None, ...]:
         """Return the fields in order."""
-        return self.images, self.texts, self.changed, self.is_changed
+        return self.images, self.texts, self.changed, self.kinds
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with each tensor changed, such as moved to a device."""

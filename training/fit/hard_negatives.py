@@ -1,9 +1,11 @@
 """Draw a changed caption for each caption of a batch: the hard negatives of `train.hard_negatives`.
 
-The draws depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
+Most captions can be changed in several things, and most models soon tell one colour from another. So kinds are drawn in
+proportion to their losses in the epoch before: what is not learnt yet comes most often. Apart from these, the draws
+depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
@@ -31,7 +33,10 @@ WORDS = {
     "roles": "roles.agents",
     "exchanged": "colours",
 }
+DRAWS_VERSION = 2  # raise it when the same rules and settings would give other draws
+HARD_LOSS = "hard_loss_"  # before a kind, in the metrics of an epoch
 _MOST_READ = 50_000  # captions whose words are looked at
+_LEAST_SHARE = 0.1  # of the largest loss; so what is learnt comes back now and then
 
 
 def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
@@ -62,33 +67,57 @@ def rules_within(rules: ChangeRules, captions: Captions) -> ChangeRules:
     return rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
 
 
+def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
+    """Return how often to draw each kind, relative to the others, by their losses in the epoch before.
+
+    A kind without a loss, of which no caption was drawn, counts as the one with the largest loss.
+    """
+    known = {kind: loss for kind in kinds if (loss := losses.get(kind)) is not None}
+    largest = max(known.values(), default=0.0) or 1.0
+    return np.array([max(known.get(kind, largest), _LEAST_SHARE * largest) for kind in kinds])
+
+
 def changed_inputs(
-    split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules
+    split: TrainSplit,
+    config: TrainConfig,
+    tokenizer: Tokenize,
+    rules: ChangeRules,
+    losses: Mapping[str, float | None] | None = None,
 ) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor]]:
-    """Return a function that reads a batch's changed captions: token ids, and which captions have one; see `Batch`."""
+    """Return a function that reads a batch's changed captions: token ids, and their kinds; see `Batch`.
+
+    Args:
+        split: the train split.
+        config: settings of the run.
+        tokenizer: tokenizer of the text tower.
+        rules: rules by which captions change.
+        losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
+    """
     # A caption comes again in each epoch, and with each other caption of its image.
     changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
+    kinds = config.hard_negatives
+    often = needs(kinds, losses or {})
 
     def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
         draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
-        drawn = draws.random((plan.first + len(plan.samples), len(config.hard_negatives) + 1))[plan.first :]
+        drawn = draws.random((plan.first + len(plan.samples), len(kinds) + 1))[plan.first :]
+        # In the order of these, each kind comes first with a probability in proportion to its need.
+        drawn[:, :-1] = -np.log1p(-drawn[:, :-1]) / often
         captions = split.captions.texts(plan.captions)
         found = [
-            changed_caption(
-                caption, split.captions.of_sample(sample), changes, says, kinds=config.hard_negatives, drawn=numbers
-            )
+            changed_caption(caption, split.captions.of_sample(sample), changes, says, kinds=kinds, drawn=numbers)
             for caption, sample, numbers in zip(captions, plan.samples.tolist(), drawn, strict=True)
         ]
-        ids = tokenizer([changed or caption for changed, caption in zip(found, captions, strict=True)])
-        return ids, torch.tensor([changed is not None for changed in found])
+        ids = tokenizer([changed.caption if changed else text for changed, text in zip(found, captions, strict=True)])
+        return ids, torch.tensor([kinds.index(changed.kind) if changed else -1 for changed in found])
 
     return read
 
 
 def changed_caption(
     caption: str, others: Collection[str], changes: Changes, says: Says, *, kinds: Sequence[str], drawn: Floats
-) -> str | None:
-    """Return a caption changed in one thing, or None if the rules cannot change it.
+) -> Change | None:
+    """Return a change of a caption in one thing, or None if the rules cannot change it.
 
     Args:
         caption: the caption.
@@ -98,7 +127,7 @@ def changed_caption(
         changes: returns the result of `ChangeRules.changes`, which may be cached.
         says: returns the result of `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
-        drawn: numbers in [0, 1): one for each kind, which order them, and one that selects the change.
+        drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
     """
     is_true = {wording(other) for other in (caption, *others)}
     for place in np.argsort(drawn[:-1]).tolist():
@@ -109,5 +138,5 @@ def changed_caption(
             # An image of two things is often described from both sides, so "right" does not refute "left".
             is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
             if wording(change.caption) not in is_true and not is_confirmed:
-                return change.caption
+                return change
     return None

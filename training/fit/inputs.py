@@ -32,7 +32,7 @@ from training.data.batches import (
 )
 from training.data.pairs import Integers
 from training.fit.hard_batches import near_misses
-from training.fit.hard_negatives import changed_inputs
+from training.fit.hard_negatives import HARD_LOSS, changed_inputs
 from training.fit.losses import Encoders, autocast, encode_images
 from training.fit.run import Run
 from training.processes import broadcast
@@ -105,14 +105,22 @@ class PhaseInputs:
         """Yield the tower inputs of an epoch's batches, without the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config, run.preprocessing)
-        read_texts = self._read_texts
-        read_changed = changed_inputs(run.split, run.config, run.tokenizer, run.rules) if run.rules else lambda _: ()
+        read_texts, read_changed = self._read_texts, self._read_changed
         for plan in self._plans(epoch, skip):
             yield Batch(read_images(plan), read_texts(plan), *read_changed(plan))
 
     @property
     def _read_texts(self) -> Callable[[BatchPlan], torch.Tensor]:
         return self._texts.read if self._texts else text_inputs(self._run.split, self._run.tokenizer)
+
+    @property
+    def _read_changed(self) -> Callable[[BatchPlan], tuple[torch.Tensor, ...]]:
+        run = self._run
+        if run.rules is None:
+            return lambda _: ()
+        last = run.state.history[-1] if run.state.history else {}
+        losses = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
+        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run

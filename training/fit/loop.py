@@ -27,6 +27,7 @@ from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, Prefetched, held_out_batches
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
+from training.fit.hard_negatives import HARD_LOSS
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
@@ -223,7 +224,6 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
             lr = learning_rate(state.step - state.phase_step, lr=config.lr, warmup=warmup, total=total)
             loss = _train_step(run, inputs.encoders, batch, lr)
             state.step += 1
-            state.loss_sum += loss
             run.trackers.add(state.step, {"loss": loss, "lr": lr})
             progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
             if state.step % config.checkpoint_every_steps == 0:
@@ -235,15 +235,20 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
 
 def _train_step(run: Run, encoders: Encoders, batch: Batch, lr: float) -> float:
     """Take one optimizer step, and return the loss."""
-    config = run.config
-    loss = backward(run.module, encoders, batch.map(lambda part: part.to(run.device)), config)
+    config, state = run.config, run.state
+    losses = backward(run.module, encoders, batch.map(lambda part: part.to(run.device)), config)
+    loss = float(losses.whole.item())
     try:
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()}")
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss}")
         optimizer_step(run.optimizer, run.module, lr=lr, config=config)
     except FloatingPointError as error:
-        raise _diverged(run, run.state.step + 1, str(error)) from error
-    return float(loss.item())
+        raise _diverged(run, state.step + 1, str(error)) from error
+    state.loss_sum += loss
+    for kind, (total, count) in zip(config.hard_negatives, losses.by_kind.T.tolist(), strict=True):
+        before = state.hard_sums.get(kind, [0.0, 0])
+        state.hard_sums[kind] = [before[0] + total, before[1] + count]
+    return loss
 
 
 def _diverged(run: Run, step: int, what: str) -> SettingsError:
@@ -334,10 +339,11 @@ def _end_epoch(run: Run, pace: str) -> None:
             "val_mrr@10": val.mrr if val else None,
             "val_gallery": val.gallery if val else 0,
             "logit_scale": float(run.module.logit_scale.exp().item()),
+            **{HARD_LOSS + kind: total / count if count else None for kind, (total, count) in state.hard_sums.items()},
         }
     )
     run.trackers.add(state.step, state.history[-1])
-    state.epoch, state.loss_sum = state.epoch + 1, 0.0
+    state.epoch, state.loss_sum, state.hard_sums = state.epoch + 1, 0.0, {}
     if process_rank() == 0:
         if is_best:
             save_weights(run.module, run.out / WEIGHTS_FILE)
@@ -345,8 +351,11 @@ def _end_epoch(run: Run, pace: str) -> None:
         write_bytes(run.out / METRICS_FILE, lines.encode())
         _write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
         save_run(run)
+    last = state.history[-1]
+    drawn = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
+    hard = "".join(f", {kind} {loss:.2f}" for kind, loss in drawn.items() if loss is not None)
     held_out = f", validation loss {val.loss:.3f}, MRR@10 of {val.gallery:,} {val.mrr:.3f}" if val else ""
-    logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
+    logger.info("epoch %d: train loss %.3f%s%s, %s", state.epoch, last["train_loss"], held_out, hard, pace)
     barrier()
 
 

@@ -80,14 +80,14 @@ def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") 
     with autocast(precision, batch.images.device):
         images, texts = encoders.image(batch.images), encoders.text(batch.texts)
     images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-    if batch.changed is None or batch.is_changed is None:
+    if batch.changed is None or batch.kinds is None:
         return Batch(images, texts)
-    changed = torch.zeros_like(texts)
-    if bool(batch.is_changed.any()):
+    changed, is_changed = torch.zeros_like(texts), batch.kinds >= 0
+    if bool(is_changed.any()):
         with autocast(precision, batch.images.device):
-            found = encoders.changed(batch.changed[batch.is_changed])
-        changed[batch.is_changed] = F.normalize(found.float(), dim=-1)
-    return Batch(images, texts, changed, batch.is_changed)
+            found = encoders.changed(batch.changed[is_changed])
+        changed[is_changed] = F.normalize(found.float(), dim=-1)
+    return Batch(images, texts, changed, batch.kinds)
 
 
 def unit_features_in_pieces(encoders: Encoders, batch: Batch, *, size: int) -> Batch:
@@ -121,31 +121,48 @@ def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor
     return found
 
 
-def changed_loss(module: Any, features: Batch) -> torch.Tensor:
-    """Return the loss of changed captions, a scalar: each image chooses between its caption and the changed one.
+def changed_losses(module: Any, features: Batch) -> torch.Tensor:
+    """Return the loss of each changed caption, shape (batch,), 0 where there is none.
 
-    It is the cross-entropy of the two logits, summed over the captions that have a changed one, and divided by the size
-    of the batch (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with
-    the changed captions of the whole batch instead. Some of those are true of it, and equal its own caption where a
-    batch holds near misses; and the share of its own changed caption falls with the size of the batch.
+    The image chooses between its caption and the changed one: it is the cross-entropy of the two logits
+    (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the changed
+    captions of the whole batch instead. Some of those are true of it, and equal its own caption where a batch holds
+    near misses; and the share of its own changed caption falls with the size of the batch.
     """
-    if features.changed is None or features.is_changed is None:
-        return features.images.new_zeros(())
+    if features.changed is None or features.kinds is None:
+        return features.images.new_zeros(len(features.images))
     gaps = (features.images * (features.changed - features.texts)).sum(dim=-1) * module.logit_scale.exp()
-    return F.softplus(gaps[features.is_changed]).sum() / len(gaps)
+    return F.softplus(gaps) * (features.kinds >= 0)
 
 
-def whole_loss(module: Any, features: Batch, config: TrainConfig) -> torch.Tensor:
-    """Return the loss that a step lowers, from this process's unit features. It covers the batch of all processes."""
-    features = features.map(gather_features)
-    found = contrastive_loss(module, features, loss=config.loss)
-    if config.hard_negatives:
-        found = found + config.hard_negative_weight * changed_loss(module, features)
-    return found
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss that a step lowers, and the losses of its hard negatives. Both cover the batch of all processes.
+
+    Args:
+        whole: the loss, a scalar: the contrastive loss, and the weighted mean of `changed_losses` over the batch.
+        by_kind: sum of the losses of changed captions, and their number, shape (2, kinds).
+    """
+
+    whole: torch.Tensor
+    by_kind: torch.Tensor
+
+    @classmethod
+    def of(cls, module: Any, features: Batch, config: TrainConfig) -> "StepLoss":
+        """Compute the losses from this process's unit features."""
+        features = features.map(gather_features)
+        found = contrastive_loss(module, features, loss=config.loss)
+        by_kind = torch.zeros(2, len(config.hard_negatives))
+        if features.kinds is not None:
+            changed = changed_losses(module, features)
+            found = found + config.hard_negative_weight * changed.mean()
+            is_of = features.kinds[:, None] == torch.arange(by_kind.shape[1], device=features.kinds.device)
+            by_kind = torch.stack([(changed.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
+        return cls(found, by_kind)
 
 
-def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> torch.Tensor:
-    """Return the loss of a batch, and add its gradients to the module's parameters.
+def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
+    """Return the losses of a batch, and add the gradients to the module's parameters.
 
     The loss compares each image with all captions of the batch. With `config.microbatch`, both towers process the batch
     twice: first without gradients to get all features, then in pieces, with the known gradient of the loss with respect
@@ -153,9 +170,9 @@ def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig)
     get the gradients of the whole batch. The loss is always computed in fp32, whatever precision the towers compute in.
     """
     if not config.microbatch or config.microbatch >= len(batch.images):
-        found = whole_loss(module, unit_features(encoders, batch, precision=config.precision), config)
-        if math.isfinite(found.item()):
-            found.backward()  # type: ignore[no-untyped-call]
+        found = StepLoss.of(module, unit_features(encoders, batch, precision=config.precision), config)
+        if math.isfinite(found.whole.item()):
+            found.whole.backward()  # type: ignore[no-untyped-call]
     else:
         found = _backward_in_pieces(module, encoders, batch, config)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
@@ -163,7 +180,7 @@ def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig)
     return found
 
 
-def _backward_in_pieces(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> torch.Tensor:
+def _backward_in_pieces(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
     pieces = pieces_of(batch, config.microbatch)
     generators, features = [], []
     with torch.no_grad():
@@ -171,10 +188,10 @@ def _backward_in_pieces(module: Any, encoders: Encoders, batch: Batch, config: T
             generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
             features.append(unit_features(encoders, piece, precision=config.precision))
     whole = joined(features).map(lambda part: part.requires_grad_() if part.is_floating_point() else part)
-    found = whole_loss(module, whole, config)
-    if not math.isfinite(found.item()):
+    found = StepLoss.of(module, whole, config)
+    if not math.isfinite(found.whole.item()):
         return found
-    found.backward()  # type: ignore[no-untyped-call]
+    found.whole.backward()  # type: ignore[no-untyped-call]
     gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
     for piece, generator, gradient in zip(pieces, generators, gradients, strict=True):
         set_generator_states(generator)

@@ -25,7 +25,7 @@ from training.data.batches import TrainSplit, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.effort import EffortLog
 from training.fit.hard_batches import EpochOrder
-from training.fit.hard_negatives import require_rules, rules_within
+from training.fit.hard_negatives import DRAWS_VERSION, require_rules, rules_within
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.fit.trackers import Trackers, require_trackers
@@ -94,6 +94,7 @@ class RunState:
         phase_step: steps that were finished when the current phase began.
         stale_epochs: epochs of the phase since the last best validation result.
         loss_sum: sum of the losses in the current epoch.
+        hard_sums: sum of the losses of hard negatives in the current epoch, and their number, by kind.
         history: metrics of each epoch.
         best_epoch: epoch of the kept weights, 1-based; 0 before the first.
         best_val_loss: validation loss of that epoch. None without a validation split.
@@ -108,6 +109,7 @@ class RunState:
     phase_step: int = 0
     stale_epochs: int = 0
     loss_sum: float = 0.0
+    hard_sums: dict[str, list[float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_val_loss: float | None = None
@@ -203,7 +205,7 @@ def run_key(
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
     if config.hard_negatives:
-        made_of["changes"] = json_values(rules)
+        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
