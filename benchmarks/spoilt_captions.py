@@ -8,7 +8,7 @@ photographs, and the judging model is aligned on the other half. `image_text.min
 random captions. Aligned models are scored on the 1,000 dev photographs, whose captions are as they are. Towers and
 options are those of `benchmarks/photographs.py`.
 
-Scenes: in a third of the translations one thing is changed by rule, so that it is false of the picture (position,
+Scenes: in a third of the translations one thing is changed by rule, which makes most of them false (position,
 colour, number, noun, exchanged colours). The judging model is an Italian one of the built-in sample of seed 1, such as
 `with` of `benchmarks/positions.py --out`; the dataset is of another seed. `image_text.min_score` is that which 2 % of
 the right captions do not reach. Models are trained, and scored on the test split, whose captions are right.

@@ -10,6 +10,7 @@ word with a set of tags that it was not trained on, it overwrites its class of u
 tagger writes a warning about such words. So it gets one text at a time, and is restarted after each warning.
 """
 
+import logging
 import os
 import re
 import shlex
@@ -27,8 +28,10 @@ from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
-from translation.engines.processes import Program, ProgramError, kill_group
-from translation.guards import prepare, restore
+from translation.engines.processes import EndedError, Program, ProgramError, kill_group
+from translation.guards import Prepared, prepare, restore
+
+logger = logging.getLogger(__name__)
 
 # Increase it when a change of this module gives another text for the same programs and data.
 ENGINE_VERSION = 2
@@ -126,17 +129,45 @@ class ApertiumTranslator:
         prepared = [prepare(caption.translate(_ENDS), language=self.from_code) for caption in captions]
         sentences = dict.fromkeys(sentence for item in prepared for sentence in item.sentences)
         records = [to_stream(sentence[:MAX_CHARACTERS], number) for number, sentence in enumerate(sentences)]
-        found = self._pipeline.run(records) if records else []
+        found = self._outputs(records) if records else []
         texts = {
-            sentence: from_stream(text, n) for n, (sentence, text) in enumerate(zip(sentences, found, strict=True))
+            sentence: text if text is None else from_stream(text, number)
+            for number, (sentence, text) in enumerate(zip(sentences, found, strict=True))
         }
-        return [
-            Translation(
-                text=restore([texts[sentence] for sentence in item.sentences], item, language=self.to_code),
-                truncated=any(len(sentence) > MAX_CHARACTERS for sentence in item.sentences),
-            )
-            for item in prepared
-        ]
+
+        def translation(item: Prepared) -> Translation:
+            parts = [text for sentence in item.sentences if (text := texts[sentence]) is not None]
+            if len(parts) < len(item.sentences):
+                return Translation(text="")
+            truncated = any(len(sentence) > MAX_CHARACTERS for sentence in item.sentences)
+            return Translation(text=restore(parts, item, language=self.to_code), truncated=truncated)
+
+        return list(map(translation, prepared))
+
+    def _outputs(self, records: Sequence[str]) -> Sequence[str | None]:
+        """Return the output for each text, None for one that ends the programs: they have bugs."""
+        try:
+            return self._pipeline.run(records)
+        except _EndedError:
+            self._pipeline.run([to_stream("a", 0)])  # raises if they end at any text
+        return self._halves(records)
+
+    def _halves(self, records: Sequence[str]) -> list[str | None]:
+        """Return the outputs of texts of which some end the programs, by halves."""
+        middle, found = len(records) // 2, list[str | None]()
+        if not middle:
+            logger.warning("caption not translated, an Apertium program ends at it: %.60r...", records[0])
+            return [None]
+        for half in (records[:middle], records[middle:]):
+            try:
+                found += self._pipeline.run(half)
+            except _EndedError:
+                found += self._halves(half)
+        return found
+
+
+class _EndedError(InputError):
+    """A program ended before its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +219,7 @@ class Pipeline:
             finally:
                 kill_group(process)
         if process.returncode:
-            raise _failure(f"ended with code {process.returncode}", errors)
+            raise _EndedError(str(_failure(f"ended with code {process.returncode}", errors)))
         found = output.decode("utf-8", "replace").split("\0")
         # Programs that do not flush at NUL write one NUL too many at the end.
         if len(found) <= len(texts) or any(found[len(texts) :]):
@@ -206,9 +237,8 @@ class Pipeline:
                     try:
                         (answer,) = tagger.answers([text])
                     except ProgramError as error:
-                        raise InputError(
-                            f"Apertium {error}" + (f": {error.error_output}" if error.error_output else "")
-                        ) from error
+                        what = f"Apertium {error}" + (f": {error.error_output}" if error.error_output else "")
+                        raise (_EndedError if isinstance(error, EndedError) else InputError)(what) from error
                     found.append(answer.decode("utf-8", "replace"))
                     if tagger.has_error_output():  # standard error is unbuffered and written before the answer ends
                         break
