@@ -3,8 +3,8 @@
 Builds the sample, then trains, distils, aligns, encodes, scores and translates by the functions that a user calls, each
 in a process that sees the GPU and in one that does not. Training runs a few steps in fp32 from the same seed, which is
 enough to compare loss and speed; seconds are those of each run's effort.json or of the call. The table has both, and
-the claims compare them. `--write FILE` puts the table into a page of docs/, with the name of the card. It was
-not run on a GPU yet.
+the claims compare them. `--write FILE` puts the table into a page of docs/, with the name of the card. It has
+not been run on a GPU yet.
 """
 
 import json

@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -145,18 +146,18 @@ class ApertiumTranslator:
         return list(map(translation, prepared))
 
     def _outputs(self, records: Sequence[str]) -> Sequence[str | None]:
-        """Return the output for each text, None for one that ends the programs: they have bugs."""
+        """Return the output for each text, or None if a program crashes on it."""
         try:
             return self._pipeline.run(records)
         except _EndedError:
-            self._pipeline.run([to_stream("a", 0)])  # raises if they end at any text
+            self._pipeline.run([to_stream("a", 0)])  # raises if they crash on any text
         return self._halves(records)
 
     def _halves(self, records: Sequence[str]) -> list[str | None]:
-        """Return the outputs of texts of which some end the programs, by halves."""
+        """Split texts in halves until those that crash a program are alone; return the outputs."""
         middle, found = len(records) // 2, list[str | None]()
         if not middle:
-            logger.warning("caption not translated, an Apertium program ends at it: %.60r...", records[0])
+            logger.warning("caption not translated, an Apertium program crashes on it: %.60r...", records[0])
             return [None]
         for half in (records[:middle], records[middle:]):
             try:
@@ -167,7 +168,7 @@ class ApertiumTranslator:
 
 
 class _EndedError(InputError):
-    """A program ended before its time."""
+    """A program ended before it answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +219,8 @@ class Pipeline:
                 raise _failure(f"did not finish within {self.timeout_s:g} s", error.stderr or b"") from error
             finally:
                 kill_group(process)
+        if process.returncode == 128 + signal.SIGKILL:  # by the system, which lacks memory: no fault of a text
+            raise _failure("was killed", errors)
         if process.returncode:
             raise _EndedError(str(_failure(f"ended with code {process.returncode}", errors)))
         found = output.decode("utf-8", "replace").split("\0")

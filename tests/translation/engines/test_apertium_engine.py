@@ -150,13 +150,22 @@ def test_programs_that_fail(script: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["bash -c '{crash}'", "apertium-tagger -g $2 x.prob"])
-def test_a_caption_that_ends_a_program_has_no_translation_and_stops_no_other(stage: str, tmp_path: Path) -> None:
+def test_a_caption_that_crashes_a_program_has_no_translation_and_stops_no_other(stage: str, tmp_path: Path) -> None:
     """Debian's eng-cat ends with a segmentation fault at "A white blond a dock in an orange"."""
     answer = 'case $text in *dock*) kill -SEGV $BASHPID;; esac; printf "%s\\0" "$text"'
     crash = f'while IFS= read -r -d "" text; do {answer}; done'
     engine = engine_of(f"cat | {stage.format(crash=crash)} | cat", tmp_path, crash)
     captions = ["a dog", "A dock. A red house.", "a cat", "A man", "in a dock"]
     assert texts(engine, captions) == ["a dog", "", "a cat", "A man", ""]
+
+
+def test_a_program_that_the_system_kills_stops_the_translation(tmp_path: Path) -> None:
+    """Its caption may be right, so no memory may keep it as untranslatable."""
+    stage = (
+        "cat | bash -c 'while read -r -d \"\" text; do case $text in *dock*) kill -KILL $BASHPID;; esac; done' | cat"
+    )
+    with pytest.raises(InputError, match="Apertium was killed"):
+        engine_of(stage, tmp_path, "").translate(["a dog", "a dock"])
 
 
 @pytest.mark.parametrize("stage", ["bash -c '{hang}'", "apertium-tagger -g $2 x.prob"])
