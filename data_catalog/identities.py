@@ -12,7 +12,7 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-from data_catalog.sources.urls import canonical_url
+from data_catalog.sources.urls import CANONICAL_URL, canonical_url
 
 _COMMONS = "wikipedia/commons"
 # /wikipedia/<project>[/thumb][/archive]/<h>/<hh>/<name>[/<width>px-<name>]
@@ -133,16 +133,6 @@ _MAX_PHOTO = 10**11
 _OPEN_IMAGES_FILE = re.compile(r"(?:.*/)?([0-9a-f]{16})(?:_[a-z])?\.(?:jpe?g|png)", re.IGNORECASE)
 _OPEN_IMAGES_PLACE = re.compile(r"open-?images", re.IGNORECASE)
 
-# URLs that `canonical_url` returns unchanged. Most URLs are such, and this check is much faster than parsing them.
-# The group is what follows the scheme. Kept escapes: non-ASCII, space, quote and "#%/?".
-_STAYING_ESCAPE = "%(?:[89A-F][0-9A-F]|2[0235F]|3F)"
-_PATH = "[A-Za-z0-9._~!$&'()*,;=:@/+-]*+"
-_QUERY = "[A-Za-z0-9._~!$&'()*,;=:@/?+-]"
-_ODD_HOST = r"(?:[^/]*\.)?(?:[0-9][a-z0-9-]*)?/"  # may be a numeric address, or ends with a dot
-_CANONICAL = re.compile(
-    rf"https?://(?!{_ODD_HOST}|[^?]*/\.)"
-    rf"([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
-)
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 _WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wikimedia:[^\s\ud800-\udfff]+|url:\S+")
 
@@ -232,7 +222,7 @@ def _respelled(written: str) -> str:
 
 def _without_scheme(url: str) -> str:
     """Return the canonical form of a URL without its scheme, the same for http and https."""
-    if plain := _CANONICAL.fullmatch(url):
+    if plain := CANONICAL_URL.fullmatch(url):
         return plain[1]
     spelling = _SCHEME.sub("", canonical_url(url), count=1)
     # `canonical_url` leaves lone surrogates in a host; JSON may contain them, but files cannot.

@@ -8,6 +8,7 @@ addresses. A `Matcher` finds the matching rows of tables. A matching caption row
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ class Matcher:
         """Match by the host of each URL and, if the host has addresses in tombstones, by the whole URL."""
         plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
         hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
-        names = [host_of(f"http://{name}/") or "" for name in hosts.dictionary.to_pylist()]
+        names = list(map(_host_named, hosts.dictionary.to_pylist()))
         by_host = [
             next((self._domains[name] for name in domains_of(host) if name in self._domains), -1) for host in names
         ]
@@ -402,6 +403,11 @@ _FINDERS: Mapping[str, Any] = {
     "sha256": Matcher.by_bytes,
     "phash": Matcher.by_look,
 }
+
+
+@lru_cache(maxsize=1 << 16)  # files of a dataset name the same hosts
+def _host_named(name: str) -> str:
+    return host_of(f"http://{name}/") or ""
 
 
 def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:
