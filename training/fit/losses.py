@@ -121,26 +121,18 @@ def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor
     return found
 
 
-def changed_losses(module: Any, features: Batch) -> torch.Tensor:
-    """Return the loss of each changed caption, shape (batch,), 0 where there is none.
-
-    The image chooses between its caption and the changed one: it is the cross-entropy of the two logits
-    (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the changed
-    captions of the whole batch instead. Some of those are true of it, and equal its own caption where a batch holds
-    near misses; and the share of its own changed caption falls with the size of the batch.
-    """
-    if features.changed is None or features.kinds is None:
-        return features.images.new_zeros(len(features.images))
-    gaps = (features.images * (features.changed - features.texts)).sum(dim=-1) * module.logit_scale.exp()
-    return F.softplus(gaps) * (features.kinds >= 0)
-
-
 @dataclass(frozen=True, slots=True)
 class StepLoss:
     """The loss that a step lowers, and the losses of its hard negatives. Both cover the batch of all processes.
 
+    For a changed caption, the image chooses between it and its own caption: the loss is the cross-entropy of the two
+    logits (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the
+    changed captions of the whole batch instead. Some of those are true of it, and equal its own caption where a batch
+    holds near misses; and the share of its own changed caption falls with the size of the batch.
+
     Args:
-        whole: the loss, a scalar: the contrastive loss, and the weighted mean of `changed_losses` over the batch.
+        whole: the loss, a scalar: the contrastive loss, and the weighted mean over the batch of the losses of changed
+            captions, 0 where there is none.
         by_kind: sum of the losses of changed captions, and their number, shape (2, kinds).
     """
 
@@ -152,13 +144,13 @@ class StepLoss:
         """Compute the losses from this process's unit features."""
         features = features.map(gather_features)
         found = contrastive_loss(module, features, loss=config.loss)
-        by_kind = torch.zeros(2, len(config.hard_negatives))
-        if features.kinds is not None:
-            changed = changed_losses(module, features)
-            found = found + config.hard_negative_weight * changed.mean()
-            is_of = features.kinds[:, None] == torch.arange(by_kind.shape[1], device=features.kinds.device)
-            by_kind = torch.stack([(changed.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
-        return cls(found, by_kind)
+        if features.changed is None or features.kinds is None:
+            return cls(found, torch.zeros(2, len(config.hard_negatives)))
+        gaps = (features.images * (features.changed - features.texts)).sum(dim=-1) * module.logit_scale.exp()
+        losses = F.softplus(gaps) * (features.kinds >= 0)
+        is_of = features.kinds[:, None] == torch.arange(len(config.hard_negatives), device=features.kinds.device)
+        by_kind = torch.stack([(losses.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
+        return cls(found + config.hard_negative_weight * losses.mean(), by_kind)
 
 
 def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
