@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,9 @@ async def _answer_all(port: int, ready: Any) -> None:
 
 
 def _serve(port: int, ready: Any) -> None:
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(0)), daemon=True).start()  # it may be killed
     cv2.setNumThreads(1)
     asyncio.run(_answer_all(port, ready))
 
