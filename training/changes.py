@@ -46,6 +46,10 @@ class Change:
         new, old = (self.kind, self.new), (self.kind, self.old)
         return bool(self.new) and any(new in things and old not in things for things in others)
 
+    def is_about(self, things: frozenset[tuple[str, str]]) -> bool:
+        """Return whether a caption, as `says` has it, names the old or the new thing."""
+        return bool(self.new) and not things.isdisjoint({(self.kind, self.old), (self.kind, self.new)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeRules:

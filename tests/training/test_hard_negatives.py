@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -16,8 +18,8 @@ from data_catalog.errors import SettingsError
 from data_catalog.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import TrainConfig
-from training.data.batches import Batch, epoch_batches, open_train_split
-from training.data.pairs import PairFiles
+from training.data.batches import Batch, BatchPlan, epoch_batches, open_train_split
+from training.data.pairs import Captions, PairFiles
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import changed_caption, changed_inputs, needs
 from training.fit.loop import train
@@ -61,11 +63,13 @@ def test_groups_hold_the_nearest_captions_of_other_wordings() -> None:
 
 @given(st.integers(2, 7), st.sampled_from(["clip", "siglip"]), st.floats(0.1, 3), st.data())
 def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: st.DataObject) -> None:
-    """Each image chooses between its caption and the changed one, apart from the others."""
+    """Each image chooses between its caption and the changed one, apart from the others, and so does each anchor."""
     kinds = data.draw(st.lists(st.integers(-1, 1), min_size=count, max_size=count))
+    has_anchor = [kind >= 0 and data.draw(st.booleans()) for kind in kinds]
     by_kind = [[0.0, 0], [0.0, 0]]
     torch.manual_seed(data.draw(st.integers(0, 1000)))
-    images, texts, changed = (torch.nn.functional.normalize(torch.randn(count, 5), dim=1) for _ in range(3))
+    images, texts, changed, anchors = (torch.nn.functional.normalize(torch.randn(count, 5), dim=1) for _ in range(4))
+    anchors *= torch.tensor(has_anchor)[:, None]
     module = torch.nn.ParameterDict({"logit_scale": torch.tensor(1.5), "logit_bias": torch.tensor(-2.0)})
     scale, bias = math.exp(1.5), -2.0
     logits = [[scale * float(image @ text) for text in texts] for image in images]
@@ -79,13 +83,18 @@ def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: 
         signs = [[1 if row == column else -1 for column in range(count)] for row in range(count)]
         pairs = [(row, column) for row in range(count) for column in range(count)]
         expected = sum(math.log1p(math.exp(-signs[r][c] * (logits[r][c] + bias))) for r, c in pairs) / count
+
+    def choice(chooser: torch.Tensor, place: int) -> float:
+        right, wrong = (math.exp(scale * float(chooser @ each[place])) for each in (texts, changed))
+        return -math.log(right / (right + wrong))
+
     for place in (place for place in range(count) if kinds[place] >= 0):
-        right, wrong = (math.exp(scale * float(images[place] @ each[place])) for each in (texts, changed))
-        changed_loss = -math.log(right / (right + wrong))
-        expected += weight * changed_loss / count
+        changed_loss = choice(images[place], place)
+        by_anchor = choice(anchors[place], place) if has_anchor[place] else 0.0
+        expected += weight * (changed_loss + by_anchor) / count
         by_kind[kinds[place]] = [by_kind[kinds[place]][0] + changed_loss, by_kind[kinds[place]][1] + 1]
     config = TrainConfig(loss=loss, hard_negatives=NEGATIVES, hard_negative_weight=weight)
-    found = StepLoss.of(module, Batch(images, texts, changed, torch.tensor(kinds)), config)
+    found = StepLoss.of(module, Batch(images, texts, changed, torch.tensor(kinds), anchors), config)
     assert found.whole.item() == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(found.by_kind.T.numpy(), by_kind, rtol=1e-4, atol=1e-6)
 
@@ -121,7 +130,7 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each process draws its slice of what one process draws."""
+    """Each process draws its slice of what one process draws, anchors included."""
     config, tokenizer = small_run(hard_negatives=NEGATIVES), load_tokenizer(compact, context_length=24)
     split = open_train_split(
         square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path
@@ -130,7 +139,8 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
 
     def texts(skip: int = 0) -> list[list[list[int]]]:
         plans = epoch_batches(split, config, epoch=1, batch_size=8, skip=skip)
-        return [[[token for token in row if token] for row in read(plan)[0].tolist()] for plan in plans]
+        both = (torch.cat([changed, anchors], dim=1).tolist() for changed, _, anchors in map(read, plans))
+        return [[[token for token in row if token] for row in batch] for batch in both]
 
     whole = texts()
     assert whole == texts()
@@ -143,6 +153,25 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
         halves.append(texts())
     assert [one + other for one, other in zip(*halves, strict=True)] == whole
     split.images.close()
+
+
+def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, rules: ChangeRules) -> None:
+    of_images = [["un quadrato rosso a sinistra", "a destra niente", "rosso e basta"], ["un quadrato rosso a sinistra"]]
+    split: Any = SimpleNamespace(captions=Captions.of(pa.chunked_array([of_images])))
+    told = list[list[str]]()
+
+    def tokenizer(texts: str | Sequence[str]) -> torch.Tensor:
+        told.append(list(texts))
+        return torch.ones(len(texts), 4, dtype=torch.int64)
+
+    read, drawn = changed_inputs(split, small_run(hard_negatives=NEGATIVES), tokenizer, rules), Counter[Any]()
+    for step in range(50):
+        samples, places = np.arange(2), np.zeros((2, 2), np.int64)
+        plan = BatchPlan(step=step, first=0, samples=samples, places=places, captions=np.array([0, 3]))
+        _, kinds, anchors = read(plan)
+        drawn.update((NEGATIVES[kind], text) for kind, text in zip(kinds[:1].tolist(), told[-1], strict=False))
+        assert anchors.tolist() == [[1] * 4, [0] * 4], "the other image has one caption"
+    assert set(drawn) == {("position", "a destra niente"), ("colour", "rosso e basta")}
 
 
 def test_what_is_not_learnt_yet_is_drawn_most(

@@ -334,7 +334,7 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
 def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     loss: str, locked: bool, changes: bool, frozen: bool, towers: Towers
 ) -> None:
-    """Also where a piece has no changed caption."""
+    """Also where a piece has no changed caption, or none with an anchor."""
     torch.manual_seed(0)
     config = TrainConfig(loss=loss, hard_negatives=("position", "colour") if changes else ())
     module = create_model(with_loss_constants(towers["vit"], config), Path())
@@ -342,7 +342,9 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     batch = Batch(torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12)))
     if changes:
         kinds = torch.tensor([0, -1, 1, 0] + 6 * [-1])
-        batch = Batch(batch.images, batch.texts, torch.randint(3, 300, (10, 9)), kinds)
+        changed, anchors = torch.randint(3, 300, (2, 10, 9))
+        anchors[1:3] = anchors[4:] = 0
+        batch = Batch(batch.images, batch.texts, changed, kinds, anchors)
     found = {}
     for size in (0, 4):
         module.zero_grad()

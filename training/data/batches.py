@@ -44,17 +44,19 @@ class Batch:
         changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
         kinds: index in `train.hard_negatives` of what differs in each changed caption, shape (batch,). -1: none; that
             row of `changed` does not count.
+        anchors: token ids of another caption of the image about the same thing, shape (batch, length). 0: none.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
     changed: torch.Tensor | None = None
     kinds: torch.Tensor | None = None
+    anchors: torch.Tensor | None = None
 
     @property
     def parts(self) -> tuple[torch.Tensor | None, ...]:
         """Return the fields in order."""
-        return self.images, self.texts, self.changed, self.kinds
+        return self.images, self.texts, self.changed, self.kinds, self.anchors
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with each tensor changed, such as moved to a device."""

@@ -3,6 +3,11 @@
 Most captions can be changed in several things, and most models soon tell one colour from another. So kinds are drawn in
 proportion to their losses in the epoch before: what is not learnt yet comes most often. Apart from these, the draws
 depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
+
+With each changed caption comes an anchor, if the image has one: another caption about the same thing. A model that
+learns from images alone may never start. While its texts ignore "left" and "right", images get no gradient from them,
+and texts get none while its images ignore where things are. But "A left of B" and "B right of A" can be learnt without
+images.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,7 +38,7 @@ WORDS = {
     "roles": "roles.agents",
     "exchanged": "colours",
 }
-DRAWS_VERSION = 2  # raise it when the same rules and settings would give other draws
+DRAWS_VERSION = 3  # raise it when the same rules and settings would give other draws
 HARD_LOSS = "hard_loss_"  # before a kind, in the metrics of an epoch
 _MOST_READ = 50_000  # captions whose words are looked at
 _LEAST_SHARE = 0.1  # of the largest loss; so what is learnt comes back now and then
@@ -83,8 +88,8 @@ def changed_inputs(
     tokenizer: Tokenize,
     rules: ChangeRules,
     losses: Mapping[str, float | None] | None = None,
-) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor]]:
-    """Return a function that reads a batch's changed captions: token ids, and their kinds; see `Batch`.
+) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return a function that reads a batch's changed captions, their kinds and their anchors; see `Batch`.
 
     Args:
         split: the train split.
@@ -98,18 +103,21 @@ def changed_inputs(
     kinds = config.hard_negatives
     often = needs(kinds, losses or {})
 
-    def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
-        drawn = draws.random((plan.first + len(plan.samples), len(kinds) + 1))[plan.first :]
+        drawn = draws.random((plan.first + len(plan.samples), len(kinds) + 2))[plan.first :]
         # In the order of these, each kind comes first with a probability in proportion to its need.
-        drawn[:, :-1] = -np.log1p(-drawn[:, :-1]) / often
+        drawn[:, :-2] = -np.log1p(-drawn[:, :-2]) / often
         captions = split.captions.texts(plan.captions)
-        found = [
-            changed_caption(caption, split.captions.of_sample(sample), changes, says, kinds=kinds, drawn=numbers)
-            for caption, sample, numbers in zip(captions, plan.samples.tolist(), drawn, strict=True)
-        ]
-        ids = tokenizer([changed.caption if changed else text for changed, text in zip(found, captions, strict=True)])
-        return ids, torch.tensor([kinds.index(changed.kind) if changed else -1 for changed in found])
+        changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
+        for row, (caption, sample) in enumerate(zip(captions, plan.samples.tolist(), strict=True)):
+            others = split.captions.of_sample(sample)
+            change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
+            if change is not None:
+                changed[row], found[row] = change.caption, kinds.index(change.kind)
+                about = [other for other in others if other != caption and change.is_about(says(other))]
+                anchors[row] = about[int(drawn[row, -1] * len(about))] if about else ""
+        return tokenizer(changed), torch.tensor(found), tokenizer(anchors) * torch.tensor([[bool(a)] for a in anchors])
 
     return read
 

@@ -42,7 +42,7 @@ class Encoders:
     Args:
         image: encodes the inputs of the image tower.
         text: encodes the inputs of the text tower.
-        changed: encodes token ids of changed captions.
+        changed: encodes token ids of changed captions and of their anchors.
     """
 
     image: Encode
@@ -75,19 +75,24 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") -> Batch:
     """Return a batch's features with length 1, in fp32 whatever precision the towers compute in.
 
-    Captions without a changed one have the zero vector in its place.
+    Captions without a changed one, and changed ones without an anchor, have the zero vector in its place.
     """
-    with autocast(precision, batch.images.device):
-        images, texts = encoders.image(batch.images), encoders.text(batch.texts)
-    images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-    if batch.changed is None or batch.kinds is None:
-        return Batch(images, texts)
-    changed, is_changed = torch.zeros_like(texts), batch.kinds >= 0
-    if bool(is_changed.any()):
+
+    def unit(encode: Encode, inputs: torch.Tensor) -> torch.Tensor:
         with autocast(precision, batch.images.device):
-            found = encoders.changed(batch.changed[is_changed])
-        changed[is_changed] = F.normalize(found.float(), dim=-1)
-    return Batch(images, texts, changed, batch.kinds)
+            found = encode(inputs)
+        return F.normalize(found.float(), dim=-1)
+
+    images, texts = unit(encoders.image, batch.images), unit(encoders.text, batch.texts)
+    if batch.changed is None or batch.kinds is None or batch.anchors is None:
+        return Batch(images, texts)
+    both = list[torch.Tensor]()
+    for ids, is_there in ((batch.changed, batch.kinds >= 0), (batch.anchors, batch.anchors.any(dim=1))):
+        both.append(torch.zeros_like(texts))
+        if bool(is_there.any()):
+            both[-1][is_there] = unit(encoders.changed, ids[is_there])
+    changed, anchors = both
+    return Batch(images, texts, changed, batch.kinds, anchors)
 
 
 def unit_features_in_pieces(encoders: Encoders, batch: Batch, *, size: int) -> Batch:
@@ -126,14 +131,15 @@ class StepLoss:
     """The loss that a step lowers, and the losses of its hard negatives. Both cover the batch of all processes.
 
     For a changed caption, the image chooses between it and its own caption: the loss is the cross-entropy of the two
-    logits (https://arxiv.org/abs/2211.11733). NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the
-    changed captions of the whole batch instead. Some of those are true of it, and equal its own caption where a batch
-    holds near misses; and the share of its own changed caption falls with the size of the batch.
+    logits (https://arxiv.org/abs/2211.11733). So does the anchor, with the same weight. NegCLIP
+    (https://arxiv.org/abs/2210.01936) compares each image with the changed captions of the whole batch instead. Some of
+    those are true of it, and equal its own caption where a batch holds near misses; and the share of its own changed
+    caption falls with the size of the batch.
 
     Args:
         whole: the loss, a scalar: the contrastive loss, and the weighted mean over the batch of the losses of changed
             captions, 0 where there is none.
-        by_kind: sum of the losses of changed captions, and their number, shape (2, kinds).
+        by_kind: sum of the images' losses of changed captions, and their number, shape (2, kinds).
     """
 
     whole: torch.Tensor
@@ -144,13 +150,18 @@ class StepLoss:
         """Compute the losses from this process's unit features."""
         features = features.map(gather_features)
         found = contrastive_loss(module, features, loss=config.loss)
-        if features.changed is None or features.kinds is None:
+        if features.changed is None or features.kinds is None or features.anchors is None:
             return cls(found, torch.zeros(2, len(config.hard_negatives)))
-        gaps = (features.images * (features.changed - features.texts)).sum(dim=-1) * module.logit_scale.exp()
-        losses = F.softplus(gaps) * (features.kinds >= 0)
+        between = (features.changed - features.texts) * module.logit_scale.exp()
+
+        def choice(chooser: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
+            return F.softplus((chooser * between).sum(dim=-1)) * is_there
+
+        losses = choice(features.images, features.kinds >= 0)
+        by_anchors = choice(features.anchors, features.anchors.any(dim=1))
         is_of = features.kinds[:, None] == torch.arange(len(config.hard_negatives), device=features.kinds.device)
         by_kind = torch.stack([(losses.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
-        return cls(found + config.hard_negative_weight * losses.mean(), by_kind)
+        return cls(found + config.hard_negative_weight * (losses + by_anchors).mean(), by_kind)
 
 
 def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
