@@ -123,18 +123,11 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
 
 
 def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
-    square_files: PairFiles,
-    small_run: SmallRun,
-    rules: ChangeRules,
-    compact: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process draws its slice of what one process draws, anchors included."""
     config, tokenizer = small_run(hard_negatives=NEGATIVES), load_tokenizer(compact, context_length=24)
-    split = open_train_split(
-        square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path
-    )
+    split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
     read = changed_inputs(split, config, tokenizer, rules)
 
     def texts(skip: int = 0) -> list[list[list[int]]]:
@@ -175,14 +168,12 @@ def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, 
 
 
 def test_what_is_not_learnt_yet_is_drawn_most(
-    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path, tmp_path: Path
+    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path
 ) -> None:
     """A third kind, which no caption allows, takes nothing from the others."""
     kinds = ("position", "colour", "negation")
     config, tokenizer = small_run(hard_negatives=kinds), load_tokenizer(compact, context_length=24)
-    split = open_train_split(
-        square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path
-    )
+    split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
 
     def share(losses: dict[str, float | None]) -> float:
         read = changed_inputs(split, config, tokenizer, rules, losses)

@@ -79,13 +79,11 @@ def test_two_processes_train_as_one_does(
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_see_every_sample_once_an_epoch(
-    square_files: PairFiles, small_run: SmallRun, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    square_files: PairFiles, small_run: SmallRun, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """152 samples in batches of 8: none is left over. In the second epoch they have an order of their own."""
     config = small_run()
-    split = open_train_split(
-        square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path
-    )
+    split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
     for epoch, order in enumerate((None, np.random.default_rng(0).permutation(152))):
         given: dict[str, Any] = {"epoch": epoch, "batch_size": 8, "order": order}
         batches: list[list[int]] = [[] for _ in range(19)]

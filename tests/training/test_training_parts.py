@@ -71,7 +71,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert one not in (other_epoch, other_seed)
 
 
-def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files: PairFiles, tmp_path: Path) -> None:
+def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files: PairFiles) -> None:
     captions = Captions.of(pa.chunked_array([[["z"]], [["a", "b", "c"]]]))
     drawn = [captions.texts(captions.chosen(caption_draws(2, seed=0, epoch=epoch))) for epoch in range(300)]
     assert {first for first, _ in drawn} == {"z"}
@@ -79,49 +79,23 @@ def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files
     assert {caption: counts[caption] > 70 for caption in counts} == {"a": True, "b": True, "c": True}
     for captions_of, expected in (("first", {0}), ("random", {0, 1})):
         config = TrainConfig(captions=captions_of)
-        split = open_train_split(
-            square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path
-        )
+        split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
         plans = list(epoch_batches(split, config, epoch=0, batch_size=16))
         assert {int(index) % 2 for plan in plans for index in plan.captions} == expected  # two captions an image
         assert all((plan.captions // 2 == plan.samples).all() for plan in plans)
         split.images.close()
 
 
-# Settings of `ImageReader`: decoded in memory, encoded in windows, and encoded in a file.
-KEPT_IMAGES: list[dict[str, Any]] = [
-    {"cache_max_bytes": 1 << 30, "window": 10},
-    {"cache_max_bytes": 0, "window": 10},
-    {"cache_max_bytes": 0, "window": None},
-]
-
-
-def test_images_are_the_same_however_they_are_kept(square_files: PairFiles, tmp_path: Path) -> None:
-    groups = row_groups(square_files.train)
-    places = np.array([(number, row) for number, group in enumerate(groups) for row in range(group.num_rows)])
-    np.random.default_rng(0).shuffle(places)
-    found = []
-    for way in KEPT_IMAGES:
-        reader = ImageReader(groups, preprocessing=Preprocessing(size=32), num_threads=2, folder=tmp_path, **way)
-        found.append(np.concatenate([reader.read(some) for some in np.array_split(places, 5)]))
-        reader.close()
-    assert len(np.unique(found[0], axis=0)) > 10
-    assert (found[0] == found[1]).all()
-    assert (found[0] == found[2]).all()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_shard_that_is_damaged_is_named(make_shard: MakeShard, square_rows: Any, tmp_path: Path) -> None:
     rows = square_rows("train", 3, seed=0)
     rows[1]["image"]["bytes"], rows[2]["captions"] = b"<html>gone</html>", []
     shard = make_shard("broken", rows)
-    for way in KEPT_IMAGES:
-        reader = ImageReader(
-            row_groups([shard]), preprocessing=Preprocessing(size=32), num_threads=1, folder=tmp_path, **way
-        )
-        with pytest.raises(DamagedError, match="does not decode"):
-            reader.read(np.array([[0, 0], [0, 1]]))
-        reader.close()
+    reader = ImageReader(
+        row_groups([shard]), preprocessing=Preprocessing(size=32), num_threads=1, cache_max_bytes=1 << 20, window=10
+    )
+    with pytest.raises(DamagedError, match="does not decode"):
+        reader.read(np.array([[0, 0], [0, 1]]))
+    reader.close()
     with pytest.raises(DamagedError, match="without captions"):
         read_captions([shard])
     with pytest.raises(DamagedError, match=r"absent\.parquet"):

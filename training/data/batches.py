@@ -104,17 +104,16 @@ class BatchPlan:
 
 
 def open_train_split(
-    paths: Sequence[Path], config: TrainConfig, *, preprocessing: Preprocessing, num_threads: int, folder: Path
+    paths: Sequence[Path], config: TrainConfig, *, preprocessing: Preprocessing, num_threads: int
 ) -> TrainSplit:
-    """Read the captions of the train split, and open its images. Temporary files go to `folder`."""
+    """Read the captions of the train split, and open its images."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
         preprocessing=preprocessing,
         num_threads=num_threads,
         cache_max_bytes=config.cache_max_bytes,
-        window=None if config.hard_batches else config.shuffle_window,
-        folder=folder,
+        window=config.shuffle_window,
     )
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
     return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), starts=starts, images=reader)

@@ -5,9 +5,7 @@ read.
 """
 
 import io
-import mmap
 import os
-import tempfile
 import threading
 import warnings
 from collections import deque
@@ -26,7 +24,6 @@ from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.decoding import ImageRejectedError, open_image, rejection_of, to_srgb, upright
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
-from data_catalog.storage.disk_errors import disk_errors
 from training.data.pairs import Places, RowGroup, read_rows
 from training.towers.model import LoadedModel
 from training.towers.preprocessing import Pixels, Preprocessing
@@ -100,41 +97,11 @@ def decoded_groups(groups: Sequence[RowGroup], preprocessing: Preprocessing, *, 
             yield decode_all(encoded_images(group), preprocessing, pool)
 
 
-class MappedImages:
-    """A copy of the encoded images of row groups in an unnamed, memory-mapped file, which goes with the process.
-
-    Args:
-        groups: the row groups, in order.
-        folder: folder whose disk has the file.
-
-    Raises:
-        DiskError: the disk is full.
-    """
-
-    def __init__(self, groups: Sequence[RowGroup], folder: Path) -> None:
-        sizes = list[int]()
-        with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
-            for group in groups:
-                for data in encoded_images(group):
-                    sizes.append(file.write(data or b""))
-            file.flush()
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._ends = np.cumsum([0, *sizes])
-        self._firsts = np.cumsum([0, *(group.num_rows for group in groups)])
-
-    def read(self, places: Places) -> list[bytes]:
-        """Return the encoded images at pairs of row group and row."""
-        numbers = self._firsts[places[:, 0]] + places[:, 1]
-        return [self._bytes[self._ends[number] : self._ends[number + 1]] for number in numbers]
-
-
 class ImageReader:
     """A reader with random access to images by row group and row. Its cache does not affect the pixels.
 
-    If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise images are
-    decoded on each access. For batches from windows, the encoded images of recently used row groups are cached, enough
-    for `window` samples twice. For batches from the whole split (`window` None), all encoded images are copied to a
-    file in `folder`, since a row group would be read for nearly every image.
+    If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise the encoded
+    images of recently used row groups are cached, enough for `window` samples twice, and decoded on each access.
     """
 
     def __init__(
@@ -144,16 +111,14 @@ class ImageReader:
         preprocessing: Preprocessing,
         num_threads: int,
         cache_max_bytes: int,
-        window: int | None,
-        folder: Path,
+        window: int,
     ) -> None:
         num_images = sum(group.num_rows for group in groups)
-        self._groups, self._preprocessing, self._window, self._folder = groups, preprocessing, window, folder
+        self._groups, self._preprocessing, self._window = groups, preprocessing, window
         self._decoded_fit = num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)
         self._decoded: dict[int, Pixels] = {}
         self._encoded: dict[int, list[bytes]] = {}
-        self._mapped: MappedImages | None = None
 
     def read(self, places: Places) -> Pixels:
         """Return the images at pairs of row group and row, (images, 2): uint8, (images, size, size, 3)."""
@@ -166,9 +131,6 @@ class ImageReader:
                         encoded_images(self._groups[group]), self._preprocessing, self.pool
                     )
             return np.stack([self._decoded[group][row] for group, row in wanted])
-        if self._window is None:
-            self._mapped = self._mapped or MappedImages(self._groups, self._folder)
-            return decode_all(self._mapped.read(places), self._preprocessing, self.pool)
         for group in groups:
             # Remove and insert again, so that the dict's order is the order of last use.
             self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])

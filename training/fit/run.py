@@ -252,7 +252,7 @@ def start_run(
         InputError: the train split has fewer than two samples per process.
     """
     device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
-    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, folder=out)
+    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
