@@ -30,7 +30,10 @@ from training.towers.model import LoadedModel, load_model
 from training.trained_models import EFFORT_FILE
 
 POSITION, OTHERS = "position", ("colour", "count", "noun", "exchanged")
-HARD = ('train.hard_negatives=["position", "colour", "count", "exchanged"]',)
+HARD = (
+    'train.hard_negatives=["position", "colour", "count", "noun", "exchanged"]',
+    "train.hard_negative_weight=2",
+)
 WITHOUT, WITH = "without", "with"
 GOALS = {
     "position_accuracy": (">=", 0.95),

@@ -181,7 +181,12 @@ async def _answer_all(port: int, ready: Any) -> None:
 def _serve(port: int, ready: Any) -> None:
     parent = parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(0)), daemon=True).start()  # it may be killed
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()  # whoever is killed ends no child
     cv2.setNumThreads(1)
     asyncio.run(_answer_all(port, ready))
 

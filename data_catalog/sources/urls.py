@@ -79,14 +79,14 @@ _EDGES, _INSIDE = re.compile(r"^[\x00-\x20\s]+|[\x00-\x20\s]+$"), re.compile(r"[
 _SCHEME, _TO_QUERY = re.compile(r"(https?):[/\\]+", re.IGNORECASE), re.compile(r"[^?#]*")
 _HTTPS_ONLY_HOST = "upload.wikimedia.org"
 _WEB_URL = re.compile(r"https?://[^\s/?#]", re.IGNORECASE)
-# URLs that `canonical_url` returns unchanged, but for http of upload.wikimedia.org. Most URLs are such, and this check
-# is much faster than parsing them. The group is what follows the scheme. Kept escapes: non-ASCII, space, quote, "#%/?".
+# URLs that `canonical_url` returns unchanged. Most URLs are such, and this check is much faster than parsing them. The
+# group is what follows the scheme. Kept escapes: non-ASCII, space, quote and "#%/?".
 _ESCAPE = "%(?:[89A-F][0-9A-F]|2[0235F]|3F)"
 _PATH = "[A-Za-z0-9._~!$&'()*,;=:@/+-]*+"
 _QUERY = "[A-Za-z0-9._~!$&'()*,;=:@/?+-]"
 _ODD_HOST = r"(?:[^/]*\.)?(?:[0-9][a-z0-9-]*)?/"  # may be a numeric address, or ends with a dot
 CANONICAL_URL = re.compile(
-    rf"https?://(?!{_ODD_HOST}|[^?]*/\.)"
+    rf"(?!http://{re.escape(_HTTPS_ONLY_HOST)}/)https?://(?!{_ODD_HOST}|[^?]*/\.)"
     rf"([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_ESCAPE})++)?)"
 )
 _FLICKR_PHOTO = re.compile(
@@ -115,7 +115,7 @@ def canonical_url(url: str) -> str:
     - Thumbnail URLs are not mapped to their originals: a thumbnail is another file.
     - A text that is not a URL is only stripped.
     """
-    if CANONICAL_URL.fullmatch(url) and not url.startswith(f"http://{_HTTPS_ONLY_HOST}/"):
+    if CANONICAL_URL.fullmatch(url):
         return url
     try:
         parts = urlsplit(plain_url(url))
@@ -222,7 +222,7 @@ def domains_of(host: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(len(labels))]
 
 
-@functools.lru_cache(maxsize=1 << 18)  # a take-down reads each address several times; full, it has about 100 MB
+@functools.lru_cache(maxsize=1 << 18)  # for the passes of a take-down, if they fit: about 100 MB
 def address_key(url: str) -> str:
     """Return a hash of an image's URL that is equal for all its spellings, and for http and https.
 

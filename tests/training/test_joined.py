@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate, normalize
 from data_catalog.errors import DamagedError, InputError, PipelineError
 from data_catalog.storage.integrity import record_folder
 from training.align.align import align
+from training.changes import ChangeRules
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.exports.model_export import ModelExportConfig, export_model
@@ -84,7 +85,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_features_are_those_of_each_tower_side_by_side_and_the_model_is_an_ordinary_one(
-    square_files: PairFiles, joined: MakeConfig, pretrained: TrainConfig, backbone: Path, cache: Path, tmp_path: Path
+    square_files: PairFiles,
+    joined: MakeConfig,
+    pretrained: TrainConfig,
+    backbone: Path,
+    rules: ChangeRules,
+    cache: Path,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "models" / "joined"
     align(square_files, joined(), CONFIG, out, cache=cache)
@@ -131,8 +138,8 @@ def test_features_are_those_of_each_tower_side_by_side_and_the_model_is_an_ordin
     with torch.no_grad():
         found = load_model(tmp_path / "again").module.encode_text(model.tokenizer(texts), normalize=True)
     assert torch.allclose(found, features, atol=1e-4)
-    resumed = TrainConfig(model=str(out), epochs=1, batch_size=64, num_threads=1)
-    train(square_files, resumed, tmp_path / "further")
+    resumed = TrainConfig(model=str(out), epochs=1, batch_size=64, num_threads=1, hard_negatives=("colour",))
+    train(square_files, resumed, tmp_path / "further", rules=rules)
     assert load_model(tmp_path / "further").sha256 != model.sha256
     for path in (out / "text-1").iterdir():
         content = path.read_bytes()

@@ -315,7 +315,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=locked, keep_statistics=False)
     batch = Batch(torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12)))
     if changes:
-        kinds = torch.tensor([0, -1, 1, 0] + 6 * [-1])
+        kinds = torch.tensor([0, -1, 1, 0, 1] + 5 * [-1])
         changed, anchors = torch.randint(3, 300, (2, 10, 9))
         anchors[1:3] = anchors[4:] = 0
         batch = Batch(batch.images, batch.texts, changed, kinds, anchors)

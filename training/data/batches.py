@@ -44,7 +44,8 @@ class Batch:
         changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
         kinds: index in `train.hard_negatives` of what differs in each changed caption, shape (batch,). -1: none; that
             row of `changed` does not count.
-        anchors: token ids of another caption of the image about the same thing, shape (batch, length). 0: none.
+        anchors: token ids of another caption of the image about what was changed, as long as those in `changed`. A row
+            of zeros: none.
     """
 
     images: torch.Tensor

@@ -4,10 +4,10 @@ Most captions can be changed in several things, and most models soon tell one co
 proportion to their losses in the epoch before: what is not learnt yet comes most often. Apart from these, the draws
 depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
 
-With each changed caption comes an anchor, if the image has one: another caption about the same thing. A model that
-learns from images alone may never start. While its texts ignore "left" and "right", images get no gradient from them,
-and texts get none while its images ignore where things are. But "A left of B" and "B right of A" can be learnt without
-images.
+An anchor is another caption of the image that names the old or the new thing; roles and exchanged colours have none. It
+chooses too. If only images chose, positions might never be learnt: while texts ignore "left" and "right", images get no
+gradient from them, and texts get none while images ignore where things are. That "A left of B" is "B right of A" can be
+learnt from texts alone.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -115,9 +115,13 @@ def changed_inputs(
             change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
-                about = [other for other in others if other != caption and change.is_about(says(other))]
+                about = [
+                    other for other in others if change.is_about(says(other)) and wording(other) != wording(caption)
+                ]
                 anchors[row] = about[int(drawn[row, -1] * len(about))] if about else ""
-        return tokenizer(changed), torch.tensor(found), tokenizer(anchors) * torch.tensor([[bool(a)] for a in anchors])
+        ids = tokenizer([*changed, *anchors])  # of one length
+        ids[[len(changed) + row for row, anchor in enumerate(anchors) if not anchor]] = 0
+        return ids[: len(changed)], torch.tensor(found), ids[len(changed) :]
 
     return read
 

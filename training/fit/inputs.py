@@ -47,7 +47,7 @@ class PhaseInputs:
 
     A tower's features are cached if the tower is frozen or locked, and if the same image or caption always has the same
     features. Features of augmented images are computed each time. So are features that need more memory than the image,
-    such as a ResNet's before its attention pool, and features of changed captions, few of which are drawn twice.
+    such as a ResNet's before its attention pool, and features of changed captions and their anchors.
     """
 
     def __init__(self, run: Run) -> None:

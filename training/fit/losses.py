@@ -75,7 +75,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") -> Batch:
     """Return a batch's features with length 1, in fp32 whatever precision the towers compute in.
 
-    Captions without a changed one, and changed ones without an anchor, have the zero vector in its place.
+    The feature of a changed caption or an anchor that is not there is the zero vector.
     """
 
     def unit(encode: Encode, inputs: torch.Tensor) -> torch.Tensor:
@@ -86,12 +86,12 @@ def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") 
     images, texts = unit(encoders.image, batch.images), unit(encoders.text, batch.texts)
     if batch.changed is None or batch.kinds is None or batch.anchors is None:
         return Batch(images, texts)
-    both = list[torch.Tensor]()
-    for ids, is_there in ((batch.changed, batch.kinds >= 0), (batch.anchors, batch.anchors.any(dim=1))):
-        both.append(torch.zeros_like(texts))
-        if bool(is_there.any()):
-            both[-1][is_there] = unit(encoders.changed, ids[is_there])
-    changed, anchors = both
+    changed, anchors = torch.zeros_like(texts), torch.zeros_like(texts)
+    is_changed, is_anchored = batch.kinds >= 0, batch.anchors.flatten(1).any(dim=1)
+    ids = torch.cat([batch.changed[is_changed], batch.anchors[is_anchored]])
+    if len(ids):
+        found = unit(encoders.changed, ids).tensor_split([int(is_changed.sum())])
+        changed[is_changed], anchors[is_anchored] = found
     return Batch(images, texts, changed, batch.kinds, anchors)
 
 
@@ -131,14 +131,14 @@ class StepLoss:
     """The loss that a step lowers, and the losses of its hard negatives. Both cover the batch of all processes.
 
     For a changed caption, the image chooses between it and its own caption: the loss is the cross-entropy of the two
-    logits (https://arxiv.org/abs/2211.11733). So does the anchor, with the same weight. NegCLIP
-    (https://arxiv.org/abs/2210.01936) compares each image with the changed captions of the whole batch instead. Some of
-    those are true of it, and equal its own caption where a batch holds near misses; and the share of its own changed
-    caption falls with the size of the batch.
+    logits (https://arxiv.org/abs/2211.11733). The anchor, another caption of the image, chooses in the same way.
+    NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the changed captions of the whole batch instead.
+    Some of those are true of it, and equal its own caption where a batch holds near misses; and the share of its own
+    changed caption falls with the size of the batch.
 
     Args:
-        whole: the loss, a scalar: the contrastive loss, and the weighted mean over the batch of the losses of changed
-            captions, 0 where there is none.
+        whole: the loss, a scalar: the contrastive loss, and the weighted mean over the batch of the choices of images
+            and anchors, 0 where there is none.
         by_kind: sum of the images' losses of changed captions, and their number, shape (2, kinds).
     """
 

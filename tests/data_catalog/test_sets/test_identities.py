@@ -136,6 +136,10 @@ def test_names_of_files_and_identities_as_they_are_written() -> None:
 @example("http://example.org:80/a")
 @example("https://example.org/100%")
 @example("http://upload.wikimedia.org/a.jpg")
+@example("http://example.org/a/../b.jpg")
+@example("http://example.org/%41%c3%a0")
+@example("http://1.2.0x3/a")
+@example("http://example.org./a")
 def test_the_identity_of_a_url_is_its_canonical_spelling(url: str) -> None:
     canonical = canonical_url(f" {url}")  # the blank is removed, but such a URL is parsed rather than recognised
     assert canonical_url(url) == canonical
