@@ -186,7 +186,7 @@ def _serve(port: int, ready: Any) -> None:
         parent.join()
         os._exit(0)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()  # whoever is killed ends no child
+    threading.Thread(target=end_with_parent, daemon=True).start()  # a parent that is killed terminates no child
     cv2.setNumThreads(1)
     asyncio.run(_answer_all(port, ready))
 
