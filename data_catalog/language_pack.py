@@ -40,6 +40,8 @@ class ChangeWords:
 
     positions: tuple[tuple[Forms, Forms], ...] = ()
     """Pairs of opposites: phrases, and their opposites in the same order (["to the left of"], ["to the right of"])."""
+    sides: Forms = ()
+    """All forms of "left" and "right". Where one is not in a phrase of `positions`, its meaning is not certain."""
     negations: tuple[Forms, ...] = ()
     """Two lists or none: phrases, and their negations in the same order (["is *", "with a"], ["is not *", ...])."""
     numbers: Forms = ()
@@ -83,6 +85,9 @@ class ChangeWords:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
         if hollow := [phrase for phrase in self.left_alone if not phrase.strip(" *|")]:
             raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
+        words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
+        if unknown := set(self.sides) - words:
+            raise SettingsError(f"changes.sides has {min(unknown)!r}, which no phrase of changes.positions has")
         if any(len(articles) != 2 or not any(articles) for articles in self.before_vowels):
             raise SettingsError("changes.before_vowels needs pairs of articles")
         groups = {

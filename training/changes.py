@@ -107,6 +107,28 @@ class ChangeRules:
             for place in _places(text, table, most=len(text.words))
         )
 
+    def mirrored(self, caption: str) -> str | None:
+        """Return a caption with left and right exchanged, as a mirrored image shows them, or None if that is uncertain.
+
+        It is uncertain if a word of `sides` is outside the phrases of `positions` ("a man left"), or if the new caption
+        would not change back.
+        """
+        found = self._exchanged_sides(caption)
+        return found if found is not None and self._exchanged_sides(found) == caption else None
+
+    def _exchanged_sides(self, caption: str) -> str | None:
+        text = self._read(caption)
+        at_sides = {number for number, word in enumerate(text.words) if word in self._tables.sides}
+        places = [
+            place
+            for place in _places(text, self._tables.things["position"], most=len(text.words))
+            if not at_sides.isdisjoint(range(place.first, place.end))
+        ]
+        found = [list(_edits(text, place, place.thing.opposite, self._tables.articles)) for place in places]
+        if at_sides.difference(*(range(place.first, place.end) for place in places)) or not all(found):
+            return None
+        return _edited(text, [edit for (edits,) in found for edit in edits])
+
     def within(self, captions: Iterable[str]) -> "ChangeRules":
         """Return rules that change only into colours, numbers and nouns that some of `captions` say.
 
@@ -431,6 +453,7 @@ class _Tables:
         closed: words that cannot follow a number.
         articles: those that depend on the next letter, with their pair.
         joining: words between two colours of one thing ("black and white").
+        sides: all forms of "left" and "right".
     """
 
     things: Mapping[str, _Table]
@@ -445,6 +468,7 @@ class _Tables:
     articles: Mapping[str, tuple[str, ...]]
     agents: frozenset[str]
     patients: frozenset[str]
+    sides: frozenset[str]
 
     @classmethod
     def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
@@ -488,6 +512,7 @@ class _Tables:
             articles={_folded(word): pair for pair in words.before_vowels for word in pair if word},
             agents=frozenset(map(_folded, words.roles.agents)),
             patients=frozenset(map(_folded, words.roles.patients)),
+            sides=frozenset(map(_folded, words.sides)),
         )
 
 

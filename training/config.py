@@ -11,9 +11,10 @@ from data_catalog.sources.origins import ORIGINS
 from training.changes import KINDS
 
 DEVICES = ("auto", "cpu", "cuda")
-# Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
+# Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
+# they apply.
 AUGMENTATIONS = (
-    *("crop", "hue", "brightness", "contrast", "flip"),
+    *("crop", "mirror", "hue", "brightness", "contrast", "flip"),
     *("affine", "tilt", "perspective", "autocontrast", "equalize"),
 )
 AUGMENTATION_SETS = {
@@ -134,7 +135,7 @@ class TrainConfig:
     ignores `patience`. 0 trains by epochs."""
     select: str = "mrr"
     """Measure on the validation split that chooses the epoch whose weights are kept: "mrr", the MRR@10 from captions to
-    images, or "loss"."""
+    images (and hard negatives), or "loss"."""
     patience: int = 0
     """Epochs without a better validation result (`select`) after which a phase ends. 0 runs all epochs, except that
     frozen epochs end after the first one without improvement."""
@@ -170,8 +171,8 @@ class TrainConfig:
     precision: str = "fp32"
     """Precision of the towers: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
     augment: tuple[str, ...] = ("crop",)
-    """Random augmentations of images (docs/training.md): "crop", "hue", "brightness", "contrast", "flip", "affine",
-    "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
+    """Random augmentations of images (docs/training.md): "crop", "mirror", "hue", "brightness", "contrast", "flip",
+    "affine", "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
     hard_negatives: tuple[str, ...] = ()
     """Kinds of hard negatives (docs/training.md): captions that the language pack's `changes` change in one thing,
     "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
@@ -223,6 +224,8 @@ class TrainConfig:
                 raise SettingsError(
                     f"train.augment has {augmentation}, which {effect}, so that changed captions of "
                     f"train.hard_negatives {kind} would be true of the image: leave one of them out"
+                    + ', or take "mirror", which changes captions too'
+                    * (augmentation == "flip")
                 )
         if not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
@@ -243,6 +246,11 @@ class TrainConfig:
         """Return the names of the single augmentations, with sets replaced by their members."""
         sets = (AUGMENTATION_SETS.get(name, (name,)) for name in self.augment)
         return frozenset(name for names in sets for name in names)
+
+    @property
+    def needs_rules(self) -> bool:
+        """Return whether training changes captions, by the rules of a language pack."""
+        return bool(self.hard_negatives) or "mirror" in self.augmentations
 
     def what(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, for the key of a run."""

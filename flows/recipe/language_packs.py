@@ -71,12 +71,12 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
 
 
 def change_rules(recipe: Recipe) -> ChangeRules | None:
-    """Return the rules by which captions of the target language change, or None if `train.hard_negatives` is empty.
+    """Return the rules by which captions of the target language change, or None if training changes none.
 
     Raises:
         SettingsError: the language pack has no rules for one of the kinds.
     """
-    if not recipe.train.hard_negatives:
+    if not recipe.train.needs_rules:
         return None
     return ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
 

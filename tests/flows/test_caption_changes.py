@@ -82,6 +82,33 @@ def test_changes_of_scene_captions_are_captions_of_other_scenes(code: str) -> No
     assert min(kinds.values()) > 10
 
 
+@pytest.mark.parametrize("code", ["it", "en", "de"])
+def test_a_mirrored_scene_has_left_and_right_exchanged(code: str) -> None:
+    rng, sides = Random(3), {"left": "right", "right": "left"}
+    exchanged = Counter[bool]()
+    for scene in (random_scene(rng) for _ in range(60)):
+        mirrored = dataclasses.replace(scene, relation=sides.get(scene.relation, scene.relation))
+        for template in templates(scene):
+            wording = Wording(template=template, synonym=rng.randrange(2), style=rng.choice(STYLES))
+            text = caption(scene, code, wording)
+            assert RULES[code].mirrored(text) == caption(mirrored, code, wording)
+            exchanged[text == caption(mirrored, code, wording)] += 1
+    assert min(exchanged[True], exchanged[False]) > 50
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "a man left the house on the left"),
+        ("en", "a boy right next to a dog"),
+        ("it", "un uomo guarda verso destra"),
+        ("it", "A SINIsTRA un cane"),
+    ],
+)
+def test_captions_are_not_mirrored_where_left_may_not_be_left(code: str, text: str) -> None:
+    assert RULES[code].mirrored(text) is None
+
+
 def test_adjectives_agree_in_italian() -> None:
     assert of_kind("it", "count", "Due stelle rosse")[:2] == ["Tre stelle rosse", "Quattro stelle rosse"]
     assert not of_kind("it", "count", "una stella rossa")
@@ -249,6 +276,8 @@ def test_changes_of_any_text_differ_in_one_thing(code: str) -> None:
         changes = rules.changes(text)
         assert changes == rules.changes(text)
         assert len({change.caption for change in changes} | {text}) == len(changes) + 1
+        mirrored = rules.mirrored(text)
+        assert mirrored is None or rules.mirrored(mirrored) == text
         for change in changes:
             assert change.kind in KINDS
             assert change.caption.strip()
@@ -287,6 +316,10 @@ def test_thousands_of_words_change_in_bounded_places() -> None:
         ({"nouns": [[["star", "stars"], ["moon"]]]}, "equally many forms"),
         ({"before_vowels": [["a"]]}, "pairs of articles"),
         ({"left_alone": ["|"]}, "left_alone"),
+        (
+            {"positions": [[["left of"], ["right of"]]], "sides": ["left", "lefty"]},
+            "sides has 'lefty', which no phrase",
+        ),
         ({"verbs": []}, "unknown key"),
     ],
 )

@@ -81,6 +81,10 @@ def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(
     with pytest.raises(SettingsError, match=r"has count, but the language pack has no changes\.numbers"):
         require_ready(recipe(positions), tmp_path)
     require_ready(recipe(positions + 'numbers = ["due", "tre"]\n'), tmp_path)
+    settings[:] = ['train.augment=["mirror"]']
+    with pytest.raises(SettingsError, match=r"has mirror, but the language pack has no changes\.sides"):
+        require_ready(recipe(positions), tmp_path)
+    require_ready(recipe(positions + 'sides = ["sinistra", "destra"]\n'), tmp_path)
     settings.clear()
     assert change_rules(recipe("")) is None
 

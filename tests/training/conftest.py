@@ -154,7 +154,8 @@ def pair_row() -> Callable[..., dict[str, Any]]:
 def rules() -> ChangeRules:
     """Rules that change positions and colours of squares."""
     sides = (("sinistra", "alto"), ("destra", "basso"))
-    return ChangeRules(words=ChangeWords(positions=(sides,), colours=tuple((colour,) for colour in COLOURS)))
+    colours = tuple((colour,) for colour in COLOURS)
+    return ChangeRules(words=ChangeWords(positions=(sides,), sides=("sinistra", "destra"), colours=colours))
 
 
 @pytest.fixture(scope="session")

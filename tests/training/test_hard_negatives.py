@@ -1,10 +1,11 @@
 """Hard negatives and hard batches: the loss as written out, draws, refusals."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from data_catalog.errors import SettingsError
 from data_catalog.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import TrainConfig
-from training.data.batches import Batch, BatchPlan, epoch_batches, open_train_split
-from training.data.pairs import Captions, PairFiles
+from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, open_train_split
+from training.data.features import image_features, text_features
+from training.data.pairs import Captions, PairFiles, read_captions
 from training.fit.hard_batches import near_misses
-from training.fit.hard_negatives import changed_caption, changed_inputs, needs
-from training.fit.loop import train
+from training.fit.hard_negatives import changed_caption, changed_inputs, held_out_changes, needs
+from training.fit.loop import Validation, train
 from training.fit.losses import StepLoss
-from training.fit.run import run_key
+from training.fit.run import RunState, run_key
+from training.towers.model import load_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import load_tokenizer
 
@@ -152,7 +155,10 @@ def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, 
     caption = "un quadrato rosso a sinistra"
     others = {"position": ["a destra niente", "tutto a sinistra"], "colour": ["rosso e basta", "verde no, rosso"]}
     of_images = [[caption, caption.upper(), *others["position"], *others["colour"]], [caption], ["niente", caption]]
-    split: Any = SimpleNamespace(captions=Captions.of(pa.chunked_array([of_images])))
+    reader: Any = None
+    split = TrainSplit(
+        groups=[], captions=Captions.of(pa.chunked_array([of_images])), starts=np.array([0, 3]), images=reader
+    )
     tokenized = list[str]()
 
     def tokenizer(texts: Sequence[str]) -> torch.Tensor:
@@ -189,11 +195,36 @@ def test_what_is_not_learnt_yet_is_drawn_most(
         return float((both == 0).float().mean())
 
     assert share({}) == pytest.approx(0.5, abs=0.05)
-    assert share({"position": 0.6, "colour": 0.2, "negation": None}) == pytest.approx(0.75, abs=0.05)
+    assert share({"position": 0.6, "colour": 0.2, "negation": None}) == pytest.approx(0.9, abs=0.03)
     assert share({"position": 0.0, "colour": 0.7}) == pytest.approx(1 / 11, abs=0.03), "what is learnt comes back"
     assert share({"position": 0.0, "colour": 0.0}) == pytest.approx(0.5, abs=0.05)
-    assert needs(kinds, {"colour": 0.4}).tolist() == [0.4, 0.4, 0.4]
+    assert needs(kinds, {"colour": 0.4}).tolist() == [1, 1, 1]
     split.images.close()
+
+
+def test_the_kept_epoch_finds_images_and_prefers_their_captions(
+    square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, tmp_path: Path
+) -> None:
+    result = train(square_files, small_run(epochs=5, hard_negatives=NEGATIVES), tmp_path / "run", rules=rules)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shares = [[line[f"val_preferred_{kind}"] for kind in NEGATIVES] for line in lines]
+    scores = [line["val_mrr@10"] / 2 + sum(share) / 4 for line, share in zip(lines, shares, strict=True)]
+    assert result.best_epoch == scores.index(max(scores)) + 1
+    assert scores[0] < max(scores)
+    model, captions = load_model(tmp_path / "run"), read_captions(square_files.val).to_pylist()
+    images = image_features(model, square_files.val)
+    found = held_out_changes(captions, rules, kinds=NEGATIVES, seed=0)
+    for kind, share in zip(NEGATIVES, shares[result.best_epoch - 1], strict=True):
+        assert len(found[kind]) == len(captions) == 24, "each caption names a colour and a position"
+        own, changed = (
+            text_features(model, texts)
+            for texts in ([texts[0] for texts in captions], [text for _, text in found[kind]])
+        )
+        assert share == pytest.approx(float(((images * (own - changed)).sum(axis=1) > 0).mean()))
+    state = RunState(best_val_loss=0.1, best_val_mrr=0.97, best_val_score=(0.97 + 0.75) / 2)
+    learnt = Validation(loss=0.2, recall=0.9, mrr=0.95, gallery=24, preferred={"position": 0.95, "colour": 0.85})
+    assert learnt.is_better(state, "mrr")
+    assert not learnt.is_better(state, "loss")
 
 
 def test_batches_hold_near_misses_after_the_first_epoch(
@@ -226,9 +257,10 @@ def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[st
     assert key(None) == key(rules) == key(None, hard_negative_weight=2.0)
     assert not [name for name in TrainConfig().what() if name.startswith("hard")]
     others = [{"hard_negatives": ("colour",)}, {"hard_negatives": NEGATIVES}, {"hard_batches": 4}]
-    others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}]
+    others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}, {"augment": ("mirror",)}]
     keys = [key(rules), *(key(rules, **changes) for changes in others)]
-    assert len({*keys, key(ChangeRules(words=ChangeWords()), **others[0])}) == 6
+    no_rules = ChangeRules(words=ChangeWords())
+    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -1))}) == 8
 
 
 def test_what_contradicts_itself_is_refused(
@@ -245,10 +277,17 @@ def test_what_contradicts_itself_is_refused(
         with pytest.raises(SettingsError, match=message):
             TrainConfig(**settings)
     TrainConfig(hard_negatives=NEGATIVES, augment=("caption_safe",))
-    for passed, kinds, message in (
-        (None, NEGATIVES, r"needs the rules of a language pack's \[changes\]"),
-        (rules, ("colour", "roles"), r"has roles, but the language pack has no changes\.roles\.agents"),
+    no_sides = replace(rules, words=replace(rules.words, sides=()))
+    for passed, settings, message in (
+        (None, {"hard_negatives": NEGATIVES}, r"need the rules of a language pack's \[changes\]"),
+        (None, {"augment": ("mirror",)}, r"need the rules of a language pack's \[changes\]"),
+        (no_sides, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
+        (
+            rules,
+            {"hard_negatives": ("colour", "roles")},
+            r"has roles, but the language pack has no changes\.roles\.age",
+        ),
     ):
         with pytest.raises(SettingsError, match=message):
-            train(few, small_run(hard_negatives=kinds), tmp_path / "run", rules=passed)
+            train(few, small_run(**settings), tmp_path / "run", rules=passed)
         assert not (tmp_path / "run").exists()

@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.storage.resume import load_resume_state, save_resume_state
+from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
-from training.data.batches import Batch, Prefetched, epoch_batches, open_train_split
+from training.data.batches import Batch, Prefetched, epoch_batches, image_inputs, open_train_split
 from training.data.images import ImageReader
 from training.data.pairs import (
     Captions,
@@ -169,8 +170,49 @@ def test_what_is_caption_safe_keeps_colours_and_sides_and_flips_and_hues_do_not(
     assert not bool((is_red(change(pixels, "hue"))[:, :16, :16].sum((1, 2)) > 40).all())
 
 
+def test_captions_of_mirrored_images_have_left_and_right_exchanged(
+    square_files: PairFiles, rules: ChangeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which images are mirrored depends on seed, step and place; those whose captions are uncertain never are."""
+
+    def mirror(text: str) -> str | None:
+        return None if "rosso" in text else rules.mirrored(text)
+
+    config = TrainConfig(augment=("mirror",), seed=5)
+    split = open_train_split(
+        square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1, mirror=mirror
+    )
+    read = image_inputs(split, config, Preprocessing(size=32))
+    seen = []
+    for plan in epoch_batches(split, config, epoch=1, batch_size=8):
+        right = read(plan)[..., 16:].flatten(1).std(1) > read(plan)[..., :16].flatten(1).std(1)
+        for row, text in enumerate(split.texts(plan)):
+            own = split.captions.texts(plan.captions[row : row + 1])[0]
+            names_side = "sinistra" in own or "destra" in own
+            for each in (text, *split.all_texts(plan, row)) if names_side else ():
+                assert ("destra" in each) == bool(right[row]) == ("sinistra" not in each)
+            assert (text != own) == (names_side and row in plan.mirrored)
+            seen.append((plan.step, row, "rosso" in own, row in plan.mirrored))
+    assert not any(is_red and is_mirrored for *_, is_red, is_mirrored in seen)
+    others = [is_mirrored for *_, is_red, is_mirrored in seen if not is_red]
+    assert 0.35 < sum(others) / len(others) < 0.65
+
+    def drawn(**given: Any) -> list[list[tuple[int, bool]]]:
+        plans = epoch_batches(split, replace(config, **given), epoch=1, batch_size=8)
+        return [[(int(sample), row in plan.mirrored) for row, sample in enumerate(plan.samples)] for plan in plans]
+
+    whole = drawn()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    halves = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        halves.append(drawn())
+    assert [one + other for one, other in zip(*halves, strict=True)] == whole
+    split.images.close()
+
+
 def test_names_of_augmentations_and_sets_of_them_in_any_order(pixels: torch.Tensor) -> None:
-    assert ("crop", *CHANGES) == AUGMENTATIONS, "which a recipe may name"
+    assert ("crop", "mirror", *CHANGES) == AUGMENTATIONS, "which a recipe may name"
     assert TrainConfig(augment=("paper", "tilt")).augmentations == {*AUGMENTATION_SETS["paper"], "tilt"}
     assert change(pixels) is pixels
     assert torch.equal(change(pixels, "flip", "affine", "hue"), change(pixels, "hue", "affine", "flip"))

@@ -133,8 +133,12 @@ def test_a_killed_run_goes_on_bit_for_bit(
         (3, {"frozen_epochs": 2, "patience": 2, **PAPER, "augment": ("paper",)}),  # before the end of its first epoch
         (7, {"kind": "resnet", "frozen_epochs": 1, "steps": 9}),  # within the second phase; channels lie last there
         (2, {**HARD, "frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
-        (6, {**HARD, "epochs": 3, "precision": "bf16", "loss": "siglip"}),  # within an epoch of near misses
-        (5, {**HARD, "frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6}),  # towers unfrozen within an epoch
+        (
+            6,
+            {**HARD, "epochs": 3, "precision": "bf16", "loss": "siglip", "augment": ("mirror",)},
+        ),  # within an epoch of near misses
+        # Towers unfrozen within an epoch.
+        (5, {**HARD, "frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6, "augment": ("crop", "mirror")}),
     ],
     ids=["kept features", "end of an epoch", "fixed steps", "hard, kept features", "hard, bf16", "hard, pieces"],
 )

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -31,6 +32,9 @@ from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
 
+Mirror = Callable[[str], str | None]
+
+_MOST_MIRRORED = 50_000  # captions
 AHEAD = 3  # batches; more would only use more memory
 
 
@@ -73,12 +77,39 @@ class TrainSplit:
         captions: all its captions.
         starts: index of the first sample of each row group.
         images: reader of its images.
+        mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
+            "mirror".
     """
 
     groups: Sequence[RowGroup]
     captions: Captions
     starts: Integers
     images: ImageReader
+    mirror: Mirror | None = None
+
+    def texts(self, plan: "BatchPlan") -> list[str]:
+        """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
+        texts = self.captions.texts(plan.captions)
+        return [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
+
+    def all_texts(self, plan: "BatchPlan", row: int) -> list[str]:
+        """Return all captions of an image in a batch, as `texts` does."""
+        return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
+
+    def mirrored_rows(self, plan: "BatchPlan", seed: int) -> frozenset[int]:
+        """Return the rows of a batch to mirror: a random half of those whose captions are all certain after it."""
+        if self.mirror is None:
+            return frozenset()
+        draws = np.random.Generator(np.random.Philox(key=[seed + (6 << 32), plan.step]))
+        drawn = np.flatnonzero(draws.random(plan.first + len(plan.samples))[plan.first :] < 0.5).tolist()
+        return frozenset(
+            row
+            for row in drawn
+            if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
+        )
+
+    def _seen(self, text: str, is_mirrored: bool) -> str:
+        return (self.mirror(text) or text) if is_mirrored and self.mirror else text
 
     def num_batches(self, batch_size: int) -> int:
         """Return the number of full batches per epoch."""
@@ -95,6 +126,7 @@ class BatchPlan:
         samples: index of each image in the split.
         places: row group and row of each image, shape (images, 2).
         captions: index of each image's caption among all captions of the split.
+        mirrored: rows of the slice whose image is mirrored.
     """
 
     step: int
@@ -102,12 +134,18 @@ class BatchPlan:
     samples: Integers
     places: Places
     captions: Integers
+    mirrored: frozenset[int] = frozenset()
 
 
 def open_train_split(
-    paths: Sequence[Path], config: TrainConfig, *, preprocessing: Preprocessing, num_threads: int
+    paths: Sequence[Path],
+    config: TrainConfig,
+    *,
+    preprocessing: Preprocessing,
+    num_threads: int,
+    mirror: Mirror | None = None,
 ) -> TrainSplit:
-    """Read the captions of the train split, and open its images."""
+    """Read the captions of the train split, and open its images; `mirror` as in `TrainSplit`."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
@@ -117,7 +155,10 @@ def open_train_split(
         window=config.shuffle_window,
     )
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
-    return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), starts=starts, images=reader)
+    captions = Captions.of(read_captions(paths))
+    # Captions come again in each epoch.
+    cached = lru_cache(_MOST_MIRRORED)(mirror) if mirror else None
+    return TrainSplit(groups=groups, captions=captions, starts=starts, images=reader, mirror=cached)
 
 
 def epoch_batches(
@@ -146,7 +187,8 @@ def epoch_batches(
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         places = whole[first : first + share]
         samples = samples_at(split, places)
-        yield BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+        plan = BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+        yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed))
 
 
 def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Places]:
@@ -181,6 +223,8 @@ def image_inputs(
 
     def read(plan: BatchPlan) -> torch.Tensor:
         pixels = torch.from_numpy(split.images.read(plan.places))
+        rows = sorted(plan.mirrored)
+        pixels[rows] = pixels[rows].flip(2)
         names, drawn = config.augmentations, {"seed": config.seed, "step": plan.step, "first": plan.first}
         images = preprocessing.normalised(changed_images(pixels, names, split.images.pool, **drawn))
         return random_crops(images, **drawn) if "crop" in names else images
@@ -190,7 +234,7 @@ def image_inputs(
 
 def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that tokenizes a batch's captions, giving ids of shape (images, length)."""
-    return lambda plan: tokenizer(split.captions.texts(plan.captions))
+    return lambda plan: tokenizer(split.texts(plan))
 
 
 def held_out_batches(

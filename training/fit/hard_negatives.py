@@ -1,8 +1,8 @@
 """Draw a changed caption for each caption of a batch: the hard negatives of `train.hard_negatives`.
 
 Most captions can be changed in several things, and most models soon tell one colour from another. So kinds are drawn in
-proportion to their losses in the epoch before: what is not learnt yet comes most often. Apart from these, the draws
-depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
+proportion to the squares of their losses in the epoch before: what is not learnt yet comes most often. Apart from
+these, the draws depend only on the seed, the step and the caption's place in the batch, as those of augmentations do.
 
 An anchor is another caption of the image that names the old or the new thing; roles and exchanged colours have none. It
 chooses too. If only images chose, positions might never be learnt: while texts ignore "left" and "right", images get no
@@ -38,22 +38,29 @@ WORDS = {
     "roles": "roles.agents",
     "exchanged": "colours",
 }
-DRAWS_VERSION = 3  # raise it when the same rules and settings would give other draws
-HARD_LOSS = "hard_loss_"  # before a kind, in the metrics of an epoch
+DRAWS_VERSION = 4  # raise it when the same rules and settings would give other draws
+# Before a kind, in the metrics of an epoch.
+HARD_LOSS = "hard_loss_"
+VAL_PREFERRED = "val_preferred_"
 _MOST_READ = 50_000  # captions whose words are looked at
-_LEAST_SHARE = 0.1  # of the largest loss; so what is learnt comes back now and then
+_LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now and then
 
 
 def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
-    """Raise if the rules lack what `train.hard_negatives` needs.
+    """Raise if the rules lack what `train.hard_negatives` or the augmentation "mirror" needs.
 
     Raises:
-        SettingsError: there are no rules, or none for one of the kinds.
+        SettingsError: there are no rules, or none for one of the kinds or for "mirror".
     """
-    if config.hard_negatives and rules is None:
+    if config.needs_rules and rules is None:
         raise SettingsError(
-            "train.hard_negatives needs the rules of a language pack's [changes] (docs/languages.md): pass them, or "
-            "leave the setting empty"
+            'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
+            "(docs/languages.md): pass them, or leave these settings out"
+        )
+    if "mirror" in config.augmentations and not (rules and rules.words.sides):
+        raise SettingsError(
+            "train.augment has mirror, but the language pack has no changes.sides, its words for left and right: add "
+            "them (docs/languages.md), or leave mirror out"
         )
     for kind in config.hard_negatives:
         if not attrgetter(WORDS[kind])(rules and rules.words):
@@ -73,13 +80,13 @@ def rules_within(rules: ChangeRules, captions: Captions) -> ChangeRules:
 
 
 def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
-    """Return how often to draw each kind, relative to the others, by their losses in the epoch before.
+    """Return how often to draw each kind, relative to the others, by the squares of their losses in the epoch before.
 
     A kind without a loss, of which no caption was drawn, counts as the one with the largest loss.
     """
     known = {kind: loss for kind in kinds if (loss := losses.get(kind)) is not None}
     largest = max(known.values(), default=0.0) or 1.0
-    return np.array([max(known.get(kind, largest), _LEAST_SHARE * largest) for kind in kinds])
+    return np.array([max((known.get(kind, largest) / largest) ** 2, _LEAST_SHARE) for kind in kinds])
 
 
 def changed_inputs(
@@ -108,10 +115,10 @@ def changed_inputs(
         drawn = draws.random((plan.first + len(plan.samples), len(kinds) + 2))[plan.first :]
         # In the order of these, each kind comes first with a probability in proportion to its need.
         drawn[:, :-2] = -np.log1p(-drawn[:, :-2]) / often
-        captions = split.captions.texts(plan.captions)
+        captions = split.texts(plan)
         changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
-        for row, (caption, sample) in enumerate(zip(captions, plan.samples.tolist(), strict=True)):
-            others = split.captions.of_sample(sample)
+        for row, caption in enumerate(captions):
+            others = split.all_texts(plan, row)
             change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
@@ -124,6 +131,28 @@ def changed_inputs(
         return ids[: len(changed)], torch.tensor(found), ids[len(changed) :]
 
     return read
+
+
+def held_out_changes(
+    captions: Sequence[Sequence[str]], rules: ChangeRules, *, kinds: Sequence[str], seed: int
+) -> dict[str, list[tuple[int, str]]]:
+    """Return for each kind the images whose first caption can be changed, each with a changed caption.
+
+    Args:
+        captions: all captions of each image.
+        rules: rules by which captions change.
+        kinds: kinds of changes.
+        seed: decides which of the possible changes are taken, so that they are the same in each epoch.
+    """
+    draws = np.random.default_rng(seed).random((len(captions), 2))
+    return {
+        kind: [
+            (place, change.caption)
+            for place, (texts, drawn) in enumerate(zip(captions, draws, strict=True))
+            if (change := changed_caption(texts[0], texts, rules.changes, rules.says, kinds=(kind,), drawn=drawn))
+        ]
+        for kind in kinds
+    }
 
 
 def changed_caption(

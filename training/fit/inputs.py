@@ -65,7 +65,7 @@ class PhaseInputs:
 
             rows = FeatureRows(len(run.split.captions), run.out)
             self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
-        if text_part is not None:
+        if text_part is not None and "mirror" not in run.config.augmentations:
             captions = run.split.captions
 
             def tokens(indices: Integers) -> torch.Tensor:

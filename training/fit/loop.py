@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
@@ -26,8 +27,8 @@ from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, Prefetched, held_out_batches
-from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
-from training.fit.hard_negatives import HARD_LOSS
+from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images
+from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_changes
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
@@ -269,18 +270,28 @@ class Validation:
         recall: share of captions whose image ranks first in the gallery. Captions that fit several images are included.
         mrr: mean reciprocal rank of the images, at most `CUTOFF`.
         gallery: number of images in the gallery.
+        preferred: share of the gallery's captions that their images prefer to a changed one, by kind of hard negative.
     """
 
     loss: float
     recall: float
     mrr: float
     gallery: int
+    preferred: Mapping[str, float]
+
+    @property
+    def score(self) -> float:
+        """Return the MRR or, with hard negatives, its mean with the mean of `preferred`.
+
+        By the MRR alone, an epoch that has not learnt what hard negatives teach could be kept.
+        """
+        return (self.mrr + float(np.mean([*self.preferred.values()]))) / 2 if self.preferred else self.mrr
 
     def is_better(self, state: RunState, select: str) -> bool:
         """Return whether this is the best result of a run so far, by "mrr" or "loss"."""
-        if state.best_val_loss is None or state.best_val_mrr is None:
+        if state.best_val_loss is None or state.best_val_score is None:
             return True
-        return self.loss < state.best_val_loss if select == "loss" else self.mrr > state.best_val_mrr
+        return self.loss < state.best_val_loss if select == "loss" else self.score > state.best_val_score
 
 
 def validate(run: Run) -> Validation | None:
@@ -312,7 +323,33 @@ def validate(run: Run) -> Validation | None:
         recall=float((ranks == 1).mean()),
         mrr=float(reciprocal_ranks(ranks, CUTOFF).mean()),
         gallery=len(image_features),
+        preferred=preferred_captions(run, gallery),
     )
+
+
+def preferred_captions(run: Run, gallery: Batch) -> dict[str, float]:
+    """Return the share of a gallery's captions that their images prefer to a changed one, by kind; chance is 0.5.
+
+    Args:
+        run: the training run.
+        gallery: features of the first validation images and of their first captions.
+    """
+    if run.rules is None:
+        return {}
+    captions = read_captions(run.files.val).slice(0, len(gallery.images)).to_pylist()
+    found = held_out_changes(captions, run.rules, kinds=run.config.hard_negatives, seed=run.config.seed)
+    preferred = {}
+    for kind, changes in found.items():
+        places, texts = [place for place, _ in changes], [text for _, text in changes]
+        parts = []
+        for start in range(0, len(texts), run.batch_size):
+            ids = run.tokenizer(texts[start : start + run.batch_size]).to(run.device)
+            with torch.no_grad():
+                parts.append(F.normalize(run.module.encode_text(ids).float(), dim=-1).cpu())
+        if parts:
+            gaps = (gallery.images[places] * (gallery.texts[places] - torch.cat(parts))).sum(dim=-1)
+            preferred[kind] = float((gaps > 0).float().mean())
+    return preferred
 
 
 def _end_epoch(run: Run, pace: str) -> None:
@@ -327,6 +364,7 @@ def _end_epoch(run: Run, pace: str) -> None:
     if is_best:
         state.best_epoch, state.stale_epochs = state.epoch + 1, 0
         state.best_val_loss, state.best_val_mrr = (val.loss, val.mrr) if val else (None, None)
+        state.best_val_score = val.score if val else None
     state.history.append(
         {
             "epoch": state.epoch + 1,
@@ -340,6 +378,7 @@ def _end_epoch(run: Run, pace: str) -> None:
             "val_gallery": val.gallery if val else 0,
             "logit_scale": float(run.module.logit_scale.exp().item()),
             **{HARD_LOSS + kind: total / count if count else None for kind, (total, count) in state.hard_sums.items()},
+            **{VAL_PREFERRED + kind: share for kind, share in (val.preferred if val else {}).items()},
         }
     )
     run.trackers.add(state.step, state.history[-1])

@@ -99,6 +99,7 @@ class RunState:
         best_epoch: epoch of the kept weights, 1-based; 0 before the first.
         best_val_loss: validation loss of that epoch. None without a validation split.
         best_val_mrr: validation MRR@10 of that epoch, likewise.
+        best_val_score: `Validation.score` of that epoch, likewise.
         last_metrics: metrics of the last step, which trackers do not have yet.
     """
 
@@ -114,6 +115,7 @@ class RunState:
     best_epoch: int = 0
     best_val_loss: float | None = None
     best_val_mrr: float | None = None
+    best_val_score: float | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -201,10 +203,10 @@ def run_key(
         model_config: the open_clip model config that `config.model` names.
         weights: result of `identity_of_weights`.
         shards: sha256 of the pair shards by split.
-        rules: rules by which captions change. They count only with `train.hard_negatives`.
+        rules: rules by which captions change. They count only if training changes captions.
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
-    if config.hard_negatives:
+    if config.needs_rules:
         made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
     return digest({"version": TRAIN_VERSION, **made_of})
 
@@ -252,7 +254,8 @@ def start_run(
         InputError: the train split has fewer than two samples per process.
     """
     device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
-    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads)
+    mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
+    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
