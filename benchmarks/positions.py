@@ -83,7 +83,7 @@ def train_both(root: Path, out: Path, settings: list[str], options: Any) -> tupl
     rules = ChangeRules.of(load_language_pack("it"))
     train(files, recipe.train, out / WITHOUT)
     run = () if options.quick else HARD_RUN
-    start = f"train.model={out / WITHOUT}"
+    start = f"train.model={(out / WITHOUT).resolve()}"
     hard: Recipe = load_recipe("scenes", root=root, overrides=[*sizes, *run, *HARD, start, *settings])
     train(files, hard.train, out / WITH, rules=rules)
     return files, rules

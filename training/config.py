@@ -24,10 +24,10 @@ AUGMENTATION_SETS = {
     # little.
     "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
 }
-# Augmentations that may make a changed caption true, each with the kind of the change, and what it does.
+# Augmentations that may make a changed caption true, each with the kind of the change, what it does, and what to do.
 FALSIFIES = {
-    "flip": ("position", "exchanges left and right"),
-    "hue": ("colour", "shifts colours"),
+    "flip": ("position", "exchanges left and right", "leave one out, or use mirror, which changes captions too"),
+    "hue": ("colour", "shifts colours", "leave one out"),
 }
 SPLITS = ("train", "val", "test")
 # Names of the trackers in `training.fit.trackers`.
@@ -219,13 +219,11 @@ class TrainConfig:
             if kind not in KINDS:
                 known = ", ".join(KINDS)
                 raise SettingsError(f"train.hard_negatives has an unknown kind {kind!r}: use {known}")
-        for augmentation, (kind, effect) in FALSIFIES.items():
+        for augmentation, (kind, effect, advice) in FALSIFIES.items():
             if augmentation in self.augmentations and kind in self.hard_negatives:
                 raise SettingsError(
                     f"train.augment has {augmentation}, which {effect}, so that changed captions of "
-                    f"train.hard_negatives {kind} would be true of the image: leave one of them out"
-                    + ', or take "mirror", which changes captions too'
-                    * (augmentation == "flip")
+                    f"train.hard_negatives {kind} would be true of the image: {advice}"
                 )
         if not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")

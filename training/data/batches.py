@@ -97,7 +97,7 @@ class TrainSplit:
         return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
 
     def mirrored_rows(self, plan: "BatchPlan", seed: int) -> frozenset[int]:
-        """Return the rows of a batch to mirror: a random half of those whose captions are all certain after it."""
+        """Return the rows of a batch to mirror: a random half of those whose captions all stay certain."""
         if self.mirror is None:
             return frozenset()
         draws = np.random.Generator(np.random.Philox(key=[seed + (6 << 32), plan.step]))

@@ -39,7 +39,7 @@ WORDS = {
     "exchanged": "colours",
 }
 DRAWS_VERSION = 4  # raise it when the same rules and settings would give other draws
-# Before a kind, in the metrics of an epoch.
+# Prefixes of a kind in the metrics of an epoch.
 HARD_LOSS = "hard_loss_"
 VAL_PREFERRED = "val_preferred_"
 _MOST_READ = 50_000  # captions whose words are looked at
