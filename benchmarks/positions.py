@@ -40,7 +40,7 @@ HARD = (
     "train.hard_negative_weight=2",
     'train.augment=["crop", "mirror"]',
 )
-HARD_RUN = ("train.epochs=6", "train.lr=5e-4")
+HARD_RUN = ("train.epochs=7", "train.lr=5e-4")
 SEARCHES = ("due cerchi rossi", "una stella a sinistra di un quadrato")
 WITHOUT, WITH = "without", "with"
 GOALS = {
