@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from harness import judge, options_of, print_table
 from recipe import build_scenes
-from retrieval_quality import QUICK_SIZES, RUN, SEED, SIZES, WORDS, Gallery, open_gallery
+from retrieval_quality import QUICK_SIZES, RUN, SEED, SIZES, Gallery, open_gallery
 
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe
@@ -34,7 +34,6 @@ from training.use.pictures import contact_sheet
 from training.use.search import search
 
 POSITION, OTHERS = "position", ("colour", "count", "noun", "exchanged")
-NO_COLOURS = "R@1 without colours"
 HARD = (
     'train.hard_negatives=["position", "colour", "count", "noun", "exchanged"]',
     "train.hard_negative_weight=2",
@@ -73,14 +72,12 @@ def preferred(model: LoadedModel, gallery: Gallery, kind: str, rules: ChangeRule
 
 
 def scores_of(files: PairFiles, upstream: Path, folder: Path, rules: ChangeRules) -> dict[str, tuple[Floats, Integers]]:
-    """Return the outcome of each caption and its image, by kind of change, and R@1 with all captions and with some."""
+    """Return the outcome of each caption and its image, by kind of change, and R@1."""
     model = load_model(folder)
     gallery = open_gallery(files, upstream, model)
     found = {kind: preferred(model, gallery, kind, rules) for kind in (POSITION, *OTHERS)}
     ranks = text_to_image_ranks(gallery.query_features, gallery.features, gallery.owners)
-    bare = np.array([WORDS["colour"].isdisjoint(wording(query).split()) for query in gallery.queries])
-    found |= {"R@1": (recalls(ranks, 1), gallery.owners), NO_COLOURS: (recalls(ranks[bare], 1), gallery.owners[bare])}
-    return found
+    return {**found, "R@1": (recalls(ranks, 1), gallery.owners)}
 
 
 def train_both(root: Path, out: Path, settings: list[str], options: Any) -> tuple[PairFiles, ChangeRules]:
