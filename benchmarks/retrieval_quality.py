@@ -23,7 +23,7 @@ from recipe import build_scenes
 from data_catalog.sample import italian
 from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.datasets import COMMIT_FILE
-from data_catalog.sample.grammar import Wording, caption, templates
+from data_catalog.sample.grammar import templates
 from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, Scene
 from data_catalog.storage.shards import read_json
@@ -34,8 +34,8 @@ from training.scores.evaluation import chosen_captions, wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model
 
-SIZES = ("scenes.num_images=60000", "split.test=0.03", "split.val=0.02")
-RUN = ("train.model=compact-96", "train.epochs=6")
+SIZES = ("scenes.num_images=20000", "split.test=0.08", "split.val=0.03")
+RUN = ("train.model=compact-96", "train.epochs=32")
 QUICK_SIZES = ("scenes.num_images=500", "split.test=0.3", "split.val=0.1", "train.epochs=1")
 GALLERY, RECALL, MINUTES = 1000, 0.6, 30.0
 SEED = 0
@@ -70,14 +70,13 @@ def shown(sample: Sample) -> Scene:
 def says(scene: Scene) -> set[str]:
     """Return the wordings of all captions that the grammar has for a scene as it was planned."""
     both = ((template, synonym) for template in templates(scene) for synonym in (0, 1))
-    return {wording(caption(scene, "it", Wording(template=template, synonym=synonym))) for template, synonym in both}
+    return {wording(italian.render(scene, template, synonym)) for template, synonym in both}
 
 
 def fitting(scene: Scene) -> set[str]:
     """Return the wordings of all captions that are true of an image of a scene, not only of its own captions.
 
-    A size that is not named is the middle one, in captions with colours: "una stella rossa" is not true of an image of
-    a small red star.
+    A size that is not named is the middle one: "una stella" is not true of an image of a small star.
     """
     return {text for reading in _readings(scene) for text in says(reading)}
 

@@ -1,6 +1,5 @@
 """German captions of scenes, with agreement of gender, number and case in articles, adjectives and nouns."""
 
-from dataclasses import replace
 from typing import Literal
 
 from data_catalog.sample.scene import Group, Scene
@@ -96,9 +95,9 @@ def render(scene: Scene, template: str, synonym: int) -> str:
         "first": _noun_phrase(first, "nominative"),
         "second": _noun_phrase(scene.groups[-1], "nominative"),
         "further": _FURTHER.get(relation, ""),
-        "colour": _ADJECTIVES.get(first.colour, ""),
+        "colour": _ADJECTIVES[first.colour],
         "definite": _noun_phrase(first, "nominative", definite=True),
-        "colourless": _noun_phrase(replace(first, colour=""), "nominative", definite=True),
+        "colourless": _noun_phrase(first, "nominative", definite=True, colour=False),
     }
     if relation in _RELATIONS:
         words["relative_to"] = _relative_to(scene, synonym)
@@ -117,7 +116,7 @@ def _relative_to(scene: Scene, synonym: int, *, definite: bool = False) -> str:
     return f"{_RELATIONS[scene.relation][synonym]} {others}".replace("von dem ", "vom ")
 
 
-def _noun_phrase(group: Group, case: Case, *, definite: bool = False) -> str:
+def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bool = True) -> str:
     """Return a noun phrase with article or number: "ein kleiner roter Stern", "den zwei roten Sternen"."""
     gender, *nouns = _NOUNS[group.shape]
     plural = group.count > 1
@@ -126,7 +125,7 @@ def _noun_phrase(group: Group, case: Case, *, definite: bool = False) -> str:
         article,
         _NUMBERS[group.count],
         _inflected(group.size, ending) if group.size else "",
-        _inflected(group.colour, ending) if group.colour else "",
+        _inflected(group.colour, ending) if colour else "",
         nouns[2 * plural + (case == "dative")],
     )
     return " ".join(word for word in words if word)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -16,9 +16,8 @@ from data_catalog.storage.shards import write_atomically
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
-# "The ring is left of the star" contracts articles in many ways, and few captions lack colours: translators need more
-# examples of both.
-_WEIGHTS = {"definite": 3, "shapes": 2}
+# "The ring is left of the star" contracts articles in many ways; translators need more examples of these rare words.
+_WEIGHTS = {"definite": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +37,8 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Return the names of the templates for a scene, by its number of groups and relation.
-
-    "shapes", which leaves out colours and sizes, needs groups with different shapes.
-    """
-    have_shapes = scene.relation and len({group.shape for group in scene.groups}) == len(scene.groups)
-    return (*_coloured_templates(scene.relation), "shapes") if have_shapes else _coloured_templates(scene.relation)
-
-
-def _coloured_templates(relation: str) -> tuple[str, ...]:
-    match relation:
+    """Return the names of the templates for a scene, by its number of groups and relation."""
+    match scene.relation:
         case "":
             return (*_ANY, "background_with", "seen", "drawn", "only", "predicate")
         case "list":
@@ -63,11 +54,7 @@ def caption(scene: Scene, lang: str, wording: Wording) -> str:
     """Return the exact caption of `scene` in `lang`. Raises `SettingsError` for others than `LANGUAGES`."""
     if lang not in _RENDER:
         raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
-    template = wording.template
-    if template == "shapes":
-        groups = tuple(replace(group, colour="", size="") for group in scene.groups)
-        scene, template = replace(scene, groups=groups), "plain"
-    return _styled(_RENDER[lang](scene, template, wording.synonym), lang, wording.style)
+    return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
@@ -169,7 +156,7 @@ def _english(scene: Scene, template: str, synonym: int) -> str:
         "first": phrases[0],
         "second": phrases[-1],
         "further": _FURTHER.get(relation, ""),
-        "bare": _bare(replace(first, colour=""), synonym),
+        "bare": _bare(first, synonym, colour=False),
         "colour": first.colour,
         "coloured": _bare(first, synonym),
         "counted": f"one {_bare(first, synonym)}" if first.count == 1 else phrases[0],
@@ -194,13 +181,13 @@ def _noun_phrase(group: Group, synonym: int) -> str:
     return _indefinite(bare) if group.count == 1 else bare
 
 
-def _bare(group: Group, synonym: int) -> str:
-    """Return number, adjectives and noun without an article: "two small red stars", "red star", "star"."""
+def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
+    """Return number, adjectives and noun without an article: "two small red stars", "red star"."""
     plural = group.count > 1
     words = (
         _NUMBERS[group.count] if plural else "",
         _SIZES[group.size][synonym],
-        group.colour,
+        group.colour if colour else "",
         _PLURALS.get(group.shape, group.shape + "s") if plural else group.shape,
     )
     return " ".join(word for word in words if word)
