@@ -4,7 +4,8 @@ Builds the dataset of retrieval_quality.py and trains its model without hard neg
 trained with them, on images of which half are mirrored. For captions of held-out images, the table has the share that
 the model prefers to a caption that differs in one thing and is false of the image, as the drawn scene shows; chance is
 0.5. It also has R@1 among 1,000 images. A model that is finished in `--out` is not trained again. The claim about
-minutes is of the second training.
+minutes is of the second training. With `--out`, contact sheets of the second model's searches among all images are
+written there.
 """
 
 import sys
@@ -29,6 +30,8 @@ from training.scores.evaluation import wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model
 from training.trained_models import EFFORT_FILE
+from training.use.pictures import contact_sheet
+from training.use.search import search
 
 POSITION, OTHERS = "position", ("colour", "count", "noun", "exchanged")
 HARD = (
@@ -37,6 +40,7 @@ HARD = (
     'train.augment=["crop", "mirror"]',
 )
 HARD_RUN = ("train.epochs=22", "train.lr=5e-4")
+SEARCHES = ("due cerchi rossi", "una stella a sinistra di un quadrato")
 WITHOUT, WITH = "without", "with"
 GOALS = {
     "position_accuracy": (">=", 0.95),
@@ -109,6 +113,10 @@ def main() -> int:
         files, rules = train_both(root, out, [f"train.{text}" for text in options.set], options)
         scores = {name: scores_of(files, root / "upstream", out / name, rules) for name in (WITHOUT, WITH)}
         minutes = {name: minutes_of(out / name) for name in (WITHOUT, WITH)}
+        if options.out:
+            for query in SEARCHES:
+                hits = search(query, [*files.train, *files.val, *files.test], out / WITH, k=8).hits
+                contact_sheet(hits, out / f"{query}.png", query)
     rows: list[dict[str, Any]] = []
     for kind, (values, owners) in scores[WITH].items():
         rows.append({"captions that differ in": kind, "number": len(values)})
