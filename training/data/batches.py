@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 Mirror = Callable[[str], str | None]
 
-_MOST_MIRRORED = 1 << 18  # captions
+_MOST_MIRRORED = 50_000  # captions
 AHEAD = 3  # batches; more would only use more memory
 
 

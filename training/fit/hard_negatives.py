@@ -43,7 +43,6 @@ DRAWS_VERSION = 4  # raise it when the same rules and settings would give other 
 HARD_LOSS = "hard_loss_"
 VAL_PREFERRED = "val_preferred_"
 _MOST_READ = 50_000  # captions whose words are looked at
-_MOST_KEPT = {"changes": 50_000, "says": 1 << 18}  # results in memory; those of changes are large
 _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now and then
 
 
@@ -107,7 +106,7 @@ def changed_inputs(
         losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
     """
     # A caption comes again in each epoch, and with each other caption of its image.
-    changes, says = lru_cache(_MOST_KEPT["changes"])(rules.changes), lru_cache(_MOST_KEPT["says"])(rules.says)
+    changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
     kinds = config.hard_negatives
     often = needs(kinds, losses or {})
 
