@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import ChangeWords, LanguagePack
@@ -100,7 +101,7 @@ class ChangeRules:
 
     def says(self, caption: str) -> frozenset[tuple[str, str]]:
         """Return kind and name of all things in a caption that rules know, also where they are left alone."""
-        text = replace(self._read(caption), masked=frozenset())
+        text = _words_of(caption)
         return frozenset(
             (kind, place.thing.name)
             for kind, table in self._tables.things.items()
@@ -180,7 +181,7 @@ class ChangeRules:
         for place in _places(text, table):
             before, after = text.before(place.first), text.after(place.end - 1)
             # "two of them", "two two-year-olds": what is counted must follow.
-            if after is None or after in self._tables.closed or (after,) in table or (before,) in table:
+            if after is None or after in self._tables.closed or _is_in(after, table) or _is_in(before, table):
                 continue
             for number in self.words.numbers:
                 if number != place.thing.name:
@@ -312,8 +313,7 @@ class ChangeRules:
         return sorted(forms)
 
     def _read(self, caption: str) -> "_Text":
-        matches = tuple(_WORD.finditer(caption))
-        text = _Text(caption, matches, tuple(_folded(match[0]) for match in matches))
+        text = _words_of(caption)
         masked = {
             number
             for place, word in enumerate(text.words)
@@ -321,7 +321,7 @@ class ChangeRules:
             if phrase.is_at(text, place - phrase.offset, self._tables.function_words)
             for number in range(place - phrase.offset, place - phrase.offset + len(phrase.words))
         }
-        return replace(text, masked=frozenset(masked))
+        return replace(text, masked=frozenset(masked)) if masked else text
 
     @cached_property
     def _tables(self) -> "_Tables":
@@ -335,6 +335,7 @@ class _Thing:
     Args:
         written: the phrase as the language writes it.
         phrase: its words without case.
+        words: its words as the language writes them.
         needs_word: a word must follow.
         name: name of the thing.
         opposite: what replaces it, for positions and negations.
@@ -345,6 +346,7 @@ class _Thing:
 
     written: str
     phrase: Phrase
+    words: tuple[str, ...]
     name: str
     needs_word: bool = False
     opposite: str = ""
@@ -362,7 +364,7 @@ class _Place:
     thing: _Thing
 
 
-_Table = Mapping[Phrase, _Thing]
+_Table = Mapping[str, Sequence[_Thing]]  # things by their first word, the longest phrases first
 
 
 @dataclass(frozen=True)
@@ -412,8 +414,10 @@ class _Text:
         """Return whether a phrase, in which "*" is any word, starts with a word."""
         end = start + len(phrase)
         there = self.words[start:end]
-        if len(there) < len(phrase) or (there != phrase and not all(map(_fits, phrase, there))):
-            return False
+        if there != phrase:
+            is_shorter = len(there) < len(phrase)
+            if is_shorter or "*" not in phrase or not all(map(_fits, phrase, there)):
+                return False
         return not any(self.breaks(word) for word in range(start, end - 1))
 
 
@@ -486,7 +490,7 @@ class _Tables:
             left_alone.setdefault(phrase[offset], []).append(found)
         # Packs write elided words without their apostrophe.
         functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
-        things = {
+        phrases = {
             "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
             "negation": dict(_opposites(words.negations)) if words.negations else {},
             "colour": _rows(words.colours),
@@ -497,10 +501,10 @@ class _Tables:
                 for phrase, thing in _rows(rows, group=group).items()
             },
         }
-        colours = {word for phrase in things["colour"] for word in phrase}
-        numbers = {word for phrase in things["count"] for word in phrase}
+        colours = {word for phrase in phrases["colour"] for word in phrase}
+        numbers = {word for phrase in phrases["count"] for word in phrase}
         return cls(
-            things=things,
+            things={kind: _by_first_word(found.values()) for kind, found in phrases.items()},
             shown=shown,
             num_forms=num_forms,
             left_alone=left_alone,
@@ -524,15 +528,37 @@ def _folded(word: str) -> str:
     return word.casefold().replace("’", "'")
 
 
+@cache  # of a pack's phrases, of which there are some hundreds
 def _phrase(text: str) -> Phrase:
     """Return the words of a phrase without case."""
-    return tuple(_folded(match[0]) for match in _WORD.finditer(text))
+    return _words_of(text).words
+
+
+def _words_of(text: str) -> _Text:
+    matches = tuple(_WORD.finditer(text))
+    return _Text(text, matches, tuple(_folded(match[0]) for match in matches))
+
+
+def _thing(written: str, **more: Any) -> _Thing:
+    words = tuple(match[0] for match in _WORD.finditer(written))
+    return _Thing(written=written, phrase=_phrase(written), words=words, **more)
+
+
+def _by_first_word(things: Iterable[_Thing]) -> _Table:
+    found: dict[str, list[_Thing]] = {}
+    for thing in sorted(things, key=lambda thing: -len(thing.phrase)):
+        found.setdefault(thing.phrase[0], []).append(thing)
+    return found
+
+
+def _is_in(word: str | None, table: _Table) -> bool:
+    return word is not None and any(thing.phrase == (word,) for thing in table.get(word, ()))
 
 
 def _rows(rows: Iterable[Sequence[str]], *, group: int = 0) -> dict[Phrase, _Thing]:
     """Return a table of things with several forms each; a thing has the name of its first form."""
     return {
-        _phrase(form): _Thing(written=form, phrase=_phrase(form), name=forms[0], row=row, group=group)
+        _phrase(form): _thing(form, name=forms[0], row=row, group=group)
         for row, forms in enumerate(rows)
         for form in forms
     }
@@ -546,9 +572,8 @@ def _opposites(sides: Sequence[Sequence[str]]) -> Iterator[tuple[Phrase, _Thing]
             written = text.removesuffix(" *")
             yield (
                 _phrase(written),
-                _Thing(
-                    written=written,
-                    phrase=_phrase(written),
+                _thing(
+                    written,
                     needs_word=written != text,
                     name=names[one],
                     opposite=opposite.removesuffix(" *"),
@@ -574,19 +599,15 @@ def _is_start(one: str, other: str) -> bool:
 
 def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place]:
     """Return where things of a table are in a text, the longest phrases first, at most `most`."""
-    lengths = sorted({len(phrase) for phrase in table}, reverse=True)
     places: list[_Place] = []
     start = 0
     while start < len(text.words) and len(places) < most:
         found = None
-        for length in lengths:
-            end = start + length
-            thing = table.get(text.words[start:end])
-            is_there = thing is not None and end <= len(text.words) and text.has(start, thing.phrase)
-            if thing is None or not is_there or (thing.needs_word and text.breaks(end - 1)):
-                continue
-            found = _Place(first=start, end=end, thing=thing)
-            break
+        for thing in table.get(text.words[start], ()):
+            end = start + len(thing.phrase)
+            if text.has(start, thing.phrase) and not (thing.needs_word and text.breaks(end - 1)):
+                found = _Place(first=start, end=end, thing=thing)
+                break
         if found is not None and text.masked.isdisjoint(range(start, found.end)):
             places.append(found)
         start = found.end if found is not None else start + 1
@@ -620,7 +641,7 @@ def _edits(text: _Text, place: _Place, new: str, articles: Mapping[str, tuple[st
 def _written(text: _Text, place: _Place, new: str) -> str | None:
     """Return the new words in the capitals of the old ones; None if those are not as expected, as in a name."""
     old = [text.raw(word).replace("’", "'") for word in range(place.first, place.end)]
-    expected = [match[0] for match in _WORD.finditer(place.thing.written)]
+    expected = [*place.thing.words]
     if old == expected:
         return new
     if text.is_start(place.first) and old == [expected[0][0].upper() + expected[0][1:], *expected[1:]]:
