@@ -83,7 +83,7 @@ class ChangeWords:
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
-        if hollow := [phrase for phrase in self.left_alone if not phrase.strip(" *|")]:
+        if hollow := [phrase for phrase in self.left_alone if not _has_word(phrase)]:
             raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
         words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
         if unknown := set(self.sides) - words:
@@ -100,8 +100,10 @@ class ChangeWords:
         for name, things in groups.items():
             seen: set[str] = set()
             for thing in things:
-                if not thing or not all(word.strip(" *") for word in thing):
-                    raise SettingsError(f"changes.{name} must have no empty list or word")
+                if not all(map(_has_word, thing or ("",))):
+                    raise SettingsError(
+                        f"changes.{name} must have no empty list, and no word without letters or digits"
+                    )
                 if both := seen & thing:
                     raise SettingsError(f"changes.{name} has {min(both)!r} twice")
                 seen |= thing
@@ -112,6 +114,10 @@ class ChangeWords:
             for side in sides:
                 if len(set(side)) < len(side):
                     raise SettingsError(f"changes.{name} has a phrase twice in one list")
+
+
+def _has_word(phrase: str) -> bool:
+    return any(map(str.isalnum, phrase))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
