@@ -12,7 +12,8 @@ exponent of CPU seconds by rows. What 1.4 and 100 million images would take is c
 
 `--out` keeps everything; the same command goes on where it was stopped. `--kills N` kills builds of the middle size N
 times, `--dask 1 2 4` builds the smallest size on Dask with so many workers; the published files are compared with those
-of the first build. `--quick` builds 300 images.
+of the first build. `--minutes` stops the first build of the last size after a time, and prints what each step reached
+and how its CPU time a call grew. `--quick` builds 300 images.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -111,7 +113,7 @@ image_size = 128
 val = 0.02
 test = 0.02
 """
-NAME, RECORD = "rehearsal", "measured.json"
+NAME, RECORD, STOPPED = "rehearsal", "measured.json", "stopped"
 
 
 def picture(number: int) -> bytes:
@@ -266,7 +268,7 @@ class MeasuredExecutor(LocalExecutor):
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.cpu: defaultdict[str, float] = defaultdict(float)
+        self.cpu: defaultdict[str, list[float]] = defaultdict(list)  # of each call
         self.bytes: Counter[str] = Counter()
         self.running: Counter[str] = Counter()
 
@@ -287,7 +289,7 @@ class MeasuredExecutor(LocalExecutor):
             self.running[step] -= 1
             self.calls[step] += 1
             self.seconds[step] += time.perf_counter() - started
-            self.cpu[step] += time.thread_time() - cpu
+            self.cpu[step].append(time.thread_time() - cpu)
         commit = getattr(done, "commit", None)
         if commit is not None:
             self.bytes[step] += sum((commit.folder / name).stat().st_size for name in commit.files)
@@ -320,6 +322,20 @@ class Watch(threading.Thread):
         """Stop sampling."""
         self._ended.set()
         self.join()
+
+    def steps(self) -> dict[str, dict[str, Any]]:
+        """Return what the steps took so far, by name."""
+        executor = self.executor
+        return {
+            step: {
+                "calls": count,
+                "seconds": executor.seconds[step],
+                "cpu": sum(executor.cpu[step]) + self.children_cpu.get(step, 0.0),
+                "peak": self.peak_mb[step],
+                "bytes": executor.bytes[step],
+            }
+            for step, count in list(executor.calls.items())
+        }
 
     def _sample(self) -> None:
         megabytes, files = 0.0, 0
@@ -355,8 +371,11 @@ def descendants(process: int) -> list[int]:
     return [found for child in children for found in (child, *descendants(child))]
 
 
-def build(recipe: Path, root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build once; return what was measured. Called in a new process."""
+def build(recipe: Path, root: Path, settings: Mapping[str, Any], minutes: float) -> dict[str, Any]:
+    """Build once; return what was measured. Called in a new process.
+
+    After `minutes`, if they are not 0, print what was reached, and end this process.
+    """
     from flows.jobs import build_dataset
     from flows.recipe.recipe import load_recipe
 
@@ -364,23 +383,16 @@ def build(recipe: Path, root: Path, settings: Mapping[str, Any]) -> dict[str, An
     with MeasuredExecutor() as executor:
         watch = Watch(executor)
         watch.start()
+        if minutes:
+            threading.Timer(60 * minutes, partial(_stop, watch, root, started)).start()
         loaded = load_recipe(str(recipe), root=root, overrides=settings)
         report = build_dataset(loaded, root=root, executor=executor)
         watch.end()
     seconds, cpu = time.perf_counter() - started, os.times()
     own_cpu = cpu.user + cpu.system - cpu_before.user - cpu_before.system
-    steps = {
-        step: {
-            "calls": count,
-            "seconds": executor.seconds[step],
-            "cpu": executor.cpu[step] + watch.children_cpu.get(step, 0.0),
-            "peak": watch.peak_mb[step],
-            "bytes": executor.bytes[step],
-        }
-        for step, count in executor.calls.items()
-    }
+    steps, of_calls = watch.steps(), sum(map(sum, executor.cpu.values()))
     # Threads of libraries, the commit of the snapshot, the report.
-    steps["rest"] = {"calls": 0, "seconds": 0.0, "cpu": own_cpu - sum(executor.cpu.values()), "peak": 0.0, "bytes": 0}
+    steps["rest"] = {"calls": 0, "seconds": 0.0, "cpu": own_cpu - of_calls, "peak": 0.0, "bytes": 0}
     files = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
     return {
         "rows": sum(row["read"] for row in report.snapshot.manifest["funnel"] if row["step_number"] == 1),
@@ -394,6 +406,35 @@ def build(recipe: Path, root: Path, settings: Mapping[str, Any]) -> dict[str, An
     }
 
 
+def _stop(watch: Watch, root: Path, started: float) -> None:
+    rows = []
+    for step, each in watch.steps().items():
+        calls = watch.executor.cpu[step]
+        tenth = len(calls) // 10
+        growth = sum(calls[-tenth:]) / sum(calls[:tenth]) if tenth and sum(calls[:tenth]) else None
+        rows.append(
+            {
+                "step": step,
+                "calls": each["calls"],
+                "seconds": f"{each['seconds']:,.0f}",
+                "CPU s": f"{each['cpu']:,.0f}",
+                "last tenth to first": "" if growth is None else f"{growth:.2f}",
+                "peak MB": f"{each['peak']:,.0f}",
+                "MB written": f"{each['bytes'] / 1e6:,.1f}",
+                "running": watch.executor.running[step] or "",
+            }
+        )
+    kept = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
+    print_table(
+        rows, f"Stopped after {(time.perf_counter() - started) / 60:.0f} minutes; CPU time of calls in this process"
+    )
+    state = {"peak MB": f"{watch.peak_mb['all']:,.0f}", "open files": watch.peak_files}
+    print_table([{**state, "kept MB": f"{sum(kept) / 1e6:,.0f}", "files": len(kept)}])
+    sys.stdout.flush()
+    (root.parent / STOPPED).write_text("")
+    os._exit(0)
+
+
 def timed(command: Sequence[str], root: Path) -> float:
     """Return the seconds that a command of vernaclip takes as a user starts it."""
     started = time.perf_counter()
@@ -405,11 +446,16 @@ def timed(command: Sequence[str], root: Path) -> float:
     return time.perf_counter() - started
 
 
-def measured(folder: Path, data: Path, num_images: int, port: int) -> dict[str, Any]:
-    """Build a size, look at it with commands; return the measurements, which the folder keeps."""
+def measured(folder: Path, data: Path, num_images: int, port: int, minutes: float) -> dict[str, Any]:
+    """Build a size, look at it with commands; return the measurements, which the folder keeps.
+
+    Raises:
+        BrokenProcessPool: the first build was stopped after `minutes`.
+    """
     record = folder / RECORD
     found: dict[str, Any] = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     root = folder / "root"
+    (folder / STOPPED).unlink(missing_ok=True)
 
     def keep(name: str, value: Any) -> None:
         found[name] = value
@@ -422,11 +468,11 @@ def measured(folder: Path, data: Path, num_images: int, port: int) -> dict[str, 
     if "build" not in found:
         is_continued = root.exists()
         root.mkdir(exist_ok=True)
-        result = in_new_process(build, recipe, root, {})
+        result = in_new_process(build, recipe, root, {}, minutes)
         keep("build", {**result, "continued": is_continued})
         keep("files", published(root))
     if "again" not in found:
-        result = in_new_process(build, recipe, root, {"clean": {"min_words": 8}, "check": {"min_words": 8}})
+        result = in_new_process(build, recipe, root, {"clean": {"min_words": 8}, "check": {"min_words": 8}}, 0)
         keep("again", result)
     if "commands" not in found:
         commands = {
@@ -541,6 +587,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of images, in ascending order")
     parser.add_argument("--kills", type=int, default=0, help="kill builds of the middle size so many times")
     parser.add_argument("--dask", type=int, nargs="+", help="build the smallest size on Dask with so many workers")
+    parser.add_argument("--minutes", type=float, default=0, help="stop the first build of the last size after so many")
     parser.add_argument("--port", type=int, default=8767, help="of the stand-in web")
     options = parser.parse_args(arguments)
     if shutil.which("apertium") is None:
@@ -551,8 +598,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with work_folder(options.out) as out, web(options.port):
         found = {}
         for size in sizes:
-            found[size] = measured(out / str(size), options.data, size, options.port)
+            minutes = options.minutes if size == sizes[-1] else 0
+            try:
+                found[size] = measured(out / str(size), options.data, size, options.port, minutes)
+            except BrokenProcessPool:
+                if not (out / str(size) / STOPPED).exists():
+                    raise
+                sizes = sizes[:-1]
+                break
             print_size(size, found[size])
+        if not sizes:
+            return 0
         middle, differences = sizes[len(sizes) // 2], dict[str, float]()
         if options.dask:
             differences["different-files-on-dask"] = differences_on_dask(out / str(sizes[0]), options.dask)

@@ -24,9 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +163,8 @@ def train_theirs(job: Mapping[str, Any], folder: Path) -> RunResult:
     marks = Marks()
     logging.getLogger().addHandler(marks)
     started = time.perf_counter()
-    import_module("open_clip_train.main").main([*job["arguments"], "--logs", str(folder), "--name", "run"])
+    with redirect_stderr(StringIO()):  # it prints the whole model
+        import_module("open_clip_train.main").main([*job["arguments"], "--logs", str(folder), "--name", "run"])
     seconds = time.perf_counter() - started
     steps = [(at, found) for at, message in marks.found if (found := _THEIR_STEP.search(message))]
     last = {found[1]: (at, int(found[2])) for at, found in steps}
