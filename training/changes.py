@@ -114,6 +114,8 @@ class ChangeRules:
         It is uncertain if a word of `sides` is outside the phrases of `positions` ("a man left"), or if the new caption
         would not change back.
         """
+        if self._tables.sides.isdisjoint(_words_of(caption).words):
+            return caption
         found = self._exchanged_sides(caption)
         return found if found is not None and self._exchanged_sides(found) == caption else None
 
@@ -600,17 +602,16 @@ def _is_start(one: str, other: str) -> bool:
 def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place]:
     """Return where things of a table are in a text, the longest phrases first, at most `most`."""
     places: list[_Place] = []
-    start = 0
-    while start < len(text.words) and len(places) < most:
-        found = None
-        for thing in table.get(text.words[start], ()):
+    free = 0  # first word that is in no phrase yet
+    for start, word in enumerate(text.words):
+        things = table.get(word, ()) if start >= free and len(places) < most else ()
+        for thing in things:
             end = start + len(thing.phrase)
             if text.has(start, thing.phrase) and not (thing.needs_word and text.breaks(end - 1)):
-                found = _Place(first=start, end=end, thing=thing)
+                if text.masked.isdisjoint(range(start, end)):
+                    places.append(_Place(first=start, end=end, thing=thing))
+                free = end
                 break
-        if found is not None and text.masked.isdisjoint(range(start, found.end)):
-            places.append(found)
-        start = found.end if found is not None else start + 1
     return places
 
 

@@ -83,8 +83,19 @@ def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
 
 def wording(text: str) -> str:
     """Return a caption without case, punctuation and spacing, to find captions with the same words."""
-    folded = unicodedata.normalize("NFC", text.casefold())
-    return " ".join("".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split())
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).translate(_WORDS_ALONE).split())
+
+
+class _WordsAlone(dict[int, int]):
+    """A table for `str.translate` that makes spaces of punctuation, separators and control characters."""
+
+    def __missing__(self, character: int) -> int:
+        is_word = unicodedata.category(chr(character))[0] not in "PZC"
+        self[character] = character if is_word else ord(" ")
+        return self[character]
+
+
+_WORDS_ALONE = _WordsAlone()
 
 
 def outcomes_of(

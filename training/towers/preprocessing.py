@@ -92,7 +92,7 @@ class Preprocessing:
         import torch
 
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        return (pixels.permute(0, 3, 1, 2) / 255).sub_(mean).div_(std)
 
 
 def preprocessing_of(model_config: Mapping[str, Any]) -> Preprocessing:
