@@ -1,11 +1,10 @@
 """Hard negatives on drawn scenes, where left is left: python benchmarks/positions.py [--quick].
 
 Builds 60,000 scenes and trains `compact-96` without hard negatives. From its weights, another one is trained with them,
-on images of which half are mirrored. For captions of held-out images, the table has the share that
-the model prefers to a caption that differs in one thing and is false of the image, as the drawn scene shows; chance is
-0.5. It also has R@1 among 1,000 images. A model that is finished in `--out` is not trained again. The claim about
-minutes is of the second training. With `--out`, contact sheets of the second model's searches among all images are
-written there.
+on images of which half are mirrored. For captions of held-out images, the table has the share that the model prefers to
+a caption that differs in one thing and is false of the image, as the drawn scene shows; chance is 0.5. It also has R@1
+among 1,000 images. A model that is finished in `--out` is not trained again. The claim about minutes is of the second
+training. With `--out`, contact sheets of the second model's searches among all images are written there.
 """
 
 import sys

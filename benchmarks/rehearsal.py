@@ -383,10 +383,12 @@ def build(recipe: Path, root: Path, settings: Mapping[str, Any], minutes: float)
     with MeasuredExecutor() as executor:
         watch = Watch(executor)
         watch.start()
+        timer = threading.Timer(60 * minutes, partial(_stop, watch, root, started))
         if minutes:
-            threading.Timer(60 * minutes, partial(_stop, watch, root, started)).start()
+            timer.start()
         loaded = load_recipe(str(recipe), root=root, overrides=settings)
         report = build_dataset(loaded, root=root, executor=executor)
+        timer.cancel()
         watch.end()
     seconds, cpu = time.perf_counter() - started, os.times()
     own_cpu = cpu.user + cpu.system - cpu_before.user - cpu_before.system

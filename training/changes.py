@@ -335,7 +335,6 @@ class _Thing:
     """A phrase of the rules, with the thing that it names.
 
     Args:
-        written: the phrase as the language writes it.
         phrase: its words without case.
         words: its words as the language writes them.
         needs_word: a word must follow.
@@ -346,7 +345,6 @@ class _Thing:
         group: class of a noun.
     """
 
-    written: str
     phrase: Phrase
     words: tuple[str, ...]
     name: str
@@ -543,7 +541,7 @@ def _words_of(text: str) -> _Text:
 
 def _thing(written: str, **more: Any) -> _Thing:
     words = tuple(match[0] for match in _WORD.finditer(written))
-    return _Thing(written=written, phrase=_phrase(written), words=words, **more)
+    return _Thing(phrase=_phrase(written), words=words, **more)
 
 
 def _by_first_word(things: Iterable[_Thing]) -> _Table:
