@@ -59,10 +59,12 @@ class ChangeRules:
     Args:
         words: the table `[changes]` of the language pack.
         function_words: of the language pack.
+        negations: of the language pack.
     """
 
     words: ChangeWords
     function_words: tuple[str, ...] = ()
+    negations: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, pack: LanguagePack) -> "ChangeRules":
@@ -76,7 +78,7 @@ class ChangeRules:
                 f"the language pack {pack.code} has no [changes]: add the words by which one thing in a caption "
                 "changes, as docs/languages.md says"
             )
-        return cls(words=pack.changes, function_words=pack.function_words)
+        return cls(words=pack.changes, function_words=pack.function_words, negations=pack.negations)
 
     def changes(self, caption: str, kinds: Collection[str] = KINDS) -> tuple[Change, ...]:
         """Return all captions that differ from `caption` in exactly one thing, by kind, place and word.
@@ -131,6 +133,30 @@ class ChangeRules:
         if at_sides.difference(*(range(place.first, place.end) for place in places)) or not all(found):
             return None
         return _edited(text, [edit for (edits,) in found for edit in edits])
+
+    def without_colours(self, caption: str) -> str | None:
+        """Return a caption without the colours of known nouns ("two stars" of "two red stars"), or None without any.
+
+        None also where less may not be true: with a negation, or with a noun twice, which only colours tell apart.
+        """
+        text = self._read(caption)
+        nouns = _places(text, self._tables.things["noun"], most=len(text.words))
+        names = [noun.thing.name for noun in nouns]
+        if len(set(names)) < len(names) or not self._tables.negations.isdisjoint(text.words):
+            return None
+        every, edits = _places(text, self._tables.things["colour"]), dict[int, list[Edit]]()
+        colours = [one for one in every if not any(self._are_joined(text, one, two) for two in every if two is not one)]
+        for noun in nouns:
+            for colour in colours:
+                first, second = sorted((noun, colour), key=lambda place: place.first)
+                is_phrase = first.end == second.first and not text.breaks(first.end - 1) and noun.first not in edits
+                before = text.before(first.first)
+                if is_phrase and (before is None or before in self._tables.known):
+                    both = replace(colour.thing, words=(*first.thing.words, *second.thing.words))
+                    whole, left = _Place(first=first.first, end=second.end, thing=both), " ".join(noun.thing.words)
+                    for edit in _edits(text, whole, left, self._tables.articles):
+                        edits[noun.first] = edit
+        return _edited(text, [edit for each in edits.values() for edit in each]) if edits else None
 
     def within(self, captions: Iterable[str]) -> "ChangeRules":
         """Return rules that change only into colours, numbers and nouns that some of `captions` say.
@@ -327,7 +353,7 @@ class ChangeRules:
 
     @cached_property
     def _tables(self) -> "_Tables":
-        return _Tables.of(self.words, frozenset(self.function_words))
+        return _Tables.of(self.words, frozenset(self.function_words), frozenset(self.negations))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +484,7 @@ class _Tables:
         articles: those that depend on the next letter, with their pair.
         joining: words between two colours of one thing ("black and white").
         sides: all forms of "left" and "right".
+        negations: of the language.
     """
 
     things: Mapping[str, _Table]
@@ -473,9 +500,10 @@ class _Tables:
     agents: frozenset[str]
     patients: frozenset[str]
     sides: frozenset[str]
+    negations: frozenset[str]
 
     @classmethod
-    def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
+    def of(cls, words: ChangeWords, function_words: frozenset[str], negations: frozenset[str]) -> "_Tables":
         num_forms = max([1, len(words.agreement), *map(len, words.colours)])
         shown: dict[str, frozenset[int]] = {}
         for number, group in enumerate(words.agreement):
@@ -517,6 +545,7 @@ class _Tables:
             agents=frozenset(map(_folded, words.roles.agents)),
             patients=frozenset(map(_folded, words.roles.patients)),
             sides=frozenset(map(_folded, words.sides)),
+            negations=frozenset(map(_folded, negations)),
         )
 
 

@@ -152,10 +152,17 @@ def pair_row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def rules() -> ChangeRules:
-    """Rules that change positions and colours of squares."""
+    """Rules that change positions and colours of squares, and leave their colours out."""
     sides = (("sinistra", "alto"), ("destra", "basso"))
     colours = tuple((colour,) for colour in COLOURS)
-    return ChangeRules(words=ChangeWords(positions=(sides,), sides=("sinistra", "destra"), colours=colours))
+    words = ChangeWords(
+        positions=(sides,),
+        sides=("sinistra", "destra"),
+        colours=colours,
+        nouns=((("quadrato",),),),
+        agreement=(("un",),),
+    )
+    return ChangeRules(words=words)
 
 
 @pytest.fixture(scope="session")

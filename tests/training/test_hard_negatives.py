@@ -259,10 +259,14 @@ def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[st
     assert key(None) == key(rules) == key(None, hard_negative_weight=2.0)
     assert not [name for name in TrainConfig().what() if name.startswith("hard")]
     others = [{"hard_negatives": ("colour",)}, {"hard_negatives": NEGATIVES}, {"hard_batches": 4}]
-    others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}, {"augment": ("mirror",)}]
+    others += [
+        {"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0},
+        {"colourless": 0.1},
+        {"augment": ("mirror",)},
+    ]
     keys = [key(rules), *(key(rules, **changes) for changes in others)]
     no_rules = ChangeRules(words=ChangeWords())
-    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -1))}) == 8
+    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -2, -1))}) == 10
 
 
 def test_what_contradicts_itself_is_refused(
@@ -273,6 +277,7 @@ def test_what_contradicts_itself_is_refused(
         ({"hard_batches": 64, "batch_size": 32}, "hard_batches must be .* got 64"),
         ({"hard_negatives": ("colours",)}, "unknown kind 'colours': use position, colour, count"),
         ({"hard_negative_weight": 0.0}, "hard_negative_weight must be positive"),
+        ({"colourless": 1.5}, "colourless must be from 0 to 1, got 1.5"),
         ({"hard_negatives": ("position",), "augment": ("paper",)}, "augment has flip, which exchanges left and right"),
         ({"hard_negatives": ("colour",), "augment": ("hue",)}, "augment has hue"),
     ):
@@ -280,9 +285,12 @@ def test_what_contradicts_itself_is_refused(
             TrainConfig(**settings)
     TrainConfig(hard_negatives=NEGATIVES, augment=("caption_safe",))
     no_sides = replace(rules, words=replace(rules.words, sides=()))
+    no_nouns = replace(rules, words=replace(rules.words, nouns=()))
     for passed, settings, message in (
         (None, {"hard_negatives": NEGATIVES}, r"need the rules of a language pack's \[changes\]"),
         (None, {"augment": ("mirror",)}, r"need the rules of a language pack's \[changes\]"),
+        (None, {"colourless": 0.1}, r"need the rules of a language pack's \[changes\]"),
+        (no_nouns, {"colourless": 0.1}, r"colourless is 0\.1, but the language pack has no changes\.nouns"),
         (no_sides, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (
             rules,

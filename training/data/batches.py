@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
+from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.augment import changed_images, random_crops
 from training.data.images import ImageReader, decoded_groups
@@ -31,10 +32,9 @@ from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
+Reword = Callable[[str], str | None]
 
-Mirror = Callable[[str], str | None]
-
-_MOST_MIRRORED = 50_000  # captions
+_MOST_REWORDED = 50_000  # captions
 AHEAD = 3  # batches; more would only use more memory
 
 
@@ -79,37 +79,38 @@ class TrainSplit:
         images: reader of its images.
         mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
             "mirror".
+        colourless: returns a caption without its colours, or None if it has none.
     """
 
     groups: Sequence[RowGroup]
     captions: Captions
     starts: Integers
     images: ImageReader
-    mirror: Mirror | None = None
+    mirror: Reword | None = None
+    colourless: Reword | None = None
 
     def texts(self, plan: "BatchPlan") -> list[str]:
-        """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
+        """Return the captions of a batch: left and right exchanged where images are mirrored, and some colourless."""
         texts = self.captions.texts(plan.captions)
-        return [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
+        seen = [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
+        return [_reworded(text, self.colourless if row in plan.colourless else None) for row, text in enumerate(seen)]
 
     def all_texts(self, plan: "BatchPlan", row: int) -> list[str]:
-        """Return all captions of an image in a batch, as `texts` does."""
+        """Return all captions of an image in a batch, with left and right as in `texts`."""
         return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
 
     def mirrored_rows(self, plan: "BatchPlan", seed: int) -> frozenset[int]:
         """Return the rows of a batch to mirror: a random half of those whose captions all stay certain."""
         if self.mirror is None:
             return frozenset()
-        draws = np.random.Generator(np.random.Philox(key=[seed + (6 << 32), plan.step]))
-        drawn = np.flatnonzero(draws.random(plan.first + len(plan.samples))[plan.first :] < 0.5).tolist()
         return frozenset(
             row
-            for row in drawn
+            for row in plan.drawn_rows(0.5, seed + (6 << 32))
             if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
         )
 
     def _seen(self, text: str, is_mirrored: bool) -> str:
-        return (self.mirror(text) or text) if is_mirrored and self.mirror else text
+        return _reworded(text, self.mirror if is_mirrored else None)
 
     def num_batches(self, batch_size: int) -> int:
         """Return the number of full batches per epoch."""
@@ -127,6 +128,7 @@ class BatchPlan:
         places: row group and row of each image, shape (images, 2).
         captions: index of each image's caption among all captions of the split.
         mirrored: rows of the slice whose image is mirrored.
+        colourless: rows of the slice whose caption names no colours.
     """
 
     step: int
@@ -135,6 +137,13 @@ class BatchPlan:
     places: Places
     captions: Integers
     mirrored: frozenset[int] = frozenset()
+    colourless: frozenset[int] = frozenset()
+
+    def drawn_rows(self, share: float, key: int) -> list[int]:
+        """Return random rows, which depend on the key, the step and the place in the whole batch."""
+        draws = np.random.Generator(np.random.Philox(key=[key, self.step]))
+        found: list[int] = np.flatnonzero(draws.random(self.first + len(self.samples))[self.first :] < share).tolist()
+        return found
 
 
 def open_train_split(
@@ -143,9 +152,9 @@ def open_train_split(
     *,
     preprocessing: Preprocessing,
     num_threads: int,
-    mirror: Mirror | None = None,
+    rules: ChangeRules | None = None,
 ) -> TrainSplit:
-    """Read the captions of the train split, and open its images; `mirror` as in `TrainSplit`."""
+    """Read the captions of the train split, and open its images; `rules` reword captions where `config` asks for it."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
@@ -157,8 +166,11 @@ def open_train_split(
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
     captions = Captions.of(read_captions(paths))
     # Captions come again in each epoch.
-    cached = lru_cache(_MOST_MIRRORED)(mirror) if mirror else None
-    return TrainSplit(groups=groups, captions=captions, starts=starts, images=reader, mirror=cached)
+    mirror = lru_cache(_MOST_REWORDED)(rules.mirrored) if rules and "mirror" in config.augmentations else None
+    colourless = lru_cache(_MOST_REWORDED)(rules.without_colours) if rules and config.colourless else None
+    return TrainSplit(
+        groups=groups, captions=captions, starts=starts, images=reader, mirror=mirror, colourless=colourless
+    )
 
 
 def epoch_batches(
@@ -188,7 +200,8 @@ def epoch_batches(
         places = whole[first : first + share]
         samples = samples_at(split, places)
         plan = BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
-        yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed))
+        colourless = frozenset(plan.drawn_rows(config.colourless, config.seed + (7 << 32)))
+        yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed), colourless=colourless)
 
 
 def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Places]:
@@ -214,6 +227,10 @@ def places_of(split: TrainSplit, samples: Integers) -> Places:
     """Return the row group and row of samples by index, shape (samples, 2)."""
     groups = np.searchsorted(split.starts, samples, side="right") - 1
     return np.stack([groups, samples - split.starts[groups]], axis=1)
+
+
+def _reworded(text: str, reword: Reword | None) -> str:
+    return (reword(text) or text) if reword else text
 
 
 def image_inputs(

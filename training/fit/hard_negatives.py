@@ -47,16 +47,22 @@ _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now 
 
 
 def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
-    """Raise if the rules lack what `train.hard_negatives` or the augmentation "mirror" needs.
+    """Raise if the rules lack what `train.hard_negatives`, `train.colourless` or the augmentation "mirror" needs.
 
     Raises:
-        SettingsError: there are no rules, or none for one of the kinds or for "mirror".
+        SettingsError: there are no rules, or none for one of the kinds, for `train.colourless` or for "mirror".
     """
     if config.needs_rules and rules is None:
         raise SettingsError(
-            'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
-            "(docs/languages.md): pass them, or leave these settings out"
+            'train.hard_negatives, train.colourless and the augmentation "mirror" need the rules of a language pack\'s '
+            "[changes] (docs/languages.md): pass them, or leave these settings out"
         )
+    for words in ("colours", "nouns") if config.colourless else ():
+        if not getattr(rules and rules.words, words):
+            raise SettingsError(
+                f"train.colourless is {config.colourless}, but the language pack has no changes.{words}: add these "
+                "words (docs/languages.md), or leave the setting out"
+            )
     if "mirror" in config.augmentations and not (rules and rules.words.sides):
         raise SettingsError(
             "train.augment has mirror, but the language pack has no changes.sides, its words for left and right: add "

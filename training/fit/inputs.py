@@ -65,7 +65,8 @@ class PhaseInputs:
 
             rows = FeatureRows(len(run.split.captions), run.out)
             self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
-        if text_part is not None and "mirror" not in run.config.augmentations:
+        is_reworded = run.config.colourless > 0 or "mirror" in run.config.augmentations
+        if text_part is not None and not is_reworded:
             captions = run.split.captions
 
             def tokens(indices: Integers) -> torch.Tensor:

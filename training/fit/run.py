@@ -180,7 +180,7 @@ def model_and_key(
         rules: rules by which captions of the language change, if it has some.
 
     Raises:
-        SettingsError: there is no such model config, or there are no rules for `train.hard_negatives`.
+        SettingsError: there is no such model config, or there are no rules for what changes captions.
         InputError: the initial weights are missing.
     """
     require_rules(config, rules)
@@ -254,8 +254,7 @@ def start_run(
         InputError: the train split has fewer than two samples per process.
     """
     device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
-    mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
-    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
+    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, rules=rules)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
