@@ -11,7 +11,6 @@ learnt from texts alone.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
 from operator import attrgetter
 
 import numpy as np
@@ -101,6 +100,8 @@ def changed_inputs(
     tokenizer: Tokenize,
     rules: ChangeRules,
     losses: Mapping[str, float | None] | None = None,
+    *,
+    says: Says | None = None,
 ) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Return a function that reads a batch's changed captions, their kinds and their anchors; see `Batch`.
 
@@ -110,9 +111,9 @@ def changed_inputs(
         tokenizer: tokenizer of the text tower.
         rules: rules by which captions change.
         losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
+        says: returns the result of `rules.says`, which may be cached. None: `rules.says` itself.
     """
-    # A caption comes again in each epoch, and with each other caption of its image.
-    changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
+    says = says or rules.says
     kinds = config.hard_negatives
     often = needs(kinds, losses or {})
 
@@ -125,7 +126,7 @@ def changed_inputs(
         changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
         for row, caption in enumerate(captions):
             others = split.all_texts(plan, row)
-            change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
+            change = changed_caption(caption, others, rules.changes, says, kinds=kinds, drawn=drawn[row, :-1])
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
                 about = [
@@ -171,7 +172,7 @@ def changed_caption(
         others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
             that one of them confirms: it says the new word, such as "blue", and not the old one. Positions are not
             compared in this way.
-        changes: returns the result of `ChangeRules.changes`, which may be cached.
+        changes: returns the result of `ChangeRules.changes`.
         says: returns the result of `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.

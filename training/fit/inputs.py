@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
+_MOST_SAID = 200_000  # captions; about half a kilobyte each
+
 
 class PhaseInputs:
     """The input batches of a phase, and the encoders that turn them into features.
@@ -53,6 +56,8 @@ class PhaseInputs:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
+        # A caption is looked at in each epoch, beside each other caption of its image.
+        self._says = lru_cache(_MOST_SAID)(run.rules.says) if run.rules else None
         image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
@@ -121,7 +126,7 @@ class PhaseInputs:
             return lambda _: ()
         last = run.state.history[-1] if run.state.history else {}
         losses = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
-        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses)
+        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses, says=self._says)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
