@@ -32,6 +32,19 @@ class RoleWords:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColourlessWords:
+    """Where a caption stays true without its colours: "two stars" where there are "two red stars"."""
+
+    follow_nouns: bool = False
+    """Colours stand after their nouns. By default they stand before them."""
+    joins: Forms = ()
+    """Words after a colour with which its phrase may go on ("e" in "rosso e beige"). Then an article, a number or
+    another function word must follow."""
+    unless: Forms = ()
+    """Words and phrases with which a caption keeps its colours: negations, "all", "only the"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeWords:
     """Words by which one thing in a caption can be changed, the table `[changes]` of a language pack.
 
@@ -58,6 +71,8 @@ class ChangeWords:
     before_vowels: tuple[Forms, ...] = ()
     """Articles that depend on the next letter: before a consonant and before a vowel (["a", "an"]). With "" as one of
     the two, the caption is left alone."""
+    colourless: ColourlessWords | None = field(default=None, metadata=ADDED)
+    """How colours are left out, for `train.colourless`; they are only left out beside one of `nouns`."""
     roles: RoleWords = RoleWords()
     """Words of sentences whose agent and patient can be exchanged."""
     left_alone: Forms = ()

@@ -1,14 +1,14 @@
 """Settings of models: the sections `[image_text]`, `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
 from data_catalog.sources.origins import ORIGINS
-from training.changes import KINDS
+from training.changes import KINDS, ChangeRules
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
@@ -179,7 +179,7 @@ class TrainConfig:
     hard_negative_weight: float = 1.0
     """Weight of their loss, beside 1."""
     colourless: float = 0.0
-    """Share of captions whose colours are left out, by the language pack's `changes`, for searches that name none."""
+    """Share of captions drawn to lose their colours, by the language pack's `changes`, for searches that name none."""
     hard_batches: int = 0
     """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
     vocab_size: int = 2048
@@ -252,6 +252,12 @@ class TrainConfig:
     def needs_rules(self) -> bool:
         """Return whether training changes captions, by the rules of a language pack."""
         return bool(self.hard_negatives or self.colourless) or "mirror" in self.augmentations
+
+    def used_rules(self, rules: ChangeRules | None) -> ChangeRules | None:
+        """Return the rules that training uses, without those for what is off: they are part of the key of a run."""
+        if rules is None or not self.needs_rules:
+            return None
+        return rules if self.colourless else replace(rules, words=replace(rules.words, colourless=None))
 
     def what(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, for the key of a run."""

@@ -78,7 +78,8 @@ def change_rules(recipe: Recipe) -> ChangeRules | None:
     """
     if not recipe.train.needs_rules:
         return None
-    return ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
+    rules = ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
+    return recipe.train.used_rules(rules)
 
 
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:

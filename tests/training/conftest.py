@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.language_pack import ChangeWords
+from data_catalog.language_pack import ChangeWords, ColourlessWords
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.align.align import align
@@ -159,10 +159,11 @@ def rules() -> ChangeRules:
         positions=(sides,),
         sides=("sinistra", "destra"),
         colours=colours,
-        nouns=((("quadrato",),),),
         agreement=(("un",),),
+        nouns=((("quadrato",),),),
+        colourless=ColourlessWords(follow_nouns=True),
     )
-    return ChangeRules(words=words)
+    return ChangeRules(words=words, function_words=("in", "a"))
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +173,7 @@ def training_code() -> Callable[..., str]:
     def code(files: PairFiles, config: TrainConfig, out: Path, rules: ChangeRules | None = None) -> str:
         return (
             "from pathlib import Path, PosixPath\n"
-            "from data_catalog.language_pack import ChangeWords, RoleWords\n"
+            "from data_catalog.language_pack import ChangeWords, ColourlessWords, RoleWords\n"
             "from training.changes import ChangeRules\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"

@@ -125,6 +125,44 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
     assert "un quadrato verde in alto a sinistra" not in drawn("colour"), "another caption of the image says so"
 
 
+def test_a_caption_without_colours_is_changed_into_nothing_that_other_captions_name(rules: ChangeRules) -> None:
+    """Without colours, nothing tells "un quadrato a destra" from the other square of the image."""
+    others, kinds = (
+        ["un quadrato rosso in alto a sinistra", "un quadrato blu a destra, un altro a sinistra"],
+        ("position",),
+    )
+    found = [
+        changed_caption(
+            "un quadrato in alto a sinistra",
+            others,
+            rules.changes,
+            rules.says,
+            kinds=kinds,
+            drawn=drawn,
+            is_colourless=flag,
+        )
+        for flag in (False, True)
+        for drawn in np.random.default_rng(0).random((50, 2))
+    ]
+    assert {change and change.caption for change in found[:50]} > {"un quadrato in alto a destra"}
+    assert set(found[50:]) == {None}
+
+
+@pytest.mark.parametrize("hard", [{}, {"hard_negatives": ("colour",)}])
+def test_captions_without_colours_say_nothing_of_them_to_the_model(
+    few: PairFiles, small_run: SmallRun, rules: ChangeRules, tmp_path: Path, hard: dict[str, Any]
+) -> None:
+    """With frozen towers too, whose features of whole captions are kept otherwise; no colour is left to be changed."""
+    lines = []
+    for share in (0.0, 1.0):
+        config = small_run(epochs=1, frozen_epochs=1, augment=(), colourless=share, **hard)
+        train(few, config, tmp_path / str(share), rules=rules)
+        lines.append([json.loads(line) for line in (tmp_path / str(share) / "metrics.jsonl").read_text().splitlines()])
+    for whole, without in zip(*lines, strict=True):
+        assert whole["train_loss"] != without["train_loss"]
+        assert [line.get("hard_loss_colour") is not None for line in (whole, without)] == [bool(hard), False]
+
+
 def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +305,9 @@ def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[st
     keys = [key(rules), *(key(rules, **changes) for changes in others)]
     no_rules = ChangeRules(words=ChangeWords())
     assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -2, -1))}) == 10
+    for changes in others[:2], others[-1:]:
+        no_colourless = replace(rules, words=replace(rules.words, colourless=None))
+        assert all(key(no_colourless, **each) == key(rules, **each) for each in changes), "what is off does not count"
 
 
 def test_what_contradicts_itself_is_refused(

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -122,10 +123,13 @@ def test_batches_made_ahead_come_once_in_order_with_errors_in_their_places() -> 
         yield from range(50)
         raise KeyError("the last")
 
+    interval = sys.getswitchinterval()
     with Prefetched(broken()) as numbers:
+        assert sys.getswitchinterval() == pytest.approx(interval / 10)
         assert [next(numbers) for _ in range(50)] == list(range(50))
         with pytest.raises(KeyError, match="the last"):
             next(numbers)
+    assert sys.getswitchinterval() == interval
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ class TrainSplit:
         images: reader of its images.
         mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
             "mirror".
-        colourless: returns a caption without its colours, or None if it has none.
+        colourless: returns a caption without its colours, or None if the rules leave it as it is.
     """
 
     groups: Sequence[RowGroup]
@@ -94,7 +94,7 @@ class TrainSplit:
         """Return the captions of a batch: left and right exchanged where images are mirrored, and some colourless."""
         texts = self.captions.texts(plan.captions)
         seen = [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
-        return [_reworded(text, self.colourless if row in plan.colourless else None) for row, text in enumerate(seen)]
+        return [self.without_colours(text) if row in plan.colourless else text for row, text in enumerate(seen)]
 
     def all_texts(self, plan: "BatchPlan", row: int) -> list[str]:
         """Return all captions of an image in a batch, with left and right as in `texts`."""
@@ -110,8 +110,12 @@ class TrainSplit:
             if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
         )
 
+    def without_colours(self, text: str) -> str:
+        """Return a caption without its colours, or as it is if the rules leave it, or the settings ask for none."""
+        return (self.colourless(text) or text) if self.colourless else text
+
     def _seen(self, text: str, is_mirrored: bool) -> str:
-        return _reworded(text, self.mirror if is_mirrored else None)
+        return (self.mirror(text) or text) if is_mirrored and self.mirror else text
 
     def num_batches(self, batch_size: int) -> int:
         """Return the number of full batches per epoch."""
@@ -129,7 +133,7 @@ class BatchPlan:
         places: row group and row of each image, shape (images, 2).
         captions: index of each image's caption among all captions of the split.
         mirrored: rows of the slice whose image is mirrored.
-        colourless: rows of the slice whose caption names no colours.
+        colourless: rows of the slice whose captions lose their colours, where the rules can leave them out.
     """
 
     step: int
@@ -140,9 +144,9 @@ class BatchPlan:
     mirrored: frozenset[int] = frozenset()
     colourless: frozenset[int] = frozenset()
 
-    def drawn_rows(self, share: float, key: int) -> list[int]:
-        """Return random rows, which depend on the key, the step and the place in the whole batch."""
-        draws = np.random.Generator(np.random.Philox(key=[key, self.step]))
+    def drawn_rows(self, share: float, seed: int) -> list[int]:
+        """Return a share of the rows, drawn by a seed, the step and the place in the whole batch."""
+        draws = np.random.Generator(np.random.Philox(key=[seed, self.step]))
         found: list[int] = np.flatnonzero(draws.random(self.first + len(self.samples))[self.first :] < share).tolist()
         return found
 
@@ -230,10 +234,6 @@ def places_of(split: TrainSplit, samples: Integers) -> Places:
     return np.stack([groups, samples - split.starts[groups]], axis=1)
 
 
-def _reworded(text: str, reword: Reword | None) -> str:
-    return (reword(text) or text) if reword else text
-
-
 def image_inputs(
     split: TrainSplit, config: TrainConfig, preprocessing: Preprocessing
 ) -> Callable[[BatchPlan], torch.Tensor]:
@@ -284,8 +284,8 @@ def held_out_batches(
 class Prefetched(Generic[T]):
     """A single pass over `items` in order, where a thread makes the next ones while the model trains.
 
-    Leaving the context stops the thread. `waited_s` is the time spent waiting for items, in seconds. Meanwhile,
-    Python's threads take turns ten times as often as before, since each of the model's operations waits for its turn.
+    Leaving the context stops the thread. `waited_s` is the time spent waiting for items, in seconds. Within the
+    context, Python's threads take turns ten times as often: after each operation, the model waits for its turn.
 
     Args:
         items: items that are not None. An error that they raise is raised in place of the next item.
@@ -302,8 +302,8 @@ class Prefetched(Generic[T]):
         return self._taken([self._next() for _ in range(AHEAD)])
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
         sys.setswitchinterval(self._interval)
+        self._thread.shutdown(cancel_futures=True)
 
     def _next(self) -> Future[T | None]:
         return self._thread.submit(next, self._items, None)

@@ -56,7 +56,7 @@ def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
             'train.hard_negatives, train.colourless and the augmentation "mirror" need the rules of a language pack\'s '
             "[changes] (docs/languages.md): pass them, or leave these settings out"
         )
-    for words in ("colours", "nouns") if config.colourless else ():
+    for words in ("colours", "nouns", "colourless") if config.colourless else ():
         if not getattr(rules and rules.words, words):
             raise SettingsError(
                 f"train.colourless is {config.colourless}, but the language pack has no changes.{words}: add these "
@@ -125,8 +125,10 @@ def changed_inputs(
         captions = split.texts(plan)
         changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
         for row, caption in enumerate(captions):
-            others = split.all_texts(plan, row)
-            change = changed_caption(caption, others, rules.changes, says, kinds=kinds, drawn=drawn[row, :-1])
+            others, is_colourless = split.all_texts(plan, row), row in plan.colourless
+            change = changed_caption(
+                caption, others, rules.changes, says, kinds=kinds, drawn=drawn[row, :-1], is_colourless=is_colourless
+            )
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
                 about = [
@@ -163,7 +165,14 @@ def held_out_changes(
 
 
 def changed_caption(
-    caption: str, others: Collection[str], changes: Changes, says: Says, *, kinds: Sequence[str], drawn: Floats
+    caption: str,
+    others: Collection[str],
+    changes: Changes,
+    says: Says,
+    *,
+    kinds: Sequence[str],
+    drawn: Floats,
+    is_colourless: bool = False,
 ) -> Change | None:
     """Return a change of a caption in one thing, or None if the rules cannot change it.
 
@@ -176,6 +185,8 @@ def changed_caption(
         says: returns the result of `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
+        is_colourless: the caption may have lost the colours that tell its things from others in the image. So no other
+            caption may say the new word at all.
     """
     is_true = {wording(other) for other in (caption, *others)}
     for place in np.argsort(drawn[:-1]).tolist():
@@ -183,8 +194,10 @@ def changed_caption(
         # Most changes are false, so the drawn one is looked at first.
         first = int(drawn[-1] * len(possible))
         for change in (*possible[first:], *possible[:first]):
-            # An image of two things is often described from both sides, so "right" does not refute "left".
-            is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
+            if is_colourless:
+                is_confirmed = any((change.kind, change.new) in says(other) for other in others)
+            else:  # An image of two things is often described from both sides, so "right" does not refute "left".
+                is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
             if wording(change.caption) not in is_true and not is_confirmed:
                 return change
     return None

@@ -42,7 +42,7 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
-_MOST_SAID = 200_000  # captions; about half a kilobyte each
+_MOST_SAID = 200_000  # captions; each takes about 1.3 kB
 
 
 class PhaseInputs:
@@ -151,7 +151,9 @@ class PhaseInputs:
         with Progress("compare captions for hard batches", total=len(every.samples), unit="captions") as progress:
             for samples in windows:
                 captions = every.captions[samples]
-                wordings = [wording(text) for text in run.split.captions.texts(captions)]
+                # Captions that are equal without their colours may be equal in the batch.
+                texts = run.split.captions.texts(captions)
+                wordings = [wording(run.split.without_colours(text)) for text in texts]
                 features = self._caption_features(replace(every, samples=samples, captions=captions))
                 ordered.append(samples[near_misses(features, wordings, config.hard_batches, draws)])
                 progress.advance(len(samples))

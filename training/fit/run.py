@@ -206,8 +206,9 @@ def run_key(
         rules: rules by which captions change. They count only if training changes captions.
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
-    if config.needs_rules:
-        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
+    used = config.used_rules(rules)
+    if used is not None:
+        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(used)}
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
