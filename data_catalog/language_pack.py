@@ -98,8 +98,15 @@ class ChangeWords:
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
-        if hollow := [phrase for phrase in self.left_alone if not _has_word(phrase)]:
-            raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
+        colourless = self.colourless or ColourlessWords()
+        named = {
+            "left_alone": self.left_alone,
+            "colourless.joins": colourless.joins,
+            "colourless.unless": colourless.unless,
+        }
+        for name, phrases in named.items():
+            if hollow := [phrase for phrase in phrases if not _has_word(phrase)]:
+                raise SettingsError(f"changes.{name} must name words, got {hollow[0]!r}")
         words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
         if unknown := set(self.sides) - words:
             raise SettingsError(f"changes.sides has {min(unknown)!r}, which no phrase of changes.positions has")

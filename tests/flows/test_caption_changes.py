@@ -404,6 +404,7 @@ def test_thousands_of_words_change_in_bounded_places() -> None:
         ({"before_vowels": [["a"]]}, "pairs of articles"),
         ({"left_alone": ["|"]}, "left_alone"),
         ({"left_alone": ["!"]}, "left_alone"),
+        ({"colourless": {"unless": ["no", ""]}}, "colourless.unless must name words"),
         (
             {"positions": [[["left of"], ["right of"]]], "sides": ["left", "lefty"]},
             "sides has 'lefty', which no phrase",
