@@ -298,8 +298,9 @@ class Prefetched(Generic[T]):
         self.waited_s = 0.0
 
     def __enter__(self) -> Iterator[T]:
+        ahead = [self._next() for _ in range(AHEAD)]
         sys.setswitchinterval(self._interval / 10)
-        return self._taken([self._next() for _ in range(AHEAD)])
+        return self._taken(ahead)
 
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self._interval)
