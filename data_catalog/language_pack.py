@@ -32,19 +32,6 @@ class RoleWords:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColourlessWords:
-    """Where a caption stays true without its colours: "two stars" where there are "two red stars"."""
-
-    follow_nouns: bool = False
-    """Colours stand after their nouns. By default they stand before them."""
-    joins: Forms = ()
-    """Words after a colour with which its phrase may go on ("e" in "rosso e beige"). Then an article, a number or
-    another function word must follow."""
-    unless: Forms = ()
-    """Words and phrases with which a caption keeps its colours: negations, "all", "only the"."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeWords:
     """Words by which one thing in a caption can be changed, the table `[changes]` of a language pack.
 
@@ -71,8 +58,6 @@ class ChangeWords:
     before_vowels: tuple[Forms, ...] = ()
     """Articles that depend on the next letter: before a consonant and before a vowel (["a", "an"]). With "" as one of
     the two, the caption is left alone."""
-    colourless: ColourlessWords | None = field(default=None, metadata=ADDED)
-    """How colours are left out, for `train.colourless`; they are only left out beside one of `nouns`."""
     roles: RoleWords = RoleWords()
     """Words of sentences whose agent and patient can be exchanged."""
     left_alone: Forms = ()
@@ -98,15 +83,8 @@ class ChangeWords:
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
-        colourless = self.colourless or ColourlessWords()
-        named = {
-            "left_alone": self.left_alone,
-            "colourless.joins": colourless.joins,
-            "colourless.unless": colourless.unless,
-        }
-        for name, phrases in named.items():
-            if hollow := [phrase for phrase in phrases if not _has_word(phrase)]:
-                raise SettingsError(f"changes.{name} must name words, got {hollow[0]!r}")
+        if hollow := [phrase for phrase in self.left_alone if not _has_word(phrase)]:
+            raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
         words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
         if unknown := set(self.sides) - words:
             raise SettingsError(f"changes.sides has {min(unknown)!r}, which no phrase of changes.positions has")

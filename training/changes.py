@@ -12,7 +12,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.language_pack import ChangeWords, ColourlessWords, LanguagePack
+from data_catalog.language_pack import ChangeWords, LanguagePack
 
 KINDS = ("position", "colour", "count", "noun", "negation", "roles", "exchanged")
 
@@ -132,50 +132,6 @@ class ChangeRules:
             return None
         return _edited(text, [edit for (edits,) in found for edit in edits])
 
-    def without_colours(self, caption: str) -> str | None:
-        """Return a caption without the colours of nouns that the rules know, or None if they leave it as it is.
-
-        "Two red stars" becomes "two stars". A caption stays as it is if less may not be true: with a word of
-        `colourless.unless`, or with a noun twice, which only colours tell apart.
-        """
-        words, tables, text = self.words.colourless, self._tables, self._read(caption)
-        nouns = _places(text, tables.things["noun"], most=len(text.words))
-        names = [noun.thing.name for noun in nouns]
-        plain = _words_of(caption)  # without `left_alone`
-        if words is None or _places(plain, tables.unless, most=1) or len(set(names)) < len(names):
-            return None
-        colours, every = (_places(one, tables.things["colour"], most=len(one.words)) for one in (text, plain))
-        edits: list[Edit] = []
-        for noun, colour in ((noun, colour) for noun in nouns for colour in colours):
-            first, second = (noun, colour) if words.follow_nouns else (colour, noun)
-            if first.end != second.first or text.breaks(first.end - 1):
-                continue
-            is_joined = any(self._are_joined(text, colour, other) for other in every if other.first != colour.first)
-            if not is_joined and self._is_whole(text, first.first, second.end, words):
-                both = replace(colour.thing, words=(*first.thing.words, *second.thing.words))
-                whole = _Place(first=first.first, end=second.end, thing=both)
-                for edit in _edits(text, whole, " ".join(noun.thing.words), tables.articles):
-                    edits += edit
-        left = _edited(text, edits)
-        # Without a colour, an idiom may appear: "in a red circle".
-        return left if edits and len(self._read(left).masked) <= len(text.masked) else None
-
-    def _is_whole(self, text: "_Text", first: int, end: int, words: ColourlessWords) -> bool:
-        """Return whether no other word may belong to the colour of a noun, which are the words `first` to `end`."""
-        before, after, functions = text.before(first), text.after(end - 1), self._tables.function_words
-        if not (first == 0 if before is None else before in self._tables.known):
-            return False
-        if not words.follow_nouns or after is None:
-            return True
-        if after in map(_folded, words.joins):
-            then = text.after(end)
-            return then is None or then in functions or _is_in(then, self._tables.things["count"])
-        return after in functions or end in self._starts(text)
-
-    def _starts(self, text: "_Text") -> set[int]:
-        """Return the words with which positions start."""
-        return {place.first for place in _places(text, self._tables.things["position"], most=len(text.words))}
-
     def within(self, captions: Iterable[str]) -> "ChangeRules":
         """Return rules that change only into colours, numbers and nouns that some of `captions` say.
 
@@ -235,7 +191,7 @@ class ChangeRules:
                         yield Change("count", _edited(text, edit), place.thing.name, number)
 
     def _nouns(self, text: "_Text") -> Iterator[Change]:
-        starts = self._starts(text)
+        starts = {place.first for place in _places(text, self._tables.things["position"], most=len(text.words))}
         for place in _places(text, self._tables.things["noun"]):
             before, after = text.before(place.first), text.after(place.end - 1)
             stands_alone = after is None or place.end in starts or after in self._tables.function_words
@@ -502,7 +458,6 @@ class _Tables:
         articles: those that depend on the next letter, with their pair.
         joining: words between two colours of one thing ("black and white").
         sides: all forms of "left" and "right".
-        unless: words with which a caption keeps its colours.
     """
 
     things: Mapping[str, _Table]
@@ -518,7 +473,6 @@ class _Tables:
     agents: frozenset[str]
     patients: frozenset[str]
     sides: frozenset[str]
-    unless: _Table
 
     @classmethod
     def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
@@ -563,7 +517,6 @@ class _Tables:
             agents=frozenset(map(_folded, words.roles.agents)),
             patients=frozenset(map(_folded, words.roles.patients)),
             sides=frozenset(map(_folded, words.sides)),
-            unless=_by_first_word(_rows((text,) for text in (words.colourless or ColourlessWords()).unless).values()),
         )
 
 

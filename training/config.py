@@ -1,14 +1,14 @@
 """Settings of models: the sections `[image_text]`, `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
 from data_catalog.sources.origins import ORIGINS
-from training.changes import KINDS, ChangeRules
+from training.changes import KINDS
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
@@ -178,8 +178,6 @@ class TrainConfig:
     "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
     hard_negative_weight: float = 1.0
     """Weight of their loss, beside 1."""
-    colourless: float = 0.0
-    """Share of captions drawn to lose their colours, by the language pack's `changes`, for searches that name none."""
     hard_batches: int = 0
     """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
     vocab_size: int = 2048
@@ -227,9 +225,8 @@ class TrainConfig:
                     f"train.augment has {augmentation}, which {effect}, so that changed captions of "
                     f"train.hard_negatives {kind} would be true of the image: {advice}"
                 )
-        for name in ("warmup_ratio", "colourless"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"train.{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
             raise SettingsError(
                 f"train.logit_scale must be 0 (a trained scale) or from 1 to 100, got {self.logit_scale}"
@@ -251,13 +248,7 @@ class TrainConfig:
     @property
     def needs_rules(self) -> bool:
         """Return whether training changes captions, by the rules of a language pack."""
-        return bool(self.hard_negatives or self.colourless) or "mirror" in self.augmentations
-
-    def used_rules(self, rules: ChangeRules | None) -> ChangeRules | None:
-        """Return the rules that training uses, without those for what is off: they are part of the key of a run."""
-        if rules is None or not self.needs_rules:
-            return None
-        return rules if self.colourless else replace(rules, words=replace(rules.words, colourless=None))
+        return bool(self.hard_negatives) or "mirror" in self.augmentations
 
     def what(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, for the key of a run."""
@@ -265,7 +256,7 @@ class TrainConfig:
         # The key includes the content of the model config, so its path does not matter.
         settings["model"] = Path(self.model).name
         # Settings that are off leave the keys as they were without them.
-        for name in ("steps", "hard_batches", "hard_negatives", "colourless"):
+        for name in ("steps", "hard_batches", "hard_negatives"):
             if not settings[name]:
                 del settings[name]
         if not self.hard_negatives:

@@ -78,8 +78,7 @@ def change_rules(recipe: Recipe) -> ChangeRules | None:
     """
     if not recipe.train.needs_rules:
         return None
-    rules = ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
-    return recipe.train.used_rules(rules)
+    return ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
 
 
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.language_pack import ChangeWords, ColourlessWords
+from data_catalog.language_pack import ChangeWords
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.align.align import align
@@ -152,18 +152,10 @@ def pair_row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def rules() -> ChangeRules:
-    """Rules that change positions and colours of squares, and leave their colours out."""
+    """Rules that change positions and colours of squares."""
     sides = (("sinistra", "alto"), ("destra", "basso"))
     colours = tuple((colour,) for colour in COLOURS)
-    words = ChangeWords(
-        positions=(sides,),
-        sides=("sinistra", "destra"),
-        colours=colours,
-        agreement=(("un",),),
-        nouns=((("quadrato",),),),
-        colourless=ColourlessWords(follow_nouns=True),
-    )
-    return ChangeRules(words=words, function_words=("in", "a"))
+    return ChangeRules(words=ChangeWords(positions=(sides,), sides=("sinistra", "destra"), colours=colours))
 
 
 @pytest.fixture(scope="session")
@@ -173,7 +165,7 @@ def training_code() -> Callable[..., str]:
     def code(files: PairFiles, config: TrainConfig, out: Path, rules: ChangeRules | None = None) -> str:
         return (
             "from pathlib import Path, PosixPath\n"
-            "from data_catalog.language_pack import ChangeWords, ColourlessWords, RoleWords\n"
+            "from data_catalog.language_pack import ChangeWords, RoleWords\n"
             "from training.changes import ChangeRules\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"

@@ -125,44 +125,6 @@ def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
     assert "un quadrato verde in alto a sinistra" not in drawn("colour"), "another caption of the image says so"
 
 
-def test_a_caption_without_colours_is_changed_into_nothing_that_other_captions_name(rules: ChangeRules) -> None:
-    """Without colours, nothing tells "un quadrato a destra" from the other square of the image."""
-    others, kinds = (
-        ["un quadrato rosso in alto a sinistra", "un quadrato blu a destra, un altro a sinistra"],
-        ("position",),
-    )
-    found = [
-        changed_caption(
-            "un quadrato in alto a sinistra",
-            others,
-            rules.changes,
-            rules.says,
-            kinds=kinds,
-            drawn=drawn,
-            is_colourless=flag,
-        )
-        for flag in (False, True)
-        for drawn in np.random.default_rng(0).random((50, 2))
-    ]
-    assert {change and change.caption for change in found[:50]} > {"un quadrato in alto a destra"}
-    assert set(found[50:]) == {None}
-
-
-@pytest.mark.parametrize("hard", [{}, {"hard_negatives": ("colour",)}])
-def test_captions_without_colours_say_nothing_of_them_to_the_model(
-    few: PairFiles, small_run: SmallRun, rules: ChangeRules, tmp_path: Path, hard: dict[str, Any]
-) -> None:
-    """With frozen towers too, whose features of whole captions are kept otherwise; no colour is left to be changed."""
-    lines = []
-    for share in (0.0, 1.0):
-        config = small_run(epochs=1, frozen_epochs=1, augment=(), colourless=share, **hard)
-        train(few, config, tmp_path / str(share), rules=rules)
-        lines.append([json.loads(line) for line in (tmp_path / str(share) / "metrics.jsonl").read_text().splitlines()])
-    for whole, without in zip(*lines, strict=True):
-        assert whole["train_loss"] != without["train_loss"]
-        assert [line.get("hard_loss_colour") is not None for line in (whole, without)] == [bool(hard), False]
-
-
 def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     square_files: PairFiles, small_run: SmallRun, rules: ChangeRules, compact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,17 +259,10 @@ def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[st
     assert key(None) == key(rules) == key(None, hard_negative_weight=2.0)
     assert not [name for name in TrainConfig().what() if name.startswith("hard")]
     others = [{"hard_negatives": ("colour",)}, {"hard_negatives": NEGATIVES}, {"hard_batches": 4}]
-    others += [
-        {"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0},
-        {"colourless": 0.1},
-        {"augment": ("mirror",)},
-    ]
+    others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}, {"augment": ("mirror",)}]
     keys = [key(rules), *(key(rules, **changes) for changes in others)]
     no_rules = ChangeRules(words=ChangeWords())
-    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -2, -1))}) == 10
-    for changes in others[:2], others[-1:]:
-        no_colourless = replace(rules, words=replace(rules.words, colourless=None))
-        assert all(key(no_colourless, **each) == key(rules, **each) for each in changes), "what is off does not count"
+    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -1))}) == 8
 
 
 def test_what_contradicts_itself_is_refused(
@@ -318,7 +273,6 @@ def test_what_contradicts_itself_is_refused(
         ({"hard_batches": 64, "batch_size": 32}, "hard_batches must be .* got 64"),
         ({"hard_negatives": ("colours",)}, "unknown kind 'colours': use position, colour, count"),
         ({"hard_negative_weight": 0.0}, "hard_negative_weight must be positive"),
-        ({"colourless": 1.5}, "colourless must be from 0 to 1, got 1.5"),
         ({"hard_negatives": ("position",), "augment": ("paper",)}, "augment has flip, which exchanges left and right"),
         ({"hard_negatives": ("colour",), "augment": ("hue",)}, "augment has hue"),
     ):
@@ -326,12 +280,9 @@ def test_what_contradicts_itself_is_refused(
             TrainConfig(**settings)
     TrainConfig(hard_negatives=NEGATIVES, augment=("caption_safe",))
     no_sides = replace(rules, words=replace(rules.words, sides=()))
-    no_nouns = replace(rules, words=replace(rules.words, nouns=()))
     for passed, settings, message in (
         (None, {"hard_negatives": NEGATIVES}, r"need the rules of a language pack's \[changes\]"),
         (None, {"augment": ("mirror",)}, r"need the rules of a language pack's \[changes\]"),
-        (None, {"colourless": 0.1}, r"need the rules of a language pack's \[changes\]"),
-        (no_nouns, {"colourless": 0.1}, r"colourless is 0\.1, but the language pack has no changes\.nouns"),
         (no_sides, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (
             rules,

@@ -46,8 +46,8 @@ def test_processes_train_as_one_does(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Crops, kept features, reworded captions and hard negatives included; what they finished is finished for one."""
-    hard = {"hard_negatives": ("position", "colour"), "augment": ("crop", "mirror"), "colourless": 0.3}
+    """Crops, kept features, mirrored captions and hard negatives included; what they finished is finished for one."""
+    hard = {"hard_negatives": ("position", "colour"), "augment": ("crop", "mirror")}
     config = small_run(frozen_epochs=1, epochs=1, log=("tensorboard",), **hard)
     script = tmp_path / "train.py"
     code = training_code(square_files, config, tmp_path / "several", rules)

@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
         (2, {**HARD, "frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
         (
             6,
-            {**HARD, "epochs": 3, "precision": "bf16", "loss": "siglip", "augment": ("mirror",), "colourless": 0.3},
+            {**HARD, "epochs": 3, "precision": "bf16", "loss": "siglip", "augment": ("mirror",)},
         ),  # within an epoch of near misses
         # Towers unfrozen within an epoch.
         (5, {**HARD, "frozen_epochs": 1, "epochs": 2, "steps": 8, "microbatch": 6, "augment": ("crop", "mirror")}),

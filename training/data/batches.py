@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.augment import changed_images, random_crops
 from training.data.images import ImageReader, decoded_groups
@@ -33,9 +32,10 @@ from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
-Reword = Callable[[str], str | None]
 
-_MOST_REWORDED = 50_000  # captions
+Mirror = Callable[[str], str | None]
+
+_MOST_MIRRORED = 50_000  # captions
 AHEAD = 3  # batches; more would only use more memory
 
 
@@ -80,39 +80,34 @@ class TrainSplit:
         images: reader of its images.
         mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
             "mirror".
-        colourless: returns a caption without its colours, or None if the rules leave it as it is.
     """
 
     groups: Sequence[RowGroup]
     captions: Captions
     starts: Integers
     images: ImageReader
-    mirror: Reword | None = None
-    colourless: Reword | None = None
+    mirror: Mirror | None = None
 
     def texts(self, plan: "BatchPlan") -> list[str]:
-        """Return the captions of a batch: left and right exchanged where images are mirrored, and some colourless."""
+        """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
         texts = self.captions.texts(plan.captions)
-        seen = [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
-        return [self.without_colours(text) if row in plan.colourless else text for row, text in enumerate(seen)]
+        return [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
 
     def all_texts(self, plan: "BatchPlan", row: int) -> list[str]:
-        """Return all captions of an image in a batch, with left and right as in `texts`."""
+        """Return all captions of an image in a batch, as `texts` does."""
         return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
 
     def mirrored_rows(self, plan: "BatchPlan", seed: int) -> frozenset[int]:
         """Return the rows of a batch to mirror: a random half of those whose captions all stay certain."""
         if self.mirror is None:
             return frozenset()
+        draws = np.random.Generator(np.random.Philox(key=[seed + (6 << 32), plan.step]))
+        drawn = np.flatnonzero(draws.random(plan.first + len(plan.samples))[plan.first :] < 0.5).tolist()
         return frozenset(
             row
-            for row in plan.drawn_rows(0.5, seed + (6 << 32))
+            for row in drawn
             if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
         )
-
-    def without_colours(self, text: str) -> str:
-        """Return a caption without its colours, or as it is if the rules leave it, or the settings ask for none."""
-        return (self.colourless(text) or text) if self.colourless else text
 
     def _seen(self, text: str, is_mirrored: bool) -> str:
         return (self.mirror(text) or text) if is_mirrored and self.mirror else text
@@ -133,7 +128,6 @@ class BatchPlan:
         places: row group and row of each image, shape (images, 2).
         captions: index of each image's caption among all captions of the split.
         mirrored: rows of the slice whose image is mirrored.
-        colourless: rows of the slice whose captions lose their colours, where the rules can leave them out.
     """
 
     step: int
@@ -142,13 +136,6 @@ class BatchPlan:
     places: Places
     captions: Integers
     mirrored: frozenset[int] = frozenset()
-    colourless: frozenset[int] = frozenset()
-
-    def drawn_rows(self, share: float, seed: int) -> list[int]:
-        """Return a share of the rows, drawn by a seed, the step and the place in the whole batch."""
-        draws = np.random.Generator(np.random.Philox(key=[seed, self.step]))
-        found: list[int] = np.flatnonzero(draws.random(self.first + len(self.samples))[self.first :] < share).tolist()
-        return found
 
 
 def open_train_split(
@@ -157,9 +144,9 @@ def open_train_split(
     *,
     preprocessing: Preprocessing,
     num_threads: int,
-    rules: ChangeRules | None = None,
+    mirror: Mirror | None = None,
 ) -> TrainSplit:
-    """Read the captions of the train split, and open its images; `rules` reword captions where `config` asks for it."""
+    """Read the captions of the train split, and open its images; `mirror` as in `TrainSplit`."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
@@ -171,11 +158,8 @@ def open_train_split(
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
     captions = Captions.of(read_captions(paths))
     # Captions come again in each epoch.
-    mirror = lru_cache(_MOST_REWORDED)(rules.mirrored) if rules and "mirror" in config.augmentations else None
-    colourless = lru_cache(_MOST_REWORDED)(rules.without_colours) if rules and config.colourless else None
-    return TrainSplit(
-        groups=groups, captions=captions, starts=starts, images=reader, mirror=mirror, colourless=colourless
-    )
+    cached = lru_cache(_MOST_MIRRORED)(mirror) if mirror else None
+    return TrainSplit(groups=groups, captions=captions, starts=starts, images=reader, mirror=cached)
 
 
 def epoch_batches(
@@ -205,8 +189,7 @@ def epoch_batches(
         places = whole[first : first + share]
         samples = samples_at(split, places)
         plan = BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
-        colourless = frozenset(plan.drawn_rows(config.colourless, config.seed + (7 << 32)))
-        yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed), colourless=colourless)
+        yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed))
 
 
 def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Places]:

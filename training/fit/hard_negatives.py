@@ -11,6 +11,7 @@ learnt from texts alone.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 
 import numpy as np
@@ -46,22 +47,16 @@ _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now 
 
 
 def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
-    """Raise if the rules lack what `train.hard_negatives`, `train.colourless` or the augmentation "mirror" needs.
+    """Raise if the rules lack what `train.hard_negatives` or the augmentation "mirror" needs.
 
     Raises:
-        SettingsError: there are no rules, or none for one of the kinds, for `train.colourless` or for "mirror".
+        SettingsError: there are no rules, or none for one of the kinds or for "mirror".
     """
     if config.needs_rules and rules is None:
         raise SettingsError(
-            'train.hard_negatives, train.colourless and the augmentation "mirror" need the rules of a language pack\'s '
-            "[changes] (docs/languages.md): pass them, or leave these settings out"
+            'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
+            "(docs/languages.md): pass them, or leave these settings out"
         )
-    for words in ("colours", "nouns", "colourless") if config.colourless else ():
-        if not getattr(rules and rules.words, words):
-            raise SettingsError(
-                f"train.colourless is {config.colourless}, but the language pack has no changes.{words}: add these "
-                "words (docs/languages.md), or leave the setting out"
-            )
     if "mirror" in config.augmentations and not (rules and rules.words.sides):
         raise SettingsError(
             "train.augment has mirror, but the language pack has no changes.sides, its words for left and right: add "
@@ -100,8 +95,6 @@ def changed_inputs(
     tokenizer: Tokenize,
     rules: ChangeRules,
     losses: Mapping[str, float | None] | None = None,
-    *,
-    says: Says | None = None,
 ) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Return a function that reads a batch's changed captions, their kinds and their anchors; see `Batch`.
 
@@ -111,9 +104,9 @@ def changed_inputs(
         tokenizer: tokenizer of the text tower.
         rules: rules by which captions change.
         losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
-        says: returns the result of `rules.says`, which may be cached. None: `rules.says` itself.
     """
-    says = says or rules.says
+    # A caption comes again in each epoch, and with each other caption of its image.
+    changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
     kinds = config.hard_negatives
     often = needs(kinds, losses or {})
 
@@ -125,10 +118,8 @@ def changed_inputs(
         captions = split.texts(plan)
         changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
         for row, caption in enumerate(captions):
-            others, is_colourless = split.all_texts(plan, row), row in plan.colourless
-            change = changed_caption(
-                caption, others, rules.changes, says, kinds=kinds, drawn=drawn[row, :-1], is_colourless=is_colourless
-            )
+            others = split.all_texts(plan, row)
+            change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
                 about = [
@@ -165,14 +156,7 @@ def held_out_changes(
 
 
 def changed_caption(
-    caption: str,
-    others: Collection[str],
-    changes: Changes,
-    says: Says,
-    *,
-    kinds: Sequence[str],
-    drawn: Floats,
-    is_colourless: bool = False,
+    caption: str, others: Collection[str], changes: Changes, says: Says, *, kinds: Sequence[str], drawn: Floats
 ) -> Change | None:
     """Return a change of a caption in one thing, or None if the rules cannot change it.
 
@@ -181,12 +165,10 @@ def changed_caption(
         others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
             that one of them confirms: it says the new word, such as "blue", and not the old one. Positions are not
             compared in this way.
-        changes: returns the result of `ChangeRules.changes`.
+        changes: returns the result of `ChangeRules.changes`, which may be cached.
         says: returns the result of `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
-        is_colourless: the caption may have lost the colours that tell its things from others in the image. So no other
-            caption may say the new word at all.
     """
     is_true = {wording(other) for other in (caption, *others)}
     for place in np.argsort(drawn[:-1]).tolist():
@@ -194,10 +176,8 @@ def changed_caption(
         # Most changes are false, so the drawn one is looked at first.
         first = int(drawn[-1] * len(possible))
         for change in (*possible[first:], *possible[:first]):
-            if is_colourless:
-                is_confirmed = any((change.kind, change.new) in says(other) for other in others)
-            else:  # An image of two things is often described from both sides, so "right" does not refute "left".
-                is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
+            # An image of two things is often described from both sides, so "right" does not refute "left".
+            is_confirmed = change.kind != "position" and change.is_confirmed_by(map(says, others))
             if wording(change.caption) not in is_true and not is_confirmed:
                 return change
     return None

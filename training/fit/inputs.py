@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,6 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
-_MOST_SAID = 200_000  # captions; each takes about 1.3 kB
-
 
 class PhaseInputs:
     """The input batches of a phase, and the encoders that turn them into features.
@@ -56,8 +53,6 @@ class PhaseInputs:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
-        # A caption is looked at in each epoch, beside each other caption of its image.
-        self._says = lru_cache(_MOST_SAID)(run.rules.says) if run.rules else None
         image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
@@ -70,8 +65,7 @@ class PhaseInputs:
 
             rows = FeatureRows(len(run.split.captions), run.out)
             self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
-        is_reworded = run.config.colourless > 0 or "mirror" in run.config.augmentations
-        if text_part is not None and not is_reworded:
+        if text_part is not None and "mirror" not in run.config.augmentations:
             captions = run.split.captions
 
             def tokens(indices: Integers) -> torch.Tensor:
@@ -126,7 +120,7 @@ class PhaseInputs:
             return lambda _: ()
         last = run.state.history[-1] if run.state.history else {}
         losses = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
-        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses, says=self._says)
+        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
@@ -151,9 +145,7 @@ class PhaseInputs:
         with Progress("compare captions for hard batches", total=len(every.samples), unit="captions") as progress:
             for samples in windows:
                 captions = every.captions[samples]
-                # Captions that are equal without their colours may be equal in the batch.
-                texts = run.split.captions.texts(captions)
-                wordings = [wording(run.split.without_colours(text)) for text in texts]
+                wordings = [wording(text) for text in run.split.captions.texts(captions)]
                 features = self._caption_features(replace(every, samples=samples, captions=captions))
                 ordered.append(samples[near_misses(features, wordings, config.hard_batches, draws)])
                 progress.advance(len(samples))

@@ -114,10 +114,10 @@ def train(
         config: settings of the run.
         out: the model folder.
         sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
-        rules: rules by which captions of the language change, where `config` asks for it.
+        rules: rules by which captions of the language change, for `train.hard_negatives`.
 
     Raises:
-        SettingsError: there are no rules for what changes captions, the validation split has a single image, the
+        SettingsError: there are no rules for `train.hard_negatives`, the validation split has a single image, the
             folder contains another run, the processes have different settings or data, or the loss is not finite. The
             best weights and the last resume state are kept.
         InputError: splits overlap, there are too few images, or another process ended.

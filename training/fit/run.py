@@ -180,7 +180,7 @@ def model_and_key(
         rules: rules by which captions of the language change, if it has some.
 
     Raises:
-        SettingsError: there is no such model config, or there are no rules for what changes captions.
+        SettingsError: there is no such model config, or there are no rules for `train.hard_negatives`.
         InputError: the initial weights are missing.
     """
     require_rules(config, rules)
@@ -206,9 +206,8 @@ def run_key(
         rules: rules by which captions change. They count only if training changes captions.
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
-    used = config.used_rules(rules)
-    if used is not None:
-        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(used)}
+    if config.needs_rules:
+        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
@@ -255,7 +254,8 @@ def start_run(
         InputError: the train split has fewer than two samples per process.
     """
     device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
-    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, rules=rules)
+    mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
+    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
