@@ -168,9 +168,9 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
     with writer_lock(root), taking_down(root):
         sweep_removed(root)
         known = read_tombstones(root)
-        found = with_found_copies(root, known.with_more(more))
-        write_tombstones(root, replace(found, is_unfinished=True))
-        done = _carry_out(root, found, forget_texts, is_resumed=known.is_unfinished)
+        matches = with_found_copies(root, known.with_more(more))
+        write_tombstones(root, replace(matches.tombstones, is_unfinished=True))
+        done = _carry_out(root, matches, forget_texts, is_resumed=known.is_unfinished)
         for path in done.removed_files["report"]:
             snapshot = current_snapshot(root, path.parent.name)
             if snapshot is not None:
@@ -189,16 +189,16 @@ def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
         logger.info("forget: completing an unfinished take-down")
         with taking_down(root):
             sweep_removed(root)
-            _carry_out(root, found, forget_texts, is_resumed=True)
+            _carry_out(root, Matches(found), forget_texts, is_resumed=True)
     return replace(found, is_unfinished=False)
 
 
 def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[AffectedSample]:
     """Yield the samples in all snapshots of a root that match new or existing tombstones; write nothing."""
-    found = with_found_copies(root, read_tombstones(root).with_more(more))
+    matches = with_found_copies(root, read_tombstones(root).with_more(more))
     for snapshot in all_snapshots(root):
-        matcher = Matcher(found.of(snapshot.dataset))
-        samples = samples_in(files_of(snapshot), matcher)
+        matcher = matches.matcher(snapshot.dataset)
+        samples = matches.samples(files_of(snapshot), snapshot.dataset)
         for sample_id, (url, count) in sorted(_captions_of(snapshot, samples).items()):
             yield AffectedSample(
                 dataset=snapshot.dataset,
@@ -227,11 +227,11 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     return found
 
 
-def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDownResult:
+def _carry_out(root: Path, matches: "Matches", forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDownResult:
     """Rewrite and remove all matching files. Each part checks what exists, so that all can be repeated."""
     done = TakeDownResult()
     # Translations come first, while the texts of forgotten captions still exist.
-    texts = texts_only_in_forgotten_rows(root, tombstones)
+    texts = texts_only_in_forgotten_rows(root, matches)
     done.num_translations = forget_texts(root / "memory", texts) if texts else 0
     for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
         if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
@@ -240,12 +240,12 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     for dataset in dataset_names(root):
         snapshot = current_snapshot(root, dataset)
         if snapshot is not None:
-            done.rewritten += _take_down(root, snapshot, tombstones.of(dataset))
+            done.rewritten += _take_down(root, snapshot, matches)
     if done.rewritten or is_resumed:
         rebuild(root)
     for snapshot in list(all_snapshots(root)):
         current = current_snapshot_name(root, snapshot.dataset)
-        if snapshot.snapshot != current and has_matches(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
+        if snapshot.snapshot != current and matches.has_any(files_of(snapshot), snapshot.dataset):
             remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
             done.removed.append((snapshot.dataset, snapshot.snapshot))
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
@@ -261,28 +261,28 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
         "search index": clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
         "cached features folder": clear_features(root) if touched or is_resumed else [],
         "export": clear_exports(root),
-        "step output": [path for folder in work_folders(root) for path in clear_work(folder, tombstones)],
+        "step output": [path for folder in work_folders(root) for path in clear_work(folder, matches)],
     }
     for folder in sorted(datasets_folder(root).glob(f"*/{FETCH_LOGS}")):
-        done.log_lines += clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
+        done.log_lines += clear_log(folder, matches.matcher(folder.parent.name))
     done.models = models_of(root, done.removed)
-    write_tombstones(root, replace(tombstones, is_unfinished=False))
+    write_tombstones(root, replace(matches.tombstones, is_unfinished=False))
     return done
 
 
-def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[RewrittenDataset]:
+def _take_down(root: Path, old: Snapshot, matches: "Matches") -> Iterator[RewrittenDataset]:
     """Commit a snapshot without the forgotten rows, if the dataset's current one contains any; yield the change.
 
     Raises:
         DefectError: a conservation law does not hold; nothing is committed.
     """
-    matcher = Matcher(tombstones)
-    samples = samples_in(files_of(old), matcher)
+    matcher = matches.matcher(old.dataset)
+    samples = matches.samples(files_of(old), old.dataset)
     lines = lines_in(old.caption_files(), matcher)
     if not samples and not lines:
         return
     goes = _captions_of(old, samples)
-    snapshot_id = digest([old.snapshot, tombstones.digest])[:12]
+    snapshot_id = digest([old.snapshot, matcher.tombstones.digest])[:12]
     if read_snapshot(root, old.dataset, snapshot_id) is not None:  # a committed snapshot is never written again
         point_to(root, old.dataset, snapshot_id)
     else:
@@ -294,7 +294,7 @@ def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Re
             **old.manifest,
             "snapshot": snapshot_id,
             "forget_of": old.snapshot,
-            "tombstones": {"digest": tombstones.digest},
+            "tombstones": {"digest": matcher.tombstones.digest},
             "steps": steps,
             "files": rewrite_files(old, folder, samples, lines),
         }
@@ -347,12 +347,37 @@ def work_files(folder: Path) -> list[Path]:
     return [path for path in found if "sample_id" in _names(path)]
 
 
-def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
-    """Return the samples in Parquet files that match, each with the number of its tombstone."""
-    found: dict[str, int] = {}
-    for path in files:
-        found |= {name: number for name, number in matcher.samples(_read(path)).items() if name not in found}
-    return found
+class Matches:
+    """The samples in files of a root that match tombstones. Each file is compared once: files never change.
+
+    Args:
+        tombstones: of the root, for all datasets.
+    """
+
+    def __init__(self, tombstones: Tombstones) -> None:
+        self.tombstones = tombstones
+        self._matchers: dict[str, Matcher] = {}
+        self._samples: dict[Path, dict[str, int]] = {}
+
+    def matcher(self, dataset: str) -> Matcher:
+        """Return the lookup of the tombstones that apply to a dataset."""
+        if dataset not in self._matchers:
+            self._matchers[dataset] = Matcher(self.tombstones.of(dataset))
+        return self._matchers[dataset]
+
+    def samples(self, files: Iterable[Path], dataset: str) -> dict[str, int]:
+        """Return the matching samples in Parquet files of a dataset, each with the number of its tombstone."""
+        matcher, found = self.matcher(dataset), dict[str, int]()
+        for path in files:
+            if path not in self._samples:
+                self._samples[path] = matcher.samples(_read(path))
+            for sample_id, number in self._samples[path].items():
+                found.setdefault(sample_id, number)
+        return found
+
+    def has_any(self, files: Sequence[Path], dataset: str) -> bool:
+        """Return whether files of a dataset contain matching samples or lines."""
+        return bool(self.samples(files, dataset) or lines_in(files, self.matcher(dataset)))
 
 
 def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
@@ -362,25 +387,19 @@ def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
     return [sample_id for table in tables for sample_id in matcher.lines(table)]
 
 
-def has_matches(files: Sequence[Path], matcher: Matcher) -> bool:
-    """Return whether files contain matching samples or lines."""
-    return bool(samples_in(files, matcher) or lines_in(files, matcher))
-
-
-def with_found_copies(root: Path, tombstones: Tombstones) -> Tombstones:
-    """Return tombstones with the bytes and addresses of all their images in a root, and of byte-equal copies.
+def with_found_copies(root: Path, tombstones: Tombstones) -> Matches:
+    """Compare a root with tombstones, to which the bytes and addresses of all their images and copies are added.
 
     A copy's address may have other images, with copies of their own, so the search repeats until it finds nothing new.
     """
     while True:
-        grown = tombstones
+        matches, grown = Matches(tombstones), tombstones
         places = [(snapshot.dataset, files_of(snapshot)) for snapshot in all_snapshots(root)]
         for dataset, files in [*places, *((folder.name, work_files(folder)) for folder in work_folders(root))]:
-            chosen = tombstones.of(dataset)
-            known = _known_by(files, Matcher(chosen))
-            grown = grown.with_more(chosen.tombstones[number].with_found(*known[number]) for number in sorted(known))
+            known, chosen = _known_by(files, dataset, matches), matches.matcher(dataset).tombstones.tombstones
+            grown = grown.with_more(chosen[number].with_found(*known[number]) for number in sorted(known))
         if grown == tombstones:
-            return tombstones
+            return matches
         tombstones = grown
 
 
@@ -389,9 +408,9 @@ def with_found_copies(root: Path, tombstones: Tombstones) -> Tombstones:
 _Known = tuple[set[str], set[str], set[str]]
 
 
-def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
+def _known_by(files: Sequence[Path], dataset: str, matches: Matches) -> dict[int, _Known]:
     """Return the identities of the matching samples in files, by the number of their tombstone."""
-    samples = samples_in(files, matcher)
+    samples, matcher = matches.samples(files, dataset), matches.matcher(dataset)
     found: defaultdict[int, _Known] = defaultdict(lambda: (set(), set(), set()))
     for path in files if samples else ():
         table = _read(path)
@@ -410,7 +429,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
     return found
 
 
-def texts_only_in_forgotten_rows(root: Path, tombstones: Tombstones) -> set[str]:
+def texts_only_in_forgotten_rows(root: Path, matches: Matches) -> set[str]:
     """Return the texts of matching rows that no remaining row of the root has.
 
     Call it before anything is rewritten or removed: the texts do not exist afterwards.
@@ -418,18 +437,16 @@ def texts_only_in_forgotten_rows(root: Path, tombstones: Tombstones) -> set[str]
     gone: set[str] = set()
     staying: list[tuple[Path, Collection[str]]] = []
     for snapshot in all_snapshots(root):
-        matcher = Matcher(tombstones.of(snapshot.dataset))
-        samples = samples_in(files_of(snapshot), matcher)
+        samples = matches.samples(files_of(snapshot), snapshot.dataset)
         for path in snapshot.caption_files():
             gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
         if snapshot.snapshot == current_snapshot_name(root, snapshot.dataset) or not (
-            samples or lines_in(snapshot.caption_files(), matcher)
+            samples or lines_in(snapshot.caption_files(), matches.matcher(snapshot.dataset))
         ):
             staying += [(path, samples) for path in snapshot.caption_files()]
     for folder in work_folders(root):
-        matcher = Matcher(tombstones.of(folder.name))
         for path in work_files(folder):
-            samples = samples_in([path], matcher)
+            samples = matches.samples([path], folder.name)
             gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
             staying += [] if samples else [(path, ())]
     for path, forgotten in staying if gone else ():
@@ -613,7 +630,7 @@ def _pairs_left(table: pa.Table, *, gone: pa.Array, rights: Mapping[str, dict[st
 # Other files of a root.
 
 
-def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
+def clear_work(folder: Path, matches: Matches) -> list[Path]:
     """Remove the step outputs of a dataset that contain matching images or rows; return their folders.
 
     An unfinished build makes them again, without the forgotten rows. A pair may contain captions that were merged into
@@ -622,15 +639,16 @@ def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
 
     Args:
         folder: the dataset's folder in `work/`.
-        tombstones: of the root, for all datasets.
+        matches: of the root's files with all its tombstones.
     """
     sweep_temporary([folder, *folder.glob("*/")])
-    matcher = Matcher(tombstones.of(folder.name))
     files = work_files(folder)
-    found, ids = [path for path in files if has_matches([path], matcher)], set[str]()
+    found, ids = [path for path in files if matches.has_any([path], folder.name)], set[str]()
     for path in (path for path in found if "caption_id" in _names(path)):
         table = _read(path, (*COLUMNS, "caption_id"))
-        ids.update(table.column("caption_id").filter(is_of_samples(table, matcher.samples(table))).to_pylist())
+        ids.update(
+            table.column("caption_id").filter(is_of_samples(table, matches.samples([path], folder.name))).to_pylist()
+        )
     pairs = [path for path in files if "caption_ids" in _names(path)]
     captions = pa.array(sorted(ids), pa.string())
     doomed = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]

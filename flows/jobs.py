@@ -42,7 +42,7 @@ from data_catalog.storage.upstream_hashes import (
     open_hashes,
     save_hashes,
 )
-from data_catalog.takedown import clear_work, finish_forgetting
+from data_catalog.takedown import Matches, clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.recipe.language_packs import change_rules
@@ -209,7 +209,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
-            clear_work(root / "work" / recipe.name, tombstones)
+            clear_work(root / "work" / recipe.name, Matches(tombstones))
         report = BuildReport(
             snapshot=built.snapshot,
             up_to_date=built.up_to_date,

@@ -17,7 +17,7 @@ from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import Snapshot, file_entry
 from data_catalog.storage.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.storage.shards import order_key, save_parquet
-from data_catalog.takedown import files_of, rewrite_files, samples_in, texts_only_in_forgotten_rows
+from data_catalog.takedown import Matches, files_of, rewrite_files, texts_only_in_forgotten_rows
 from data_catalog.tombstones import (
     FORGET_STEP,
     Matcher,
@@ -328,7 +328,8 @@ def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=1)
         entries.append(file_entry(path, before.folder, rows=len(rows), shard=shard))
     spared = with_manifest(before, files={**before.manifest["files"], "spare": entries})
-    assert samples_in(files_of(spared), matcher(new_tombstone("url", "http://x.org/1"))) == {"web:x": 0}
+    one = new_tombstone("url", "http://x.org/1")
+    assert Matches(Tombstones(tombstones=(one,))).samples(files_of(spared), "web") == {"web:x": 0}
     after = without(spared, "web:x")
     left = {entry["shard"]: pq.read_table(after.folder / entry["path"]) for entry in after.manifest["files"]["spare"]}
     assert {shard: table["bytes"].to_pylist() for shard, table in left.items()} == {0: [b"d"], 1: [b"d"]}
@@ -355,5 +356,5 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
     texts = {"Caption 1", "Didascalia 1", "Caption 2"}
     for datasets, expected in ((None, texts), (["web"], texts), (["other"], set())):
         one = new_tombstone("sample", "web:a", **({"datasets": datasets} if datasets else {}))
-        assert texts_only_in_forgotten_rows(tmp_path, Tombstones(tombstones=(one,))) == expected
-    assert texts_only_in_forgotten_rows(tmp_path, Tombstones()) == set()
+        assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones(tombstones=(one,)))) == expected
+    assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones())) == set()

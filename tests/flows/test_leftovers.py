@@ -12,6 +12,7 @@ from data_catalog.sources.urls import address_key
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import write_json
 from data_catalog.takedown import (
+    Matches,
     clear_exports,
     clear_features,
     clear_work,
@@ -113,7 +114,7 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     others = write_step(tmp_path, "normalise", [images[0] | {"sha256": "dd"}], IMAGES, dataset="other")
     one = new_tombstone("phash", LOOK, datasets=["web"])
     found = with_found_copies(tmp_path, Tombstones(tombstones=(one,)))
-    (one,) = found.tombstones
+    (one,) = found.tombstones.tombstones
     assert (one.images, one.addresses, one.samples) == (("aa", "bb"), (address_key(url),), ("photos:1",))
     # As after a kill that left the captions alone: what tells the look is gone.
     (doomed[1] / "shard.parquet").unlink()
@@ -132,6 +133,6 @@ def test_step_outputs_of_pairs_go_for_captions_that_were_merged_into_them(tmp_pa
     pair: Row = {"sample_id": "web:1", "url": "http://a.net/1.jpg"}
     pairs = write_step(tmp_path, "publish", [pair | {"caption_ids": ["own", "other"]}], schema)
     stays = write_step(tmp_path, "spared", [pair | {"caption_ids": ["own"]}], schema)
-    found = Tombstones(tombstones=(new_tombstone("domain", "b.net"),))
+    found = Matches(Tombstones(tombstones=(new_tombstone("domain", "b.net"),)))
     assert clear_work(tmp_path / "work" / "web", found) == [pairs, captions]
     assert stays.is_dir()
