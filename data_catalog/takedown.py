@@ -294,7 +294,7 @@ def _take_down(root: Path, old: Snapshot, matches: "Matches") -> Iterator[Rewrit
             **old.manifest,
             "snapshot": snapshot_id,
             "forget_of": old.snapshot,
-            "tombstones": {"digest": matcher.tombstones.digest},
+            "tombstones": matcher.tombstones.entry,
             "steps": steps,
             "files": rewrite_files(old, folder, samples, lines),
         }

@@ -33,7 +33,7 @@ from data_catalog.sources.urls import (
 )
 from data_catalog.stages import Reason
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import StepEntry
+from data_catalog.storage.manifest import StepEntry, TombstonesEntry
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import digest
 
@@ -142,6 +142,19 @@ class Tombstones:
         """Return a hash of all that decides which rows are dropped: not of dates, reasons and order. None if empty."""
         decisive = [[*one.identity, one.distance, one.images, one.addresses, one.samples] for one in self.tombstones]
         return digest(sorted(digest(one) for one in decisive)) if decisive else None
+
+    @property
+    def entry(self) -> TombstonesEntry:
+        """Return what the manifest of a snapshot says of the tombstones that apply to it."""
+        return {"digest": self.digest, "identities": sorted(self._identities)}
+
+    def includes(self, entry: TombstonesEntry) -> bool:
+        """Return whether none of the tombstones that a snapshot was made with has been lifted since."""
+        return self._identities.issuperset(entry.get("identities", ()))
+
+    @property
+    def _identities(self) -> set[str]:
+        return {digest(one.identity)[:16] for one in self.tombstones}
 
     def of(self, dataset: str) -> "Tombstones":
         """Return the tombstones that apply to a dataset."""

@@ -138,9 +138,13 @@ class TestSetEntry(TypedDict):
 
 
 class TombstonesEntry(TypedDict):
-    """Take-downs that a build applied."""
+    """Take-downs that a build applied.
+
+    `digest` is that of `Tombstones`. `identities` has a hash of what each tombstone names; older snapshots lack it.
+    """
 
     digest: str | None
+    identities: NotRequired[list[str]]
 
 
 class BuildFacts(TypedDict):

@@ -35,11 +35,11 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
-from data_catalog.tombstones import Matcher
+from data_catalog.tombstones import FORGOTTEN, Matcher
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
 from flows.build.fit import open_judges
-from flows.build.inputs import Tools, open_inputs
+from flows.build.inputs import Inputs, Tools, open_inputs
 from flows.build.steps import STEPS, Build, step_versions
 from flows.recipe.recipe import Recipe, what_settings
 
@@ -93,10 +93,10 @@ def build(
     sweep_temporary([root], files_only=True)
     inputs = open_inputs(recipe, root, step_versions(recipe))
     attempt = attempt_of(root, recipe.name)
-    found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
+    found = _up_to_date(root, inputs, recipe.name, attempt.number)
     if retry_failed and (attempt.is_under_way or _has_retryable_images(found, root, recipe.name)):
         attempt = begin_attempt(root, recipe.name)
-        found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
+        found = _up_to_date(root, inputs, recipe.name, attempt.number)
     if found is not None:
         make_current(root, found)
         _finish(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
@@ -150,6 +150,15 @@ def _finish(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -
     rebuild(root)
     work.empty(keep=needed_fetch_outputs(root, work, dataset, used=used))
     end_attempt(root, dataset)
+
+
+def _up_to_date(root: Path, inputs: Inputs, dataset: str, attempt: int) -> Snapshot | None:
+    """Return the snapshot of a build, unless it lacks images of a tombstone that was lifted since."""
+    found = find_snapshot(root, dataset, inputs.build_key, attempt)
+    if found is None or inputs.tombstones.includes(found.manifest["tombstones"]):
+        return found
+    has_forgotten = any(row["drop_reason"] == FORGOTTEN for row in found.manifest["drop_reasons"])
+    return None if has_forgotten else found
 
 
 def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> bool:
@@ -215,7 +224,7 @@ def _manifest_facts(engine: Engine) -> BuildFacts:
         "dataset": recipe.name,
         "build_key": inputs.build_key,
         "attempt": build.attempt,
-        "tombstones": {"digest": inputs.tombstones.digest},
+        "tombstones": inputs.tombstones.entry,
         "settings": what_settings(recipe),
         "target_lang": recipe.target_language,
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,

@@ -19,7 +19,7 @@ from data_catalog.storage.manifest import commit_snapshot, require_snapshot, sna
 from data_catalog.storage.shards import sha256_of
 from data_catalog.takedown import TakeDownResult
 from data_catalog.takedown import forget as take_down
-from data_catalog.tombstones import Tombstone, new_tombstone, read_tombstones
+from data_catalog.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -276,6 +276,25 @@ def test_a_tombstone_that_concerns_nothing_costs_nothing(host: Any, root: Path, 
     forget(root, new_tombstone("phash", look, distance=2))
     left = query(root, "SELECT sample_id FROM pairs").to_pylist()
     assert {row["sample_id"] for row in left} == {row["sample_id"] for row in rows[1:]}
+
+
+def test_a_build_brings_back_what_is_forgotten_no_more(host: Any, root: Path, recipe_file: Path) -> None:
+    """A tombstone that removed nothing makes no build when it is lifted."""
+    forget(root, new_tombstone("domain", FORGOTTEN))
+    forget(root, new_tombstone("domain", "example.org"))
+    one, _ = read_tombstones(root).tombstones
+    write_tombstones(root, Tombstones(tombstones=(one,)))
+    assert build(recipe_file, root).up_to_date
+    write_tombstones(root, Tombstones())
+    host.asked.clear()
+    report = build(recipe_file, root)
+    assert set(host.asked) >= {f"{FORGOTTEN}{path}" for name, path in IMAGES if name == FORGOTTEN}
+    assert f"{KEPT}/0.jpg" not in host.asked, "it is there"
+    rows = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
+    assert {row["source_caption"] for row in rows} >= GONE
+    assert "forgotten" not in {row["drop_reason"] for row in rows}
+    assert broken_laws(report.snapshot) == []
+    assert build(recipe_file, root).up_to_date
 
 
 def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path) -> None:
