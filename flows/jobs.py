@@ -33,7 +33,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import read_json, save_parquet, write_atomically, write_json
+from data_catalog.storage.shards import save_parquet, write_atomically, write_json
 from data_catalog.storage.upstream_hashes import (
     FileHashes,
     entries_identity,
@@ -55,7 +55,6 @@ from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.trained_models import (
     EFFORT_FILE,
-    RUN_FILE,
     SCORES_FILE,
     current_model,
     find_model,
@@ -309,6 +308,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
     require_trackers(recipe.train.log)
     snapshot = _trainable_snapshot(recipe, root)
+    _require_unseen(recipe.train.model, root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
     rules = change_rules(recipe)
@@ -350,6 +350,7 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
 
     require_trackers(recipe.align.log)
     snapshot = _trainable_snapshot(recipe, root)
+    _require_unseen(recipe.train.model, root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
     files, hashes = pair_files(snapshot), pair_hashes(snapshot)
     _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
     out, cache = root / "models" / recipe.name / key[:12], root / FEATURE_STORES
@@ -387,6 +388,8 @@ def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int
             f"{recipe.name} lacks {dropped:,} captions that image_text dropped, so they would get no score: build it "
             "without image_text.min_score and image_text.max_drop first"
         )
+    remedy = "set train.model to towers that were trained on other images"
+    _require_unseen(recipe.train.model, root, snapshot, ("train", "val", "test"), remedy)
     from training.align.folds import fold_scores
 
     table = fold_scores(
@@ -424,6 +427,10 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
 
 
+# How datasets and models are kept apart, for the text of errors.
+_ALIKE = "split both datasets alike, align without align.refit"
+
+
 def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> DistilConfig:
     """Return `[distil]` with the folder of a teacher that is named by its dataset.
 
@@ -434,23 +441,37 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config, name = recipe.distil, Path(recipe.distil.teacher).name
     if name == recipe.name:
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
-    source, teacher = find_model(config.teacher, root)
-    config = replace(config, teacher=source)
-    if teacher is not None and snapshot is not None:
-        seen = images_learned(teacher, root)
-        found = seen_in_training([*snapshot.pair_files("val"), *snapshot.pair_files("test")], seen)
-        if found:
-            raise InputError(
-                f"the teacher {teacher.folder} was trained on {len(found):,} images of the val and test splits of "
-                f"{recipe.name}, so scores there would be too high: split both datasets alike, align without "
-                "align.refit, or distil with a recipe without sources"
-            )
+    config = replace(config, teacher=find_model(config.teacher, root)[0])
+    if snapshot is not None:
+        remedy = f"{_ALIKE}, or distil with a recipe without sources"
+        _require_unseen(config.teacher, root, snapshot, ("val", "test"), remedy)
     return config
 
 
-def _is_refitted(folder: Path) -> bool:
-    """Return whether a model was fitted again on its val split."""
-    return bool(read_json(folder / RUN_FILE)["settings"].get("align", {}).get("refit", False))
+def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
+    """Raise if a model that a run learns from was trained on images that the run's own scores need.
+
+    Args:
+        model: a model folder, or any other setting of a model, which is not looked at.
+        root: of the catalog.
+        snapshot: that the run trains on.
+        splits: of the snapshot, which the model must not have seen.
+        remedy: for the error's text.
+
+    Raises:
+        InputError: the model was trained on some of these images.
+    """
+    learned = images_learned(Path(model), root)
+    if learned is None:
+        return
+    if not learned.is_complete:
+        logger.warning("%s also learned from images that are gone: it is not known if some are held out here", model)
+    found = seen_in_training([path for split in splits for path in snapshot.pair_files(split)], learned.files)
+    if found:
+        raise InputError(
+            f"the model {model} was trained on {len(found):,} images of the {' and '.join(splits)} splits of "
+            f"{snapshot.dataset}, so scores there would be too high: {remedy}"
+        )
 
 
 def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
@@ -471,10 +492,13 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
         InputError: there is no trained model, no image is held out, or the model was fitted on the split.
     """
     model = current_model(root, recipe.name, recipe=recipe.reference)
-    if _is_refitted(model.folder) and split_to_score(pair_files(model.snapshot), recipe.evaluate.split) == "val":
+    split = split_to_score(pair_files(model.snapshot), recipe.evaluate.split)
+    learned = images_learned(model.folder, root)
+    if learned is not None and seen_in_training(model.snapshot.pair_files(split), learned.files):
         raise InputError(
-            f"{model.folder} was fitted again on the val split (align.refit), so its score there would be too high: "
-            "build a dataset with a test split, or align with align.refit=false"
+            f"{model.folder} was trained on images of the {split} split, itself or through the model that it started "
+            "from, so its score there would be too high: build a dataset with a test split, or align with "
+            "align.refit=false"
         )
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)

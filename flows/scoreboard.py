@@ -52,7 +52,14 @@ from training.scores.probe import Probe, ProbedSet, changed_captions, probe_mode
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
-from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
+from training.trained_models import (
+    LearnedImages,
+    TrainedModel,
+    images_learned,
+    model_of_folder,
+    newest_model,
+    pair_files,
+)
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.memory import TranslationMemory, translate_with_memory
@@ -350,7 +357,11 @@ def open_contest(
         model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
         for model in models
     }
-    trained = {name: model for name, model in known.items() if model is not None}
+    learned = {
+        model.name: its
+        for model in models
+        if model.kind != "transformers" and (its := images_learned(Path(model.source), root)) is not None
+    }
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         contestants = [_contestant(model, language, packs, Path(folder), known[model.name]) for model in models]
         reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
@@ -358,7 +369,7 @@ def open_contest(
         _require_translatable(scored, models, language)  # before images are looked at
         split = None
         if recipe is not None and not options.no_split:
-            split = _split(recipe, root, evaluate.split, trained)
+            split = _split(recipe, root, evaluate.split, known.get(recipe.name), learned)
         if not scored and split is None:
             raise SettingsError(
                 "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
@@ -367,8 +378,9 @@ def open_contest(
         if out is not None:
             make_writable_folder(out, "--out")
         leaks = recipe.leaks if recipe is not None else LeaksConfig()
-        seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
-        found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
+        snapshots = {each.snapshot: each for model in learned.values() for each in model.snapshots}
+        seen = {name: SeenImages(snapshot, leaks) for name, snapshot in snapshots.items()}
+        found = [*([split] if split is not None else []), *(_guarded(each, learned, seen) for each in scored)]
         _require_different([each.test_set.name for each in found], "the set")
         sets = []
         for each in found:
@@ -484,7 +496,7 @@ def make_mteb_tasks(
     language = _language(recipe, options)
     pack = language_pack(language, _language_packs(recipe, options))
     found = _scored_sets(SetReader(recipe=recipe, root=root, language=language, pack=pack), options, test_sets)
-    split = _split(recipe, root, recipe.evaluate.split, {}) if recipe is not None else None
+    split = _split(recipe, root, recipe.evaluate.split, None, {}) if recipe is not None else None
     sets = [*([split] if split is not None else []), *found]
     _require_different([each.test_set.name for each in sets], "the set")
     tasks = _mteb_tasks(sets, language)
@@ -568,13 +580,27 @@ def _named_in_errors(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:
-    """Return the set with the images that each model of this root was trained on."""
+def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> ScoredSet:
+    """Return the set with the images that each model was trained on, as far as that is known.
+
+    Args:
+        found: the set.
+        learned: what each model learned from, by name.
+        images: images of their snapshots, by the snapshot's id.
+    """
     test_set, guards = found.test_set, {}
-    for name, images in trained_on.items():
-        seen, ways = images.find(test_set.images, found.identities, test_set.read)
-        found_seen = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
-        guards[name] = LeakCheck(seen=found_seen, ways=ways)
+    compared = {
+        snapshot: each.find(test_set.images, found.identities, test_set.read) for snapshot, each in images.items()
+    }
+    for name, model in learned.items():
+        matches = [compared[each.snapshot] for each in model.snapshots]
+        seen = {
+            place: TrainingMatch(why=why, is_sure=is_sure)
+            for own, _ in reversed(matches)
+            for place, (why, is_sure) in own.items()
+        }
+        ways = dict.fromkeys(way for _, used in matches for way in used)
+        guards[name] = LeakCheck(seen=seen, ways=tuple(ways) if seen or model.is_complete else ())
     return replace(found, test_set=replace(test_set, guards=guards))
 
 
@@ -590,19 +616,20 @@ def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedM
             )
 
 
-def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
+def _split(
+    recipe: Recipe, root: Path, split: str, own: TrainedModel | None, learned: Mapping[str, LearnedImages]
+) -> ScoredSet | None:
     """Return the held-out images of the snapshot that the recipe's model was trained on, or of the current one.
 
     Return None, with a warning, if no image is held out.
     """
-    own = trained.get(recipe.name)
     snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.reference)
     try:
         split = split_to_score(pair_files(snapshot), split)
     except SettingsError as error:
         logger.warning("models are not scored on the images of %s: %s", recipe.name, error)
         return None
-    gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, trained, own=own)
+    gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, learned, is_own=own is not None)
     return ScoredSet(test_set=gallery, identities=())
 
 

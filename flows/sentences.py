@@ -16,6 +16,7 @@ from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import order_key
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
+from training.trained_models import pair_files, pair_hashes
 from translation.train.pairs import plain, read_pairs
 
 if TYPE_CHECKING:
@@ -102,12 +103,14 @@ def _of_dataset(recipe: Recipe, snapshot: Snapshot, left_out: Set[str]) -> "Sent
     held_out = order[:num_held_out]
     sources = {plain(source) for source, _ in held_out}
     training = [pair for pair in order[num_held_out:] if plain(pair[0]) not in sources]
+    files = pair_files(snapshot)
     return SentencePairs(
         training=training,
         held_out=held_out,
         origins=Counter(rows[pair] for pair in (*training, *held_out)),
         languages=(recipe.source_language, recipe.target_language),
         is_of_dataset=True,
+        shards=files.hashes(pair_hashes(snapshot).__getitem__)["train"],
     )
 
 

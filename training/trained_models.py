@@ -1,7 +1,7 @@
 """Find and list the trained models of a root. Commands use each dataset's newest model."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +9,16 @@ from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.plain_text import command
-from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
+from data_catalog.storage.manifest import (
+    CURRENT_FILE,
+    MODELS,
+    TRAIN_AGAIN,
+    Snapshot,
+    committed_snapshots,
+    dataset_names,
+    model_pointer,
+    read_snapshot,
+)
 from data_catalog.storage.shards import read_json, sha256_of
 from training.data.pairs import PairFiles
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
@@ -135,29 +144,53 @@ def find_model(name: str, root: Path) -> tuple[str, TrainedModel | None]:
     return (name, None) if found is None else (str(found.folder), found)
 
 
-def images_learned(model: TrainedModel, root: Path) -> list[Path]:
-    """Return the pair shards that decided the weights of a model, those of its teacher included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedImages:
+    """What decided the weights of a model, also those of the model that it started from, and of a teacher.
 
-    These are the train split, and the val split if the model was fitted again on it. A student that was distilled from
-    files has seen no pair of its dataset.
+    These are train splits, and val splits on which heads were fitted again.
 
     Args:
-        model: the model.
-        root: folder of the catalog, in which a teacher is looked for.
+        files: pair shards, as far as they still exist.
+        snapshots: the snapshots that have these shards.
+        is_complete: every shard exists.
     """
-    settings = _record(model.folder / RUN_FILE)["settings"]
-    distilled = settings.get("distil")
-    found: list[Path] = []
-    if distilled is None or distilled.get("is_of_dataset"):
-        files = pair_files(model.snapshot)
-        found += [*files.train, *(files.val if settings.get("align", {}).get("refit", False) else ())]
-    if distilled is not None:
-        places = {root / MODELS, model.folder.resolve().parents[1]}
-        for folder in sorted(path for place in places for path in place.glob(f"*/{Path(distilled['teacher']).name}")):
-            teacher = model_of_folder(folder, root)
-            if teacher is not None and teacher.folder.resolve() != model.folder.resolve():
-                found += images_learned(teacher, root)
-    return found
+
+    files: Sequence[Path]
+    snapshots: Sequence[Snapshot]
+    is_complete: bool
+
+
+def images_learned(source: Path, root: Path) -> LearnedImages | None:
+    """Return what decided the weights of a model; None if it learned from no dataset, as other people's models.
+
+    Args:
+        source: a model folder, also an older one, or a copy or export of a newest model; or a name on a hub.
+        root: catalog in which, after the folder's own, the shards are looked for.
+
+    Raises:
+        DamagedError: a manifest or the model's record is damaged.
+    """
+    folder = source.resolve()
+    if not (folder / RUN_FILE).is_file():
+        own = model_of_folder(source, root)
+        if own is None:
+            return None
+        folder = own.folder.resolve()
+    wanted = _record(folder / RUN_FILE).get("learned")
+    if wanted == []:
+        return None
+    missing, files, snapshots = set(wanted or ()), list[Path](), list[Snapshot]()
+    places = [folder.parents[2], *([root] if root.resolve() != folder.parents[2] else [])]
+    for place in places if missing else ():
+        for dataset in dataset_names(place):
+            for snapshot in committed_snapshots(place, dataset):
+                found = {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}
+                if found:
+                    files += found.values()
+                    snapshots.append(snapshot)
+                    missing -= found.keys()
+    return LearnedImages(files=files, snapshots=snapshots, is_complete=wanted is not None and not missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
     return {name: find_model(value, root)[0] for name, value in named.items() if value}
 
 
-def _learned(recipe: Recipe, root: Path) -> dict[str, list[Path]]:
+def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
     """Return the pair shards that decided the weights of each model, by setting, as far as they are known.
 
     Raises:
@@ -135,15 +135,16 @@ def _learned(recipe: Recipe, root: Path) -> dict[str, list[Path]]:
     """
     from training.trained_models import find_model, images_learned
 
-    found: dict[str, list[Path]] = {}
+    found: dict[str, Sequence[Path]] = {}
     dataset = (datasets_folder(root) / recipe.name).resolve()
     for name in ("model", "source_model"):
         value = getattr(recipe.image_text, name)
-        source, model = find_model(value, root) if value else ("", None)
-        found[name] = [] if model is None else images_learned(model, root)
-        # Of a model that is not the newest of its dataset, the snapshot is not known.
-        is_older = model is None and Path(source).resolve().parent == (root / MODELS / recipe.name).resolve()
-        if is_older or any(dataset in path.resolve().parents for path in found[name]):
+        source = find_model(value, root)[0] if value else ""
+        learned = images_learned(Path(source), root) if source else None
+        found[name] = learned.files if learned is not None else ()
+        is_own = Path(source).resolve().parent == (root / MODELS / recipe.name).resolve()
+        is_unknown = is_own and learned is not None and not learned.is_complete  # an older model: shards are gone
+        if is_unknown or any(dataset in path.resolve().parents for path in found[name]):
             raise _refusal(name, source, recipe, root, "images of this dataset")
     return found
 

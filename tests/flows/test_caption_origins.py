@@ -19,6 +19,7 @@ from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
 from training.exports.model_card import data_section, training_data
 from training.scores.galleries import pairs_gallery
+from training.trained_models import pair_files
 
 NATIVE = ["Un cane nero corre sulla spiaggia", "Due bambini giocano nel parco con la palla"]
 # Caption, its original, and why it goes, if it does: what is measured of our translations is of others' as well.
@@ -220,7 +221,8 @@ def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: 
     )
     assert alone.unpaired == ["Ein Satz"]
     trained_on = own.build(toml, "split.val=0", *settings[1:], name="andere").snapshot
-    write_json(own.root / "models" / "andere" / "abc" / "run.json", {"settings": {}})
+    learned = pair_files(trained_on).hashes()["train"]
+    write_json(own.root / "models" / "andere" / "abc" / "run.json", {"settings": {}, "learned": learned})
     pointer = {"model": "abc", "snapshot": trained_on.snapshot}
     write_checksummed(own.root / "models" / "andere" / "current.json", pointer)
     for teacher, expected in (("andere", "was trained on .* images of the val and test"), ("lehre", "own dataset")):

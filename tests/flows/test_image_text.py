@@ -22,7 +22,7 @@ from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS, IMAGE_TEXT, PAIRS
 from data_catalog.storage.diff import diff_snapshots
 from data_catalog.storage.manifest import current_snapshot
-from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.shards import sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.build.steps import step_versions
 from flows.jobs import align_model, build_dataset
@@ -30,7 +30,6 @@ from flows.recipe.recipe import load_recipe, what_settings
 from flows.recipe.toggles import toggles_of
 from training.data import features
 from training.scores import image_text
-from training.towers.model import WEIGHTS_FILE
 
 # Colours in English and Italian.
 COLOURS = {
@@ -194,7 +193,6 @@ KILLED = """
 import os, signal, sys
 from training.data import features
 from training.scores import image_text
-from training.towers.model import WEIGHTS_FILE
 from flows.cli import main
 
 features.PORTION = image_text.BATCH_SIZE = 8
@@ -247,7 +245,7 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares) -> No
         squares.build("teacher", *squares.judged, rows=rows)
     older = squares.own.root / "models" / "own" / "0123456789ab"
     shutil.copytree(next((squares.own.root / "models" / "teacher").glob("*/")), older)
-    (older / WEIGHTS_FILE).write_bytes(b"older")
+    write_json(older / "run.json", {"settings": {}, "learned": ["0" * 64]})
     with pytest.raises(InputError, match="was trained on images of this dataset"):
         squares.build("own", f"image_text.model={older}")
     shutil.rmtree(older)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from PIL import Image
 
 import vernaclip
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
-from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.shards import sha256_of, write_json
 from flows.jobs import train_model
 from training.trained_models import pair_files
 
@@ -163,6 +164,40 @@ def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
     for words in ([f"folder={own}", "--out", str(tmp_path / "alone")], [f"open_clip={copy}", "--root", str(root)]):
         error = told(["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
         assert "mine was trained on (seen0.jpg: the same picture" in error
+
+
+def as_dataset(root: Path, name: str, splits: Mapping[str, str]) -> None:
+    """The images of the sample as another dataset, with other splits; those that are not named are left out."""
+    snapshot = require_snapshot(root, "scenes")
+    pairs = [entry for entry in snapshot.manifest["files"]["pairs"] if entry["split"] in splits]
+    files = {**snapshot.manifest["files"], "pairs": [{**entry, "split": splits[entry["split"]]} for entry in pairs]}
+    shutil.copytree(snapshot.folder, root / "datasets" / name / snapshot.snapshot)
+    commit_snapshot(root, {**snapshot.manifest, "dataset": name, "files": files})
+
+
+def test_what_the_start_of_a_model_has_learned_counts_too(
+    trained: tuple[Path, list[str]], english_recipe: Any, english_overrides: list[str], tmp_path: Path, told: Any
+) -> None:
+    """The start has also learned from images that are gone."""
+    root = tmp_path / "catalog"
+    shutil.copytree(trained[0], root)
+    start = next((root / "models" / "scenes").glob("*/"))
+    run = json.loads((start / "run.json").read_text())
+    write_json(start / "run.json", {**run, "learned": [*run["learned"], "0" * 64]})
+    as_dataset(root, "swapped", {"train": "val", "val": "train"})
+    as_dataset(root, "other", {"val": "train", "test": "test"})
+    as_dataset(root, "third", {"train": "test"})
+    settings = [f"train.model={start}", "train.epochs=1", "train.batch_size=4", "train.frozen_epochs=0"]
+    with pytest.raises(InputError, match=r"was trained on \d+ images of the val and test splits of swapped"):
+        train_model(english_recipe(root, *settings, "name=swapped"), root)
+    other = train_model(english_recipe(root, *settings, "name=other"), root).folder
+
+    def call(name: str) -> list[str]:
+        overrides = [word for each in [*english_overrides, f"name={name}"] for word in ("--set", each)]
+        return ["scoreboard", "scenes", "--root", str(root), *overrides, "--model", "mine", f"folder={other}"]
+
+    assert "images of third test are among those that mine was trained on" in told(call("third"), code=1)
+    assert "it is not known if mine was trained on any of the images" in told(call("other"))
 
 
 def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(

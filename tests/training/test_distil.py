@@ -306,7 +306,9 @@ def test_align_goes_on_from_a_student_from_no_pairs_to_all(
     texts = ["ossor otardauq nu", "otla ni erde v"]
     np.testing.assert_allclose(texts_of(tmp_path / "same", texts), texts_of(student, texts), atol=1e-5)
     assert lines[0]["epoch"] == 0
-    later = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["distil"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["learned"] == sorted(square_files.hashes()["train"])
+    later = run["settings"]["distil"]
     assert later["origins"] == {"human_translation": later["pairs"] + 40}
     other = replace(towers, model="italian", text_encoder=str(encoder))
     with pytest.raises(SettingsError, match=r"align\.start is model, but"):

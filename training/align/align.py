@@ -41,7 +41,7 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage
+from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_learned
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -145,10 +145,13 @@ def align(
     if process_count() > 1:
         raise SettingsError("align runs in one process: start it without torchrun")
     towers = only_towers(towers)
-    model_config, key = aligned_model_and_key(towers, config, files.hashes(sha256))
+    hashes = files.hashes(sha256)
+    model_config, key = aligned_model_and_key(towers, config, hashes)
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
     settings = {**named, "align": what_values(config), **lineage(model_config)}
-    claim_folder(out, key, settings, borrowed_weights(model_config, towers))
+    learned = [*hashes["train"], *(hashes["val"] if config.refit else ())]
+    learned += shards_learned(model_config.get("start_folder", ""))
+    claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)
         return TrainResult(**read_json(out / RESULT_FILE))

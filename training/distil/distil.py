@@ -46,6 +46,7 @@ from training.processes import chosen_device, deterministic_torch, process_count
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
+from training.towers.pretrained import shards_learned
 from training.towers.tokenizer import SavedTokenizer
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
@@ -68,6 +69,7 @@ class SentencePairs:
         languages: codes of source and target.
         unpaired: sentences of the target language without translations.
         is_of_dataset: the pairs are captions of a dataset's train split.
+        shards: sha256 of the pair shards that have these captions.
         left_out: number of pairs that were not used, by reason.
     """
 
@@ -77,6 +79,7 @@ class SentencePairs:
     languages: tuple[str, str]
     unpaired: Sequence[str] = ()
     is_of_dataset: bool = False
+    shards: Sequence[str] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def sha256(self) -> str:
@@ -197,7 +200,8 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
     student = Path(config.student).name if Path(config.student).is_dir() else config.student
     settings = {"model": f"distil {student}", "distil": {**what_values(config), **learned_from}}
     text = {"tower": "text", "weights": student, "license": config.student_license}
-    claim_folder(out, key, settings, [*borrowed_image_tower(config), *([] if config.student in PRESETS else [text])])
+    borrowed = [*borrowed_image_tower(config), *([] if config.student in PRESETS else [text])]
+    claim_folder(out, key, settings, borrowed, [*pairs.shards, *shards_learned(config.teacher)])
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already distilled", out)
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)

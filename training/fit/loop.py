@@ -58,7 +58,7 @@ from training.processes import (
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import load_weights, save_weights
-from training.towers.pretrained import borrowed_weights, lineage
+from training.towers.pretrained import borrowed_weights, lineage, shards_learned
 from training.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -123,13 +123,16 @@ def train(
         InputError: splits overlap, there are too few images, or another process ended.
         DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are missing.
     """
-    model_config, key = model_and_key(config, files.hashes(sha256), rules)
+    hashes = files.hashes(sha256)
+    model_config, key = model_and_key(config, hashes, rules)
     refuse_uneven_shares(config)
     device = chosen_device(config.device)
     with process_group(device):
         require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
-            claim_folder(out, key, config.what() | lineage(model_config), borrowed_weights(model_config, config))
+            learned = [*hashes["train"], *shards_learned(model_config.get("start_folder", ""))]
+            settings = config.what() | lineage(model_config)
+            claim_folder(out, key, settings, borrowed_weights(model_config, config), learned)
         barrier()
         if (out / RESULT_FILE).is_file():
             if not (out / WEIGHTS_FILE).is_file():

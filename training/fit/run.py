@@ -211,7 +211,13 @@ def run_key(
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
-def claim_folder(out: Path, key: str, settings: Mapping[str, Any], borrowed: Sequence[Mapping[str, str]]) -> None:
+def claim_folder(
+    out: Path,
+    key: str,
+    settings: Mapping[str, Any],
+    borrowed: Sequence[Mapping[str, str]],
+    learned: Iterable[str],
+) -> None:
     """Claim a folder for this run, or check that the folder belongs to it.
 
     Args:
@@ -219,13 +225,14 @@ def claim_folder(out: Path, key: str, settings: Mapping[str, Any], borrowed: Seq
         key: key of the run.
         settings: settings that decide the weights.
         borrowed: result of `borrowed_weights`.
+        learned: sha256 of the pair shards that decide the weights, also those of the start and of a teacher.
 
     Raises:
         SettingsError: the folder contains a run with another key.
     """
     sweep_temporary([out, (out / STATE_FILE).parent])
     path = out / RUN_FILE
-    run = {"key": key, "settings": settings, "borrowed": borrowed}
+    run = {"key": key, "settings": settings, "borrowed": borrowed, "learned": sorted(set(learned))}
     if path.is_file():
         earlier = read_json(path)
         if earlier["key"] != key:

@@ -19,7 +19,7 @@ from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
-from training.trained_models import TrainedModel
+from training.trained_models import LearnedImages
 
 UNSTATED = "unstated"
 VALIDATED = "the epoch of the weights was chosen by its loss on these images, which flatters the model"
@@ -181,7 +181,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
 
 
 def held_out_gallery(
-    name: str, snapshot: Snapshot, split: str, trained: Mapping[str, TrainedModel], *, own: TrainedModel | None
+    name: str, snapshot: Snapshot, split: str, learned: Mapping[str, LearnedImages], *, is_own: bool
 ) -> Gallery:
     """Return a held-out split of a snapshot as a gallery, with the images that each model was trained on.
 
@@ -189,21 +189,21 @@ def held_out_gallery(
         name: name under which scores are listed.
         snapshot: the snapshot.
         split: name of the split.
-        trained: models by name.
-        own: the model whose dataset this is, if it is among those scored.
+        learned: what each model learned from, by name.
+        is_own: the model whose dataset this is is among those scored.
     """
     images, guards = snapshot.pair_files(split), {}
-    for model_name, model in trained.items():
+    for model_name, model in learned.items():
         # A val split chose the kept epoch, so it counts as trained on. For its own snapshot a note says so instead.
-        is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
-        splits = ("train",) if is_own_val else ("train", "val")
-        trained_on = [path for each in splits for path in model.snapshot.pair_files(each)]
+        others = [each for each in model.snapshots if split != "val" or each.snapshot != snapshot.snapshot]
+        trained_on = [*model.files, *(path for each in others for path in each.pair_files("val"))]
         seen = {
             place: TrainingMatch(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()
         }
-        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes"))
+        is_known = bool(seen) or model.is_complete
+        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes") if is_known else ())
     gallery = pairs_gallery(name, images)
-    notes = (VALIDATED,) if split == "val" and own is not None else ()
+    notes = (VALIDATED,) if split == "val" and is_own else ()
     return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))
 
 

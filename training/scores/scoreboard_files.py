@@ -179,7 +179,7 @@ def set_notes(test_set: SetFacts, *, has_leak_free: bool) -> Iterator[str]:
     for model, ways in test_set.compared.items():
         leaked, alike = test_set.leaked[model], test_set.alike[model]
         if not ways:
-            yield f"it is not known if {model} was trained on any of the images: nothing was compared"
+            yield f"it is not known if {model} was trained on any of the images"
             continue
         listed = " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
         count = f"{len(leaked):,}" if leaked else "none"

@@ -153,6 +153,19 @@ def lineage(model_config: Mapping[str, Any]) -> dict[str, Any]:
     return {"distil": settings["distil"]} if "distil" in settings else {}
 
 
+def shards_learned(folder: str | Path) -> list[str]:
+    """Return the sha256 of the pair shards that decided the weights of a run's folder; none if it is no run's.
+
+    Raises:
+        DamagedError: its `run.json` is damaged.
+    """
+    path = Path(folder) / RUN_FILE
+    found = read_object(path).get("learned", []) if path.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise DamagedError(f"{path} is damaged (it does not list the shards that the model learned from): {REMEDY}")
+    return found
+
+
 def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
     """Return the borrowed weights that a `run.json` states.
 
