@@ -32,12 +32,12 @@ from data_catalog.storage.history import append_run, remove_snapshot, sweep_remo
 from data_catalog.storage.integrity import file_problem, remove_record, write_recorded
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
-    CURRENT_FILE,
     EXPORT_RECORD,
     EXPORTS,
     FETCH_LOGS,
     MODELS,
     REPORT_FILE,
+    RUN_FILE,
     FileEntry,
     Manifest,
     Snapshot,
@@ -49,7 +49,6 @@ from data_catalog.storage.manifest import (
     datasets_folder,
     file_entry,
     is_snapshot_name,
-    model_pointer,
     point_to,
     read_snapshot,
     snapshot_folder,
@@ -130,7 +129,7 @@ class TakeDownResult:
         removed_files: other removed files and folders, by kind.
         log_lines: number of lines removed from fetch logs.
         num_translations: number of translations removed from translation memories.
-        models: models that were trained on removed snapshots; they are not changed.
+        models: models that may have learned a forgotten image; they are not changed.
     """
 
     rewritten: list[RewrittenDataset] = field(default_factory=list)
@@ -189,7 +188,9 @@ def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
         logger.info("forget: completing an unfinished take-down")
         with taking_down(root):
             sweep_removed(root)
-            _carry_out(root, Matches(found), forget_texts, is_resumed=True)
+            done = _carry_out(root, Matches(found), forget_texts, is_resumed=True)
+        for model in done.models:
+            logger.warning("%s may have learned a forgotten image: train again, then remove that folder", model)
     return replace(found, is_unfinished=False)
 
 
@@ -265,7 +266,7 @@ def _carry_out(root: Path, matches: "Matches", forget_texts: ForgetTexts, *, is_
     }
     for folder in sorted(datasets_folder(root).glob(f"*/{FETCH_LOGS}")):
         done.log_lines += clear_log(folder, matches.matcher(folder.parent.name))
-    done.models = models_of(root, done.removed)
+    done.models = models_of(root) if touched or is_resumed else []
     write_tombstones(root, replace(matches.tombstones, is_unfinished=False))
     return done
 
@@ -755,16 +756,15 @@ def _remove_folders(folders: Iterable[Path]) -> list[Path]:
     return found
 
 
-def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
-    """Return the models that were trained on removed snapshots, according to their records."""
-    gone = set(removed)
+def models_of(root: Path) -> list[Path]:
+    """Return the models that may have learned a forgotten image: a shard that they learned from is gone."""
+    there = {entry["sha256"] for snapshot in all_snapshots(root) for entry in snapshot.manifest["files"]["pairs"]}
     found = []
-    for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
+    for path in sorted((root / MODELS).glob(f"*/*/{RUN_FILE}")):
         try:
-            record = model_pointer(root, pointer.parent.name)
-        except DamagedError as error:
-            logger.warning("%s", error)  # a damaged record does not stop the take-down
-            continue
-        if (pointer.parent.name, record.get("snapshot")) in gone:
-            found.append(pointer.parent / str(record.get("model")))
+            is_meant = not there.issuperset(read_json(path)["learned"])
+        except (OSError, ValueError, KeyError, TypeError) as error:  # a damaged record does not stop the take-down
+            logger.warning("%s does not tell what the model learned from: %r", path, error)
+            is_meant = True
+        found += [path.parent] if is_meant else []
     return found

@@ -12,6 +12,7 @@ from data_catalog.plain_text import command
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     MODELS,
+    RUN_FILE,
     TRAIN_AGAIN,
     Snapshot,
     committed_snapshots,
@@ -25,8 +26,7 @@ from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WE
 
 logger = logging.getLogger(__name__)
 
-# Files of a run beside its weights: its settings, its result, its time and energy, its scores.
-RUN_FILE = "run.json"
+# Files of a run beside its weights: its result, its time and energy, its scores.
 RESULT_FILE = "result.json"
 EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"

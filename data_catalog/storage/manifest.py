@@ -26,6 +26,8 @@ CURRENT_FILE = "current.json"
 # Files and folders of a root, and those beside the snapshots of a dataset.
 CATALOG_FILE = "catalog.duckdb"
 MODELS = "models"
+# The settings of a run, in its model folder, and the sha256 of the pair shards that it learned from ("learned").
+RUN_FILE = "run.json"
 EXPORTS = "exports"
 RUN_LOG = "runs.jsonl"  # a line a run: time, machine and facts
 FETCH_LOGS = "fetch-log"

@@ -364,11 +364,11 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
         say(f"removed from fetch logs: {counted(done.log_lines, 'line')}")
     if done.num_translations:
         say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")
+    for model in done.models:
+        say(f"The model {model} may have learned a forgotten image: train again, then remove that folder.")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
     say(f"from now on, every build in {root} leaves out: {values}")
     say(
         "Not changed: upstream files and image folders, audits (they contain sentences, no images), and all copies "
         "outside the root."
     )
-    for model in done.models:
-        say(f"The model {model} was trained on a forgotten image: train again, then remove that folder.")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
 from data_catalog.sources.urls import address_key
-from data_catalog.storage.integrity import write_checksummed
+from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot
 from data_catalog.storage.shards import write_json
 from data_catalog.takedown import (
     Matches,
@@ -79,14 +80,28 @@ def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "kept-features").iterdir()] == ["mine"]
 
 
-def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Which models saw what is gone is told; of one whose pointer is damaged nobody knows."""
-    for name in ("local", "web"):
-        write_checksummed(tmp_path / "models" / name / "current.json", {"model": "aaaa", "snapshot": "0123456789ab"})
-    (tmp_path / "models/local/current.json").write_bytes(b"\0")
-    gone = [("local", "0123456789ab"), ("web", "0123456789ab")]
-    assert models_of(tmp_path, gone) == [tmp_path / "models/web/aaaa"]
-    assert "models/local/current.json is damaged" in caplog.text
+def test_a_model_is_named_that_learned_from_what_is_gone_or_does_not_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged record stops no take-down."""
+    snapshot: Any = {
+        **GONE,
+        "format": MANIFEST_FORMAT,
+        "files": {"pairs": [{"path": "pairs/a.parquet", "sha256": "aa"}]},
+    }
+    commit_snapshot(tmp_path, snapshot)
+    for name, record in {
+        "web/sound": b'{"learned": ["aa"]}',
+        "web/older": b'{"learned": ["aa", "bb"]}',
+        "other/start": b'{"learned": ["bb"]}',
+        "other/broken": b"\0",
+        "other/silent": b"{}",
+    }.items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "run.json").write_bytes(record)
+    found = [path.relative_to(tmp_path / "models").as_posix() for path in models_of(tmp_path)]
+    assert found == ["other/broken", "other/silent", "other/start", "web/older"]
+    assert "other/broken/run.json does not tell" in caplog.text
 
 
 def write_step(root: Path, step: str, rows: list[Row], schema: pa.Schema, *, dataset: str = "web") -> Path:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.manifest import RUN_FILE
 from training.config import DistilConfig
 from training.data.features import Encoder
 from training.scores.encoders import open_encoder
 from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object
 from training.towers.pretrained import files_identity, valid_borrowed
-from training.trained_models import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
-from data_catalog.storage.manifest import SPLITS, Manifest, Snapshot
+from data_catalog.storage.manifest import RUN_FILE, SPLITS, Manifest, Snapshot
 from data_catalog.storage.shards import read_json
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Score
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
-from training.trained_models import EFFORT_FILE, RUN_FILE, SCORES_FILE
+from training.trained_models import EFFORT_FILE, SCORES_FILE
 
 _JOULES_IN_KWH = 3_600_000
 _NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be numbers

@@ -13,12 +13,13 @@ import torch
 
 from data_catalog.errors import DamagedError, DefectError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
+from data_catalog.storage.manifest import RUN_FILE
 from training.data.images import Features
 from training.fit.loop import TrainResult
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
 from training.towers.pretrained import valid_borrowed
-from training.trained_models import RESULT_FILE, RUN_FILE
+from training.trained_models import RESULT_FILE
 
 _REMEDY = "train it again, or use another model"
 # Largest allowed difference of a number of a unit feature, or of a cosine.

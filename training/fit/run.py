@@ -17,6 +17,7 @@ import torch
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import json_values
 from data_catalog.storage.integrity import remove_folder_record
+from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_bytes, write_json
 from training.changes import ChangeRules
@@ -62,7 +63,7 @@ from training.towers.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
+from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_catalog.errors import InputError, install_hint
+from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import read_json
 from training.config import TRACKERS
 from training.processes import process_rank
-from training.trained_models import RUN_FILE
 
 
 class TensorBoard:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.processes import encode_where_fastest
@@ -29,7 +30,6 @@ from training.towers.model_files import (
 )
 from training.towers.pretrained import WEIGHT_FILES, files_identity
 from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
-from training.trained_models import RUN_FILE
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from data_catalog.errors import DamagedError, InputError
+from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.towers.architecture import RANDOM, has_image_weights
@@ -33,7 +34,6 @@ from training.towers.model_files import (
 )
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import AnyTokenizer
-from training.trained_models import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
