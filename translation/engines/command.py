@@ -20,10 +20,15 @@ from translation.engines.plugins import text_problem
 from translation.engines.processes import EndedError, HungError, Program, ProgramError
 
 # Increase it when lines to a program, or their reading, change.
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 LINES_PER_BATCH = 100
-# Time to wait for lines beyond the expected ones before the answers are accepted.
+# Least time to wait for lines beyond the expected ones before answers are accepted. After a surplus line each answer is
+# taken for that of the next caption, and the program still works on the last one: it needs about as long as between two
+# answers.
 GRACE_S = 0.05
+GAPS_TO_WAIT = 2
+# Least lines for a program that has just started, where the time between two answers is not known yet.
+MIN_FIRST_LINES = 3
 _SHOWN = 60
 
 
@@ -60,7 +65,8 @@ class CommandTranslator:
     """A `translation.engine.Translator` over a program; it returns no scores.
 
     White space in a caption, line breaks included, and NULs become single spaces. Captions that are then empty are not
-    sent, and equal ones are sent once.
+    sent, and equal ones are sent once, except that a new program gets its last caption again if it has fewer than
+    `MIN_FIRST_LINES`.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class CommandTranslator:
         self.max_chunk_size = config.max_chunk_size or None
         self._command, self._timeout_s = list(command), config.timeout_s
         self._program: Program | None = None
+        self._longest_gap_s = 0.0  # of the captions of one call
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """Return one translation per caption; see `Translator.translate`.
@@ -79,9 +86,10 @@ class CommandTranslator:
                 caption.
         """
         lines = [as_line(caption) for caption in captions]
+        self._longest_gap_s = 0.0
         try:
             found = translate_distinct(lines, self._answers, on_done, size=LINES_PER_BATCH)
-            self._settle(GRACE_S)
+            self._settle(max(GRACE_S, GAPS_TO_WAIT * self._longest_gap_s))
         except BaseException as error:  # Ctrl-C included: answers would no longer match lines
             self._end()
             if isinstance(error, ProgramError):
@@ -93,24 +101,30 @@ class CommandTranslator:
         """Return the program's translations of some lines; it is restarted once if it ends before it has answered."""
         self._settle(0.0)
         try:
-            answers = self._running().answers(batch)
+            answers = self._ask(batch)
         except EndedError:
             self._end()
             try:
-                answers = self._running().answers(batch)
+                answers = self._ask(batch)
             except EndedError as error:
                 raise InputError(f"{self._message(error)}, for the second time") from error
         return [Translation(text=_text(answer, line)) for answer, line in zip(answers, batch, strict=True)]
 
-    def _running(self) -> Program:
+    def _ask(self, batch: list[str]) -> list[bytes]:
+        """Return the answers of the program, which is started if it does not run."""
+        lines = batch
         if self._program is None:
-            try:
-                self._program = Program(self._command, end=b"\n", timeout_s=self._timeout_s)
-            except OSError as error:
-                raise InputError(
-                    f"translate.command: {self._command[0]} cannot be started: {error.strerror}"
-                ) from error
-        return self._program
+            self._program = self._started()
+            lines = batch + batch[-1:] * (MIN_FIRST_LINES - len(batch))
+        answers = self._program.answers(lines)[: len(batch)]
+        self._longest_gap_s = max(self._longest_gap_s, self._program.longest_gap_s)
+        return answers
+
+    def _started(self) -> Program:
+        try:
+            return Program(self._command, end=b"\n", timeout_s=self._timeout_s)
+        except OSError as error:
+            raise InputError(f"translate.command: {self._command[0]} cannot be started: {error.strerror}") from error
 
     def _settle(self, seconds: float) -> None:
         """Check that a running program writes nothing more; close one that has ended."""

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 MAX_ANSWER_BYTES = 1_000_000
 _END_S = 1.0  # between a program's last output and its exit
@@ -49,6 +50,10 @@ class Program:
         timeout_s: most seconds for the answers of one call.
         environment: environment of the program; None for our own.
 
+    Attributes:
+        longest_gap_s: most seconds between two answers of the last call; 0 for a call with one text. The time until the
+            first answer counts as well, but not at the first call, when the program also starts.
+
     Raises:
         OSError: it cannot be started.
     """
@@ -82,6 +87,8 @@ class Program:
         self._answers: list[bytes] = []
         self._partial = bytearray()
         self._num_asked = 0
+        self._is_new = True
+        self.longest_gap_s = 0.0
 
     def answers(self, texts: Sequence[str]) -> list[bytes]:
         """Send some texts to the program and return its answers.
@@ -95,7 +102,10 @@ class Program:
         unsent = memoryview(b"".join(text.encode("utf-8", "replace") + self._separator for text in texts))
         self._selector.register(self._input, selectors.EVENT_WRITE)
         deadline = time.monotonic() + self._timeout_s
+        moments = [] if self._is_new else [time.monotonic()]
+        self._is_new = False
         while len(self._answers) < len(texts):
+            num_before = len(self._answers)
             ready = self._ready(deadline)
             if not ready:
                 raise self._error(f"did not finish within {self._timeout_s:g} s", HungError)
@@ -113,6 +123,10 @@ class Program:
                 with suppress(subprocess.TimeoutExpired):
                     code = self._process.wait(_END_S)
                 raise self._error(f"ended with code {code}", EndedError)
+            if len(self._answers) > num_before:
+                moments.append(time.monotonic())
+        gaps = (later - earlier for earlier, later in pairwise(moments))
+        self.longest_gap_s = max(gaps, default=0.0) if len(texts) > 1 else 0.0
         if unsent:
             raise self._error(f"wrote {len(texts):,} lines before it had read as many")
         if len(self._answers) > len(texts) or self._partial:

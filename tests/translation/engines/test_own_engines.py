@@ -91,6 +91,27 @@ def test_what_is_no_translation(body: str, message: str, engine: Any) -> None:
     assert message in refusal(engine(LOOP + body))
 
 
+@pytest.mark.parametrize("num_captions", [1, 4])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "number == 0 and print('Model loaded'); time.sleep(0.2); print(line)",
+        "print('Model loaded') if number == 0 else time.sleep(0.2); print(line)",
+        "time.sleep(0.2); print(line); print(line)",
+        "print('working'); time.sleep(0.2); print(line)",
+    ],
+)
+def test_a_surplus_line_of_a_slow_program(body: str, num_captions: int, engine: Any) -> None:
+    assert "wrote more lines" in refusal(engine(LOOP + body), ["a", "b", "c", "d"][:num_captions])
+
+
+def test_a_surplus_line_for_a_later_call(engine: Any) -> None:
+    slow = engine(LOOP + "time.sleep(0.2); print(line); line == 'd' and print(line)")
+    assert texts(slow, ["a", "b"]) == ["a", "b"]
+    assert texts(slow, ["c"]) == ["c"]
+    assert "wrote more lines" in refusal(slow, ["d", "e"])
+
+
 def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine: Any, tmp_path: Path) -> None:
     alive = tmp_path / "alive"  # has a writer while the program or its child runs
     os.mkfifo(alive)
