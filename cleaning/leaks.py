@@ -10,8 +10,6 @@ captions against 150,000 keys, the chance of a single false match is one in twel
 import functools
 import hashlib
 import os
-import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +29,8 @@ from cleaning.duplicates.near_images import (
     parse_thumbnails,
     require_similarity_limits,
 )
-from cleaning.text.scripts import count_words, fold_case
+from cleaning.text.scripts import count_words
+from data_catalog.caption_keys import caption_key
 from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.identities import canonical_identities
@@ -50,15 +49,6 @@ ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"
 
 _DIGEST_BYTES = 8
-_KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
-_ASCII_TABLE = {code: None for code in range(128) if chr(code) not in _KEPT_ASCII}
-_VARIATION_SELECTORS = frozenset([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
-_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
-# Vowel and reading signs of Hebrew and Arabic, which most writers omit, and the lengthening tatweel.
-_HEBREW_POINTS = range(0x0591, 0x05C8)
-_ARABIC_SIGNS = (*range(0x064B, 0x0653), 0x0670)
-_TATWEEL = 0x0640
-_UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,41 +73,6 @@ class LeaksConfig:
     def __post_init__(self) -> None:
         require_values("leaks", self, "min_caption_words", action=ACTIONS)
         require_similarity_limits("leaks", self.max_distance, self.max_thumbnail_difference)
-
-
-class _KeptCharacters(dict[int, int | None]):
-    """Table for `str.translate` that keeps letters, digits and marks, and classifies each character only once.
-
-    A regular expression would have to list all 2,000 combining marks, such as vowel signs, which is slow.
-    """
-
-    def __missing__(self, code: int) -> int | None:
-        char = chr(code)
-        is_mark = unicodedata.category(char).startswith("M") and code not in _VARIATION_SELECTORS
-        self[code] = code if is_mark or char.isalnum() else None
-        return self[code]
-
-
-_KEPT = _KeptCharacters(dict.fromkeys(_UNWRITTEN))
-
-
-def caption_key(text: str) -> str:
-    """Return a form of a caption for comparison: its letters, combining marks and digits, in one case and width.
-
-    Spaces, punctuation, symbols, emoji and invisible characters are removed, so that copies with other punctuation,
-    spacing or decoration match, in scripts with and without spaces. They are removed between digits, too, where a point
-    may separate decimals, hours or days. So "1.5 m" and "15 m" have one key: that may cost a caption, while a missed
-    copy would invalidate the score. Accents stay ("pesca" is not "pescà"), except in Greek, which omits them in
-    capitals. The points of Hebrew and the vowel signs of Arabic are removed. "Ｃａｆé!" and "cafe\u0301" have one key.
-    A key may be empty.
-    """
-    if text.isascii():
-        return text.lower().translate(_ASCII_TABLE)
-    letters = unicodedata.normalize("NFKC", text).translate(_KEPT)
-    letters = unicodedata.normalize("NFC", letters)  # compose marks with letters that were separated from them
-    folded = fold_case(letters) if _GREEK.search(letters) else letters.casefold()
-    # Turkish has a dotted and a dotless i, which are often confused.
-    return unicodedata.normalize("NFKC", folded.replace("i\u0307", "i").replace("\u0131", "i"))
 
 
 def caption_digest(text: str) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
+from data_catalog.caption_keys import caption_key
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.files import check_text_file, read_lines
 from data_catalog.storage.manifest import Snapshot
@@ -48,7 +49,7 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
     if snapshot is not None:
         for split in ("val", "test"):
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
-    left_out = set(map(plain, unwanted))
+    left_out = set(map(caption_key, unwanted))
     texts = dict.fromkeys(_texts("distil.unpaired", config.unpaired))
     if config.pairs:
         found = _of_files(recipe, unwanted)
@@ -59,7 +60,7 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             f"distil needs parallel sentences: set distil.pairs, or build the dataset {recipe.name} with translated "
             "captions first"
         )
-    return replace(found, unpaired=[text for text in texts if text and plain(text) not in left_out])
+    return replace(found, unpaired=[text for text in texts if text and caption_key(text) not in left_out])
 
 
 def _of_files(recipe: Recipe, unwanted: Sequence[str]) -> "SentencePairs":
@@ -86,12 +87,12 @@ def _of_files(recipe: Recipe, unwanted: Sequence[str]) -> "SentencePairs":
 
 
 def _of_dataset(recipe: Recipe, snapshot: Snapshot, left_out: Set[str]) -> "SentencePairs":
-    """Return the translated captions of the train split with their sources, without those plain texts."""
+    """Return the translated captions of the train split with their sources, without those keys of captions."""
     from training.distil.distil import SentencePairs
 
     rows = dict[tuple[str, str], str]()
     for caption, source, lang, origin in _captions(snapshot, "train"):
-        if lang == recipe.source_language and left_out.isdisjoint((plain(caption), plain(source))):
+        if lang == recipe.source_language and left_out.isdisjoint(map(caption_key, (caption, source))):
             rows.setdefault((source, caption), origin)
     order = sorted(rows, key=lambda pair: (order_key(plain(pair[0])), pair))
     num_held_out = recipe.distil.num_held_out
@@ -101,8 +102,8 @@ def _of_dataset(recipe: Recipe, snapshot: Snapshot, left_out: Set[str]) -> "Sent
             f"too few to hold out {num_held_out:,}: translate more, set distil.pairs, or lower distil.num_held_out"
         )
     held_out = order[:num_held_out]
-    sources = {plain(source) for source, _ in held_out}
-    training = [pair for pair in order[num_held_out:] if plain(pair[0]) not in sources]
+    sources = {caption_key(source) for source, _ in held_out}
+    training = [pair for pair in order[num_held_out:] if caption_key(pair[0]) not in sources]
     files = pair_files(snapshot)
     return SentencePairs(
         training=training,

@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
-from cleaning.text.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
+from cleaning.text.scripts import count_letters, count_unspaced_words, split_tokens, split_words
+from data_catalog.caption_keys import fold_case
 from data_catalog.language_pack import MIN_SHARED_LETTERS, LanguagePack
 from data_catalog.stages import Measure
 

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from data_catalog.caption_keys import fold_case
+
 # Scripts written without spaces between words, and the average number of letters of a word.
 _IDEOGRAPHIC = (
     r"\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd"
@@ -23,8 +25,6 @@ _MARKS = "".join(
     if unicodedata.category(char)[0] == "M" and not _UNSPACED_LETTER.match(char)
 )
 _TOKEN = re.compile(f"{_UNSPACED_TOKEN}|{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*")
-# Accents, dialytika and breathings, which Greek omits in words in capitals.
-_GREEK_MARKS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u0345]+")
 # Words that Italian, French, Catalan and Portuguese join to the next one, which begins with a vowel or an h. English
 # "y'all", "ma'am", "o'er" and "o'clock" do not match, nor does Ukrainian "об'єкт".
 _ELIDED = re.compile(
@@ -75,17 +75,6 @@ def count_letters(text: str) -> int:
 def split_tokens(text: str) -> list[str]:
     """Return the runs of letters and digits; in scripts without spaces, single characters. Punctuation is left out."""
     return _TOKEN.findall(text)
-
-
-def fold_case(text: str) -> str:
-    """Return a form that is equal for texts that differ only in case.
-
-    Examples: "Straße" and "STRASSE"; "Ένας δρόμος" and "ΕΝΑΣ ΔΡΟΜΟΣ".
-    """
-    folded = text.casefold()
-    if folded.isascii():
-        return folded
-    return unicodedata.normalize("NFC", _GREEK_MARKS.sub("", unicodedata.normalize("NFD", folded)))
 
 
 def exact_key(caption: str) -> str:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleaning.duplicates.captions import RepeatsConfig, duplicate_captions
-from cleaning.leaks import LeaksConfig, caption_digest, caption_digests, caption_key, leaking_captions
+from cleaning.leaks import LeaksConfig, caption_digest, caption_digests, leaking_captions
+from data_catalog.caption_keys import caption_key
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of
 from flows.recipe.sources import read_test_sets

@@ -33,7 +33,8 @@ from cleaning.checks.translation_quality import (
     numbers_lost,
     repeated_ngrams,
 )
-from cleaning.text.scripts import count_letters, count_words, exact_key, fold_case, split_tokens
+from cleaning.text.scripts import count_letters, count_words, exact_key, split_tokens
+from data_catalog.caption_keys import fold_case
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.schema import CAPTIONS

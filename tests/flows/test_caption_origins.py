@@ -215,7 +215,7 @@ def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: 
     fewer = sentence_pairs(own.recipe(toml + table, *files, name="lehre"), snapshot)
     assert {*fewer.training, *fewer.held_out} == train - {tested}
     held_out = next(row["caption"] for row in kept if row["split"] == "val")
-    (own.folder / "alone.txt").write_bytes(f"{held_out.upper()} .\nEin Satz\n".encode() + b"caff\xe8\n")
+    (own.folder / "alone.txt").write_bytes(f"«{held_out.upper()}»?\nEin Satz\n".encode() + b"caff\xe8\n")
     alone = sentence_pairs(
         own.recipe(toml, *settings, f'distil.unpaired=["{own.folder}/alone.txt"]', name="lehre"), snapshot
     )

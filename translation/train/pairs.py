@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_catalog.caption_keys import caption_key
 from data_catalog.errors import InputError
 from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines
 from data_catalog.stages import Check
@@ -152,8 +153,8 @@ def read_pairs(
     A file has `source<TAB>target` lines. A name with `{lang}` stands for two files with one sentence per line.
 
     The `num_held_out` pairs with the smallest hash are for validation. They change when lines are added. To continue a
-    training with more lines, give its held-out pairs. Texts that differ only in case and final punctuation are on the
-    same side. A source may have several translations.
+    training with more lines, give its held-out pairs. Sources that differ only in case, spaces and punctuation are on
+    the same side. A source may have several translations.
 
     To get pairs from a validation file, read it with `num_held_out=0` and give its `training` as `held_out`.
 
@@ -172,11 +173,11 @@ def read_pairs(
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     drops = _Drops()
-    unwanted = {plain(text) for text in leave_out}
+    unwanted = {caption_key(text) for text in leave_out}
     first: dict[Pair, PairLine] = {}
     for path in files:
         for line in _aligned_lines(path, drops, codes):
-            if not unwanted.isdisjoint(map(plain, line.pair)):
+            if not unwanted.isdisjoint(map(caption_key, line.pair)):
                 drops.add("left_out", line)
             elif first.setdefault(line.pair, line) is not line:
                 drops.add("duplicate", line)
@@ -197,8 +198,8 @@ def read_pairs(
     if len(lines) < 10 * own:
         raise InputError(f"{found}, too few to hold out {own:,}: give 10 times as many pairs, or lower num_held_out")
     validation = list(held_out) or [line.pair for line in lines[:own]]
-    seen = {plain(source) for source, _ in validation}
-    training = drops.part(lines[own:], (plain(line.source) in seen for line in lines[own:]), "held_out")
+    seen = {caption_key(source) for source, _ in validation}
+    training = drops.part(lines[own:], (caption_key(line.source) in seen for line in lines[own:]), "held_out")
     if not training:
         raise InputError(f"no pair is left to train on, because all sources of {names} are held out: give other pairs")
     return ParallelCaptions(
@@ -279,7 +280,10 @@ def _visible(text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return a text for comparison: trimmed, without case, spaces before commas and final punctuation."""
+    """Return a text trimmed, without case, spaces before commas and final punctuation.
+
+    The order of these texts decides which pairs are held out; copies are found by `caption_key`.
+    """
     return text.strip().casefold().replace(" ,", ",").rstrip(" .!")
 
 
