@@ -81,15 +81,15 @@ def repeated_ngrams(source: str, target: str) -> int:
 
     It is 1 if nothing is repeated, or if the source repeats something as often. Case and punctuation do not count.
     """
-    times = _copies(split_tokens(target.casefold()))
-    return 1 if times == 1 or times <= _copies(split_tokens(source.casefold())) else times
+    times = _copies(_words_and_numbers(target))
+    return 1 if times == 1 or times <= _copies(_words_and_numbers(source)) else times
 
 
 def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str]:
     """Return the distinct numbers of the source, from 21 on, that the translation lacks, as ASCII digits.
 
-    Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand). A year may be shortened ("1985", "'85"). Hours of a.m.
-    and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
+    Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand; 100,000 = 1,00,000). A year may be shortened ("1985",
+    "'85"). Hours of a.m. and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
 
     Args:
         source: source caption.
@@ -103,10 +103,13 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
     found = _numbers(target)
     # Adjacent numbers may be written as one, so the digits are joined.
     digits = "".join(found)
-    thousands = found if _THOUSAND.search(target) else []
+    zeros = [end for end, word in _SCALES.items() if word.search(target)]
+    before_zeros = {"1", *found}  # 1 is left out or spelt out: "tausend", "一万"
 
     def is_lost(number: str) -> bool:
-        if number in digits or number.removesuffix("000") in thousands or _shortened(number, digits):
+        if number in digits or _shortened(number, digits):
+            return False
+        if any(number.endswith(end) and number.removesuffix(end) in before_zeros for end in zeros):
             return False
         return len(number) != 2 or not tens or fold_case(tens[int(number[0]) - 2]) not in fold_case(target)
 
@@ -151,6 +154,11 @@ def _names(source: str) -> set[str]:
     return names
 
 
+def _words_and_numbers(text: str) -> list[str]:
+    """Return the words of a text in lower case; zeros after a separator belong to their number ("1.000.000.000")."""
+    return split_tokens(_BEFORE_ZEROS.sub("", text.casefold()))
+
+
 def _copies(tokens: Sequence[str]) -> int:
     """Return how many times in a row a block of tokens occurs at most; 1 if no block is repeated."""
     most = 1
@@ -169,16 +177,22 @@ _HOUR = re.compile(r"\b\d{1,2}(?:[:.]\d{2})?\s?[ap]\.?m\b", re.IGNORECASE)
 _REWORDED = re.compile(rf"{_HOUR.pattern}|\b\d{{1,3}}0['’]?s\b|\b\d+(?:st|nd|rd|th)[ -]centur", re.IGNORECASE)
 _CLOCK = re.compile(r"\b(?:1?\d|2[0-4])(?:[:.h]\d{2})?\b")
 _SPELT_OUT = re.compile(
-    r"\b(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)(?:y|ies|ieth)\b|\b(?:hundred|thousand|million|billion)",
+    r"\b(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)(?:y|ies|ieth)\b|\b(?:dozen|hundred|thousand|million|billion)",
     re.IGNORECASE,
 )
-# Beginnings of words for a thousand in the supported languages: "21 mila", "21 Tausend", "21 тысяча", "21 千".
-_THOUSAND = re.compile(
-    r"\b(?:mil|mie|mij|tausend|duizend|t[uú]s[eu]n|tuhat|tis[ií]|tys|тыс|тис|хил|хиљ|χιλ|bin|ezer|ribu|elfu|nghìn|ngàn)"
-    r"|tausend|duizend|тысяч|千|천|हज़ार|হাজার|ألف|آلاف|אלף|هزار|พัน",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"\d{1,3}(?:[.,'’ \u00a0\u202f]\d{3})+(?!\d)|\d{1,18}")
+# Words for a thousand and ten thousand in the supported languages, or their beginnings, by the zeros that they replace:
+# "21 mila", "21tys.", "21 Tausend", "21 千"; "3万".
+_SCALES = {
+    "000": re.compile(
+        r"(?<![^\W\d_])(?:mil|mie|mij|t[uú]s[eu]n|tuhat|tis[ií]|tys|тыс|тис|хил|хиљ|χιλ|bin|ezer|ribu|elfu|"
+        r"nghìn|ngàn)|tausend|duizend|тысяч|千|천|हज\u093c?ार|হাজার|ألف|آلاف|אלף|هزار|พัน",
+        re.IGNORECASE,
+    ),
+    "0000": re.compile("[万萬만]|หมื่น"),
+}
+_SEPARATORS = ".,'’٬٫ \u00a0\u202f"
+_NUMBER = re.compile(rf"\d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)|\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?!\d)|\d{{1,18}}")
+_BEFORE_ZEROS = re.compile(rf"(?<=\d)[{_SEPARATORS}](?=[0٠۰०]{{2,3}}(?!\d))")
 _YEAR = re.compile(r"(?:1[89]|20)\d{2}")
 
 

@@ -241,7 +241,7 @@ STEPS = (
     ),
     Step(
         name="check",
-        version=6,
+        version=7,
         meaning="Check captions in the target language, and compare translations with their source captions.",
         scope=PER_SHARD,
         after=("round-trip", "test-set"),

@@ -125,6 +125,9 @@ def test_repeated_ngrams_are_counted_up_to_phrases_of_several_words() -> None:
     assert repeated_ngrams("a dog", "un cane cane cane cane") == 4
     assert repeated_ngrams("a dog", "un cane di un cane di un cane di") == 3
     assert repeated_ngrams("uncle and aunt", "चाचा चाची") == repeated_ngrams("a dog", "a" * 10_000) == 1
+    for billion in ("1.000.000.000", "1 000 000 000", "1,00,00,00,000", "١٬٠٠٠٬٠٠٠٬٠٠٠"):
+        assert repeated_ngrams("a billion stars", f"{billion} di stelle") == 1
+    assert repeated_ngrams("a bus", "autobus 200 200 200 0,0,0,0") == 4
 
 
 def test_numbers_lost() -> None:
@@ -139,6 +142,12 @@ def test_numbers_lost() -> None:
         ("the 21st century", "il XXI secolo", []),
         ("a train at 11:45 pm", "un treno alle 23:45", []),
         ("bus 42", "حافلة ٤٢", []),
+        *(("30,000 fans", target, []) for target in ("30mila tifosi", "30tys. kibiców", "30тыс. фанатов", "30 हजार")),
+        *(("30,000 fans", target, []) for target in ("3万人", "3만 명", "3 หมื่นคน", "٣٠٬٠٠٠ مشجع", "٣٠٫٠٠٠ مشجع")),
+        ("10,000 fans", "一萬人", []),
+        ("30,000 fans", "13万人", ["30000"]),
+        ("100,000 fans", "1,00,000 प्रशंसक", []),
+        ("1,000 people", "tausend Leute", []),
     ):
         assert numbers_lost(source, target) == lost
 
@@ -162,6 +171,7 @@ def test_numbers_invented() -> None:
         ("two dogs", "2 cani", []),
         ("4 cups and 4 plates", "4 tazze e 8 piatti", ["8"]),
         ("Ten thousand people", "10.000 persone", []),
+        ("two dozen eggs", "24 uova", []),
         ("a train at 11:45 p.m.", "un treno alle 23:45", []),
     ):
         assert numbers_invented(source, target) == invented
