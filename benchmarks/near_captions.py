@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,17 @@ def batches(path: Path, count: int) -> Iterator[list[str]]:
             yield batch
 
 
+def in_english(captions: Iterable[Sequence[str]]) -> Callable[[], Iterator[list[tuple[str, str]]]]:
+    return lambda: ([(caption, "en") for caption in batch] for batch in captions)
+
+
 def ours(path: Path, count: int) -> list[int]:
     from cleaning.duplicates.near_captions import cluster_captions
 
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder), "threads": 2}
-        found = cluster_captions(lambda: batches(path, count), function_words=function_words(), **options)
+        read = in_english(batches(path, count))
+        found = cluster_captions(read, function_words={"en": function_words()}, **options)
     return [int(row) for row in found]
 
 
@@ -115,8 +120,8 @@ def short_captions(count: int, captions: Sequence[str]) -> float:
         pairs = [(text, other) for text, other in zip(real, changed, strict=True) if other is not None]
         texts = [text for text, _ in pairs] + [text for _, text in pairs]
         with tempfile.TemporaryDirectory() as folder:
-            options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder), "function_words": words}
-            first_rows = cluster_captions(lambda texts=texts: iter([texts]), **options)
+            options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder)}
+            first_rows = cluster_captions(in_english([texts]), function_words={"en": words}, **options)
         half = len(pairs)
         found += int((first_rows[half:] == first_rows[:half]).sum())
         total += half

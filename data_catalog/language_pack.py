@@ -200,10 +200,16 @@ class LanguagePack:
                 raise SettingsError(f"prompt_templates must each contain {{c}} once, got {template!r}")
 
 
-def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """Return the words in which near-duplicates may differ: function words of all languages, except negations."""
-    words = {word for pack in packs.values() for word in pack.function_words}
-    return frozenset(words.difference(*(pack.negations for pack in packs.values())))
+def harmless_words(packs: Mapping[str, LanguagePack]) -> dict[str, list[str]]:
+    """Return by language the words in which near-duplicates may differ: function words, except negations.
+
+    A language without function words is left out.
+    """
+    return {
+        code: sorted({*pack.function_words}.difference(pack.negations))
+        for code, pack in packs.items()
+        if pack.function_words
+    }
 
 
 def require_language(code: str, where: str) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cleaning.duplicates.near_captions import CaptionSimilarity, cluster_captions
+from cleaning.duplicates.near_captions import CaptionSimilarity, Said, cluster_captions
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.settings import require_values
@@ -24,8 +23,7 @@ Rows = NDArray[np.int64]
 
 CAP_SALT = "captions of a cluster"
 _MAX_DETAIL = 120  # characters of a caption that another repeats
-# Columns of the text to compare: upstream's translation, else the caption that is translated later.
-_SAID = ("caption", "clean_caption")
+_SAID = ("caption", "target_lang", "clean_caption", "source_lang")
 _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
 
@@ -106,7 +104,7 @@ def label_repeats(
     folder: Path,
     config: RepeatsConfig,
     *,
-    function_words: Collection[str] | None,
+    function_words: Mapping[str, Collection[str]],
     threads: int = 1,
 ) -> StepFacts:
     """Label near-duplicate captions over all shards, and those that exceed the cap of images.
@@ -125,7 +123,7 @@ def label_repeats(
         Number of captions, and number of those beyond the cap.
     """
     labels = cluster_captions(
-        lambda: (said for _, said in _pending(shards, *_SAID)),
+        lambda: (_said(table, rows) for _, table, rows in _pending(shards, *_SAID)),
         similarity=config.min_similarity,
         scratch=folder / "scratch",
         function_words=function_words,
@@ -135,35 +133,38 @@ def label_repeats(
     beyond = np.zeros(len(labels), np.bool_)
     crowded = crowded_rows(labels, config.max_images_per_caption)
     if len(crowded):  # ids are needed only for captions that may exceed the cap
-        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
+        found = (texts(table, "sample_id", rows) for _, table, rows in _pending(shards, "sample_id"))
+        ids = pa.chunked_array([pa.array(sample_ids, pa.string()) for sample_ids in found])
         identities = ids.take(pa.array(crowded)).to_pylist()
         beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
     start = 0
-    for number, ids in _pending(shards, "caption_id"):
-        columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
+    for number, _, rows in _pending(shards):
+        columns = [pa.array(values[start : start + len(rows)]) for values in (labels, beyond)]
         save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{number:05d}.parquet")
-        start += len(ids)
+        start += len(rows)
     return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
 
 
-def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield, shard by shard, the first non-null value of some columns for each pending row."""
+def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, pa.Table, list[int]]]:
+    """Yield, shard by shard, its number, some columns of it and its pending rows."""
     for number, path in enumerate(shards):
         table = pq.read_table(path, columns=[*columns, "outcome"])
-        yield number, _first_filled(table, columns, pending_rows(table))
+        yield number, table, pending_rows(table)
 
 
-def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Return the first non-null value of some columns for each of some rows."""
-    found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
-    return found
+def _said(table: pa.Table, rows: Sequence[int]) -> list[Said]:
+    """Return the text to compare at some rows, with its language: upstream's translation, else what is translated."""
+    cells = zip(*(texts(table, name, rows) for name in _SAID), strict=True)
+    return [
+        (caption, target) if caption is not None else (original, source) for caption, target, original, source in cells
+    ]
 
 
 def drop_repeats(
     table: pa.Table,
     labels: Mapping[int, Mapping[str, Any]],
     config: RepeatsConfig,
-    function_words: Collection[str] | None,
+    function_words: Mapping[str, Collection[str]],
     *,
     step: str,
 ) -> pa.Table:
@@ -181,14 +182,14 @@ def drop_repeats(
     """
     similarity = CaptionSimilarity(config.min_similarity, function_words)
     rows = pending_rows(table)
-    staying: dict[tuple[str, int], list[str]] = defaultdict(list)
+    staying: dict[tuple[str, int], list[tuple[str, Said]]] = defaultdict(list)
     verdicts: list[Drop | None] = []
-    for row, sample_id, caption in zip(
-        rows, texts(table, "sample_id", rows), _first_filled(table, _SAID, rows), strict=True
+    for row, sample_id, (caption, language) in zip(
+        rows, texts(table, "sample_id", rows), _said(table, rows), strict=True
     ):
         said = staying[sample_id, labels[row]["cluster"]]
-        key = exact_key(caption)
-        similar = (other for other in said if exact_key(other) == key or similarity.are_similar(exact_key(other), key))
+        key = (exact_key(caption), language)
+        similar = (other for other, of_other in said if of_other[0] == key[0] or similarity.are_similar(of_other, key))
         first = next(similar, None) if config.near_captions else None
         if first is not None:
             verdicts.append(Drop("near_duplicate_caption", f"like: {first}"[:_MAX_DETAIL]))
@@ -196,5 +197,5 @@ def drop_repeats(
             verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
         else:
             verdicts.append(None)
-            said.append(caption)
+            said.append((caption, key))
     return reject(table, rows, verdicts, step=step)

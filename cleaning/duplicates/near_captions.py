@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +29,7 @@ from cleaning.text.scripts import exact_key, split_tokens
 
 Rows = NDArray[np.int64]
 Words = NDArray[np.uint64]
+Said = tuple[str, str]  # a caption or its `exact_key`, and the code of its language
 
 NUM_BANDS, ROWS_PER_BAND = 25, 5
 RUN, IDEOGRAPHIC_RUN = 4, 2  # characters
@@ -220,11 +221,11 @@ _CONTRACTED_NOT = re.compile(r"n['\u2019]t\b|\bcannot\b")  # English; other nega
 
 
 def cluster_captions(
-    read: Callable[[], Iterator[Sequence[str]]],
+    read: Callable[[], Iterator[Sequence[Said]]],
     *,
     similarity: float,
     scratch: Path,
-    function_words: Collection[str] | None = None,
+    function_words: Mapping[str, Collection[str]],
     threads: int = 1,
 ) -> Rows:
     """Return for each caption the lowest row number of its cluster: its own, if no earlier caption is similar.
@@ -236,10 +237,10 @@ def cluster_captions(
     - their keys have at least the given similarity: twice the letters that they share in order, over the sum of their
       letters (rapidfuzz's `ratio`), with the words in their order or in alphabetical order; and
     - they do not differ in numbers, the order of these, words with digits, or symbols; and
-    - if function words are given, each other word of one has a similar word in the other, and at most one word (of two,
-      none) is in another position, without having exchanged positions with its neighbour across a function word. Words
-      are similar if they begin alike and differ in one typing error, from four letters on, or in two letters at the
-      end.
+    - if function words of their languages are given, each other word of one has a similar word in the other, and at
+      most one word (of two, none) is in another position, without having exchanged positions with its neighbour across
+      a function word. Words are similar if they begin alike and differ in one typing error, from four letters on, or in
+      two letters at the end.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are similar (0.89); "a red
     bus" and "a blue bus" are not (0.74). Letters alone cannot distinguish "two red cars in front of a small house" from
@@ -250,11 +251,12 @@ def cluster_captions(
     are very short. Rows may come in batches of any size.
 
     Args:
-        read: returns the captions in order, batch by batch; called once.
+        read: returns the captions with their languages in order, batch by batch; called once. Of equal captions in
+            several languages, the language of the first counts.
         similarity: least similarity of near-duplicates, 0 to 1; tested from 0.8 to 0.95.
         scratch: folder for temporary files: the captions, and 200 bytes more for each distinct one.
-        function_words: function words of the captions' languages, lower case. Empty: all words must match. None: words
-            are not compared.
+        function_words: function words by language, lower case; each caption is compared without those of its own
+            language ("man" is one in German). Empty: all words must match. For other languages, words are not compared.
         threads: number of threads for hashing and comparing; the result does not depend on it.
 
     Returns:
@@ -271,7 +273,7 @@ def cluster_captions(
         comparison = CaptionSimilarity(similarity, function_words)
         forest = SimilarityForest(len(store))
         batches = (
-            [comparison.content(key) for key in store.keys(numbers)]
+            [comparison.content(*key) for key in store.keys(numbers)]
             for numbers in np.split(np.arange(len(store)), range(CAPTIONS_PER_BATCH, len(store), CAPTIONS_PER_BATCH))
         )
         for left, right in BandFiles(Path(name), batches, threads=threads).pairs():
@@ -291,13 +293,16 @@ class CaptionStore:
 
     Args:
         file: empty file, which must stay open while keys are read.
-        batches: captions, in order.
+        batches: captions with their languages, in order.
     """
 
-    def __init__(self, file: BinaryIO, batches: Iterable[Sequence[str]]) -> None:
+    def __init__(self, file: BinaryIO, batches: Iterable[Sequence[Said]]) -> None:
         found, sizes = bytearray(), [np.zeros(1, np.int64)]
+        codes: dict[str, int] = {}
+        languages = [np.empty(0, np.uint16)]
         for batch in batches:
-            raw = [exact_key(caption).encode("utf-8", "surrogatepass") for caption in batch]
+            raw = [exact_key(caption).encode("utf-8", "surrogatepass") for caption, _ in batch]
+            languages.append(np.array([codes.setdefault(code, len(codes)) for _, code in batch], np.uint16))
             found += b"".join(hashlib.blake2b(key, digest_size=DIGEST.itemsize).digest() for key in raw)
             sizes.append(np.fromiter(map(len, raw), np.int64, len(raw)))
             file.write(b"".join(raw))
@@ -314,16 +319,18 @@ class CaptionStore:
         # Start and end of the text of each distinct key in the file.
         self._starts, self._ends = ends[self.first_rows], ends[self.first_rows + 1]
         self._file = file.fileno()
+        self._codes, self._languages = list(codes), np.concatenate(languages)[self.first_rows]
 
     def __len__(self) -> int:
         return len(self.first_rows)
 
-    def keys(self, numbers: Rows) -> list[str]:
-        """Return the exact keys of distinct captions, in the given order."""
+    def keys(self, numbers: Rows) -> list[Said]:
+        """Return the exact keys of distinct captions with their languages, in the given order."""
         distinct, places = np.unique(numbers, return_inverse=True)
+        facts = (self._starts[distinct], self._ends[distinct], self._languages[distinct])
         found = [
-            os.pread(self._file, end - start, start).decode("utf-8", "surrogatepass")
-            for start, end in zip(self._starts[distinct].tolist(), self._ends[distinct].tolist(), strict=True)
+            (os.pread(self._file, end - start, start).decode("utf-8", "surrogatepass"), self._codes[language])
+            for start, end, language in zip(*(fact.tolist() for fact in facts), strict=True)
         ]
         return [found[place] for place in places.tolist()]
 
@@ -383,7 +390,7 @@ class SimilarityForest:
             yield nodes[start:stop], [lower[begins[at] : ends[at]] for at in range(start, stop)]
 
 
-def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: Callable[[str, str], bool]) -> Rows:
+def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: Callable[[Said, Said], bool]) -> Rows:
     """Return for each caption the lowest similar one among those that are the first of a cluster."""
     leaders = np.arange(forest.num_captions)
     for members, neighbours in forest.components():
@@ -400,32 +407,30 @@ def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: 
 
 
 class CaptionSimilarity:
-    """Similarity of captions, given as `exact_key`s; see `cluster_captions` for the arguments."""
+    """Similarity of captions, given as `exact_key`s with languages; see `cluster_captions` for the arguments."""
 
-    def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
+    def __init__(self, similarity: float, function_words: Mapping[str, Collection[str]]) -> None:
         self._cutoff = 100 * similarity
-        self._function_words = None if function_words is None else frozenset(map(exact_key, function_words))
+        self._function_words = {code: frozenset(map(exact_key, words)) for code, words in function_words.items()}
 
-    def content(self, key: str) -> str:
+    def content(self, key: str, language: str) -> str:
         """Return a caption without function words, which is used to find candidates."""
-        if self._function_words is None:
-            return key
-        return " ".join(word for word in key.split() if word not in self._function_words) or key
+        return " ".join(self._content_of(key.split(), language)) or key
 
-    def are_similar(self, left: str, right: str) -> bool:
+    def are_similar(self, left: Said, right: Said) -> bool:
         """Return whether two captions are near-duplicates."""
-        score = fuzz.ratio(left, right)
+        score = fuzz.ratio(left[0], right[0])
         if score < self._cutoff:
-            score = fuzz.token_sort_ratio(left, right)
+            score = fuzz.token_sort_ratio(left[0], right[0])
         return score >= self._cutoff and not self._differ_in_content(left, right)
 
-    def similar_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
+    def similar_pairs(self, left: Sequence[Said], right: Sequence[Said], *, threads: int = 1) -> NDArray[np.bool_]:
         """Return for each pair whether it is similar; shape (pairs,)."""
-        cutoff = self._cutoff
-        scores = process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads)
+        cutoff, mine, others = self._cutoff, [key for key, _ in left], [key for key, _ in right]
+        scores = process.cpdist(mine, others, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads)
         near: NDArray[np.bool_] = scores >= cutoff
         far = np.flatnonzero(~near)
-        moved, others = [left[at] for at in far.tolist()], [right[at] for at in far.tolist()]
+        moved, others = [mine[at] for at in far.tolist()], [others[at] for at in far.tolist()]
         near[far] = cutoff <= process.cpdist(
             moved, others, scorer=fuzz.token_sort_ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads
         )
@@ -433,30 +438,31 @@ class CaptionSimilarity:
             near[at] = not self._differ_in_content(left[at], right[at])
         return near
 
-    def _differ_in_content(self, left: str, right: str) -> bool:
-        if figures_of(left) != figures_of(right):
+    def _differ_in_content(self, left: Said, right: Said) -> bool:
+        if figures_of(left[0]) != figures_of(right[0]):
             return True
-        return self._function_words is not None and not self._same_content(left, right)
+        return {left[1], right[1]} <= self._function_words.keys() and not self._same_content(left, right)
 
-    def _same_content(self, left: str, right: str) -> bool:
+    def _same_content(self, left: Said, right: Said) -> bool:
         """Return whether each content word of one has a similar one in the other, in the same order except for one."""
-        if len(_CONTRACTED_NOT.findall(left)) != len(_CONTRACTED_NOT.findall(right)):
+        if len(_CONTRACTED_NOT.findall(left[0])) != len(_CONTRACTED_NOT.findall(right[0])):
             return False
-        all_mine, all_others = split_tokens(left), split_tokens(right)
-        mine, others = self._content_of(all_mine), self._content_of(all_others)
+        all_mine, all_others = split_tokens(left[0]), split_tokens(right[0])
+        mine, others = self._content_of(all_mine, left[1]), self._content_of(all_others, right[1])
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
             return True
         alias = _similar_words(others, all_mine)
         if alias is None or _similar_words(mine, all_others) is None:
             return False
-        others = self._content_of(alias.get(word, word) for word in others)
+        others = self._content_of((alias.get(word, word) for word in others), right[1])
         # The words of the shorter one are in the order of the longer one, except for one; of two words none may move.
         shorter = min(len(mine), len(others))
         is_one_moved = shorter - int(LCSseq.similarity(mine, others)) <= (shorter > 2)
-        return is_one_moved and not _are_exchanged(left, mine, others)
+        return is_one_moved and not _are_exchanged(left[0], mine, others)
 
-    def _content_of(self, words: Iterable[str]) -> list[str]:
-        return [word for word in words if word not in (self._function_words or ())]
+    def _content_of(self, words: Iterable[str], language: str) -> list[str]:
+        function_words = self._function_words.get(language, frozenset())
+        return [word for word in words if word not in function_words]
 
 
 def _similar_words(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:

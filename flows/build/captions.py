@@ -163,25 +163,25 @@ class Threads:
     count: int = how(1)
 
 
-def find_repeats(job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: Threads) -> StepFacts:
+def find_repeats(
+    job: Job, *, config: RepeatsConfig, function_words: Mapping[str, Collection[str]], threads: Threads
+) -> StepFacts:
     """Find near-duplicate captions and captions that too many images have, over all shards.
 
     Args:
         job: reads `clean`.
         config: section `[repeats]`.
-        function_words: of the captions' languages; see `cleaning.duplicates.near_captions.cluster_captions`.
+        function_words: by language; see `cleaning.duplicates.near_captions.cluster_captions`.
         threads: number of threads; it does not change the result.
     """
-    return label_repeats(
-        job.shards("clean"), job.folder, config, function_words=function_words or None, threads=threads.count
-    )
+    return label_repeats(job.shards("clean"), job.folder, config, function_words=function_words, threads=threads.count)
 
 
 def screen(
     job: Job,
     *,
     config: RepeatsConfig,
-    function_words: Collection[str],
+    function_words: Mapping[str, Collection[str]],
     leaks: LeaksConfig,
     kinds: Mapping[str, str],
     test_sets: Sequence[str],
@@ -205,7 +205,7 @@ def screen(
     if "find-repeats" in job.inputs:
         labels = pq.read_table(job.shard("find-repeats")).to_pylist()
         by_row = dict(zip(pending_rows(before), labels, strict=True))
-        table = drop_repeats(table, by_row, config, function_words or None, step="screen")
+        table = drop_repeats(table, by_row, config, function_words, step="screen")
     return write_captions(job, "screen", before, table)
 
 

@@ -5,13 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleaning.duplicates.captions import cap_captions, crowded_rows
-from cleaning.duplicates.near_captions import cluster_captions
+from cleaning.duplicates.captions import RepeatsConfig, cap_captions, crowded_rows, drop_repeats, label_repeats
+from cleaning.duplicates.near_captions import Said, cluster_captions
 from cleaning.text.scripts import exact_key
+from data_catalog.schema import CAPTIONS, PENDING
+from data_catalog.storage.shards import save_parquet
 
 FUNCTION_WORDS = ("a", "an", "the", "is", "are", "on", "in", "of", "to", "with", "there", "and")
 NOUNS = ("harbour", "lantern", "giraffe", "bicycle", "teacher", "mountain", "umbrella", "sandwich", "guitar", "blanket")
@@ -19,12 +23,13 @@ VERBS = ("watches", "carries", "paints", "follows", "repairs", "admires", "forge
 PLACES = ("station", "garden", "village", "market", "bridge", "library", "stadium", "desert", "island", "airport")
 
 
-def batches(captions: Sequence[str], size: int) -> Callable[[], Iterator[Sequence[str]]]:
-    return lambda: iter([captions[start : start + size] for start in range(0, len(captions), size)])
+def batches(captions: Sequence[str], size: int, *, lang: str = "en") -> Callable[[], Iterator[Sequence[Said]]]:
+    said = [(caption, lang) for caption in captions]
+    return lambda: iter([said[start : start + size] for start in range(0, len(said), size)])
 
 
 def clusters(captions: Sequence[str], scratch: Path, *, size: int = 1000, **options: object) -> list[int]:
-    settings = {"similarity": 0.85, "function_words": FUNCTION_WORDS, **options}
+    settings = {"similarity": 0.85, "function_words": {"en": FUNCTION_WORDS, "de": ("man", "hat")}, **options}
     found = cluster_captions(batches(captions, size), scratch=scratch, **settings)  # type: ignore[arg-type]
     assert found.dtype == np.int64
     return [int(row) for row in found]
@@ -66,6 +71,8 @@ def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: 
         # The same words in another order.
         ("a dog bites a man in the park", "a man bites a dog in the park"),
         ("the dog on the cat in the green garden", "the cat on the dog in the green garden"),
+        # German function words are English nouns.
+        ("a girl gives a flower to a man", "a man gives a flower to a girl"),
         # Signs and separators.
         ("a sign that says 5 > 3 on the wall", "a sign that says 5 < 3 on the wall"),
     ],
@@ -74,11 +81,37 @@ def test_another_thing_is_another_cluster(left: str, right: str, tmp_path: Path)
     assert clusters([left, right], tmp_path) == [0, 1]
 
 
+def test_each_caption_has_the_function_words_of_its_own_language(tmp_path: Path) -> None:
+    """A German caption of upstream, with its English original, and English captions that are translated later."""
+    words = {"en": FUNCTION_WORDS, "de": ("auf", "der", "ein", "einer", "man")}
+    said = [
+        ("a dog runs", "Der Hund läuft auf der großen grünen Wiese"),
+        ("a dog runs", "Ein Hund läuft auf einer großen grünen Wiese"),
+        ("a girl gives a flower to a man", None),
+        ("a man gives a flower to a girl", None),
+        ("the man gives a flower to the girl", None),
+    ]
+    shared = {"sample_id": "a:1", "outcome": PENDING, "source_lang": "en", "target_lang": "de", "source": "a"}
+    shared |= {"upstream_file": "a.tsv", "upstream_line": 1}
+    rows = [
+        {**shared, "caption_id": f"a:1#{at}", "source_caption": text, "clean_caption": text, "caption": caption}
+        for at, (text, caption) in enumerate(said)
+    ]
+    table = pa.Table.from_pylist(rows, CAPTIONS)
+    save_parquet(table, tmp_path / "shard.parquet")
+    (tmp_path / "out").mkdir()
+    config = RepeatsConfig()
+    label_repeats([tmp_path / "shard.parquet"], tmp_path / "out", config, function_words=words)
+    labels = dict(enumerate(pq.read_table(tmp_path / "out" / "00000.parquet").to_pylist()))
+    found = drop_repeats(table, labels, config, words, step="screen").column("detail").to_pylist()
+    assert found == [None, f"like: {said[0][1]}", None, None, f"like: {said[3][0]}"]
+
+
 def test_without_function_words_letters_decide(tmp_path: Path) -> None:
     pair = ["two red cars in front of a small house", "two blue cars in front of a small house"]
-    assert clusters(pair, tmp_path, function_words=None) == [0, 0]
-    assert clusters(pair, tmp_path, function_words=None, similarity=0.95) == [0, 1]
-    assert clusters(["A man riding a horse", "The man riding a horse"], tmp_path, function_words=()) == [0, 1]
+    assert clusters(pair, tmp_path, function_words={}) == [0, 0]
+    assert clusters(pair, tmp_path, function_words={}, similarity=0.95) == [0, 1]
+    assert clusters(["A man riding a horse", "The man riding a horse"], tmp_path, function_words={"en": ()}) == [0, 1]
     assert clusters([], tmp_path) == []
     assert clusters(["", "", "."], tmp_path) == [0, 0, 2]
     for similarity in (0, 1.01):
@@ -88,10 +121,10 @@ def test_without_function_words_letters_decide(tmp_path: Path) -> None:
 
 def test_batches_and_threads_change_nothing(tmp_path: Path) -> None:
     captions = invented(400, seed=2)
-    expected = clusters(captions, tmp_path, size=400, function_words=None)
+    expected = clusters(captions, tmp_path, size=400, function_words={})
     assert len(set(expected)) < len(captions)
     for size, threads in ((1, 1), (7, 3), (399, 2)):
-        assert clusters(captions, tmp_path, size=size, threads=threads, function_words=None) == expected
+        assert clusters(captions, tmp_path, size=size, threads=threads, function_words={}) == expected
 
 
 @given(captions=st.lists(st.text(max_size=12), max_size=30))
