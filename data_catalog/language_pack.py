@@ -1,5 +1,6 @@
 """Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -183,12 +184,12 @@ class LanguagePack:
         if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
             raise SettingsError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
         for word in self.function_words:
-            if not word.isalpha() or word != word.lower():
+            if not _is_spelt(word) or word != word.lower():
                 raise SettingsError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
         for word in set(self.negations).difference(self.function_words):
             raise SettingsError(f"negations must be among function_words, got {word!r}")
         for word in self.common_nouns:
-            if not word.isalpha() or word != word.lower():
+            if not _is_spelt(word) or word != word.lower():
                 raise SettingsError(f"common_nouns must be lower-case letters, got {word!r}")
         if len(self.tens) not in (0, 8):
             raise SettingsError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
@@ -198,6 +199,11 @@ class LanguagePack:
         for template in self.prompt_templates:
             if template.count("{c}") != 1:
                 raise SettingsError(f"prompt_templates must each contain {{c}} once, got {template!r}")
+
+
+def _is_spelt(word: str) -> bool:
+    """Return whether a word consists of letters and their marks, such as the vowel signs of Hindi and Thai."""
+    return word != "" and all(unicodedata.category(char)[0] in "LM" for char in word)
 
 
 def harmless_words(packs: Mapping[str, LanguagePack]) -> dict[str, list[str]]:

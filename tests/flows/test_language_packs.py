@@ -1,6 +1,7 @@
 """Language packs: those that ship, those that are broken, and those that a recipe or a command names."""
 
 import io
+import json
 import os
 import re
 import stat
@@ -53,6 +54,7 @@ def test_the_packs_that_ship_are_whole() -> None:
         (b"code = '\xff'\n", "is not TOML"),
         (b"code = 'EU'\n", "code must be lower-case"),
         (b"code = 'eu'\nfunction_words = [\"l'\"]\n", "without apostrophe"),
+        (b"code = 'eu'\ncommon_nouns = ['']\n", "common_nouns must be lower-case letters, got ''"),
         (b"code = 'eu'\nnegations = ['ez']\n", "negations must be among function_words, got 'ez'"),
         (b"code = 'eu'\nshared_words = ['bar']\n", "four letters or more"),
         (b"code = 'eu'\nshared_words = ['Hotel']\n", "lower-case words"),
@@ -91,8 +93,10 @@ def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(
 
 def test_a_pack_is_a_file_or_one_that_ships(tmp_path: Path) -> None:
     path = tmp_path / "eu.toml"
-    path.write_text('code = "eu"\nname = "Basque"\nfunction_words = ["eta", "ñabar"]\n', encoding="utf-8")
-    own = LanguagePack(code="eu", name="Basque", function_words=("eta", "ñabar"))
+    words = ("eta", "ñabar", "में", "ที่")  # the last two have vowel signs and tone marks, which are no letters
+    listed = json.dumps(words, ensure_ascii=False)
+    path.write_text(f'code = "eu"\nfunction_words = {listed}\ncommon_nouns = {listed}\n', encoding="utf-8")
+    own = LanguagePack(code="eu", function_words=words, common_nouns=words)
     assert load_language_pack(str(path)) == own
     for name in ("xx", "../languages/it"):
         with pytest.raises(SettingsError, match=r"no language pack .*ca, de, el, en, it"):
