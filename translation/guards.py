@@ -76,9 +76,15 @@ def restore(translations: Sequence[str], prepared: Prepared, *, language: str = 
 
 _IDEOGRAPHIC = re.compile(r"[\u3000-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]")
 
+# Scripts without spaces, whose text may follow an address directly, with their punctuation.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef"
+_IN_NAME, _IN_ADDRESS = rf"(?:[^\W{_UNSPACED}]|-)", rf"[^\s{_UNSPACED}]"
+# An address starts where no part of an earlier one could: each text is searched in linear time.
 _ADDRESS = re.compile(
-    r"(?:https?://|www\.)\S+|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+|"
-    r"\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|html?|jpe?g|png|gif)\b(?:/\S*)?",
+    rf"(?:(?:https?://|www\.)(?={_IN_ADDRESS})"
+    rf"|(?<!{_IN_NAME})(?<![.+])(?:{_IN_NAME}|[.+])+@{_IN_NAME}+(?:\.{_IN_NAME}+)+"
+    rf"|(?<!{_IN_NAME})(?<!{_IN_NAME}\.){_IN_NAME}+(?:\.{_IN_NAME}+)*"
+    rf"\.(?:com|org|net|edu|gov|html?|jpe?g|png|gif)(?![^\W{_UNSPACED}])){_IN_ADDRESS}*",
     re.IGNORECASE,
 )
 _TAG = re.compile(r"[^\w\s]*[#@]\w+[^\w\s]*")
@@ -113,14 +119,20 @@ def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str
 
     Punctuation next to a part that stays also stays.
     """
-    address = _ADDRESS.search(word)
-    if address:
-        before = word[: address.start()]
-        return [*([(before, not _is_spoken(before))] if before else []), (word[address.start() :], True)]
+    parts: list[tuple[str, bool]] = []
+    start = 0
+    for address in _ADDRESS.finditer(word):
+        parts += _parts_of_text(word[start : address.start()], alphabet, beside_kept=True)
+        parts.append((address[0], True))
+        start = address.end()
+    return parts + _parts_of_text(word[start:], alphabet, beside_kept=bool(parts))
+
+
+def _parts_of_text(text: str, alphabet: frozenset[str] | None, *, beside_kept: bool) -> list[tuple[str, bool]]:
     # Every second part is a match of the pattern.
-    parts = [(part, number % 2 == 1) for number, part in enumerate(_EMOJI.split(word)) if part]
+    parts = [(part, number % 2 == 1) for number, part in enumerate(_EMOJI.split(text)) if part]
     parts = [(part, kept or _is_foreign(part, alphabet)) for part, kept in parts]
-    keeping = any(kept for _, kept in parts)
+    keeping = beside_kept or any(kept for _, kept in parts)
     return [
         (part, True) if kept or (keeping and not _is_spoken(part)) else (part.replace("_", " "), False)
         for part, kept in parts

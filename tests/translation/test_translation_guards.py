@@ -64,6 +64,14 @@ ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-
         ("A dog 🐶 .", ("A dog",), ("", " 🐶 .")),
         ("top 5\ufe0f\u20e3 dogs", ("top", "dogs"), ("", " 5\ufe0f\u20e3 ", "")),
         ("a café", ("a café",), ("", "")),
+        ("see (www.a.com/b?c=é), a dog", ("see", "a dog"), ("", " (www.a.com/b?c=é), ", "")),
+        (
+            "mail -a.b+c@d.co.uk or a_b.c.jpg: a_dog",
+            ("mail", "or", "a dog"),
+            ("", " -a.b+c@d.co.uk ", " a_b.c.jpg: ", ""),
+        ),
+        ("a dog: ..wow.com", ("a dog:",), ("", " ..wow.com")),
+        ("a.company and a-b.", ("a.company and a-b.",), ("", "")),
     ],
 )
 def test_what_a_model_cannot_translate_is_kept(
@@ -99,6 +107,14 @@ def test_sentences_get_the_space_that_the_target_wants() -> None:
     prepared = prepare("狗在跑。猫坐着。")
     assert restore(["A dog runs.", "A cat sits."], prepared) == "A dog runs. A cat sits."
     assert restore(["犬が走る。", "猫が座る。"], prepared) == "犬が走る。猫が座る。"
+
+
+@pytest.mark.parametrize("address", ["www.example.com", "https://example.com/a?b", "a@example.com", "example.com"])
+def test_text_beside_an_address_is_translated_in_scripts_without_spaces(address: str) -> None:
+    assert prepare(f"一个人在{address}的沙滩上骑马，{address}。") == Prepared(
+        ("一个人在", "的沙滩上骑马，"), ("", address, f"{address}。")
+    )
+    assert prepare(f"ดู{address}ที่นี่").sentences == ("ดู", "ที่นี่")
 
 
 @given(st.text())

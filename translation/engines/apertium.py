@@ -35,7 +35,7 @@ from translation.guards import Prepared, prepare, restore
 logger = logging.getLogger(__name__)
 
 # Increase it when a change of this module gives another text for the same programs and data.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 # Captions that go through the programs together. The programs take half a second to start; progress is reported after
 # each part.
 PART_SIZE = 500

@@ -27,7 +27,7 @@ from translation.engines.sentences import (
 from translation.guards import is_repetitive
 
 # Increase it when a change of this module gives another text or score for the same model and settings.
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 # Batches that wait for each worker: enough that workers never idle, few enough that few results are in memory.
 QUEUED_BATCHES_PER_WORKER = 4
 

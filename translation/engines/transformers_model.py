@@ -38,7 +38,7 @@ from translation.guards import is_repetitive
 logger = logging.getLogger(__name__)
 
 # Increase it when a change of this module gives another text or score for the same model and settings.
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 REMEDY = "copy it again from a complete original, or name another model"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 # Suffixes of files that decide translations, in the folder itself; never a pickle, never code.
