@@ -15,6 +15,8 @@ _IDEOGRAPHS_PER_WORD, _SOUTH_EAST_ASIAN_LETTERS_PER_WORD = 2, 4
 _IDEOGRAPHIC_LETTER = re.compile(f"[{_IDEOGRAPHIC}]")
 _SOUTH_EAST_ASIAN_LETTER = re.compile(f"[{_SOUTH_EAST_ASIAN}]")
 _UNSPACED_LETTER = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
+# Tibetan ends a syllable with a tsheg, and has no sign between words.
+_BETWEEN_WORDS = re.compile(f"[\u0f0b\u0f0c{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
 # Combining marks are no word characters in `re`, and must not split a Devanagari word.
 _SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
 _UNSPACED_TOKEN, _LETTERS = f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]", f"[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]"
@@ -44,7 +46,7 @@ def count_words(text: str) -> int:
 
     A word has a letter or digit and is delimited by spaces. In scripts without spaces the number is estimated: Chinese
     and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both are rounded up.
-    "L'albero" and "un'orca" are two words, "don't" and "o'clock" are one.
+    Tibetan syllables count as words. "L'albero" and "un'orca" are two words, "don't" and "o'clock" are one.
     """
     num_elided = len(_ELIDED.findall(text)) if "'" in text or "\u2019" in text else 0
     return len(split_words(text)) + num_elided + count_unspaced_words(text)
@@ -60,8 +62,11 @@ def count_unspaced_words(text: str) -> int:
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words between spaces, without outer punctuation and letters of scripts without spaces."""
-    return _SPACED_WORD.findall(text if text.isascii() else _UNSPACED_LETTER.sub(" ", text))
+    """Return the words between spaces, without outer punctuation and letters of scripts without spaces.
+
+    Of Tibetan, return the syllables.
+    """
+    return _SPACED_WORD.findall(text if text.isascii() else _BETWEEN_WORDS.sub(" ", text))
 
 
 def count_letters(text: str) -> int:

@@ -141,7 +141,7 @@ STEPS = (
     ),
     Step(
         name="clean",
-        version=6,
+        version=7,
         meaning="Clean the source captions, and check them in their own language.",
         scope=PER_SHARD,
         after=("forget",),
@@ -161,7 +161,7 @@ STEPS = (
     ),
     Step(
         name="test-set",
-        version=2,
+        version=3,
         meaning="Read a test set and hash its images.",
         scope=PER_TEST_SET,
         settings=_test_set_settings,

@@ -225,8 +225,8 @@ def test_elided_words_are_words() -> None:
 
 
 def test_letters_and_words_of_scripts_without_spaces_are_counted() -> None:
-    texts = ("un gatto, nero!", "l'albero", "猫", "東京タワー Tokyo Tower", "แมว")
-    assert list(map(count_words, texts)) == [3, 2, 1, 5, 1]
+    texts = ("un gatto, nero!", "l'albero", "猫", "東京タワー Tokyo Tower", "แมว", "ཁྱི་ནག་པོ་ཞིག་རྒྱུག་བཞིན་འདུག།")
+    assert list(map(count_words, texts)) == [3, 2, 1, 5, 1, 7]
     assert [count_letters(text) for text in ("abc 12", "猫a", "")] == [3, 4, 0]
     assert split_tokens("Un gatto, 2猫座!") == ["Un", "gatto", "2", "猫", "座"]
     assert split_tokens("चाचा चाची, cafe\u0301s יֶלֶד") == ["चाचा", "चाची", "cafe\u0301s", "יֶלֶד"]
