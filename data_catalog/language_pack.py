@@ -132,7 +132,7 @@ class LanguagePack:
     name: str = ""
     """English name of the language."""
     argos: str | None = None
-    """Code of the language in Argos packages. By default no package is known."""
+    """Code of the language in Argos packages. By default `code`."""
     deepl: str | None = None
     """Code of the language as a target of DeepL, including the variant ("PT-BR"). By default the usual code."""
     langdetect: str | None = None

@@ -316,8 +316,7 @@ def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
 
 def _damaged(path: Path, problem: object) -> DamagedError:
     return DamagedError(
-        f"the translation memory {path} is damaged ({problem}). Remove it, and its captions are translated again. "
-        "If a build is unfinished, remove its folder work/plan as well"
+        f"the translation memory {path} is damaged ({problem}). Remove it, and its captions are translated again"
     )
 
 
