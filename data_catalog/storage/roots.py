@@ -17,7 +17,7 @@ _NOT_FOR_DUCKDB = "*?[\\"
 FEATURE_STORES = "kept-features"
 # Names that commands write, replace or remove in a root. The folders of exports and of feature stores may be links to
 # another disk: files there are removed by their name and record.
-_WRITTEN = (
+WRITTEN = (
     *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
     *("audits", "catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
 )
@@ -97,7 +97,7 @@ def _links(root: Path) -> Iterator[Path]:
     for entry in _entries(root):
         if entry.name == FEATURE_STORES:
             yield from (Path(kept.path) for kept in _entries(entry.path) if kept.is_symlink())
-        elif entry.name in _WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
+        elif entry.name in WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
             yield from _links_in(entry)
 
 

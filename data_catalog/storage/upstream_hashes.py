@@ -6,7 +6,7 @@ Hashes of files are cached by size, modification time and inode: a second look c
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from data_catalog.errors import BusyError, DamagedError, DiskError, InputError
 from data_catalog.sources.image_files import ImageFiles, Stamp, StorePath, image_locations, open_images
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import NamedHash
+from data_catalog.storage.manifest import EXPORTS, NamedHash
+from data_catalog.storage.roots import FEATURE_STORES, WRITTEN
 from data_catalog.storage.shards import digest, sha256_of
 from data_catalog.test_sets import TestSetKind
 
 logger = logging.getLogger(__name__)
 
 _SAMPLED_BYTES = 32 * 1024
+# Recipes and tables, which a first recipe has beside its images. Any other name may be that of an image.
+_NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 
 
 class FileHashes:
@@ -52,15 +55,15 @@ class FileHashes:
             self._changed = True
         return str(known[3])
 
-    def folder_digest(self, folder: Path, *, without: Path) -> str:
-        """Return the digest of the names and contents of all files below a folder, except those below `without`.
+    def folder_digest(self, folder: Path, *, without: Collection[Path] = ()) -> str:
+        """Return the digest of the names and contents of the files below a folder that may be images.
 
-        Links to folders are followed, as readers of the images follow them; a link to a parent folder is not. An
-        unreadable file counts by its name only: a row that needs it is rejected with a reason.
+        Left out are hidden files and folders, recipes and tables, which change with runs and settings, and `without`
+        (absolute paths). A row may name such a file, but a change of it goes unseen. Links to folders are followed, as
+        readers of the images follow them; a link to a parent folder is not. An unreadable file counts by its name only:
+        a row that needs it is rejected with a reason.
         """
-        left_out = without.absolute()
-        found = _files_below(folder.absolute())
-        files = sorted(path for path in found if not path.is_relative_to(left_out))
+        files = sorted(_files_below(folder.absolute(), without))
         hashes = [(path.relative_to(folder.absolute()).as_posix(), self._sha256_if_readable(path)) for path in files]
         return digest([[name, sha256] for name, sha256 in hashes if sha256 is not None])
 
@@ -79,13 +82,17 @@ class FileHashes:
             self._changed = False
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
+    def counts(path: Path) -> bool:
+        return not path.name.startswith(".") and path not in without
+
     inside = {str(folder): {folder.resolve()}}  # by folder, the resolved paths of it and its parents
     for name, subfolders, files in os.walk(folder, followlinks=True):
         above = inside.pop(name)
-        yield from (Path(name, file) for file in files)
-        real = {subfolder: Path(name, subfolder).resolve() for subfolder in subfolders}
-        subfolders[:] = [subfolder for subfolder in subfolders if real[subfolder] not in above]
+        found = (Path(name, file) for file in files if not file.lower().endswith(_NO_IMAGES))
+        yield from filter(counts, found)
+        real = {path.name: path.resolve() for path in (Path(name, each) for each in subfolders) if counts(path)}
+        subfolders[:] = [subfolder for subfolder, place in real.items() if place not in above]
         inside |= {str(Path(name, subfolder)): above | {real[subfolder]} for subfolder in subfolders}
 
 
@@ -145,7 +152,7 @@ def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
 
 
 def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
-    """Hash a folder, zip or tar of images; a catalog's root inside the folder is left out.
+    """Hash a folder, zip or tar of images, without what a catalog writes whose root is in the folder, or is the folder.
 
     For an object store, names, sizes and the versions that it states are hashed, since hashing the contents would
     download all of it.
@@ -156,7 +163,9 @@ def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
         return digest([[name, stamp.size, stamp.version or _sampled(file, stamp)] for name, file, stamp in files])
     if not path.is_dir():
         return hashes.sha256(path)
-    return hashes.folder_digest(path, without=root / "datasets" if path.is_relative_to(root.absolute()) else root)
+    root = root.absolute()
+    written = {root / name for name in (*WRITTEN, EXPORTS, FEATURE_STORES)} if path == root else {root}
+    return hashes.folder_digest(path, without=written if root.is_relative_to(path) else ())
 
 
 def _sampled(file: StorePath, stamp: Stamp) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ from data_catalog.storage.shards import (
     write_atomically,
     write_json,
 )
-from data_catalog.storage.upstream_hashes import FileHashes
+from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 from data_catalog.storage.work import StepKey, WorkStore
 
 
@@ -90,8 +91,8 @@ def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, mon
 def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_path: Path) -> None:
     elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
 
-    def digest_of(without: Path = tmp_path / "nowhere") -> str:
-        return FileHashes(tmp_path / "hashes.json").folder_digest(images, without=without)
+    def digest_of(root: Path = tmp_path / "nowhere") -> str:
+        return location_digest(str(images), root, FileHashes(tmp_path / "hashes.json"))
 
     for folder, name in ((elsewhere, "b.jpg"), (images, "a.jpg")):
         folder.mkdir()
@@ -110,6 +111,17 @@ def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_
     (images / "catalog").mkdir()
     (images / "catalog" / "c.jpg").write_bytes(b"c")
     assert digest_of(images / "catalog") == before != digest_of()
+    hidden = ".vernaclip/server.db", ".c.jpg", "linked/.thumbnails/b.jpg"
+    for name in (*hidden, "photos.toml", "captions.csv", "linked/captions.JSONL.gz"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(b"no image")
+    assert digest_of(images / "catalog") == before
+    for name in ("datasets/own/current.json", "memory/a.db", "exports/own/a.png", "file-hashes.json"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(b"written by a build whose root is the folder")
+    assert digest_of(images) == digest_of(images) != digest_of(images / "catalog")
+    shutil.rmtree(images / "catalog")
+    assert digest_of(images) == before
 
 
 def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import csv
 import random
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,27 @@ def test_own_pairs_become_a_recipe_that_builds(told: Any) -> None:
     for kind in ("huggingface", "webdataset"):
         report = export_snapshot(require_snapshot(Path("catalog"), "garden"), ExportConfig(format=kind), Path(kind))
         assert (sum(report.images.values()), report.withheld) == (NUM_IMAGES, []), "one's own photographs are exported"
+
+
+def test_a_build_of_images_beside_their_recipe_is_done_until_an_image_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run keeps its state in that folder, a search its features, and who trains edits the recipe."""
+    monkeypatch.chdir("photos")
+    started = write_first_recipe("garden", "uk", pairs=own())
+    beside = [Path(".vernaclip", "prefect.db"), Path(".vernaclip", "logs", "server.log"), Path(".DS_Store")]
+
+    def is_done() -> bool:
+        for path in beside:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(random.randbytes(8))
+        with LocalExecutor() as executor:
+            return build_dataset(recipe(started), root=Path("catalog"), executor=executor).up_to_date
+
+    assert not is_done()
+    garden = Path("garden.toml")
+    garden.write_text(garden.read_text("utf-8") + "\n# my own\n", "utf-8")
+    assert is_done()
+    shutil.copy("1.png", "0.png")
+    assert not is_done()
 
 
 Columns = Sequence[tuple[str, Callable[[int], str]]]
