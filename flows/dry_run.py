@@ -29,6 +29,7 @@ from data_catalog.settings import values_at, what_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
+from data_catalog.storage.upstream_hashes import file_entries
 from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
@@ -210,16 +211,13 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
     """Return the inputs of a build on a sample, without content hashes and images, since nothing is published."""
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
-    files = {test_set.name: test_set.upstream_files() for test_set in recipe.test_sets}
     return Inputs(
         sources=[_source(settings, num_rows, seed) for settings in recipe.sources],
         locations={},
         location_digests={},
         pack=pack,
         packs=packs_of_captions(recipe, named, pack),
-        test_files={
-            name: [{"name": file.name, "sha256": str(file)} for file in found] for name, found in files.items()
-        },
+        test_files={test_set.name: file_entries(test_set.upstream_files(), str) for test_set in recipe.test_sets},
         test_images={},
         tagger=recipe.check.find_tagger(pack),
         translator=translator,

@@ -603,7 +603,7 @@ def _has_changed(
     if any(now[name] != settings[name] for name in now if name != "has_images"):
         return True
     try:
-        files = file_entries(test_set.upstream_files(), hashes)
+        files = file_entries(test_set.upstream_files(), hashes.sha256)
     except InputError as error:
         logger.warning("test set %s is assumed to be unchanged since the build: %s", test_set.name, error)
         return False

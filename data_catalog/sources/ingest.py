@@ -31,7 +31,7 @@ from data_catalog.sources.rows import (
 )
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import SPLITS, SourceCounts
+from data_catalog.storage.manifest import SPLITS, NamedHash, SourceCounts
 from data_catalog.storage.shards import order_key, save_parquet, shard_of
 from data_catalog.storage.work import StepFacts
 
@@ -53,7 +53,7 @@ class Source:
     Args:
         name: value of the column `source`, and prefix of ids.
         files: its upstream files.
-        file_hashes: their sha256, in the order of `files`.
+        file_entries: their names and sha256, in the order of `files`.
         settings: the settings that decide which rows are selected, and their contents.
         read: opens the files and yields their rows.
         origin: returns who wrote the captions of a file, given its path as it is in the rows.
@@ -62,7 +62,7 @@ class Source:
 
     name: str
     files: Sequence[Path]
-    file_hashes: Sequence[str]
+    file_entries: Sequence[NamedHash]
     settings: Mapping[str, Any]
     read: Callable[[], Iterator[SourceRow]]
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()

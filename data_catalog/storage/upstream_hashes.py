@@ -6,7 +6,7 @@ Hashes of files are cached by size, modification time and inode: a second look c
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,13 @@ def save_hashes(hashes: FileHashes, root: Path) -> None:
         hashes.save()
 
 
-def file_entries(files: Iterable[Path], hashes: FileHashes) -> list[NamedHash]:
+def file_entries(files: Iterable[Path], sha256: Callable[[Path], str]) -> list[NamedHash]:
     """Return the name and the sha256 of each file, in the order in which they are read."""
-    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in files]
+    return [{"name": file.name, "sha256": sha256(file)} for file in files]
 
 
 def entries_identity(entries: Iterable[NamedHash]) -> list[list[str]]:
-    """Return the sorted names and hashes of a test set's files; the names determine language and format."""
+    """Return the sorted names and hashes of files; names determine language, split, origin and format."""
     return sorted([entry["name"], entry["sha256"]] for entry in entries)
 
 

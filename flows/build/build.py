@@ -34,6 +34,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.storage.shards import sweep_temporary
+from data_catalog.storage.upstream_hashes import entries_identity
 from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import FORGOTTEN, Matcher
 from flows.build.engine import Engine, Step
@@ -195,13 +196,12 @@ def _manifest_facts(engine: Engine) -> BuildFacts:
     counts = engine.commits("ingest")[0].facts["sources"]
     sources: dict[str, SourceEntry] = {}
     for source, settings in zip(inputs.sources, recipe.sources, strict=True):
-        files = sorted(zip((file.name for file in source.files), source.file_hashes, strict=True))
         # The license that the recipe states, or else the one that upstream states for the dataset.
         sources[source.name] = {
             "selected": counts[source.name]["selected"],
             "malformed": counts[source.name]["malformed"],
             "unselected": counts[source.name]["unselected"],
-            "files": [{"name": name, "sha256": sha256} for name, sha256 in files],
+            "files": [{"name": name, "sha256": sha256} for name, sha256 in entries_identity(source.file_entries)],
             "license": settings.rights.license or settings.kind.license,
         }
         if settings.rights.stated():

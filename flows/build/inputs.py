@@ -103,7 +103,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     places = {source.name: source.kind.images(source.config) for source in recipe.sources}
     locations = {name: str(location) for name, location in places.items() if location is not None}
     location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
-    test_files = {test_set.name: file_entries(test_set.upstream_files(), hashes) for test_set in recipe.test_sets}
+    test_files = {each.name: file_entries(each.upstream_files(), hashes.sha256) for each in recipe.test_sets}
     digests = {each.name: images_digest(each.kind, each.config, hashes) for each in recipe.test_sets}
     test_images = {name: found for name, found in digests.items() if found is not None}
     image_text = judge_identities(recipe, root, hashes.sha256)
@@ -114,7 +114,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     build_key = digest(
         {
             "settings": what_settings(recipe),
-            "inputs": {source.name: sorted(source.file_hashes) for source in sources},
+            "inputs": {source.name: entries_identity(source.file_entries) for source in sources},
             "images": {name: location_digests[location] for name, location in locations.items()},
             "test_sets": {name: entries_identity(files) for name, files in test_files.items()},
             "test_images": test_images,
@@ -195,7 +195,7 @@ def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source
     return Source(
         name=settings.name,
         files=files,
-        file_hashes=[sha256(file) for file in files],
+        file_entries=file_entries(files, sha256),
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
         read=lambda: settings.kind.read(settings.config),

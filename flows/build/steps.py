@@ -15,6 +15,7 @@ from data_catalog.language_pack import harmless_words
 from data_catalog.schema import IMAGE_TEXT
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
+from data_catalog.storage.upstream_hashes import entries_identity
 from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGET_REASONS, ActiveTombstones
 from flows.build import captions, fit, images
@@ -64,7 +65,7 @@ def _ingest_settings(build: Build) -> Mapping[str, Any]:
     recipe = build.recipe
     return {
         "sources": {source.name: source_settings(source) for source in recipe.sources},
-        "files": {source.name: sorted(source.file_hashes) for source in build.inputs.sources},
+        "files": {source.name: entries_identity(source.file_entries) for source in build.inputs.sources},
         "target_lang": recipe.target_language,
         "shard_size": recipe.build.shard_size,
         "keep_splits": recipe.keeps_splits,

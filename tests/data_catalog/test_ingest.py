@@ -17,14 +17,12 @@ from data_catalog.sources.rows import ALL_ROWS, MalformedRow, RowLimit, SourceRo
 from data_catalog.storage.shards import sha256_of
 
 
-def source(
-    rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", content_hash: str = "h", limit: RowLimit = ALL_ROWS
-) -> Source:
+def source(rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", limit: RowLimit = ALL_ROWS) -> Source:
     def read() -> Iterator[SourceRow]:
         return iter(rows)
 
     files = [folder / "a.tsv"]
-    return Source(name=name, files=files, file_hashes=[content_hash], settings={}, read=read, limit=limit)
+    return Source(name=name, files=files, file_entries=[], settings={}, read=read, limit=limit)
 
 
 def row(sample: str, caption: str, line: int, folder: Path) -> UpstreamRow:

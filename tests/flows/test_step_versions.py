@@ -184,7 +184,7 @@ def texts_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     for memory, known in zip(memories, (TRANSLATIONS, BACK), strict=True):
         memory.record(list(known), list(known.values()))
     tools = SimpleNamespace(
-        sources=[Source(name="pairs", files=[Path("a.tsv")], file_hashes=["h"], settings={}, read=upstream_rows)],
+        sources=[Source(name="pairs", files=[Path("a.tsv")], file_entries=[], settings={}, read=upstream_rows)],
         translator=SimpleNamespace(fingerprint="argos:en-it:golden", max_chunk_size=None),
         memory=memories[0],
         reverse=SimpleNamespace(fingerprint="back", from_code="it", to_code="en", max_chunk_size=None),

@@ -134,6 +134,13 @@ def test_every_source_that_states_splits_has_them_kept_and_another_list_is_anoth
         assert splits == ["train", "val", "val", "test", "test", "train"], start
     own.build(flickr8k(own, test="3.jpg\n4.jpg\n5.jpg") + sources, UPSTREAM, "split.val=0")
     assert own.outcomes()[own.caption(5)] == "test"
+    dev, test = (own.folder / f"Flickr_8k.{split}Images.txt" for split in ("dev", "test"))
+    (own.folder / "aside").write_bytes(dev.read_bytes())
+    test.replace(dev)
+    (own.folder / "aside").replace(test)
+    own.build((own.folder / "own.toml").read_text("utf-8"), UPSTREAM, "split.val=0")
+    found = own.outcomes()
+    assert (found[own.caption(1)], found[own.caption(5)]) == ("test", "val"), "their names alone were swapped"
 
 
 def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_starts(own: Any, told: Any) -> None:
