@@ -31,7 +31,7 @@ from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, Unselec
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.upstream_hashes import file_entries
 from data_catalog.storage.work import WorkStore
-from data_catalog.tombstones import Tombstones
+from data_catalog.tombstones import read_tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
@@ -154,7 +154,7 @@ def dry_run(
     )
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
-        build = Build(recipe=recipe, inputs=_sampled(recipe, num_rows, seed, translator))
+        build = Build(recipe=recipe, inputs=_sampled(recipe, root, num_rows, seed, translator))
         tools = Tools(
             recipe=recipe,
             root=Path(folder),
@@ -207,7 +207,7 @@ def _lacking(recipe: Recipe, root: Path) -> list[str]:
     return found
 
 
-def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
+def _sampled(recipe: Recipe, root: Path, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
     """Return the inputs of a build on a sample, without content hashes and images, since nothing is published."""
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
@@ -223,7 +223,7 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
         translator=translator,
         reverse=None,
         build_key="",
-        tombstones=Tombstones(),
+        tombstones=read_tombstones(root).of(recipe.name),
     )
 
 
@@ -294,7 +294,8 @@ def _reason(rule: str) -> str:
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
     """Return distinct captions, evenly spread over the rows, each with its translation if checked, and its detail."""
-    distinct = list({row["source_caption"]: row for row in rows}.values())
+    # A forgotten row has neither.
+    distinct = list({row["source_caption"]: row for row in rows if row["source_caption"] or row["detail"]}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
     shown = []
     for row in chosen:

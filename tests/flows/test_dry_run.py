@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
+
 Dry = Callable[..., str]
 CAPTIONS = [*(f"Un cane corre sulla spiaggia numero {n}" for n in range(40)), "IMG_2041.jpg", "gatto"]
 CAPTIONS += ["<b>Ein kleiner Hund spielt im Garten</b>", "Anna Maria Mozzoni", "🙂🙂", "كلب صغير يلعب في الحديقة"]
@@ -114,6 +116,19 @@ def test_what_a_build_would_refuse_is_said(dry_run: Dry, own: Any) -> None:
     contact, package = json.loads(dry_run("--json"))["lacking"]
     assert contact.startswith("sources.sbu may fetch images from Flickr")
     assert package.startswith("no Argos package")
+
+
+def test_what_a_take_down_removed_is_counted_and_not_shown(dry_run: Dry, own: Any) -> None:
+    (own.root / "datasets").mkdir(parents=True)
+    gone = [number for number, text in enumerate(CAPTIONS) if text in ("gatto", CAPTIONS[0], CAPTIONS[42])]
+    words = [word for number in gone for word in ("--url", f"http://example.org/{number}.jpg")]
+    assert main(["forget", *words, "--root", str(own.root)]) == 0
+    page = own.folder / "page.html"
+    out = dry_run("--rows", "0", "--page", str(page))
+    assert re.search(r"it +forget +forgotten +3 ", out)
+    assert re.search(r"\n  forgotten \(forget\)\n  \w", out), "without examples"
+    told = out + page.read_text("utf-8") + dry_run("--rows", "0", "--json")
+    assert not any(text in told for text in ("gatto", "<b>Ein", "numero 0"))
 
 
 @pytest.mark.parametrize("rows", ["0", "5"])
