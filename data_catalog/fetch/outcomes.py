@@ -31,7 +31,7 @@ from data_catalog.storage.work import WorkStore
 logger = logging.getLogger(__name__)
 
 # Version of the fetch step. It is raised when its output changes; outputs of earlier versions in `work/` are ignored.
-VERSION = 5
+VERSION = 6
 # Files of the fetch step: images that were fetched now; recorded ones as they came; recorded ones that are normalised.
 FETCHED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
 # It has, for each image of the shard in order, the file that contains it.

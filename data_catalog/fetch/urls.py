@@ -13,6 +13,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.sources.urls import ascii_name
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
@@ -26,7 +27,7 @@ LONGEST_PATH = 8000
 _PATH_SAFE = "/:@!$&'()*+,;=~-._%"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*(?<!-)\.?")
 
 
 class FetchError(PipelineError):
@@ -135,13 +136,10 @@ def _ascii_host(host: str | None) -> str:
         raise FetchError("bad_url", "no host")
     if ":" in host:
         return _ipv6_host(host)
-    try:
-        ascii_host = host.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        raise FetchError("bad_url", "host is no name") from error
-    if not _HOST.fullmatch(ascii_host):
+    name = ascii_name(host)
+    if not _HOST.fullmatch(name):
         raise FetchError("bad_url", "host is no name")
-    return ascii_host
+    return name
 
 
 def _ipv6_host(host: str) -> str:

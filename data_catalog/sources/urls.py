@@ -31,7 +31,7 @@ def canonical_host(host: str) -> str:
         except ValueError:
             return given
         return str(found.ipv4_mapped or found)
-    name = ".".join(map(_ascii_label, _DOTS.split(unquote(given).lower()))).rstrip(".")
+    name = ascii_name(unquote(given)).rstrip(".")
     if _FORBIDDEN.search(name):
         return given
     return _ipv4(name) or name
@@ -56,6 +56,11 @@ def _number(text: str) -> int | None:
         if found and len(found[1]) <= _MOST_DIGITS:
             return int(found[1] or "0", base)
     return None
+
+
+def ascii_name(name: str) -> str:
+    """Return the name of a host in lower case and in ASCII; a label that cannot be a name stays as it is."""
+    return ".".join(map(_ascii_label, _DOTS.split(name.lower())))
 
 
 def _ascii_label(label: str) -> str:

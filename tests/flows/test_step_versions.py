@@ -51,7 +51,7 @@ GOLDENS = {
     "translate": (4, "c14dda2295fe6877"),
     "round-trip": (3, "f7019a8c9d0435f9"),
     "check": (7, "c74282f74eff34fe"),
-    "fetch": (5, "21498958bdacf3ef"),
+    "fetch": (6, "21498958bdacf3ef"),
     "normalise": (6, "d3e10c5e7b0dd5f4"),
     "forget-images": (4, "515545927aa4d307"),
     "measure-fit": (1, "96dc9c41649adc91"),

@@ -19,6 +19,7 @@ from data_catalog.fetch import urls
 from data_catalog.fetch.client import GuardedClient, Limits
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.urls import FetchError, checked_addresses, parse_url, redirect_target
+from data_catalog.sources.urls import host_of
 
 # What stands before the port in a URL, by the way in which it is smuggled in.
 KINDS = {
@@ -197,6 +198,9 @@ CANONICAL = {
     "http://example.org/100%.jpg": "http://example.org/100%25.jpg",
     "http://example.org/a[1]\\b.jpg": "http://example.org/a%5B1%5D%5Cb.jpg",
     "http://münchen.example/ü.jpg": "http://xn--mnchen-3ya.example/%C3%BC.jpg",
+    # IDNA 2003 replaces a letter of each, and so names another host.
+    "http://Straße.example/a.jpg": "http://xn--strae-oqa.example/a.jpg",
+    "http://www。βόλος.example": "http://www.xn--nxasmm1c.example/",
     "http://upload_1.example.org./a.jpg": "http://upload_1.example.org./a.jpg",
     "http://[2001:DB8:0::1]:80/a.jpg": "http://[2001:db8::1]/a.jpg",
     "http://0x7f000001/": "http://0x7f000001/",
@@ -204,9 +208,10 @@ CANONICAL = {
 }
 
 
-def test_accepted_urls_are_spelt_in_one_way() -> None:
+def test_accepted_urls_are_spelt_in_one_way_and_name_the_host_that_identifies_them() -> None:
     for url, canonical in CANONICAL.items():
         assert parse_url(url).url == parse_url(canonical).url == canonical
+        assert host_of(url) == host_of(canonical)
 
 
 REFUSED = {
@@ -220,7 +225,8 @@ REFUSED = {
     "http://[::1/": ("bad_url", "not a URL"),
     "http://exa mple.org/": ("bad_url", "host is no name"),
     "http://" + "a" * 64 + ".org/": ("bad_url", "host is no name"),
-    "http://a..b/": ("bad_url", "host is no name"),
+    "http://" + "ß" * 64 + ".org/": ("bad_url", "host is no name"),
+    **dict.fromkeys(("http://a..b/", "http://a../"), ("bad_url", "host is no name")),
     "file:///etc/passwd": ("scheme", "file"),
     "HTTPX://example.org/": ("scheme", "httpx"),
     "http://@example.org/": ("userinfo", None),
