@@ -91,7 +91,7 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
         "Ablation of the filters": "\n\n".join([ABLATIONS, *map(_ablation, parts.ablations)])
         if parts.ablations
         else "",
-        "What was not filtered": bullets(NOT_FILTERED),
+        "What was not filtered": bullets(not_filtered(manifest)),
         "Limits": bullets(LIMITS),
         "Removal requests": REMOVAL,
         "Settings": f"{SETTINGS}\n\n{fenced_json(manifest['settings'])}",
@@ -105,6 +105,12 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
     head, title = _front_matter(manifest, all_counts, parts.configs), f"# {markdown_text(manifest['dataset'])}"
     texts = [head, title, introduction]
     return "\n\n".join([*texts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+
+
+def not_filtered(manifest: Manifest) -> list[str]:
+    """Return what no step of the build searched for."""
+    judged = any(entry["step"] == "fit" for entry in manifest["steps"])
+    return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)]
 
 
 def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
@@ -309,13 +315,14 @@ REMOVAL = """Ask the provider of the dataset. `vernaclip forget` removes an imag
 similar to a picture: it rewrites the dataset without it, removes older snapshots and exports that contain it, and
 keeps it out of later builds. If you have a copy of the dataset, remove it there, too."""
 
-NOT_FILTERED = (
+_NOT_COMPARED = "Agreement of caption and image: no model compared them."
+_NOT_FILTERED = (
     "Nudity, violence, hate and other harmful content, in images or text: no classifier searched for it.",
     "Faces, number plates, addresses and other personal data in images: nothing was blurred.",
     "Names of people in captions: only captions that consist almost entirely of names were dropped, if the recipe "
     "enables that check.",
     "Watermarks, logos, screenshots, advertising and text inside images.",
-    "Agreement of caption and image: no model compared them.",
+    _NOT_COMPARED,
     "Copyright of single images, beyond upstream's statements.",
     "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets.",
 )

@@ -19,13 +19,13 @@ from data_catalog.exports.card import (
     LIMITS,
     MAKING,
     METHOD,
-    NOT_FILTERED,
     TERMS,
     CardParts,
     DataConfig,
     SplitFiles,
     card_text,
     example_captions,
+    not_filtered,
     upstream_paper,
 )
 from data_catalog.exports.counts import count_pairs
@@ -183,7 +183,7 @@ def croissant_text(
         "prov:wasDerivedFrom": [_origin(manifest, name) for name in sources],
         "prov:wasGeneratedBy": {"@type": "prov:Activity", "prov:label": " ".join(MAKING.split())},
         "rai:dataCollection": "Upstream datasets' files were read, and images fetched from their addresses.",
-        "rai:dataLimitations": list(NOT_FILTERED),
+        "rai:dataLimitations": not_filtered(manifest),
         "rai:dataBiases": list(LIMITS[:2]),
         "distribution": distribution,
         "recordSet": [] if config.schema is None else [pair],

@@ -173,6 +173,10 @@ def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_differen
     assert judged.snapshot.manifest["settings"]["image_text"] == {"min_score": None, "max_drop": None}
     plain = squares.build("plain")
     manifest = plain.snapshot.manifest
+    for built, says in ((judged, False), (plain, True)):
+        for document in ("README.md", "croissant.json"):
+            text = (built.snapshot.folder / document).read_text("utf-8")
+            assert ("no model compared them" in text) == says, document
     assert "image_text" not in manifest["settings"]
     assert not {"fit", "measure-fit"} & {entry["step"] for entry in manifest["steps"]}
     assert pq.read_schema(plain.snapshot.caption_files()[0]).equals(CAPTIONS)
