@@ -158,10 +158,10 @@ def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
             return malformed_row(location, "malformed_row", f"{column} is {describe(value)} instead of a text")
-        texts[name] = value
+        texts[name] = value.strip() if value and name in ("url", "path") else value
     url, lang = texts.get("url"), texts.pop("lang", None)
     found = Candidate(
-        sample_key=url_key(url.strip()) if url else texts.get("path") or "",
+        sample_key=url_key(url) if url else texts.get("path") or "",
         lang=lang.strip().lower() if lang and lang.strip() else config.lang,
         original_lang=config.source_lang,
         **texts,

@@ -136,7 +136,13 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     ),
     "facts beside captions": (
         [
-            *(("id", str), ("photo", name), ("alt", caption), ("caption", caption), ("lang", lambda n: "uk")),
+            *(
+                ("id", str),
+                (" photo", lambda n: f" {name(n)}"),
+                ("alt", caption),
+                ("caption", caption),
+                ("lang", lambda n: "uk"),
+            ),
             *(("Photographer", lambda n: "Олена Коваль"), ("licence", lambda n: "CC BY 4.0")),
             ("split", lambda n: ("train", "dev", "test")[n % 3]),
         ],

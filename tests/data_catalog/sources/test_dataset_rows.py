@@ -410,7 +410,7 @@ def test_parquet_has_nulls_dictionaries_and_texts_that_are_not_utf8(read: Any) -
 def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "p.csv").write_text("image,text\nsub/a.jpg,un gatto\n")
+        (tmp_path / folder / "p.csv").write_text("text, image\nun gatto, sub/a.jpg \n")
     config = PairsConfig(files=(f"{tmp_path}/a/p.csv",), caption_column="text", path_column="image", lang="it")
     (row,) = read_pairs(config)
     assert isinstance(row, UpstreamRow)
