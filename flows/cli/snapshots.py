@@ -160,10 +160,9 @@ def _short(value: object) -> str:
 def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Number = 1, dry_run: bool = False) -> None:
     """Remove old snapshots that nothing needs, and unfinished snapshots of killed builds.
 
-    These snapshots are also kept: the one that the newest model was trained on, the one that an interrupted
-    --retry-failed needs, and all snapshots of a dataset while a model is trained on it. A program that has
-    catalog.duckdb open still uses the old views. If their snapshot is removed, its next query fails; open the file
-    again.
+    These snapshots are also kept: the one that the newest model was trained on, and all snapshots of a dataset while a
+    model is trained on it. A program that has catalog.duckdb open still uses the old views. If their snapshot is
+    removed, its next query fails; open the file again.
 
     Args:
         dataset: Prune only this dataset (default: all).
