@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.database.catalog import download_counts
 from data_catalog.database.overview import heavy_losses, ranked_reasons
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
-from data_catalog.fetch.reasons import Diagnosis, diagnose
+from data_catalog.fetch.reasons import Diagnosis
 from data_catalog.plain_text import command
+from data_catalog.report.contents import downloads_of
 from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.sample.server import serve
@@ -77,7 +77,7 @@ class BuildReport:
     """Result of a build.
 
     Args:
-        snapshot: the committed snapshot, which is the dataset's current one.
+        snapshot: the committed snapshot, which is the dataset's current one unless it has no pairs.
         up_to_date: the snapshot existed already, so nothing was done.
         num_steps: number of steps that ran; finished ones are not counted.
         seconds: wall-clock time.
@@ -214,19 +214,20 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             up_to_date=built.up_to_date,
             num_steps=built.num_steps,
             seconds=time.monotonic() - started,
-            downloads=diagnose(download_counts(root, recipe.name)),
+            downloads=downloads_of(built.snapshot),
         )
+        current = require_snapshot(root, recipe.name, recipe=recipe.reference)
         append_run(
             root,
             recipe.name,
             snapshot=built.snapshot.snapshot,
+            is_current=built.snapshot.snapshot == current.snapshot,
             num_steps=report.num_steps,
             seconds=report.seconds,
             downloads=report.downloads.shares(),
             num_retryable=report.downloads.num_retryable,
             seconds_by_step=dict(built.seconds_by_step),
         )
-        current = require_snapshot(root, recipe.name, recipe=recipe.reference)
         refresh_report(root, current, has_run=report.num_steps > 0)
     text = f"Captions of {recipe.name} that each step read, kept and dropped."
     if images := report.downloads.rows():

@@ -80,21 +80,6 @@ def _created(views: Mapping[str, str]) -> str:
     return "; ".join(f"CREATE VIEW {name} AS {query}" for name, query in views.items())
 
 
-DOWNLOADS = """
-    SELECT source, host, drop_reason, http_status, count(*) AS num_images
-    FROM (SELECT *, regexp_extract(coalesce(url, ''), '^[a-zA-Z]+://([^/?#]+)', 1) AS host FROM image_outcomes)
-    WHERE dataset = $dataset AND url IS NOT NULL GROUP BY ALL ORDER BY ALL
-"""
-
-
-def download_counts(root: Path, dataset: str) -> pa.Table:
-    """Return how many images that were requested from the web were received, or dropped for which reason.
-
-    Columns: source, host, drop_reason (null: the image is good), http_status, num_images.
-    """
-    return query(root, DOWNLOADS, {"dataset": dataset})
-
-
 # The conservation laws, which a snapshot must satisfy before it is committed. The view `counted` has the counts that
 # the steps of the build returned, and `funnel` the counts of the caption rows.
 

@@ -226,7 +226,7 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
     """Diagnose the outcomes of a dataset's images.
 
     Args:
-        downloads: columns host, drop_reason (null: good) and num_images, as `catalog.download_counts` returns them.
+        downloads: columns host, drop_reason (null: good) and num_images.
     """
     rows = downloads.select(["host", "drop_reason", "num_images"]).to_pylist()
     counts: Counter[str] = Counter()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.overview import heavy_losses
-from data_catalog.fetch.reasons import diagnose
+from data_catalog.fetch.reasons import Diagnosis, diagnose
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
 from data_catalog.schema import NATIVE
@@ -268,6 +268,16 @@ FIT = """
 """
 
 THUMBNAILS = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
+
+
+def downloads_of(snapshot: Snapshot) -> Diagnosis:
+    """Return the outcomes of a snapshot's images that were requested from the web.
+
+    Raises:
+        DamagedError: a file of the snapshot is damaged or missing.
+    """
+    with snapshot_queries(snapshot) as table:
+        return diagnose(table(ASKED))
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:

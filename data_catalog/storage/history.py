@@ -135,8 +135,12 @@ def previous_name(root: Path, dataset: str) -> str | None:
     """Return the id of the snapshot that was current before the current one and still exists; None if there is none."""
     current = current_snapshot_name(root, dataset)
     there = [published.snapshot.snapshot for published in history(root, dataset)]
-    logged = [str(run.get("snapshot")) for run in runs(root, dataset)]
-    return next((name for name in [*reversed(logged), *reversed(there)] if name in there and name != current), None)
+    # Take-downs and older versions do not log it: theirs were.
+    ends = [(str(run.get("snapshot")), run.get("is_current", True)) for run in runs(root, dataset)]
+    logged = [name for name, was_current in ends if was_current]
+    never = {name for name, _ in ends}.difference(logged)  # builds that kept nothing
+    names = [*reversed(logged), *(name for name in reversed(there) if name not in never)]
+    return next((name for name in names if name in there and name != current), None)
 
 
 def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snapshot]:

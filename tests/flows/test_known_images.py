@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import DamagedError, DiskError, InputError
+from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.storage import failpoints
+from data_catalog.storage.history import remove_snapshot, resolve, runs
 from data_catalog.storage.shards import sha256_of
 from flows.jobs import BuildReport
 
@@ -197,6 +198,20 @@ def test_only_what_may_pass_is_asked_again(web: Web, host: Any) -> None:
     assert "duplicate_image" in web.outcomes().values()
     assert second.snapshot.verify() == []
     assert web.build().snapshot.snapshot == second.snapshot.snapshot
+
+
+def test_a_build_that_keeps_nothing_is_logged_as_itself_and_was_never_current(web: Web, host: Any) -> None:
+    older, newer = web.build(), web.build("split.val=0.3")
+    with pytest.raises(InputError, match="keeps none of 12 captions"):
+        web.build("clean.min_words=50")
+    *_, with_images, empty = runs(web.root, "own")
+    assert (with_images["downloads"].keys(), empty["downloads"]) == ({"came", "gone"}, {}), "it asked for none"
+    assert newer.snapshot.snapshot != empty["snapshot"] != older.snapshot.snapshot
+    found = resolve(web.root, ["current", "previous"], "own")
+    assert found == [newer.snapshot, older.snapshot]
+    remove_snapshot(web.root, "own", older.snapshot.snapshot)
+    with pytest.raises(SettingsError, match="holds no snapshot previous"):
+        resolve(web.root, ["previous"], "own")
 
 
 def test_trying_in_vain_leaves_the_pairs_as_they_are_and_what_is_gone_for_good_is_not_asked_again(
