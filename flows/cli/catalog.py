@@ -120,7 +120,7 @@ MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a place
 
 
 def why(
-    identity: Annotated[str, Parameter(name="ID")],
+    identity: Annotated[Text, Parameter(name="ID")],
     /,
     *,
     root: Root = DEFAULT_ROOT,

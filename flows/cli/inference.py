@@ -19,7 +19,7 @@ from flows.cli.options import (
     Root,
     Split,
     Text,
-    Words,
+    Texts,
     no_option,
 )
 from flows.cli.output import require_own_file, say, say_json, say_table
@@ -164,7 +164,7 @@ def _query(text: str | None, image: Path | None) -> str | Path:
 
 def classify(
     image: Path,
-    texts: Words = (),
+    texts: Texts = (),
     /,
     *,
     root: Root = DEFAULT_ROOT,

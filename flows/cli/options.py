@@ -1,5 +1,6 @@
 """Options that several commands share, each with its type and help text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,22 +49,30 @@ def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, groups))
 
 
+_OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(=\S*)?")
+
+
 def no_option(_: Any, tokens: Sequence[Token]) -> str:
-    """Return a text that may begin with a hyphen if it is "-" or has a space, since a mistyped option has neither.
+    """Return a text that may begin with a hyphen, but not one that may be a mistyped option.
 
     Raises:
         ValueError: the text looks like an option.
     """
-    value = tokens[0].value
-    if value.startswith("-") and value != "-" and " " not in value:
-        raise ValueError(f"Unknown option: {value}.")
-    return value
+    if _OPTION.fullmatch(tokens[0].value):
+        raise ValueError(f"Unknown option: {tokens[0].value}.")
+    return tokens[0].value
+
+
+def no_options(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Return texts that are read as `no_option` reads one."""
+    return tuple(no_option(_, [token]) for token in tokens)
 
 
 Number = Annotated[int, Parameter(converter=whole_number, metavar="N")]
 OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
 Words = tuple[str, ...]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]
+Texts = Annotated[Words, Parameter(allow_leading_hyphen=True, converter=no_options)]
 Groups = Annotated[
     tuple[tuple[str, ...], ...], Parameter(converter=word_groups, consume_multiple=1, metavar="NAME KEY=VALUE...")
 ]

@@ -90,6 +90,20 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments: str, said: str, capsys: p
     assert (out, error.count("\n")) == ("", 1)
 
 
+@pytest.mark.parametrize("text", ["-1 grado", "-a:1", "-1", "-", "--a SELECT 1"])
+@pytest.mark.parametrize("command", ["search", "localize a.jpg", "classify a.jpg un\\ cane", "sql", "why"])
+def test_a_text_may_begin_with_a_hyphen_and_a_mistyped_option_is_none(
+    command: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command)
+    call = parse([*words, text, "--root", "elsewhere"])
+    assert (call.bound.args[-1][-1] if "classify" in command else call.bound.args[-1]) == text
+    assert call.root == Path("elsewhere")
+    for option in ("--rot", "--rot=a:b", "-x"):
+        _, error = ended([*words, option], 2, capsys)
+        assert f"Unknown option: {option}" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "level"),
     [("recipes", "INFO"), ("-q recipes", "WARNING"), ("recipes --quiet", "WARNING"), ("recipes -v", "DEBUG")],
