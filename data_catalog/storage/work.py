@@ -49,11 +49,6 @@ class StepFacts(TypedDict, total=False):
     num_captions: int
     num_hashed: int
     num_beyond_cap: int
-    num_found: int
-    num_test_images: int
-    num_asked: int
-    num_known: int
-    num_forgotten: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

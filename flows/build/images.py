@@ -97,7 +97,7 @@ def fetch(
     job.tools.workers.fetch(missing, config, job.folder / FETCHED_FILE, attempt=attempt, log=log)
     order = [IN_FETCHED if place is None else place for place in places]
     save_parquet(pa.table({"file": pa.array(order, pa.int8())}), job.folder / ORDER_FILE)
-    return {"num_asked": missing.num_rows, "num_known": requests.num_rows - missing.num_rows}
+    return {}
 
 
 def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
@@ -151,7 +151,7 @@ def forget_images(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
     rows = (row for group in read_groups(path) for row in group)
     kept = (forgotten_image(row) if meant else row for row, meant in zip(rows, is_meant, strict=True))
     write_rows(kept, IMAGES, job.folder / SHARD)
-    return {"num_forgotten": sum(is_meant)}
+    return {}
 
 
 def find_duplicates(
@@ -195,7 +195,7 @@ def find_duplicates(
     save_parquet(found.sort_by("sample_id"), job.folder / SHARD)
     (job.folder / "thumbnails").unlink()
     save_parquet(leaks_found.slice(0, 0) if drops else leaks_found, job.folder / MARKS_FILE)
-    return {"num_found": found.num_rows, "num_test_images": leaks_found.num_rows}
+    return {}
 
 
 def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
