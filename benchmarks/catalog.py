@@ -65,7 +65,6 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; return it."""
     from data_catalog.database.catalog import rebuild, recounted
     from data_catalog.database.lookup import write_lookup
-    from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
     from flows.build.build import step_entries
     from flows.build.steps import STEPS
@@ -85,7 +84,6 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         sources.setdefault(shard["source"], empty)["selected"] += shard["captions"][0]["rows"]
     manifest = {
         "format": MANIFEST_FORMAT,
-        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
         "dataset": dataset,
         "snapshot": snapshot_id,
         "build_key": snapshot_id,

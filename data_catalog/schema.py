@@ -1,4 +1,4 @@
-"""Arrow schemas of the files in a catalog, their versions, and descriptions of the published columns.
+"""Arrow schemas of the files in a catalog, and descriptions of the published columns.
 
 A *sample* is one image with all its captions. A *caption row* is the unit of accounting: one row per selected upstream
 row, from ingest to the published snapshot. A row starts as `pending` and ends as `kept` or `rejected`.
@@ -7,10 +7,6 @@ row, from ingest to the published snapshot. A row starts as `pending` and ends a
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
-
-CAPTIONS_VERSION = 4
-PAIRS_VERSION = 4
-OUTCOMES_VERSION = 4
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 

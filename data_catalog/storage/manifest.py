@@ -169,7 +169,6 @@ class Manifest(BuildFacts):
     """Manifest of a snapshot; the last three keys are added before the commit or by a take-down."""
 
     format: int
-    schemas: dict[str, int]
     snapshot: str
     files: dict[str, list[FileEntry]]
     drop_reasons: NotRequired[list[DropCount]]

@@ -20,13 +20,10 @@ from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows
 from data_catalog.schema import (
-    CAPTIONS_VERSION,
     IMAGES,
     KEPT,
     OUTCOMES,
-    OUTCOMES_VERSION,
     PAIRS,
-    PAIRS_VERSION,
     PENDING,
     SCORE,
     SCORED_PAIRS,
@@ -344,8 +341,7 @@ def write_snapshot(
             path.unlink()
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
-    versions = {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION}
-    its_own = {"format": MANIFEST_FORMAT, "schemas": versions, "snapshot": snapshot_id, "files": files}
+    its_own = {"format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files}
     manifest = cast("Manifest", {**facts, **its_own})
     snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
     broken = broken_laws(snapshot)
