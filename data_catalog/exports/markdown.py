@@ -1,4 +1,4 @@
-"""Markdown helpers, and escaping of foreign texts for Markdown, spreadsheets and terminals."""
+"""Markdown helpers, and escaping of foreign texts for Markdown and HTML."""
 
 import json
 import re
@@ -34,8 +34,6 @@ def bullets(lines: Iterable[str]) -> str:
 _MARKDOWN = re.compile(r"[!\"#$&()*+/:<=>@\[\\\]^_`{|}~]|^[-0-9]|\.(?=[^\W\d_])|www", re.IGNORECASE)
 # Characters that join letters or emoji; all other format characters, direction marks included, become blanks.
 _JOINERS = "\u200c\u200d"
-# Characters that start a formula in a spreadsheet, also in full width.
-_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 
 
 def one_line(text: str) -> str:
@@ -51,9 +49,3 @@ def _is_invisible(char: str) -> bool:
 def markdown_text(text: str) -> str:
     """Return a text that Markdown and HTML show unchanged: special characters become character entities."""
     return _MARKDOWN.sub(lambda match: "".join(f"&#{ord(char)};" for char in match[0]), one_line(text))
-
-
-def sheet_cell(text: str | None) -> str:
-    """Return a text that a spreadsheet shows as text: a formula gets an apostrophe in front, None is an empty cell."""
-    shown = one_line(text or "")
-    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown

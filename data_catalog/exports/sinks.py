@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError
 from data_catalog.exports.card import DataConfig, SplitFiles
-from data_catalog.exports.markdown import sheet_cell
+from data_catalog.exports.markdown import one_line
 from data_catalog.exports.rights import Policy
+from data_catalog.plain_text import spreadsheet_text
 from data_catalog.storage.integrity import file_problem
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import link_file, open_image_writer, sha256_of, write_json
@@ -333,6 +334,6 @@ def credits_writer(folder: Path, policy: Policy) -> Iterator[Callable[[JudgedSha
                 if reason is None or row["url"]:
                     row |= {"key": sample_key(row["sample_id"]), "pixels": reason or "yes"}
                     row["license"] = policy.license(row)
-                    writer.writerow([sheet_cell(row[name]) for name in _CREDITS])
+                    writer.writerow([spreadsheet_text(one_line(row[name] or "")) for name in _CREDITS])
 
         yield add

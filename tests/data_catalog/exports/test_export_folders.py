@@ -1,5 +1,6 @@
 """Exports as folders: what is in them, that they are whole or absent, and that nothing in them does harm."""
 
+import csv
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from data_catalog.exports.export import ExportConfig, ExportReport, export_snaps
 from data_catalog.exports.sinks import sample_key
 from data_catalog.storage.manifest import Snapshot
 
+BY = "CC BY 4.0"
 FORMATS = ("huggingface", "webdataset", "urls")
 FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
 Shared = tuple[Path, Snapshot, dict[str, Any]]
@@ -252,6 +254,21 @@ def test_the_card_says_what_an_honest_card_says(kind: str, shared: Shared) -> No
         html = MarkdownIt("commonmark").enable("table").render(body)
         shown = "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) =1+1 gnp.exe [31m | ``` www.evil"
         assert shown in html, "examples are shown as they are"
+
+
+def test_credits_are_one_line_each_and_no_formula(make_snapshot: Any, make_pair: Any, tmp_path: Path) -> None:
+    shown = {
+        "=1+1": "'=1+1",
+        " +1": "'+1",
+        "＝1": "'＝1",
+        "'Ndrangheta": "'Ndrangheta",
+        "A.\n\u202eB.": "A. B.",
+        "": "",
+    }
+    rows = [make_pair(str(number), number, license="CC BY 4.0", attribution=text) for number, text in enumerate(shown)]
+    export(make_snapshot(tmp_path / "catalog", {(0, "train"): rows}), tmp_path / "out", "urls")
+    with (tmp_path / "out" / "ATTRIBUTION.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["attribution"] for row in csv.DictReader(file)] == list(shown.values())
 
 
 def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_license(make_snapshot: Any, tmp_path: Path) -> None:
