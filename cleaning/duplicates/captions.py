@@ -120,7 +120,7 @@ def label_repeats(
         threads: number of threads; the result does not depend on it.
 
     Returns:
-        Number of captions, and number of those beyond the cap.
+        Number of captions.
     """
     labels = cluster_captions(
         lambda: (_said(table, rows) for _, table, rows in _pending(shards, *_SAID)),
@@ -142,7 +142,7 @@ def label_repeats(
         columns = [pa.array(values[start : start + len(rows)]) for values in (labels, beyond)]
         save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{number:05d}.parquet")
         start += len(rows)
-    return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
+    return {"num_captions": start}
 
 
 def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, pa.Table, list[int]]]:

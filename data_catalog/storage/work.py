@@ -48,7 +48,6 @@ class StepFacts(TypedDict, total=False):
     num_identities: int
     num_captions: int
     num_hashed: int
-    num_beyond_cap: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
