@@ -25,10 +25,11 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from training.data.features import Encoder, FeatureStore, fingerprint, rewording
-from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
-from training.towers.model import WEIGHTS_FILE
+from training.scores.encoders import open_encoder, open_model_folder, open_open_clip, open_transformers, tensors_sha256
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, load_model
+from training.towers.tokenizer import copy_tokenizer
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
@@ -144,15 +145,77 @@ def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: 
     assert np.abs(together - found.text_embeds.numpy()).max() < 1e-5
 
 
-def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, mark = shutil.copytree(dual_encoder, tmp_path / "remote"), tmp_path / "mark"
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
-    (folder / "config.json").write_text(json.dumps(config))
+OWN_TOKENIZER = {"auto_map": {"AutoTokenizer": ["evil.Own", None]}}
+OWN_PROCESSOR = {"auto_map": {"AutoProcessor": "evil.Own"}, "processor_class": "Own"}
+ENCODER = {"text_cfg": {"hf_model_name": ".", "context_length": 24}}
+
+
+@pytest.mark.parametrize(
+    ("opener", "layout", "changes", "told"),
+    [
+        (
+            open_encoder,
+            "hub",
+            {"config.json": {"model_type": "own", "auto_map": {"AutoConfig": "evil.Own"}}},
+            "custom code",
+        ),
+        (open_encoder, "hub", {"tokenizer_config.json": OWN_TOKENIZER}, "custom code"),
+        (open_encoder, "hub", {"processor_config.json": OWN_PROCESSOR}, "custom code"),
+        (
+            open_encoder,
+            "open_clip",
+            {"tokenizer_config.json": OWN_TOKENIZER, "text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}},
+            "tokenizer_kwargs may set only .*, not trust_remote_code",
+        ),
+        (open_encoder, "open_clip", {"text_cfg": {"tokenizer_kwargs": {"vocab_file": "/x"}}}, "not vocab_file"),
+        (open_encoder, "open_clip", {"tokenizer_config.json": OWN_TOKENIZER}, "custom code"),
+        (
+            open_encoder,
+            "open_clip",
+            {**ENCODER, "config.json": {"model_type": "own", "auto_map": {"AutoConfig": "evil.Own"}}},
+            "custom code",
+        ),
+        (
+            open_encoder,
+            "open_clip",
+            {**ENCODER, "config.json": {"model_type": "encoder-decoder", "auto_map": {"AutoModel": "evil.Own"}}},
+            "custom code",
+        ),
+        (lambda folder: load_model(Path(folder)), "open_clip", {"tokenizer_config.json": OWN_TOKENIZER}, "custom code"),
+        (
+            lambda folder: copy_tokenizer(folder, Path(folder)),
+            "open_clip",
+            {"tokenizer_config.json": OWN_TOKENIZER},
+            "custom code",
+        ),
+    ],
+)
+def test_code_of_a_model_is_never_run(
+    opener: Callable[[str], object],
+    layout: str,
+    changes: dict[str, dict[str, Any]],
+    told: str,
+    random_clip: Callable[..., Path],
+    dual_encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither where a file asks for it, nor where transformers would ask at the terminal."""
+    folder, mark = tmp_path / "remote", tmp_path / "mark"
+    shutil.copytree(dual_encoder if layout == "hub" else random_clip(TEXTS), folder)
+    for name, values in changes.items():
+        if name == "text_cfg":
+            config = json.loads((folder / OPEN_CLIP_CONFIG_FILE).read_text())
+            config["model_cfg"]["text_cfg"] |= values
+            (folder / OPEN_CLIP_CONFIG_FILE).write_text(json.dumps(config))
+        else:
+            before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+            before.pop("tokenizer_class", None)
+            (folder / name).write_text(json.dumps(before | values))
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(InputError, match="contains custom code"):
-        open_transformers(str(folder), "theirs")
+    with pytest.raises((InputError, DamagedError), match=told):
+        opener(str(folder))
     assert not mark.exists()
 
 

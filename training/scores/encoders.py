@@ -45,6 +45,9 @@ _CONFIGS = (
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
 _CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Settings of a tokenizer that a model config may have. open_clip passes all of them on to transformers, which would
+# also take `trust_remote_code`, and paths of other files.
+_TOKENIZER_SETTINGS = ("clean", "strip_sep_token", "language")
 OTHERS_REMEDY = (
     "if a file is missing, damaged or belongs to another model, restore it from an intact copy. Otherwise this kind of "
     "model cannot be scored here"
@@ -110,6 +113,12 @@ def open_open_clip(source: str, name: str) -> Encoder:
     arguments = {}
     with translate_loading_errors(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
         text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
+        refused = sorted(set(text.get("tokenizer_kwargs", {})) - set(_TOKENIZER_SETTINGS))
+        if refused:
+            raise InputError(
+                f"{what} is refused: text_cfg.tokenizer_kwargs may set only {', '.join(_TOKENIZER_SETTINGS)}, not "
+                f"{', '.join(refused)}, because others may run code"
+            )
         if text.get("hf_model_name") == HERE:
             arguments["text_cfg"] = {**text, "hf_model_name": source}
         module, _, prepare = open_clip.create_model_and_transforms(
@@ -122,7 +131,9 @@ def open_open_clip(source: str, name: str) -> Encoder:
         )
     with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
         try_in_child_process(Path(source) / TOKENIZER_FILE)
-        tokenizer = open_clip.get_tokenizer(model_name)
+        # open_clip's own tokenizers do not know the argument.
+        safe = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(model_name, **safe)
         _refuse_unbounded_growth(getattr(tokenizer, "tokenizer", None), what)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
@@ -352,13 +363,28 @@ def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> It
         opened = translate_errors(join_file_names(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
     else:
         opened = _fetching(what)
-    with opened:
+    with opened, _refusing_code():
         try:
             yield
         except UnpicklingError as error:
             raise InputError(
                 f"{what} contains more than weights, and reading it would run code, so it is refused"
             ) from error
+
+
+@contextmanager
+def _refusing_code() -> Iterator[None]:
+    """Make transformers refuse a model's own code where it would ask at the terminal whether to run it.
+
+    open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
+    try:
+        yield
+    finally:
+        modules.TIME_OUT_REMOTE_CODE = before
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
 
     try_in_child_process(Path(source) / TOKENIZER_FILE)
     try:
-        found = AutoTokenizer.from_pretrained(source)
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"the tokenizer {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     files = set(found.vocab_files_names.values())
@@ -229,7 +229,7 @@ def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None 
         is_ours = False
     if not is_ours:
         try_in_child_process(path)
-    found = HFTokenizer(str(folder), context_length=context_length)
+    found = HFTokenizer(str(folder), context_length=context_length, trust_remote_code=False)
     refuse_unbounded_growth(found.tokenizer.backend_tokenizer, str(path))
     return SavedTokenizer(found, vocab_size)
 
