@@ -29,7 +29,7 @@ from data_catalog.errors import DamagedError, DiskError, InputError, SettingsErr
 from training.data.features import Encoder, FeatureStore, fingerprint, rewording
 from training.scores.encoders import open_encoder, open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, load_model
-from training.towers.tokenizer import copy_tokenizer
+from training.towers.tokenizer import END, PAD, TOKENIZER_CONFIG_FILE, copy_tokenizer
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
@@ -54,14 +54,19 @@ def ours(random_clip: Callable[..., Path]) -> Encoder:
     return open_model_folder(random_clip(TEXTS), "ours")
 
 
-def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("pad", [PAD, END])
+def test_a_folder_of_ours_encodes_alike_through_open_clip(pad: str, random_clip: Callable[..., Path]) -> None:
+    """Also where the end token pads, as CLIP's own tokenizer does."""
     folder = random_clip(TEXTS)
+    settings = json.loads((folder / TOKENIZER_CONFIG_FILE).read_text())
+    (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps({**settings, "pad_token": pad}))
     ours, theirs = (FeatureStore(found) for found in (open_model_folder(folder, "x"), open_open_clip(str(folder), "y")))
     (one, places), (other, others) = (store.images(NAMES, FILES.__getitem__, batch_size=2) for store in (ours, theirs))
     assert list(places) == list(others) == [0, 1, 2, 4]
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
-    assert np.abs(ours.texts(TEXTS) - theirs.texts(TEXTS, batch_size=1)).max() < 1e-5
+    for size in (1, 3):
+        assert np.abs(ours.texts(TEXTS, batch_size=size) - theirs.texts(TEXTS)).max() < 1e-5
 
 
 def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path], dual_encoder: Path) -> None:

@@ -129,7 +129,7 @@ def load_model(folder: Path) -> LoadedModel:
     """Load a model folder or its export to open_clip. Weights must match the model exactly.
 
     Raises:
-        InputError: the folder contains no model, or its tokenizer exceeds the limits.
+        InputError: the folder contains no model, its tokenizer exceeds the limits, or padding changes text features.
         DamagedError: a file is missing or damaged, or the weights do not match the config. The message names the file.
     """
     logger.info("load the model %s", folder)  # before torch, which takes long to load on a busy machine
@@ -183,6 +183,8 @@ def load_model(folder: Path) -> LoadedModel:
             texts = module.encode_text(tokenizer(TRIAL_TEXTS))
     if texts.shape != (len(TRIAL_TEXTS), dim):
         raise DamagedError(f"{config_path} gives image and text features of different sizes")
+    with translate_errors(join_file_names(folder, deciding)), torch.no_grad():
+        _require_same_if_padded(module, tokenizer, str(folder))
     return found
 
 
@@ -215,9 +217,7 @@ def require_encoding(module: Any, tokenizer: AnyTokenizer, *, image_size: int, m
         with torch.no_grad():
             image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
             text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
-            alone, padded = (
-                module.encode_text(tokenizer(texts), normalize=True)[0] for texts in (["a"], ["a", "a " * 9])
-            )
+            _require_same_if_padded(module, tokenizer, model)
     except (AttributeError, TypeError) as error:
         raise InputError(f"a tower of {model} does not take images or texts alone: {one_line(error)}") from error
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
@@ -226,11 +226,15 @@ def require_encoding(module: Any, tokenizer: AnyTokenizer, *, image_size: int, m
         module.train(was_training)
     if image.shape != text.shape:
         raise InputError(f"the model config {model} gives image and text features of different sizes")
+
+
+def _require_same_if_padded(module: Any, tokenizer: AnyTokenizer, model: str) -> None:
+    alone, padded = (module.encode_text(tokenizer(texts), normalize=True)[0] for texts in (["a"], ["a", "a " * 9]))
     if float((alone - padded).abs().max()) > _PADDING:
         raise InputError(
             f"the text encoder of {model} gives a text another feature beside a longer one, which pads it: its "
             "config.json has another pad_token_id than its tokenizer, or it cannot mask padding. Correct the former, "
-            "or use another train.text_encoder"
+            "or use another text encoder"
         )
 
 

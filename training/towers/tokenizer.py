@@ -157,7 +157,10 @@ class SavedTokenizer:
                 f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} belongs to another model: it gives token {highest}, but "
                 f"the text tower has {self.vocab_size} tokens. Restore the folder from an intact copy"
             )
-        longest = int((ids != self.inner.tokenizer.pad_token_id).sum(dim=1).max())
+        tokenizer = self.inner.tokenizer
+        longest = int((ids != tokenizer.pad_token_id).sum(dim=1).max())
+        if tokenizer.pad_token_id == tokenizer.eos_token_id:  # as in CLIP's own: the first of them is the end
+            longest += 1
         return ids[:, :longest]
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
