@@ -521,7 +521,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     """
     scored = split or recipe.evaluate.split
     if recipe.split.by != UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
-        shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
+        shares = {"val": recipe.split.val, "test": recipe.split.test}
         if scored and not shares[scored]:
             raise SettingsError(
                 f"evaluate.split is {scored} but split.{scored} is 0, so there would be nothing to score on: set it "

@@ -29,7 +29,8 @@ FALSIFIES = {
     "flip": ("position", "exchanges left and right", "leave one out, or use mirror, which changes captions too"),
     "hue": ("colour", "shifts colours", "leave one out"),
 }
-SPLITS = ("train", "val", "test")
+# Splits that models can be scored on, in order of preference: nothing is trained on them.
+HELD_OUT = ("test", "val")
 # Names of the trackers in `training.fit.trackers`.
 TRACKERS = ("tensorboard", "wandb")
 CHOICES = {
@@ -408,7 +409,7 @@ class EvaluateConfig:
     """Settings of scoring: gallery and confidence intervals."""
 
     split: str = ""
-    """Split whose images are the gallery: "train", "val" or "test". By default "test" if it has images, else "val"."""
+    """Split whose images are the gallery: "test" or "val". By default "test" if it has images, else "val"."""
     batch_size: int = 128
     """Images or captions encoded at a time."""
     bootstrap_rounds: int = 1000
@@ -417,4 +418,4 @@ class EvaluateConfig:
     """Seed of the resampling."""
 
     def __post_init__(self) -> None:
-        require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *SPLITS))
+        require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *HELD_OUT))

@@ -21,6 +21,7 @@ from data_catalog.storage.manifest import (
     read_snapshot,
 )
 from data_catalog.storage.shards import read_json, sha256_of
+from training.config import HELD_OUT
 from training.data.pairs import PairFiles
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 
@@ -204,7 +205,7 @@ class ListedModel:
         snapshot: id of the snapshot that it was trained on. None for models that are not current.
         config: name of its model config.
         trained: date and time at which its training ended.
-        split: split of the best score. None if the model was not scored.
+        split: split of the score: test if the model was scored on it, else val. None if it was not scored.
         score: text-to-image recall at 5 on that split, among distinct captions.
     """
 
@@ -233,13 +234,14 @@ def list_models(root: Path) -> list[ListedModel]:
 
 def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
     is_current = pointer.get("model") == folder.name
-    scores = [
-        (float(score["value"]), path.stem.removeprefix("scores-"))
-        for path in folder.glob(SCORES_FILE.format(split="*"))
+    scores = (
+        (float(score["value"]), split)
+        for split in HELD_OUT
+        if (path := folder / SCORES_FILE.format(split=split)).is_file()
         for score in _record(path)["scores"]
         if (score["name"], score["captions"], score["images"]) == HEADLINE
-    ]
-    value, split = max(scores, default=(None, None))
+    )
+    value, split = next(scores, (None, None))
     effort = folder / EFFORT_FILE
     if effort.is_file():
         last = _record(effort)["attempts"][-1]

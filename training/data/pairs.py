@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
+from training.config import HELD_OUT
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -146,7 +147,7 @@ def split_to_score(files: PairFiles, requested: str) -> str:
     Raises:
         SettingsError: the split has no images.
     """
-    for split in [requested] if requested else ["test", "val"]:
+    for split in [requested] if requested else HELD_OUT:
         if any(group.num_rows for group in row_groups(files.of(split))):
             return split
     none = f"the {requested} split has no images" if requested else "neither the test nor the val split has images"

@@ -18,8 +18,10 @@ from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from data_catalog.storage.manifest import RUN_FILE, SPLITS, Manifest, Snapshot
 from data_catalog.storage.shards import read_json
+from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts
+from training.scores.galleries import VALIDATED
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Score
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
@@ -160,8 +162,8 @@ def card_data(
         DamagedError: a file of scores, or of time and energy, is damaged.
     """
     language = seen.language if seen is not None else None
-    paths = sorted(folder.glob(SCORES_FILE.format(split="*")))
-    scores = [replace(_scores_of_split(path, model_sha256), language=language) for path in paths]
+    paths = (folder / SCORES_FILE.format(split=split) for split in HELD_OUT)
+    scores = [replace(_scores_of_split(path, model_sha256), language=language) for path in paths if path.is_file()]
     scores += [found for path in scoreboards for found in _scores_of_board(path, model_sha256)]
     return CardData(seen=seen, scores=tuple(scores), attempts=read_attempts(folder / EFFORT_FILE))
 
@@ -169,11 +171,14 @@ def card_data(
 def _scores_of_split(path: Path, model_sha256: str) -> SetScores:
     try:
         found = read_json(path)
+        is_test = found["split"] == "test"
         return SetScores(
             name=str(found["split"]),
             is_split=True,
             scores=tuple(map(_score, found["scores"])),
             of_these_weights=found["model_sha256"] == model_sha256,
+            notes=() if is_test else (VALIDATED,),
+            is_flattered=not is_test,
         )
     except _NO_RECORD as error:
         raise DamagedError(

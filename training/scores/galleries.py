@@ -22,7 +22,7 @@ from training.data.pairs import read_rows, row_groups, seen_in_training
 from training.trained_models import LearnedImages
 
 UNSTATED = "unstated"
-VALIDATED = "the epoch of the weights was chosen by its loss on these images, which flatters the model"
+VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}

@@ -25,7 +25,7 @@ from training.fit.effort import Attempt
 from training.scores.encoders import open_model_folder
 from training.scores.score import Score
 from training.scores.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
-from training.trained_models import EFFORT_FILE
+from training.trained_models import EFFORT_FILE, list_models
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
 
@@ -161,6 +161,28 @@ def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     text = card(model, None, dataset_hub_name="somebody/scenes-it")
     assert head(text)["datasets"] == ["somebody/scenes-it"]
     assert "The publisher names somebody/scenes-it on the hub" in MarkdownIt().render(text)
+
+
+@pytest.mark.parametrize(
+    ("splits", "listed", "leading"),
+    [(["train"], (None, None), []), (["train", "val"], ("val", 0.75), []), (["val", "test"], ("test", 0.25), [0.25])],
+)
+def test_only_scores_of_the_test_split_lead_and_those_of_the_train_split_are_left_out(
+    splits: list[str], listed: tuple[Any, Any], leading: list[float], model: Path, tmp_path: Path
+) -> None:
+    """An earlier version scored a train split, too."""
+    folder = Path(shutil.copytree(model, tmp_path / "models" / "scenes" / "0123"))
+    values = {"train": 0.96875, "val": 0.75, "test": 0.25}
+    for split in splits:
+        write_scores(model, split, value=values[split])
+        write_scores(folder, split, value=values[split], name="text_to_image_R@5", captions="distinct", images="all")
+    (found,) = list_models(tmp_path)
+    assert (found.split, found.score) == listed
+    text = card(model, seen())
+    results = head(text).get("model-index", [{"results": []}])[0]["results"]
+    assert [metric["value"] for result in results for metric in result["metrics"]] == leading
+    assert ("0.7500" in text, "The epoch of the weights was chosen on these images" in text) == ("val" in splits,) * 2
+    assert "0.9688" not in text
 
 
 @pytest.mark.parametrize(("num_leaked", "leading"), [(5, [0.25]), (9, [])])
