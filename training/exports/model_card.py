@@ -95,6 +95,10 @@ class TrainingData:
         """Return the language of the captions."""
         return str(self.manifest["target_lang"])
 
+    def learned(self, *, refit: bool) -> PairCounts:
+        """Return the counts of the pairs that were trained on, with the val split if heads were fitted on it again."""
+        return self.splits["train"] + self.splits["val"] if refit else self.splits["train"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScores:
@@ -382,16 +386,17 @@ def _architecture(trained: TrainedFolder) -> str:
     return table(["part", "what"], rows)
 
 
-def data_section(seen: TrainingData | None, hub_name: str | None = None) -> str:
+def data_section(seen: TrainingData | None, hub_name: str | None = None, *, refit: bool = False) -> str:
     """Return Markdown on the training data: dataset, snapshot, pairs by source and split, source terms, translation.
 
     Args:
         seen: the training data, if it is known.
         hub_name: name of the dataset on the hub. None if it is not there.
+        refit: heads were fitted again on train and val split.
     """
     if seen is None:
         return f"{_UNSEEN} The publisher names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
-    manifest, train = seen.manifest, seen.splits["train"]
+    manifest, train = seen.manifest, seen.learned(refit=refit)
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
         pairs = [
@@ -408,7 +413,8 @@ def data_section(seen: TrainingData | None, hub_name: str | None = None) -> str:
         if captions
         else "Its train split has no captions."
     )
-    return f"{head} {translation} Only the train split was used for training.\n\n{listed}\n\n{_licenses(train)}"
+    used = "The train and the val split were" if refit else "Only the train split was"
+    return f"{head} {translation} {used} used for training.\n\n{listed}\n\n{_licenses(train)}"
 
 
 def _licenses(train: PairCounts) -> str:
@@ -454,7 +460,7 @@ def _training(trained: TrainedFolder) -> str:
 
 def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: str | None) -> str:
     """Return Markdown on the training data: those of a dataset, parallel sentences, or both."""
-    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name)
+    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name, refit=_is_refitted(trained))
     if lesson is None or not _is_student(trained):
         return of_dataset
     return (
@@ -462,6 +468,11 @@ def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: 
         if lesson["is_of_dataset"]
         else _FROM_TEXT
     )
+
+
+def _is_refitted(trained: TrainedFolder) -> bool:
+    """Return whether heads were fitted again on the val split."""
+    return bool(trained.run["settings"].get("align", {}).get("refit", False))
 
 
 def _is_student(trained: TrainedFolder) -> bool:
@@ -536,7 +547,7 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
         )
     yield from _languages(data)
     if data.seen is not None and not _is_student(trained):
-        train = data.seen.splits["train"]
+        train = data.seen.learned(refit=_is_refitted(trained))
         if by_machine := train.machine_translated():
             yield (
                 f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions. It may have "

@@ -131,6 +131,30 @@ def test_a_short_training_has_not_seen_everything(model: Path) -> None:
         assert f"It was trained on {told} images" in card(model, seen())
 
 
+@pytest.mark.parametrize(
+    ("refit", "told"),
+    [
+        (True, ["Of 6 training captions, machine translation made 3 (50.0%). The train and the val split were used"]),
+        (False, ["Of 4 training captions, machine translation made 1 (25.0%). Only the train split was used"]),
+    ],
+)
+def test_a_card_counts_the_val_split_if_heads_were_fitted_on_it_again(
+    refit: bool, told: list[str], model: Path
+) -> None:
+    run = json.loads((model / "run.json").read_text())
+    (model / "run.json").write_text(json.dumps({**run, "settings": {**run["settings"], "align": {"refit": refit}}}))
+    given, val = seen(), PairCounts()
+    val.images["photos", "val"] = val.licenses["photos", "CC0-1.0"] = 1
+    val.captions["photos", "val"] = val.origins["photos", "machine_translation", "argos:en-it:1"] = 2
+    text = card(model, TrainingData(manifest=given.manifest, splits={**given.splits, "val": val}))
+    told = [
+        *told,
+        f"Of {5 + refit} training images, ",
+        f"Machine translation made {25 + 25 * refit}.0% of its captions",
+    ]
+    assert all(part in text for part in told), text
+
+
 def test_test_sets_that_may_be_in_the_training_data_are_told(model: Path) -> None:
     assert "No test set was guarded" not in card(model, seen())
     unguarded = "No test set was guarded while the dataset was built: {}."
