@@ -111,17 +111,17 @@ class ChangeRules:
     def mirrored(self, caption: str) -> str | None:
         """Return a caption with left and right exchanged, as a mirrored image shows them, or None if that is uncertain.
 
-        It is uncertain if a word of `sides` is outside the phrases of `positions` ("a man left"), or if the new caption
-        would not change back.
+        It is uncertain if a word of `sides` is outside the phrases of `positions` ("a man left", "its left-hand side"),
+        or if the new caption would not change back.
         """
-        if self._tables.sides.isdisjoint(_words_of(caption).words):
+        if not any(map(self._names_side, _words_of(caption).words)):
             return caption
         found = self._exchanged_sides(caption)
         return found if found is not None and self._exchanged_sides(found) == caption else None
 
     def _exchanged_sides(self, caption: str) -> str | None:
         text = self._read(caption)
-        at_sides = {number for number, word in enumerate(text.words) if word in self._tables.sides}
+        at_sides = {number for number, word in enumerate(text.words) if self._names_side(word)}
         places = [
             place
             for place in _places(text, self._tables.things["position"], most=len(text.words))
@@ -131,6 +131,9 @@ class ChangeRules:
         if at_sides.difference(*(range(place.first, place.end) for place in places)) or not all(found):
             return None
         return _edited(text, [edit for (edits,) in found for edit in edits])
+
+    def _names_side(self, word: str) -> bool:
+        return not self._tables.sides.isdisjoint(word.split("-"))
 
     def within(self, captions: Iterable[str]) -> "ChangeRules":
         """Return rules that change only into colours, numbers and nouns that some of `captions` say.

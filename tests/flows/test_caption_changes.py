@@ -101,6 +101,9 @@ def test_a_mirrored_scene_has_left_and_right_exchanged(code: str) -> None:
     [
         ("en", "a man left the house on the left"),
         ("en", "a boy right next to a dog"),
+        *(("en", f"a dog in the {corner}") for corner in ("top-right corner", "left-hand side", "Bottom-Left")),
+        ("en", "a dog on the left, in the top-right corner"),
+        ("de", "ein Hund oben-links"),
         ("it", "un uomo guarda verso destra"),
         ("it", "A SINIsTRA un cane"),
     ],
