@@ -183,7 +183,7 @@ def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights
 def test_a_finished_run_is_not_trained_again(
     trained: Path, square_files: PairFiles, long_run: TrainConfig, tmp_path: Path
 ) -> None:
-    """What was left of its resume state goes. Without its weights it is not called trained."""
+    """What was left of its resume state goes. Without its weights it is not called trained, nor if it is damaged."""
     out = shutil.copytree(trained, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / STATE_FILE).parent.mkdir()
@@ -197,6 +197,13 @@ def test_a_finished_run_is_not_trained_again(
     ):
         with pytest.raises(SettingsError, match="other settings or data"):
             train(files, config, out)
+    for name in ("run.json", "result.json"):
+        whole = (out / name).read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"[]"):
+            (out / name).write_bytes(damaged)
+            with pytest.raises(DamagedError, match=rf"{name} is damaged .* train again"):
+                train(square_files, long_run, out)
+        (out / name).write_bytes(whole)
     (out / "model.safetensors").unlink()
     with pytest.raises(DamagedError, match="is missing"):
         train(square_files, long_run, out)

@@ -24,14 +24,14 @@ from torch import nn
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import what_values
-from data_catalog.storage.shards import digest, read_json, sha256_of, write_bytes, write_json
+from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
 from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
-from training.fit.loop import TrainResult
+from training.fit.loop import TrainResult, read_result
 from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
 from training.fit.trackers import Trackers
 from training.processes import deterministic_torch, encode_where_fastest, process_count
@@ -154,7 +154,7 @@ def align(
     claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)
-        return TrainResult(**read_json(out / RESULT_FILE))
+        return read_result(out / RESULT_FILE)
     refuse_leaks(files)
     require_several_validation_images(files)
     device = torch.device("cpu")

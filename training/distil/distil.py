@@ -24,7 +24,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import warn_of_slow_bf16, what_values
 from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, read_json, sha256_of, write_bytes, write_json
+from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.config import DistilConfig
 from training.data.features import FeatureStore
 from training.data.images import Features
@@ -37,7 +37,7 @@ from training.distil.teacher import (
     teacher_run,
 )
 from training.fit.effort import EffortLog
-from training.fit.loop import CUTOFF, TrainResult
+from training.fit.loop import CUTOFF, TrainResult, read_result
 from training.fit.losses import autocast, generator_states, set_generator_states
 from training.fit.optimisation import decay_groups, learning_rate
 from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder
@@ -205,7 +205,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already distilled", out)
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
-        return TrainResult(**read_json(out / RESULT_FILE))
+        return read_result(out / RESULT_FILE)
     device = chosen_device(config.device, "distil.device")
     warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "distil.precision")
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):

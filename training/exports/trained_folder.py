@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from data_catalog.errors import DamagedError, DefectError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
 from data_catalog.storage.manifest import RUN_FILE
 from training.data.images import Features
-from training.fit.loop import TrainResult
+from training.fit.loop import TrainResult, read_result
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
 from training.towers.pretrained import valid_borrowed
@@ -106,7 +106,7 @@ def open_trained(folder: Path) -> TrainedFolder:
         problem = file_problem(folder / name, sha256)
         if problem is not None:
             raise DamagedError(f"{problem}: {_REMEDY}")
-    result = _result(folder / RESULT_FILE)
+    result = read_result(folder / RESULT_FILE)
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
@@ -115,20 +115,6 @@ def open_trained(folder: Path) -> TrainedFolder:
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")
     return TrainedFolder(folder=folder, model_config=model_config, loaded=loaded, run=run, result=result)
-
-
-def _result(path: Path) -> TrainResult:
-    values = read_object(path, remedy=_REMEDY)
-    kinds = get_type_hints(TrainResult)
-    try:
-        for name, value in values.items():
-            # accept an int for a float, as in a file edited by hand
-            kind = kinds[name] | int if float in (kinds[name], *get_args(kinds[name])) else kinds[name]
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise TypeError(f"{name} is {value!r}")
-        return TrainResult(**values)
-    except (TypeError, KeyError) as error:
-        raise DamagedError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

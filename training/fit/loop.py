@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import warn_of_slow_bf16
-from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
+from data_catalog.storage.shards import sha256_of, write_bytes, write_json
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, Prefetched, held_out_batches
@@ -57,7 +57,7 @@ from training.processes import (
 )
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
-from training.towers.model_files import load_weights, save_weights
+from training.towers.model_files import REMEDY, load_weights, read_object, save_weights
 from training.towers.pretrained import borrowed_weights, lineage, shards_learned
 from training.trained_models import RESULT_FILE
 
@@ -92,6 +92,24 @@ class TrainResult:
     best_epoch: int
     best_val_loss: float | None
     best_val_mrr: float | None = None
+
+
+def read_result(path: Path) -> TrainResult:
+    """Read the `result.json` of a finished run.
+
+    Raises:
+        DamagedError: the file is missing or damaged.
+    """
+    values, kinds = read_object(path), get_type_hints(TrainResult)
+    try:
+        for name, value in values.items():
+            # accept an int for a float, as in a file edited by hand
+            kind = kinds[name] | int if float in (kinds[name], *get_args(kinds[name])) else kinds[name]
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise TypeError(f"{name} is {value!r}")
+        return TrainResult(**values)
+    except (TypeError, KeyError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): {REMEDY}") from error
 
 
 def train(
@@ -142,7 +160,7 @@ def train(
             logger.info("%s is already trained", out)
             if process_rank() == 0:
                 _remove_resume_state(out)
-            return TrainResult(**read_json(out / RESULT_FILE))
+            return read_result(out / RESULT_FILE)
         refuse_leaks(files)
         require_several_validation_images(files)
         warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "train.precision")
@@ -168,7 +186,7 @@ def train(
             write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
             _remove_resume_state(out)
         barrier()
-        return TrainResult(**read_json(out / RESULT_FILE))
+        return read_result(out / RESULT_FILE)
 
 
 def _remove_resume_state(out: Path) -> None:

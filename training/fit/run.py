@@ -19,7 +19,7 @@ from data_catalog.settings import json_values
 from data_catalog.storage.integrity import remove_folder_record
 from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_bytes, write_json
+from data_catalog.storage.shards import digest, sweep_temporary, write_bytes, write_json
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split
@@ -41,7 +41,7 @@ from training.towers.model import (
     require_encoding,
     write_model_config,
 )
-from training.towers.model_files import JOINED, MOST_JOINED, load_weights
+from training.towers.model_files import JOINED, MOST_JOINED, load_weights, read_object
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.pretrained import (
     further_towers,
@@ -230,13 +230,14 @@ def claim_folder(
 
     Raises:
         SettingsError: the folder contains a run with another key.
+        DamagedError: its `run.json` is damaged.
     """
     sweep_temporary([out, (out / STATE_FILE).parent])
     path = out / RUN_FILE
     run = {"key": key, "settings": settings, "borrowed": borrowed, "learned": sorted(set(learned))}
     if path.is_file():
-        earlier = read_json(path)
-        if earlier["key"] != key:
+        earlier = read_object(path)
+        if earlier.get("key") != key:
             raise SettingsError(f"{out} contains a run with other settings or data: train into another folder")
         if earlier == run:
             return
