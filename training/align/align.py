@@ -34,7 +34,7 @@ from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult, read_result
 from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
 from training.fit.trackers import Trackers
-from training.processes import deterministic_torch, encode_where_fastest, process_count
+from training.processes import chosen_device, deterministic_torch, encode_where_fastest, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
@@ -159,7 +159,7 @@ def align(
     require_several_validation_images(files)
     device = torch.device("cpu")
     with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=device):
-        effort = EffortLog(out / EFFORT_FILE, device, step=0)
+        effort = EffortLog(out / EFFORT_FILE, chosen_device("auto"), step=0)  # a GPU encodes, if there is one
         trackers = Trackers.open(config.log, out, since=0)  # an interrupted run starts its heads again
         with closing(effort), trackers:
             frozen = FrozenTowers.open(model_config, towers, out, cache=cache)

@@ -61,6 +61,8 @@ def test_an_aligned_model_is_an_ordinary_one_and_finds_squares(aligned: Path, sq
     best = json.loads((aligned / "result.json").read_text())
     assert [line["epoch"] for line in lines] == list(range(CONFIG.epochs + 1))
     assert best["best_val_mrr"] == max(line["val_mrr@10"] for line in lines) == lines[best["best_epoch"]]["val_mrr@10"]
+    (attempt,) = json.loads((aligned / "effort.json").read_text())["attempts"]
+    assert attempt["device"] == ("cuda" if torch.cuda.is_available() else "cpu"), "where towers encode"
 
 
 def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_features(
