@@ -13,6 +13,7 @@ from data_catalog.storage.manifest import (
     CURRENT_FILE,
     MODELS,
     RUN_FILE,
+    SPLITS,
     TRAIN_AGAIN,
     Snapshot,
     committed_snapshots,
@@ -37,7 +38,7 @@ HEADLINE = ("text_to_image_R@5", "distinct", "all")
 
 def pair_files(snapshot: Snapshot) -> PairFiles:
     """Return the pair shards of a snapshot by split."""
-    return PairFiles(**{split: snapshot.pair_files(split) for split in ("train", "val", "test")})
+    return PairFiles(**{split: snapshot.pair_files(split) for split in SPLITS})
 
 
 def pair_hashes(snapshot: Snapshot) -> dict[Path, str]:

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import SCORE
+from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import unit_interval
 from training.align.align import FrozenTowers, fit_heads, opened_towers
 from training.align.heads import FeaturePairs
 from training.config import AlignConfig, TrainConfig
-from training.data.pairs import SPLITS, PairFiles, read_rows, row_groups
+from training.data.pairs import PairFiles, read_rows, row_groups
 from training.scores.image_text import in_units
 
 logger = logging.getLogger(__name__)

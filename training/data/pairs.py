@@ -11,14 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import sha256_of
 from training.config import HELD_OUT
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Places = Integers
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
