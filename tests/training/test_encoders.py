@@ -234,7 +234,7 @@ def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("open_clip.create_model_and_transforms", create)
     for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
-        with pytest.raises(InputError, match="cannot be fetched"):
+        with pytest.raises(InputError, match=r"cannot be loaded .* network access"):
             open_open_clip(source, "theirs")
         assert (asked["force_quick_gelu"], asked["weights_only"]) == (is_quick, True)
     for source in ("ViT-B-32", "ViT-B-33/openai"):

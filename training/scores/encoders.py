@@ -12,7 +12,6 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from safetensors import SafetensorError
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.manifest import RUN_FILE
@@ -24,11 +23,10 @@ from training.towers.model_files import (
     HERE,
     TRIAL_TEXTS,
     join_file_names,
-    one_line,
     require_readable_files,
     translate_errors,
 )
-from training.towers.pretrained import WEIGHT_FILES, files_identity
+from training.towers.pretrained import WEIGHT_FILES, fetching, files_identity
 from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
 
 if TYPE_CHECKING:
@@ -362,7 +360,7 @@ def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> It
     if Path(source).is_dir():
         opened = translate_errors(join_file_names(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
     else:
-        opened = _fetching(what)
+        opened = fetching(what, "copy it into a folder on a machine with network access, and name the folder")
     with opened, _refusing_code():
         try:
             yield
@@ -385,27 +383,6 @@ def _refusing_code() -> Iterator[None]:
         yield
     finally:
         modules.TIME_OUT_REMOTE_CODE = before
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # open_clip raises it if weights do not match, or cannot be fetched
-        raise InputError(
-            f"{what} cannot be loaded ({one_line(error)}): its weights do not match its config, or they cannot be "
-            "fetched. Without network access, copy the model into a folder and name that"
-        ) from error
-    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # from constructors, for invalid configs
-        raise InputError(
-            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged or of another "
-            "release, or it needs a package that is not installed"
-        ) from error
-    except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise InputError(
-            f"{what} cannot be fetched ({one_line(error)}): copy it into a folder on a machine with network access, "
-            "and name the folder"
-        ) from error
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:

@@ -252,12 +252,12 @@ def _fetch_weights(named: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     remedy = "copy them from a machine with network access, and set train.image_weights to the file"
     if "timm" in named:
         what = f"the weights of timm's {named['timm']}"
-        with _fetching(f"{what}", f"{remedy}, or to {RANDOM!r}"), _reading(what):
+        with fetching(f"{what}", f"{remedy}, or to {RANDOM!r}"), _reading(what):
             return what, dict(timm.create_model(named["timm"], pretrained=True).state_dict())
     known = get_pretrained_cfg(named["model"], named["pretrained"])
     if not known:
         raise InputError(f"open_clip has no weights {named['pretrained']!r} for {named['model']!r}")
-    with _fetching(f"the weights {named['pretrained']} of {named['model']}", remedy):
+    with fetching(f"the weights {named['pretrained']} of {named['model']}", remedy):
         path = Path(download_pretrained(known))
     return _read_weights(path)
 
@@ -283,7 +283,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
     how |= pooling(module.text.config, pooled=getattr(tower, "pooler", None) is not None)
     what = f"the text encoder {source}"
-    with quiet_transformers(), _fetching(what, _ENCODER_REMEDY), _reading(what):
+    with quiet_transformers(), fetching(what, _ENCODER_REMEDY), _reading(what):
         encoder, info = AutoModel.from_pretrained(source, trust_remote_code=False, **how)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
@@ -402,11 +402,21 @@ def _opened_picture(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _fetching(what: str, remedy: str) -> Iterator[None]:
+def fetching(what: str, remedy: str) -> Iterator[None]:
     """Translate errors of loading something from a hub or folder into an error with a remedy."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except RuntimeError as error:  # open_clip raises it if weights do not match, or cannot be fetched
+        raise InputError(
+            f"{what} cannot be loaded ({one_line(error)}): its weights do not match its config, or cannot be fetched: "
+            f"{remedy}"
+        ) from error
+    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # from constructors, for invalid configs
+        raise InputError(
+            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged or of another "
+            "release, or it needs a package that is not installed"
+        ) from error
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
         raise InputError(f"{what} cannot be loaded ({one_line(error)}): {remedy}") from error
 
 
