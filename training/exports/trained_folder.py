@@ -55,8 +55,8 @@ class TrainedFolder:
 
     @property
     def borrowed(self) -> list[dict[str, str]]:
-        """Return the initial weights of other people: `tower`, `weights` and `license`. Empty for older models."""
-        found: list[dict[str, str]] = self.run.get("borrowed", [])
+        """Return the initial weights of other people: `tower`, `weights` and `license`."""
+        found: list[dict[str, str]] = self.run["borrowed"]
         return found
 
     @property
@@ -110,7 +110,7 @@ def open_trained(folder: Path) -> TrainedFolder:
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
-    valid_borrowed(run.get("borrowed", []), folder / RUN_FILE)
+    valid_borrowed(run.get("borrowed"), folder / RUN_FILE)
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")

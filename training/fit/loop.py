@@ -310,11 +310,9 @@ class Validation:
 
     def is_better(self, state: RunState, select: str) -> bool:
         """Return whether this is the best result of a run so far, by "mrr" or "loss"."""
-        # A run that an earlier version began has no score yet. Without hard negatives, it is the MRR.
-        best = state.best_val_mrr if state.best_val_score is None else state.best_val_score
-        if state.best_val_loss is None or best is None:
+        if state.best_val_loss is None or state.best_val_score is None:
             return True
-        return self.loss < state.best_val_loss if select == "loss" else self.score > best
+        return self.loss < state.best_val_loss if select == "loss" else self.score > state.best_val_score
 
 
 def validate(run: Run) -> Validation | None:
