@@ -3,7 +3,7 @@
 All texts from a dataset or recipe are escaped. The card contains no paths of the machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,14 @@ class TrainingData:
         """Return the language of the captions."""
         return str(self.manifest["target_lang"])
 
-    def learned(self, *, refit: bool) -> PairCounts:
-        """Return the counts of the pairs that were trained on, with the val split if heads were fitted on it again."""
-        return self.splits["train"] + self.splits["val"] if refit else self.splits["train"]
+    def has_val(self, shards: Collection[str]) -> bool:
+        """Return whether the val split is among the shards that a model learned from, given by their sha256."""
+        pairs = self.manifest["files"]["pairs"]
+        return any(entry["split"] == "val" and entry["sha256"] in shards for entry in pairs)
+
+    def learned(self, shards: Collection[str]) -> PairCounts:
+        """Return the counts of the pairs that a model learned from: the train split, and the val split if it did."""
+        return self.splits["train"] + self.splits["val"] if self.has_val(shards) else self.splits["train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,17 +391,17 @@ def _architecture(trained: TrainedFolder) -> str:
     return table(["part", "what"], rows)
 
 
-def data_section(seen: TrainingData | None, hub_name: str | None = None, *, refit: bool = False) -> str:
+def data_section(seen: TrainingData | None, hub_name: str | None = None, *, shards: Collection[str] = ()) -> str:
     """Return Markdown on the training data: dataset, snapshot, pairs by source and split, source terms, translation.
 
     Args:
         seen: the training data, if it is known.
         hub_name: name of the dataset on the hub. None if it is not there.
-        refit: heads were fitted again on train and val split.
+        shards: sha256 of the pair shards that the model learned from.
     """
     if seen is None:
         return f"{_UNSEEN} The publisher names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
-    manifest, train = seen.manifest, seen.learned(refit=refit)
+    manifest, train = seen.manifest, seen.learned(shards)
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
         pairs = [
@@ -413,8 +418,10 @@ def data_section(seen: TrainingData | None, hub_name: str | None = None, *, refi
         if captions
         else "Its train split has no captions."
     )
-    used = "The train and the val split were" if refit else "Only the train split was"
-    return f"{head} {translation} {used} used for training.\n\n{listed}\n\n{_licenses(train)}"
+    used = "The train and the val split were" if seen.has_val(shards) else "Only the train split was"
+    own = {entry["sha256"] for entry in manifest["files"]["pairs"]}
+    others = "" if own.issuperset(shards) else " The model that it started from, or its teacher, had seen other images."
+    return f"{head} {translation} {used} used for training.{others}\n\n{listed}\n\n{_licenses(train)}"
 
 
 def _licenses(train: PairCounts) -> str:
@@ -460,7 +467,7 @@ def _training(trained: TrainedFolder) -> str:
 
 def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: str | None) -> str:
     """Return Markdown on the training data: those of a dataset, parallel sentences, or both."""
-    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name, refit=_is_refitted(trained))
+    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name, shards=trained.learned)
     if lesson is None or not _is_student(trained):
         return of_dataset
     return (
@@ -468,11 +475,6 @@ def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: 
         if lesson["is_of_dataset"]
         else _FROM_TEXT
     )
-
-
-def _is_refitted(trained: TrainedFolder) -> bool:
-    """Return whether heads were fitted again on the val split."""
-    return bool(trained.run["settings"].get("align", {}).get("refit", False))
 
 
 def _is_student(trained: TrainedFolder) -> bool:
@@ -547,7 +549,7 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
         )
     yield from _languages(data)
     if data.seen is not None and not _is_student(trained):
-        train = data.seen.learned(refit=_is_refitted(trained))
+        train = data.seen.learned(trained.learned)
         if by_machine := train.machine_translated():
             yield (
                 f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions. It may have "

@@ -18,7 +18,7 @@ from training.data.images import Features
 from training.fit.loop import TrainResult, read_result
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
-from training.towers.pretrained import valid_borrowed
+from training.towers.pretrained import shards_learned, valid_borrowed
 from training.trained_models import RESULT_FILE
 
 _REMEDY = "train it again, or use another model"
@@ -52,6 +52,11 @@ class TrainedFolder:
     loaded: LoadedModel
     run: dict[str, Any]
     result: TrainResult
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """Return the sha256 of the pair shards that the model learned from, also through its start and teacher."""
+        return frozenset(self.run["learned"])
 
     @property
     def borrowed(self) -> list[dict[str, str]]:
@@ -111,6 +116,7 @@ def open_trained(folder: Path) -> TrainedFolder:
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
     valid_borrowed(run.get("borrowed"), folder / RUN_FILE)
+    shards_learned(folder)
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")

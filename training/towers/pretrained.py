@@ -160,7 +160,7 @@ def shards_learned(folder: str | Path) -> list[str]:
         DamagedError: its `run.json` is damaged.
     """
     path = Path(folder) / RUN_FILE
-    found = read_object(path).get("learned", []) if path.is_file() else []
+    found = read_object(path).get("learned") if path.is_file() else []
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise DamagedError(f"{path} is damaged (it does not list the shards that the model learned from): {REMEDY}")
     return found
