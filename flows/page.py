@@ -192,16 +192,18 @@ def picture_input(label: str, hint: str) -> Any:
             return None
         if payload.url and payload.url.startswith("data:"):
             return new_file(base64.b64decode(payload.url.partition(",")[2]))
-        return Path(payload.path)
-
-    async def require_upload(path: str) -> str:
-        if Path(path).parent.parent != Path(os.environ["GRADIO_TEMP_DIR"]) or ".." in Path(path).parts:
+        # The folder of the file will be deleted, and a request may name any. Gradio itself checks some paths only.
+        path = Path(payload.path or "")
+        if path.parent.parent != Path(os.environ["GRADIO_TEMP_DIR"]) or ".." in path.parts:
             raise gr.Error("upload the image", print_exception=False)
+        return path
+
+    async def untouched(path: str) -> str:
         return path
 
     picture.preprocess = preprocess
     picture.postprocess = lambda value: None if value is None else ImageData(url=value, meta={})
-    picture.async_move_resource_to_block_cache = require_upload
+    picture.async_move_resource_to_block_cache = untouched
     picture.example_payload = picture.example_value = lambda: None  # an address, by itself
     return picture
 

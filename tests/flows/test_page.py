@@ -283,9 +283,15 @@ def test_another_site_cannot_make_a_browser_write_here(url: str) -> None:
     assert left_behind(url) == []
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
-def test_only_an_upload_is_taken_for_an_image(client: Client, url: str, path: str) -> None:
-    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+@pytest.mark.parametrize("path", ["{photo}", "{photo}/../gone.jpg", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}])
+def test_only_an_upload_is_taken_for_an_image(
+    client: Client, url: str, path: str, meta: dict[str, object], tmp_path: Path
+) -> None:
+    """An upload is deleted with its folder, and Gradio looks only at paths that are marked as files."""
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (9, 9)).save(photo)
+    given = {"path": path.format(photo=photo), **meta}
     begun = httpx.post(f"{url}gradio_api/call/localize", json={"data": [given, "rosso"]}).json()
     answer = httpx.get(f"{url}gradio_api/call/localize/{begun['event_id']}", timeout=60).text
     assert "event: error" in answer
@@ -293,6 +299,15 @@ def test_only_an_upload_is_taken_for_an_image(client: Client, url: str, path: st
     begun = httpx.post(f"{url}gradio_api/call/search", json={"data": [given, 1]}).json()
     answer = httpx.get(f"{url}gradio_api/call/search/{begun['event_id']}", timeout=60).text
     assert left_behind(url) == [], "a text field takes no file"
+    keep = next(each["id"] for each in client.config["dependencies"] if each["inputs"] == each["outputs"])
+    told = httpx.post(
+        f"{url}gradio_api/queue/join", json={"data": [given], "fn_index": keep, "session_hash": "stranger"}
+    )
+    with httpx.stream("GET", f"{url}gradio_api/queue/data?session_hash=stranger", timeout=60) as lines:
+        answer = next(line for line in lines.iter_lines() if "process_completed" in line)
+    assert told.status_code == 200
+    assert "data:image" not in answer
+    assert photo.is_file()
 
 
 def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
