@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -41,7 +41,7 @@ _POLL_S = 0.05
 _A_MONTH_S = 30 * 24 * 3600.0
 # Bytes of the lock file that are no slots: one is locked while tables are made, one by a process that waits for a host.
 _MAKING_TABLES = 2**62
-_WAITING = 255
+_WAITING, _BYTES_A_GROUP = 256, 512
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS hosts (name TEXT PRIMARY KEY, last REAL, until REAL, noted REAL, "
     "reason TEXT, detail TEXT, status INTEGER)",
@@ -150,7 +150,8 @@ class Hosts:
                         return None
                     has_turn = line.waiting[0] is ticket and len(line.taken) < self.pace_of(group).concurrency
                     if has_turn:
-                        fcntl.lockf(self._slots, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _byte_of(group, _WAITING))
+                        with suppress(BlockingIOError, PermissionError):  # another process looks if somebody waits
+                            fcntl.lockf(self._slots, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _byte_of(group, _WAITING))
                     line.changed.wait(min(left, _POLL_S) if has_turn else left)
                 return slot
             finally:
@@ -323,7 +324,7 @@ class Hosts:
 @lru_cache(maxsize=4096)
 def _byte_of(group: str, slot: int) -> int:
     """Return the offset of the byte that represents a slot. The file stays empty: locks may be beyond its end."""
-    return int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) * 256 + slot
+    return int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) * _BYTES_A_GROUP + slot
 
 
 class Visit:

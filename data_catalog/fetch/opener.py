@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -38,12 +38,13 @@ _SLOWEST_DELAY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A cached robots.txt or failure of a host; times are of the monotonic clock."""
+    """A cached robots.txt, or the last of some failures, of a host; times are of the monotonic clock."""
 
     rules: RobotsTxt | FetchError
     came_at: float
     valid_until: float
     size: int
+    failures: int = 0
 
 
 class RobotsCache:
@@ -53,9 +54,12 @@ class RobotsCache:
         hosts: stores the files.
         client: makes the requests.
         robot: our name in robots.txt files.
+        waits_s: for how many seconds the first failures of a host are cached: no longer than its rows wait for retries.
+            Later failures are cached longer.
     """
 
-    def __init__(self, hosts: Hosts, client: GuardedClient, robot: str) -> None:
+    def __init__(self, hosts: Hosts, client: GuardedClient, robot: str, waits_s: Sequence[float] = ()) -> None:
+        self._waits_s = waits_s
         self._hosts = hosts
         self._client = client
         self._robot = robot
@@ -118,7 +122,7 @@ class RobotsCache:
             try:
                 body = self._request_file(target, deadline, hooks)
             except FetchError as error:
-                return self._cache(target.origin, *_unreachable(error), size=_LEAST_TEXT)
+                return self._cache_failure(target.origin, error)
             self._hosts.store_robots(target.origin, body)
         rules = RobotsTxt(body, self._robot)
         return self._cache(target.origin, rules, MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
@@ -131,15 +135,32 @@ class RobotsCache:
                 return response.read_start(MAX_BYTES).decode("utf-8-sig", "replace")
         except FetchError as error:
             status = error.http_status
-            if status is not None and 400 <= status < 500 and status != 429:
+            if status in (204, 205) or (status is not None and 400 <= status < 500 and status != 429):
                 return ""
             raise
 
-    def _cache(self, origin: str, rules: RobotsTxt | FetchError, age_s: float, *, size: int) -> RobotsTxt | FetchError:
+    def _cache_failure(self, origin: str, error: FetchError) -> FetchError:
+        with self._lock:
+            before = self._known[origin].failures if origin in self._known else 0
+        if error.reason in _HOST_FAILURES:
+            failure, age_s = error, 0.0
+        else:
+            failure = FetchError(
+                "robots_unreachable", str(error), http_status=error.http_status, retry_after_s=error.retry_after_s
+            )
+            age_s = self._waits_s[before] if before < len(self._waits_s) else _FAILURE_AGE_S
+        if error.retry_after_s is not None:
+            age_s = 0.0  # the host is paused, so that its robots.txt is not requested meanwhile
+        self._cache(origin, failure, age_s, size=_LEAST_TEXT, failures=before + 1)
+        return failure
+
+    def _cache(
+        self, origin: str, rules: RobotsTxt | FetchError, age_s: float, *, size: int, failures: int = 0
+    ) -> RobotsTxt | FetchError:
         now = time.monotonic()
         with self._lock:
             old = self._known.pop(origin, None)
-            self._known[origin] = _Answer(rules, now, now + age_s, size)
+            self._known[origin] = _Answer(rules, now, now + age_s, size, failures)
             self._size += size - (old.size if old else 0)
             while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
                 oldest, answer = self._known.popitem(last=False)
@@ -147,18 +168,6 @@ class RobotsCache:
                 # A thread that waits for this lock then reads the stored file, or requests it, itself.
                 self._locks.pop(oldest, None)
         return rules
-
-
-def _unreachable(error: FetchError) -> tuple[FetchError, float]:
-    """Return the failure for a robots.txt that can't be fetched, and for how many seconds it is cached."""
-    if error.reason in _HOST_FAILURES:
-        return error, 0.0
-    # A host with a Retry-After is paused, so that its robots.txt is not requested meanwhile.
-    age_s = _FAILURE_AGE_S if error.retry_after_s is None else 0.0
-    failure = FetchError(
-        "robots_unreachable", str(error), http_status=error.http_status, retry_after_s=error.retry_after_s
-    )
-    return failure, age_s
 
 
 logger = logging.getLogger(__name__)
@@ -241,7 +250,9 @@ class Opener:
         self._config = config
         self._client = client
         self._hosts = hosts
-        self._robots = None if not config.consent.respects(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
+        waits_s = [self._backoff_s(tries) for tries in range(1, config.retries + 1)]
+        respects = config.consent.respects(ROBOTS_TXT)
+        self._robots = RobotsCache(hosts, client, config.robot, waits_s) if respects else None
         self._on_begin = on_begin
         self._new_body = new_body
         self._budget = _Budget(config)
@@ -401,9 +412,8 @@ class Opener:
 
         A Retry-After pauses all rows of the host.
         """
-        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (state.tries - 1))
         # The random factor spreads the retries of rows that failed together.
-        wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
+        wait_s = self._backoff_s(state.tries) * self._rng.uniform(1.0, 1.5)
         requested_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
         if requested_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
@@ -415,6 +425,10 @@ class Opener:
             self._hosts.pause(group, failure, requested_s or min(wait_s, self._config.max_wait_s))
         may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
         return LaterError(max(wait_s, requested_s)) if may_pass and state.tries <= self._config.retries else failure
+
+    def _backoff_s(self, tries: int) -> float:
+        """Return the least wait for a retry after some tries, in seconds."""
+        return min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (tries - 1))
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:

@@ -45,6 +45,20 @@ def test_those_who_wait_for_one_robots_txt_do_not_all_begin_when_it_comes(
     assert max(sum(start <= time < start + 0.3 for time in log.times) for start in log.times) <= 4
 
 
+@pytest.mark.parametrize("answers", [[500], [503, 502], [204]])
+def test_a_robots_txt_is_asked_for_again_with_the_retries_of_the_images(
+    answers: list[int], make_site: Any, fetch: Any
+) -> None:
+    """An answer without content is a file without rules."""
+    site = make_site()
+    left = list(answers)
+    site.behaviours["/robots.txt"] = lambda it: it.answer(left.pop(0) if left else 404, b"")
+    site.files |= dict.fromkeys(["/0", "/1"], b"x")
+    config = replace(CONFIG, retries=2, backoff_s=0.1, consent=ConsentConfig())
+    assert are_good(fetch(site.url("/0"), site.url("/1"), config=config))
+    assert site.hits["/robots.txt"] == len(answers) + (answers != [204])
+
+
 def test_waiting_for_its_turn_is_not_taken_off_the_time_of_a_row(make_site: Any, fetch: Any) -> None:
     site = make_site()
     site.behaviours["/0"] = lambda it: it.answer(302, b"", Location="/to/0")
