@@ -97,8 +97,9 @@ def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callabl
     """Write, fsync, rename, fsync the folder; errors and failpoints name `shown_path`."""
     with disk_errors(shown_path):
         make_folder(shown_path.parent)
-        temporary, mode = _new_temporary(shown_path.parent)
-        try:
+        temporary = shown_path.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+        try:  # from its creation on: Ctrl-C may come at any moment
+            mode = _create(temporary)
             failpoint("atomic.before_write", shown_path)
             write(temporary)
             temporary.chmod(mode)  # `write` may have replaced the file
@@ -117,15 +118,11 @@ def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callabl
     return path, found
 
 
-def _new_temporary(folder: Path) -> tuple[Path, int]:
-    """Create an empty file with a unique name; return its path and mode.
-
-    A thread can read the umask only from the mode of a new file.
-    """
-    temporary = folder / f"{TEMPORARY_PREFIX}{uuid4().hex}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+def _create(path: Path) -> int:
+    """Create an empty file and return its mode. A thread can read the umask only from the mode of a new file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
 
