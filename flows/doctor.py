@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.database import sandbox
-from data_catalog.errors import DiskError, InputError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.orchestration.daemons import Daemon, running_pid
@@ -196,7 +196,11 @@ def _places(_project: Path, root: Path) -> Iterator[Finding]:
 
 
 def _api(project: Path, _root: Path) -> Iterator[Finding]:
-    api, url = read_env_block(project), os.environ.get("PREFECT_API_URL")
+    api, url = None, os.environ.get("PREFECT_API_URL")
+    try:
+        api = read_env_block(project)
+    except SettingsError as error:
+        yield Finding("broken", str(error))
     if api is not None and not api.is_up():
         text = f"the Prefect server at {api.url}, named in .env, does not answer: restart it with `vernaclip up`"
         yield Finding("warning", text)

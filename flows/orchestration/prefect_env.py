@@ -133,7 +133,12 @@ def prepare_process() -> None:
 
 
 def configured_api() -> Api | None:
-    """Return the API of Prefect's settings in the current folder, or None if they name none."""
+    """Return the API of Prefect's settings in the current folder, or None if they name none.
+
+    Raises:
+        SettingsError: `.env`, which Prefect reads, is not UTF-8.
+    """
+    _env_text(Path())  # as Prefect reads it when it is imported
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
@@ -192,7 +197,11 @@ def answers(api: Api, *, otherwise: str) -> bool:
 
 
 def read_env_block(project: Path) -> Api | None:
-    """Return the API that `vernaclip up` wrote into the project's `.env`, or None."""
+    """Return the API that `vernaclip up` wrote into the project's `.env`, or None.
+
+    Raises:
+        SettingsError: `.env` is not UTF-8.
+    """
     block = _ENV_BLOCK.search(_env_text(project))
     values = dict(re.findall(r"^(\w+)='?(.*?)'?$", block[0], re.MULTILINE)) if block else {}
     url = values.get("PREFECT_API_URL")
@@ -228,5 +237,14 @@ def _replace_env_block(project: Path, block: str) -> None:
 
 
 def _env_text(project: Path) -> str:
+    """Return the text of the project's `.env`, or "" if there is none.
+
+    Raises:
+        SettingsError: it is not UTF-8, the only encoding in which Prefect reads it.
+    """
     path = project / ENV_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{path} is not UTF-8 (line {line}): save it as UTF-8, or move it away") from error

@@ -19,10 +19,12 @@ from loopback import LoopbackHandler, LoopbackServer
 from prefect.client.schemas.objects import FlowRun
 
 from data_catalog.errors import BusyError, SettingsError
+from flows.doctor import diagnose
 from flows.orchestration import daemons, prefect_plugin
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
     Api,
+    configured_api,
     prefect_environment,
     probe,
     read_env_block,
@@ -56,6 +58,18 @@ def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, 
     remove_env_block(tmp_path)
     assert read_env_block(tmp_path) is None
     assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
+
+
+def test_an_env_file_that_is_not_utf8_is_named_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / ".env"
+    path.write_bytes(b"\nNAME=\xe9t\xe9\n")
+    for call in (lambda: write_env_block(Path(), API), lambda: remove_env_block(Path()), configured_api):
+        with pytest.raises(SettingsError, match=r"\.env is not UTF-8 \(line 2\): save it as UTF-8"):
+            call()
+    assert path.read_bytes() == b"\nNAME=\xe9t\xe9\n"
+    told = [(each.severity, each.topic) for each in diagnose(tmp_path, tmp_path) if ".env is not UTF-8" in each.text]
+    assert told == [("broken", "Prefect")], "the doctor goes on"
 
 
 def test_no_server_of_ours_starts_without_an_auth_string(tmp_path: Path) -> None:
