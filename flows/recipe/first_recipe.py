@@ -326,7 +326,7 @@ def _image_column(samples: Samples, probe: PairsConfig, opened: ImageFiles) -> t
     A column of existing files is preferred to one of other image file names, and both to one of URLs.
 
     Raises:
-        InputError: there is no column of images.
+        InputError: there is no column of images, or no header line.
         SettingsError: `--images` is given for a column of URLs.
     """
     ranks: dict[str, tuple[bool, bool, bool, bool]] = {}
@@ -343,6 +343,10 @@ def _image_column(samples: Samples, probe: PairsConfig, opened: ImageFiles) -> t
             "as photo.jpg, or URLs"
         )
     best = max(ranks, key=lambda column: ranks[column])
+    if is_image_name(best) or is_web_url(best):
+        raise InputError(
+            f"--pairs: {probe.files[0]} has no header line (its first one names {best}): add one, such as image,caption"
+        )
     is_web = _share(samples[best], is_web_url) >= 0.5
     if is_web and probe.images:
         raise SettingsError(f'--images is for file names, but the column "{best}" contains URLs: leave --images out')

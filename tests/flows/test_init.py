@@ -252,6 +252,8 @@ FILES = {
     "semicolons.csv": b"image;caption\n0.png;A cat\n",
     "cp1251.csv": "image,caption\n0.png,Кіт спить\n".encode("cp1251"),
     "deep.csv": "image,caption\nphotos/0.png,Кіт спить на дивані\n".encode(),
+    "headless.csv": "0.png,Кіт спить на дивані\n1.png,Собака біжить по снігу\n".encode(),
+    "headless-urls.csv": "Кіт спить на дивані,https://a.org/0\nСобака біжить,https://a.org/1\n".encode(),
     "urls.csv": "url,caption\nhttps://example.org/0,Кіт спить на дивані\n".encode(),
 }
 
@@ -270,6 +272,8 @@ FILES = {
         ("cp1251.csv", "is not UTF-8 (first invalid line: 2): save it as UTF-8"),
         ("own.csv", "none of 1 image, such as 0.png, is in .: use --images DIR"),
         ("deep.csv", 'in column "image" start one folder higher: use --images .'),
+        ("headless.csv", "InputError: --pairs: headless.csv has no header line (its first one names 0.png): add"),
+        ("headless-urls.csv", "no header line (its first one names https://a.org/0): add one, such as image,caption"),
         ("urls.csv", "contains URLs: leave --images out"),
     ],
 )
