@@ -269,19 +269,26 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if isinstance(overrides, Mapping):
         for place, value in overrides.items():
-            _merge(values, _nested(place.split("."), value), ())
+            _merge(values, _nested(_keys(place) or [place], value), ())
         return values
     for override in overrides:
         place, equals, text = override.partition("=")
-        *tables, name = _KEYS.findall(place.strip()) or [""]
-        if not equals or not name.strip('"') or _KEYS.sub("", place.strip()).strip("."):
+        keys = _keys(place)
+        if not equals or not keys:
             raise SettingsError(f"--set takes section.key=value, got {override!r}")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
             value = text  # a string without quotes
-        _merge(values, _nested([key.strip('"') for key in (*tables, name)], value), ())
+        _merge(values, _nested(keys, value), ())
     return values
+
+
+def _keys(place: str) -> list[str]:
+    """Return the parts of a setting's path, without their quotes, or none if it is malformed."""
+    place = place.strip()
+    is_path = not _KEYS.sub("", place).strip(".")
+    return [key.strip('"') for key in _KEYS.findall(place)] if is_path else []
 
 
 def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:

@@ -250,6 +250,7 @@ def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the
     [
         ["build.workers=3", "train.steps=50", 'fetch.hosts."example.org".concurrency=3'],
         {"build.workers": 3, "train": {"steps": 50}, "fetch.hosts": {"example.org": {"concurrency": 3}}},
+        {"build.workers": 3, "train.steps": 50, 'fetch.hosts."example.org".concurrency': 3},
         {"build": {"workers": 3}, "train": {"steps": 50}, "fetch": {"hosts": {"example.org": {"concurrency": 3}}}},
     ],
 )
