@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError, codes
 from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import TransientError
@@ -110,11 +111,9 @@ class FlowArtifacts:
             if (percent, text) != sent:
                 description = str(markdown_safe(text))
                 with _never_fatal("progress"):
-                    if artifact is None:
+                    if artifact is None or not _updated(artifact, percent, description):
                         made = create_progress_artifact(percent, key=self._key, description=description)
                         artifact = cast(UUID, made)
-                    else:
-                        update_progress_artifact(artifact, percent, description=description)
                     sent = percent, text
             if is_last:
                 return
@@ -128,12 +127,23 @@ class FlowArtifacts:
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
 
 
+def _updated(artifact: UUID, percent: float, description: str) -> bool:
+    """Update a progress artifact; return False if somebody has deleted it."""
+    try:
+        update_progress_artifact(artifact, percent, description=description)
+    except HTTPStatusError as error:
+        if error.response.status_code != codes.NOT_FOUND:
+            raise
+        return False
+    return True
+
+
 @contextmanager
 def _never_fatal(what: str) -> Iterator[None]:
-    """Log a warning instead of an HTTP error of the server."""
+    """Log a warning instead of an error of the server or of Prefect's client."""
     try:
         yield
-    except HTTPError as error:
+    except (HTTPError, PrefectException) as error:
         logger.warning("the Prefect server does not accept the artifact %s: %s", what, error)
 
 

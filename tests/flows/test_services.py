@@ -82,11 +82,12 @@ def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_
     project = toys_in(project_in(tmp_path))
     dead = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "PREFECT_API_AUTH_STRING": "old:secret"}
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path / 'shared.db'}"}
-    flows = ("toy", EVIL, "on_dask", "orderly")
+    flows = ("toy", EVIL, "deleted", "deleted", "on_dask", "orderly")
     with project.start("driver.py", "alone", *flows, **dead, **database) as process:
         try:
             url, auth_string = json.loads(process.stdout.readline())
             assert json.loads(process.stdout.readline()) is None
+            assert json.loads(process.stdout.readline()) == [100, "done"]
             assert json.loads(process.stdout.readline()) == ON_DASK
             assert not project.processes("spawn_main")
             project.found_api = Api(url=url, auth_string=auth_string)
