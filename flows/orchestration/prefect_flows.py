@@ -1,4 +1,4 @@
-"""The five Prefect flows, each of which runs main jobs for a recipe, a root and settings.
+"""The Prefect flows, each of which runs main jobs for a recipe, a root and settings.
 
 When deployed, they are started by `prefect deployment run build-dataset -p recipe=italian`. Importing this module loads
 Prefect; the jobs themselves are in `flows.jobs`, which does not.
