@@ -135,7 +135,7 @@ Entry = TypeVar("Entry", bound=Hashable)
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
-def _inner_name(name: str) -> str | None:
+def inner_name(name: str) -> str | None:
     """Return a name without "." and empty parts; None if it is empty, absolute (also on Windows) or has ".."."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or _WINDOWS_ROOT.match(name):
@@ -144,8 +144,8 @@ def _inner_name(name: str) -> str | None:
 
 
 def _wanted_name(name: str) -> str:
-    """Return `_inner_name` of a requested name. Raises `FileNotFoundError` if that is None."""
-    inner = _inner_name(name)
+    """Return `inner_name` of a requested name. Raises `FileNotFoundError` if that is None."""
+    inner = inner_name(name)
     if inner is None:
         raise FileNotFoundError(f"not a name inside the images: {name!r}")
     return inner
@@ -154,7 +154,7 @@ def _wanted_name(name: str) -> str:
 class _Names(Generic[Entry]):
     """Index of an archive's members: by exact name, or by the only member whose path ends alike in another folder.
 
-    Names are case-sensitive. A member may have several names, all normalised by `_inner_name`.
+    Names are case-sensitive. A member may have several names, all normalised by `inner_name`.
     """
 
     def __init__(self, members: Mapping[str, Entry]) -> None:
@@ -265,14 +265,14 @@ def _zip_members(infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     members: dict[str, zipfile.ZipInfo] = {}
     others: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        if (name := _inner_name(info.filename)) is None:
+        if (name := inner_name(info.filename)) is None:
             continue
         members[name] = info
         readings = [] if "/" in info.filename else [info.filename.replace("\\", "/")]
         if not info.filename.isascii() and not info.flag_bits & _UTF8:
             with suppress(UnicodeError):
                 readings.append(info.filename.encode("cp437").decode("utf-8"))
-        others |= {other: info for other in map(_inner_name, readings) if other is not None}
+        others |= {other: info for other in map(inner_name, readings) if other is not None}
     return others | members
 
 
@@ -344,10 +344,10 @@ def _tar_members(file: _File) -> dict[str, _Member]:
     members: dict[str, _Member] = {}
     symlinks: dict[str, str] = {}
     for info in _headers(file):
-        if (name := _inner_name(info.name)) is None:
+        if (name := inner_name(info.name)) is None:
             continue
         # Looked up before the name is removed: the second copy of a file is stored as a link to its own name.
-        linked = members.get(_inner_name(info.linkname) or "") if info.islnk() else None
+        linked = members.get(inner_name(info.linkname) or "") if info.islnk() else None
         members.pop(name, None)
         symlinks.pop(name, None)
         if info.isreg():
@@ -356,7 +356,7 @@ def _tar_members(file: _File) -> dict[str, _Member]:
             members[name] = linked
         elif info.issym():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
-            symlinks[name] = _inner_name(target) or ""
+            symlinks[name] = inner_name(target) or ""
     return members | {name: members[target] for name, target in symlinks.items() if target in members}
 
 

@@ -12,7 +12,7 @@ from data_catalog.images.formats import is_image_name
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import FilesConfig, upstream_files
-from data_catalog.sources.image_files import check_images
+from data_catalog.sources.image_files import check_images, inner_name
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
@@ -159,9 +159,11 @@ def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping
         if value is not None and not isinstance(value, str):
             return malformed_row(location, "malformed_row", f"{column} is {describe(value)} instead of a text")
         texts[name] = value.strip() if value and name in ("url", "path") else value
-    url, lang = texts.get("url"), texts.pop("lang", None)
+    url, path, lang = texts.get("url"), texts.get("path"), texts.pop("lang", None)
+    if path:  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
+        path = texts["path"] = inner_name(path) or path
     found = Candidate(
-        sample_key=url_key(url) if url else texts.get("path") or "",
+        sample_key=url_key(url) if url else path or "",
         lang=lang.strip().lower() if lang and lang.strip() else config.lang,
         original_lang=config.source_lang,
         **texts,

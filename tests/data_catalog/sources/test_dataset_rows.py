@@ -421,6 +421,14 @@ def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_pa
         check_pairs(replace(config, files=(f"{tmp_path}/*/p.csv",)))
 
 
+def test_a_path_is_one_sample_however_it_is_written_and_one_that_leaves_the_folder_stays_as_it_is(read: Any) -> None:
+    names = ["sub/a.jpg", "./sub/a.jpg", "sub//./a.jpg", "sub/../a.jpg", "/sub/a.jpg"]
+    content = encode([{"image": name, "text": "un gatto"} for name in names], ".csv")
+    found = read("pairs", content, name="p.csv", caption_column="text", path_column="image", lang="it")
+    expected = ["sub/a.jpg"] * 3 + names[3:]
+    assert [(row.sample_key, row.path) for row in found] == [(name, name) for name in expected]
+
+
 @pytest.mark.parametrize(
     ("line", "detail"),
     [
