@@ -4,7 +4,7 @@
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
 # make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
-# make bench   all benchmarks, quick; those whose data or GPU is missing say so
+# make bench   all benchmarks, quick; those whose data or GPU is missing say so; fails at the end if one was short
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
 # make crash-matrix   a Prefect server, its worker, runs and a Dask cluster killed, cancelled and starved (15 minutes)
 # Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
@@ -59,7 +59,9 @@ real: $(READY) $(OLDEST_DUCKDB)
 	$(BIN)/pytest -m "real_data or slow or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
 
 bench: $(READY)
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || [ $$? = 2 ] || exit 1; done
+	short=; for benchmark in benchmarks/*.py; do \
+	$(BIN)/python $$benchmark --quick || [ $$? = 2 ] || short="$$short $$benchmark"; done; \
+	[ -z "$$short" ] || { echo "short or failed:$$short"; exit 1; }
 
 torture: $(READY)
 	$(BIN)/python tests/torture/torture.py
