@@ -7,8 +7,8 @@ Flickr8k, Multi30k in three languages, WIT, and Tux Paint's stamps in four (Debi
 Verdicts are in data/real_drops_checked.tsv, which identifies captions only by their digests. A drop is right if a
 careful editor would make it by the rule's own meaning. The drop of a near-duplicate is right if a remaining caption of
 the image has all its information about number, colour, age, place or kind. A caption is mostly names if its words are
-names of persons or things, whatever their capitals. `--quick` uses all verdicts; otherwise verdicts on captions that no
-rule drops any more are left out.
+names of persons or things, whatever their capitals. Verdicts on captions that no rule drops any more are left out;
+those on captions that the files lack count as they are. `--quick` runs the rules on samples, and claims nothing.
 """
 
 import csv
@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 from data_folder import multi30k, options_with_data
-from harness import HERE, Goals, judge, print_table
+from harness import HERE, Goals, exit_without, judge, print_table
 
 from data_catalog.schema import REJECTED
 from flows.dry_run import Dropped, DryRun, dry_run, write_page
@@ -157,30 +157,29 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="write examples as a page of HTML")
     options = parser.parse_args()
     with CHECKED.open(encoding="utf-8", newline="") as file:
-        checked = verdicts = list(csv.DictReader(file, delimiter="\t"))
+        checked = list(csv.DictReader(file, delimiter="\t"))
     run = run_all(options.data, options.stamps, QUICK_ROWS if options.quick else 0)
     if run is None:
-        print(f"no real captions in {options.data}: the table contains only the drops checked by hand\n")
-    else:
-        gone = Counter(dict.fromkeys(run.num_rows, 0))
-        for found in run.dropped:
-            gone[found.source] += found.num_rows
-        print_table([{"source": name, "rows": count, "dropped": gone[name]} for name, count in run.num_rows.items()])
-        print_table(run.rows())
-        if options.page:
-            write_page(run, options.page, name="a recipe of defaults")
-        if not options.quick:  # the drops of a sample differ from those of all rows
-            verdicts = without_mended(checked, run.captions)
-    left_out = len(checked) - len(verdicts)
-    table = rates(verdicts, run.dropped if run else [])
-    print_table(table, f"{len(checked)} drops were checked by hand; {left_out} are no longer dropped and left out")
+        exit_without(f"no real captions in {options.data}")
+    gone = Counter(dict.fromkeys(run.num_rows, 0))
+    for found in run.dropped:
+        gone[found.source] += found.num_rows
+    print_table([{"source": name, "rows": count, "dropped": gone[name]} for name, count in run.num_rows.items()])
+    print_table(run.rows())
+    if options.page:
+        write_page(run, options.page, name="a recipe of defaults")
+    title = f"{len(checked)} drops were checked by hand"
+    if options.quick:
+        print_table(rates(checked, run.dropped), title)
+        return 0
+    verdicts = without_mended(checked, run.captions)
+    table = rates(verdicts, run.dropped)
+    print_table(table, f"{title}; {len(checked) - len(verdicts)} are no longer dropped and left out")
     num_wrong = sum(row["wrong"] for row in table)
+    # An estimate: the drops of each rule times the share of wrong ones among its checked drops.
+    wrong = sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"])
     values = {"checked-drops": len(verdicts), "false-drop-rate": num_wrong / max(1, len(verdicts))}
-    if run and not options.quick:
-        # An estimate: the drops of each rule times the share of wrong ones among its checked drops.
-        wrong = sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"])
-        values["false-drops-per-row"] = wrong / max(1, sum(run.num_rows.values()))
-    return judge(values, GOALS)
+    return judge(values | {"false-drops-per-row": wrong / max(1, sum(run.num_rows.values()))}, GOALS)
 
 
 if __name__ == "__main__":
