@@ -1,7 +1,8 @@
 """Shared code of the benchmarks: options, interleaved rounds, new processes, tables, and one line for each claim.
 
 A benchmark prints tables, then `claim NAME VALUE goal GOAL ok|short` for each of its claims. It exits with 1 if a claim
-is short, and with 2 if its data or tools are missing. `--quick` takes about a minute.
+is short, and with 2 if its data or tools are missing. `--quick` takes about a minute; where it measures too little to
+claim anything, it prints the tables alone.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 Builds `scenes` in Italian, trains the demo's model with each part switched on or off from the same seeds, and scores
 text to image on held-out images, with captions that match only one of them. The table has the mean difference from the
-base over the seeds, with a 95 % interval by Student's t, which is wide for few seeds.
+base over the seeds, with a 95 % interval by Student's t, which is wide for few seeds. With --quick the model learns too
+little to compare, and nothing is claimed.
 """
 
 import os
@@ -97,8 +98,9 @@ def main() -> int:
         files = build_scenes(options.root or Path(folder), overrides)[0]
         rows, means = measure(files, parts, seeds, epochs)
     print_table(rows)
-    # With --quick the model learns too little to compare.
-    goals = {"caption-safe-over-paper-augmentations": (">=", -1.0 if options.quick else 0.0)}
+    if options.quick:
+        return 0
+    goals = {"caption-safe-over-paper-augmentations": (">=", 0.0)}
     return judge({"caption-safe-over-paper-augmentations": means[SAFE] - means[PAPER]}, goals)
 
 

@@ -3,7 +3,8 @@
 Builds a large `scenes`, trains a model by the recipe with the changes of `--set`, and searches for images by captions
 among 1,000 held-out images; each caption belongs to only one of them. The table has R@1 of all captions, of those with
 a wording that no training caption has, and of those that mention colour, count, position or size. It also has the score
-of a model without mistakes, because some captions are also true of other images.
+of a model without mistakes, because some captions are also true of other images. With --quick the model learns little,
+in seconds, and nothing is claimed.
 """
 
 import sys
@@ -185,9 +186,10 @@ def main() -> int:
         known = {wording(text) for texts in read_captions(files.train).to_pylist() for text in texts}
     rows, found = score_queries(gallery, known)
     print_table(rows, f"text to image, {len(gallery.fitting):,} images, distinct captions")
+    if options.quick:
+        return 0
     recall = f"text-to-image-R@1-of-{len(gallery.fitting)}"
-    goal = 0.0 if options.quick else RECALL  # with --quick the model learns little
-    return judge({recall: found["all"], **minutes}, {recall: (">=", goal), "training-minutes": ("<=", MINUTES)})
+    return judge({recall: found["all"], **minutes}, {recall: (">=", RECALL), "training-minutes": ("<=", MINUTES)})
 
 
 if __name__ == "__main__":
