@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 DATASET, MODEL = "dataset", "model"
 _PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
 _NAME = re.compile(f"{_PART}/{_PART}")  # a part has no consecutive dashes or dots, and neither at its ends
-# Files of earlier, larger exports, which may contain images that were taken down since.
-_REPLACED = {DATASET: ["data/*.parquet", "links/*.parquet", "*.tar"], MODEL: []}
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -152,7 +150,7 @@ def push_export(folder: Path, repository: Repository) -> str:
                 repo_type=repository.kind,
                 folder_path=place,
                 commit_message="Upload an export of vernaclip",
-                delete_patterns=[*_REPLACED[repository.kind], *map(glob.escape, _files_of_earlier(repository))],
+                delete_patterns=list(map(glob.escape, _files_of_earlier(repository))),
             )
     prefix = "datasets/" if repository.kind == DATASET else ""
     return f"{repository.api.endpoint}/{prefix}{repository.name}"
@@ -180,7 +178,7 @@ def _unreadable(path: Path | str, error: OSError) -> InputError:
 
 
 def _files_of_earlier(repository: Repository) -> list[str]:
-    """Return the files that an earlier export wrote to the repository."""
+    """Return the files that an earlier export wrote to the repository; they may have images that were taken down."""
     name, kind = repository.name, repository.kind
     if not repository.api.file_exists(name, EXPORT_RECORD, repo_type=kind):
         return []

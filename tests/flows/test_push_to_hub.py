@@ -402,11 +402,13 @@ def test_a_later_export_takes_the_place_of_an_earlier_one_and_leaves_other_files
         return set(hub.files["somebody/dataset"])
 
     to_hub = ["--push-to-hub", "somebody/dataset"]
+    mine = {"LICENSE", "photos.tar", "raw/photos.tar", "data/more/notes.parquet", "links/a.parquet"}
+    hub.files["somebody/dataset"] = {".gitattributes": b"", **dict.fromkeys(mine, b"mine")}
     assert {"sizes.json", "train-000000.tar"} <= push("webdataset")
-    hub.files["somebody/dataset"]["LICENSE"] = b"mine"
-    files = push("huggingface")
-    assert not [name for name in files if name.endswith(".tar")], "they may have images that were forgotten since"
-    assert "LICENSE" in files
+    for kind in ("huggingface", "webdataset", "huggingface"):
+        ours = push(kind) - mine - {".gitattributes"}
+        assert ours == set(tree(tmp_path / kind)), "shards of earlier exports may have images that were forgotten since"
+        assert mine <= hub.files["somebody/dataset"].keys()
     assert {name: hub.files["somebody/dataset"][name] for name in tree(tmp_path / "huggingface")} == tree(
         tmp_path / "huggingface"
     )
