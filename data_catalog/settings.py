@@ -111,6 +111,20 @@ def require_values(
             raise SettingsError(f"{path}{name} must be one of {among}, got {value!r}")
 
 
+def require_list(given: object, item: str) -> None:
+    """Refuse one item where a list of them belongs. A text would be taken for a list of its letters.
+
+    Args:
+        given: what should be a list.
+        item: what one item is called, such as "text".
+
+    Raises:
+        SettingsError: it is one item.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise SettingsError(f"give a list of {item}s, not one {item}")
+
+
 def require_between(name: str, value: float, low: float, high: float) -> None:
     """Raise `SettingsError`, naming the setting, unless low <= value <= high."""
     if not low <= value <= high:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
+from data_catalog.settings import require_list
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
@@ -89,6 +90,7 @@ def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve
         InputError: the dataset was not built, or the towers' weights are missing or do not match.
         SettingsError: a tower would start from random weights.
     """
+    require_list(curve, "number")
     with _job(root) as (place, executor):
         return jobs.align(fspath(recipe), root=place, overrides=settings or {}, executor=executor, curve=curve)
 
@@ -164,10 +166,12 @@ def translate(
             paid engines.
 
     Raises:
-        SettingsError: there is no such language, or a setting is wrong.
+        SettingsError: there is no such language, a setting is wrong, or one text is given instead of a list.
         InputError: there is no such package.
         TransientError: the engine is temporarily unavailable.
     """
+    require_list(captions, "text")
+    require_list(language_packs, "language pack")
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
         engine = open_one_way(
             setting_values(settings or {}),

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
+from data_catalog.settings import require_list
 from training.data.features import stacked, text_features
 from training.data.images import BATCH_SIZE, WHITE, Features, encode_files, picture_features
 from training.towers.model import LoadedModel, require_texts
@@ -52,8 +53,10 @@ class Model:
             images: Pillow images, or paths of image files in any common format.
 
         Raises:
+            SettingsError: one image is given instead of a list.
             InputError: a file is missing or cannot be read as an image, or a Pillow image does not decode.
         """
+        require_list(images, "image")
         files = dict.fromkeys(Path(image) for image in images if not isinstance(image, Image.Image))
         rows, reasons = encode_files(self._loaded, list(files))
         if reasons:
@@ -82,8 +85,9 @@ class Model:
             texts: texts in the model's language.
 
         Raises:
-            SettingsError: a text is empty.
+            SettingsError: a text is empty, or one text is given instead of a list.
         """
+        require_list(texts, "text")
         require_texts(texts)
         for text in self._loaded.tokenizer.too_long(texts) if texts else ():
             logger.warning("text is longer than the model's context, so its end is cut off: %r", text)
@@ -103,6 +107,8 @@ class Model:
         Raises:
             PipelineError: as for `encode_images` and `encode_texts`.
         """
+        require_list(images, "image")
+        require_list(texts, "text")
         if not images or not texts:
             return np.zeros((len(images), len(texts)), dtype=np.float32)
         found: Features = self.encode_images(images) @ self.encode_texts(texts).T

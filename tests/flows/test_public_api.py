@@ -319,6 +319,26 @@ def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCa
     assert "its end is cut off" in caplog.text
 
 
+def test_one_item_is_not_taken_for_a_list(tmp_path: Path) -> None:
+    model = vernaclip.open_model("model")
+    engine = {"package": "scenes-en_it.argosmodel"}
+    into: Any = {"source": "en", "target": "it", "settings": engine, "memory": tmp_path / "m"}
+    for call, item in (
+        (lambda: vernaclip.translate("two red stars", **into), "text"),
+        (lambda: vernaclip.translate(["a"], language_packs="la.toml", **into), "language pack"),
+        (lambda: vernaclip.align("scenes.toml", "catalog", curve="816"), "number"),  # type: ignore[arg-type]
+        (lambda: model.encode_texts("gatto"), "text"),
+        (lambda: model.encode_images("photo.jpg"), "image"),
+        (lambda: model.encode_images(Path("photo.jpg")), "image"),  # type: ignore[arg-type]
+        (lambda: model.encode_images(Image.new("RGB", (9, 9))), "image"),  # type: ignore[arg-type]
+        (lambda: model.similarity("photo.jpg", []), "image"),
+        (lambda: model.similarity([], "gatto"), "text"),
+    ):
+        with pytest.raises(SettingsError, match=f"give a list of {item}s, not one {item}$"):
+            call()
+    assert not (tmp_path / "m").exists()
+
+
 def test_settings_are_those_of_the_recipe() -> None:
     for call, told in (
         (lambda: vernaclip.train("scenes.toml", "catalog", settings={"train": {"step": 1}}), r"train\.step"),
