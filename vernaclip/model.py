@@ -6,12 +6,12 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_catalog.errors import InputError
 from data_catalog.settings import require_list
 from training.data.features import stacked, text_features
-from training.data.images import BATCH_SIZE, WHITE, Features, encode_files, picture_features
+from training.data.images import BATCH_SIZE, Features, encode_files, picture_features, upright_rgb
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 
@@ -116,15 +116,15 @@ class Model:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an opened image as RGB, turned upright by its EXIF orientation, on white where it is transparent."""
+    """Return an opened image upright, in RGB and sRGB.
+
+    Raises:
+        InputError: it does not decode.
+    """
     try:
-        turned = ImageOps.exif_transpose(image)
+        return upright_rgb(image)
     except OSError as error:
         raise InputError(f"{image!r} does not decode: {error}") from error
-    if turned.has_transparency_data:
-        behind = Image.new("RGBA", turned.size, (*WHITE, 255))
-        turned = Image.alpha_composite(behind, turned.convert("RGBA"))
-    return turned.convert("RGB")
 
 
 def open_model(folder: str | PathLike[str]) -> Model:

@@ -6,7 +6,7 @@ Pixels are uint8 arrays of shape (height, width, 3).
 import io
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -55,7 +55,7 @@ def open_image(raw: bytes) -> ImageFile:
         Exception: any error of a decoder; see `rejection_of`.
     """
     image = Image.open(io.BytesIO(raw), formats=READ_FORMATS)
-    if image.mode not in _ALLOWED_MODES and (image.mode, image.format) != ("I", "PNG"):
+    if image.mode not in _ALLOWED_MODES:
         raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
     if image.format in ("JPEG", "MPO") and not _has_few_scans(raw):
         raise ImageRejectedError("too_many_scans", f"more than {MAX_SCANS}")
@@ -140,20 +140,24 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
         fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth of its size; 1: at full size.
         profiles: return an embedded colour profile, so that it can be applied.
     """
-    profile = image.info.get("icc_profile") if profiles else None
-    if image.format in ("JPEG", "MPO"):
-        size = image.size
-        pixels = _plain_jpeg(raw, fraction) if image.mode == "RGB" else None
-        if pixels is not None:
-            return Decoded(pixels, profile, _orientation(image), size)
-        if fraction > 1:
-            image.draft(None, (size[0] // fraction, size[1] // fraction))
-        image.load()
-    else:
-        image.load()
-        size = image.size  # Pillow turns some TIFFs upright while it decodes them
-    picture, profile = _rgb(image, matte, profile)
-    return Decoded(np.asarray(picture), profile, _orientation(image), size)
+    if image.format not in ("JPEG", "MPO"):
+        return decode_opened(image, matte, profiles=profiles)
+    size = image.size
+    pixels = _plain_jpeg(raw, fraction) if image.mode == "RGB" else None
+    if pixels is not None:
+        profile = image.info.get("icc_profile") if profiles else None
+        return Decoded(pixels, profile, _orientation(image), size)
+    if fraction > 1:
+        image.draft(None, (size[0] // fraction, size[1] // fraction))
+    return replace(decode_opened(image, matte, profiles=profiles), size=size)
+
+
+def decode_opened(image: Image.Image, matte: tuple[int, int, int], *, profiles: bool) -> Decoded:
+    """Decode a Pillow image of any mode by Pillow, as `decode` does, which explains the arguments."""
+    image.load()
+    picture, profile = _rgb(image, matte, image.info.get("icc_profile") if profiles else None)
+    # Pillow turns some TIFFs upright while it decodes them: their size is known only now.
+    return Decoded(np.asarray(picture), profile, _orientation(image), image.size)
 
 
 def _plain_jpeg(raw: bytes, fraction: int) -> Pixels | None:
@@ -164,7 +168,7 @@ def _plain_jpeg(raw: bytes, fraction: int) -> Pixels | None:
     return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
 
 
-def _orientation(image: ImageFile) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the orientation from EXIF or XMP, 1 to 8; 1 if the metadata has none or is unreadable."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -179,8 +183,8 @@ def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None)
 
     The caller applies the profile of an RGB picture: after shrinking there are fewer pixels to convert.
     """
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
-        grey = np.clip(np.asarray(image), 0, 0xFFFF) >> 8
+    if image.mode.startswith("I;16"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
+        grey = np.asarray(image) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), None
     if image.has_transparency_data:
         behind = Image.new("RGBA", image.size, (*matte, 255))

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from nbclient import NotebookClient
-from PIL import Image
+from PIL import Image, ImageCms
 from torch.utils.data import DataLoader, Subset
 
 import vernaclip
@@ -300,6 +300,25 @@ def test_images_are_encoded_alike_however_they_are_given(tmp_path: Path) -> None
     np.testing.assert_allclose(cosines, found[[0, 2]] @ model.encode_texts(texts).T, atol=1e-5)
     assert model.similarity([], ["a"]).shape == (0, 1)
     assert len(model.encode_images([])) == len(model.encode_texts([])) == 0
+
+
+def test_deep_grey_and_other_colour_spaces_are_encoded_alike_however_they_are_given(tmp_path: Path) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"none").replace(b"bXYZ", b"rXYZ").replace(b"none", b"bXYZ")
+    swapped = swapped.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    bands = [Image.effect_noise((60, 40), 30 * band) for band in (1, 2, 3)]
+    pictures = {
+        "deep.png": (Image.fromarray(np.asarray(bands[2]).astype(np.uint16) * 256), {}),
+        "swapped.png": (Image.merge("RGB", bands), {"icc_profile": swapped}),
+        "half.png": (Image.merge("RGBA", (*bands, bands[2])), {"icc_profile": swapped}),
+    }
+    model = vernaclip.open_model("model")
+    for name, (image, options) in pictures.items():
+        path = tmp_path / name
+        image.save(path, **options)
+        with Image.open(path) as opened:
+            given, from_file = model.encode_images([opened, path])
+        np.testing.assert_allclose(given, from_file, atol=1e-5, err_msg=name)
 
 
 def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,15 @@ from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
-from data_catalog.images.decoding import ImageRejectedError, open_image, rejection_of, to_srgb, upright
+from data_catalog.images.decoding import (
+    Decoded,
+    ImageRejectedError,
+    decode_opened,
+    open_image,
+    rejection_of,
+    to_srgb,
+    upright,
+)
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
@@ -273,6 +281,17 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
     shortest = max(2 * image_size, _SHORTER_SIDE)
     parts = (part for part in (8, 4, 2) if image_size and min(opened.size) // part >= shortest)
     found = decode_pixels(raw, opened, WHITE, fraction=next(parts, 1), profiles=True)
-    pixels = upright(to_srgb(found.pixels, found.profile), found.orientation)
-    width, height = found.upright_size
-    return Picture(Image.fromarray(pixels), width, height)
+    return Picture(_finished(found), *found.upright_size)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return a Pillow image as `read_picture` returns that of a file: upright, in RGB and sRGB.
+
+    Raises:
+        OSError: it does not decode.
+    """
+    return _finished(decode_opened(image, WHITE, profiles=True))
+
+
+def _finished(found: Decoded) -> Image.Image:
+    return Image.fromarray(upright(to_srgb(found.pixels, found.profile), found.orientation))
