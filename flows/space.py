@@ -3,12 +3,9 @@
 import logging
 import re
 import shutil
-from collections.abc import Sequence
 from importlib.metadata import requires, version
 from pathlib import Path
 from string import Template
-
-from PIL import Image
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.images.decoding import open_image
@@ -35,14 +32,11 @@ REQUIREMENTS = (
     *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
     *("tokenizers", "torch", "torchvision", "tqdm", "transformers"),
 )
-# Segments of a JPEG, and Pillow's keys for other formats, that only say how pixels are shown.
-_JPEG_SEGMENTS = (b"JFIF", b"Adobe", b"ICC_PROFILE")
-_ABOUT_PIXELS = frozenset(
-    (
-        *("background", "chromaticity", "compression", "dpi", "duration", "gamma", "icc_profile", "interlace"),
-        *("loop", "srgb", "timestamp", "transparency", "version"),
-    )
+# Segments of a JPEG that only say what its pixels are, and the end of a scan's pixels.
+_JPEG_SEGMENT = re.compile(
+    rb"\xff(?:[\xc0-\xcf\xda\xdb\xdd]|\xe0\0\x10JFIF\0|\xee\0\x0eAdobe|\xe2..ICC_PROFILE\0)", re.DOTALL
 )
+_SCAN, _SCAN_END = b"\xff\xda", re.compile(rb"\xff(?![\0\xd0-\xd7])|\Z")
 README = Template("""---
 title: $title
 sdk: gradio
@@ -166,7 +160,10 @@ def _copy_without_paths(path: Path, target: Path) -> None:
 
 
 def _copy_picture(path: Path, target: Path) -> None:
-    """Copy an image file without metadata. Encode it again, upright, only if it has any; leave out a broken one."""
+    """Copy an image file without metadata or other hidden bytes; leave out a broken one.
+
+    A JPEG of nothing but pixels is copied as it is. All others are encoded again, upright, in their own format.
+    """
     raw = path.read_bytes()
     with quiet_decoders():
         picture = picture_or_reason(raw, 0)
@@ -174,17 +171,18 @@ def _copy_picture(path: Path, target: Path) -> None:
             logger.warning("%s is left out, because it cannot be read as an image: %s", path, picture)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _has_only_pixels(raw):
+        if _is_bare_jpeg(raw):
             shutil.copyfile(path, target)
         else:
-            picture.image.save(target, Image.registered_extensions()[target.suffix.lower()], quality=95)
+            picture.image.save(target, open_image(raw).format, quality=95)
 
 
-def _has_only_pixels(raw: bytes) -> bool:
-    image = open_image(raw)
-    if image.format == "JPEG":
-        segments = [content for _, content in getattr(image, "applist", ())]
-        return raw.endswith(b"\xff\xd9") and all(content.startswith(_JPEG_SEGMENTS) for content in segments)
-    image.load()  # a PNG may have metadata after its pixels
-    chunks: Sequence[object] = getattr(image, "private_chunks", ())
-    return not (image.info.keys() - _ABOUT_PIXELS or image.getexif() or chunks)
+def _is_bare_jpeg(raw: bytes) -> bool:
+    """Return whether a file is a JPEG without metadata that ends at its first end marker."""
+    at = 2 if raw.startswith(b"\xff\xd8") else len(raw)
+    while segment := _JPEG_SEGMENT.match(raw, at):
+        at = segment.start() + 2
+        at += int.from_bytes(raw[at : at + 2])
+        if segment[0] == _SCAN and (end := _SCAN_END.search(raw, at)):
+            at = end.start()
+    return raw[at:] == b"\xff\xd9"

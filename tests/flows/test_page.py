@@ -455,6 +455,11 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
     wide.save(photos / "noted.png", pnginfo=notes)
     wide.save(photos / "plain.jpg", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff Exif of a secret place")
+    followed = {f"followed{suffix}" for suffix in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".avif")}
+    for name in followed:
+        wide.save(photos / name)
+        with (photos / name).open("ab") as file:
+            file.write(b"SECRET\xff\xd9")
     space = tmp_path / "space"
     told(["demo", "--model", str(model), "--images", str(photos), "--language", "el", "--export-space", str(space)])
     for path in (space / "model").iterdir():
@@ -463,7 +468,11 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
     assert open_open_clip(str(moved / "model"), "moved").encode_texts(["un quadrato"]).shape == (1, 32)
     assert "captions in Greek" in (moved / "README.md").read_text("utf-8")
     found = {path.name: path for path in (moved / "images").iterdir()}
-    assert found.keys() == {"turned.jpg", "turned.webp", "noted.png", "plain.jpg"}
+    assert found.keys() == {"turned.jpg", "turned.webp", "noted.png", "plain.jpg"} | followed
+    for name in followed:
+        assert b"SECRET" not in found[name].read_bytes(), name
+        with Image.open(found[name]) as image, Image.open(photos / name) as before:
+            assert (image.size, image.format) == (before.size, before.format)
     assert found["plain.jpg"].read_bytes() == (photos / "plain.jpg").read_bytes()
     for name in ("turned.jpg", "turned.webp", "noted.png"):
         with Image.open(found[name]) as image:
