@@ -127,9 +127,9 @@ NORMALISE_REASONS: dict[str, ImageReason] = {
     "not_an_image": ImageReason("a web page, text or unknown bytes, not an image", "not_an_image"),
     "format_not_allowed": ImageReason("the format or the pixel mode of the image is not supported", "unsuitable"),
     "too_many_pixels": ImageReason(
-        "more pixels than the limit, by the header; not decoded",
+        "more pixels than a limit, by the header; not decoded",
         "unsuitable",
-        settings=("normalise.max_pixels",),
+        settings=("normalise.max_pixels", "normalise.encode_format"),
     ),
     "too_many_scans": ImageReason("a JPEG with more than 100 scans, not decoded", "unsuitable"),
     "too_small": ImageReason(

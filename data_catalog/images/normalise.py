@@ -48,6 +48,8 @@ _FRACTION_MARGIN = 2
 ENCODE_FORMATS = ("jpg", "webp", "png")
 # The quality of JPEG and WebP; the compression level of PNG.
 QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
+# The longest side that OpenCV writes in a format, in pixels.
+_LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}
 # Side of the grey picture that the hash is computed from.
 _HASH_SIDE = 32
 # Side of the colour thumbnail that distinguishes pictures with the same hash.
@@ -182,6 +184,11 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
         interpolations=(config.downscale_interpolation, config.upscale_interpolation),
     )
     plan = plan_of(opened.size)
+    longest, kind = plan.longest_side if plan else max(opened.size), config.encode_format
+    if longest > _LONGEST_SIDE[kind]:
+        raise ImageRejectedError(
+            "too_many_pixels", f"{longest} pixels a side, of at most {_LONGEST_SIDE[kind]} in {kind}"
+        )
     fraction = plan.fraction(opened.size) if plan and config.scaled_decoding else 1
     red, green, blue = bytes.fromhex(config.matte[1:])
     decoded = decode(raw, opened, (red, green, blue), fraction=fraction, profiles=config.colour_profiles)
@@ -194,7 +201,7 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
         raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
     final = cropped_or_padded(whole, plan) if plan else whole
     return NormalisedImage(
-        data=encoded(final, config.encode_format, config.encode_quality),
+        data=encoded(final, kind, config.encode_quality),
         width=final.shape[1],
         height=final.shape[0],
         original_width=decoded.upright_size[0],
@@ -248,6 +255,11 @@ class ResizePlan:
         return cls(
             width=width, height=height, interpolation=interpolation, mode=mode, image_size=image_size, shrinks=shrinks
         )
+
+    @property
+    def longest_side(self) -> int:
+        """Return the longer side of the result, after cropping or padding, in pixels."""
+        return max(self.width, self.height) if self.mode == "keep_ratio" else self.image_size
 
     def fraction(self, size: tuple[int, int]) -> int:
         """Return the divisor, 1, 2, 4 or 8, of a JPEG's (width, height) while decoding, without visible loss."""

@@ -118,6 +118,38 @@ def test_settings_decide_about_sizes(pictures: dict[str, bytes]) -> None:
     normalise_image(pictures["plain.jpg"], NormaliseConfig(min_image_size=80, max_aspect_ratio=1.5, max_pixels=9600))
 
 
+@pytest.mark.parametrize(
+    ("encode_format", "mode", "width", "detail"),
+    [
+        ("webp", "no", 16_383, None),
+        ("webp", "no", 16_384, "16384 pixels a side, of at most 16383 in webp"),
+        ("webp", "center_crop", 16_384, None),
+        ("webp", "keep_ratio", 16_384, "16384 pixels a side, of at most 16383 in webp"),
+        ("webp", "keep_ratio_largest", 16_384, None),
+        ("jpg", "no", 65_500, None),
+        ("jpg", "border", 65_501, None),
+        ("jpg", "no", 65_501, "65501 pixels a side, of at most 65500 in jpg"),
+        ("png", "no", 65_501, None),
+    ],
+)
+def test_a_result_beyond_what_its_format_can_hold_is_rejected(
+    encode_format: str, mode: str, width: int, detail: str | None, file_of: Any
+) -> None:
+    config = NormaliseConfig(
+        image_size=100,
+        resize_mode=mode,
+        resize_only_if_bigger=False,
+        encode_format=encode_format,
+        encode_quality=1,
+        max_aspect_ratio=1000,
+    )
+    raw = file_of(Image.linear_gradient("L").resize((width, 100)), "PNG")
+    if detail is None:
+        assert Image.open(io.BytesIO(normalise_image(raw, config).data)).width <= width
+    else:
+        assert rejection(raw, config) == ("too_many_pixels", detail)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
 def test_of_several_frames_the_first_can_be_taken(kind: str, gradient_of: Any, file_of: Any) -> None:
     frame = gradient_of(120, 80)
