@@ -465,8 +465,6 @@ def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence
     learned = images_learned(Path(model), root)
     if learned is None:
         return
-    if not learned.is_complete:
-        logger.warning("%s also learned from images that are gone: it is not known if some are held out here", model)
     found = seen_in_training([path for split in splits for path in snapshot.pair_files(split)], learned.files)
     if found:
         raise InputError(
@@ -496,10 +494,11 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     split = split_to_score(pair_files(model.snapshot), recipe.evaluate.split)
     learned = images_learned(model.folder, root)
     if learned is not None and seen_in_training(model.snapshot.pair_files(split), learned.files):
+        refitted = "build a dataset with a test split, or align with align.refit=false"
+        remedy = refitted if split == "val" else "start from another model"
         raise InputError(
             f"{model.folder} was trained on images of the {split} split, itself or through the model that it started "
-            "from, so its score there would be too high: build a dataset with a test split, or align with "
-            "align.refit=false"
+            f"from, so its score there would be too high: {remedy}"
         )
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)

@@ -360,7 +360,7 @@ def open_contest(
     learned = {
         model.name: its
         for model in models
-        if model.kind != "transformers" and (its := images_learned(Path(model.source), root)) is not None
+        if model.kind != "transformers" and (its := _learned(model, root)) is not None
     }
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         contestants = [_contestant(model, language, packs, Path(folder), known[model.name]) for model in models]
@@ -580,6 +580,15 @@ def _named_in_errors(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
+def _learned(model: NamedModel, root: Path) -> LearnedImages | None:
+    """Return what a model learned from; all of it is unknown if an earlier version trained the model."""
+    try:
+        return images_learned(Path(model.source), root)
+    except InputError as error:
+        logger.warning("%s", error)
+        return LearnedImages(files=(), snapshots=(), is_complete=False)
+
+
 def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> ScoredSet:
     """Return the set with the images that each model was trained on, as far as that is known.
 
@@ -600,7 +609,7 @@ def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Map
             for place, (why, is_sure) in own.items()
         }
         ways = dict.fromkeys(way for _, used in matches for way in used)
-        guards[name] = LeakCheck(seen=seen, ways=tuple(ways) if seen or model.is_complete else ())
+        guards[name] = LeakCheck(seen=seen, ways=tuple(ways) if model.is_complete else ())
     return replace(found, test_set=replace(test_set, guards=guards))
 
 

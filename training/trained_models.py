@@ -1,7 +1,7 @@
 """Find and list the trained models of a root. Commands use each dataset's newest model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,6 +171,7 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
         root: catalog in which, after the folder's own, the shards are looked for.
 
     Raises:
+        InputError: an earlier version trained the model, and did not record it.
         DamagedError: a manifest or the model's record is damaged.
     """
     folder = source.resolve()
@@ -180,19 +181,40 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
             return None
         folder = own.folder.resolve()
     wanted = _record(folder / RUN_FILE).get("learned")
-    if wanted == []:
-        return None
-    missing, files, snapshots = set(wanted or ()), list[Path](), list[Snapshot]()
-    places = [folder.parents[2], *([root] if root.resolve() != folder.parents[2] else [])]
-    for place in places if missing else ():
-        for dataset in dataset_names(place):
-            for snapshot in committed_snapshots(place, dataset):
-                found = {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}
-                if found:
-                    files += found.values()
-                    snapshots.append(snapshot)
-                    missing -= found.keys()
-    return LearnedImages(files=files, snapshots=snapshots, is_complete=wanted is not None and not missing)
+    if wanted is None:
+        raise InputError(
+            f"{folder} does not record what the model learned from: it is of an earlier version, train again"
+        )
+    missing, files, snapshots = set(wanted), list[Path](), list[Snapshot]()
+    for snapshot in _places_of(folder, root) if wanted else ():
+        found = {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}
+        if found:
+            files += found.values()
+            snapshots.append(snapshot)
+            missing -= found.keys()
+        if not missing:
+            break
+    if missing:
+        logger.warning("%s learned from images that are gone: it is not known which", folder)
+    return LearnedImages(files=files, snapshots=snapshots, is_complete=not missing) if wanted else None
+
+
+def _places_of(folder: Path, root: Path) -> Iterator[Snapshot]:
+    """Yield the snapshots that may have the shards of a model, the one first that it was trained on, if that is known.
+
+    Other snapshots and datasets may have the same shards.
+    """
+    roots = [root]
+    if len(folder.parents) > 2 and folder.parents[1].name == MODELS:
+        own, dataset = folder.parents[2], folder.parent.name
+        pointer = model_pointer(own, dataset)
+        first = read_snapshot(own, dataset, str(pointer["snapshot"])) if pointer.get("model") == folder.name else None
+        if first is not None:
+            yield first
+        roots = [own, *([root] if root.resolve() != own else [])]
+    for place in roots:
+        for name in dataset_names(place):
+            yield from committed_snapshots(place, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
     # Adjacent numbers may be written as one, so the digits are joined.
     digits = "".join(found)
     zeros = [end for end, word in _SCALES.items() if word.search(target)]
-    before_zeros = {"1", *found}  # 1 is left out or spelt out: "tausend", "一万"
+    before_zeros = {*found, *(("1",) if _ONE_SCALE.search(target) else ())}
 
     def is_lost(number: str) -> bool:
         if number in digits or _shortened(number, digits):
@@ -190,6 +190,12 @@ _SCALES = {
     ),
     "0000": re.compile("[万萬만]|หมื่น"),
 }
+# Whole words in which 1 is left out or spelt out: "mille", "tausend", "一万".
+_ONE_SCALE = re.compile(
+    r"(?<![^\W\d_])(?:mille|mil|(?:ein)?tausend|duizend|tusen|tuhat|tisíc|tysiąc|тысяч[ау]?|тисяч[ау]?|хиляда|хиљад[ау]|"
+    r"χίλι[αε]ς?|χίλιοι|bin|ezer|seribu|elfu)(?![^\W\d_])|[千천万萬만]|พัน|หมื่น|हज\u093c?ार|হাজার|ألف|אלף|هزار|ngh?ìn|ngàn",
+    re.IGNORECASE,
+)
 _SEPARATORS = ".,'’٬٫ \u00a0\u202f"
 _NUMBER = re.compile(rf"\d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)|\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?!\d)|\d{{1,18}}")
 _BEFORE_ZEROS = re.compile(rf"(?<=\d)[{_SEPARATORS}](?=[0٠۰०]{{2,3}}(?!\d))")

@@ -256,7 +256,7 @@ def cluster_captions(
         similarity: least similarity of near-duplicates, 0 to 1; tested from 0.8 to 0.95.
         scratch: folder for temporary files: the captions, and 200 bytes more for each distinct one.
         function_words: function words by language, lower case; each caption is compared without those of its own
-            language ("man" is one in German). Empty: all words must match. For other languages, words are not compared.
+            language ("man" is one in German). In other languages, all words must match. Empty: words are not compared.
         threads: number of threads for hashing and comparing; the result does not depend on it.
 
     Returns:
@@ -441,7 +441,7 @@ class CaptionSimilarity:
     def _differ_in_content(self, left: Said, right: Said) -> bool:
         if figures_of(left[0]) != figures_of(right[0]):
             return True
-        return {left[1], right[1]} <= self._function_words.keys() and not self._same_content(left, right)
+        return bool(self._function_words) and not self._same_content(left, right)
 
     def _same_content(self, left: Said, right: Said) -> bool:
         """Return whether each content word of one has a similar one in the other, in the same order except for one."""

@@ -148,6 +148,7 @@ def test_numbers_lost() -> None:
         ("30,000 fans", "13万人", ["30000"]),
         ("100,000 fans", "1,00,000 प्रशंसक", []),
         ("1,000 people", "tausend Leute", []),
+        ("a plane to 1,000 places in Milan", "un aereo a Milano", ["1000"]),
     ):
         assert numbers_lost(source, target) == lost
 

@@ -112,6 +112,9 @@ def test_without_function_words_letters_decide(tmp_path: Path) -> None:
     assert clusters(pair, tmp_path, function_words={}) == [0, 0]
     assert clusters(pair, tmp_path, function_words={}, similarity=0.95) == [0, 1]
     assert clusters(["A man riding a horse", "The man riding a horse"], tmp_path, function_words={"en": ()}) == [0, 1]
+    french = batches(["deux voitures rouges devant une maison", "deux voitures bleues devant une maison"], 2, lang="fr")
+    words = {"it": ("di", "una")}
+    assert cluster_captions(french, similarity=0.85, scratch=tmp_path, function_words=words).tolist() == [0, 1]
     assert clusters([], tmp_path) == []
     assert clusters(["", "", "."], tmp_path) == [0, 0, 2]
     for similarity in (0, 1.01):

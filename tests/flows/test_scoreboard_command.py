@@ -170,19 +170,21 @@ def as_dataset(root: Path, name: str, splits: Mapping[str, str]) -> None:
     snapshot = require_snapshot(root, "scenes")
     pairs = [entry for entry in snapshot.manifest["files"]["pairs"] if entry["split"] in splits]
     files = {**snapshot.manifest["files"], "pairs": [{**entry, "split": splits[entry["split"]]} for entry in pairs]}
-    shutil.copytree(snapshot.folder, root / "datasets" / name / snapshot.snapshot)
-    commit_snapshot(root, {**snapshot.manifest, "dataset": name, "files": files})
+    shutil.copytree(snapshot.folder, root / "datasets" / name / ("0" * 12))
+    commit_snapshot(root, {**snapshot.manifest, "dataset": name, "snapshot": "0" * 12, "files": files})
 
 
 def test_what_the_start_of_a_model_has_learned_counts_too(
     trained: tuple[Path, list[str]], english_recipe: Any, english_overrides: list[str], tmp_path: Path, told: Any
 ) -> None:
-    """The start has also learned from images that are gone."""
+    """The start has also learned from images that are gone. A twin of its dataset makes its own val split no other."""
     root = tmp_path / "catalog"
     shutil.copytree(trained[0], root)
     start = next((root / "models" / "scenes").glob("*/"))
     run = json.loads((start / "run.json").read_text())
     write_json(start / "run.json", {**run, "learned": [*run["learned"], "0" * 64]})
+    as_dataset(root, "a-twin", {"train": "train", "val": "val"})
+    told([*trained[1], "--root", str(root)])
     as_dataset(root, "swapped", {"train": "val", "val": "train"})
     as_dataset(root, "other", {"val": "train", "test": "test"})
     as_dataset(root, "third", {"train": "test"})
@@ -197,6 +199,10 @@ def test_what_the_start_of_a_model_has_learned_counts_too(
 
     assert "images of third test are among those that mine was trained on" in told(call("third"), code=1)
     assert "it is not known if mine was trained on any of the images" in told(call("other"))
+    assert "it is not known if mine was trained on others of the images" in told([*call("third"), "--report-anyway"])
+    write_json(start / "run.json", {name: value for name, value in run.items() if name != "learned"})
+    with pytest.raises(InputError, match="of an earlier version, train again"):
+        train_model(english_recipe(root, *settings, "name=other"), root)
 
 
 def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(

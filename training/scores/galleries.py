@@ -19,7 +19,7 @@ from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
-from training.trained_models import LearnedImages
+from training.trained_models import LearnedImages, pair_hashes
 
 UNSTATED = "unstated"
 VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"
@@ -50,7 +50,7 @@ class LeakCheck:
 
     Args:
         seen: matches, by place in the set's `images`.
-        ways: what was compared, such as "identity". Empty if nothing was compared.
+        ways: what was compared, such as "identity". Empty if nothing, or not all, was compared.
     """
 
     seen: Mapping[int, TrainingMatch]
@@ -192,16 +192,16 @@ def held_out_gallery(
         learned: what each model learned from, by name.
         is_own: the model whose dataset this is is among those scored.
     """
-    images, guards = snapshot.pair_files(split), {}
+    images, hashes, guards = snapshot.pair_files(split), pair_hashes(snapshot), {}
+    own = {hashes[path] for path in images}
     for model_name, model in learned.items():
-        # A val split chose the kept epoch, so it counts as trained on. For its own snapshot a note says so instead.
-        others = [each for each in model.snapshots if split != "val" or each.snapshot != snapshot.snapshot]
-        trained_on = [*model.files, *(path for each in others for path in each.pair_files("val"))]
+        # A val split chose the kept epoch, so it counts as trained on. For the own one a note says so instead.
+        others = [(path, pair_hashes(each)[path]) for each in model.snapshots for path in each.pair_files("val")]
+        trained_on = [*model.files, *(path for path, sha256 in others if sha256 not in own)]
         seen = {
             place: TrainingMatch(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()
         }
-        is_known = bool(seen) or model.is_complete
-        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes") if is_known else ())
+        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes") if model.is_complete else ())
     gallery = pairs_gallery(name, images)
     notes = (VALIDATED,) if split == "val" and is_own else ()
     return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))

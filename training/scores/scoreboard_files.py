@@ -178,12 +178,13 @@ def set_notes(test_set: SetFacts, *, has_leak_free: bool) -> Iterator[str]:
         yield f"{test_set.num_missing:,} more images are missing or do not decode: they and their captions are left out"
     for model, ways in test_set.compared.items():
         leaked, alike = test_set.leaked[model], test_set.alike[model]
+        listed = " and ".join(filter(None, (", ".join(ways[:-1]), *ways[-1:])))
+        if ways or leaked:
+            count = f"{len(leaked):,}" if leaked else "none"
+            how = f", compared by {listed}" if listed else ""
+            yield f"{count} of the images are among those that {model} was trained on{how}"
         if not ways:
-            yield f"it is not known if {model} was trained on any of the images"
-            continue
-        listed = " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
-        count = f"{len(leaked):,}" if leaked else "none"
-        yield f"{count} of the images are among those that {model} was trained on, compared by {listed}"
+            yield f"it is not known if {model} was trained on {'others' if leaked else 'any'} of the images"
         if alike:
             name, why = next(iter(alike.items()))
             yield f"{len(alike):,} look like training images of {model}, and may be others ({name}: {why})"

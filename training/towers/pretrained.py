@@ -166,6 +166,11 @@ def shards_learned(folder: str | Path) -> list[str]:
     return found
 
 
+def shards_of_start(model_config: Mapping[str, Any]) -> list[str]:
+    """Return `shards_learned` of the model folder that a run starts from; none if it starts from no model."""
+    return shards_learned(model_config["start_folder"]) if "start_folder" in model_config else []
+
+
 def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
     """Return the borrowed weights that a `run.json` states.
 
