@@ -148,7 +148,7 @@ def find_model(name: str, root: Path) -> tuple[str, TrainedModel | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedImages:
-    """What decided the weights of a model, also those of the model that it started from, and of a teacher.
+    """The pairs that decided the weights of a model, also through the model that it started from and its teacher.
 
     These are train splits, and val splits on which heads were fitted again.
 
