@@ -462,7 +462,7 @@ def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence
     Raises:
         InputError: the model was trained on some of these images.
     """
-    learned = images_learned(Path(model), root)
+    learned = images_learned(Path(model), root) if model else None
     if learned is None:
         return
     found = seen_in_training([path for split in splits for path in snapshot.pair_files(split)], learned.files)
