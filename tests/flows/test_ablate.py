@@ -266,7 +266,7 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     toggles = ["--toggle", "clean.language+check.language", "--toggle", "near_captions", "--steps", "5", "--seeds", "2"]
     more = [part for setting in settings for part in ("--set", setting)]
     command = ["ablate", "scenes", "--executor", "local", *toggles, *more]
-    assert "6 models of 5 steps of 8 images" in told([*command, "--dry-run", "--root", str(tmp_path / "dry")])
+    assert "6 models, 5 steps each with 8" in told([*command, "--dry-run", "--root", str(tmp_path / "dry")])
     assert not (tmp_path / "dry" / "datasets").exists()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert "repeats.near_captions" in told([*command, "--root", str(whole)])
