@@ -450,12 +450,12 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
 
 
 def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
-    """Raise if a model that a run learns from was trained on images that the run's own scores need.
+    """Raise if a model, also through its start or teacher, was trained on images that scores need.
 
     Args:
         model: a model folder, or any other setting of a model, which is not looked at.
         root: of the catalog.
-        snapshot: that the run trains on.
+        snapshot: that has the images.
         splits: of the snapshot, which the model must not have seen.
         remedy: for the error's text.
 
@@ -468,8 +468,9 @@ def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence
     found = seen_in_training([path for split in splits for path in snapshot.pair_files(split)], learned.files)
     if found:
         raise InputError(
-            f"the model {model} was trained on {len(found):,} images of the {' and '.join(splits)} splits of "
-            f"{snapshot.dataset}, so scores there would be too high: {remedy}"
+            f"the model {model} was trained on {len(found):,} images of the {' and '.join(splits)} "
+            f"{'splits' if len(splits) > 1 else 'split'} of {snapshot.dataset}, so scores there would be too high: "
+            f"{remedy}"
         )
 
 
@@ -492,14 +493,9 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """
     model = current_model(root, recipe.name, recipe=recipe.reference)
     split = split_to_score(pair_files(model.snapshot), recipe.evaluate.split)
-    learned = images_learned(model.folder, root)
-    if learned is not None and seen_in_training(model.snapshot.pair_files(split), learned.files):
-        refitted = "build a dataset with a test split, or align with align.refit=false"
-        remedy = refitted if split == "val" else "start from another model"
-        raise InputError(
-            f"{model.folder} was trained on images of the {split} split, itself or through the model that it started "
-            f"from, so its score there would be too high: {remedy}"
-        )
+    refitted = "build a dataset with a test split, or align with align.refit=false"
+    remedy = refitted if split == "val" else "start from another model"
+    _require_unseen(str(model.folder), root, model.snapshot, (split,), remedy)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())
