@@ -95,6 +95,7 @@ def test_a_shard_that_is_damaged_is_named(make_shard: MakeShard, square_rows: An
     reader = ImageReader(
         row_groups([shard]), preprocessing=Preprocessing(size=32), num_threads=1, cache_max_bytes=1 << 20, window=10
     )
+    assert reader.read(np.array([[0, 0], [0, 0]])).shape == (2, 32, 32, 3)  # the others are not decoded
     with pytest.raises(DamagedError, match="does not decode"):
         reader.read(np.array([[0, 0], [0, 1]]))
     reader.close()

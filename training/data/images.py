@@ -52,7 +52,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
         OSError: Pillow cannot decode it.
     """
     with Image.open(io.BytesIO(data)) as image:
-        return preprocessing.resized(image.convert("RGB"))
+        return preprocessing.resized(image if image.mode == "RGB" else image.convert("RGB"))  # convert copies
 
 
 def decode_all(encoded: Sequence[bytes], preprocessing: Preprocessing, pool: ThreadPoolExecutor) -> Pixels:
@@ -108,8 +108,9 @@ def decoded_groups(groups: Sequence[RowGroup], preprocessing: Preprocessing, *, 
 class ImageReader:
     """A reader with random access to images by row group and row. Its cache does not affect the pixels.
 
-    If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise the encoded
-    images of recently used row groups are cached, enough for `window` samples twice, and decoded on each access.
+    If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise, images are
+    decoded on each access. Encoded images of recently used row groups are cached, enough for `window` samples twice;
+    those that need not be decoded again are removed.
     """
 
     def __init__(
@@ -125,32 +126,36 @@ class ImageReader:
         self._groups, self._preprocessing, self._window = groups, preprocessing, window
         self._decoded_fit = num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)
-        self._decoded: dict[int, Pixels] = {}
-        self._encoded: dict[int, list[bytes]] = {}
+        self._decoded: dict[tuple[int, int], Pixels] = {}
+        self._encoded: dict[int, dict[int, bytes]] = {}
 
     def read(self, places: Places) -> Pixels:
         """Return the images at pairs of row group and row, (images, 2): uint8, (images, size, size, 3)."""
-        wanted = places.tolist()
-        groups = dict.fromkeys(group for group, _ in wanted)
-        if self._decoded_fit:
-            for group in groups:
-                if group not in self._decoded:
-                    self._decoded[group] = decode_all(
-                        encoded_images(self._groups[group]), self._preprocessing, self.pool
-                    )
-            return np.stack([self._decoded[group][row] for group, row in wanted])
-        for group in groups:
+        wanted = [(group, row) for group, row in places.tolist()]
+        if not self._decoded_fit:
+            return self._decode(wanted)
+        # One at a time, and not by row group: the first batches would wait until all groups of the window are decoded.
+        missing = [place for place in dict.fromkeys(wanted) if place not in self._decoded]
+        if missing:
+            self._decoded.update(zip(missing, self._decode(missing), strict=True))
+        for group, row in missing:
+            self._encoded.get(group, {}).pop(row, None)
+        return np.stack([self._decoded[place] for place in wanted])
+
+    def _decode(self, places: Sequence[tuple[int, int]]) -> Pixels:
+        for group in dict.fromkeys(group for group, _ in places):
             # Remove and insert again, so that the dict's order is the order of last use.
-            self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])
-        found = decode_all([self._encoded[group][row] for group, row in wanted], self._preprocessing, self.pool)
+            found = self._encoded.pop(group, {}) or dict(enumerate(encoded_images(self._groups[group])))
+            self._encoded[group] = found
+        pixels = decode_all([self._encoded[group][row] for group, row in places], self._preprocessing, self.pool)
         # Remove the least recently used groups. Two windows are in use if a batch crosses their border.
-        kept = sum(len(images) for images in self._encoded.values())
+        kept = sum(map(len, self._encoded.values()))
         for group in list(self._encoded):
             kept -= len(self._encoded[group])
             if kept < 2 * self._window:
                 break
             del self._encoded[group]
-        return found
+        return pixels
 
     def close(self) -> None:
         """Stop the decoding threads."""
