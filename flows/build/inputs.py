@@ -29,7 +29,12 @@ from data_catalog.storage.upstream_hashes import (
 from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.build.fit import Judges, judge_identities
 from flows.recipe.engines import open_engine, open_reverse_engine
-from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
+from flows.recipe.language_packs import (
+    available_language_packs,
+    language_pack,
+    named_language_packs,
+    target_language_pack,
+)
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
@@ -183,8 +188,8 @@ def packs_of_captions(
     """Return the packs that check captions: those that the recipe names, and those of the languages of its sources."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
-    known = {**load_language_packs(), **named}
-    found_packs = {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
+    known = sorted(languages & {*available_language_packs(), *named})
+    found_packs = {code: language_pack(code, named) for code in known} | {recipe.target_language: target}
     # Changes decide no row, so they must not be in the keys of steps.
     return {code: replace(pack, changes=None) for code, pack in found_packs.items()}
 
