@@ -185,6 +185,7 @@ def test_a_busy_port_is_an_error_before_work_starts(english_recipe: Any, tmp_pat
 PROGRAM = Path(__file__).resolve().parents[1] / "torture" / "torture.py"
 
 
+@pytest.mark.slow
 def test_killed_builds_end_byte_equal(built: Any, english_overrides: list[str], tmp_path: Path) -> None:
     """A short variant of `make torture`, in real processes."""
     settings = (*english_overrides, "build.workers=1", "build.fetch_workers=1")
