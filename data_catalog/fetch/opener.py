@@ -10,6 +10,7 @@ import re
 import threading
 import time
 import urllib.request
+import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,9 @@ _LEAST_TEXT = 500
 # Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
 _HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
 _SLOWEST_DELAY_S = 60.0
+_GZIP = b"\x1f\x8b"
+# Some servers announce gzip and send plain text.
+_PLAIN_CODINGS = ("", "identity", "gzip", "x-gzip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,23 @@ class _Answer:
     valid_until: float
     size: int
     failures: int = 0
+
+
+def _plain(body: bytes, response: Response) -> bytes:
+    """Return the first `MAX_BYTES` of a file that some servers compress unasked; its rules would be missed otherwise.
+
+    Raises:
+        FetchError: `not_http`: it is damaged, or compressed in another way than gzip.
+    """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if not body.startswith(_GZIP):
+        if coding not in _PLAIN_CODINGS:
+            raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
+        return body
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, MAX_BYTES)
+    except zlib.error as error:
+        raise FetchError("not_http", "damaged gzip") from error
 
 
 class RobotsCache:
@@ -132,7 +153,7 @@ class RobotsCache:
         place = replace(target, path="/robots.txt")
         try:
             with self._client.get(place.url, deadline=deadline, hooks=hooks) as response:
-                return response.read_start(MAX_BYTES).decode("utf-8-sig", "replace")
+                return _plain(response.read_start(MAX_BYTES), response).decode("utf-8-sig", "replace")
         except FetchError as error:
             status = error.http_status
             if status in (204, 205) or (status is not None and 400 <= status < 500 and status != 429):

@@ -232,6 +232,12 @@ ROBOTS: dict[str, Host] = {
     "mark": Host(page(200, b"\xef\xbb\xbf" + ALL_OUT), FORBIDDEN),
     "early-hints": Host(raw(EARLY_HINTS, HEAD, b"\r\n", ALL_OUT), FORBIDDEN),
     "gzip-claimed": Host(page(200, ALL_OUT, Content_Encoding="gzip"), FORBIDDEN),
+    "gzip": Host(page(200, gzip.compress(ALL_OUT), Content_Encoding="gzip"), FORBIDDEN),
+    "gzip-unsaid": Host(page(200, gzip.compress(ALL_OUT + bytes(10**8), 1)), FORBIDDEN),
+    "gzip-damaged": Host(page(200, b"\x1f\x8bno"), ("robots_unreachable", "not_http: damaged gzip")),
+    "brotli": Host(
+        page(200, b"\x8b\x0c\x80", Content_Encoding="br"), ("robots_unreachable", "not_http: Content-Encoding: br")
+    ),
     "two-megabytes": Host(page(200, ALL_OUT + b"# no more\n" * 200_000), FORBIDDEN),
     "in-500-kib": Host(page(200, b"#" * (500 * 1024 - 1) + b"\n" + ALL_OUT), FORBIDDEN),
     "too-far-down": Host(page(200, b"# nothing yet\n" * 200_000 + ALL_OUT), GOOD),
