@@ -73,6 +73,11 @@ def visible_text(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
 
 
+def visible_lines(text: str) -> str:
+    """Return lines as `visible_text` does each: they may quote data, servers or file names."""
+    return "\n".join(map(visible_text, text.split("\n")))
+
+
 def _visible(char: str) -> str:
     if unicodedata.category(char) not in _CONTROL_CATEGORIES or char in _JOINERS:
         return char

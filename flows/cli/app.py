@@ -24,7 +24,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from data_catalog.plain_text import visible_text
+from data_catalog.plain_text import visible_lines, visible_text
 from flows import PACKAGES
 from flows.cli import (
     catalog,
@@ -232,7 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(EXIT_OK)
     is_quiet = call.verbosity.quiet or process_rank() > 0
     is_verbose = call.verbosity.debug or call.verbosity.verbose
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_SafeFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for package in PACKAGES:
         level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
         logging.getLogger(package).setLevel(level)
@@ -317,5 +319,13 @@ def _fail_by_defect(text: str) -> int:
 
 
 def _write_error(text: str) -> None:
-    """Write lines to standard error, with control characters escaped: they may quote data or file names."""
-    sys.stderr.write("\n".join(map(visible_text, text.split("\n"))))
+    """Write lines to standard error, safe for a terminal."""
+    sys.stderr.write(visible_lines(text))
+
+
+class _SafeFormatter(logging.Formatter):
+    """A formatter of log messages as lines that are safe for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, with its traceback if there is one."""
+        return visible_lines(super().format(record))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DiskError, SettingsError
-from data_catalog.plain_text import escaped_json, plain_table
+from data_catalog.plain_text import escaped_json, plain_table, visible_lines
 
 
 def require_own_file(out: Path, option: str = "--out") -> None:
@@ -33,13 +33,13 @@ def require_own_file(out: Path, option: str = "--out") -> None:
 
 
 def say(text: str = "") -> None:
-    """Print a text of one or several lines to standard output.
+    """Print a text of one or several lines to standard output, safe for a terminal.
 
     Raises:
         SettingsError: the encoding of standard output lacks a character.
     """
     with encoding_errors():
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(visible_lines(text) + "\n")
     sys.stdout.flush()
 
 

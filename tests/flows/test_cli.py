@@ -22,6 +22,7 @@ from data_catalog.progress import Progress
 from flows.cli import main
 from flows.cli.app import app, parse
 from flows.cli.jobs import NEXT, Job
+from flows.cli.output import say
 
 
 def commands(parent: App = app, *words: str) -> Iterator[tuple[str, App]]:
@@ -163,6 +164,19 @@ def test_a_start_that_fails_leaves_no_folders(
     recipe.write_text('target_language = "en"\n[sources.mscoco]\nfiles = ["none.json"]\n', encoding="utf-8")
     assert told([*arguments.split(), "--root", "new/root"], code=1).count("\n") == 1
     assert list(tmp_path.iterdir()) == [recipe]
+
+
+def test_neither_an_answer_nor_a_log_message_steers_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("a file named \x1b[2J\x9b\nand another, \u202etxt")
+    assert capsys.readouterr().out == "a file named \\x1b[2J\\x9b\nand another, \\u202etxt\n"
+    (tmp_path / "a\x1b[2Jb").mkdir()  # no package, which is logged
+    command = [sys.executable, "-m", "vernaclip", "translate", "--from", "en", "--to", "it", str(Path(__file__))]
+    environment = {**os.environ, "ARGOS_PACKAGES_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert r"a\x1b[2Jb is not an Argos package" in done.stderr
+    assert "\x1b" not in done.stderr
 
 
 @pytest.mark.parametrize(
