@@ -271,6 +271,11 @@ def test_nothing_is_served_that_the_page_does_not_need(url: str, pictures: Path)
     assert httpx.post(f"{url}gradio_api/call/search", json=long).status_code == 413
     unmeasured = httpx.post(f"{url}gradio_api/call/search", content=iter([b"{}"]))
     assert unmeasured.status_code == 413
+    both = {"content-length": "9", "transfer-encoding": "chunked"}
+    file = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
+    form = {**both, "content-type": "multipart/form-data; boundary=x"}
+    longer = httpx.post(f"{url}gradio_api/upload", content=iter([file % (b"0" * (MAX_UPLOAD_BYTES + 1))]), headers=form)
+    assert (longer.status_code, left_behind(url)) == (413, [])
 
 
 def test_another_site_cannot_make_a_browser_write_here(url: str) -> None:
