@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.images.formats import READ_FORMATS
 from data_catalog.schema import PAIRS
 from data_catalog.storage.history import resolve
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, require_snapshot
@@ -61,7 +62,7 @@ class PairDataset(Dataset[Pair]):
     def __getitem__(self, index: int) -> Pair:
         row = self._row(index, _ITEM)
         try:
-            with Image.open(BytesIO(row["image"]["bytes"])) as image:
+            with Image.open(BytesIO(row["image"]["bytes"]), formats=READ_FORMATS) as image:
                 return Pair(image.convert("RGB"), row["captions"])
         except OSError as error:
             raise DamagedError(

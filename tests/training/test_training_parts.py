@@ -1,6 +1,7 @@
 """What a training reads and is made of: order, tokens, images, augmentations, settings, losses, optimizers, states."""
 
 import errno
+import io
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
@@ -27,7 +29,7 @@ from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
 from training.data.batches import Batch, Prefetched, epoch_batches, image_inputs, open_train_split
-from training.data.images import ImageReader
+from training.data.images import ImageReader, decode
 from training.data.pairs import (
     Captions,
     PairFiles,
@@ -45,6 +47,8 @@ from training.fit.run import run_key
 from training.towers.model import create_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import END, START, load_tokenizer, save_tokenizer, train_tokenizer
+from training.use.pictures import thumbnail_of
+from training.use.search import Hit
 
 MakeShard = Callable[..., Path]
 
@@ -106,6 +110,18 @@ def test_a_shard_that_is_damaged_is_named(make_shard: MakeShard, square_rows: An
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DamagedError, match="cannot be read as a pair shard"):
         read_captions([tmp_path / "torn.parquet"])
+
+
+def test_no_image_of_others_starts_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow leaves EPS to Ghostscript, and would know it by its first bytes."""
+    Image.new("RGB", (9, 9)).save(written := io.BytesIO(), "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    for read in (
+        lambda eps: decode(eps, Preprocessing(size=32)),
+        lambda eps: thumbnail_of(Hit(rank=1, cosine=0.0, name="a", image=eps)),
+    ):
+        with pytest.raises(UnidentifiedImageError):
+            read(written.getvalue())
 
 
 @pytest.mark.parametrize(("column", "other"), [("sample_id", "test"), ("sha256", "test"), ("sha256", "val")])

@@ -31,6 +31,7 @@ from data_catalog.images.decoding import (
     upright,
 )
 from data_catalog.images.decoding import decode as decode_pixels
+from data_catalog.images.formats import READ_FORMATS
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
 from training.towers.model import LoadedModel
@@ -51,7 +52,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
     Raises:
         OSError: Pillow cannot decode it.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
         return preprocessing.resized(image if image.mode == "RGB" else image.convert("RGB"))  # convert copies
 
 

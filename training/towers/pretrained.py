@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from data_catalog.errors import DamagedError, InputError
+from data_catalog.images.formats import READ_FORMATS
 from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
@@ -400,7 +401,7 @@ def require_recorded_features(
 @contextmanager
 def _opened_picture(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=READ_FORMATS) as picture:
             yield picture
     except OSError as error:
         raise InputError(f"recorded_features: the picture {path} cannot be read ({one_line(error)})") from error

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data_catalog.images.formats import READ_FORMATS
 from data_catalog.storage.shards import write_atomically
 from training.data.images import read_picture
 from training.use.classify import SOFTMAX, Classification
@@ -270,7 +271,7 @@ def thumbnail_of(hit: Hit) -> Image.Image:
     """
     if hit.path is not None:
         return fit_in_box(read_picture(hit.path, THUMBNAIL).image, THUMBNAIL, THUMBNAIL)
-    with Image.open(io.BytesIO(hit.image)) as opened:
+    with Image.open(io.BytesIO(hit.image), formats=READ_FORMATS) as opened:
         return fit_in_box(opened.convert("RGB"), THUMBNAIL, THUMBNAIL)
 
 
