@@ -176,6 +176,16 @@ class _Names(Generic[Entry]):
         return matches.pop()
 
 
+# The most that `fetch.max_bytes` may allow. A few kilobytes of a zip or of a sparse tar may state terabytes.
+MAX_IMAGE_BYTES = 2**30
+
+
+def _require_bounded(name: str, size: int) -> None:
+    """Raise `OSError` for a file that is larger than any image that a build accepts, before it is read."""
+    if size > MAX_IMAGE_BYTES:
+        raise OSError(f"{name!r} has {size:,} bytes, more than any image")
+
+
 class ImageFiles(Protocol):
     """Images by the names in the upstream files; may be read from several threads."""
 
@@ -184,7 +194,7 @@ class ImageFiles(Protocol):
 
         Raises:
             FileNotFoundError: no image has the name; absolute names and names with ".." are never found.
-            OSError: it exists but cannot be read, or it changed while it was read.
+            OSError: it exists but cannot be read, has more than `MAX_IMAGE_BYTES`, or changed while it was read.
             TransientError: a store cannot be read now.
         """
 
@@ -238,6 +248,7 @@ class _Zip(ImageFiles):
         info = self._names.find(name)
         if not _can_be_read(info):
             raise OSError(f"{info.filename!r} in {self._place} is encrypted or packed by another method than deflate")
+        _require_bounded(name, info.file_size)
         try:
             # read() without a size would decompress all of a member that is longer than it states.
             with self._lock, self._zip.open(info) as member:
@@ -306,6 +317,7 @@ class _Tar(ImageFiles):
 
     def read(self, name: str) -> bytes:
         member = self._names.find(name)
+        _require_bounded(name, member.size)
         with self._place.open(self._stamp.size) as file:
             if member.sparse is None:
                 file.seek(member.offset)
@@ -385,6 +397,7 @@ class _Folder(ImageFiles):
     def read(self, name: str) -> bytes:
         place = self._place(name)
         before = place.stamp()
+        _require_bounded(name, before.size)
         with place.open(before.size) as file:
             body = file.read(before.size + 1)
         # One response of a store is always of one version, so only local files are checked again.
