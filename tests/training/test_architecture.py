@@ -43,6 +43,16 @@ def test_images_are_prepared_as_open_clip_does(
     assert Preprocessing.from_json(ours.to_json(), size=size) == ours
 
 
+@pytest.mark.parametrize("sides", [(3_000_001, 1), (1, 3_000_000)])
+def test_of_a_long_strip_only_the_middle_is_resized(sides: tuple[int, int]) -> None:
+    strip = Image.new("RGB", sides, "red")
+    middle = [length // 2 for length in sides]
+    strip.paste("blue", (middle[0] - 9, middle[1] - 9, middle[0] + 9, middle[1] + 9))
+    found = Preprocessing(size=64, resize_mode=SHORTEST).resized(strip)
+    assert found.shape == (64, 64, 3)
+    assert (found == (0, 0, 255)).all()
+
+
 @pytest.mark.parametrize(
     "values",
     [

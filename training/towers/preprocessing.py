@@ -17,6 +17,8 @@ Channels = tuple[float, float, float]
 
 # Squashing keeps everything that a caption may mention. Cropping cuts off the edges.
 SQUASH, SHORTEST = "squash", "shortest"
+# Only the middle of a longer image is resized: a strip of a million pixels would become one of gigabytes.
+_MOST_SIDES = 100
 _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -83,6 +85,10 @@ class Preprocessing:
         # As torchvision's Resize and CenterCrop, which open_clip uses.
         width, height = image.size
         shorter = min(width, height)
+        if max(width, height) > _MOST_SIDES * shorter:
+            across, down = (min(length, _MOST_SIDES * shorter) for length in (width, height))
+            left, top = (width - across) // 2, (height - down) // 2
+            image, width, height = image.crop((left, top, left + across, top + down)), across, down
         wide, high = (side * length // shorter if length != shorter else side for length in (width, height))
         left, top = round((wide - side) / 2), round((high - side) / 2)
         return np.asarray(image.resize((wide, high), resample).crop((left, top, left + side, top + side)))
