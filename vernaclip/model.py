@@ -14,10 +14,13 @@ from training.data.features import stacked, text_features
 from training.data.images import BATCH_SIZE, Features, encode_files, picture_features, upright_rgb
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
+from training.towers.preprocessing import Pixels
 
 Picture = Image.Image | str | PathLike[str]
 
 logger = logging.getLogger(__name__)
+
+_NUMBERS = ("I", "F")  # Pillow's modes of 32-bit numbers and fractions
 
 
 class Model:
@@ -54,7 +57,8 @@ class Model:
 
         Raises:
             SettingsError: one image is given instead of a list.
-            InputError: a file is missing or cannot be read as an image, or a Pillow image does not decode.
+            InputError: a file is missing or cannot be read as an image; a Pillow image does not decode, or has 32-bit
+                numbers or fractions as pixels.
         """
         require_list(images, "image")
         files = dict.fromkeys(Path(image) for image in images if not isinstance(image, Image.Image))
@@ -65,9 +69,7 @@ class Model:
         opened = [image for image in images if isinstance(image, Image.Image)]
         encoded: list[Features] = []
         for start in range(0, len(opened), BATCH_SIZE):
-            pixels = [
-                self._loaded.preprocessing.resized(_upright(image)) for image in opened[start : start + BATCH_SIZE]
-            ]
+            pixels = [self._pixels(image) for image in opened[start : start + BATCH_SIZE]]
             encoded += [*picture_features(self._loaded, np.stack(pixels))]
         rest = iter(encoded)
         return stacked([next(rest) if isinstance(image, Image.Image) else rows[Path(image)] for image in images])
@@ -114,17 +116,20 @@ class Model:
         found: Features = self.encode_images(images) @ self.encode_texts(texts).T
         return found
 
+    def _pixels(self, image: Image.Image) -> Pixels:
+        """Return a Pillow image upright, in RGB and sRGB, at the model's size.
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Return an opened image upright, in RGB and sRGB.
-
-    Raises:
-        InputError: it does not decode.
-    """
-    try:
-        return upright_rgb(image)
-    except OSError as error:
-        raise InputError(f"{image!r} does not decode: {error}") from error
+        Raises:
+            InputError: it does not decode, or has no pixels, or pixels without an agreed range.
+        """
+        if image.mode in _NUMBERS:  # Pillow would clip them: fractions become black
+            raise InputError(f"{image!r} has pixels without an agreed range: scale them to bytes, from 0 to 255")
+        if 0 in image.size:
+            raise InputError(f"{image!r} has no pixels")
+        try:
+            return self._loaded.preprocessing.resized(upright_rgb(image))
+        except Exception as error:  # the boundary around decoders: a broken or odd image may raise any exception
+            raise InputError(f"{image!r} does not decode: {error}") from error
 
 
 def open_model(folder: str | PathLike[str]) -> Model:

@@ -330,6 +330,12 @@ def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:900])
     with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(InputError, match="does not decode"):
         model.encode_images([cut])
+    for odd, problem in (((9, 9), "does not decode"), ((0, 9), "has no pixels"), ((9, 0), "has no pixels")):
+        with pytest.raises(InputError, match=problem):
+            model.encode_images([Image.new("La", odd)])
+    for numbers in (np.random.default_rng(1).random((9, 9), np.float32), np.full((9, 9), 70_000, np.int32)):
+        with pytest.raises(InputError, match="has pixels without an agreed range"):
+            model.encode_images([Image.fromarray(numbers)])
     with pytest.raises(SettingsError, match="a text is empty"):
         model.encode_texts(["a red circle", " "])
     with pytest.raises(InputError, match="contains no model"):
