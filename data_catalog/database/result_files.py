@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.errors import SettingsError
 from data_catalog.plain_text import escaped_json, spreadsheet_text
 
 # Long texts and image bytes would make a table unreadable; the other formats have full values.
@@ -35,14 +36,29 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
             writer.write_batch(batch)
 
 
+def rows_of(batches: Batches) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a query result as Python values.
+
+    Raises:
+        SettingsError: Python has no value for a date or a time: its years are 1 to 9999.
+    """
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except (OverflowError, ValueError) as error:
+            raise SettingsError(
+                f"a date or time is not between the years 1 and 9999 ({error}): cast its column to VARCHAR, or choose "
+                "--format parquet"
+            ) from error
+        yield from rows
+
+
 def write_csv(file: TextIO, schema: pa.Schema, batches: Batches, *, raw: bool) -> None:
     """Write a query result as CSV; unless `raw`, escape spreadsheet formulas and terminal control characters."""
     text: Callable[[str], str] = str if raw else spreadsheet_text
     writer = csv.writer(file)
     writer.writerow([text(name) for name in schema.names])
-    for batch in batches:
-        columns = [column.to_pylist() for column in batch.columns]
-        writer.writerows([_csv_cell(value, text) for value in row] for row in zip(*columns, strict=True))
+    writer.writerows([_csv_cell(value, text) for value in row.values()] for row in rows_of(batches))
 
 
 def _csv_cell(value: object, text: Callable[[str], str]) -> object:
@@ -55,17 +71,16 @@ def _csv_cell(value: object, text: Callable[[str], str]) -> object:
 
 def write_json_lines(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool) -> None:
     """Write a query result as JSON, one row a line; unless `raw`, escape control characters of terminals."""
-    for batch in batches:
-        for row in batch.to_pylist():
-            line = json.dumps(_json_value(row), ensure_ascii=False, default=str)
-            file.write((line if raw else escaped_json(line)) + "\n")
+    for row in rows_of(batches):
+        line = json.dumps(_json_value(row), ensure_ascii=False, default=str)
+        file.write((line if raw else escaped_json(line)) + "\n")
 
 
 def _json_value(value: object) -> object:
     """Return a value for JSON: bytes in hexadecimal, decimals as numbers, and null for NaN and infinity."""
     if isinstance(value, dict):
         return {name: _json_value(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # an entry of a map is a tuple
         return [_json_value(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()

@@ -241,7 +241,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     import pyarrow as pa
 
     from data_catalog.database.catalog import stream_query
-    from data_catalog.database.result_files import distinct_names, short_value, write_parquet
+    from data_catalog.database.result_files import distinct_names, rows_of, short_value, write_parquet
     from data_catalog.storage.shards import write_atomically
     from flows.signals import interrupted_by_sigterm
 
@@ -258,7 +258,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)
         if options.format == "table":
-            cells = (row for batch in batches for row in batch.to_pylist())
+            cells = rows_of(batches)
             shown = list(islice(cells, options.max_rows))
             say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
             if next(cells, None) is not None:

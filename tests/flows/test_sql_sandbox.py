@@ -297,6 +297,17 @@ def test_values_of_all_sorts_in_every_form(ask: Any) -> None:
     assert found == {**texts, "i": 4_999_950_000, "d": 1_249_987_500.0, "f": [None, 1.0]}
     assert isinstance(found["i"], int)
     assert "4,999,950,000" in ask(sql)
+    maps = "SELECT MAP {'k': 'nan'::DOUBLE} AS m, MAP {'k': '\\xFF'::BLOB} AS b"
+    row = json.loads(ask(maps, "--format", "json"), parse_constant=pytest.fail)
+    assert row == {"m": [["k", None]], "b": [["k", "ff"]]}
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_a_date_that_python_does_not_know_is_no_defect(form: str, ask: Any, tmp_path: Path) -> None:
+    for value in ("'infinity'::DATE", "TIMESTAMP '0044-03-15 (BC)'"):
+        error = ask(f"SELECT {value} AS d", "--format", form, code=1)
+        assert "a date or time is not between the years 1 and 9999" in error
+        ask(f"SELECT {value} AS d", "--format", "parquet", "--out", str(tmp_path / "d.parquet"))
 
 
 def test_steering_characters_do_nothing_in_any_form(ask: Any) -> None:
