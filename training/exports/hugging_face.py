@@ -87,8 +87,11 @@ found = model(**inputs)
 print(found.image_embeds @ found.text_embeds.T, found.logits_per_image)
 ```
 
-With `backend="pil"` the pixels are identical to those in training. transformers' default backend, torchvision, differs
-by up to 1 of 255 colour steps.""")
+With `backend="pil"` the pixels are identical to those in training$but. transformers' default backend, torchvision,
+differs by up to 1 of 255 colour steps.""")
+_CROP = (
+    ", but those of every fourth shape are cropped one pixel earlier: transformers rounds the place of the crop down"
+)
 CLEANING = """The tokenizer straightens quotes, normalises letters to NFC and collapses spaces, as open_clip does.
 open_clip's other text cleaning has no equivalent in this format: HTML entities, mojibake, ligatures and full-width
 letters are left as they are."""
@@ -307,7 +310,9 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
 def how_to_read_hugging_face(trained: TrainedFolder, hub_name: str | None) -> str:
     """Return Markdown that explains how to load the folder, what it needs, and what it does not contain."""
     has_class = _own_code(trained) is None
-    parts = [_LOADING.substitute(name=hub_name or "FOLDER", trust="" if has_class else ", trust_remote_code=True")]
+    trust = "" if has_class else ", trust_remote_code=True"
+    but = "" if trained.loaded.preprocessing.resize_mode == SQUASH else _CROP
+    parts = [_LOADING.substitute(name=hub_name or "FOLDER", trust=trust, but=but)]
     if needed := needed_by_transformers(trained.model_config, trained.encoder):
         parts.append(f"{needed[0].upper()}{needed[1:]}.")
     parts.append(CLEANING)

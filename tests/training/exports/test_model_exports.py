@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, CLIPModel, DistilBertConfig, M2M100Config
+from transformers import AutoImageProcessor, BertConfig, CLIPModel, DistilBertConfig, M2M100Config
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -175,6 +175,28 @@ def test_a_plain_clip_becomes_transformers_clip(
     scale = float(CLIPModel.from_pretrained(tmp_path / "out").logit_scale.detach().exp())
     assert scale == pytest.approx(ours.logit_scale, rel=1e-4)
     assert f"the bias of {ours.logit_bias:.4f} that the model adds" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_says_where_transformers_crops_otherwise(plain_clip: Path, tmp_path: Path) -> None:
+    cropping = Path(shutil.copytree(plain_clip, tmp_path / "model"))
+    stated = json.loads((cropping / "open_clip_config.json").read_text())
+    stated["preprocess_cfg"]["resize_mode"] = "shortest"
+    (cropping / "open_clip_config.json").write_text(json.dumps(stated))
+    cards = {}
+    for name, model in (("squashed", plain_clip), ("cropped", cropping)):
+        exported(model, tmp_path / name, "transformers")
+        cards[name] = " ".join((tmp_path / name / "README.md").read_text().split())
+    assert "the pixels are identical to those in training. transformers' default" in cards["squashed"]
+    assert "training, but those of every fourth shape are cropped one pixel earlier" in cards["cropped"]
+    raw = {"backend": "pil", "do_rescale": False, "do_normalize": False}
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "cropped", **raw)
+    preprocessing, equal = load_model(cropping).preprocessing, []
+    for extra in range(8):
+        shape = (preprocessing.size, preprocessing.size + extra, 3)
+        image = Image.fromarray(np.random.default_rng(extra).integers(0, 255, shape, dtype=np.uint8))
+        found = processor([image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        equal.append(bool((found == preprocessing.resized(image)).all()))
+    assert equal == [True, True, True, False] * 2
 
 
 @pytest.mark.parametrize(
