@@ -18,6 +18,7 @@ from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
+from translation.engines.plugins import text_problem
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,8 @@ class DeepLEngine:
         translated = [result.text for result in results]
         if len(translated) != len(texts) or not all(isinstance(text, str) for text in translated):
             raise InputError(f"{STRANGE_REPLY} ({len(texts)} texts were sent, {len(translated)} are in the reply)")
+        if problem := next(filter(None, map(text_problem, translated)), None):
+            raise InputError(f"{STRANGE_REPLY} (a translation contains {problem})")
         return translated
 
 

@@ -147,7 +147,10 @@ def test_a_request_without_an_answer_is_transient_and_counts_as_paid(
 
 
 STRANGE = [b"<html>sign in to the network</html>", [], *({"translations": what} for what in (None, ["<a>", "<b>"]))]
-TOLD = [*({"translations": [{"text": "x"}] * number} for number in (1, 3)), {"translations": [{"text": 7}] * 2}]
+TOLD = [
+    {"translations": [{"text": text, "billed_characters": 1}] * number}
+    for text, number in (("x", 1), ("x", 3), (7, 2), ("\ud800", 2), ("\0", 2))
+]
 
 
 @pytest.mark.parametrize("reply", [*STRANGE, *TOLD])
