@@ -3,6 +3,7 @@
 All texts from a dataset or recipe are escaped. The card contains no paths of the machine.
 """
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from training.towers.preprocessing import SQUASH
 from training.trained_models import EFFORT_FILE, SCORES_FILE
 
 _JOULES_IN_KWH = 3_600_000
-_NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be numbers
+_NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be finite
 _NO_RECORD = (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 _EXACT = (
@@ -247,6 +248,8 @@ def _score(values: Mapping[str, Any]) -> Score:
     for name, kind in kinds.items():
         if not isinstance(score[name], kind) or isinstance(score[name], bool):
             raise TypeError(f"{name} is {score[name]!r}")
+        if name in _NUMBERS and not abs(score[name]) <= sys.float_info.max:  # NaN is no number either
+            raise ValueError(f"{name} is {score[name]!r}")
     return Score(**{field.name: score[field.name] for field in fields(Score) if field.name in score})
 
 

@@ -1,6 +1,7 @@
 """Model cards: what they say of data, scores, time and energy, and that nothing in them does harm."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from data_catalog.errors import InputError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.exports.model_card import (
     Publication,
@@ -280,6 +281,22 @@ def test_what_is_no_scoreboard_or_names_no_language_is_refused(language: Any, mo
         path.write_text("[]")
     with pytest.raises(InputError, match=r"is not a valid scoreboard\.json"):
         card(model, None, scoreboards=[path])
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan, 10**400])
+def test_a_score_that_is_no_finite_number_is_refused(number: float, model: Path) -> None:
+    """A JSON file may hold such numbers, and others may have written a scoreboard."""
+    path = scoreboard(model)
+    board = json.loads(path.read_text())
+    for field in ("gallery_size", "value"):
+        score = {**board["entries"][0]["score"], field: number}
+        path.write_text(json.dumps({**board, "entries": [{**board["entries"][0], "score": score}]}))
+        with pytest.raises(InputError, match=rf"is not a valid scoreboard\.json \(\w+: {field} is {number}\)"):
+            card(model, None, scoreboards=[path])
+        write_scores(model, **{field: number})
+        with pytest.raises(DamagedError, match="is not a file of scores"):
+            card(model, None)
+        (model / "scores-test.json").unlink()
 
 
 def test_a_card_of_a_folder_alone_claims_nothing_but_the_license_that_its_publisher_states(model: Path) -> None:
