@@ -1,6 +1,9 @@
 """Architectures by name, from JSON and by towers; and image preprocessing, which is open_clip's pixel by pixel."""
 
 import json
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.exports.open_clip_hub import why_not_open_clip
 from training.towers.architecture import model_config_of, read_model_config
-from training.towers.model import create_model
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
+from training.towers.model_files import save_weights
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
 LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -136,6 +140,7 @@ def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineE
         ({"recorded_features": []}, "recorded_features must be an object"),
         ({"preprocess_cfg": "squash"}, "preprocess_cfg must be an object"),
         ({"image_weights": {"model": "ViT-B-32"}}, "image_weights must have model and pretrained"),
+        ({"vision_cfg": {"image_size": 32, "timm_model_pretrained": True}}, r'set image_weights to \{"timm": NAME\}'),
         ({"text_cfg": {"context_length": 9, "pool_type": "last"}}, "causal"),
     ],
 )
@@ -148,6 +153,30 @@ def test_an_incomplete_model_file_is_refused(tmp_path: Path, changes: dict[str, 
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         read_model_config(str(path))
+
+
+@pytest.mark.parametrize("named", ["resnet18", "hf-hub:theirs/model", "hf_hub:theirs/model", "local-dir:theirs"])
+def test_to_make_and_open_a_model_nothing_is_fetched(
+    named: str, random_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm would fetch weights that are then replaced, or read another model, where a folder of others says so."""
+    folder = shutil.copytree(random_clip(["un cane"]), tmp_path / "model")
+    path = folder / OPEN_CLIP_CONFIG_FILE
+    config = json.loads(path.read_text())
+    vision = {"image_size": 32, "timm_model_name": "resnet18", "timm_pool": "", "timm_proj": "linear"}
+    config["model_cfg"]["vision_cfg"] = vision
+    save_weights(create_model(config["model_cfg"], folder), folder / WEIGHTS_FILE)
+    vision |= {"timm_model_name": named, "timm_model_pretrained": True}
+    path.write_text(json.dumps(config))
+    asked = []
+    for function in ("_hub.hf_hub_download", "_factory.load_model_config_from_path"):
+        monkeypatch.setattr(f"timm.models.{function}", lambda *given, **_: asked.append(given))
+    for attempt in (lambda: create_model(config["model_cfg"], folder), lambda: load_model(folder)):
+        with (
+            nullcontext() if named == "resnet18" else pytest.raises(InputError, match="must be the name of a backbone")
+        ):
+            attempt()
+    assert asked == []
 
 
 def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_path: Path) -> None:

@@ -186,6 +186,11 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
     vision, text = config["vision_cfg"], config["text_cfg"]
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise InputError(f"{model} is not an open_clip model config: vision_cfg and text_cfg must be objects")
+    if vision.get("timm_model_pretrained") and "start_folder" not in config:
+        raise InputError(
+            f"{model}: vision_cfg.timm_model_pretrained must be false: for weights of timm, set image_weights to "
+            '{"timm": NAME}'
+        )
     size = vision.get("image_size")
     if type(size) is not int or size < 1:
         raise InputError(f"{model}: vision_cfg.image_size must be one number of pixels, got {size!r}")

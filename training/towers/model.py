@@ -92,7 +92,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
         folder: folder with the config of a Hugging Face text encoder. Nothing is downloaded.
 
     Raises:
-        InputError: open_clip rejects the config.
+        InputError: open_clip rejects the config, or it names a model elsewhere.
     """
     try:
         return _make(model_config, folder)
@@ -108,6 +108,10 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
 
     others = [_make(config, folder / name) for _, name, config in joined_configs(model_config)]
     known = {name: value for name, value in model_config.items() if name not in (*NOT_OPEN_CLIP, *JOINED)}
+    if (backbone := known["vision_cfg"].get("timm_model_name")) is not None:
+        if ":" in str(backbone):  # timm would read another model, from the hub or from a folder
+            raise InputError(f"vision_cfg.timm_model_name must be the name of a backbone of timm, got {backbone!r}")
+        known["vision_cfg"] = {**known["vision_cfg"], "timm_model_pretrained": False}  # weights are loaded later
     encoder = read_encoder_config(folder) if "hf_model_name" in model_config["text_cfg"] else None
     module = make_module(known, encoder, folder)
     if others:
