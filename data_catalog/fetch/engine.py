@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
@@ -74,6 +74,8 @@ def fetch_urls(folder: Path, hosts_folder: Path, config: FetchConfig, report: Re
     lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
     rows = {url: row for row, url in map(json.loads, lines)}
     with (
+        # img2dataset opens its files with fsspec, which splits a path at "::".
+        tempfile.TemporaryDirectory() if "::" in str(folder) else nullcontext(folder) as scratch,
         closing(Hosts(hosts_folder, config.named_limits, config.default_limits)) as hosts,
         (folder / BODIES_FILE).open("wb") as bodies,
     ):
@@ -87,7 +89,7 @@ def fetch_urls(folder: Path, hosts_folder: Path, config: FetchConfig, report: Re
         )
         urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
         try:
-            _Rounds(folder, config, hosts, opener, _Writer(bodies, rows, opener, report)).run(lambda: report({}))
+            _Rounds(Path(scratch), config, hosts, opener, _Writer(bodies, rows, opener, report)).run(lambda: report({}))
         finally:
             urllib.request.install_opener(None)  # the opener holds the state of the whole shard
 

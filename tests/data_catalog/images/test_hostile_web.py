@@ -514,6 +514,18 @@ def test_a_host_that_wants_a_day_is_given_up_for_all_its_rows(run: Run, sites: d
     assert {(row["drop_reason"], row["http_status"]) for row in rows} == {("http_503", 503)}
 
 
+def test_a_root_may_have_any_name(
+    server: Any, workers: Any, make_requests: Callable[..., pa.Table], quick: FetchConfig, tmp_path: Path
+) -> None:
+    """fsspec, by which img2dataset opens its files, takes parts of some names for other file systems."""
+    server.files["/any-name.jpg"] = PICTURE
+    for name in ("a::b", "gcs::d", "memory:x", "s3", "a%3A%20b*?[c]"):
+        raw = tmp_path / name / "raw.parquet"
+        raw.parent.mkdir()
+        workers.fetch(make_requests(server.url("/any-name.jpg")), quick, raw)
+        assert pq.read_table(raw, columns=["drop_reason"]).to_pylist() == [{"drop_reason": None}], name
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_what_is_fetched(server: Any, tmp_path: Path) -> None:
     limits = HostLimits(concurrency=64, requests_per_s=0)
