@@ -1,12 +1,14 @@
 """Dry run of a recipe: run the steps that check captions on a sample of each source, and count what each rule drops.
 
-No image is fetched, the catalog is not changed, and captions are translated only on request.
+No image is fetched, the catalog is not changed, and captions are translated only on request. Only translations that
+cost money are written into the root: into its translation memory, for the build.
 """
 
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import islice, repeat
@@ -28,6 +30,7 @@ from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, UnselectedRow
+from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.upstream_hashes import file_entries
 from data_catalog.storage.work import WorkStore
@@ -42,7 +45,7 @@ from flows.recipe.engines import open_engine, require_packages
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, require_sources, what_settings
 from flows.recipe.sources import SourceSettings
-from translation.engine import Translator
+from translation.engine import Translator, is_paid
 from translation.engines.plugins import find_plugin
 
 _POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
@@ -152,12 +155,19 @@ def dry_run(
         fetch=what_values(recipe.fetch),
         normalise=what_values(recipe.normalise),
     )
-    with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
-        translator = open_engine(recipe, root) if translate else None
+    with (
+        tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder,
+        ImageWorkers() as workers,
+        ExitStack() as locked,
+    ):
+        translator = open_engine(recipe, Path(folder)) if translate else None
+        has_price = translator is not None and is_paid(translator)
+        if has_price:
+            locked.enter_context(writer_lock(root))
         build = Build(recipe=recipe, inputs=_sampled(recipe, root, num_rows, seed, translator))
         tools = Tools(
             recipe=recipe,
-            root=Path(folder),
+            root=root if has_price else Path(folder),
             inputs=build.inputs,
             workers=workers,
             fetching=fetching,
@@ -168,6 +178,7 @@ def dry_run(
                 _CAPTION_STEPS, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools
             )
             engine.run()
+        tools.seal()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
         counted = engine.commits("ingest")[0].facts["sources"]

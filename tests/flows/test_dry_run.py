@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from flows.cli import main
 
 Dry = Callable[..., str]
+PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 CAPTIONS = [*(f"Un cane corre sulla spiaggia numero {n}" for n in range(40)), "IMG_2041.jpg", "gatto"]
 CAPTIONS += ["<b>Ein kleiner Hund spielt im Garten</b>", "Anna Maria Mozzoni", "🙂🙂", "كلب صغير يلعب في الحديقة"]
 
@@ -137,3 +139,30 @@ def test_what_a_limit_leaves_out_is_said(dry_run: Any, rows: str) -> None:
     assert f"it: {'20' if rows == '0' else '5'} rows checked; 26 are beyond its limit" in out
     values = json.loads(dry_run("--rows", rows, "--json", "--set", "sources.it.limit=20"))
     assert values["beyond_limit"] == {"it": 26, "en": 0}
+
+
+@pytest.mark.parametrize("is_paid", [False, True])
+def test_a_translated_dry_run_writes_nothing_into_the_root_but_what_was_paid_for(
+    dry_run: Dry, own: Any, is_paid: bool
+) -> None:
+    asked = own.folder / "asked.txt"
+    program = own.folder / "translate.py"
+    program.write_text(
+        f"import sys\nfor line in sys.stdin:\n    open({str(asked)!r}, 'a').write(line)\n"
+        "    print('Un cane corre veloce sulla spiaggia vuota', flush=True)\n"
+    )
+    command = json.dumps([sys.executable, str(program)])
+    settings = ("translate.engine=command", f"translate.command={command}", f"translate.max_chunk_size={int(is_paid)}")
+    words = ["--translate", *(word for setting in settings for word in ("--set", setting))]
+    first = dry_run(*words)
+    assert "need translation" not in first
+    once = asked.read_text()
+    assert dry_run(*words) == first
+    assert asked.read_text() == once * (1 if is_paid else 2)
+    names = {path.name for path in own.root.iterdir()} if own.root.exists() else set()
+    assert names == ({"memory", ".writer-lock"} if is_paid else set())
+
+
+def test_a_package_is_unpacked_elsewhere_than_in_the_root(dry_run: Dry, own: Any) -> None:
+    assert "need translation" not in dry_run("--translate", "--set", f"translate.package={PACKAGE}")
+    assert not own.root.exists()
