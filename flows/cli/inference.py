@@ -15,7 +15,7 @@ from flows.cli.options import (
     DEFAULT_ROOT,
     EngineOptions,
     Number,
-    OptionalNumber,
+    OptionalPort,
     Root,
     Split,
     Text,
@@ -279,7 +279,7 @@ def demo(
     images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     language: Annotated[str | None, Parameter(metavar="LANG")] = None,
     host: str = "127.0.0.1",
-    port: OptionalNumber = None,
+    port: OptionalPort = None,
     export_space: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
 ) -> None:
     """Serve a page in the browser: find images, describe one, find a part of it, look at the dataset.
@@ -308,8 +308,6 @@ def demo(
 
     if language is not None:
         require_language(language, "--language")
-    if port is not None and not 0 < port < 65536:
-        raise SettingsError(f"--port must be from 1 to 65535, got {port}")
     if find_spec("gradio") is None:
         raise InputError(f"the page needs Gradio: {install_hint('demo')}")
     from flows.page import open_shown, serve

@@ -26,6 +26,18 @@ def whole_number(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
 
 
+def port_number(_: Any, tokens: Sequence[Token]) -> int:
+    """Return a word as the number of a TCP port.
+
+    Raises:
+        ValueError: it is not an integer from 1 to 65535.
+    """
+    port = whole_number(_, tokens)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is not a port from 1 to 65535.")
+    return port
+
+
 def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     """Return integers that are separated by commas.
 
@@ -70,6 +82,7 @@ def no_options(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 Number = Annotated[int, Parameter(converter=whole_number, metavar="N")]
 OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
+OptionalPort = Annotated[int | None, Parameter(converter=port_number, metavar="N")]
 Words = tuple[str, ...]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]
 Texts = Annotated[Words, Parameter(allow_leading_hyphen=True, converter=no_options)]

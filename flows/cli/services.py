@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalNumber
+from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 from flows.cli.output import is_quiet, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ REPORT_WIDTH = 110  # characters
 NO_BREAK = "\xa0"
 
 
-def up(*, port: OptionalNumber = None) -> None:
+def up(*, port: OptionalPort = None) -> None:
     """Start the Prefect server, a worker and the deployments on this machine; restart whichever are down.
 
     Args:

@@ -82,6 +82,8 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
         ("build scenes --executor magic", '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
         ("build scenes --exekutor local", "Unknown option: --exekutor. Did you mean --executor?"),
         ("build scenes --rows 1.5", "for --rows: '1.5' is not a whole number"),
+        ("up --port 99999", "for --port: 99999 is not a port from 1 to 65535"),
+        ("demo --port 0", "for --port: 0 is not a port from 1 to 65535"),
         ("mt evaluate a.tsv --from en --to it --system", "--system needs a value"),
     ],
 )
