@@ -158,7 +158,8 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     candidates = dataset_names(root) if dataset is None else [dataset]
     matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
     whole = {name: found for name, found in matches.items() if all(found)}
-    wanted = " and ".join(dict.fromkeys(names))
+    unknown = [given for place, given in enumerate(names) if not any(found[place] for found in matches.values())]
+    wanted = " and ".join(dict.fromkeys(unknown or names))
     if not whole:
         where = root if dataset is None else f"{dataset} in {root}"
         raise SettingsError(f"{where} holds no snapshot {wanted}: `vernaclip snapshots` lists them")

@@ -255,11 +255,11 @@ def forget(
     from data_catalog.tombstones import read_tombstones
     from translation.memory import forget_texts
 
+    require_root(root)
     if lists:
         _list(root)
         return
     tombstones = _tombstones(root, options)
-    require_root(root)
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
         raise InputError(

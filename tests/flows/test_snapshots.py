@@ -177,13 +177,14 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path, first: Sn
     point_to(root, "scenes", first.snapshot)
     append_run(root, "scenes", snapshot=first.snapshot)
     assert named("current", "previous") == [first.snapshot, "0123ffffffff"]
-    for name, dataset, error in (
-        ("0123", None, "0123 matches 0123456789ab and 0123ffffffff"),
-        ("zz", None, "holds no snapshot zz"),
-        ("current", "nothing", "holds no snapshot current"),
+    for names, dataset, error in (
+        (["0123"], None, "0123 matches 0123456789ab and 0123ffffffff"),
+        (["zz"], None, "holds no snapshot zz:"),
+        (["zz", "current"], None, "holds no snapshot zz:"),
+        (["current"], "nothing", "holds no snapshot current:"),
     ):
         with pytest.raises(SettingsError, match=error):
-            resolve(root, [name], dataset)
+            resolve(root, names, dataset)
 
 
 def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: Any) -> None:
