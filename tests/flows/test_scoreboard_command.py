@@ -327,6 +327,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "open_clip=ViT-B-32/opnai"], "--model x: open_clip=ViT-B-32/opnai is neither"),
         ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "the first word must be a name"),
         ([*IN_ITALIAN, "--model", "x", B32, "folder=b"], "name the model by one of"),

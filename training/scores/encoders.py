@@ -98,11 +98,8 @@ def open_open_clip(source: str, name: str) -> Encoder:
 
     model_name, pretrained = f"local-dir:{source}", None
     if not Path(source).is_dir():
+        _require_listed(source)
         model_name, _, pretrained = source.partition("/")
-        if model_name not in open_clip.list_models() or not pretrained:
-            raise SettingsError(
-                f"open_clip={source} is neither a folder nor a MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
-            )
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     what = f"open_clip={source}"
     if Path(source).is_dir():
@@ -146,6 +143,18 @@ def open_open_clip(source: str, name: str) -> Encoder:
         module=module,
     )
     return _require_encoding(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
+
+
+def _require_listed(source: str) -> None:
+    """Raise `SettingsError` unless open_clip lists a model and its pretrained weights, or these are a file."""
+    import open_clip
+
+    model_name, _, pretrained = source.partition("/")
+    is_there = bool(open_clip.get_pretrained_cfg(model_name, pretrained)) or Path(pretrained).is_file()
+    if model_name not in open_clip.list_models() or not is_there:
+        raise SettingsError(
+            f"open_clip={source} is neither a folder nor a MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
+        )
 
 
 def open_transformers(source: str, name: str) -> Encoder:
@@ -270,12 +279,18 @@ def check_source(kind: str, source: str, option: str) -> None:
 
     Raises:
         InputError: the folder does not exist, or the text is not a valid model name.
+        SettingsError: open_clip does not list the model.
     """
     if Path(source).is_dir():
         return
     is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
     if is_path:
         raise InputError(f"{option}: {kind}={source} is not a folder")
+    if kind == "open_clip":
+        try:
+            _require_listed(source)
+        except SettingsError as error:
+            raise SettingsError(f"{option}: {error}") from error
 
 
 OPENERS: dict[str, Callable[[str, str], Encoder]] = {
