@@ -10,6 +10,7 @@ from pathlib import Path
 from data_catalog.errors import DiskError, PipelineError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Messages of pyarrow, DuckDB and SQLite, which may give no errno.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 _FAILED_TEXTS = ("Input/output error", "disk I/O error")
@@ -28,6 +29,26 @@ def disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         raise_if_disk_fails(error, path)
         raise
+
+
+@contextmanager
+def access_errors() -> Iterator[None]:
+    """Raise a `DiskError` for a file or folder that this user may not use, or not write; for the end of a job.
+
+    Whoever can say more of such a file, such as which setting names it, does so before.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DENIED or not isinstance(error.filename, str | bytes):
+            raise
+        named = Path(os.fsdecode(error.filename))
+        place, what = named, "used"
+        if named.name.startswith(".tmp-"):  # users do not know the temporary file
+            place, what = named.parent if named.parent.name else Path.cwd(), "written"
+        raise DiskError(
+            f"{place} cannot be {what} ({error.strerror}): change its permissions, or choose another place"
+        ) from error
 
 
 def raise_if_disk_fails(error: Exception, path: Path) -> None:

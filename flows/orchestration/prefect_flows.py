@@ -18,6 +18,7 @@ from pydantic import WithJsonSchema
 
 from data_catalog.errors import DefectError, PipelineError
 from data_catalog.progress import watched
+from data_catalog.storage.disk_errors import access_errors
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import PACKAGES
@@ -70,7 +71,8 @@ def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
             logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
             try:
-                return job(*args, **kwargs)
+                with access_errors():
+                    return job(*args, **kwargs)
             except PipelineError as error:
                 return Failed(message=str(error), data=error)  # a caller in this process gets the error
 

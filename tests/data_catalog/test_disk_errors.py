@@ -14,7 +14,7 @@ from data_catalog.errors import DamagedError, DiskError, PipelineError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import raw_rows
 from data_catalog.storage import failpoints
-from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.storage.disk_errors import access_errors, disk_errors
 from data_catalog.storage.failpoints import REGISTRY, VARIABLE
 from data_catalog.storage.shards import read_json, write_json
 
@@ -46,6 +46,22 @@ NO_SPACE, IO = (errno.ENOSPC, "No space left on device"), (errno.EIO, "Input/out
 )
 def test_a_disk_that_is_full_or_fails_is_told_of_and_other_errors_stay(error: Exception, told: str | None) -> None:
     with pytest.raises(DiskError if told else type(error), match=told) as caught, disk_errors(PLACE):
+        raise error
+    assert told or caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "models/x/.tmp-1"), r"models/x cannot be written \(Permi"),
+        (OSError(errno.EROFS, "Read-only file system", "a.json"), r"a\.json cannot be used \(Read-only f"),
+        (OSError(errno.EPERM, "Operation not permitted"), None),
+        (OSError(errno.ENOENT, "No such file or directory", "a.json"), None),
+    ],
+    ids=repr,
+)
+def test_what_may_not_be_used_is_told_of_and_other_errors_stay(error: OSError, told: str | None) -> None:
+    with pytest.raises(DiskError if told else OSError, match=told) as caught, access_errors():
         raise error
     assert told or caught.value is error
 

@@ -280,6 +280,14 @@ def test_it_is_said_who_must_act(error: str, here: Path, built: Any, told: Any) 
     assert sorted(here.iterdir()) == there, "a start that failed leaves nothing"
 
 
+@pytest.mark.parametrize("words", [["init", "garden", "--language", "uk"], ["init", "garden", "--language", "it"]])
+def test_a_folder_that_may_not_be_written_is_no_defect(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    monkeypatch.chdir("/sys")  # where not even the superuser may
+    assert re.match(r"vernaclip: /sys cannot be written \(.+\): ", told(words, code=1))
+
+
 @pytest.fixture
 def quoted(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A recipe with a space in its name, in a folder whose name has an apostrophe; the current folder is above it."""
