@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from data_catalog.database.catalog import query, rebuild
+from data_catalog.sample.samples import COCO, coco_id, plan
 from data_catalog.settings import json_values
 from flows.cli.app import parse
 from flows.recipe.recipe import SECTIONS, load_recipe
@@ -93,6 +94,17 @@ def empty_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("text", QUERIES)
 def test_queries_name_views_and_columns_that_there_are(empty_root: Path, text: str) -> None:
     assert query(empty_root, text).num_rows <= 1 or "duckdb_columns()" in text  # the root is empty, its views are not
+
+
+def test_the_demo_has_the_samples_that_the_pages_ask_about() -> None:
+    recipe = load_recipe("scenes", root=Path("demo-catalog"))
+    assert recipe.scenes is not None
+    samples = plan(recipe.scenes.seed, recipe.scenes.num_images)
+    known = {f"mscoco:{coco_id(sample.index)}" for sample in samples if sample.source == COCO}
+    lines = [shlex.split(line, comments=True) for path in PAGES for line in commands(path)]
+    asked = {words[2] for words in lines if words[1] == "why" and "demo-catalog" in words}
+    assert asked
+    assert asked <= known
 
 
 def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not_and_an_engines_package_names_its_engine() -> None:
