@@ -413,6 +413,8 @@ def test_the_command_aligns_and_prints_the_curve(
     told = capsys.readouterr().out
     assert "frozen towers, aligned" in told
     assert "with 2 seeds per variant" in told
+    assert main([*ablating, "--set", "align.refit=true"]) == 1
+    assert "on the val split, on which align.refit trains" in capsys.readouterr().err
     assert main([*ablating, "--steps", "3"]) == 1
     assert "--align has align.epochs" in capsys.readouterr().err
     assert main([*command, "--set", "align.refit=true"]) == 0
