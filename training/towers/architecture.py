@@ -46,6 +46,11 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
         raise SettingsError(
             f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: unset it"
         )
+    if "start_folder" in found and config.loss == "siglip" and "init_logit_bias" not in found:
+        raise SettingsError(
+            f"train.loss is siglip, which needs a bias that the model {config.model} does not have: set train.loss to "
+            "clip, or start from a model that was trained with siglip"
+        )
     recorded = dict(found.get("recorded_features", {}))
     preprocessing: dict[str, Any] = dict(found.get("preprocess_cfg", {}))
     if config.embed_dim:
