@@ -125,7 +125,12 @@ def read_model_config(model: str) -> dict[str, Any]:
         SettingsError: there is no model config of that name.
         InputError: the file is not a valid model config.
     """
-    return _complete(_read(model), model)
+    found = _complete(_read(model), model)
+    if "file" in found.get("image_weights", {}):
+        raise InputError(
+            f"{model}: image_weights has a file, as only joined towers do: set train.image_weights to the file"
+        )
+    return found
 
 
 def _read(model: str) -> dict[str, Any]:
