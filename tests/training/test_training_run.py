@@ -303,6 +303,8 @@ def test_the_sigmoid_loss_learns_and_has_a_bias(
     assert load_model(tmp_path / "run").module.logit_bias is not None
     again = replace(small_run(loss="siglip", epochs=1), model=str(tmp_path / "run"))
     assert train(square_files, again, tmp_path / "again").epochs == 1
+    train(square_files, replace(again, loss="clip"), tmp_path / "clip")
+    assert load_model(tmp_path / "clip").module.logit_bias is None, "classify would take it for a sigmoid"
     with pytest.raises(SettingsError, match=r"train\.loss is siglip, .* a bias that the model .* does not have"):
         train(square_files, replace(again, model=str(two_epochs)), tmp_path / "other")
 

@@ -51,6 +51,8 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
             f"train.loss is siglip, which needs a bias that the model {config.model} does not have: set train.loss to "
             "clip, or start from a model that was trained with siglip"
         )
+    if config.loss == "clip":  # which does not train it, and a model with a bias is one for sigmoids
+        found.pop("init_logit_bias", None)
     recorded = dict(found.get("recorded_features", {}))
     preprocessing: dict[str, Any] = dict(found.get("preprocess_cfg", {}))
     if config.embed_dim:
