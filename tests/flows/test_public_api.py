@@ -402,6 +402,8 @@ def test_the_command_aligns_and_prints_the_curve(
     assert main([*command, "--curve", "8,16,24"]) == 0
     told = capsys.readouterr().out
     assert "validation MRR@10" in told
+    assert "Scores on the val split" in told
+    assert "split val: the epoch of the weights was chosen on these images, which flatters the model" in told
     assert [line.split()[0] for line in told.splitlines() if "measured" in line] == ["8", "16", "24"]
     with pytest.raises(SystemExit):
         main([*command, "--curve", "8,many"])
