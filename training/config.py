@@ -28,6 +28,8 @@ AUGMENTATION_SETS = {
 FALSIFIES = {
     "flip": ("position", "exchanges left and right", "leave one out, or use mirror, which changes captions too"),
     "hue": ("colour", "shifts colours", "leave one out"),
+    "autocontrast": ("colour", "may change colours", "leave one out"),
+    "equalize": ("colour", "may change colours", "leave one out"),
 }
 # Splits that models can be scored on, in order of preference: nothing is trained on them.
 HELD_OUT = ("test", "val")
