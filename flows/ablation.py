@@ -124,7 +124,7 @@ def run_ablation(
                 f"{recipe.train.batch_size}: set a smaller train.batch_size for all variants, or build a larger dataset"
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
-    gallery = gallery_of(files, split)
+    gallery = gallery_of(files, split, refit=config.align and recipe.align.refit)
     steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
@@ -140,9 +140,9 @@ def run_ablation(
     key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
     first = recipe.align.seed if config.align else recipe.train.seed
     seeds = [first + number for number in range(config.seeds)]
-    # Content hashes of the training files of each variant.
+    # Content hashes of the files that decide the models of each variant: val chooses the epoch of aligned heads.
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
-    data = [mine["train"] for mine in hashes]
+    data = [mine["train"] + (mine["val"] if config.align else []) for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
     ranks = [
         [model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]

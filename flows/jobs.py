@@ -309,7 +309,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
     require_trackers(recipe.train.log)
     snapshot = _trainable_snapshot(recipe, root)
-    _require_unseen(recipe.train.model, root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
+    _require_unseen(_starts(recipe), root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
     rules = change_rules(recipe)
@@ -351,7 +351,7 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
 
     require_trackers(recipe.align.log)
     snapshot = _trainable_snapshot(recipe, root)
-    _require_unseen(recipe.train.model, root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
+    _require_unseen(_starts(recipe), root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
     files, hashes = pair_files(snapshot), pair_hashes(snapshot)
     _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
     out, cache = root / "models" / recipe.name / key[:12], root / FEATURE_STORES
@@ -389,8 +389,8 @@ def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int
             f"{recipe.name} lacks {dropped:,} captions that image_text dropped, so they would get no score: build it "
             "without image_text.min_score and image_text.max_drop first"
         )
-    remedy = "set train.model to towers that were trained on other images"
-    _require_unseen(recipe.train.model, root, snapshot, ("train", "val", "test"), remedy)
+    remedy = "set train.model and train.image_weights to towers that were trained on other images"
+    _require_unseen(_starts(recipe), root, snapshot, ("train", "val", "test"), remedy)
     from training.align.folds import fold_scores
 
     table = fold_scores(
@@ -445,15 +445,23 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config = replace(config, teacher=find_model(config.teacher, root)[0])
     if snapshot is not None:
         remedy = f"{_ALIKE}, or distil with a recipe without sources"
-        _require_unseen(config.teacher, root, snapshot, ("val", "test"), remedy)
+        _require_unseen([Path(config.teacher)] if config.teacher else [], root, snapshot, ("val", "test"), remedy)
     return config
 
 
-def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
+def _starts(recipe: Recipe) -> Sequence[Path]:
+    """Return the folders with the weights that the recipe's training starts from."""
+    from training.towers.architecture import model_config_of
+    from training.towers.pretrained import starts_of
+
+    return starts_of(model_config_of(recipe.train), recipe.train)
+
+
+def _require_unseen(models: Sequence[Path], root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
     """Raise if a model, also through its start or teacher, was trained on images that scores need.
 
     Args:
-        model: a model folder, or any other setting of a model, which is not looked at.
+        models: model folders. Other folders, and names on a hub, are not looked at.
         root: of the catalog.
         snapshot: that has the images.
         splits: of the snapshot, which the model must not have seen.
@@ -462,16 +470,16 @@ def _require_unseen(model: str, root: Path, snapshot: Snapshot, splits: Sequence
     Raises:
         InputError: the model was trained on some of these images.
     """
-    learned = images_learned(Path(model), root) if model else None
-    if learned is None:
-        return
-    found = seen_in_training([path for split in splits for path in snapshot.pair_files(split)], learned.files)
-    if found:
-        raise InputError(
-            f"the model {model} was trained on {len(found):,} images of the {' and '.join(splits)} "
-            f"{'splits' if len(splits) > 1 else 'split'} of {snapshot.dataset}, so scores there would be too high: "
-            f"{remedy}"
-        )
+    images = [path for split in splits for path in snapshot.pair_files(split)]
+    for model in models:
+        learned = images_learned(model, root)
+        found = seen_in_training(images, learned.files) if learned is not None else {}
+        if found:
+            raise InputError(
+                f"the model {model} was trained on {len(found):,} images of the {' and '.join(splits)} "
+                f"{'splits' if len(splits) > 1 else 'split'} of {snapshot.dataset}, so scores there would be too high: "
+                f"{remedy}"
+            )
 
 
 def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
@@ -495,7 +503,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     split = split_to_score(pair_files(model.snapshot), recipe.evaluate.split)
     refitted = "build a dataset with a test split, or align with align.refit=false"
     remedy = refitted if split == "val" else "start from another model"
-    _require_unseen(str(model.folder), root, model.snapshot, (split,), remedy)
+    _require_unseen([model.folder], root, model.snapshot, (split,), remedy)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())

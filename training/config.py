@@ -28,6 +28,8 @@ AUGMENTATION_SETS = {
 FALSIFIES = {
     "flip": ("position", "exchanges left and right", "leave one out, or use mirror, which changes captions too"),
     "hue": ("colour", "shifts colours", "leave one out"),
+    "autocontrast": ("colour", "may change colours", "leave one out"),
+    "equalize": ("colour", "may change colours", "leave one out"),
 }
 # Splits that models can be scored on, in order of preference: nothing is trained on them.
 HELD_OUT = ("test", "val")
@@ -228,6 +230,11 @@ class TrainConfig:
                 )
         if not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
+        if self.warmup_ratio and self.warmup_steps:
+            raise SettingsError(
+                f"train.warmup_ratio is {self.warmup_ratio}, which has no effect while train.warmup_steps is "
+                f"{self.warmup_steps}: set train.warmup_steps to 0, or train.warmup_ratio to 0"
+            )
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
             raise SettingsError(
                 f"train.logit_scale must be 0 (a trained scale) or from 1 to 100, got {self.logit_scale}"

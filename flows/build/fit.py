@@ -91,7 +91,7 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
         check_source(kind_of(source), source, f"image_text.{name}")
         found[name] = encoder_identity(source)
     if config.scores:
-        _require_scores(Path(config.scores))
+        _require_scores(Path(config.scores), config)
         found["scores"] = sha256(Path(config.scores))
     return found
 
@@ -157,11 +157,11 @@ def _refusal(name: str, source: str, recipe: Recipe, root: Path, what: str) -> I
     )
 
 
-def _require_scores(path: Path) -> None:
-    """Refuse a file of scores that cannot be read.
+def _require_scores(path: Path, config: ImageTextConfig) -> None:
+    """Refuse a file of scores that cannot be read, or lacks what the settings need.
 
     Raises:
-        InputError: the file is missing, or has other columns.
+        InputError: the file is missing, has other columns, or has no scores of sources for `max_drop`.
     """
     try:
         schema = pq.read_schema(path)
@@ -176,6 +176,11 @@ def _require_scores(path: Path) -> None:
     for name in {SCORE, SCORE_SOURCE} & set(schema.names):
         if not pa.types.is_floating(schema.field(name).type):
             raise InputError(f"image_text.scores: {name} of {path} must be a number of 32 or 64 bits")
+    if config.max_drop is not None and not config.source_model and SCORE_SOURCE not in schema.names:
+        raise InputError(
+            f"image_text.max_drop needs scores of source captions, and {path} has no {SCORE_SOURCE}: set "
+            "image_text.source_model, or leave image_text.max_drop out"
+        )
 
 
 def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
@@ -271,6 +276,7 @@ def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
 
     Raises:
         DamagedError: the file cannot be read.
+        InputError: it has none of the captions.
     """
     names = [name for name in (*_NAMED_BY, SCORE, SCORE_SOURCE) if name in pq.read_schema(path).names]
     try:
@@ -278,7 +284,12 @@ def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
     except (OSError, pa.ArrowInvalid) as error:
         raise DamagedError(f"image_text.scores: {path} cannot be read ({error}): write it again") from error
     known = {(row["sample_id"], row["caption"]): (row[SCORE], row.get(SCORE_SOURCE)) for row in given}
-    keys = zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True)
+    keys = list(zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True))
+    if keys and known.keys().isdisjoint(keys):
+        raise InputError(
+            f"image_text.scores: {path} has none of the {len(keys):,} captions, so it would judge nothing: it is of "
+            "another dataset, or the captions were translated or cleaned otherwise since. Write it again"
+        )
     found = np.array([known.get(key, (None, None)) for key in keys], np.float64).reshape(-1, 2)
     found[~np.isfinite(found)] = np.nan
     return found[:, 0].copy(), found[:, 1].copy()

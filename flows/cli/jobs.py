@@ -194,9 +194,12 @@ def align(
     _print_training(report)
     if report.curve is not None:
         from training.align.curve import CURVE_PLOT_FILE
+        from training.scores.score import VALIDATED
 
         say(f"\nScores on the {report.curve.split} split by number of training images\n")
         say_table(report.curve.rows())
+        if report.curve.split == "val":
+            say(f"\nsplit val: {VALIDATED}")
         say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
     _print_next(job, ("evaluate",))
 

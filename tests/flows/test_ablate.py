@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.report.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.report.page import write_report
 from data_catalog.storage.manifest import Snapshot, require_snapshot
@@ -61,6 +61,11 @@ def test_images_that_any_variant_is_trained_on_are_no_queries(tmp_path: Path) ->
     assert found.clusters("text_to_image_R@1").tolist() == [0, 0, 1]
     assert found.clusters("image_to_text_R@1").tolist() == [0, 1]
     assert found.identity != alone.identity
+    by_val = pair_files(snapshot_of(tmp_path, "by-val", train=[("z", "8", ["."])], val=[("a", "1", ["."])]))
+    assert gallery_of([pair_files(base), by_val], "test").num_left_out == 0
+    assert gallery_of([pair_files(base), by_val], "test", refit=True).sample_ids == ("b", "c", "d")
+    with pytest.raises(InputError, match=r"on the val split, on which align\.refit trains"):
+        gallery_of([by_val], "val", refit=True)
 
 
 def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:

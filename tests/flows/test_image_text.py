@@ -268,10 +268,16 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares) -> No
         (["image_text.model={photos}"], "is not a model folder: it has neither"),
         (["image_text.scores={photos}/own-0.png"], "cannot be read as Parquet"),
         (["image_text.scores={folder}/few.parquet"], "lacks image_text_score"),
+        (
+            ["image_text.scores={folder}/own.parquet", "image_text.max_drop=1"],
+            "max_drop needs scores of source captions",
+        ),
     ],
 )
 def test_what_cannot_judge_is_refused_before_work_starts(squares: Squares, settings: Sequence[str], told: str) -> None:
-    pq.write_table(pa.table({"sample_id": ["a"], "caption": ["b"]}), squares.own.folder / "few.parquet")
+    few = {"sample_id": ["a"], "caption": ["b"]}
+    pq.write_table(pa.table(few), squares.own.folder / "few.parquet")
+    pq.write_table(pa.table({**few, "image_text_score": [0.5]}), squares.own.folder / "own.parquet")
     given = [each.format(photos=squares.own.photos, folder=squares.own.folder) for each in settings]
     with pytest.raises(PipelineError, match=told):
         squares.build("refused", *given)
@@ -305,6 +311,8 @@ def test_folds_judge_a_dataset_by_models_that_did_not_see_it(
     assert dropped
     assert all(row["image_text_drop"] > 1.5 for row in dropped)
     assert "image_text dropped, so they would get no score" in told([*words, "3"], 1)
+    with pytest.raises(InputError, match=r"scores\.parquet has none of the 54 captions, so it would judge nothing"):
+        squares.build("others", f"image_text.scores={out}", "image_text.min_score=1")
 
 
 def test_the_report_shows_worst_and_best_and_no_caption_is_markup(squares: Squares) -> None:

@@ -52,7 +52,9 @@ def test_a_recipe_of_what_is_needed_alone_runs_through(
     call: Any, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has a val split, by default, and no test split: val is what is scored."""
-    assert "retrieval among the images of the val split" in told(call("run"))
+    said = told(call("run"))
+    assert "retrieval among the images of the val split" in said
+    assert "the epoch of the weights was chosen on these images, which flatters the model" in said
     assert re.search(r"check the files of photos, snapshot \w+, and load the model\n", caplog.text)
     assert f"load the model {tmp_path}/catalog/models/photos/" in caplog.text
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1

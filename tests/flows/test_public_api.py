@@ -402,6 +402,8 @@ def test_the_command_aligns_and_prints_the_curve(
     assert main([*command, "--curve", "8,16,24"]) == 0
     told = capsys.readouterr().out
     assert "validation MRR@10" in told
+    assert "Scores on the val split" in told
+    assert "split val: the epoch of the weights was chosen on these images, which flatters the model" in told
     assert [line.split()[0] for line in told.splitlines() if "measured" in line] == ["8", "16", "24"]
     with pytest.raises(SystemExit):
         main([*command, "--curve", "8,many"])
@@ -413,6 +415,8 @@ def test_the_command_aligns_and_prints_the_curve(
     told = capsys.readouterr().out
     assert "frozen towers, aligned" in told
     assert "with 2 seeds per variant" in told
+    assert main([*ablating, "--set", "align.refit=true"]) == 1
+    assert "on the val split, on which align.refit trains" in capsys.readouterr().err
     assert main([*ablating, "--steps", "3"]) == 1
     assert "--align has align.epochs" in capsys.readouterr().err
     assert main([*command, "--set", "align.refit=true"]) == 0

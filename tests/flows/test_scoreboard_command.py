@@ -174,8 +174,14 @@ def as_dataset(root: Path, name: str, splits: Mapping[str, str]) -> None:
     commit_snapshot(root, {**snapshot.manifest, "dataset": name, "snapshot": "0" * 12, "files": files})
 
 
+@pytest.mark.parametrize("setting", ["model", "image_weights"])
 def test_what_the_start_of_a_model_has_learned_counts_too(
-    trained: tuple[Path, list[str]], english_recipe: Any, english_overrides: list[str], tmp_path: Path, told: Any
+    setting: str,
+    trained: tuple[Path, list[str]],
+    english_recipe: Any,
+    english_overrides: list[str],
+    tmp_path: Path,
+    told: Any,
 ) -> None:
     """The start has also learned from images that are gone. A twin of its dataset makes its own val split no other."""
     root = tmp_path / "catalog"
@@ -188,7 +194,9 @@ def test_what_the_start_of_a_model_has_learned_counts_too(
     as_dataset(root, "swapped", {"train": "val", "val": "train"})
     as_dataset(root, "other", {"val": "train", "test": "test"})
     as_dataset(root, "third", {"train": "test"})
-    settings = [f"train.model={start}", "train.epochs=1", "train.batch_size=4", "train.frozen_epochs=0"]
+    named = {"model": trained[0].parent / "small.json", setting: start}
+    settings = [*(f"train.{name}={path}" for name, path in named.items()), "train.vocab_size=400"]
+    settings += ["train.epochs=1", "train.batch_size=4", "train.frozen_epochs=0"]
     with pytest.raises(InputError, match=r"was trained on \d+ images of the val and test splits of swapped"):
         train_model(english_recipe(root, *settings, "name=swapped"), root)
     other = train_model(english_recipe(root, *settings, "name=other"), root).folder

@@ -407,7 +407,7 @@ def test_texts_are_encoded_once_as_they_are_asked(ours: Encoder, tmp_path: Path)
 
 
 def test_models_are_known_by_weights_tokenizer_and_where_texts_are_cut(
-    ours: Encoder, random_clip: Callable[..., Path]
+    ours: Encoder, random_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a model of a hub no files are known; its tokenizer may have changed there."""
 
@@ -421,4 +421,9 @@ def test_models_are_known_by_weights_tokenizer_and_where_texts_are_cut(
         open_model_folder(random_clip(TEXTS, seed=1), "other"),
     ]
     models += [replace(ours, files=({"name": "tokenizer.json", "sha256": "0" * 64},))]
+    before = fingerprint(ours)
     assert len({fingerprint(model) for model in models}) == 7
+    monkeypatch.setattr("training.data.features.version", lambda name: f"{name} 1")
+    now = fingerprint(ours)
+    monkeypatch.setattr("training.data.features.version", lambda name: f"{name} {1 + ('opencv' in name)}")
+    assert len({before, now, fingerprint(ours)}) == 3, "another OpenCV may decode the same JPEG otherwise"

@@ -273,6 +273,8 @@ def test_what_contradicts_itself_is_refused(
         ({"hard_negative_weight": 0.0}, "hard_negative_weight must be positive"),
         ({"hard_negatives": ("position",), "augment": ("paper",)}, "augment has flip, which exchanges left and right"),
         ({"hard_negatives": ("colour",), "augment": ("hue",)}, "augment has hue"),
+        ({"hard_negatives": ("colour",), "augment": ("equalize",)}, "augment has equalize, which may change colours"),
+        ({"hard_negatives": ("colour",), "augment": ("autocontrast",)}, "augment has autocontrast"),
     ):
         with pytest.raises(SettingsError, match=message):
             TrainConfig(**settings)

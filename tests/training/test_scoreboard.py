@@ -399,4 +399,5 @@ def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> Non
     _, _, first, *_ = board.table().splitlines()
     assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
     assert "distinct" not in board.table("one")
+    assert ["flatters" in replace(board, split=split).table() for split in ("val", "test")] == [True, False]
     assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name

@@ -295,6 +295,7 @@ def test_bad_settings_are_named() -> None:
         ("batch_size", 1, "must be at least 2"),
         ("vocab_size", 299, "must be at least 300"),
         ("warmup_ratio", 1.5, "must be from 0 to 1"),
+        ("warmup_ratio", 0.1, "has no effect while train.warmup_steps is 50: set train.warmup_steps to 0"),
         ("logit_scale", 0.5, "from 1 to 100"),
         ("logit_scale", 101, "from 1 to 100"),
         ("logit_scale", math.nan, "from 1 to 100"),
@@ -303,7 +304,7 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(SettingsError, match=rf"train\.{setting} .*{message}"):
             TrainConfig(**{setting: value})
-    TrainConfig(batch_size=2, vocab_size=300, warmup_ratio=1.0, logit_scale=100)
+    TrainConfig(batch_size=2, vocab_size=300, warmup_steps=0, warmup_ratio=1.0, logit_scale=100)
     TrainConfig(warmup_ratio=0.0, logit_scale=1, agc=0, patience=0)
 
 

@@ -294,11 +294,19 @@ def test_without_patience_all_epochs_are_gone_through_and_with_it_fewer(
     assert steps.best_val_loss == lines_of(tmp_path / "steps")[-1]["val_loss"], "the last weights are kept"
 
 
-def test_the_sigmoid_loss_learns_and_has_a_bias(square_files: PairFiles, small_run: SmallRun, tmp_path: Path) -> None:
+def test_the_sigmoid_loss_learns_and_has_a_bias(
+    square_files: PairFiles, small_run: SmallRun, two_epochs: Path, tmp_path: Path
+) -> None:
     train(square_files, small_run(loss="siglip", epochs=6, augment=()), tmp_path / "run")
     first, *_, last = lines_of(tmp_path / "run")
     assert last["val_loss"] < first["val_loss"] - 0.3
     assert load_model(tmp_path / "run").module.logit_bias is not None
+    again = replace(small_run(loss="siglip", epochs=1), model=str(tmp_path / "run"))
+    assert train(square_files, again, tmp_path / "again").epochs == 1
+    train(square_files, replace(again, loss="clip"), tmp_path / "clip")
+    assert load_model(tmp_path / "clip").module.logit_bias is None, "classify would take it for a sigmoid"
+    with pytest.raises(SettingsError, match=r"train\.loss is siglip, .* a bias that the model .* does not have"):
+        train(square_files, replace(again, model=str(two_epochs)), tmp_path / "other")
 
 
 @pytest.mark.parametrize(("steps", "frozen_steps"), [(10, 5), (12, 6)])

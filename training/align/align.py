@@ -41,7 +41,7 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_of_start
+from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_of_starts
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def align(
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
     settings = {**named, "align": what_values(config), **lineage(model_config)}
     learned = [*hashes["train"], *(hashes["val"] if config.refit else ())]
-    learned += shards_of_start(model_config)
+    learned += shards_of_starts(model_config, towers)
     claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)

@@ -30,7 +30,7 @@ class CurvePoint:
     """The score of heads trained on some images, or an expected score.
 
     Args:
-        images: number of training images.
+        images: number of training images, with those of the val split if `align.refit` is set.
         captions: number of their captions. None if the score is expected.
         text_to_image: R@1 from captions to images, over all captions.
         low: lower end of its 95 % interval.
@@ -122,13 +122,14 @@ def measure_curve(
         order = np.random.default_rng(config.seed).permutation(len(train))
         points = []
         for size in wanted:
-            some = train.subset(order[:size])
+            trained = [train.subset(order[:size])]
             if size:
-                heads, _, epoch = fit_heads(frozen, some, val, config)
+                heads, _, epoch = fit_heads(frozen, trained[0], val, config)
+                trained += [val] if config.refit and val is not None else []
             else:
                 heads, epoch = frozen.start(train, config, (1.0, 1.0)), 0
-            points.append(_score(heads, scored, evaluate, some, epoch))
-            logger.info("%d images: text to image R@1 %.4f", size, points[-1].text_to_image)
+            points.append(_score(heads, scored, evaluate, trained, epoch))
+            logger.info("%d images: text to image R@1 %.4f", points[-1].images, points[-1].text_to_image)
     curve = Curve(split=split, gallery=len(scored), points=tuple(points), expected=extended(points))
     write_json(out / CURVE_FILE, asdict(curve))
     _write_plot(curve, out / CURVE_PLOT_FILE)
@@ -155,14 +156,16 @@ def require_sizes(sizes: Sequence[int], files: PairFiles, config: AlignConfig) -
     return wanted
 
 
-def _score(heads: Heads, scored: FeaturePairs, evaluate: EvaluateConfig, some: FeaturePairs, epoch: int) -> CurvePoint:
+def _score(
+    heads: Heads, scored: FeaturePairs, evaluate: EvaluateConfig, trained: Sequence[FeaturePairs], epoch: int
+) -> CurvePoint:
     images, texts = heads.encoded(scored)
     values = recalls(text_to_image_ranks(texts, images, scored.owners), 1)
     low, high = share_interval(values, scored.owners, rounds=evaluate.bootstrap_rounds, seed=evaluate.seed)
     back = recalls(image_to_text_ranks(images, texts, scored.owners), 1)
     return CurvePoint(
-        images=len(some),
-        captions=len(some.texts),
+        images=sum(map(len, trained)),
+        captions=sum(len(pairs.texts) for pairs in trained),
         text_to_image=float(values.mean()),
         low=low,
         high=high,

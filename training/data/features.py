@@ -40,8 +40,11 @@ logger = logging.getLogger(__name__)
 
 Read = Callable[[str], bytes]  # returns the bytes of an image by name; raises OSError if there are none
 
-# Packages that load models, tokenize and resize images. Another release may give slightly different features.
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
+# Packages that load models, tokenize, decode and resize images. Another release may give slightly different features.
+PACKAGES = (
+    *("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "numpy"),
+    *("pillow", "opencv-python-headless"),
+)
 
 STORE_VERSION = 2  # raise it when the pixels of the same file change, or the format of feature files
 PORTION = 2048  # images or texts that are encoded before their features are written

@@ -22,8 +22,7 @@ from data_catalog.storage.shards import read_json
 from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts
-from training.scores.galleries import VALIDATED
-from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Score
+from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, VALIDATED, Score
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
 from training.trained_models import EFFORT_FILE, SCORES_FILE

@@ -58,7 +58,7 @@ from training.processes import (
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import REMEDY, load_weights, read_object, save_weights
-from training.towers.pretrained import borrowed_weights, lineage, shards_of_start
+from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
 from training.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def train(
     with process_group(device):
         require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
-            learned = [*hashes["train"], *shards_of_start(model_config)]
+            learned = [*hashes["train"], *shards_of_starts(model_config, config)]
             settings = config.what() | lineage(model_config)
             claim_folder(out, key, settings, borrowed_weights(model_config, config), learned)
         barrier()

@@ -384,7 +384,8 @@ def start_model(
     write_model_config(out, model_config)
     if start is not None:
         module = create_model(model_config, out)
-        load_weights(module, Path(model_config["start_weights"]))
+        without = ("logit_bias",) if config.loss == "clip" else ()
+        load_weights(module, Path(model_config["start_weights"]), without=without)
         if config.logit_scale:
             module.logit_scale.data.fill_(math.log(config.logit_scale))
     else:

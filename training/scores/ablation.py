@@ -83,7 +83,7 @@ class Gallery:
         return owners if metric.startswith("text_to_image") else np.unique(owners)
 
 
-def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
+def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False) -> Gallery:
     """Return the gallery of a split of the first variant, without images that any variant trains on.
 
     Images are compared by id and original bytes. `duplicates.split_guard` handles images that look similar.
@@ -91,16 +91,24 @@ def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
     Args:
         variants: pair shards of each variant; the first one is the unchanged recipe.
         split: "val" or "test".
+        refit: models are trained on the val splits too, by `align.refit`.
 
     Raises:
         SettingsError: models are trained on the split.
-        InputError: it has fewer than two images, or no caption that belongs to one image only.
+        InputError: likewise, by `align.refit`; it has fewer than two images, or no caption that belongs to one image
+            only.
     """
     if split not in ("val", "test"):
         raise SettingsError(f"--split must be val or test, because models are trained on the others, got {split!r}")
+    if refit and split == "val":
+        raise InputError(
+            "models would be scored on the val split, on which align.refit trains: set align.refit to false, or build "
+            "a dataset with a test split"
+        )
     files = variants[0].of(split)
     rows = [row for group in row_groups(files) for row in read_rows(group, ["sample_id", "captions"]).to_pylist()]
-    seen = seen_in_training(files, [path for variant in variants for path in variant.train])
+    trained_on = (path for variant in variants for path in (*variant.train, *(variant.val if refit else ())))
+    seen = seen_in_training(files, list(trained_on))
     kept = [place for place in range(len(rows)) if place not in seen]
     if len(kept) < 2:
         raise InputError(

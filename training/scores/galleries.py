@@ -19,10 +19,10 @@ from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
+from training.scores.score import VALIDATED
 from training.trained_models import LearnedImages, pair_hashes
 
 UNSTATED = "unstated"
-VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}

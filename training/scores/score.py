@@ -30,6 +30,7 @@ CAPTION_MODES = {
     "bare": "class names in the bare template, {c}",
     "templates": "class names in each template, with averaged features",
 }
+VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"  # note on a val split
 IMAGE_CHOICES = {
     "all": "every image",
     "leak-free": "images that match and resemble no known training image of any model in the table",
@@ -129,10 +130,12 @@ class Scores:
         ]
 
     def table(self, captions: str | None = None) -> str:
-        """Return the scores as a text table, for one caption mode or for all, with the meaning of each mode."""
+        """Return the scores as a text table, for one caption mode or for all, with the meaning of modes and split."""
         rows = self.rows(captions)
         modes = [mode for mode in CAPTION_MODES if any(row["captions"] == mode for row in rows)]
-        return "\n".join([plain_table(rows), "", *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in modes)])
+        notes = [f"split val: {VALIDATED}"] if self.split == "val" else []
+        notes += [f"captions {mode}: {CAPTION_MODES[mode]}" for mode in modes]
+        return "\n".join([plain_table(rows), "", *notes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,13 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
         raise SettingsError(
             f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: unset it"
         )
+    if "start_folder" in found and config.loss == "siglip" and "init_logit_bias" not in found:
+        raise SettingsError(
+            f"train.loss is siglip, which needs a bias that the model {config.model} does not have: set train.loss to "
+            "clip, or start from a model that was trained with siglip"
+        )
+    if config.loss == "clip":  # which does not train it, and a model with a bias is one for sigmoids
+        found.pop("init_logit_bias", None)
     recorded = dict(found.get("recorded_features", {}))
     preprocessing: dict[str, Any] = dict(found.get("preprocess_cfg", {}))
     if config.embed_dim:
@@ -120,7 +127,12 @@ def read_model_config(model: str) -> dict[str, Any]:
         SettingsError: there is no model config of that name.
         InputError: the file is not a valid model config.
     """
-    return _complete(_read(model), model)
+    found = _complete(_read(model), model)
+    if "file" in found.get("image_weights", {}):
+        raise InputError(
+            f"{model}: image_weights has a file, as only joined towers do: set train.image_weights to the file"
+        )
+    return found
 
 
 def _read(model: str) -> dict[str, Any]:

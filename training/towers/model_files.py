@@ -3,7 +3,7 @@
 Weights are in safetensors, never in a pickle, and are written atomically.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -267,8 +267,13 @@ def save_weights(module: Any, path: Path) -> str:
     return save_tensors(module.state_dict(), path, {"format": "pt"})
 
 
-def load_weights(module: Any, path: Path) -> None:
+def load_weights(module: Any, path: Path, *, without: Collection[str] = ()) -> None:
     """Load weights from a file into a model of the same architecture.
+
+    Args:
+        module: the model.
+        path: the file.
+        without: names of tensors that the file may have and the model does not take.
 
     Raises:
         DamagedError: the file is damaged, or belongs to another model.
@@ -276,7 +281,7 @@ def load_weights(module: Any, path: Path) -> None:
     from safetensors.torch import load_file  # it imports torch
 
     try:
-        tensors = load_file(path)
+        tensors = {name: tensor for name, tensor in load_file(path).items() if name not in without}
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
     problem = describe_mismatch(module.state_dict(), tensors)

@@ -167,9 +167,18 @@ def shards_learned(folder: str | Path) -> list[str]:
     return found
 
 
-def shards_of_start(model_config: Mapping[str, Any]) -> list[str]:
-    """Return `shards_learned` of the model folder that a run starts from; none if it starts from no model."""
-    return shards_learned(model_config["start_folder"]) if "start_folder" in model_config else []
+def starts_of(model_config: Mapping[str, Any], config: TrainConfig) -> list[Path]:
+    """Return the folders with the weights that a run starts from, of the whole model or of image towers alone."""
+    if "start_folder" in model_config:
+        return [Path(model_config["start_folder"])]
+    towers = (config, *(own for *_, own in further_towers(model_config, config)))
+    named = [Path(own.image_weights) for own in towers if own.image_weights not in ("", RANDOM)]
+    return [path if path.is_dir() else path.parent for path in named]
+
+
+def shards_of_starts(model_config: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Return `shards_learned` of all folders of `starts_of`."""
+    return [shard for folder in starts_of(model_config, config) for shard in shards_learned(folder)]
 
 
 def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:

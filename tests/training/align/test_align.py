@@ -331,6 +331,10 @@ def test_a_curve_scores_each_size_and_extends_the_line(
         assert plot.width > 100
     assert (out / "open_clip_config.json").read_bytes() == config
     assert files_of(out).keys() - files_of(aligned).keys() == {"curve.json", "curve.png"}
+    refit = measure_curve(
+        square_files, pretrained, replace(CONFIG, refit=True), EvaluateConfig(), out, cache=cache, sizes=[24]
+    )
+    assert [(point.images, point.captions) for point in refit.points] == [(48, 96)], "24 of the val split too"
     for sizes, kind in (([1], SettingsError), ([], SettingsError), ([153], InputError)):
         with pytest.raises(kind, match="curve"):
             measure_curve(square_files, pretrained, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
