@@ -28,7 +28,7 @@ from training.scores.encoders import open_model_folder, open_open_clip, open_tra
 from training.towers.architecture import model_config_of
 from training.towers.model import create_model, load_model, write_model_config
 from training.towers.model_files import save_weights
-from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config
+from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, starts_of
 from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
 from training.trained_models import EFFORT_FILE
 
@@ -367,6 +367,12 @@ def refuse(files: PairFiles, config: TrainConfig, out: Path, message: str) -> No
 
 
 PICKLE = put(pickle.dumps({"state_dict": Path("/")}, protocol=2))
+
+
+def test_a_tag_of_image_weights_names_no_folder(tmp_path: Path) -> None:
+    tag, file = (replace(TrainConfig(), image_weights=value) for value in ("openai", str(tmp_path / "w")))
+    (tmp_path / "w").touch()
+    assert (starts_of({}, tag), starts_of({}, file)) == ([], [tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def starts_of(model_config: Mapping[str, Any], config: TrainConfig) -> list[Path
         return [Path(model_config["start_folder"])]
     towers = (config, *(own for *_, own in further_towers(model_config, config)))
     named = [Path(own.image_weights) for own in towers if own.image_weights not in ("", RANDOM)]
-    return [path if path.is_dir() else path.parent for path in named]
+    return [path if path.is_dir() else path.parent for path in named if path.exists()]  # others name weights of a hub
 
 
 def shards_of_starts(model_config: Mapping[str, Any], config: TrainConfig) -> list[str]:
