@@ -551,7 +551,7 @@ def rewrite_files(
                 target.unlink(missing_ok=True)
                 link_file(path, target)
                 files[kind].append(entry)
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    files[LOOKUP_KIND] = [write_lookup(folder, files, before=snapshot)]
     return files
 
 
