@@ -353,11 +353,14 @@ class Matches:
 
     Args:
         tombstones: of the root, for all datasets.
+        before: matches of the same tombstones when they knew fewer images.
     """
 
-    def __init__(self, tombstones: Tombstones) -> None:
+    def __init__(self, tombstones: Tombstones, *, before: "Matches | None" = None) -> None:
         self.tombstones = tombstones
+        self._before = before
         self._matchers: dict[str, Matcher] = {}
+        self._new_matchers: dict[str, Matcher] = {}
         self._samples: dict[Path, dict[str, int]] = {}
 
     def matcher(self, dataset: str) -> Matcher:
@@ -368,13 +371,27 @@ class Matches:
 
     def samples(self, files: Iterable[Path], dataset: str) -> dict[str, int]:
         """Return the matching samples in Parquet files of a dataset, each with the number of its tombstone."""
-        matcher, found = self.matcher(dataset), dict[str, int]()
+        found = dict[str, int]()
         for path in files:
             if path not in self._samples:
-                self._samples[path] = matcher.samples(_read(path))
+                self._samples[path] = self._compared(path, dataset)
             for sample_id, number in self._samples[path].items():
                 found.setdefault(sample_id, number)
         return found
+
+    def _compared(self, path: Path, dataset: str) -> dict[str, int]:
+        matcher, before = self.matcher(dataset), self._before
+        if before is not None and path in before._samples:
+            if dataset not in self._new_matchers:
+                self._new_matchers[dataset] = Matcher(matcher.tombstones, besides=before.matcher(dataset))
+            new = self._new_matchers[dataset]
+            if not new.columns or (new.numbers(_read(path, new.columns)) < 0).all():
+                return before._samples[path]
+        return matcher.samples(_read(path, ("sample_id", *matcher.columns)))
+
+    def has_new(self, files: Sequence[Path], dataset: str) -> bool:
+        """Return whether files of a dataset contain samples that did not match the tombstones as they were before."""
+        return self._before is None or self.samples(files, dataset) != self._before.samples(files, dataset)
 
     def has_any(self, files: Sequence[Path], dataset: str) -> bool:
         """Return whether files of a dataset contain matching samples or lines."""
@@ -393,15 +410,17 @@ def with_found_copies(root: Path, tombstones: Tombstones) -> Matches:
 
     A copy's address may have other images, with copies of their own, so the search repeats until it finds nothing new.
     """
+    matches = Matches(tombstones)
     while True:
-        matches, grown = Matches(tombstones), tombstones
+        grown = tombstones
         places = [(snapshot.dataset, files_of(snapshot)) for snapshot in all_snapshots(root)]
-        for dataset, files in [*places, *((folder.name, work_files(folder)) for folder in work_folders(root))]:
+        places += [(folder.name, work_files(folder)) for folder in work_folders(root)]
+        for dataset, files in (place for place in places if matches.has_new(place[1], place[0])):
             known, chosen = _known_by(files, dataset, matches), matches.matcher(dataset).tombstones.tombstones
             grown = grown.with_more(chosen[number].with_found(*known[number]) for number in sorted(known))
         if grown == tombstones:
             return matches
-        tombstones = grown
+        tombstones, matches = grown, Matches(grown, before=matches)
 
 
 # Identities of a tombstone's images: sha256 of good images as they came, keys of addresses that the tombstone's value

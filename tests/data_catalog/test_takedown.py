@@ -373,3 +373,37 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
         one = new_tombstone("sample", "web:a", **({"datasets": datasets} if datasets else {}))
         assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones(tombstones=(one,)))) == expected
     assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones())) == set()
+
+
+@pytest.mark.parametrize(
+    "learned",
+    [
+        ({}, {}),
+        ({"images": ["bb"]}, {}),  # a copy
+        ({"images": ["aa"]}, {}),  # also of the second, which comes after the first
+        ({}, {"addresses": [address_key("http://c.org/1")]}),
+        ({"addresses": [address_key("https://c.org/1")]}, {"samples": ["web:d"], "images": ["cc"]}),
+    ],
+)
+def test_what_tombstones_learned_is_compared_as_if_they_had_always_known_it(
+    tmp_path: Path, learned: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    first, second = new_tombstone("domain", "a.org"), new_tombstone("sample", "web:e").with_found(["aa"])
+    old = Tombstones(tombstones=(first, second))
+    new = Tombstones(tombstones=(first.with_found(**learned[0]), second.with_found(**learned[1])))
+    rows = [("a", "dd"), ("b", "aa"), ("c", "bb"), ("d", "cc"), ("e", None)]
+    table = pa.table(
+        {
+            "sample_id": [f"web:{name}" for name, _ in rows],
+            "url": [f"http://{name}.org/1" for name, _ in rows],
+            "sha256": [sha256 for _, sha256 in rows],
+        }
+    )
+    files = [tmp_path / name for name in ("all", "few", "last")]
+    for path, part in zip(files, (table, table[2:4].drop_columns("url"), table[4:]), strict=True):
+        pq.write_table(part, path)
+    before = Matches(old)
+    before.samples(files, "web")
+    after, anew = Matches(new, before=before), Matches(new)
+    assert [after.samples([path], "web") for path in files] == [anew.samples([path], "web") for path in files]
+    assert after.has_new(files, "web") == (anew.samples(files, "web") != before.samples(files, "web"))
