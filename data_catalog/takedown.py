@@ -454,12 +454,12 @@ def texts_only_in_forgotten_rows(root: Path, matches: Matches) -> set[str]:
 
     Call it before anything is rewritten or removed: the texts do not exist afterwards.
     """
-    gone: set[str] = set()
+    gone: list[pa.Array] = []
     staying: list[tuple[Path, Collection[str]]] = []
     for snapshot in all_snapshots(root):
         samples = matches.samples(files_of(snapshot), snapshot.dataset)
         for path in snapshot.caption_files():
-            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            gone += _texts(path, samples, of_gone=True) if samples else ()
         if snapshot.snapshot == current_snapshot_name(root, snapshot.dataset) or not (
             samples or lines_in(snapshot.caption_files(), matches.matcher(snapshot.dataset))
         ):
@@ -467,20 +467,22 @@ def texts_only_in_forgotten_rows(root: Path, matches: Matches) -> set[str]:
     for folder in work_folders(root):
         for path in work_files(folder):
             samples = matches.samples([path], folder.name)
-            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            gone += _texts(path, samples, of_gone=True) if samples else ()
             staying += [] if samples else [(path, ())]
-    for path, forgotten in staying if gone else ():
-        gone.difference_update(*_texts(path, forgotten, of_gone=False))
-    return gone
+    texts = pa.chunked_array(gone, pa.string()).unique()
+    for path, forgotten in staying if len(texts) else ():
+        for column in _texts(path, forgotten, of_gone=False):
+            texts = texts.filter(pc.invert(pc.is_in(texts, column)))
+    return set(texts.to_pylist())
 
 
-def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[list[str]]:
+def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[pa.Array]:
     """Yield the texts of a file's rows, column by column: of the rows that go with some samples, or of the others."""
     table = _read(path, ("sample_id", "merged_into", *_TEXTS))
     gone = belongs_to(table, samples)
     table = table.filter(gone if of_gone else pc.invert(gone))
     for name in set(_TEXTS) & set(table.schema.names):
-        yield table.column(name).drop_null().unique().to_pylist()
+        yield table.column(name).drop_null().unique()
 
 
 def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
