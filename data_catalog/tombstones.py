@@ -398,11 +398,14 @@ class Matcher:
         plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
         hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
         by_host = [self._of_host(name) for name in hosts.dictionary.to_pylist()]
-        domains = _take(np.array([number for number, _ in by_host], np.int64), hosts.indices)
-        near = _take(np.array([is_near for _, is_near in by_host], np.int64), hosts.indices)
-        rows = np.flatnonzero(near == 1)
-        for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
-            domains[row] = self._addresses.get(address_key(url), -1)
+        domains: Numbers = np.full(len(column), -1, np.int64)
+        if any(number >= 0 for number, _ in by_host):
+            domains = _take(np.array([number for number, _ in by_host], np.int64), hosts.indices)
+        if any(is_near for _, is_near in by_host):
+            near = _take(np.array([is_near for _, is_near in by_host], np.int64), hosts.indices)
+            rows = np.flatnonzero(near == 1)
+            for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
+                domains[row] = self._addresses.get(address_key(url), -1)
         return domains
 
     def _by_host(self, name: str) -> tuple[int, bool]:
