@@ -61,6 +61,7 @@ from data_catalog.storage.shards import (
     column_names,
     digest,
     link_file,
+    of_each_file,
     open_image_writer,
     read_columns,
     read_json,
@@ -360,7 +361,6 @@ class Matches:
         self.tombstones = tombstones
         self._before = before
         self._matchers: dict[str, Matcher] = {}
-        self._new_matchers: dict[str, Matcher] = {}
         self._samples: dict[Path, dict[str, int]] = {}
 
     def matcher(self, dataset: str) -> Matcher:
@@ -371,23 +371,27 @@ class Matches:
 
     def samples(self, files: Iterable[Path], dataset: str) -> dict[str, int]:
         """Return the matching samples in Parquet files of a dataset, each with the number of its tombstone."""
-        found = dict[str, int]()
-        for path in files:
-            if path not in self._samples:
-                self._samples[path] = self._compared(path, dataset)
+        found, paths = dict[str, int](), list(files)
+        compare = self._comparison(dataset)
+        missing = [path for path in paths if path not in self._samples]
+        self._samples.update(zip(missing, of_each_file(compare, missing), strict=True))
+        for path in paths:
             for sample_id, number in self._samples[path].items():
                 found.setdefault(sample_id, number)
         return found
 
-    def _compared(self, path: Path, dataset: str) -> dict[str, int]:
+    def _comparison(self, dataset: str) -> Callable[[Path], dict[str, int]]:
+        """Return a function that compares one file of a dataset."""
         matcher, before = self.matcher(dataset), self._before
-        if before is not None and path in before._samples:
-            if dataset not in self._new_matchers:
-                self._new_matchers[dataset] = Matcher(matcher.tombstones, besides=before.matcher(dataset))
-            new = self._new_matchers[dataset]
-            if not new.columns or (new.numbers(_read(path, new.columns)) < 0).all():
-                return before._samples[path]
-        return matcher.samples(_read(path, ("sample_id", *matcher.columns)))
+        known = before._samples if before is not None else {}
+        new = Matcher(matcher.tombstones, besides=before.matcher(dataset)) if before is not None else matcher
+
+        def compare(path: Path) -> dict[str, int]:
+            if path in known and (not new.columns or (new.numbers(_read(path, new.columns)) < 0).all()):
+                return known[path]
+            return matcher.samples(_read(path, ("sample_id", *matcher.columns)))
+
+        return compare
 
     def has_new(self, files: Sequence[Path], dataset: str) -> bool:
         """Return whether files of a dataset contain samples that did not match the tombstones as they were before."""
@@ -530,8 +534,8 @@ def rewrite_files(
         DamagedError: a file that is read is missing or damaged.
     """
     old = snapshot.manifest["files"]
-    for entry in (*old["captions"], *old["images"]):
-        _require_whole(snapshot, entry)
+    for _ in of_each_file(partial(_require_whole, snapshot), (*old["captions"], *old["images"])):
+        pass
     import pyarrow.dataset  # which loads pandas
 
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
@@ -561,17 +565,21 @@ def rewrite_files(
         "images": images_left,
         "spare": images_left,
     }
+
+    def left(kind: str, entry: FileEntry) -> list[FileEntry]:
+        path, target = snapshot.folder / entry["path"], folder / entry["path"]
+        if not _holds_any(snapshot, entry, {*samples, *lines}, captions):
+            target.unlink(missing_ok=True)
+            link_file(path, target)
+            return [entry]
+        _require_whole(snapshot, entry)
+        return list(_rewritten(path, entry, folder, changes[kind], has_pixels=kind in ("pairs", "spare")))
+
     files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
-    for kind, change in changes.items():
-        for entry in old[kind]:
-            path, target = snapshot.folder / entry["path"], folder / entry["path"]
-            if _holds_any(snapshot, entry, {*samples, *lines}, captions):
-                _require_whole(snapshot, entry)
-                files[kind] += _rewritten(path, entry, folder, change, has_pixels=kind in ("pairs", "spare"))
-            else:
-                target.unlink(missing_ok=True)
-                link_file(path, target)
-                files[kind].append(entry)
+    chosen = [(kind, entry) for kind in changes for entry in old[kind]]
+    rewritten = of_each_file(lambda one: left(*one), chosen, most=2)  # since each may hold a group of images
+    for (kind, _), found in zip(chosen, rewritten, strict=True):
+        files[kind] += found
     files[LOOKUP_KIND] = [write_lookup(folder, files, before=snapshot)]
     return files
 
