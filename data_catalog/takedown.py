@@ -61,6 +61,7 @@ from data_catalog.storage.shards import (
     column_names,
     digest,
     link_file,
+    of_each_file,
     open_image_writer,
     read_columns,
     read_json,
@@ -353,10 +354,12 @@ class Matches:
 
     Args:
         tombstones: of the root, for all datasets.
+        before: matches of the same tombstones when they knew fewer images.
     """
 
-    def __init__(self, tombstones: Tombstones) -> None:
+    def __init__(self, tombstones: Tombstones, *, before: "Matches | None" = None) -> None:
         self.tombstones = tombstones
+        self._before = before
         self._matchers: dict[str, Matcher] = {}
         self._samples: dict[Path, dict[str, int]] = {}
 
@@ -368,13 +371,31 @@ class Matches:
 
     def samples(self, files: Iterable[Path], dataset: str) -> dict[str, int]:
         """Return the matching samples in Parquet files of a dataset, each with the number of its tombstone."""
-        matcher, found = self.matcher(dataset), dict[str, int]()
-        for path in files:
-            if path not in self._samples:
-                self._samples[path] = matcher.samples(_read(path))
+        found, paths = dict[str, int](), list(files)
+        compare = self._comparison(dataset)
+        missing = [path for path in paths if path not in self._samples]
+        self._samples.update(zip(missing, of_each_file(compare, missing), strict=True))
+        for path in paths:
             for sample_id, number in self._samples[path].items():
                 found.setdefault(sample_id, number)
         return found
+
+    def _comparison(self, dataset: str) -> Callable[[Path], dict[str, int]]:
+        """Return a function that compares one file of a dataset."""
+        matcher, before = self.matcher(dataset), self._before
+        known = before._samples if before is not None else {}
+        new = Matcher(matcher.tombstones, besides=before.matcher(dataset)) if before is not None else matcher
+
+        def compare(path: Path) -> dict[str, int]:
+            if path in known and (not new.columns or (new.numbers(_read(path, new.columns)) < 0).all()):
+                return known[path]
+            return matcher.samples(_read(path, ("sample_id", *matcher.columns)))
+
+        return compare
+
+    def has_new(self, files: Sequence[Path], dataset: str) -> bool:
+        """Return whether files of a dataset contain samples that did not match the tombstones as they were before."""
+        return self._before is None or self.samples(files, dataset) != self._before.samples(files, dataset)
 
     def has_any(self, files: Sequence[Path], dataset: str) -> bool:
         """Return whether files of a dataset contain matching samples or lines."""
@@ -393,15 +414,17 @@ def with_found_copies(root: Path, tombstones: Tombstones) -> Matches:
 
     A copy's address may have other images, with copies of their own, so the search repeats until it finds nothing new.
     """
+    matches = Matches(tombstones)
     while True:
-        matches, grown = Matches(tombstones), tombstones
+        grown = tombstones
         places = [(snapshot.dataset, files_of(snapshot)) for snapshot in all_snapshots(root)]
-        for dataset, files in [*places, *((folder.name, work_files(folder)) for folder in work_folders(root))]:
+        places += [(folder.name, work_files(folder)) for folder in work_folders(root)]
+        for dataset, files in (place for place in places if matches.has_new(place[1], place[0])):
             known, chosen = _known_by(files, dataset, matches), matches.matcher(dataset).tombstones.tombstones
             grown = grown.with_more(chosen[number].with_found(*known[number]) for number in sorted(known))
         if grown == tombstones:
             return matches
-        tombstones = grown
+        tombstones, matches = grown, Matches(grown, before=matches)
 
 
 # Identities of a tombstone's images: sha256 of good images as they came, keys of addresses that the tombstone's value
@@ -435,12 +458,12 @@ def texts_only_in_forgotten_rows(root: Path, matches: Matches) -> set[str]:
 
     Call it before anything is rewritten or removed: the texts do not exist afterwards.
     """
-    gone: set[str] = set()
+    gone: list[pa.Array] = []
     staying: list[tuple[Path, Collection[str]]] = []
     for snapshot in all_snapshots(root):
         samples = matches.samples(files_of(snapshot), snapshot.dataset)
         for path in snapshot.caption_files():
-            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            gone += _texts(path, samples, of_gone=True) if samples else ()
         if snapshot.snapshot == current_snapshot_name(root, snapshot.dataset) or not (
             samples or lines_in(snapshot.caption_files(), matches.matcher(snapshot.dataset))
         ):
@@ -448,20 +471,22 @@ def texts_only_in_forgotten_rows(root: Path, matches: Matches) -> set[str]:
     for folder in work_folders(root):
         for path in work_files(folder):
             samples = matches.samples([path], folder.name)
-            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            gone += _texts(path, samples, of_gone=True) if samples else ()
             staying += [] if samples else [(path, ())]
-    for path, forgotten in staying if gone else ():
-        gone.difference_update(*_texts(path, forgotten, of_gone=False))
-    return gone
+    texts = pa.chunked_array(gone, pa.string()).unique()
+    for path, forgotten in staying if len(texts) else ():
+        for column in _texts(path, forgotten, of_gone=False):
+            texts = texts.filter(pc.invert(pc.is_in(texts, column)))
+    return set(texts.to_pylist())
 
 
-def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[list[str]]:
+def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[pa.Array]:
     """Yield the texts of a file's rows, column by column: of the rows that go with some samples, or of the others."""
     table = _read(path, ("sample_id", "merged_into", *_TEXTS))
     gone = belongs_to(table, samples)
     table = table.filter(gone if of_gone else pc.invert(gone))
     for name in set(_TEXTS) & set(table.schema.names):
-        yield table.column(name).drop_null().unique().to_pylist()
+        yield table.column(name).drop_null().unique()
 
 
 def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
@@ -509,8 +534,8 @@ def rewrite_files(
         DamagedError: a file that is read is missing or damaged.
     """
     old = snapshot.manifest["files"]
-    for entry in (*old["captions"], *old["images"]):
-        _require_whole(snapshot, entry)
+    for _ in of_each_file(partial(_require_whole, snapshot), (*old["captions"], *old["images"])):
+        pass
     import pyarrow.dataset  # which loads pandas
 
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
@@ -540,18 +565,22 @@ def rewrite_files(
         "images": images_left,
         "spare": images_left,
     }
+
+    def left(kind: str, entry: FileEntry) -> list[FileEntry]:
+        path, target = snapshot.folder / entry["path"], folder / entry["path"]
+        if not _holds_any(snapshot, entry, {*samples, *lines}, captions):
+            target.unlink(missing_ok=True)
+            link_file(path, target)
+            return [entry]
+        _require_whole(snapshot, entry)
+        return list(_rewritten(path, entry, folder, changes[kind], has_pixels=kind in ("pairs", "spare")))
+
     files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
-    for kind, change in changes.items():
-        for entry in old[kind]:
-            path, target = snapshot.folder / entry["path"], folder / entry["path"]
-            if _holds_any(snapshot, entry, {*samples, *lines}, captions):
-                _require_whole(snapshot, entry)
-                files[kind] += _rewritten(path, entry, folder, change, has_pixels=kind in ("pairs", "spare"))
-            else:
-                target.unlink(missing_ok=True)
-                link_file(path, target)
-                files[kind].append(entry)
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    chosen = [(kind, entry) for kind in changes for entry in old[kind]]
+    rewritten = of_each_file(lambda one: left(*one), chosen, most=2)  # since each may hold a group of images
+    for (kind, _), found in zip(chosen, rewritten, strict=True):
+        files[kind] += found
+    files[LOOKUP_KIND] = [write_lookup(folder, files, before=snapshot)]
     return files
 
 

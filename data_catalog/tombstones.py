@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -318,22 +317,44 @@ def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tomb
 
 
 class Matcher:
-    """A lookup of tombstones, for comparison with tables."""
+    """A lookup of tombstones, for comparison with tables.
 
-    def __init__(self, tombstones: Tombstones) -> None:
+    Args:
+        tombstones: in order; of several that match a row, the first counts.
+        besides: a lookup of the same tombstones when they knew fewer images, whose matches are known: only rows that
+            match otherwise, or another tombstone, are looked for.
+    """
+
+    def __init__(self, tombstones: Tombstones, *, besides: "Matcher | None" = None) -> None:
         self.tombstones = tombstones
-        values: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+        values: dict[str, dict[str, int]] = {kind: {} for kind in (*KINDS, "image")}
         for number, one in enumerate(tombstones.tombstones):
             values[one.kind].setdefault(one.value, number)
-        self._domains, self._samples, self._looks = values["domain"], values["sample"], values["phash"]
-        self._addresses = {address_key(url): number for url, number in values["url"].items()}
-        self._images: dict[str, int] = {}
+        values["url"] = {address_key(url): number for url, number in values["url"].items()}
         for number, one in enumerate(tombstones.tombstones):
-            lists = ((self._addresses, one.addresses), (self._samples, one.samples), (self._images, one.images))
-            for known, found in lists:
+            for kind, found in (("url", one.addresses), ("sample", one.samples), ("image", one.images)):
                 for name in found:
-                    known.setdefault(name, number)
+                    values[kind].setdefault(name, number)
+        self._values = values
+        if besides is not None:
+            values = {kind: dict(own.items() - besides._values[kind].items()) for kind, own in values.items()}
+        self._domains, self._samples, self._looks = values["domain"], values["sample"], values["phash"]
+        self._addresses, self._images = values["url"], values["image"]
         self._address_hosts = {key.partition("-")[0] for key in self._addresses}
+        self._of_host = lru_cache(maxsize=1 << 16)(self._by_host)  # files of a dataset name the same hosts
+        by_url = self.by_url if self._domains or self._addresses else None
+        finders = {
+            "sample_id": self.by_sample if self._samples else None,
+            **dict.fromkeys(("url", "page_url", "final_url"), by_url),
+            "sha256": self.by_bytes if self._images else None,
+            "phash": self.by_look if self._looks else None,
+        }
+        self._finders = {name: find for name, find in finders.items() if find is not None}
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns of a table that decide which rows match, as far as it has them."""
+        return [*self._finders, *(("step", "drop_reason") if self._finders else ())]
 
     def numbers(self, table: pa.Table) -> Numbers:
         """Return for each row the number of a tombstone that matches its sample, addresses, bytes or hash, else -1.
@@ -341,14 +362,11 @@ class Matcher:
         Rows that are already forgotten, and rows that ingest could not read, never match.
         """
         found: Numbers = np.full(table.num_rows, -1, np.int64)
-        if not self.tombstones.tombstones or not table.num_rows:
-            return found
-        for name in table.schema.names:
-            if name in _FINDERS:
-                column = table.column(name).combine_chunks()
-                found = np.where(found >= 0, found, _FINDERS[name](self, column))
+        for name in table.schema.names if table.num_rows else ():
+            if name in self._finders:
+                found = np.where(found >= 0, found, self._finders[name](table.column(name).combine_chunks()))
         for name, value in (("drop_reason", FORGOTTEN), ("step", INGEST)):
-            if name in table.schema.names:
+            if name in table.schema.names and (found >= 0).any():
                 found[pc.fill_null(pc.equal(table.column(name), value), False).to_numpy()] = -1
         return found
 
@@ -379,16 +397,22 @@ class Matcher:
         """Match by the host of each URL and, if the host has addresses in tombstones, by the whole URL."""
         plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
         hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
-        names = list(map(_host_named, hosts.dictionary.to_pylist()))
-        by_host = [
-            next((self._domains[name] for name in domains_of(host) if name in self._domains), -1) for host in names
-        ]
-        domains = _take(np.array(by_host, np.int64), hosts.indices)
-        near = _take(np.array([host_key(name) in self._address_hosts for name in names], np.int64), hosts.indices)
-        rows = np.flatnonzero((domains < 0) & (near == 1))
-        for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
-            domains[row] = self._addresses.get(address_key(url), -1)
+        by_host = [self._of_host(name) for name in hosts.dictionary.to_pylist()]
+        domains: Numbers = np.full(len(column), -1, np.int64)
+        if any(number >= 0 for number, _ in by_host):
+            domains = _take(np.array([number for number, _ in by_host], np.int64), hosts.indices)
+        if any(is_near for _, is_near in by_host):
+            near = _take(np.array([is_near for _, is_near in by_host], np.int64), hosts.indices)
+            rows = np.flatnonzero(near == 1)
+            for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
+                domains[row] = self._addresses.get(address_key(url), -1)
         return domains
+
+    def _by_host(self, name: str) -> tuple[int, bool]:
+        """Return the number of a tombstone that matches a host, else -1 and whether any matches an address there."""
+        host = host_of(f"http://{name}/") or ""
+        number = next((self._domains[domain] for domain in domains_of(host) if domain in self._domains), -1)
+        return number, number < 0 and host_key(host) in self._address_hosts
 
     def by_sample(self, column: pa.Array) -> Numbers:
         """Match by `sample_id`."""
@@ -408,19 +432,6 @@ class Matcher:
                 bits = np.bitwise_count(hashes ^ np.uint64(int(value, 16)))
                 found[rows[bits <= self.tombstones.tombstones[number].distance]] = number
         return found
-
-
-_FINDERS: Mapping[str, Any] = {
-    "sample_id": Matcher.by_sample,
-    **dict.fromkeys(("url", "page_url", "final_url"), Matcher.by_url),
-    "sha256": Matcher.by_bytes,
-    "phash": Matcher.by_look,
-}
-
-
-@lru_cache(maxsize=1 << 16)  # files of a dataset name the same hosts
-def _host_named(name: str) -> str:
-    return host_of(f"http://{name}/") or ""
 
 
 def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:

@@ -6,10 +6,11 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ from data_catalog.storage.reading import block_takedowns
 
 if TYPE_CHECKING:
     import torch
+
+_One = TypeVar("_One")
+_Found = TypeVar("_Found")
 
 TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
@@ -199,6 +203,12 @@ def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
     """
     with parquet_errors(path), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
+
+
+def of_each_file(find: Callable[[_One], _Found], files: Iterable[_One], *, most: int = 8) -> Iterator[_Found]:
+    """Yield the result of `find` for each file, in order; at most `most` files are worked on at a time, in threads."""
+    with ThreadPoolExecutor(min(most, os.cpu_count() or 1)) as pool:
+        yield from pool.map(find, files)
 
 
 def column_names(path: Path) -> list[str]:

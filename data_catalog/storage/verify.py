@@ -5,7 +5,6 @@ A `Check` reads one file, so that many files are read at the same time. It yield
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.reading import TOMBSTONES_FILE
-from data_catalog.storage.shards import TEMPORARY_PREFIX
+from data_catalog.storage.shards import TEMPORARY_PREFIX, of_each_file
 
 PACKAGES = "packages"
 # The file that a finished training run leaves in the model's folder.
@@ -116,8 +115,7 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
 
 def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
     """Yield the findings of each check, in the order of the checks; several files are read at a time."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(_findings, found)
+    return of_each_file(_findings, found)
 
 
 def _findings(check: Check) -> list[Finding]:

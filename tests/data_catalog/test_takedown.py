@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import broken_laws, recounted
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
+from data_catalog.database.lookup import LOOKUP_KIND, shards_with, write_lookup
 from data_catalog.errors import DamagedError
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.sources.urls import address_key
@@ -199,6 +199,8 @@ def without(before: Snapshot, *samples: str) -> Snapshot:
     assert broken_laws(after) == []
     assert after.verify() == []
     assert len(captions_of(after)) == len(captions_of(before))
+    files = after.manifest["files"]
+    assert files[LOOKUP_KIND] == [write_lookup(folder, files)], "as if all keys were made anew"
     return after
 
 
@@ -335,6 +337,19 @@ def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
     assert {shard: table["bytes"].to_pylist() for shard, table in left.items()} == {0: [b"d"], 1: [b"d"]}
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_an_address_that_another_sample_spells_otherwise_is_still_found(tmp_path: Path, is_damaged: bool) -> None:
+    rows = [caption("web:x", 1), caption("web:y", 2, url="HTTP://x.org/1.jpg"), caption("web:z", 3)]
+    before = published(tmp_path, [(rows, [image(f"web:{name}") for name in "xyz"])])
+    if is_damaged:
+        (before.folder / before.manifest["files"][LOOKUP_KIND][0]["path"]).write_bytes(b"")
+    for name, left in (("y", [0]), ("z", [])):
+        after = without(before, f"web:{name}")
+        lookup = after.folder / after.manifest["files"][LOOKUP_KIND][0]["path"]
+        assert shards_with(lookup, [f"http://{'x' if left else name}.org/1.jpg"]) == left
+        assert shards_with(lookup, ["web:x"]) == [0]
+
+
 def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:
     folder = before.folder.with_name("after")
     after = snapshot(folder, rewrite_files(before, folder, [], ["web:malformed-1"]), STEPS)
@@ -358,3 +373,37 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
         one = new_tombstone("sample", "web:a", **({"datasets": datasets} if datasets else {}))
         assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones(tombstones=(one,)))) == expected
     assert texts_only_in_forgotten_rows(tmp_path, Matches(Tombstones())) == set()
+
+
+@pytest.mark.parametrize(
+    "learned",
+    [
+        ({}, {}),
+        ({"images": ["bb"]}, {}),  # a copy
+        ({"images": ["aa"]}, {}),  # also of the second, which comes after the first
+        ({}, {"addresses": [address_key("http://c.org/1")]}),
+        ({"addresses": [address_key("https://c.org/1")]}, {"samples": ["web:d"], "images": ["cc"]}),
+    ],
+)
+def test_what_tombstones_learned_is_compared_as_if_they_had_always_known_it(
+    tmp_path: Path, learned: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    first, second = new_tombstone("domain", "a.org"), new_tombstone("sample", "web:e").with_found(["aa"])
+    old = Tombstones(tombstones=(first, second))
+    new = Tombstones(tombstones=(first.with_found(**learned[0]), second.with_found(**learned[1])))
+    rows = [("a", "dd"), ("b", "aa"), ("c", "bb"), ("d", "cc"), ("e", None)]
+    table = pa.table(
+        {
+            "sample_id": [f"web:{name}" for name, _ in rows],
+            "url": [f"http://{name}.org/1" for name, _ in rows],
+            "sha256": [sha256 for _, sha256 in rows],
+        }
+    )
+    files = [tmp_path / name for name in ("all", "few", "last")]
+    for path, part in zip(files, (table, table[2:4].drop_columns("url"), table[4:]), strict=True):
+        pq.write_table(part, path)
+    before = Matches(old)
+    before.samples(files, "web")
+    after, anew = Matches(new, before=before), Matches(new)
+    assert [after.samples([path], "web") for path in files] == [anew.samples([path], "web") for path in files]
+    assert after.has_new(files, "web") == (anew.samples(files, "web") != before.samples(files, "web"))
