@@ -263,7 +263,7 @@ def _run(call: Call) -> int:
     """Run a command of ours, print its error, and return the exit code."""
     from data_catalog.errors import BusyError, DefectError, PipelineError, TransientError
     from data_catalog.storage.disk_errors import access_errors, disk_errors
-    from data_catalog.storage.lock import remove_empty
+    from data_catalog.storage.lock import holder_of, remove_empty
     from data_catalog.storage.reading import reading
     from data_catalog.storage.roots import open_root, refuse_remote
 
@@ -282,8 +282,10 @@ def _run(call: Call) -> int:
         with access_errors(), disk_errors((root or Path()) / "catalog"), reading():
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:
-        for folder in missing:  # a failed command leaves no empty folder at a path that it was given
-            remove_empty(folder)
+        # A failed command leaves no empty folder at a path that it was given, unless another process works there.
+        for folder in missing:
+            if not isinstance(error, BusyError) and holder_of(folder) is None:
+                remove_empty(folder)
         text = f"{error}{_about_root(call, str(error))}"
         if isinstance(error, DefectError):
             return _fail_by_defect(text)

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
+from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.lock import holder_of
+from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import MANIFEST_FORMAT, committed_snapshots, require_snapshot
 from flows.cli import main
 
@@ -251,6 +252,30 @@ def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
         process.kill()
     assert holder_of(root) is None
     told(["prune", "--root", str(root)])
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 75), (InputError("its own"), 1)])
+def test_a_command_that_fails_removes_no_folder_of_the_one_that_made_the_root_meanwhile(
+    error: Exception | None,
+    code: int,
+    tmp_path: Path,
+    english_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    told: Any,
+) -> None:
+    root = tmp_path / "catalog"
+    step = root / "work" / "scenes" / "translate" / ".tmp-1"  # empty until all of a shard is translated
+    with ExitStack() as another:
+
+        def another_begins(_: Any) -> None:
+            another.enter_context(writer_lock(root))
+            step.mkdir(parents=True)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr("flows.jobs.require_sources", another_begins)
+        assert str(error or "is being written by") in told([*build(english_overrides), "--root", str(root)], code=code)
+        assert step.is_dir()
 
 
 def build_through_kills(command: list[str], moments_s: list[float]) -> int:
