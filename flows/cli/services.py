@@ -3,6 +3,7 @@
 import os
 import re
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,9 +26,10 @@ def up(*, port: OptionalPort = None) -> None:
     Args:
         port: Port of a new server (default: 4200, or the next free one).
     """
+    from flows.orchestration.services import deploy_all
     from flows.orchestration.services import up as start_services
 
-    services = start_services(Path.cwd(), port=port)
+    services = start_services(Path.cwd(), deploy=partial(deploy_all, root=str(_root())), port=port)
     for name in ("server", "worker"):
         say(f"{name}: {'started' if name in services.started else 'was already running'}")
     say(f"pages:  {services.api.url.removesuffix('/api')}")
@@ -77,7 +79,7 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
         return int(any(finding.severity == "broken" for finding in findings))
     from flows.doctor import diagnose, mend
 
-    findings = diagnose(Path.cwd(), Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
+    findings = diagnose(Path.cwd(), _root())
     if fix:
         findings = mend(findings)
     for finding in findings:
@@ -86,6 +88,11 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     if not findings and not is_quiet():
         say("no problems found")
     return int(any(finding.severity == "broken" for finding in findings))
+
+
+def _root() -> Path:
+    """Return the root of commands that are given none."""
+    return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
 
 
 def finding_text(finding: "Finding") -> str:

@@ -115,10 +115,13 @@ def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None
         client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
 
 
-def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
+def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list[str]:
     """Create or update the work pool, the deployments, and the automation for runs without a heartbeat.
 
-    Runs will have `project` as their current folder.
+    Args:
+        client: client of the server.
+        project: current folder of the runs.
+        root: of the catalog, unless a run is given another one.
 
     Returns:
         The deployments as FLOW/DEPLOYMENT.
@@ -131,7 +134,7 @@ def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
     made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
     made += [("build-dataset", recipe, {"recipe": recipe}) for recipe in recipe_names()]
     for flow, name, parameters in made:
-        deploy(client, FLOWS[flow], name=name, parameters=parameters, project=project.resolve())
+        deploy(client, FLOWS[flow], name=name, parameters={"root": root, **parameters}, project=project.resolve())
     return [f"{flow}/{name}" for flow, name, _ in made]
 
 
@@ -193,13 +196,13 @@ class Services:
 Deploy = Callable[["SyncPrefectClient", Path], Sequence[str]]
 
 
-def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -> Services:
+def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
     """Start a server and a worker if they are not running, and create or update all deployments.
 
     Args:
         project: folder in which deployed flows run; its `.env` tells `prefect` commands the server.
-        port: port of a new server; None: 4200, or the next free one.
         deploy: creates the deployments with a client, for the project's folder.
+        port: port of a new server; None: 4200, or the next free one.
 
     Raises:
         BusyError: the port is taken, or another `up` or `down` is running.

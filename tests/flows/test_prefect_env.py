@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import uuid4
 
 import pytest
@@ -20,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from data_catalog.errors import BusyError, SettingsError
 from flows.doctor import diagnose
-from flows.orchestration import daemons, prefect_plugin
+from flows.orchestration import daemons, prefect_plugin, services
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
     Api,
@@ -70,6 +71,26 @@ def test_an_env_file_that_is_not_utf8_is_named_and_stays(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"\nNAME=\xe9t\xe9\n"
     told = [(each.severity, each.topic) for each in diagnose(tmp_path, tmp_path) if ".env is not UTF-8" in each.text]
     assert told == [("broken", "Prefect")], "the doctor goes on"
+
+
+@pytest.mark.parametrize("named", [None, "/data/italy"])
+def test_deployments_have_the_root_that_commands_have(
+    named: str | None, monkeypatch: pytest.MonkeyPatch, told: Any, tmp_path: Path
+) -> None:
+    client = MagicMock(**{"read_automations_by_name.return_value": []})
+
+    def start(project: Path, *, deploy: Any = services.deploy_all, port: int | None) -> services.Services:
+        return services.Services(api=API, started=(), ours=True, deployments=tuple(deploy(client, project)))
+
+    monkeypatch.setattr(services, "up", start)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VERNACLIP_ROOT", raising=False)
+    if named:
+        monkeypatch.setenv("VERNACLIP_ROOT", named)
+    told(["up"])
+    made = [call.kwargs["parameters"] for call in client.create_deployment.call_args_list]
+    assert {"recipe": "italian", "root": named or "catalog"} in made
+    assert {parameters["root"] for parameters in made} == {named or "catalog"}
 
 
 def test_no_server_of_ours_starts_without_an_auth_string(tmp_path: Path) -> None:

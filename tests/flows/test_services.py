@@ -110,7 +110,7 @@ def test_a_busy_port_is_refused(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(BusyError, match=f"port {port} is taken"):
-            up(tmp_path, port=port)
+            up(tmp_path, deploy=lambda client, project: (), port=port)
     assert not (tmp_path / ".env").exists()
 
 
