@@ -14,7 +14,7 @@ from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
 from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.reading import block_takedowns
-from data_catalog.storage.roots import refuse_remote
+from data_catalog.storage.roots import refuse_misread
 from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 # Keys that every record of an export has; a file of that name without them is not ours.
@@ -34,7 +34,7 @@ def resolve_export_folder(folder: Path, root: Path) -> Path:
             exports.
         DiskError: the disk cannot have such a path.
     """
-    refuse_remote(folder)
+    refuse_misread(folder)
     with _as_place(folder):
         place = folder.resolve()
         if Path.cwd().is_relative_to(place):

@@ -31,12 +31,17 @@ _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
 _REMOTE = re.compile(r"(s3a?|gs|gcs|r2|oss|az|wasbs?|abfss?|adl|hf|hdfs|webhdfs|sftp|ssh|smb):/+", re.IGNORECASE)
 
 
-def refuse_remote(place: Path | str) -> None:
-    """Refuse an address such as s3://bucket/folder, which would be taken for a folder of that name on this machine.
+def refuse_misread(place: Path | str) -> None:
+    """Refuse s3://bucket/folder and ~/folder, which would be taken for folders called `s3:` and `~` in the current one.
 
     Raises:
-        SettingsError: the place is the address of an object store or a remote disk.
+        SettingsError: the place is the address of an object store or a remote disk, or begins with an unreplaced ~.
     """
+    if Path(place).parts[:1] == ("~",):
+        raise SettingsError(
+            f"{place} begins with ~, which is a folder of that name here: only a shell replaces it, and not after =. "
+            "Write the whole path"
+        )
     if (found := _REMOTE.match(str(place))) is not None:
         address = f"{found[1]}://{str(place)[found.end() :]}"
         raise SettingsError(
@@ -68,7 +73,7 @@ def open_root(root: Path, *, writes: bool) -> None:
         InputError: its snapshots have another format, or a link is where commands write. The root itself and its parent
             folders may be links.
     """
-    refuse_remote(root)
+    refuse_misread(root)
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:

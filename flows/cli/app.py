@@ -265,7 +265,7 @@ def _run(call: Call) -> int:
     from data_catalog.storage.disk_errors import access_errors, disk_errors
     from data_catalog.storage.lock import holder_of, remove_empty
     from data_catalog.storage.reading import reading
-    from data_catalog.storage.roots import open_root, refuse_remote
+    from data_catalog.storage.roots import open_root, refuse_misread
 
     root = call.root
     values: list[object] = [root]
@@ -275,7 +275,7 @@ def _run(call: Call) -> int:
     try:
         for value in values:
             if isinstance(value, Path):
-                refuse_remote(value)
+                refuse_misread(value)
         if root is not None:
             # `sql` writes nothing, and does not read through links.
             open_root(root, writes=call.command is not catalog.sql)

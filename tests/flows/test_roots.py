@@ -95,6 +95,7 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
         tmp_path / "old": "has format 1, and this version",
         tmp_path / "a?b": "DuckDB misreads such paths",
         tmp_path: "nothing is written or removed through a link",
+        Path("~/italy"): "~/italy begins with ~, which is a folder of that name here",
     }
     for flow in FLOWS.values():
         for root, sentence in refusals.items():
@@ -336,13 +337,16 @@ def test_readers_see_whole_snapshots_while_builds_are_killed(
         ["sql", "FROM builds", "--root", "GS://bucket/italy"],
         ["export", "scenes", "--format", "webdataset", "--out", "hf://datasets/me/captions"],
         ["search", "un cane", "--images", "abfss://files@account/photos"],
+        ["build", "scenes", "--executor", "local", "--root=~/italy"],
+        ["sql", "FROM builds", "--format", "csv", "--out=~/builds.csv"],
     ],
 )
-def test_addresses_of_object_stores_are_refused_and_not_taken_for_folders(
+def test_addresses_of_object_stores_and_homes_are_refused_and_not_taken_for_folders(
     command: list[str], told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    address = command[-1]
+    address = command[-1].partition("=")[2] or command[-1]
     error = told(command, code=1)
-    assert error.lower().startswith(f"vernaclip: {address.lower()} is not a path of this machine")
+    problem = "begins with ~" if address.startswith("~") else "is not a path of this machine"
+    assert error.lower().startswith(f"vernaclip: {address.lower()} {problem}")
     assert list(tmp_path.iterdir()) == []
