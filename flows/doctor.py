@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.database import sandbox
-from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.errors import DiskError, InputError, SettingsError, install_hint
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.orchestration.daemons import Daemon, running_pid
@@ -66,6 +66,16 @@ def require_sound_environment() -> None:
     """
     if backport_folder() is not None:
         raise InputError(f"{BACKPORT}: run `vernaclip doctor --fix`")
+
+
+def require_dask() -> None:
+    """Refuse a build on Dask if the extra is not installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("prefect_dask") is None:
+        raise InputError(f"a build on Dask needs an extra: {install_hint('dask')}")
 
 
 def backport_folder() -> Path | None:

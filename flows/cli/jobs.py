@@ -3,13 +3,12 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
@@ -287,14 +286,13 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
         SettingsError: several processes are to do more than train, or an address is given for another executor.
         InputError: Dask is not installed.
     """
+    from flows.doctor import require_dask
     from training.processes import process_count
 
     if job.executor != "dask" and job.dask_address is not None:
         raise SettingsError("--dask-address can be used only with --executor dask")
-    if job.executor == "dask" and find_spec("prefect_dask") is None:
-        from data_catalog.errors import install_hint
-
-        raise InputError(f"--executor dask needs an extra: {install_hint('dask')}")
+    if job.executor == "dask":
+        require_dask()
     if process_count() > 1 and (name != "train" or job.executor != "local"):
         raise SettingsError(
             "several processes can only train, and without Prefect: use `vernaclip train --executor local`"

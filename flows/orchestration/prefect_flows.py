@@ -25,7 +25,7 @@ from flows import PACKAGES
 from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
-from flows.doctor import require_sound_environment
+from flows.doctor import require_dask, require_sound_environment
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
@@ -210,6 +210,7 @@ def _executor(
             artifacts.progress(label, done=done, total=total)
 
     if dask:
+        require_dask()
         from flows.orchestration.dask_executor import DaskExecutor
 
         build = loaded.build

@@ -19,6 +19,7 @@ from data_catalog.storage.shards import sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor, FlowEnvironment, enter, versions
+from flows.orchestration.prefect_flows import FLOWS
 from flows.recipe.recipe import load_recipe
 
 
@@ -110,10 +111,13 @@ def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -
 
 
 def test_an_address_or_the_cluster_is_refused_where_it_cannot_be_had(
-    told: Any, monkeypatch: pytest.MonkeyPatch
+    told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--dask-address can be used only with --executor dask" in told(
         ["build", "scenes", "--executor", "local", "--dask-address", "tcp://127.0.0.1:1"], code=1
     )
     monkeypatch.setitem(sys.modules, "prefect_dask", None)  # the extra is not installed
+    monkeypatch.delitem(sys.modules, "flows.orchestration.dask_executor")
     assert "run `pip install -e '.[dask]'`" in told(["build", "scenes", "--executor", "dask"], code=1)
+    deployed = FLOWS["build-dataset"].fn(root=str(tmp_path / "catalog"), dask=True)
+    assert "run `pip install -e '.[dask]'`" in deployed.message
