@@ -1,5 +1,6 @@
 """Roots that are refused before anything is done, that are written by one process, and read by many meanwhile."""
 
+import errno
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
     for flow in FLOWS.values():
         for root, sentence in refusals.items():
             assert sentence in flow.fn(root=str(root)).message  # its run ends in a failed state
+
+
+def test_a_full_disk_is_told_by_every_flow_that_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.orchestration import prefect_flows
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(prefect_flows, "PrefectExecutor", lambda artifacts: nullcontext())
+    monkeypatch.setattr(prefect_flows, "require_ready", fail)
+    for job in ("build", "train", "align", "distil", "evaluate"):
+        monkeypatch.setattr(f"flows.jobs.{job}", fail)
+    for flow in prefect_flows.FLOWS.values():
+        assert f"the disk that holds {tmp_path} is full: free space" in flow.fn(root=str(tmp_path)).message
 
 
 def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_overrides: list[str], told: Any) -> None:
