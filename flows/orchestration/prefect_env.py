@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import DiskError, SettingsError
 from flows import PACKAGES
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,19 @@ def no_proxy() -> str:
 
 
 def state_folder(project: Path) -> Path:
-    """Return the folder of the project's server and worker; create it if necessary, readable only by its owner."""
+    """Return the folder of the project's server and worker; create it if necessary, readable only by its owner.
+
+    Raises:
+        DiskError: it cannot be created.
+    """
     folder = project.resolve() / STATE_FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"{folder}, in which Prefect's server keeps its state, cannot be created ({error.strerror}): change to a "
+            "folder that you can write to, or use --executor local"
+        ) from error
     return folder
 
 

@@ -19,7 +19,7 @@ import pytest
 from loopback import LoopbackHandler, LoopbackServer
 from prefect.client.schemas.objects import FlowRun
 
-from data_catalog.errors import BusyError, SettingsError
+from data_catalog.errors import BusyError, DiskError, SettingsError
 from flows.doctor import diagnose
 from flows.orchestration import daemons, prefect_plugin, services
 from flows.orchestration.daemons import Daemon
@@ -59,6 +59,12 @@ def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, 
     remove_env_block(tmp_path)
     assert read_env_block(tmp_path) is None
     assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
+
+
+def test_a_folder_where_prefect_can_keep_no_state_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / ".vernaclip").touch()  # a folder that cannot be written is none for root
+    with pytest.raises(DiskError, match=r"\.vernaclip, in which .* or use --executor local"):
+        state_folder(tmp_path)
 
 
 def test_an_env_file_that_is_not_utf8_is_named_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
