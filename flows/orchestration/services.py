@@ -254,19 +254,28 @@ def _end_runs(project: Path, *, now: bool) -> None:
         return  # without a server, runs are unknown
     with _client(api) as client:
         set_paused(client, True)
-        last_logged = float("-inf")
-        while runs := [(run, pid) for run in active_runs(client) if (pid := process_of(run)) is not None]:
-            if now:
-                for run, pid in runs:
-                    with suppress(ProcessLookupError):  # the run has ended meanwhile
-                        os.killpg(pid, signal.SIGKILL)  # each run has its own process group
-                    logger.warning("killed the run %s", run.name)
-                return
-            if time.monotonic() - last_logged >= SECONDS_BETWEEN_LINES:
-                last_logged = time.monotonic()
-                names = ", ".join(run.name for run, _ in runs)
-                logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
-            time.sleep(RUNS_POLL_S)
+        try:
+            _await_end(client, now=now)
+        except BaseException:  # after Ctrl-C the worker goes on, and takes runs again
+            set_paused(client, False)
+            raise
+
+
+def _await_end(client: "SyncPrefectClient", *, now: bool) -> None:
+    """Wait until all active runs have ended, or kill them with `now`."""
+    last_logged = float("-inf")
+    while runs := [(run, pid) for run in active_runs(client) if (pid := process_of(run)) is not None]:
+        if now:
+            for run, pid in runs:
+                with suppress(ProcessLookupError):  # the run has ended meanwhile
+                    os.killpg(pid, signal.SIGKILL)  # each run has its own process group
+                logger.warning("killed the run %s", run.name)
+            return
+        if time.monotonic() - last_logged >= SECONDS_BETWEEN_LINES:
+            last_logged = time.monotonic()
+            names = ", ".join(run.name for run, _ in runs)
+            logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
+        time.sleep(RUNS_POLL_S)
 
 
 def _daemon(project: Path, name: str) -> Daemon:

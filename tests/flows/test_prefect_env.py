@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +251,23 @@ def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
     assert daemons.wait_until(lambda: daemon.log_path.read_text(encoding="utf-8") != "", daemon, timeout_s=60)
     daemons.end(daemon, timeout_s=0.2)
     assert daemons.running_pid(daemon) is None
+
+
+def test_down_that_is_interrupted_leaves_a_worker_that_takes_runs(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while it waits for a run."""
+    client = MagicMock(**{"read_flow_runs.side_effect": KeyboardInterrupt})
+    monkeypatch.setattr(services, "_client", lambda api: nullcontext(client))
+    monkeypatch.setattr(services, "_daemon", lambda project, name: daemon)
+    monkeypatch.setattr(Api, "is_up", lambda api: True)
+    write_env_block(daemon.folder, API)
+    start(daemon)
+    with pytest.raises(KeyboardInterrupt):
+        services.down(daemon.folder)
+    assert daemons.running_pid(daemon) is not None
+    *_, (_, last) = [call.args for call in client.update_work_pool.call_args_list]
+    assert last.is_paused is False
 
 
 def flow_run(pid: object) -> FlowRun:
