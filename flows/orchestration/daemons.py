@@ -69,6 +69,7 @@ def start(
     with daemon.lock_path.open("a+", encoding="ascii") as lock:
         if not try_lock(lock.fileno()):
             raise BusyError(f"the {daemon.name} of {daemon.folder.parent} is running already")
+        lock.truncate(0)  # first: a kill must not leave the id of an earlier process with the lock of the new one
         with daemon.log_path.open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -80,7 +81,6 @@ def start(
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,
             )
-        lock.truncate(0)
         lock.write(f"{process.pid}\n")
         pid = process.pid
         with warnings.catch_warnings():

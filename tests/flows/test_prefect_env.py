@@ -246,6 +246,21 @@ def test_a_daemon_runs_alone_until_it_is_told_to_end(daemon: Daemon) -> None:
     assert start(daemon) != pid
 
 
+def test_no_earlier_id_goes_with_the_lock_of_a_new_process(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` is killed as soon as the process has begun: its id may be anybody's by now."""
+    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    there: list[str] = []
+
+    def killed(*_: Any, **__: Any) -> None:
+        there.append(daemon.lock_path.read_text(encoding="ascii"))
+        raise SystemExit(137)
+
+    monkeypatch.setattr(subprocess, "Popen", killed)
+    with pytest.raises(SystemExit):
+        start(daemon)
+    assert there == [""]
+
+
 def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
     start(daemon, "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)")
     assert daemons.wait_until(lambda: daemon.log_path.read_text(encoding="utf-8") != "", daemon, timeout_s=60)
