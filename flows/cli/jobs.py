@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -491,6 +492,17 @@ def _search(job: Job) -> str:
     return command("search", shortest, "--root", job.root, "--dataset", dataset)
 
 
+def _deployed(job: Job) -> str:
+    """Return the commands that build the same dataset through a deployment."""
+    from flows.recipe.recipe import override_values
+
+    parameters: dict[str, object] = {"recipe": job.recipe, "root": job.root}
+    if job.overrides:
+        parameters["settings"] = dumps(override_values(job.overrides), ensure_ascii=False)
+    words = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
+    return f"vernaclip up, then: {shlex.join(['prefect', 'deployment', 'run', FLOW_NAMES['build'], *words])}"
+
+
 NEXT: dict[str, Callable[[Job], str]] = {
     "report": lambda job: f"open {_report_of(job.root, _dataset(job))} in a browser: the report of the build",
     "train": lambda job: _with_recipe("train", job),
@@ -501,5 +513,5 @@ NEXT: dict[str, Callable[[Job], str]] = {
         f"{shlex.join(['duckdb', '-readonly', str(job.root / 'catalog.duckdb')])}  (in any DuckDB shell: FROM rejects)"
     ),
     "verify": lambda job: command("verify", "--root", job.root),
-    "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",
+    "up": _deployed,
 }

@@ -327,6 +327,15 @@ def test_what_to_try_next_can_be_typed(topic: str, quoted: str) -> None:
     assert (quoted in words) == takes_recipe
 
 
+def test_the_deployment_to_try_next_builds_the_same_dataset(quoted: str) -> None:
+    job = Job(recipe=quoted, root=Path("the root"), overrides=('name="other"', "evaluate.split=val"))
+    words = shlex.split(NEXT["up"](job).partition(": ")[2])
+    assert words[:4] == ["prefect", "deployment", "run", "build-dataset"]
+    given = dict(word.split("=", 1) for word in words[5::2])
+    assert (given["recipe"], given["root"]) == (quoted, "the root")
+    assert json.loads(given["settings"]) == {"name": "other", "evaluate": {"split": "val"}}
+
+
 def test_a_terminal_that_cannot_show_an_answer_says_so(built: Any) -> None:
     command = [sys.executable, "-m", "flows.cli", "sql", "SELECT 'Ένα' AS x", "--root", str(built[0])]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
