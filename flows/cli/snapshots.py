@@ -257,6 +257,8 @@ def forget(
 
     require_root(root)
     if lists:
+        if options != _NOTHING or dry_run:
+            raise SettingsError("--list only lists what was forgotten: leave it out to forget more, or use it alone")
         _list(root)
         return
     tombstones = _tombstones(root, options)

@@ -324,6 +324,7 @@ def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path) -> None:
         (["--domain", "a.org", "--distance", "2"], "--distance can be used only with --phash"),
         (["--domain", "a.org", "--dataset", "wed"], "has no dataset 'wed'"),
         (["--list", "--root", "mistyped"], "mistyped does not exist: give the root of a catalog with --root"),
+        (["--domain", "a.org", "--list"], "--list only lists what was forgotten"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_writes_nothing(
