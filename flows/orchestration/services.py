@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import BusyError, InputError
+from data_catalog.errors import BusyError, InputError, SettingsError
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
@@ -206,7 +206,7 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
 
     Raises:
         BusyError: the port is taken, or another `up` or `down` is running.
-        SettingsError: a configured server refuses our credentials.
+        SettingsError: a configured server refuses our credentials, or a server answers at another port.
         InputError: the environment breaks Prefect, or a server or worker does not start; the message ends with its last
             output.
     """
@@ -214,6 +214,11 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
     prepare_process()
     with _one_at_a_time(project):
         api, ours, server_started = _ensure_server(project, port)
+        if port is not None and api.port != str(port):
+            raise SettingsError(
+                f"a server answers at {api.ui_url} already, so --port {port} has no effect: leave it out, or run "
+                "`vernaclip down` first"
+            )
         with _client(api) as client:
             deployments = deploy(client, project)
             if ours:

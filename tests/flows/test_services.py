@@ -154,6 +154,7 @@ def test_up_again_starts_nothing_and_the_lasting_server_is_closed_without_its_au
 ) -> None:
     (made,) = project.ask("/automations/filter", {})
     assert drive(project, "up") == [[], True]
+    assert "so --port 9 has no effect: leave it out" in drive(project, "up", "9")
     assert project.ask("/automations/filter", {}) == [made]  # a new one would have forgotten whom it waits for
     assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
     assert project.api.url.startswith("http://127.0.0.1:")
