@@ -33,6 +33,7 @@ from data_catalog.storage.manifest import (
     MANIFEST_FILE,
     MODELS,
     REPORT_FILE,
+    RUN_FILE,
     RUN_LOG,
     TRAIN_AGAIN,
     current_snapshot,
@@ -45,7 +46,7 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.reading import TOMBSTONES_FILE
-from data_catalog.storage.shards import TEMPORARY_PREFIX, of_each_file
+from data_catalog.storage.shards import TEMPORARY_PREFIX, of_each_file, read_json
 
 PACKAGES = "packages"
 # The file that a finished training run leaves in the model's folder.
@@ -97,10 +98,12 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
         SettingsError: there is no dataset or snapshot of that name.
     """
     folders = sorted(path for path in datasets_folder(root).glob("*") if path.is_dir() and dataset in (None, path.name))
-    if not folders:
+    models = root / MODELS
+    if not folders and not (models / (dataset or "")).is_dir():  # a distilled model needs no dataset
         raise SettingsError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
     if snapshot is not None:
-        chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
+        chosen = [folder / snapshot for folder in folders if is_snapshot_name(snapshot)]
+        chosen = [folder for folder in chosen if folder.is_dir()]
         if not chosen:
             raise SettingsError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
         return list(_of_each(chosen, partial(_snapshot_checks, root)))
@@ -108,7 +111,6 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
     found = [] if dataset is not None else list(_root_checks(root))
     found += _of_each(folders, partial(_dataset_checks, root))
     found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
-    models = root / MODELS
     found += _below(models, _model_checks) if dataset is None else _of_each([models / dataset], _model_checks)
     return found
 
@@ -238,7 +240,7 @@ def _root_checks(root: Path) -> Iterator[Check]:
     for path in sorted((root / "memory").glob("attempt-*.json")):
         yield partial(_document, path, FORGET_ATTEMPT)
     yield partial(_lost_tombstones, root)
-    yield partial(_recorded, root / CATALOG_FILE, REBUILD, root=root, is_needed=True)
+    yield partial(_recorded, root / CATALOG_FILE, REBUILD, root=root, is_needed=bool(dataset_names(root)))
     yield from _of_each([root / "memory"], partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY))
     yield from _below(root / PACKAGES, unpacked_checks)
 
@@ -352,7 +354,7 @@ def _model_checks(folder: Path) -> Iterator[Check]:
 
 def _pointer_to_model(path: Path) -> Iterator[Finding]:
     if not path.is_file():
-        if any(path.parent.glob(f"*/{FOLDER_RECORD}")):
+        if any(_learned_from_dataset(record.parent) for record in path.parent.glob(f"*/{FOLDER_RECORD}")):
             yield from _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent)
         return
     try:
@@ -362,6 +364,14 @@ def _pointer_to_model(path: Path) -> Iterator[Finding]:
         return
     if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
         yield _damage(path, f"{path} names the model {name}, which does not exist: remove it and {TRAIN_AGAIN}")
+
+
+def _learned_from_dataset(folder: Path) -> bool:
+    """Return whether a model learned from its dataset; one that was distilled needs neither it nor a pointer."""
+    try:
+        return "distil" not in read_json(folder / RUN_FILE)["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _trained_checks(folder: Path) -> Iterator[Check]:

@@ -248,6 +248,24 @@ def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root
     assert "names the model 0123456789ab, which does not exist" in only_damage(root, current)
 
 
+def test_a_distilled_model_needs_neither_a_pointer_nor_a_dataset(root: Path, tmp_path: Path, told: Any) -> None:
+    model = tmp_path / "other" / "models" / "german" / "0123456789ab"
+    write_json(model / "run.json", {"settings": {"model": "distil small", "distil": {}}})
+    write_json(model / "result.json", {})
+    record_folder(model, ["run.json", "result.json"])
+    assert "sound (4 files checked)" in told(["verify", "--root", str(tmp_path / "other"), "--dataset", "german"])
+    assert verify(tmp_path / "other") == []
+    shutil.copytree(model.parent, root / "models" / "german")
+    assert verify(root) == []
+    with flipped(model / "result.json", 1):
+        only_damage(tmp_path / "other", model / "result.json")
+
+
+def test_a_root_whose_first_build_was_killed_is_sound(tmp_path: Path, told: Any) -> None:
+    (tmp_path / "datasets" / "scenes" / "fetch-log").mkdir(parents=True)
+    assert "sound" in told(["verify", "--root", str(tmp_path)])
+
+
 def test_tombstones_that_are_lost_are_told_where_a_dataset_was_made_under_some(root: Path) -> None:
     (root / "forgotten.json").unlink()
     assert verify(root) == []
@@ -265,5 +283,5 @@ def test_a_single_dataset_or_snapshot_can_be_looked_at(root: Path, told: Any) ->
         assert (code(), code("--dataset", "scenes"), code("--snapshot", snapshot)) == (1, 0, 0)
     with flipped(root / "datasets" / "scenes" / "runs.jsonl", 100):
         assert (code("--dataset", "scenes"), code("--snapshot", snapshot)) == (1, 0)
-    for wrong in (["--dataset", "scene"], ["--snapshot", "0123"]):
+    for wrong in (["--dataset", "scene"], ["--snapshot", "0123"], ["--snapshot", "fetch-log"], ["--snapshot", ""]):
         assert "holds no" in told(["verify", "--root", str(root), *wrong], code=1)
