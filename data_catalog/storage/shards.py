@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -273,7 +273,8 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             if leftover.is_dir():
                 if not files_only:
-                    shutil.rmtree(leftover)
+                    with suppress(FileNotFoundError):  # a Dask worker tidies up a step of a killed flow
+                        shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
 

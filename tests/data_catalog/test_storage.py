@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from data_catalog.storage.shards import (
     link_file,
     order_key,
     shard_of,
+    sweep_temporary,
     unit_interval,
     write_atomically,
     write_json,
@@ -315,6 +317,16 @@ def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
         return produce(folder)
 
     assert WorkStore(tmp_path).run(key(), produce_after_the_other).facts == {"rows": 3}
+
+
+def test_what_another_process_tidies_up_meanwhile_is_no_error(tmp_path: Path) -> None:
+    """A worker of a cluster, after the flow that gave it the step was killed."""
+    for number in range(2_000):
+        (tmp_path / f".tmp-{number // 20}" / str(number)).mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: sweep_temporary([tmp_path]), range(4)))
+    sweep_temporary([tmp_path])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
