@@ -102,7 +102,7 @@ def load_language_pack(name: str) -> LanguagePack:
             'or write one and name its file in the recipe with language_pack = "xx.toml"'
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read the language pack {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

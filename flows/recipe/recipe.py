@@ -196,7 +196,7 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     """
     file = find_recipe(recipe)
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # invalid TOML or UTF-8, or numbers of thousands of digits
         raise SettingsError(f"{file} is not TOML: {error}") from error
     except OSError as error:

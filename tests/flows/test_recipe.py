@@ -15,6 +15,7 @@ from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
+from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import (
     SECTIONS,
     Recipe,
@@ -222,6 +223,13 @@ round_trip = true
 [train]
 text_encoder = "dbmdz/bert-base-italian-xxl-cased"
 """
+
+
+def test_the_mark_that_some_editors_write_first_is_no_part_of_a_recipe_or_pack(load: Any, tmp_path: Path) -> None:
+    """Windows' Notepad writes a byte order mark."""
+    assert load(text=f"\ufeff{MINIMAL}").target_language == "en"
+    (tmp_path / "eu.toml").write_text('code = "eu"\n', encoding="utf-8-sig")
+    assert load_language_pack(str(tmp_path / "eu.toml")).code == "eu"
 
 
 def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the_current_folder(
