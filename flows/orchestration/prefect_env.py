@@ -236,12 +236,12 @@ def _replace_env_block(project: Path, block: str) -> None:
     rest = _ENV_BLOCK.sub("", _env_text(project))
     if rest and not rest.endswith("\n"):
         rest += "\n"
-    path = project / ENV_FILE
+    path = (project / ENV_FILE).resolve()  # a link of the user's stays one
     if not block and not rest.strip():
         path.unlink(missing_ok=True)
         return
     # The temporary file is created with mode 600, so that others can never read the secret.
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=project, prefix=".env-", delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env-", delete=False) as file:
         file.write(rest + block)
     Path(file.name).replace(path)
 

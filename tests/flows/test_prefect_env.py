@@ -61,6 +61,17 @@ def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, 
     assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
 
 
+def test_an_env_file_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    shared, project = tmp_path / "shared.env", tmp_path / "project"
+    shared.write_text("A=1\n", encoding="utf-8")
+    project.mkdir()
+    (project / ".env").symlink_to(shared)
+    write_env_block(project, API)
+    assert read_env_block(project) == API
+    remove_env_block(project)
+    assert ((project / ".env").readlink(), shared.read_text(encoding="utf-8")) == (shared, "A=1\n")
+
+
 def test_a_folder_where_prefect_can_keep_no_state_is_told_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / ".vernaclip").touch()  # a folder that cannot be written is none for root
     with pytest.raises(DiskError, match=r"\.vernaclip, in which .* or use --executor local"):
