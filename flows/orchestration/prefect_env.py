@@ -198,8 +198,9 @@ def answers(api: Api, *, otherwise: str) -> bool:
     answer = probe(api)
     if answer == "refuses":
         raise SettingsError(
-            f"the Prefect server at {api.url} refuses the auth string: correct PREFECT_API_AUTH_STRING, or unset "
-            "PREFECT_API_URL"
+            f"the Prefect server at {api.url} refuses the auth string. If `vernaclip up` wrote both into {ENV_FILE}, "
+            "another folder's server has taken the port since: run `vernaclip up` again. Else correct "
+            "PREFECT_API_AUTH_STRING, or unset PREFECT_API_URL"
         )
     if answer == "silent":
         logger.warning("no Prefect server answers at %s: %s", api.url, otherwise)

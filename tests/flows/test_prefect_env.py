@@ -25,6 +25,7 @@ from flows.orchestration import daemons, prefect_plugin, services
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
     Api,
+    answers,
     configured_api,
     prefect_environment,
     probe,
@@ -164,6 +165,9 @@ def like_prefect(path: str, authorization: str | None) -> int:
 def test_a_server_answers_or_refuses_by_the_whole_auth_string(auth_string: str | None, expected: str) -> None:
     with listening(like_prefect) as url:
         assert probe(Api(url=url, auth_string=auth_string)) == expected
+        if expected == "refuses":
+            with pytest.raises(SettingsError, match=r"run `vernaclip up` again\. Else correct"):
+                answers(Api(url=url, auth_string=auth_string), otherwise="")
     assert probe(Api(url=url, auth_string=auth_string)) == "silent"
     with listening(lambda path, authorization: 404) as url:
         assert probe(Api(url=url)) == "silent", "another program"
