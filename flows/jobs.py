@@ -489,7 +489,10 @@ def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
     logger.info("check the files of %s, snapshot %s, and load the model", recipe.name, snapshot.snapshot)
     problems = snapshot.verify()
     if problems:
-        raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")
+        raise DamagedError(
+            f"{problems[0]}: restore the file from a copy. Without one, remove {snapshot.folder} and build again, "
+            "which fetches its images again"
+        )
     return snapshot
 
 

@@ -185,6 +185,13 @@ def test_commands_that_meet_a_damaged_manifest_say_so(root: Path, told: Any, eng
             assert "manifest.json is damaged" in told([*words.split(), "--root", str(root)], code=1), words
 
 
+def test_training_on_a_damaged_file_advises_a_copy_before_the_images_are_thrown_away(root: Path, told: Any) -> None:
+    card = require_snapshot(root, "scenes").folder / "README.md"
+    with flipped(card, 1):
+        error = told(["train", "scenes", "--executor", "local", "--root", str(root)], code=1)
+    assert f"{card} is damaged: its sha256 differs from the recorded one: restore the file from a copy" in error
+
+
 def test_damaged_views_are_told_and_written_anew(root: Path, told: Any) -> None:
     path = root / "catalog.duckdb"
     for place in (10, path.stat().st_size // 2):
