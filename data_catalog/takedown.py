@@ -170,12 +170,7 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
         known = read_tombstones(root)
         matches = with_found_copies(root, known.with_more(more))
         write_tombstones(root, replace(matches.tombstones, is_unfinished=True))
-        done = _carry_out(root, matches, forget_texts, is_resumed=known.is_unfinished)
-        for path in done.removed_files["report"]:
-            snapshot = current_snapshot(root, path.parent.name)
-            if snapshot is not None:
-                write_report(root, snapshot)
-        return done
+        return _carry_out(root, matches, forget_texts, is_resumed=known.is_unfinished)
 
 
 def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
@@ -269,6 +264,11 @@ def _carry_out(root: Path, matches: "Matches", forget_texts: ForgetTexts, *, is_
         done.log_lines += clear_log(folder, matches.matcher(folder.parent.name))
     done.models = models_of(root) if touched or is_resumed else []
     write_tombstones(root, replace(matches.tombstones, is_unfinished=False))
+    # A take-down that was killed may have removed reports before.
+    for path in reports if is_resumed else done.removed_files["report"]:
+        snapshot = current_snapshot(root, path.parent.name)
+        if snapshot is not None:
+            write_report(root, snapshot)
     return done
 
 

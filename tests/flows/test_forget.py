@@ -425,6 +425,7 @@ def test_a_killed_take_down_is_in_force_hands_out_nothing_and_ends_alike(
             assert main(words) == 0
         require_nothing_left(root, wanted)
         assert published(root) == published(forgotten)
+        assert (root / "datasets" / "web" / "report.html").is_file(), "it is written again"
         assert read_tombstones(root).digest == read_tombstones(forgotten).digest
         assert not read_tombstones(root).is_unfinished
 
