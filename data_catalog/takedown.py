@@ -705,8 +705,9 @@ def clear_log(folder: Path, matcher: Matcher) -> int:
 def clear_exports(root: Path) -> list[Path]:
     """Remove exports of snapshots that no longer exist, since their contents can't be compared; return their folders.
 
-    The whole root is searched. In the default place of exports, exports without a record are removed too. Links there
-    are followed, but on another disk only exports with a record are removed: other folders may belong to somebody else.
+    The whole root is searched, but for other roots in it. In the default place of exports, exports without a record are
+    removed too. Links there are followed, but on another disk only exports with a record are removed: other folders may
+    belong to somebody else.
     """
     return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
 
@@ -716,6 +717,9 @@ def _exports(root: Path, top: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
+        if folder not in (root, top) and "datasets" in folders and dataset_names(folder):  # another root
+            folders.clear()
+            continue
         if EXPORT_RECORD in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
             folders.clear()
             yield folder

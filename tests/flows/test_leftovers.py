@@ -70,6 +70,14 @@ def test_other_peoples_files_of_that_name_stay(tmp_path: Path) -> None:
         assert path.is_file()
 
 
+def test_exports_of_another_root_in_the_folder_stay(tmp_path: Path) -> None:
+    """As when a take-down is given the project's folder for its root."""
+    folder = write_export(tmp_path / "catalog" / "exports" / "web" / "urls")
+    write_json(tmp_path / "catalog" / "datasets" / "web" / "current.json", {"snapshot": GONE["snapshot"]})
+    assert clear_exports(tmp_path) == []
+    assert (folder / "export.json").is_file()
+
+
 def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
     """Also from a disk that they were moved to, where something else may lie beside them."""
     model = "0a1b2c3d4e5f6071"
