@@ -37,10 +37,11 @@ def up(*, port: OptionalPort = None) -> None:
         "login:  paste the value of PREFECT_API_AUTH_STRING from .env, without quotes, once in each browser; to see it:"
     )
     say("        grep PREFECT_API_AUTH_STRING .env")
-    say("deployments, for `prefect deployment run` in this folder (the first also by its short name, build-dataset):")
+    say("deployments, for `prefect deployment run` in this folder (the last part is enough, such as train-clip):")
     for deployment in services.deployments:
         say(f"  {deployment}")
-    say("after a crash: vernaclip up, then prefect flow-run retry ID (prefect flow-run ls lists runs and IDs)")
+    say("if a run failed: prefect flow-run logs ID says why (prefect flow-run ls lists runs and IDs)")
+    say("after a crash: vernaclip up, then prefect flow-run retry ID")
 
 
 def down(*, now: bool = False) -> None:

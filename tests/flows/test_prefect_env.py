@@ -105,7 +105,7 @@ def test_deployments_have_the_root_that_commands_have(
     monkeypatch.delenv("VERNACLIP_ROOT", raising=False)
     if named:
         monkeypatch.setenv("VERNACLIP_ROOT", named)
-    told(["up"])
+    assert "prefect flow-run logs ID says why" in told(["up"])
     made = [call.kwargs["parameters"] for call in client.create_deployment.call_args_list]
     assert {"recipe": "italian", "root": named or "catalog"} in made
     assert {parameters["root"] for parameters in made} == {named or "catalog"}
