@@ -25,6 +25,7 @@ ON_DASK = {
     "here": True,
     "not remote": True,
     "called": True,
+    "hears Ctrl-C": False,
 }
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
 

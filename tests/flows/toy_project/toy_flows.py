@@ -90,6 +90,10 @@ def deadly() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hears_ctrl_c() -> bool:
+    return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
 @flow(name="on-dask")
 def on_dask(steps: str) -> dict[str, Any]:
     """Orderly or deadly steps on a cluster, and what they come to."""
@@ -119,4 +123,5 @@ def on_dask(steps: str) -> dict[str, Any]:
             "here": executor.run("here", os.getpid) == os.getpid(),
             "not remote": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
             "called": called == [first],
+            "hears Ctrl-C": there("signals", hears_ctrl_c).result(),
         }
