@@ -11,6 +11,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.fetch.client import Limits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.urls import USUAL_PORTS, check_width
+from data_catalog.images.formats import MAX_IMAGE_BYTES
 from data_catalog.settings import HOW, how, require_between
 
 MAX_BACKOFF_S = 300.0
@@ -182,7 +183,7 @@ class FetchConfig:
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "timeout_s": (0.01, 3600),
     "deadline_s": (0.01, 86400),
-    "max_bytes": (1, 2**30),
+    "max_bytes": (1, MAX_IMAGE_BYTES),
     "max_host_bytes": (1, 2**50),
     "max_shard_bytes": (1, 2**50),
     "max_redirects": (0, 30),

@@ -56,6 +56,7 @@ IMAGE_FORMATS = (
     ImageFormat("Flash", (b"FWS", b"CWS")),
     ImageFormat("Matroska video", (b"\x1aE\xdf\xa3",)),
 )
+MAX_IMAGE_BYTES = 2**30  # encoded; the most that `fetch.max_bytes` may allow
 READ_FORMATS = tuple(each.name for each in IMAGE_FORMATS if each.is_read)
 IMAGE_SUFFIXES = tuple(sorted(suffix for each in IMAGE_FORMATS for suffix in each.suffixes))
 _STARTS = [

@@ -22,6 +22,7 @@ from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
 from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
+from data_catalog.images.formats import MAX_IMAGE_BYTES
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
@@ -176,12 +177,11 @@ class _Names(Generic[Entry]):
         return matches.pop()
 
 
-# The most that `fetch.max_bytes` may allow. A few kilobytes of a zip or of a sparse tar may state terabytes.
-MAX_IMAGE_BYTES = 2**30
-
-
 def _require_bounded(name: str, size: int) -> None:
-    """Raise `OSError` for a file that is larger than any image that a build accepts, before it is read."""
+    """Raise `OSError` for a file that is larger than any image that a build accepts, before it is read.
+
+    A few kilobytes of a zip or of a sparse tar may state terabytes.
+    """
     if size > MAX_IMAGE_BYTES:
         raise OSError(f"{name!r} has {size:,} bytes, more than any image")
 

@@ -135,7 +135,7 @@ class ImageReader:
         wanted = [(group, row) for group, row in places.tolist()]
         if not self._decoded_fit:
             return self._decode(wanted)
-        # One at a time, and not by row group: the first batches would wait until all groups of the window are decoded.
+        # Not their whole row groups: the first batches would wait until all groups of the window are decoded.
         missing = [place for place in dict.fromkeys(wanted) if place not in self._decoded]
         if missing:
             self._decoded.update(zip(missing, self._decode(missing), strict=True))

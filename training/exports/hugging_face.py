@@ -89,9 +89,7 @@ print(found.image_embeds @ found.text_embeds.T, found.logits_per_image)
 
 With `backend="pil"` the pixels are identical to those in training$but. transformers' default backend, torchvision,
 differs by up to 1 of 255 colour steps.""")
-_CROP = (
-    ", but those of every fourth shape are cropped one pixel earlier: transformers rounds the place of the crop down"
-)
+_CROP = ", but one in four image sizes is cropped one pixel earlier, since transformers rounds down"
 CLEANING = """The tokenizer straightens quotes, normalises letters to NFC and collapses spaces, as open_clip does.
 open_clip's other text cleaning has no equivalent in this format: HTML entities, mojibake, ligatures and full-width
 letters are left as they are."""

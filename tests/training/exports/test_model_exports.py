@@ -187,7 +187,7 @@ def test_the_card_says_where_transformers_crops_otherwise(plain_clip: Path, tmp_
         exported(model, tmp_path / name, "transformers")
         cards[name] = " ".join((tmp_path / name / "README.md").read_text().split())
     assert "the pixels are identical to those in training. transformers' default" in cards["squashed"]
-    assert "training, but those of every fourth shape are cropped one pixel earlier" in cards["cropped"]
+    assert "training, but one in four image sizes is cropped one pixel earlier" in cards["cropped"]
     raw = {"backend": "pil", "do_rescale": False, "do_normalize": False}
     processor = AutoImageProcessor.from_pretrained(tmp_path / "cropped", **raw)
     preprocessing, equal = load_model(cropping).preprocessing, []
