@@ -216,9 +216,9 @@ def _local_cluster(num_processes: int) -> DaskTaskRunner:
         "memory_limit": 0,
         "dashboard_address": "127.0.0.1:0",
         "worker_dashboard_address": None,
-        # Our Prefect plugin serves only the command line, and the flow alone prints errors on the terminal.
         # A terminal sends Ctrl-C to all processes of a command; the flow alone ends the cluster, without tracebacks.
         "preload": "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        # Our Prefect plugin serves only the command line, and the flow alone prints errors on the terminal.
         "env": {"PREFECT_PLUGINS_ENABLED": "false", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"},
         "security": True,
         "silence_logs": logging.ERROR,

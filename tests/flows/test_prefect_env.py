@@ -97,7 +97,7 @@ def test_deployments_have_the_root_that_commands_have(
 ) -> None:
     client = MagicMock(**{"read_automations_by_name.return_value": []})
 
-    def start(project: Path, *, deploy: Any = services.deploy_all, port: int | None) -> services.Services:
+    def start(project: Path, *, deploy: services.Deploy, port: int | None) -> services.Services:
         return services.Services(api=API, started=(), ours=True, deployments=tuple(deploy(client, project)))
 
     monkeypatch.setattr(services, "up", start)
