@@ -9,8 +9,7 @@ from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.settings import require_list
-from data_catalog.storage.disk_errors import access_errors, disk_errors
-from data_catalog.storage.reading import reading
+from data_catalog.storage.reading import running_job
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
@@ -233,7 +232,7 @@ def search(
     if from_code is not None:
         translated = QueryTranslation(from_code=from_code, to_code=to_code, settings=settings)
     open_root(Path(root), writes=True)
-    with access_errors(), disk_errors(Path(root) / "catalog"), reading():
+    with running_job(Path(root)):
         query = query if isinstance(query, str) else Path(query)
         return search_images(query, searched, num_hits=num_hits, translation=translated)
 
@@ -243,5 +242,5 @@ def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
     """Open a root for writing, and yield it with an executor that runs steps in threads of this process."""
     place = Path(root)
     open_root(place, writes=True)
-    with access_errors(), disk_errors(place / "catalog"), reading(), LocalExecutor() as executor:
+    with running_job(place), LocalExecutor() as executor:
         yield place, executor

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data_catalog.errors import DamagedError
 from data_catalog.plain_text import command
+from data_catalog.storage.disk_errors import access_errors, disk_errors
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,18 @@ def reading() -> Iterator[None]:
         raise
     finally:
         _opened = before
+
+
+@contextmanager
+def running_job(root: Path) -> Iterator[None]:
+    """Run one command or flow on a root: register what it opens, and report files and disks that cannot be used.
+
+    Raises:
+        DamagedError: as `reading` does.
+        DiskError: the disk is full or fails, or this user may not use a file.
+    """
+    with access_errors(), disk_errors(root / "catalog"), reading():
+        yield
 
 
 def open_to_readers(root: Path, folders: Iterable[Path]) -> None:

@@ -262,9 +262,8 @@ def _usage_text(error: CycloptsError) -> str:
 def _run(call: Call) -> int:
     """Run a command of ours, print its error, and return the exit code."""
     from data_catalog.errors import BusyError, DefectError, PipelineError, TransientError
-    from data_catalog.storage.disk_errors import access_errors, disk_errors
     from data_catalog.storage.lock import holder_of, remove_empty
-    from data_catalog.storage.reading import reading
+    from data_catalog.storage.reading import running_job
     from data_catalog.storage.roots import open_root, refuse_misread
 
     root = call.root
@@ -279,7 +278,7 @@ def _run(call: Call) -> int:
         if root is not None:
             # `sql` writes nothing, and does not read through links.
             open_root(root, writes=call.command is not catalog.sql)
-        with access_errors(), disk_errors((root or Path()) / "catalog"), reading():
+        with running_job(root or Path()):
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:
         # A failed command leaves no empty folder at a path that it was given, unless another process works there.

@@ -18,8 +18,8 @@ from pydantic import WithJsonSchema
 
 from data_catalog.errors import DefectError, PipelineError
 from data_catalog.progress import watched
-from data_catalog.storage.disk_errors import access_errors, disk_errors
-from data_catalog.storage.reading import reading
+from data_catalog.storage.disk_errors import access_errors
+from data_catalog.storage.reading import running_job
 from data_catalog.storage.roots import open_root
 from flows import PACKAGES
 from flows import jobs as runs
@@ -219,5 +219,5 @@ def _executor(
         )
     else:
         executor = PrefectExecutor(artifacts=artifacts)
-    with disk_errors(Path(root) / "catalog"), reading(), exit_on_signals(), executor, watched(watch):
+    with running_job(Path(root)), exit_on_signals(), executor, watched(watch):
         yield executor
