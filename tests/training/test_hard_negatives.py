@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, o
 from training.data.features import image_features, text_features
 from training.data.pairs import Captions, PairFiles, read_captions
 from training.fit.hard_batches import near_misses
-from training.fit.hard_negatives import changed_caption, changed_inputs, held_out_changes, needs
+from training.fit.hard_negatives import ChangedInputs, changed_caption, held_out_changes, needs
 from training.fit.loop import Validation, train
 from training.fit.losses import StepLoss
 from training.fit.run import RunState, run_key
@@ -131,7 +132,7 @@ def test_draws_depend_on_seed_step_and_place_and_on_nothing_else(
     """Each process draws its slice of what one process draws, anchors included."""
     config, tokenizer = small_run(hard_negatives=NEGATIVES), load_tokenizer(compact, context_length=24)
     split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
-    read = changed_inputs(split, config, tokenizer, rules)
+    read = ChangedInputs(split, config, tokenizer, rules).read
 
     def texts(skip: int = 0) -> list[list[list[int]]]:
         plans = epoch_batches(split, config, epoch=1, batch_size=8, skip=skip)
@@ -165,7 +166,8 @@ def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, 
         tokenized[:] = texts
         return torch.ones(len(texts), 4, dtype=torch.int64)
 
-    read, drawn = changed_inputs(split, small_run(hard_negatives=NEGATIVES), tokenizer, rules), Counter[Any]()
+    read = ChangedInputs(split, small_run(hard_negatives=NEGATIVES), tokenizer, rules).read
+    drawn = Counter[Any]()
     for step in range(80):
         samples, places = np.arange(3), np.zeros((3, 2), np.int64)
         plan = BatchPlan(step=step, first=0, samples=samples, places=places, captions=np.array([0, 6, 7]))
@@ -186,7 +188,7 @@ def test_what_is_not_learnt_yet_is_drawn_most(
     split = open_train_split(square_files.train, config, preprocessing=Preprocessing(size=32), num_threads=1)
 
     def share(losses: dict[str, float | None]) -> float:
-        read = changed_inputs(split, config, tokenizer, rules, losses)
+        read = partial(ChangedInputs(split, config, tokenizer, rules).read, losses=losses)
         plans = [plan for epoch in range(8) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
         found = torch.cat([read(plan)[1] for plan in plans])
         both = found[

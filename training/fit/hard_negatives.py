@@ -42,7 +42,7 @@ DRAWS_VERSION = 4  # raise it when the same rules and settings would give other 
 # Prefixes of a kind in the metrics of an epoch.
 HARD_LOSS = "hard_loss_"
 VAL_PREFERRED = "val_preferred_"
-_MOST_READ = 50_000  # captions whose words are looked at
+_MOST_READ = 50_000  # captions whose words are looked at, or whose changes are kept
 _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now and then
 
 
@@ -89,48 +89,46 @@ def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
     return np.array([max((known.get(kind, largest) / largest) ** 2, _LEAST_SHARE) for kind in kinds])
 
 
-def changed_inputs(
-    split: TrainSplit,
-    config: TrainConfig,
-    tokenizer: Tokenize,
-    rules: ChangeRules,
-    losses: Mapping[str, float | None] | None = None,
-) -> Callable[[BatchPlan], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Return a function that reads a batch's changed captions, their kinds and their anchors; see `Batch`.
+class ChangedInputs:
+    """Read the changed captions of batches. What the rules say of a caption is computed once for many epochs.
 
     Args:
         split: the train split.
         config: settings of the run.
         tokenizer: tokenizer of the text tower.
         rules: rules by which captions change.
-        losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
     """
-    # A caption comes again in each epoch, and with each other caption of its image.
-    changes, says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
-    kinds = config.hard_negatives
-    often = needs(kinds, losses or {})
 
-    def read(plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        draws = np.random.Generator(np.random.Philox(key=[config.seed + (4 << 32), plan.step]))
+    def __init__(self, split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules) -> None:
+        self._split, self._config, self._tokenizer = split, config, tokenizer
+        self._changes, self._says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
+
+    def read(
+        self, plan: BatchPlan, *, losses: Mapping[str, float | None] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return a batch's changed captions, their kinds and their anchors; see `Batch`.
+
+        Args:
+            plan: the batch.
+            losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
+        """
+        kinds = self._config.hard_negatives
+        draws = np.random.Generator(np.random.Philox(key=[self._config.seed + (4 << 32), plan.step]))
         drawn = draws.random((plan.first + len(plan.samples), len(kinds) + 2))[plan.first :]
         # In the order of these, each kind comes first with a probability in proportion to its need.
-        drawn[:, :-2] = -np.log1p(-drawn[:, :-2]) / often
-        captions = split.texts(plan)
+        drawn[:, :-2] = -np.log1p(-drawn[:, :-2]) / needs(kinds, losses or {})
+        captions = self._split.texts(plan)
         changed, found, anchors = list(captions), [-1] * len(captions), [""] * len(captions)
         for row, caption in enumerate(captions):
-            others = split.all_texts(plan, row)
-            change = changed_caption(caption, others, changes, says, kinds=kinds, drawn=drawn[row, :-1])
+            others = self._split.all_texts(plan, row)
+            change = changed_caption(caption, others, self._changes, self._says, kinds=kinds, drawn=drawn[row, :-1])
             if change is not None:
                 changed[row], found[row] = change.caption, kinds.index(change.kind)
-                about = [
-                    other for other in others if change.is_about(says(other)) and wording(other) != wording(caption)
-                ]
+                about = [o for o in others if change.is_about(self._says(o)) and wording(o) != wording(caption)]
                 anchors[row] = about[int(drawn[row, -1] * len(about))] if about else ""
-        ids = tokenizer([*changed, *anchors])  # of one length
+        ids = self._tokenizer([*changed, *anchors])  # of one length
         ids[[len(changed) + row for row, anchor in enumerate(anchors) if not anchor]] = 0
         return ids[: len(changed)], torch.tensor(found), ids[len(changed) :]
-
-    return read
 
 
 def held_out_changes(

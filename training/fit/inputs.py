@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from training.data.batches import (
 )
 from training.data.pairs import Integers
 from training.fit.hard_batches import near_misses
-from training.fit.hard_negatives import HARD_LOSS, changed_inputs
+from training.fit.hard_negatives import HARD_LOSS, ChangedInputs
 from training.fit.losses import Encoders, autocast, encode_images
 from training.fit.run import Run
 from training.processes import broadcast
@@ -53,6 +54,7 @@ class PhaseInputs:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
+        self._changed = ChangedInputs(run.split, run.config, run.tokenizer, run.rules) if run.rules else None
         image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
@@ -116,11 +118,11 @@ class PhaseInputs:
     @property
     def _read_changed(self) -> Callable[[BatchPlan], tuple[torch.Tensor, ...]]:
         run = self._run
-        if run.rules is None:
+        if self._changed is None:
             return lambda _: ()
         last = run.state.history[-1] if run.state.history else {}
         losses = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
-        return changed_inputs(run.split, run.config, run.tokenizer, run.rules, losses)
+        return partial(self._changed.read, losses=losses)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
