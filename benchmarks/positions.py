@@ -4,7 +4,7 @@ Builds 60,000 scenes and trains `compact-96` without hard negatives. From its we
 on images of which half are mirrored. For captions of held-out images, the table has the share that the model prefers to
 a caption that differs in one thing and is false of the image, as the drawn scene shows; chance is 0.5. It also has R@1
 among 1,000 images. A model that is finished in `--out` is not trained again. The claim about minutes is of the second
-training. With `--out`, contact sheets of the second model's searches among all images are written there.
+training.
 """
 
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from harness import judge, options_of, print_table
-from recipe import build_scenes
+from recipe import PLAIN, build_scenes
 from retrieval_quality import QUICK_SIZES, SEED, Gallery, open_gallery
 
 from flows.recipe.language_packs import load_language_pack
@@ -29,8 +29,6 @@ from training.scores.evaluation import wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model
 from training.trained_models import EFFORT_FILE
-from training.use.pictures import contact_sheet
-from training.use.search import search
 
 POSITION, OTHERS = "position", ("colour", "count", "noun", "exchanged")
 HARD = (
@@ -42,7 +40,6 @@ HARD = (
 SIZES = ("scenes.num_images=60000", "split.test=0.027", "split.val=0.017")
 RUN = ("train.model=compact-96", "train.epochs=9")
 HARD_RUN = ("train.epochs=10", "train.lr=5e-4")
-SEARCHES = ("due cerchi rossi", "una stella a sinistra di un quadrato")
 WITHOUT, WITH = "without", "with"
 GOALS = {
     "position_accuracy": (">=", 0.95),
@@ -90,7 +87,7 @@ def train_both(root: Path, out: Path, settings: list[str], options: Any) -> tupl
     train(files, recipe.train, out / WITHOUT)
     run = () if options.quick else HARD_RUN
     start = f"train.model={(out / WITHOUT).resolve()}"
-    hard: Recipe = load_recipe("scenes", root=root, overrides=[*sizes, *run, *HARD, start, *settings])
+    hard: Recipe = load_recipe("scenes", root=root, overrides=[*PLAIN, *sizes, *run, *HARD, start, *settings])
     train(files, hard.train, out / WITH, rules=rules)
     return files, rules
 
@@ -104,7 +101,7 @@ def main() -> int:
     """Build, train, score, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
     parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
-    parser.add_argument("--out", type=Path, help="folder of both models and the contact sheets (default: temporary)")
+    parser.add_argument("--out", type=Path, help="folder of both models (default: temporary)")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of both trainings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of [train] with hard negatives"
@@ -115,10 +112,6 @@ def main() -> int:
         files, rules = train_both(root, out, [f"train.{text}" for text in options.set], options)
         scores = {name: scores_of(files, root / "upstream", out / name, rules) for name in (WITHOUT, WITH)}
         minutes = {name: minutes_of(out / name) for name in (WITHOUT, WITH)}
-        if options.out:
-            for query in SEARCHES:
-                hits = search(query, [*files.train, *files.val, *files.test], out / WITH, k=8).hits
-                contact_sheet(hits, out / f"{query}.png", query)
     rows: list[dict[str, Any]] = []
     for kind, (values, owners) in scores[WITH].items():
         rows.append({"captions that differ in": kind, "number": len(values)})

@@ -28,6 +28,7 @@ import numpy as np
 from data_folder import options_with_data, require_files
 from harness import exit_without, judge, print_table, work_folder
 from photographs import FILES, FOLDER, photos_of, write_towers
+from recipe import PLAIN
 
 if TYPE_CHECKING:
     from training.scores.ablation import Ablation
@@ -36,7 +37,7 @@ SPOILT = 0.1  # share of the photographs of train and val split whose captions a
 MIN_SCORE = 1.0  # standard deviations above random captions
 SPOILT_TRANSLATIONS, DROPPED = 1 / 3, 0.02
 KINDS = ("position", "colour", "count", "noun", "exchanged")
-SCENES = ("scenes.seed=2", "scenes.num_images=3000", "train.epochs=12", "split.test=0.15", "split.val=0.05")
+SCENES = (*PLAIN, "scenes.seed=2", "scenes.num_images=3000", "train.epochs=12", "split.test=0.15", "split.val=0.05")
 GOALS = {"worth_R@1": (">", 0.0), "scenes_worth_R@1": (">", 0.0)}
 # Too few images to tell what the check is worth: share of the spoilt captions that it drops.
 QUICK_GOALS = {"quick_found": (">=", 0.3), "quick_scenes_found": (">=", 0.3)}

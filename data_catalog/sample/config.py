@@ -29,6 +29,7 @@ class Fault:
     meaning: str
 
 
+MOST_FIGURES = 0.4  # share of images with figures, which replace scenes of one group
 MOST_FAULTY = 0.5  # maximum share of a source's images with a fault
 
 # An image has at most one fault; of several captions of one image at most one is faulty.
@@ -78,12 +79,17 @@ class ScenesConfig:
     fault_rates: Mapping[str, float] = field(default_factory=dict)
     """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, in the datasets that have it.
     Other faults keep their default rates."""
+    figures: float = 0.0
+    """Share of images, at most 0.4, that show few kinds of figures: two or three equal ones in a colour, or two in ink
+    side by side ("a star to the left of a square")."""
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
             raise SettingsError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
         require_values("scenes", self, "", target_language=LANGUAGES)
         require_rates(self.fault_rates)
+        if not 0 <= self.figures <= MOST_FIGURES:
+            raise SettingsError(f"scenes.figures must be between 0 and {MOST_FIGURES}, got {self.figures}")
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
             raise SettingsError(
                 f"scenes.base_url must be http(s)://host:port without a final slash, got {self.base_url}"

@@ -386,8 +386,9 @@ def _settings(config: ScenesConfig) -> dict[str, Any]:
         "base_url": config.base_url,
         "target_language": config.target_language,
     }
-    # Default rates are not part of the key.
-    return {**settings, "fault_rates": dict(config.fault_rates)} if config.fault_rates else settings
+    # Defaults are not part of the key.
+    given = {"fault_rates": dict(config.fault_rates), "figures": config.figures}
+    return settings | {name: value for name, value in given.items() if value}
 
 
 def _committed_key(folder: Path) -> str | None:
@@ -418,7 +419,7 @@ def _new_folder(folder: Path, staging: Path) -> Iterator[Path]:
 
 
 def _draw(config: ScenesConfig, folder: Path) -> None:
-    samples = plan(config.seed, config.num_images, config.fault_rates)
+    samples = plan(config.seed, config.num_images, config.fault_rates, figures=config.figures)
     by_source = {name: [s for s in samples if s.source == name] for name in SOURCES}
     with Progress("draw scenes", total=len(samples), unit="images") as progress:
         images = ImageFolder(

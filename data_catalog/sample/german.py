@@ -1,5 +1,6 @@
 """German captions of scenes, with agreement of gender, number and case in articles, adjectives and nouns."""
 
+from dataclasses import replace
 from typing import Literal
 
 from data_catalog.sample.scene import Group, Scene
@@ -95,9 +96,9 @@ def render(scene: Scene, template: str, synonym: int) -> str:
         "first": _noun_phrase(first, "nominative"),
         "second": _noun_phrase(scene.groups[-1], "nominative"),
         "further": _FURTHER.get(relation, ""),
-        "colour": _ADJECTIVES[first.colour],
+        "colour": _ADJECTIVES.get(first.colour, ""),
         "definite": _noun_phrase(first, "nominative", definite=True),
-        "colourless": _noun_phrase(first, "nominative", definite=True, colour=False),
+        "colourless": _noun_phrase(replace(first, colour=""), "nominative", definite=True),
     }
     if relation in _RELATIONS:
         words["relative_to"] = _relative_to(scene, synonym)
@@ -116,7 +117,7 @@ def _relative_to(scene: Scene, synonym: int, *, definite: bool = False) -> str:
     return f"{_RELATIONS[scene.relation][synonym]} {others}".replace("von dem ", "vom ")
 
 
-def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bool = True) -> str:
+def _noun_phrase(group: Group, case: Case, *, definite: bool = False) -> str:
     """Return a noun phrase with article or number: "ein kleiner roter Stern", "den zwei roten Sternen"."""
     gender, *nouns = _NOUNS[group.shape]
     plural = group.count > 1
@@ -125,7 +126,7 @@ def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bo
         article,
         _NUMBERS[group.count],
         _inflected(group.size, ending) if group.size else "",
-        _inflected(group.colour, ending) if colour else "",
+        _inflected(group.colour, ending) if group.colour else "",
         nouns[2 * plural + (case == "dative")],
     )
     return " ".join(word for word in words if word)

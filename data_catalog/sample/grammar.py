@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -18,6 +18,7 @@ _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "the
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
 # "The ring is left of the star" contracts articles in many ways; translators need more examples of these rare words.
 _WEIGHTS = {"definite": 3}
+_FIGURES = 0.05  # share of parallel pairs that name no colours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,9 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Return the names of the templates for a scene, by its number of groups and relation."""
+    """Return the names of the templates for a scene, by its number of groups and relation; figures name no colour."""
+    if not scene.groups[0].colour:
+        return ("plain", "picture", "image_with", "there", "definite", "inverted", "further")
     match scene.relation:
         case "":
             return (*_ANY, "background_with", "seen", "drawn", "only", "predicate")
@@ -60,7 +63,14 @@ def caption(scene: Scene, lang: str, wording: Wording) -> str:
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
     """Return `num` distinct captions of `scene` in `lang`, each by another of its templates, at least 7 per scene."""
     chosen = shuffled(rng, templates(scene))[:num]
-    return [caption(scene, lang, _wording(template, rng, styles)) for template in chosen]
+    return [caption(_told(scene, rng), lang, _wording(template, rng, styles)) for template in chosen]
+
+
+def _told(scene: Scene, rng: Random) -> Scene:
+    """Return the scene as one of several people tells it: each names one of two figures in ink first, as they like."""
+    if scene.groups[0].colour or rng.random() < 0.5:
+        return scene
+    return replace(scene, groups=scene.groups[::-1], relation="right" if scene.relation == "left" else "left")
 
 
 def _wording(template: str, rng: Random, styles: Sequence[str]) -> Wording:
@@ -80,7 +90,7 @@ def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[t
     """Yield pairs of an English caption and one in `lang` with the same meaning; pairs may repeat."""
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
-        scene = random_scene(rng)
+        scene = random_scene(rng, figures=_FIGURES)
         weighted = [name for name in templates(scene) for _ in range(_WEIGHTS.get(name, 1))]
         wording = _wording(pick(rng, weighted), rng, STYLES)
         yield caption(scene, "en", wording), caption(scene, lang, wording)
@@ -156,7 +166,7 @@ def _english(scene: Scene, template: str, synonym: int) -> str:
         "first": phrases[0],
         "second": phrases[-1],
         "further": _FURTHER.get(relation, ""),
-        "bare": _bare(first, synonym, colour=False),
+        "bare": _bare(replace(first, colour=""), synonym),
         "colour": first.colour,
         "coloured": _bare(first, synonym),
         "counted": f"one {_bare(first, synonym)}" if first.count == 1 else phrases[0],
@@ -181,13 +191,13 @@ def _noun_phrase(group: Group, synonym: int) -> str:
     return _indefinite(bare) if group.count == 1 else bare
 
 
-def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
-    """Return number, adjectives and noun without an article: "two small red stars", "red star"."""
+def _bare(group: Group, synonym: int) -> str:
+    """Return number, adjectives and noun without an article: "two small red stars", "red star", "star"."""
     plural = group.count > 1
     words = (
         _NUMBERS[group.count] if plural else "",
         _SIZES[group.size][synonym],
-        group.colour if colour else "",
+        group.colour,
         _PLURALS.get(group.shape, group.shape + "s") if plural else group.shape,
     )
     return " ".join(word for word in words if word)

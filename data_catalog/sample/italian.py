@@ -1,5 +1,7 @@
 """Italian captions of scenes, with agreement of gender and number in articles, adjectives, participles and verbs."""
 
+from dataclasses import replace
+
 from data_catalog.sample.scene import Group, Scene
 
 # Shape -> singular, plural, gender.
@@ -88,9 +90,9 @@ def render(scene: Scene, template: str, synonym: int) -> str:
         "first": phrases[0],
         "second": phrases[-1],
         "further": _FURTHER.get(relation, ""),
-        "colour": agree(first.colour, gender, plural=not one),
+        "colour": agree(first.colour, gender, plural=not one) if first.colour else "",
         "definite": _definite(first),
-        "colourless": _definite(first, colour=False),
+        "colourless": _definite(replace(first, colour="")),
         "only": f"solo {phrases[0]}",
     }
     if one:  # "una sola stella rossa"
@@ -132,9 +134,9 @@ def _noun_phrase(group: Group) -> str:
     return f"uno {bare}" if _takes_lo(bare) else f"un {bare}"
 
 
-def _definite(group: Group, *, colour: bool = True) -> str:
+def _definite(group: Group) -> str:
     """Return a definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
-    bare = _bare(group, colour=colour)
+    bare = _bare(group)
     feminine = _NOUNS[group.shape][2] == "f"
     if group.count > 1:
         return f"{'le' if feminine else 'i'} {_NUMBERS[group.count]} {bare}"
@@ -143,14 +145,14 @@ def _definite(group: Group, *, colour: bool = True) -> str:
     return f"{'la' if feminine else 'lo' if _takes_lo(bare) else 'il'} {bare}"
 
 
-def _bare(group: Group, *, colour: bool = True) -> str:
-    """Return noun and adjectives without article and number: "piccole stelle rosse"."""
+def _bare(group: Group) -> str:
+    """Return noun and adjectives without article and number: "piccole stelle rosse", "stelle"."""
     singular, plural_form, gender = _NOUNS[group.shape]
     plural = group.count > 1
     words = (
         agree(group.size, gender, plural=plural) if group.size else "",
         plural_form if plural else singular,
-        agree(group.colour, gender, plural=plural) if colour else "",
+        agree(group.colour, gender, plural=plural) if group.colour else "",
     )
     return " ".join(word for word in words if word)
 

@@ -31,6 +31,7 @@ class Sample:
         original: index of the image whose scene and bytes this image has: its own, unless it is a duplicate.
         file_format: "JPEG" or "PNG".
         path: path of the image file below the served folder, or (flickr8k) its name in the images folder.
+        figures: share of figures among the images of the whole sample.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class Sample:
     original: int
     file_format: str
     path: str
+    figures: float
 
     def rng(self, purpose: str) -> Random:
         """Return a random generator for this image and purpose; a duplicate's differs from its original's."""
@@ -47,14 +49,16 @@ class Sample:
 
     def scene(self) -> Scene:
         """Return the scene that the picture shows."""
-        return random_scene(Random(f"scenes:{self.seed}:{self.original}:scene"))
+        return random_scene(Random(f"scenes:{self.seed}:{self.original}:scene"), figures=self.figures)
 
     def layout(self) -> Layout:
         """Return the layout of the picture, before it is painted."""
         return place(self.scene(), Random(f"scenes:{self.seed}:{self.original}:layout"))
 
 
-def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None) -> list[Sample]:
+def plan(
+    seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None, *, figures: float = 0.0
+) -> list[Sample]:
     """Return all images, dataset by dataset, with their faults; `fault_rates` replace the rates of `FAULTS`."""
     rng = Random(f"scenes:{seed}:plan")
     ends = list(accumulate(_SHARES.values()))[:-1]
@@ -72,7 +76,13 @@ def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = N
         fault = faults.get(index, "")
         original = pick(rng, originals) if fault == "duplicate_image" else index
         path = _path(source, index, formats[index], Random(f"scenes:{seed}:{index}:name"))
-        facts: dict[str, Any] = {"seed": seed, "index": index, "source": source, "fault": fault}
+        facts: dict[str, Any] = {
+            "seed": seed,
+            "index": index,
+            "source": source,
+            "fault": fault,
+            "figures": figures,
+        }
         samples.append(Sample(**facts, original=original, file_format=formats[index], path=path))
     return samples
 

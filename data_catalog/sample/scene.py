@@ -101,6 +101,7 @@ RGB = {
 SHAPES = tuple(OUTLINES)
 COLOURS = tuple(RGB)[:10]
 BACKGROUNDS = ("white", "black", "grey", "light blue", "yellow", "pink")
+INK = (66, 68, 78)
 SIZES = ("", "small", "large")  # "": medium, which captions do not mention
 
 # Most shapes of one group that stay recognisable, by number of groups and size.
@@ -110,6 +111,9 @@ _MAX_COUNT = {
     3: {"": 2, "small": 2, "large": 1},
 }
 _COUNTS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4)
+
+FIGURES = ("circle", "square", "triangle", "star")  # the shapes of figures
+FIGURE_COLOURS = ("red", "green", "blue")
 
 # Relations between groups. The first group is the subject: "A above B", "A between B and C", "A, B and C".
 PAIR_RELATIONS = ("above", "below", "left", "right", "next")
@@ -121,7 +125,7 @@ _ALIKE = frozenset({("yellow", "white"), ("pink", "white"), ("blue", "light blue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A group of `count` (1 to 4) equal shapes of one colour and size."""
+    """A group of `count` (1 to 4) equal shapes of one colour and size; colour "" is ink, which captions do not name."""
 
     count: int
     colour: str
@@ -148,10 +152,21 @@ def shuffled(rng: Random, options: Sequence[T]) -> list[T]:
     return [option for _, option in sorted(((rng.random(), option) for option in options), key=lambda pair: pair[0])]
 
 
-def random_scene(rng: Random) -> Scene:
-    """Return a random scene: one group with probability 40 %, two with 48 %, three with 12 %."""
+def random_scene(rng: Random, *, figures: float = 0.0) -> Scene:
+    """Return a random scene: one group with probability 40 %, two with 48 %, three with 12 %.
+
+    Args:
+        figures: share of scenes, up to 0.4, that are figures on white instead of one group: two or three equal ones, or
+            two different ones in ink, side by side.
+    """
     background = pick(rng, BACKGROUNDS)
     chance = rng.random()
+    if chance < figures / 2:
+        equal = Group(count=pick(rng, (2, 3)), colour=pick(rng, FIGURE_COLOURS), shape=pick(rng, FIGURES))
+        return Scene(groups=(equal,), relation="", background="white")
+    if chance < figures:
+        pair = tuple(Group(count=1, colour="", shape=shape) for shape in shuffled(rng, FIGURES)[:2])
+        return Scene(groups=pair, relation=pick(rng, ("left", "right")), background="white")
     num_groups = 1 if chance < 0.40 else 2 if chance < 0.88 else 3
     colours = [colour for colour in COLOURS if colour != background and (colour, background) not in _ALIKE]
     groups: list[Group] = []
@@ -166,6 +181,7 @@ def random_scene(rng: Random) -> Scene:
 
 
 DIAMETERS = {"small": 23, "": 36, "large": 60}  # pixels, before random variation
+_INK_DIAMETER = 60  # of figures, which have no sizes
 _SIDES = {1: (160, 196), 2: (192, 220), 3: (212, 240)}  # minimum and maximum side in pixels, by number of groups
 _MARGIN = 8
 _GAP = 4
@@ -267,7 +283,7 @@ def _split(box: Box, parts: int, *, vertical: bool) -> list[Box]:
 
 def _place_group(group: Group, box: Box, rng: Random) -> list[PlacedShape]:
     """Place a group's shapes in the cells of a grid in its box, each at a random position within its cell."""
-    diameter = DIAMETERS[group.size] * (0.95 + 0.1 * rng.random())
+    diameter = (DIAMETERS[group.size] if group.colour else _INK_DIAMETER) * (0.95 + 0.1 * rng.random())
     rgb = _tinted(group.colour, 8, rng)
     left, top, right, bottom = _cluster(box, group.count, diameter, rng)
     columns, rows = pick(rng, _grids(group.count, right - left, bottom - top, diameter))
@@ -315,7 +331,6 @@ def _points(shape: PlacedShape, outline: Sequence[Point], factor: int) -> list[P
 
 def _tinted(colour: str, strength: int, rng: Random) -> tuple[int, int, int]:
     """Return the colour with each channel changed at random by up to `strength`."""
-    red, green, blue = (
-        min(255, max(0, value + int((2 * strength + 1) * rng.random()) - strength)) for value in RGB[colour]
-    )
+    rgb = RGB[colour] if colour else INK
+    red, green, blue = (min(255, max(0, value + int((2 * strength + 1) * rng.random()) - strength)) for value in rgb)
     return (red, green, blue)

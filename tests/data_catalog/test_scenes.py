@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import json
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,10 +19,13 @@ from scipy import ndimage
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.sample.config import FAULTS, ScenesConfig, ServeConfig
 from data_catalog.sample.datasets import GENERATOR_VERSION, draw_upstream
-from data_catalog.sample.grammar import captions, parallel_pairs
+from data_catalog.sample.grammar import Wording, caption, captions, parallel_pairs
 from data_catalog.sample.samples import plan
 from data_catalog.sample.scene import (
+    FIGURES,
+    INK,
     RGB,
+    Group,
     Layout,
     Scene,
     encode,
@@ -36,7 +40,7 @@ from data_catalog.sources.wit import WitConfig, read_wit
 
 def scenes(num: int) -> list[tuple[Scene, Layout]]:
     rng = Random(11)
-    drawn = [random_scene(rng) for _ in range(num)]
+    drawn = [random_scene(rng, figures=0.2) for _ in range(num)]
     return [(scene, place(scene, rng)) for scene in drawn]
 
 
@@ -44,7 +48,8 @@ def regions_of(scene: Scene, layout: Layout, colour: str) -> list[np.ndarray]:
     """Connected regions of pixels nearer to a colour than to any other of the picture, each as rows of (y, x)."""
     pixels = np.asarray(Image.open(io.BytesIO(encode(paint(layout), "JPEG")))).astype(int)
     others = {scene.background, *(group.colour for group in scene.groups)} - {colour}
-    distances = np.stack([np.abs(pixels - RGB[name]).max(axis=-1) for name in (colour, *sorted(others))])
+    known = {**RGB, "": INK}
+    distances = np.stack([np.abs(pixels - known[name]).max(axis=-1) for name in (colour, *sorted(others))])
     labels, num = ndimage.label((distances.argmin(axis=0) == 0) & (distances[0] < 40))
     found = (np.argwhere(labels == number) for number in range(1, num + 1))
     return [region for region in found if len(region) >= 30]
@@ -59,6 +64,34 @@ def test_there_are_as_many_shapes_of_each_colour_as_the_captions_say(num: int) -
         for colour in {group.colour for group in scene.groups}:
             wanted = sum(group.count for group in scene.groups if group.colour == colour)
             assert len(regions_of(scene, layout, colour)) == wanted, scene
+
+
+def test_figures_in_ink_are_drawn_where_captions_say_that_name_either_one_first_and_no_colour() -> None:
+    star, square = (Group(count=1, colour="", shape=shape) for shape in ("star", "square"))
+    scene = Scene(groups=(star, square), relation="left", background="white")
+    wording = Wording(template="plain", style="sentence")
+    assert [caption(scene, lang, wording) for lang in ("en", "it", "de")] == [
+        "A star to the left of a square.",
+        "Una stella a sinistra di un quadrato.",
+        "Ein Stern links von einem Quadrat.",
+    ]
+    assert caption(scene, "it", Wording(template="definite")) == "la stella è a sinistra del quadrato"
+    with_figures, without = (plan(1, 1000, figures=share) for share in (0.2, 0.0))
+    drawn = [sample for sample in with_figures if not sample.scene().groups[0].colour]
+    assert 75 < len(drawn) < 125
+    for sample in drawn:
+        left, right = sorted(sample.layout().shapes, key=lambda shape: shape.x)
+        assert left.x + left.diameter / 2 < right.x - right.diameter / 2
+        texts = captions(sample.scene(), "en", num=7, rng=Random(0), styles=["lower"])
+        assert not any(colour in text for text in texts for colour in RGB)
+        named = [re.findall("|".join(FIGURES), text) for text in texts]
+        assert {tuple(names) for names in named} == {(left.shape, right.shape), (right.shape, left.shape)}
+        for text, (first, second) in zip(texts, named, strict=True):
+            # "To the left of a star there is a square", "a star and, further left, a square": the second one is left.
+            subject = second if re.search("^(to the )?(left|right)|further", text) else first
+            assert ("left" in text) == (subject == left.shape), text
+    pairs = zip(with_figures, without, strict=True)
+    assert 750 < sum(mixed.scene() == plain.scene() for mixed, plain in pairs) < 850
 
 
 BASE_URL = "http://127.0.0.1:8765"
@@ -121,7 +154,7 @@ def test_golden_output_of_this_generator_version() -> None:
         hashlib.sha256("\n".join(map(repr, facts)).encode()).hexdigest()[:16]
         for facts in ((italian, samples, layouts), (german,))
     ]
-    assert (GENERATOR_VERSION, digests) == (1, ["cb3fc11f4baeabfb", "dc0f61b5cc0bcd20"])
+    assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b"])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +163,7 @@ def test_golden_output_of_this_generator_version() -> None:
         ({"num_images": 39}, "num_images must be at least 40, got 39"),
         ({"target_language": "fr"}, "target_language must be one of en, it, de, got 'fr'"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
+        ({"figures": 0.5}, "figures must be between 0 and 0.4, got 0.5"),
         ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
         ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
         ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
