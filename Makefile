@@ -1,4 +1,4 @@
-# make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
+# make demo    the whole job on the sample that ships: build, train, evaluate (ten to thirteen minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, the site, tests
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
