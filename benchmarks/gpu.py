@@ -56,11 +56,16 @@ def card() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
+def sample(num_images: int) -> dict[str, Any]:
+    """Return settings of the plain sample: hard batches would depend on the device's features."""
+    return {"scenes.num_images": num_images, "scenes.figures": 0, "train.hard_negatives": [], "train.hard_batches": 0}
+
+
 def build(root: Path, num_images: int) -> None:
     """Build the sample."""
     import vernaclip
 
-    vernaclip.build("scenes", root, settings={"scenes.num_images": num_images})
+    vernaclip.build("scenes", root, settings=sample(num_images))
 
 
 def learn(root: Path, num_images: int, steps: int, epochs: int, pairs: Path, model: Path) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def learn(root: Path, num_images: int, steps: int, epochs: int, pairs: Path, mod
     from training.fit.effort import read_attempts
     from training.trained_models import EFFORT_FILE
 
-    settings = {"scenes.num_images": num_images, "train.precision": "fp32"}
+    settings = {**sample(num_images), "train.precision": "fp32"}
     trained = vernaclip.train("scenes", root, settings={**settings, "train.model": str(model), "train.steps": steps})
     lesson = {"teacher": str(trained.folder), "pairs": [str(pairs)], "precision": "fp32"}
     lesson |= {"epochs": epochs, "num_held_out": 100}
@@ -107,7 +112,7 @@ def score(root: Path, num_images: int) -> float:
     """Return the R@1 of the newest model, which is the aligned one."""
     import vernaclip
 
-    report = vernaclip.score("scenes", root, settings={"scenes.num_images": num_images, "evaluate.split": "val"})
+    report = vernaclip.score("scenes", root, settings={**sample(num_images), "evaluate.split": "val"})
     return float(report.scores.get("text_to_image_R@1").value)
 
 

@@ -121,7 +121,7 @@ def open_gallery(files: PairFiles, upstream: Path, model: LoadedModel) -> Galler
     settings = read_json(upstream / COMMIT_FILE)["settings"]
     drawn = {  # samples by URL, or by file name if they have none
         Path(sample.path).stem if sample.source == FLICKR8K else url_of(sample, settings["base_url"]): sample
-        for sample in plan(settings["seed"], settings["num_images"])
+        for sample in plan(settings["seed"], settings["num_images"], figures=settings.get("figures", 0.0))
     }
     groups = row_groups(files.test)
     rows = [row for group in groups for row in read_rows(group, ["sample_id", "url", "captions"]).to_pylist()]

@@ -29,7 +29,7 @@ class Fault:
     meaning: str
 
 
-MOST_FIGURES = 0.4  # share of images with figures, which replace scenes of one group
+MOST_FIGURES = 0.4  # maximum share of images with figures, which replace scenes of one group
 MOST_FAULTY = 0.5  # maximum share of a source's images with a fault
 
 # An image has at most one fault; of several captions of one image at most one is faulty.

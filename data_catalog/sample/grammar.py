@@ -18,7 +18,7 @@ _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "the
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
 # "The ring is left of the star" contracts articles in many ways; translators need more examples of these rare words.
 _WEIGHTS = {"definite": 3}
-_FIGURES = 0.05  # share of parallel pairs that name no colours
+_FIGURES = 0.05  # share of figures in parallel pairs; half of these name no colour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Return the names of the templates for a scene, by its number of groups and relation; figures name no colour."""
+    """Return the names of the templates for a scene, by its number of groups, its relation and whether it is ink."""
     if not scene.groups[0].colour:
         return ("plain", "picture", "image_with", "there", "definite", "inverted", "further")
     match scene.relation:

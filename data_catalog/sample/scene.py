@@ -181,7 +181,7 @@ def random_scene(rng: Random, *, figures: float = 0.0) -> Scene:
 
 
 DIAMETERS = {"small": 23, "": 36, "large": 60}  # pixels, before random variation
-_INK_DIAMETER = 60  # of figures, which have no sizes
+_INK_DIAMETER = 60  # pixels, of figures in ink, which have no sizes
 _SIDES = {1: (160, 196), 2: (192, 220), 3: (212, 240)}  # minimum and maximum side in pixels, by number of groups
 _MARGIN = 8
 _GAP = 4

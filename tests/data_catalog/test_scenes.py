@@ -143,18 +143,23 @@ def test_faults_come_at_other_rates_where_that_is_asked_for(tmp_path: Path) -> N
     assert (more["wrong_language"], more["dead_link"]) == (0.3 * 400, 0)
     assert draw_upstream(small(tmp_path / "own", fault_rates=rates))
     assert "dead_link" not in faults_of(tmp_path / "own")
+    assert draw_upstream(small(tmp_path / "own", fault_rates=rates, figures=0.2))
 
 
 def test_golden_output_of_this_generator_version() -> None:
     """If this fails because the sample is meant to change, raise GENERATOR_VERSION and write the new digest here."""
     samples = plan(1, 500)
     layouts = [sample.layout() for sample in samples]
+    figures = [
+        (sample.layout(), captions(sample.scene(), "it", num=5, rng=sample.rng("captions")))
+        for sample in plan(1, 100, figures=0.4)
+    ]
     italian, german = (list(parallel_pairs(seed=1, num_pairs=5000, lang=lang)) for lang in ("it", "de"))
     digests = [
         hashlib.sha256("\n".join(map(repr, facts)).encode()).hexdigest()[:16]
-        for facts in ((italian, samples, layouts), (german,))
+        for facts in ((italian, samples, layouts), (german,), figures)
     ]
-    assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b"])
+    assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b", "4afab732ed9b101f"])
 
 
 @pytest.mark.parametrize(

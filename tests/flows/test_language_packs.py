@@ -78,7 +78,7 @@ def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(
         return load_recipe("scenes", root=tmp_path, overrides=[*settings, f'language_pack="{path}"'])
 
     positions = '[changes]\npositions = [[["a sinistra"], ["a destra"]]]\n'
-    with pytest.raises(SettingsError, match=r"the language pack it has no \[changes\]"):
+    with pytest.raises(SettingsError, match=r"it has no \[changes\].*or train without: train\.hard_negatives=\[\]"):
         require_ready(recipe(""), tmp_path)
     with pytest.raises(SettingsError, match=r"has count, but the language pack has no changes\.numbers"):
         require_ready(recipe(positions), tmp_path)
@@ -87,7 +87,7 @@ def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(
     with pytest.raises(SettingsError, match=r"has mirror, but the language pack has no changes\.sides"):
         require_ready(recipe(positions), tmp_path)
     require_ready(recipe(positions + 'sides = ["sinistra", "destra"]\n'), tmp_path)
-    settings.clear()
+    settings[:] = ["train.hard_negatives=[]"]
     assert change_rules(recipe("")) is None
 
 
