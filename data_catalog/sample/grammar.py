@@ -38,7 +38,7 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Return the names of the templates for a scene, by its number of groups, its relation and whether it is ink."""
+    """Return the names of the templates for a scene, by its number of groups, its relation and whether it is in ink."""
     if not scene.groups[0].colour:
         return ("plain", "picture", "image_with", "there", "definite", "inverted", "further")
     match scene.relation:
@@ -67,7 +67,7 @@ def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence
 
 
 def _told(scene: Scene, rng: Random) -> Scene:
-    """Return the scene as one of several people tells it: each names one of two figures in ink first, as they like."""
+    """Return the scene with either of two figures in ink named first, as different people would."""
     if scene.groups[0].colour or rng.random() < 0.5:
         return scene
     return replace(scene, groups=scene.groups[::-1], relation="right" if scene.relation == "left" else "left")

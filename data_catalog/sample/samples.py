@@ -76,13 +76,7 @@ def plan(
         fault = faults.get(index, "")
         original = pick(rng, originals) if fault == "duplicate_image" else index
         path = _path(source, index, formats[index], Random(f"scenes:{seed}:{index}:name"))
-        facts: dict[str, Any] = {
-            "seed": seed,
-            "index": index,
-            "source": source,
-            "fault": fault,
-            "figures": figures,
-        }
+        facts: dict[str, Any] = {"seed": seed, "index": index, "source": source, "fault": fault, "figures": figures}
         samples.append(Sample(**facts, original=original, file_format=formats[index], path=path))
     return samples
 

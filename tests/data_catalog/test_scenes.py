@@ -66,7 +66,7 @@ def test_there_are_as_many_shapes_of_each_colour_as_the_captions_say(num: int) -
             assert len(regions_of(scene, layout, colour)) == wanted, scene
 
 
-def test_figures_in_ink_are_drawn_where_captions_say_that_name_either_one_first_and_no_colour() -> None:
+def test_captions_of_figures_in_ink_are_true_and_name_either_one_first_and_no_colour() -> None:
     star, square = (Group(count=1, colour="", shape=shape) for shape in ("star", "square"))
     scene = Scene(groups=(star, square), relation="left", background="white")
     wording = Wording(template="plain", style="sentence")
