@@ -116,7 +116,7 @@ def student_options(parser: ArgumentParser, arguments: Sequence[str] | None) -> 
     parser.add_argument("--teacher", type=Path, help="model folder of an English model")
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--work", type=Path, help="folder that keeps everything")
-    parser.add_argument("--precision", default="bf16", help="fp32 where the processor has no bfloat16 instructions")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     options = parser.parse_args(arguments)
     require_files(options.data, FILES)
     if options.teacher is None:
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recipe = load_recipe(str(work / "language.toml"), root=work, overrides={"distil": {**lesson, "seed": seed}})
             pairs = sentence_pairs(recipe, None)
             key = distil_key(recipe.distil, pairs)
-            result = distil(pairs, recipe.distil, work / key[:12], key=key, cache=work / "features")
+            result = distil(pairs, recipe.distil, work / key[:12], cache=work / "features")
             # Of all attempts, also of an earlier call with the same --work; without the teacher's features.
             attempts = read_attempts(work / key[:12] / "effort.json")
             minutes.append(sum(attempt.seconds for attempt in attempts) / 60)

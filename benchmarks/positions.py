@@ -102,7 +102,7 @@ def main() -> int:
     parser = options_of(__doc__)
     parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
     parser.add_argument("--out", type=Path, help="folder of both models (default: temporary)")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of both trainings")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of both trainings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of [train] with hard negatives"
     )

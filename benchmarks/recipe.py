@@ -29,7 +29,7 @@ from training.scores.evaluation import evaluate
 from training.trained_models import pair_files
 
 METRIC = "text_to_image_MRR@10"
-BASE: Mapping[str, Any] = {"precision": "bf16", "augment": (), "lr": 1e-3}
+BASE: Mapping[str, Any] = {"precision": "auto", "augment": (), "lr": 1e-3}
 SAFE, PAPER = "caption-safe augmentations", "the paper's augmentations"
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "AdaBelief and AGC for AdamW": {"optimizer": "adabelief", "agc": 0.01, "max_grad_norm": 0.0},

@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-weights", type=Path, help="weights of EfficientNet-Lite0, a .pth file")
     parser.add_argument("--text-encoder", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--scenes-model", type=Path, help="folder of an Italian model of the plain sample")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of training on scenes")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training on scenes")
     parser.add_argument("--work", type=Path, help="folder that keeps everything")
     options = parser.parse_args(arguments)
     found = dict[str, float]()

@@ -1,7 +1,6 @@
 """Settings: what-settings and how-settings of config dataclasses, conversion to JSON values, and range checks."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -9,8 +8,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from data_catalog.errors import SettingsError
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -143,16 +140,3 @@ def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
         else:
             wanted = f"be at least {ge}" if ge else "not be negative"
         raise SettingsError(f"{path} must {wanted}, got {value}")
-
-
-def warn_of_slow_bf16(precision: str, setting: str) -> None:
-    """Log a warning if a setting asks this machine's processor for bfloat16, and it has no instructions for it.
-
-    A small product of matrices was then measured to take 60 times as long as in fp32.
-    """
-    import torch
-
-    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        logger.warning(
-            "%s is bf16, but this processor computes bfloat16 many times slower than fp32: use fp32", setting
-        )

@@ -3,18 +3,19 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_catalog.database.overview import heavy_losses, ranked_reasons
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis
 from data_catalog.plain_text import command
+from data_catalog.precision import refuse_slow_precision, with_precision
 from data_catalog.report.contents import downloads_of
 from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.datasets import draw_upstream
@@ -25,6 +26,7 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    RUN_FILE,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -48,7 +50,7 @@ from flows.build.execution import Executor
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
-from training.config import DistilConfig
+from training.config import DistilConfig, TrainConfig
 from training.data.pairs import seen_in_training, split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from training.fit.loop import TrainResult
 
 logger = logging.getLogger(__name__)
+
+C = TypeVar("C", TrainConfig, DistilConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,16 +312,22 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.train.log)
+    _refuse_slow_precision(recipe.train, "train")
     snapshot = _trainable_snapshot(recipe, root)
     _require_unseen(_starts(recipe), root, snapshot, ("val", "test"), f"{_ALIKE}, or start from another model")
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
     rules = change_rules(recipe)
-    _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__), rules)
-    out = root / "models" / recipe.name / key[:12]
+
+    def folder_of(config: TrainConfig) -> Path:
+        _, key = model_and_key(config, files.hashes(hashes.__getitem__), rules)
+        return root / "models" / recipe.name / key[:12]
+
+    config = _with_precision(recipe.train, "train", folder_of)
+    out = folder_of(config)
     writes = process_rank() == 0
     with writer_lock(out.parent) if writes else nullcontext():
-        result = fit(files, recipe.train, out, sha256=hashes.__getitem__, rules=rules)
+        result = fit(files, config, out, sha256=hashes.__getitem__, rules=rules)
         if writes:
             _record_model(out, snapshot)
     return TrainReport(folder=out, snapshot=snapshot, result=result)
@@ -416,16 +426,35 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.distil.log)
+    _refuse_slow_precision(recipe.distil, "distil")
     is_built = current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
     pairs = sentence_pairs(recipe, snapshot)
-    config = _with_teacher(recipe, root, snapshot)
-    key = distil_key(config, pairs)
-    out = root / "models" / recipe.name / key[:12]
+
+    def folder_of(config: DistilConfig) -> Path:
+        return root / "models" / recipe.name / distil_key(config, pairs)[:12]
+
+    config = _with_precision(_with_teacher(recipe, root, snapshot), "distil", folder_of)
+    out = folder_of(config)
     with writer_lock(out.parent):
-        result = distil(pairs, config, out, key=key, cache=root / FEATURE_STORES)
+        result = distil(pairs, config, out, cache=root / FEATURE_STORES)
         _record_model(out, snapshot)
     return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
+
+
+def _refuse_slow_precision(config: TrainConfig | DistilConfig, section: str) -> None:
+    from training.processes import chosen_device
+
+    device = chosen_device(config.device, f"{section}.device").type
+    refuse_slow_precision(config.precision, device, setting=f"{section}.precision")
+
+
+def _with_precision(config: C, section: str, folder_of: Callable[[C], Path]) -> C:
+    """Return settings with the precision of the run that has begun in their folder, or else that of the device."""
+    from training.processes import chosen_device
+
+    device = chosen_device(config.device, f"{section}.device").type
+    return with_precision(config, device, has_begun=lambda each: (folder_of(each) / RUN_FILE).is_file())
 
 
 # How datasets and models are kept apart, for the text of errors.

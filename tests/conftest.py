@@ -99,6 +99,17 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return make
 
 
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`processor("fp32")`: as on a processor without instructions for bfloat16; "bf16": on one that has them."""
+
+    def change(native: str) -> None:
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(f"torch.cpu.{probe}", lambda: native == "bf16")
+
+    return change
+
+
 @pytest.fixture(scope="session")
 def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`small_bert(words)`: a folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""

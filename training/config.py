@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
+from data_catalog.precision import PRECISIONS
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
 from data_catalog.sources.origins import ORIGINS
 from training.changes import KINDS
@@ -39,7 +40,7 @@ CHOICES = {
     "optimizer": ("adamw", "adabelief"),
     "loss": ("clip", "siglip"),
     "captions": ("random", "first"),
-    "precision": ("fp32", "bf16"),
+    "precision": PRECISIONS,
     "select": ("mrr", "loss"),
     "device": DEVICES,
     "log": TRACKERS,
@@ -171,8 +172,9 @@ class TrainConfig:
     """Caption of an image in each epoch: a "random" one, or always the "first"."""
     seed: int = 0
     """Seed of initial weights, order, captions and augmentations."""
-    precision: str = "fp32"
-    """Precision of the towers: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
+    precision: str = "auto"
+    """Precision of the towers: "bf16" (autocast), "fp32", or "auto": bf16 where the device has instructions for it,
+    otherwise fp32. A run stays in the precision in which it began."""
     augment: tuple[str, ...] = ("crop",)
     """Random augmentations of images (docs/training.md): "crop", "mirror", "hue", "brightness", "contrast", "flip",
     "affine", "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
@@ -383,8 +385,8 @@ class DistilConfig:
     kept."""
     patience: int = 0
     """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
-    precision: str = "fp32"
-    """Precision of the student: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
+    precision: str = "auto"
+    """Precision of the student, as `train.precision`."""
     check_languages: bool = True
     """Leave out pairs of files that are clearly in other languages."""
     seed: int = 0

@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,31 @@ def test_neither_help_nor_wrong_usage_needs_anything_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("call", "setting"),
+    [
+        (["train", "scenes", "--set", "train.precision=bf16"], "train.precision"),
+        (["run", "scenes", "--set", "train.precision=bf16"], "train.precision"),
+        (["distil", "scenes", "--set", "distil.precision=bf16"], "distil.precision"),
+        (["mt", "train", "pairs.tsv", "--from", "en", "--to", "it", "--set", "precision=bf16", "--out"], "precision"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bf16_is_refused_before_work_on_a_processor_without_it(
+    call: list[str],
+    setting: str,
+    tmp_path: Path,
+    processor: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    processor("fp32")
+    last = [str(tmp_path / "new.argosmodel")] if call[0] == "mt" else ["--executor", "local", "--root", str(tmp_path)]
+    assert main([*call, *last]) == 1
+    assert f"{setting} is bf16" in (error := " ".join(capsys.readouterr().err.split()))
+    assert f"use --set {setting}=auto" in error
+    assert not list(tmp_path.iterdir())
 
 
 def ended(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:

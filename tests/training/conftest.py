@@ -214,7 +214,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
         (folder / f"{tower}.json").write_text(json.dumps(found))
 
     def config(kind: str = "vit", **settings: Any) -> TrainConfig:
-        chosen = {"epochs": 2, "batch_size": 16, "lr": 5e-3, "warmup_steps": 5, "vocab_size": 300, **settings}
+        chosen = {"epochs": 2, "batch_size": 16, "lr": 5e-3, "warmup_steps": 5, "vocab_size": 300}
+        chosen |= {"precision": "fp32", **settings}
         return TrainConfig(model=str(folder / f"{kind}.json"), num_threads=1, **chosen)
 
     return config

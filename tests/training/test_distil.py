@@ -22,7 +22,7 @@ from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConf
 from training.data.features import FeatureStore
 from training.data.pairs import PairFiles
 from training.distil import distil as distilling
-from training.distil.distil import SentencePairs, batches, distil, distil_key
+from training.distil.distil import SentencePairs, batches, distil
 from training.exports.model_export import ModelExportConfig, export_model
 from training.towers.model import load_model
 
@@ -71,7 +71,7 @@ def config(teacher: Path) -> DistilConfig:
 
 
 def run(pairs: SentencePairs, config: DistilConfig, out: Path, cache: Path) -> Any:
-    return distil(pairs, config, out, key=distil_key(config, pairs), cache=cache)
+    return distil(pairs, config, out, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
         "d.CHECKPOINT_STEPS = 4\n"
         "print('started', flush=True)\n"
         f"pairs, config = d.{pairs!r}, {config!r}\n"
-        f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), key=d.distil_key(config, pairs), "
+        f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), "
         f"cache=Path({str(tmp_path / 'cache')!r}))\n"
     )
     run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")

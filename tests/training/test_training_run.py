@@ -160,6 +160,34 @@ def test_an_interrupted_run_goes_on_bit_for_bit_in_each_phase(
     assert not (tmp_path / "interrupted" / STATE_FILE).exists()
 
 
+def test_a_run_stays_in_the_precision_in_which_it_began(
+    square_files: PairFiles,
+    small_run: SmallRun,
+    tmp_path: Path,
+    interrupt_training: Callable[..., None],
+    processor: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, config = tmp_path / "run", small_run(precision="auto", epochs=1, checkpoint_every_steps=4)
+    processor("bf16")
+    interrupt_training(square_files, config, out)
+    processor("fp32")
+    train(square_files, config, out)
+    assert "this training began in bf16, so it stays in bf16" in caplog.text
+    assert json.loads((out / "run.json").read_text())["settings"]["precision"] == "bf16"
+    train(square_files, replace(config, precision="bf16"), tmp_path / "whole")
+    require_equal(out, tmp_path / "whole")
+
+
+def test_precision_is_that_of_the_processor(
+    square_files: PairFiles, small_run: SmallRun, tmp_path: Path, processor: Callable[[str], None]
+) -> None:
+    for native in ("fp32", "bf16"):
+        processor(native)
+        train(square_files, small_run(precision="auto", epochs=1), tmp_path / native)
+        assert json.loads((tmp_path / native / "run.json").read_text())["settings"]["precision"] == native
+
+
 def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights(
     square_files: PairFiles, small_run: SmallRun, tmp_path: Path, interrupt_training: Callable[..., None]
 ) -> None:

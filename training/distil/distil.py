@@ -21,8 +21,9 @@ import torch
 from torch.nn import functional as F
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.precision import with_precision
 from data_catalog.progress import Progress
-from data_catalog.settings import warn_of_slow_bf16, what_values
+from data_catalog.settings import what_values
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.config import DistilConfig
@@ -40,7 +41,7 @@ from training.fit.effort import EffortLog
 from training.fit.loop import CUTOFF, TrainResult, read_result
 from training.fit.losses import autocast, generator_states, set_generator_states
 from training.fit.optimisation import decay_groups, learning_rate
-from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder
+from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder, key_of_folder
 from training.fit.trackers import Trackers
 from training.processes import chosen_device, deterministic_torch, process_count
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
@@ -165,7 +166,7 @@ def distil_key(config: DistilConfig, pairs: SentencePairs) -> str:
     return digest({"version": DISTIL_VERSION, **made_of})
 
 
-def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, cache: Path) -> TrainResult:
+def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path) -> TrainResult:
     """Train a student into a model folder, resume an interrupted run, or return the result of a finished one.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch: the mean loss, and the
@@ -175,7 +176,6 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         pairs: the parallel sentences.
         config: settings of the run.
         out: the model folder.
-        key: result of `distil_key`.
         cache: folder with features of teachers, shared by all runs.
 
     Raises:
@@ -187,6 +187,9 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         raise SettingsError("distil runs in one process: start it without torchrun")
     if len(pairs.training) < 2 or len(pairs.held_out) < 2:
         raise InputError("distil needs two pairs to train on and two to hold out: give more parallel sentences")
+    device = chosen_device(config.device, "distil.device")
+    config = with_precision(config, device.type, has_begun=lambda each: key_of_folder(out) == distil_key(each, pairs))
+    key = distil_key(config, pairs)
     teacher_settings = teacher_run(config.teacher).get("settings", {})
     learned_from = {
         "teacher": Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher,
@@ -206,8 +209,6 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         logger.info("%s is already distilled", out)
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
         return read_result(out / RESULT_FILE)
-    device = chosen_device(config.device, "distil.device")
-    warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "distil.precision")
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):
         teacher = open_teacher(config.teacher)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)

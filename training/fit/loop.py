@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.precision import with_precision
 from data_catalog.progress import Progress
-from data_catalog.settings import warn_of_slow_bf16
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
 from training.changes import ChangeRules
 from training.config import TrainConfig
@@ -40,6 +40,7 @@ from training.fit.run import (
     RunState,
     claim_folder,
     closing_run,
+    key_of_folder,
     model_and_key,
     refuse_uneven_shares,
     save_run,
@@ -141,10 +142,12 @@ def train(
         InputError: splits overlap, there are too few images, or another process ended.
         DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are missing.
     """
-    hashes = files.hashes(sha256)
+    hashes, device = files.hashes(sha256), chosen_device(config.device)
+    config = with_precision(
+        config, device.type, has_begun=lambda each: key_of_folder(out) == model_and_key(each, hashes, rules)[1]
+    )
     model_config, key = model_and_key(config, hashes, rules)
     refuse_uneven_shares(config)
-    device = chosen_device(config.device)
     with process_group(device):
         require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
@@ -163,7 +166,6 @@ def train(
             return read_result(out / RESULT_FILE)
         refuse_leaks(files)
         require_several_validation_images(files)
-        warn_of_slow_bf16(config.precision if device.type == "cpu" else "", "train.precision")
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, rules=rules

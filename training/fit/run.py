@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.precision import refuse_slow_precision
 from data_catalog.settings import json_values
 from data_catalog.storage.integrity import remove_folder_record
 from data_catalog.storage.manifest import RUN_FILE
@@ -212,6 +213,12 @@ def run_key(
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
+def key_of_folder(out: Path) -> str | None:
+    """Return the key of the run that a folder contains. None: no run has begun there."""
+    path = out / RUN_FILE
+    return read_object(path).get("key") if path.is_file() else None
+
+
 def claim_folder(
     out: Path,
     key: str,
@@ -342,9 +349,9 @@ def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> 
         InputError: weights, an encoder, a tokenizer, a device or a tracker is missing or invalid.
     """
     require_trackers(config.log)
+    refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")
     model_config, _ = model_and_key(config, {}, rules)
     refuse_uneven_shares(config)
-    chosen_device(config.device)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         _, module = start_model(model_config, config, Path(folder), ())
     return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())

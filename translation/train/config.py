@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
+from data_catalog.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "bf16")
 # Settings that cannot change when a training continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
 _FIXED = (*SIZES, "num_held_out")
@@ -88,8 +88,9 @@ class TrainPackageConfig:
     """Steps between validations, which translate the held-out pairs and write a checkpoint."""
     early_stop: int = 10
     """Number of validations in a row without a better chrF after which training ends. 0 disables it."""
-    precision: str = "fp32"
-    """Precision: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
+    precision: str = "auto"
+    """Precision: "bf16" (autocast), "fp32", or "auto": bf16 where the processor has instructions for it, otherwise
+    fp32. A training stays in the precision in which it began."""
     check_languages: bool = True
     """Drop pairs that are clearly in other languages."""
     seed: int = 1

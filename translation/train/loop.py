@@ -19,7 +19,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
-from data_catalog.settings import warn_of_slow_bf16
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import save_tensors
 from translation.train.config import TrainPackageConfig
@@ -170,7 +169,6 @@ def train_model(
     state = resumed or TrainState()
     wall, cpu = time.monotonic(), time.process_time()
     num_threads = torch.get_num_threads()
-    warn_of_slow_bf16(config.precision, "precision")
     losses: list[float] = []  # since the last validation
     batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
     with Progress("train translation", total=config.num_steps, unit="steps", initial=state.step) as progress:

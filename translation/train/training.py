@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.precision import refuse_slow_precision, with_precision
 from data_catalog.report.texts import language_name
 from data_catalog.stages import Check
 from data_catalog.storage.disk_errors import disk_errors
@@ -101,6 +103,7 @@ def train_package(
         BusyError: another process trains in this folder.
     """
     _check_arguments(from_code, to_code, out)
+    refuse_slow_precision(config.precision, "cpu", setting="precision")
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
     codes = from_code, to_code
     earlier: EarlierTraining | None = None
@@ -146,6 +149,8 @@ def train_package(
     with writer_lock(folder):
         sweep_temporary([folder])
         training = Training(folder=folder, data=data, sources=sources, config=config, metadata=metadata)
+        settings = with_precision(config, "cpu", has_begun=lambda each: _has_begun(replace(training, config=each)))
+        training = replace(training, config=settings)
         model, state = _train(training, earlier)
         return _pack(training, model, state, out)
 
@@ -280,30 +285,40 @@ def _train(training: Training, earlier: EarlierTraining | None) -> tuple[Transla
     return model, state
 
 
-def _begin(training: Training) -> str:
-    """Write the record of the training, or check that the folder already contains it; return the training's key.
+def _key(training: Training) -> str:
+    """Return the training's key: equal keys give equal packages.
 
-    Equal keys give equal packages. The key covers the pairs as well as their files, because language checks decide
-    which pairs are dropped. Another training that has not written a state yet is replaced, so that settings that do not
-    work can be corrected.
-
-    Raises:
-        SettingsError: the folder contains another training.
+    It covers the pairs as well as their files, because language checks decide which pairs are dropped.
     """
     pairs = {"training": training.data.training, "held_out": training.data.held_out}
     texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
-    made_of = {"sources": asdict(training.sources), "config": asdict(training.config)}
-    key = digest(
+    return digest(
         {
             "version": _VERSION,
-            **made_of,
+            **_made_of(training),
             "pairs": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
             "dropped": training.data.dropped,
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         }
     )
+
+
+def _made_of(training: Training) -> dict[str, Any]:
+    return {"sources": asdict(training.sources), "config": asdict(training.config)}
+
+
+def _has_begun(training: Training) -> bool:
     path = training.folder / RUN_FILE
-    if path.is_file() and _read_run(path)[0] == key:
+    return path.is_file() and _read_run(path)[0] == _key(training)
+
+
+def _begin(training: Training) -> str:
+    """Write the record of the training, or check that the folder already contains it; return the training's key.
+
+    Another training that has not written a state yet is replaced, so that settings that do not work can be corrected.
+    """
+    key = _key(training)
+    if _has_begun(training):
         return key
     if (training.folder / STATE_FILE).is_file():
         raise SettingsError(
@@ -312,7 +327,7 @@ def _begin(training: Training) -> str:
         )
     # The vocabulary of the other training must be removed before the record of this one is written.
     (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)
-    write_json(path, {"key": key, **made_of})
+    write_json(training.folder / RUN_FILE, {"key": key, **_made_of(training)})
     return key
 
 

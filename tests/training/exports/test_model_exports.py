@@ -28,7 +28,7 @@ from training.align.align import align
 from training.config import AlignConfig, DistilConfig, TrainConfig
 from training.data.images import decode
 from training.data.pairs import PairFiles
-from training.distil.distil import SentencePairs, distil, distil_key
+from training.distil.distil import SentencePairs, distil
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_own_code
 from training.exports.model_export import ModelExportConfig, export_model
@@ -80,7 +80,7 @@ def architectures(
     )
     short = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "vocab_size": 400, "num_threads": 1}
     settings = DistilConfig(student="tiny", teacher=str(italian), **short)
-    distil(lesson, settings, folder / "distilled", key=distil_key(settings, lesson), cache=folder / "cache")
+    distil(lesson, settings, folder / "distilled", cache=folder / "cache")
     made = {name: folder / name for name in ("distilled", "timm")}
     return {"italian": italian, "compact": compact, "plain_clip": plain_clip, "timm_and_bert": timm_and_bert, **made}
 
