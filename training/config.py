@@ -37,7 +37,7 @@ HELD_OUT = ("test", "val")
 # Names of the trackers in `training.fit.trackers`.
 TRACKERS = ("tensorboard", "wandb")
 CHOICES = {
-    "optimizer": ("adamw", "adabelief"),
+    "optimizer": ("adamw", "muon", "adabelief"),
     "loss": ("clip", "siglip"),
     "captions": ("random", "first"),
     "precision": PRECISIONS,
@@ -89,7 +89,7 @@ class TrainConfig:
     """Settings of training: model, phases, optimizer, data and hardware."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
-    """Architecture: a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), any of
+    """Architecture: a model config that comes with vernaclip ("tiny", "compact", "compact-96", "italian", "lit"), any of
     open_clip, such as "ViT-B-32" or "roberta-ViT-B-32", the path of a JSON file in open_clip's format, or a model
     folder, from whose weights the run starts."""
     image_tower: str = ""
@@ -149,7 +149,8 @@ class TrainConfig:
     """Images that pass the towers at a time, to save memory. The loss covers the whole batch; a step takes a third
     longer. 0: the whole batch."""
     optimizer: str = "adamw"
-    """Optimizer: "adamw", or "adabelief" as in the paper."""
+    """Optimizer: "adamw", "muon", which needs fewer epochs from random weights and more time for each, or "adabelief"
+    as in the paper."""
     lr: float = 1e-3
     """Peak learning rate. In each phase it falls to 0 along a cosine."""
     weight_decay: float = 0.1

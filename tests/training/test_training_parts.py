@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
+from transformers import BertModel
 
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.storage.resume import load_resume_state, save_resume_state
@@ -41,12 +42,19 @@ from training.data.pairs import (
     row_groups,
 )
 from training.fit.inputs import FeatureRows
-from training.fit.losses import Encoders, backward, generator_states, set_generator_states, with_loss_constants
+from training.fit.losses import (
+    Encoders,
+    backward,
+    by_length,
+    generator_states,
+    set_generator_states,
+    with_loss_constants,
+)
 from training.fit.optimisation import choose_trained, learning_rate, make_optimizer, optimizer_step
 from training.fit.run import run_key
-from training.towers.model import create_model
+from training.towers.model import create_model, load_model
 from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import END, START, load_tokenizer, save_tokenizer, train_tokenizer
+from training.towers.tokenizer import END, START, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from training.use.pictures import thumbnail_of
 from training.use.search import Hit
 
@@ -423,6 +431,69 @@ def test_adabelief_steps_as_its_paper_says() -> None:
         variance = 0.999 * variance + 0.001 * (gradient - mean) ** 2 + 1e-16
         expected = expected - 0.01 * (mean / (1 - 0.9**step)) / ((variance / (1 - 0.999**step)).sqrt() + 1e-16)
     torch.testing.assert_close(module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])
+def test_muon_steps_as_torch_s_own_over_several_steps(shape: tuple[int, int]) -> None:
+    """torch's is for matrices, and rounds to bfloat16: directions agree to its precision."""
+    generator = torch.Generator().manual_seed(1)
+    start, *gradients = torch.randn((4, *shape), generator=generator)
+    module = torch.nn.ParameterDict({"weight": start.clone(), "logit_scale": torch.tensor(1.0)})
+    ours = make_optimizer(module, TrainConfig(optimizer="muon", weight_decay=0.1))
+    theirs = torch.nn.Parameter(start.clone())
+    other = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        module.weight.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer_step(ours, module, lr=0.1, config=TrainConfig(max_grad_norm=0.0))
+        other.step()
+    torch.testing.assert_close(module.weight.detach(), theirs.detach(), rtol=0, atol=0.01)
+    assert (module.weight - start).abs().max() > 0.1
+
+
+def test_muon_leaves_embeddings_biases_and_norms_to_adamw(towers: Towers) -> None:
+    """Their first step has the sign of the gradient, as AdamW's; a convolution's is nearly orthogonal."""
+    module = create_model(towers["resnet"], Path())
+    config = TrainConfig(optimizer="muon", weight_decay=0.0, max_grad_norm=0.0)
+    before = {name: each.detach().clone() for name, each in module.named_parameters()}
+    generator = torch.Generator().manual_seed(2)
+    for each in module.parameters():
+        each.grad = torch.randn(each.shape, generator=generator).sign() * 1e-2
+    gradients = {name: each.grad.clone() for name, each in module.named_parameters() if each.grad is not None}
+    optimizer_step(make_optimizer(module, config), module, lr=1e-3, config=config)
+    for name, each in module.named_parameters():
+        moved = each.detach() - before[name]
+        if "embedding" in name or each.ndim < 2:
+            torch.testing.assert_close(moved, -1e-3 * gradients[name].sign(), rtol=0.01, atol=1e-4)
+        else:
+            flat = moved.flatten(1)
+            sizes = torch.linalg.svdvals(flat) / (1e-3 * 0.2 * math.sqrt(max(flat.shape)))
+            assert sizes.max() < 1.3, name
+            assert sizes.median() > 0.5, name
+
+
+def test_captions_are_encoded_in_groups_of_like_length_with_equal_features(
+    random_clip: Callable[..., Path], small_bert: Callable[[str], Path], tmp_path: Path
+) -> None:
+    texts = ["un cane", "un cane nero sopra un gatto bianco e sotto un altro", "due", "un gatto e un cane", "un gatto"]
+    own = load_model(random_clip(texts))
+    cases = [(own.module.encode_text, own.tokenizer)]
+    copy_tokenizer(str(bert := small_bert("un cane gatto nero due e sopra sotto")), tmp_path)
+    encoder = BertModel.from_pretrained(bert).eval()
+    cases.append(
+        (lambda ids: encoder(ids, ids != 0).last_hidden_state[:, 0], load_tokenizer(tmp_path, context_length=24))
+    )
+    for encode, tokenizer in cases:
+        shapes: list[Any] = []
+
+        def noted(ids: torch.Tensor, encode: Any = encode, shapes: list[Any] = shapes) -> torch.Tensor:
+            shapes.append(tuple(ids.shape))
+            return encode(ids)  # type: ignore[no-any-return]
+
+        with torch.no_grad():
+            ids = tokenizer(texts)
+            torch.testing.assert_close(by_length(noted, tokenizer.lengths)(ids), encode(ids), rtol=1e-5, atol=1e-5)
+        assert sum(count for count, _ in shapes) == len(texts)
+        assert sum(count * length for count, length in shapes) < ids.numel()
 
 
 @pytest.mark.parametrize("broken", [math.inf, math.nan])

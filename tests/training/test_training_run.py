@@ -131,7 +131,10 @@ def test_a_killed_run_goes_on_bit_for_bit(
     [
         (1, {"frozen_epochs": 2, "augment": ()}),  # within the first phase
         (3, {"frozen_epochs": 2, "patience": 2, **PAPER, "augment": ("paper",)}),  # before the end of its first epoch
-        (7, {"kind": "resnet", "frozen_epochs": 1, "steps": 9}),  # within the second phase; channels lie last there
+        (
+            7,
+            {"kind": "resnet", "optimizer": "muon", "frozen_epochs": 1, "steps": 9},
+        ),  # within the second phase; channels lie last there
         (2, {**HARD, "frozen_epochs": 2, "epochs": 2, "augment": (), "patience": 3}),  # kept features
         (
             6,

@@ -34,7 +34,7 @@ from training.data.batches import (
 from training.data.pairs import Integers
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import HARD_LOSS, ChangedInputs
-from training.fit.losses import Encoders, autocast, encode_images
+from training.fit.losses import Encoders, autocast, by_length, encode_images
 from training.fit.run import Run
 from training.processes import broadcast
 from training.scores.evaluation import wording
@@ -81,10 +81,11 @@ class PhaseInputs:
     def encoders(self) -> Encoders:
         """Return the encoders of the inputs that `batches` yields."""
         module = self._run.module
+        encode_text = by_length(module.encode_text, self._run.tokenizer.lengths)
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
-            text=self._texts.encode if self._texts else module.encode_text,
-            changed=module.encode_text,
+            text=self._texts.encode if self._texts else encode_text,
+            changed=encode_text,
         )
 
     def prepare(self, epoch: int) -> None:

@@ -1,7 +1,7 @@
 """Select the weights that train, and define the optimizer, its schedule and gradient clipping."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.optim import AdaBelief
@@ -14,6 +14,9 @@ from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 from training.towers.backbones import towers_of
 
+# Of AdamW, as in CLIP; of Muon, as its author has them, with three iterations in place of five.
+ADAM_CONSTANTS: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "fused": True}
+MUON_MOMENTUM, MUON_ITERATIONS, NEWTON_SCHULZ = 0.95, 3, (3.4445, -4.7750, 2.0315)
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
 
 
@@ -69,10 +72,62 @@ def make_optimizer(module: Any, config: TrainConfig) -> Any:
     gradient with the mean before it. timm and the AdaBelief paper compare it with the mean that includes it, which
     gives 0.9 of that difference. So one step with optax equals one step here at 0.9 times the learning rate.
     """
+    if config.optimizer == "muon":
+        return Muon(module, lr=config.lr, weight_decay=config.weight_decay)
     groups = decay_groups(module, config.weight_decay)
     if config.optimizer == "adabelief":
         return AdaBelief(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-16, rectify=False)
-    return AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    return AdamW(groups, lr=config.lr, **ADAM_CONSTANTS)
+
+
+class Muon(AdamW):
+    """Muon (https://kellerjordan.github.io/posts/muon) for matrices and convolutions, AdamW for all other parameters.
+
+    The update of a matrix is its momentum, made nearly orthogonal by Newton-Schulz iterations and scaled to the root
+    mean square of AdamW's updates (https://arxiv.org/abs/2502.16982), so that both share one learning rate. A
+    convolution counts as the matrix of its output channels. Tables of embeddings are left to AdamW. `torch.optim.Muon`
+    takes matrices only, and iterates in bfloat16.
+    """
+
+    def __init__(self, module: nn.Module, *, lr: float, weight_decay: float) -> None:
+        matrices = [each for name, each in module.named_parameters() if _is_matrix(name, each)]
+        is_matrix = set(matrices)
+        groups = decay_groups(module, weight_decay)
+        groups[0]["params"] = [each for each in groups[0]["params"] if each not in is_matrix]
+        groups.append({"params": matrices, "weight_decay": weight_decay, "is_muon": True})
+        super().__init__([group for group in groups if group["params"]], lr=lr, **ADAM_CONSTANTS)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the matrices, then all others."""
+        for group in self.param_groups:
+            for weight in group["params"] if group.get("is_muon") else ():
+                if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(self._update(weight), alpha=-group["lr"])
+                    weight.grad = None  # AdamW skips what has no gradient
+        return super().step(closure)
+
+    def _update(self, weight: torch.Tensor) -> torch.Tensor:
+        gradient, state = cast(torch.Tensor, weight.grad), self.state[weight]
+        if not state:  # AdamW expects steps in every state that it loads
+            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(weight))
+        state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        update = torch.lerp(gradient, state["momentum"], MUON_MOMENTUM).flatten(1)  # Nesterov's momentum
+        scale = 0.2 * math.sqrt(max(update.shape))
+        is_tall = len(update) > update.shape[1]
+        rows = update.T if is_tall else update
+        rows = rows / (rows.norm() + 1e-7)
+        for _ in range(MUON_ITERATIONS):
+            first, third, fifth = NEWTON_SCHULZ
+            gram = rows @ rows.T
+            rows = torch.addmm(rows, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), rows, beta=first)
+        return scale * (rows.T if is_tall else rows).reshape(weight.shape)
+
+
+def _is_matrix(name: str, weight: nn.Parameter) -> bool:
+    """Return whether Muon updates a parameter: not tables of token or position embeddings."""
+    return weight.ndim >= 2 and "embed" not in name and "token" not in name
 
 
 def decay_groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:

@@ -58,7 +58,6 @@ from training.towers.tokenizer import (
     AnyTokenizer,
     JoinedTokenizer,
     SavedTokenizer,
-    Tokenize,
     copy_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -81,7 +80,7 @@ MODEL_FILES = (
     *TEXT_FILES,
 )
 
-TRAIN_VERSION = 5  # raise it when the same settings and data would give different weights
+TRAIN_VERSION = 6  # raise it when the same settings and data would give different weights
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,7 +138,7 @@ class Run:
     num_threads: int
     device: torch.device
     split: TrainSplit
-    tokenizer: Tokenize
+    tokenizer: AnyTokenizer
     module: Any
     optimizer: Any
     state: RunState

@@ -157,11 +157,14 @@ class SavedTokenizer:
                 f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} belongs to another model: it gives token {highest}, but "
                 f"the text tower has {self.vocab_size} tokens. Restore the folder from an intact copy"
             )
+        return ids[:, : int(self.lengths(ids).max())]
+
+    def lengths(self, ids: "torch.Tensor") -> "torch.Tensor":
+        """Return the number of tokens of each text, shape (texts,), without padding."""
         tokenizer = self.inner.tokenizer
-        longest = int((ids != tokenizer.pad_token_id).sum(dim=1).max())
-        if tokenizer.pad_token_id == tokenizer.eos_token_id:  # as in CLIP's own: the first of them is the end
-            longest += 1
-        return ids[:, :longest]
+        is_end_padding = tokenizer.pad_token_id == tokenizer.eos_token_id  # as in CLIP's own: the first is the end
+        found: torch.Tensor = (ids != tokenizer.pad_token_id).sum(dim=1) + int(is_end_padding)
+        return found.clamp(max=ids.shape[1])
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Return the texts that have more tokens than the context, so that their end is cut off."""
@@ -196,6 +199,13 @@ class JoinedTokenizer:
             for tokenizer, ids in zip(self.tokenizers, found, strict=True)
         ]
         return torch.stack(padded, dim=1)
+
+    def lengths(self, ids: "torch.Tensor") -> "torch.Tensor":
+        """Return the number of tokens of each text, shape (texts,), for the tower that needs most."""
+        import torch
+
+        towers = zip(self.tokenizers, ids.unbind(1), strict=True)
+        return torch.stack([tokenizer.lengths(own) for tokenizer, own in towers]).amax(dim=0)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """Return the texts whose end one of the towers does not see."""
