@@ -58,7 +58,9 @@ def card() -> str:
 
 def sample(num_images: int) -> dict[str, Any]:
     """Return settings of the plain sample: hard batches would depend on the device's features."""
-    return {"scenes.num_images": num_images, "scenes.figures": 0, "train.hard_negatives": [], "train.hard_batches": 0}
+    plain = {"model": "compact", "optimizer": "adamw", "lr": 1e-3, "batch_size": 128, "hard_batches": 0}
+    settings = {"scenes.num_images": num_images, "scenes.figures": 0}
+    return settings | {f"train.{name}": value for name, value in plain.items()}
 
 
 def build(root: Path, num_images: int) -> None:
