@@ -8,7 +8,6 @@ import os
 import shutil
 import site
 import socket
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -29,9 +28,10 @@ DISTRIBUTION = "vernaclip"
 MIN_FREE_BYTES = 5 << 30
 SERVER_PORT = 4200
 
+# Prefect starts its own servers in the background with `uvicorn --app-dir site-packages`; ours have the usual path.
 BACKPORT = (
-    "the package `dataclasses`, a backport for Python 3.6 that img2dataset requires, hides the standard library's "
-    "module from the Prefect server"
+    "the package `dataclasses`, a backport for Python 3.6 that img2dataset requires, stops servers that Prefect itself "
+    "starts in the background; those of `vernaclip run` and `vernaclip up` work"
 )
 
 Severity = Literal["broken", "warning", "found"]
@@ -56,16 +56,6 @@ class Finding:
     advice: str = ""
     topic: str = ""
     mend: Callable[[], None] | None = None
-
-
-def require_sound_environment() -> None:
-    """Refuse to start a flow in an environment that is known to break Prefect. Takes a few milliseconds.
-
-    Raises:
-        InputError: the `dataclasses` backport is installed.
-    """
-    if backport_folder() is not None:
-        raise InputError(f"{BACKPORT}: run `vernaclip doctor --fix`")
 
 
 def require_dask() -> None:
@@ -124,17 +114,11 @@ def _python(_project: Path, _root: Path) -> Iterator[Finding]:
         )
         yield Finding("warning", text)
     if backport_folder() is not None:
-        yield Finding("broken", f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
+        yield Finding("warning", f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
 
 
 def remove_backport() -> None:
-    """Uninstall the `dataclasses` backport with pip, or else delete its only file.
-
-    Raises:
-        DiskError: the file cannot be deleted.
-    """
-    command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "dataclasses"]
-    subprocess.run(command, check=False, capture_output=True)
+    """Delete the only module of the `dataclasses` backport; its record stays, so that nothing installs it again."""
     folder = backport_folder()
     if folder is None:
         return
@@ -162,9 +146,6 @@ def _packages(_project: Path, _root: Path) -> Iterator[Finding]:
         if not wanted.contains(found, prereleases=True):
             advice = f"install it with `pip install '{requirement.name}{wanted}'`"
             yield Finding("warning", f"{requirement.name} is {found}, but vernaclip needs {wanted}: {advice}")
-    if importlib.util.find_spec("imghdr") is None:
-        text = "img2dataset imports `imghdr`, which Python 3.13 removed: install it with `pip install standard-imghdr`"
-        yield Finding("broken", text)
     # If another distribution has a package of the same name, the one installed last has overwritten the other.
     owners = packages_distributions()
     for name in ("vernaclip", *PACKAGES):

@@ -25,7 +25,7 @@ from flows import PACKAGES
 from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
-from flows.doctor import require_dask, require_sound_environment
+from flows.doctor import require_dask
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
@@ -197,7 +197,6 @@ def _executor(
     name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
 ) -> Iterator[Executor]:
     """Yield the executor for the flow `name`, which shows its progress through `phases`, all of the same weight."""
-    require_sound_environment()
     for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
         if logging.getLogger(package).level == logging.NOTSET:
             logging.getLogger(package).setLevel(logging.INFO)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import BusyError, InputError, SettingsError
-from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
+from flows.doctor import SERVER_PORT, port_is_busy
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
@@ -207,10 +207,8 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
     Raises:
         BusyError: the port is taken, or another `up` or `down` is running.
         SettingsError: a configured server refuses our credentials, or a server answers at another port.
-        InputError: the environment breaks Prefect, or a server or worker does not start; the message ends with its last
-            output.
+        InputError: a server or worker does not start; the message ends with its last output.
     """
-    require_sound_environment()
     prepare_process()
     with _one_at_a_time(project):
         api, ours, server_started = _ensure_server(project, port)

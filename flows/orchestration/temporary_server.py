@@ -63,12 +63,10 @@ def run_flow(
 
     Raises:
         PipelineError: any error of the job.
-        InputError: the environment breaks Prefect.
+        InputError: the temporary server does not start.
     """
-    from flows.doctor import require_sound_environment  # imported here, as the server's own process does not need it
     from flows.recipe.recipe import load_recipe, override_values
 
-    require_sound_environment()
     load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
     prepare_process()
     use_answering_api(project)
