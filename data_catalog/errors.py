@@ -49,5 +49,9 @@ KINDS = (SettingsError, InputError, DamagedError, BusyError, DiskError, Transien
 
 
 def install_hint(extra: str) -> str:
-    """Return how to install an extra of vernaclip, from a checkout: no package of that name is published."""
-    return f"run `pip install -e '.[{extra}]'` in the checkout of vernaclip"
+    """Return how to install the distributions of an extra: no package called vernaclip is published."""
+    from importlib.metadata import requires
+
+    found = (line.partition(";") for line in requires("vernaclip") or ())
+    names = " ".join(f"'{name.strip()}'" for name, _, marker in found if f"extra == '{extra}'" in marker)
+    return f"run `pip install {names}`"

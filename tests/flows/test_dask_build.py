@@ -118,6 +118,6 @@ def test_an_address_or_the_cluster_is_refused_where_it_cannot_be_had(
     )
     monkeypatch.setitem(sys.modules, "prefect_dask", None)  # the extra is not installed
     monkeypatch.delitem(sys.modules, "flows.orchestration.dask_executor")
-    assert "run `pip install -e '.[dask]'`" in told(["build", "scenes", "--executor", "dask"], code=1)
+    assert "run `pip install 'prefect-dask<1,>=0.3.6'`" in told(["build", "scenes", "--executor", "dask"], code=1)
     deployed = FLOWS["build-dataset"].fn(root=str(tmp_path / "catalog"), dask=True)
-    assert "run `pip install -e '.[dask]'`" in deployed.message
+    assert "run `pip install 'prefect-dask<1,>=0.3.6'`" in deployed.message

@@ -261,7 +261,7 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     told([*call, *sets, *folders])
     assert "y: sets of classes are not in the files for mteb" in caplog.text
     monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
-    assert "need mteb: run `pip install -e '.[mteb]'`" in told([*call, *sets], code=1)
+    assert "need mteb: run `pip install 'mteb<3,>=2.26'`" in told([*call, *sets], code=1)
 
 
 @pytest.mark.slow

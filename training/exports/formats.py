@@ -53,7 +53,7 @@ MODEL_FORMATS = {
         writer=_transformers,
     ),
     "onnx": ModelFormat(
-        help="image.onnx and text.onnx, for ONNX Runtime; in a checkout, first run: pip install -e '.[onnx]'",
+        help="image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
         writer=_onnx,
     ),
 }

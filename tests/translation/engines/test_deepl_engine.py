@@ -170,7 +170,7 @@ def test_what_cannot_be_a_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch,
 
 def test_without_the_client_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepl", None)
-    with pytest.raises(InputError, match=r"pip install -e '\.\[deepl\]'"):
+    with pytest.raises(InputError, match=r"pip install 'deepl<2,>=1.29'"):
         engine()
 
 
