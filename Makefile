@@ -7,11 +7,12 @@
 # make bench   all benchmarks, quick; those whose data or GPU is missing say so; fails at the end if one was short
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
 # make crash-matrix   a Prefect server, its worker, runs and a Dask cluster killed, cancelled and starved (15 minutes)
-# Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
+# Each sets up .venv by itself on a fresh machine, with uv; PYTHON=python3.13 picks another interpreter.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
@@ -23,18 +24,21 @@ help:
 
 setup: $(READY)
 
-# img2dataset drags in `dataclasses`, a Python 3.6 backport that breaks Prefect's server: doctor removes it.
-$(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	$(BIN)/vernaclip doctor --fix --quiet
-	touch $(READY)
+# What runs: enough for the demo.
+$(BASE): pyproject.toml install.py
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=python3.13" >&2; exit 1; }
+	$(PYTHON) install.py .
+	touch $@
+
+$(READY): $(BASE)
+	$(PYTHON) install.py '.[dev]'
+	touch $@
 
 # Beside the newest, where tests find it.
 $(OLDEST_DUCKDB): | $(READY)
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb>=1.4,<1.5'
 
-demo: $(READY)
+demo: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
 test: $(READY)
