@@ -245,6 +245,7 @@ _BARE_RULE = re.compile(
 
 def _own_lines(body: str, robot: str) -> list[str]:
     """Return the lines of a robot's groups, or of the groups for all robots if none names it; without comments."""
+    own = _product_token(robot)
     groups: dict[str, list[str]] = {}
     names: set[str] = set()  # the names of the current group that match the robot
     is_heading = True  # a name that follows another name belongs to the same group
@@ -256,9 +257,8 @@ def _own_lines(body: str, robot: str) -> list[str]:
         if agent is not None:
             names = names if is_heading else set()
             is_heading = True
-            name = (agent[1] or agent[2] or "").strip()
-            name = name if name == "*" else name.replace("*", "")  # a wildcard only has a meaning alone
-            if _match_score(name, robot):
+            name = _product_token((agent[1] or agent[2] or "").strip())
+            if name in ("*", own):
                 names.add(name)
                 groups.setdefault(name, [])
         # Any line that belongs to a group, known or not, ends the names of the group.
@@ -266,15 +266,13 @@ def _own_lines(body: str, robot: str) -> list[str]:
             is_heading = False
             for name in names:
                 groups[name].append(line)
-    return groups[max(groups, key=lambda name: _match_score(name, robot))] if groups else []
+    return groups.get(own, groups.get("*", []))
 
 
-def _match_score(name: str, robot: str) -> int:
-    """Return a score of how specifically a name matches a robot: 0, no match; 1, the wildcard; else its length."""
-    if name == "*":
-        return 1
-    is_part = name in robot and re.search(rf"(?<![\w-]){re.escape(name)}", robot) is not None
-    return len(name) if is_part else 0
+def _product_token(name: str) -> str:
+    """Return the start of a name that RFC 9309 compares, "vernaclip" of "vernaclip/0.1"; the name, if it has none."""
+    found = re.match("[a-z_-]+", name)
+    return found[0] if found else name
 
 
 _USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*)[ \t]*)?(.*)", re.IGNORECASE | re.ASCII)

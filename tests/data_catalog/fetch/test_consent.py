@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from protego import Protego
 
 from data_catalog.errors import SettingsError
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import (
     ATTACH_DRAFT,
     FORBIDDING,
@@ -191,8 +192,16 @@ def test_the_rules_of_our_groups_count_or_else_those_of_all() -> None:
         ("User-agent: vernaclip\nContent-Usage: train-ai=y\nUser-agent: x\nContent-Usage: train-ai=n", ["train-ai=y"]),
         ("User-agent: *\nUser-agent:\nContent-Usage: train-ai=n", ["train-ai=n"]),
         ("User-agent: *\nAllow: /\nUser-agent:\nContent-Usage: train-ai=n", []),
+        # Product tokens are compared, whatever follows them.
+        ("User-agent: *\nAllow: /\nUser-agent: VernaClip/0.1\nContent-Usage: train-ai=n", ["train-ai=n"]),
+        ("User-agent: vernaclip 0.1 (any)\nContent-Usage: train-ai=n", ["train-ai=n"]),
+        ("User-agent: vernaclip/9\nAllow: /\n\nUser-agent: Vernaclip\nContent-Usage: train-ai=n", ["train-ai=n"]),
+        ("User-agent: vernaclipper/1\nUser-agent: verna\nContent-Usage: train-ai=n", []),
     ):
-        assert usages(body) == expected
+        assert usages(body) == expected, body
+    assert not RobotsTxt("User-agent: vernaclip/0.1\nDisallow: /", FetchConfig().robot).allows("http://example.org/a")
+    for robot, name in (("my_bot2", "My_Bot2/1"), ("2bot", "2bot")):
+        assert not RobotsTxt(f"User-agent: {name}\nDisallow: /", robot).allows("http://example.org/a")
 
 
 def test_crawl_delay_is_a_number_or_nothing() -> None:
@@ -201,20 +210,17 @@ def test_crawl_delay_is_a_number_or_nothing() -> None:
 
 
 LINES = [
-    *("User-agent: *", "User-agent: vernaclip", "user agent otherbot", "Useragent : ver*", "USER-AGENT: clip # us"),
-    *("User-agent: v", "User-agent:", "user-agent", "user agent foo: bar", "User-agent: **", "foo: bar", "foo bar"),
+    *("User-agent: *", "User-agent: vernaclip", "user agent otherbot", "Useragent : vernaclip*"),
+    *("User-agent: vernaclipper", "USER-AGENT: clip # us", "User-agent:", "user-agent", "user agent foo: bar"),
+    *("User-agent: **", "foo: bar", "foo bar"),
     *("Disallow: /", "Disallow: /a", "dissalow /b", "Allow: /a", "Disallow:", "Crawl-delay: 3", "crawl  delay 4"),
     *("Sitemap: /x", "sitemap http://x", "Host x", "hostile: x", "Content-Usage: train-ai=n", ""),
     "User-agent: vernaclip\x0cDisallow: /",
 ]
 
 
-@given(
-    st.one_of(
-        st.lists(st.sampled_from(LINES), max_size=12).map("\n".join),
-        st.lists(st.one_of(st.sampled_from([*LINES, "\n", ":", "#", " "]), st.text(max_size=3))).map("".join),
-    )
-)
+# Of names that begin with ours, or that ours begins with, Protego has another opinion: there are none.
+@given(st.lists(st.sampled_from(LINES), max_size=12).map("\n".join))
 def test_our_group_taken_out_says_what_the_whole_file_says(body: str) -> None:
     whole, ours = Protego.parse(body), RobotsTxt(body, "vernaclip")
     for url in ("http://example.org/a.jpg", "http://example.org/b.jpg"):
@@ -268,7 +274,7 @@ HOSTILE = [
     "User-agent: *\nContent-Usage: /" + "*a" * (ROOM // 2) + "b train-ai=n",
     "User-agent: *\n" + "".join(f"Content-Usage: a{n}=n\n" for n in range(ROOM // 23)),
     "User-agent: *\nContent-Usage: " + "a," * (ROOM // 2),
-    "User-agent: v\nUser-agent: verna\n" * (ROOM // 70) + "Disallow: /a\n" * (ROOM // 26),
+    "User-agent: v\nUser-agent: vernaclip\n" * (ROOM // 70) + "Disallow: /a\n" * (ROOM // 26),
     "User-agent" + " " * ROOM + "x: x\nUser-agent: *",
 ]
 
