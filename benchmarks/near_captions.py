@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from data_folder import options_with_data
 from harness import Goals, in_new_process, in_turn, judge, peak_mb, print_table
-from planted_captions import Labels, function_words, planted, real_captions, varied
+from planted_captions import Labels, english_meanings, function_words, planted, real_captions, varied
 
 SIMILARITY = 0.85
 BATCH = 10_000
@@ -63,7 +63,7 @@ def ours(path: Path, count: int) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder), "threads": 2}
         read = in_english(batches(path, count))
-        found = cluster_captions(read, function_words={"en": function_words()}, **options)
+        found = cluster_captions(read, function_words=english_meanings(), **options)
     return [int(row) for row in found]
 
 
@@ -121,7 +121,7 @@ def short_captions(count: int, captions: Sequence[str]) -> float:
         texts = [text for text, _ in pairs] + [text for _, text in pairs]
         with tempfile.TemporaryDirectory() as folder:
             options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder)}
-            first_rows = cluster_captions(in_english([texts]), function_words={"en": words}, **options)
+            first_rows = cluster_captions(in_english([texts]), function_words=english_meanings(), **options)
         half = len(pairs)
         found += int((first_rows[half:] == first_rows[:half]).sum())
         total += half

@@ -3,7 +3,6 @@
 import itertools
 import random
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from data_folder import cc3m_captions, flickr8k_captions, multi30k
-from harness import HERE, exit_without, print_table
+from harness import exit_without, print_table
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
@@ -180,10 +179,17 @@ def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: in
 
 
 def function_words() -> list[str]:
-    """Return English function words from the language pack, without negations and single letters other than "a"."""
-    pack = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
-    harmless = (word for word in pack["function_words"] if word not in pack["negations"])
+    """Return English function words that near-duplicates may differ in, without single letters other than "a"."""
+    harmless = (word for word, meaning in english_meanings()["en"].items() if not meaning)
     return [word for word in harmless if len(word) > 1 or word == "a"]
+
+
+def english_meanings() -> dict[str, dict[str, str]]:
+    """Return the function words of the English language pack, as builds compare captions."""
+    from data_catalog.language_pack import function_word_meanings
+    from flows.recipe.language_packs import language_pack
+
+    return function_word_meanings({"en": language_pack("en")})
 
 
 @dataclass(slots=True)

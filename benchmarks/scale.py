@@ -84,7 +84,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
     from cleaning.duplicates.captions import RepeatsConfig
     from cleaning.duplicates.images import DuplicatesConfig
     from cleaning.leaks import LeaksConfig
-    from data_catalog.language_pack import harmless_words
+    from data_catalog.language_pack import function_word_meanings
     from data_catalog.storage.publish import SplitConfig, split_of
     from data_catalog.storage.work import WorkStore
     from flows.build.captions import Threads
@@ -94,7 +94,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
     from flows.recipe.language_packs import language_pack
 
     packs, leaks, seconds = {"en": language_pack("en")}, LeaksConfig(), {}
-    comparing = {"config": RepeatsConfig(min_similarity=SIMILARITY), "function_words": harmless_words(packs)}
+    comparing = {"config": RepeatsConfig(min_similarity=SIMILARITY), "function_words": function_word_meanings(packs)}
     screening: dict[str, Any] = {**comparing, "leaks": leaks, "kinds": {"mscoco": "mscoco"}, "test_sets": []}
     checking: dict[str, Any] = {"config": CheckConfig(), "packs": packs, "target": "en", "tagger": None, "leaks": leaks}
     checking |= {"source_engine": None, "test_sets": []}

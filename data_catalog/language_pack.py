@@ -150,6 +150,10 @@ class LanguagePack:
     negations: tuple[str, ...] = ()
     """Function words that negate ("not", "without"). Captions that differ in them are not near-duplicates. Each must
     also be in `function_words`."""
+    contrasts: tuple[Forms, ...] | None = field(default=None, metadata=ADDED)
+    """Function words of position, direction and person: a list for each meaning (["on", "onto"], ["under", "below"]).
+    Captions that differ in these meanings are not near-duplicates. Opposites of `changes.positions` count without
+    being listed."""
     common_nouns: tuple[str, ...] = ()
     """Nouns that often precede a name ("piazza", "museum"), in lower case. A capital at the start of a caption does not
     make them proper nouns."""
@@ -188,6 +192,8 @@ class LanguagePack:
                 raise SettingsError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
         for word in set(self.negations).difference(self.function_words):
             raise SettingsError(f"negations must be among function_words, got {word!r}")
+        for word in {word for group in self.contrasts or () for word in group}.difference(self.function_words):
+            raise SettingsError(f"contrasts must be among function_words, got {word!r}")
         for word in self.common_nouns:
             if not _is_spelt(word) or word != word.lower():
                 raise SettingsError(f"common_nouns must be lower-case letters, got {word!r}")
@@ -206,16 +212,25 @@ def _is_spelt(word: str) -> bool:
     return word != "" and all(unicodedata.category(char)[0] in "LM" for char in word)
 
 
-def harmless_words(packs: Mapping[str, LanguagePack]) -> dict[str, list[str]]:
-    """Return by language the words in which near-duplicates may differ: function words, except negations.
+def function_word_meanings(packs: Mapping[str, LanguagePack]) -> dict[str, dict[str, str]]:
+    """Return by language the function words that are no negations, each with its meaning.
 
-    A language without function words is left out.
+    The meaning is the first word of equal meaning, or "": near-duplicates may differ in the word. A language without
+    function words is left out.
     """
     return {
-        code: sorted({*pack.function_words}.difference(pack.negations))
+        code: dict.fromkeys(sorted({*pack.function_words}.difference(pack.negations)), "") | _contrasts(pack)
         for code, pack in packs.items()
         if pack.function_words
     }
+
+
+def _contrasts(pack: LanguagePack) -> dict[str, str]:
+    """Return the function words of `contrasts`, and those that one side of an opposite has alone, with a meaning."""
+    pairs = pack.changes.positions if pack.changes else ()
+    sides = [[{word for phrase in side for word in phrase.split()} for side in pair] for pair in pairs]
+    opposites = [sorted(group & {*pack.function_words}) for one, two in sides for group in (one - two, two - one)]
+    return {word: group[0] for group in (*opposites, *(pack.contrasts or ())) for word in group}
 
 
 def require_language(code: str, where: str) -> str:

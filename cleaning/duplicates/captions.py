@@ -1,7 +1,7 @@
 """Duplicate captions: exact ones within a sample, near-duplicates over all shards, and a cap on common ones."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def label_repeats(
     folder: Path,
     config: RepeatsConfig,
     *,
-    function_words: Mapping[str, Collection[str]],
+    function_words: Mapping[str, Mapping[str, str]],
     threads: int = 1,
 ) -> StepFacts:
     """Label near-duplicate captions over all shards, and those that exceed the cap of images.
@@ -164,7 +164,7 @@ def drop_repeats(
     table: pa.Table,
     labels: Mapping[int, Mapping[str, Any]],
     config: RepeatsConfig,
-    function_words: Mapping[str, Collection[str]],
+    function_words: Mapping[str, Mapping[str, str]],
     *,
     step: str,
 ) -> pa.Table:

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -225,7 +225,7 @@ def cluster_captions(
     *,
     similarity: float,
     scratch: Path,
-    function_words: Mapping[str, Collection[str]],
+    function_words: Mapping[str, Mapping[str, str]],
     threads: int = 1,
 ) -> Rows:
     """Return for each caption the lowest row number of its cluster: its own, if no earlier caption is similar.
@@ -237,10 +237,10 @@ def cluster_captions(
     - their keys have at least the given similarity: twice the letters that they share in order, over the sum of their
       letters (rapidfuzz's `ratio`), with the words in their order or in alphabetical order; and
     - they do not differ in numbers, the order of these, words with digits, or symbols; and
-    - if function words of their languages are given, each other word of one has a similar word in the other, and at
-      most one word (of two, none) is in another position, without having exchanged positions with its neighbour across
-      a function word. Words are similar if they begin alike and differ in one typing error, from four letters on, or in
-      two letters at the end.
+    - if function words of their languages are given, those with a meaning have the same meanings in the same order; and
+      each other word of one has a similar word in the other, and at most one word (of two, none) is in another
+      position, without having exchanged positions with its neighbour across a function word. Words are similar if they
+      begin alike and differ in one typing error, from four letters on, or in two letters at the end.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are similar (0.89); "a red
     bus" and "a blue bus" are not (0.74). Letters alone cannot distinguish "two red cars in front of a small house" from
@@ -255,8 +255,9 @@ def cluster_captions(
             several languages, the language of the first counts.
         similarity: least similarity of near-duplicates, 0 to 1; tested from 0.8 to 0.95.
         scratch: folder for temporary files: the captions, and 200 bytes more for each distinct one.
-        function_words: function words by language, lower case; each caption is compared without those of its own
-            language ("man" is one in German). In other languages, all words must match. Empty: words are not compared.
+        function_words: by language, function words in lower case, each with its meaning ("on" of "onto"), or "": these
+            are ignored. Each caption has those of its own language ("man" is one in German). In other languages, all
+            words must match. Empty: words are not compared.
         threads: number of threads for hashing and comparing; the result does not depend on it.
 
     Returns:
@@ -409,9 +410,12 @@ def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: 
 class CaptionSimilarity:
     """Similarity of captions, given as `exact_key`s with languages; see `cluster_captions` for the arguments."""
 
-    def __init__(self, similarity: float, function_words: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, similarity: float, function_words: Mapping[str, Mapping[str, str]]) -> None:
         self._cutoff = 100 * similarity
-        self._function_words = {code: frozenset(map(exact_key, words)) for code, words in function_words.items()}
+        self._function_words = {
+            code: {exact_key(word): meaning for word, meaning in words.items()}
+            for code, words in function_words.items()
+        }
 
     def content(self, key: str, language: str) -> str:
         """Return a caption without function words, which is used to find candidates."""
@@ -448,6 +452,8 @@ class CaptionSimilarity:
         if len(_CONTRACTED_NOT.findall(left[0])) != len(_CONTRACTED_NOT.findall(right[0])):
             return False
         all_mine, all_others = split_tokens(left[0]), split_tokens(right[0])
+        if self._meanings_of(all_mine, left[1]) != self._meanings_of(all_others, right[1]):
+            return False
         mine, others = self._content_of(all_mine, left[1]), self._content_of(all_others, right[1])
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
             return True
@@ -461,8 +467,13 @@ class CaptionSimilarity:
         return is_one_moved and not _are_exchanged(left[0], mine, others)
 
     def _content_of(self, words: Iterable[str], language: str) -> list[str]:
-        function_words = self._function_words.get(language, frozenset())
+        function_words = self._function_words.get(language, {})
         return [word for word in words if word not in function_words]
+
+    def _meanings_of(self, words: Iterable[str], language: str) -> list[str]:
+        """Return the meanings of function words in their order; a meaning that is repeated at once counts once."""
+        function_words = self._function_words.get(language, {})
+        return [meaning for meaning, _ in itertools.groupby(filter(None, map(function_words.get, words)))]
 
 
 def _similar_words(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:

@@ -5,7 +5,7 @@ Cheap steps run before expensive ones: a caption that `screen` drops is never tr
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,7 @@ class Threads:
 
 
 def find_repeats(
-    job: Job, *, config: RepeatsConfig, function_words: Mapping[str, Collection[str]], threads: Threads
+    job: Job, *, config: RepeatsConfig, function_words: Mapping[str, Mapping[str, str]], threads: Threads
 ) -> StepFacts:
     """Find near-duplicate captions and captions that too many images have, over all shards.
 
@@ -181,7 +181,7 @@ def screen(
     job: Job,
     *,
     config: RepeatsConfig,
-    function_words: Mapping[str, Collection[str]],
+    function_words: Mapping[str, Mapping[str, str]],
     leaks: LeaksConfig,
     kinds: Mapping[str, str],
     test_sets: Sequence[str],

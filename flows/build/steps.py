@@ -11,7 +11,7 @@ from typing import Any
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
 from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
-from data_catalog.language_pack import harmless_words
+from data_catalog.language_pack import function_word_meanings
 from data_catalog.schema import IMAGE_TEXT
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
@@ -170,7 +170,7 @@ STEPS = (
     ),
     Step(
         name="find-repeats",
-        version=3,
+        version=4,
         meaning="Find near-duplicate captions over all shards.",
         scope=WHOLE,
         after=("clean",),
@@ -178,20 +178,20 @@ STEPS = (
         lane=FLOW,
         settings=lambda build: {
             "config": build.recipe.repeats,
-            "function_words": harmless_words(build.inputs.packs),
+            "function_words": function_word_meanings(build.inputs.packs),
             "threads": captions.Threads(build.recipe.build.workers),
         },
         run=captions.find_repeats,
     ),
     Step(
         name="screen",
-        version=3,
+        version=4,
         meaning="Drop leaks of test sets and repeated captions before translation.",
         scope=PER_SHARD,
         after=("clean", "test-set", "find-repeats"),
         settings=lambda build: {
             "config": build.recipe.repeats,
-            "function_words": harmless_words(build.inputs.packs),
+            "function_words": function_word_meanings(build.inputs.packs),
             "leaks": build.recipe.leaks,
             "kinds": {source.name: source.kind.kind for source in build.recipe.sources},
             "test_sets": build.test_set_names,

@@ -82,7 +82,7 @@ def test_the_screen_step_looks_for_images_first_and_for_what_it_is_told_to(tmp_p
         ({"by_caption": False}, ["test_image", None]),
         ({"by_identity": False}, ["test_caption", "test_caption"]),
     ):
-        settings = {"config": RepeatsConfig(), "function_words": {"it": ("a", "un")}, "leaks": LeaksConfig(**switches)}
+        settings = {"config": RepeatsConfig(), "function_words": {"it": {"a": ""}}, "leaks": LeaksConfig(**switches)}
         settings |= {"kinds": {"pairs": "pairs"}, "test_sets": ["held"]}
         inputs = {"clean": tmp_path / "in.parquet", "test-set": (test_set,)}
         table = pq.read_table(call_step("screen", tmp_path / "work", inputs, settings).only_file)

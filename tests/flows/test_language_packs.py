@@ -14,7 +14,7 @@ import pytest
 from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from data_catalog.language_pack import LanguagePack, harmless_words
+from data_catalog.language_pack import ChangeWords, LanguagePack, function_word_meanings
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
 from flows.jobs import require_ready
@@ -37,6 +37,8 @@ def test_the_packs_that_ship_are_whole() -> None:
         assert pack.langdetect not in pack.confusions
         assert len(set(pack.function_words)) == len(pack.function_words) > 50
         assert {*pack.function_words}.isdisjoint(pack.shared_words)
+        contrasting = [word for group in pack.contrasts or () for word in group]
+        assert len(set(contrasting)) == len(contrasting) > 10
         assert code == "en" or len(pack.shared_words) > 50
         assert len(pack.tens) == 8
         assert None not in (pack.text_encoder, pack.iso639_3, pack.name, pack.argos, pack.spacy, pack.flores)
@@ -103,6 +105,11 @@ def test_a_pack_is_a_file_or_one_that_ships(tmp_path: Path) -> None:
             load_language_pack(name)
 
 
+@pytest.fixture(scope="module")
+def meanings() -> dict[str, dict[str, str]]:
+    return function_word_meanings(load_language_packs())
+
+
 @pytest.mark.parametrize(
     ("code", "caption", "with_", "without"),
     [
@@ -112,13 +119,56 @@ def test_a_pack_is_a_file_or_one_that_ships(tmp_path: Path) -> None:
         ("ca", "Un home {} barret camina pel carrer gran", "amb", "sense"),
         ("el", "Ένας άντρας {} καπέλο περπατά στον δρόμο", "με", "χωρίς"),
         ("en", "The birds {} flying over the calm sea", "are", "aren't"),
+        ("it", "il ragazzo è {} il tavolo", "sopra", "sotto"),
+        ("it", "Un cane corre {} dalla casa di legno", "fuori", "dentro"),
+        ("it", "Un gatto nero dorme {} scatola di cartone", "nella", "sulla"),
+        ("en", "A small cat is sleeping {} the wooden table", "on", "under"),
+        ("en", "A dog with a red collar is jumping {} the water", "into", "out of"),
+        ("en", "A group of people is standing {} the old church", "inside", "outside"),
+        ("en", "A woman in a red coat walks {} the horse", "before", "behind"),
+        ("en", "A young child is playing with {} small dog", "his", "her"),
+        ("en", "A man in a hat is walking {} the station", "to", "from"),
+        ("de", "Die kleine Katze schläft {} dem Tisch", "auf", "unter"),
+        ("de", "Ein Mann geht mit {} Hund durch den Park", "seinem", "ihrem"),
+        ("ca", "El gat negre dorm {} la taula de fusta", "sobre", "sota"),
+        ("el", "Η μαύρη γάτα κοιμάται {} από το τραπέζι", "πάνω", "κάτω"),
+        ("el", "Ένα παιδί παίζει με τον σκύλο {} στο πάρκο", "του", "της"),
     ],
 )
-def test_near_captions_share_their_negations(code: str, caption: str, with_: str, without: str, tmp_path: Path) -> None:
-    words = harmless_words(load_language_packs())
+def test_near_captions_share_negations_positions_and_persons(
+    code: str, caption: str, with_: str, without: str, tmp_path: Path, meanings: dict[str, dict[str, str]]
+) -> None:
     captions = [(text, code) for text in (caption.format(with_), caption.format(without), f"{caption.format(with_)}!")]
-    found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=words)
+    found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=meanings)
     assert found.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("code", "left", "right"),
+    [
+        ("it", "Un gatto nero dorme sul letto di legno", "Un gatto nero dorme sopra un letto di legno"),
+        ("it", "Due cani giocano in un parco cittadino", "Due cani giocano nel parco cittadino"),
+        ("de", "Eine kleine Katze schläft im Garten", "Eine kleine Katze schläft in einem Garten"),
+        ("en", "A man is swinging on a rope above the water", "The man is swinging on a rope over water"),
+        ("en", "A brown dog is jumping on on the sofa", "A brown dog jumping onto the sofa"),
+    ],
+)
+def test_function_words_of_one_meaning_are_near(
+    code: str, left: str, right: str, tmp_path: Path, meanings: dict[str, dict[str, str]]
+) -> None:
+    captions = [(left, code), (right, code)]
+    found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=meanings)
+    assert found.tolist() == [0, 0]
+
+
+def test_opposites_of_a_pack_tell_near_captions_apart(tmp_path: Path) -> None:
+    """A pack that lists only the words that change a caption."""
+    changes = ChangeWords(positions=((("super", "super ille"), ("sub", "sub ille")),))
+    pack = LanguagePack(code="la", function_words=("est", "ille", "in", "sub", "super"), changes=changes)
+    captions = [(f"puer parvus {word} mensam magnam est", "la") for word in ("super", "sub", "super ille", "in")]
+    words = function_word_meanings({"la": pack})
+    found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=words)
+    assert found.tolist() == [0, 1, 0, 3]
 
 
 RECIPE = """

@@ -46,8 +46,8 @@ GOLDENS = {
     "forget": (2, "86a63a1259defcdd"),
     "clean": (7, "07d0402d9cdd7143"),
     "test-set": (3, "acfc906c52ec017c"),
-    "find-repeats": (3, "4841bace4e4e495b"),
-    "screen": (3, "230010b8636ced93"),
+    "find-repeats": (4, "aa18e8f4e28f513e"),
+    "screen": (4, "ffe818c856c75d80"),
     "translate": (4, "c14dda2295fe6877"),
     "round-trip": (3, "f7019a8c9d0435f9"),
     "check": (7, "c74282f74eff34fe"),
@@ -100,13 +100,18 @@ REPEATS = [
     ("8", "held.jpg", "Un treno in una stazione di montagna"),
     ("9", "c.jpg", "TRE BARCHE A VELA, al tramonto"),
     ("9", "c.jpg", "Tre barche a remi in un porto"),
+    ("9", "c.jpg", "Un ragazzo dorme sopra il tavolo"),
+    ("9", "c.jpg", "Un ragazzo dorme sotto il tavolo"),
 ]
 HELD_OUT = [
     {"url": "http://example.org/held.jpg", "identity": "coco:391895", "caption": "Tre barche a vela al tramonto!"},
     {"url": "http://example.org/other%20one.jpg", "identity": "flickr:1000268201", "caption": "Un gatto"},
     {"url": "http://example.org/held.jpg", "identity": "coco:391895", "caption": "两只狗在沙滩上奔跑着追球"},
 ]
-FUNCTION_WORDS = {"it": ("a", "al", "di", "e", "su", "sulla", "un", "una", "في")}
+FUNCTION_WORDS = {
+    "it": dict.fromkeys(("a", "al", "di", "e", "un", "una", "في"), "")
+    | {"su": "su", "sulla": "su", "sopra": "su", "sotto": "sotto"}
+}
 
 # Sample, sha256, perceptual hash, look of the thumbnail, pixels a side, caption. Its host is the sample's source.
 PICTURES: list[tuple[str, str, int, int, int, str]] = [
