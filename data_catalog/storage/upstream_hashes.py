@@ -1,6 +1,6 @@
 """Hashes of the contents of upstream files and images, independent of their paths.
 
-Hashes of files are cached by size, modification time and inode: a second look costs one `stat`.
+Hashes of files are cached by size, inode and times: a second look costs one `stat`.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ _NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz
 class FileHashes:
     """Cache of the sha256 of files, in one JSON file of the root.
 
-    A file is read again when its size, modification time (nanoseconds) or inode differs.
+    A file is read again when its size, modification time (nanoseconds), inode or change time differs: programs can set
+    the modification time back, but not the change time.
     """
 
     def __init__(self, store: Path) -> None:
@@ -46,14 +47,14 @@ class FileHashes:
     def sha256(self, path: Path) -> str:
         """Return the hexadecimal sha256 of a file."""
         status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
         name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
         known = self._known.get(name)
-        if known is None or known[:3] != stamp:
+        if known is None or known[:-1] != stamp:
             known = [*stamp, sha256_of(path)]
             self._known[name] = known
             self._changed = True
-        return str(known[3])
+        return str(known[-1])
 
     def folder_digest(self, folder: Path, *, without: Collection[Path] = ()) -> str:
         """Return the digest of the names and contents of the files below a folder that may be images.

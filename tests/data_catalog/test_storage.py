@@ -90,6 +90,24 @@ def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, mon
     assert [path.name for path in target.parent.iterdir()] == ["b.parquet"]
 
 
+def test_a_file_edited_in_place_is_hashed_again_though_its_size_and_time_are_restored(tmp_path: Path) -> None:
+    path, store = tmp_path / "captions.tsv", tmp_path / "hashes.json"
+    path.write_bytes(b"un cane")
+    status = path.stat()
+    hashes = FileHashes(store)
+    assert hashes.sha256(path) == hashlib.sha256(b"un cane").hexdigest()
+    hashes.save()
+    with path.open("r+b") as file:
+        file.write(b"un pane")
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # ticks of the kernel
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    edited = hashlib.sha256(b"un pane").hexdigest()
+    assert FileHashes(store).sha256(path) == edited
+    write_checksummed(store, {str(path): [status.st_size, status.st_mtime_ns, status.st_ino, "of an older version"]})
+    assert FileHashes(store).sha256(path) == edited
+
+
 def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_path: Path) -> None:
     elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
 
