@@ -249,6 +249,8 @@ class TrainConfig:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
+        if not all(0 < std < math.inf for std in self.image_std):
+            raise SettingsError(f"train.image_std must be above 0 for each channel, got {list(self.image_std)}")
 
     @property
     def augmentations(self) -> frozenset[str]:

@@ -122,7 +122,7 @@ def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> No
         ({"image_tower": "resnet18.imagined"}, SettingsError, "imagined"),
         ({"text_pooler": "max_pooler"}, SettingsError, "no Hugging Face text tower"),
         ({"image_mean": (0.5, 0.5)}, SettingsError, "three numbers"),
-        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, "image std"),
+        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, "train.image_std must be above 0"),
         ({"text_pooler": "sum"}, SettingsError, "mean_pooler"),
     ],
 )
