@@ -9,12 +9,14 @@ import http
 import http.client
 import io
 import ipaddress
+import itertools
 import os
 import socket
 import ssl
 import threading
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -40,6 +42,7 @@ from data_catalog.fetch.urls import (
 )
 
 PIECE_BYTES = 65536
+GZIP, GZIP_CODINGS = b"\x1f\x8b", ("gzip", "x-gzip")
 REDIRECTS = (301, 302, 303, 307, 308)
 # Proxies that change an answer, for example shrink an image, send 203.
 WITH_BODY = (200, 203)
@@ -463,7 +466,7 @@ class Response:
         self._response.close()
 
     def copy_to(self, sink: IO[bytes]) -> None:
-        """Write the whole body to a file.
+        """Write the whole body to a file, without a gzip coding that the server added unasked.
 
         Raises:
             FetchError: `empty_body`, `truncated_body`, `too_large`, `timeout`.
@@ -472,7 +475,7 @@ class Response:
         if self.length is not None and self.length > self._max_bytes:
             raise self._failure("too_large", f"{self.length} bytes announced"[:_LONGEST_DETAIL])
         count = 0
-        for piece in self.pieces():
+        for piece in self._plain_pieces():
             sink.write(piece)
             count += len(piece)
             if count > self._max_bytes:
@@ -505,6 +508,26 @@ class Response:
             yield piece
         if self.length is not None and count < self.length:
             raise self._failure("truncated_body", f"{count} of {self.length} bytes"[:_LONGEST_DETAIL])
+
+    def _plain_pieces(self) -> Iterator[bytes]:
+        """Yield the body in small pieces, without its gzip coding if it is stated and there."""
+        pieces = self.pieces()
+        start = next(pieces, b"")
+        # Some servers announce gzip and send the plain file.
+        if self.headers.get("Content-Encoding", "").strip().lower() not in GZIP_CODINGS or start[:1] != GZIP[:1]:
+            yield from itertools.chain([start], pieces)
+            return
+        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            for piece in itertools.chain([start], pieces):
+                rest = piece
+                while rest and not decoder.eof:
+                    yield decoder.decompress(rest, PIECE_BYTES)
+                    rest = decoder.unconsumed_tail
+        except zlib.error as error:
+            raise self._failure("truncated_body", "its gzip coding is cut or damaged") from error
+        if not decoder.eof:
+            raise self._failure("truncated_body", "its gzip coding is cut or damaged")
 
     def _next_piece(self) -> bytes:
         try:

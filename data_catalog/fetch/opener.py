@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO
 
 from data_catalog.errors import PipelineError
-from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Response
+from data_catalog.fetch.client import GZIP, GZIP_CODINGS, Deadline, GuardedClient, Hooks, Response
 from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.hosts import LONG_WAIT_S, Hosts, LaterError, Visit
@@ -35,9 +35,8 @@ _LEAST_TEXT = 500
 # Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
 _HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
 _SLOWEST_DELAY_S = 60.0
-_GZIP = b"\x1f\x8b"
 # Some servers announce gzip and send plain text.
-_PLAIN_CODINGS = ("", "identity", "gzip", "x-gzip")
+_PLAIN_CODINGS = ("", "identity", *GZIP_CODINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def _plain(body: bytes, response: Response) -> bytes:
         FetchError: `not_http`: it is damaged, or compressed in another way than gzip.
     """
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if not body.startswith(_GZIP):
+    if not body.startswith(GZIP):
         if coding not in _PLAIN_CODINGS:
             raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
         return body

@@ -36,6 +36,7 @@ BROKEN_OFF = ("truncated_body", "the connection broke off")
 NO_ANSWER = ("timeout", "no answer in time")
 SLOW_BODY = ("timeout", "not all of the body in time")
 BAD_STATUS, TOO_LONG, TOO_MANY = (("not_http", name) for name in ("BadStatusLine", "LineTooLong", "HTTPException"))
+BROKEN_GZIP = ("truncated_body", "its gzip coding is cut or damaged")
 TOO_LARGE = ("too_large", "more than 1000000 bytes")
 MEMORY_MB = 600
 
@@ -156,7 +157,19 @@ BODIES: dict[str, tuple[Behaviour, Outcome]] = {
     "chunk-size-overflows": (raw(CHUNKED, b"F" * 40 + b"\r\n" + PICTURE), BROKEN_OFF),
     "chunk-minus-one-endless": (endless(CHUNKED + b"-1\r\n", bytes(65536)), TOO_LARGE),
     "endless-trailers": (endless(CHUNKED + ONE_CHUNK + b"0\r\n", b"X-A: b\r\n" * 500), SLOW_BODY),
-    "gzip-bomb": (headed("Content-Encoding: gzip", body=gzip.compress(bytes(10**8), 1)), ("not_an_image", "gzip")),
+    "gzip": (headed("Content-Encoding: gzip", body=gzip.compress(PICTURE)), GOOD),
+    "gzip-by-byte": (
+        headed(
+            *("Content-Encoding: x-gzip", "Transfer-Encoding: chunked"),
+            body=b"".join(b"1\r\n%c\r\n" % byte for byte in gzip.compress(PICTURE)) + b"0\r\n\r\n",
+        ),
+        GOOD,
+    ),
+    "gzip-bomb": (headed("Content-Encoding: gzip", body=gzip.compress(bytes(10**8), 1)), TOO_LARGE),
+    "gzip-cut": (headed("Content-Encoding: gzip", body=gzip.compress(PICTURE)[:-9]), BROKEN_GZIP),
+    "gzip-damaged": (headed("Content-Encoding: gzip", body=b"\x1f\x8b" + PICTURE), BROKEN_GZIP),
+    "gzip-unsaid": (headed(body=gzip.compress(PICTURE)), ("not_an_image", "gzip")),
+    "gzip-only-said": (headed("Content-Encoding: gzip"), GOOD),
     "type-of-text": (headed("Content-Type: text/html"), GOOD),
     "page-as-image": (headed("Content-Type: image/jpeg", body=b"<!DOCTYPE html><p>Gone"), ("not_an_image", "HTML")),
 }
