@@ -3,8 +3,10 @@
 `PairsConfig` names the columns.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar
 
 from data_catalog.errors import SettingsError
@@ -12,7 +14,7 @@ from data_catalog.images.formats import is_image_name
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import FilesConfig, upstream_files
-from data_catalog.sources.image_files import check_images, inner_name
+from data_catalog.sources.image_files import ImageFiles, check_images, inner_name, open_images
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
@@ -106,9 +108,11 @@ def check_pairs(config: PairsConfig) -> None:
 def read_pairs(config: PairsConfig) -> Iterator[JudgedRow]:
     """Yield one row for each record."""
     wanted, columns = _wanted(config), _columns(config)
-    for path in upstream_files(config):
-        for entry in read_table(path, wanted):
-            yield _row(Location(str(path), entry.line, entry.raw), entry, config, columns)
+    with ExitStack() as stack:
+        images = cache(lambda: stack.enter_context(closing(open_images(pairs_images(config) or ""))))
+        for path in upstream_files(config):
+            for entry in read_table(path, wanted):
+                yield _row(Location(str(path), entry.line, entry.raw), entry, config, columns, images)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
@@ -150,7 +154,13 @@ def _wanted(config: PairsConfig) -> ColumnSpec:
     )
 
 
-def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> JudgedRow:
+def _row(
+    location: Location,
+    entry: Entry,
+    config: PairsConfig,
+    columns: Mapping[str, str],
+    images: Callable[[], ImageFiles],
+) -> JudgedRow:
     if entry.trouble:
         return malformed_row(location, *entry.trouble)
     texts: dict[str, str | None] = {}
@@ -158,7 +168,9 @@ def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
             return malformed_row(location, "malformed_row", f"{column} is {describe(value)} instead of a text")
-        texts[name] = value.strip() if value and name in ("url", "path") else value
+        if value and name == "url":
+            value = value.strip()
+        texts[name] = _image_name(value, images) if value and name == "path" else value
     url, path, lang = texts.get("url"), texts.get("path"), texts.pop("lang", None)
     if path:  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
         path = texts["path"] = inner_name(path) or path
@@ -169,6 +181,16 @@ def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping
         **texts,
     )
     return validate_row(location, found)
+
+
+def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
+    """Return a cell without the white space around it, unless an image has it in its name."""
+    name = cell.strip()
+    if name not in ("", cell):
+        with suppress(OSError):
+            images().size(cell)
+            return cell
+    return name
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:

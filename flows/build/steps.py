@@ -111,7 +111,7 @@ def _forget_settings(build: Build) -> Mapping[str, Any]:
 STEPS = (
     Step(
         name="ingest",
-        version=7,
+        version=8,
         meaning="Read the upstream files into shards of caption rows.",
         scope=MAKES_SHARDS,
         lane=FLOW,

@@ -42,7 +42,7 @@ from translation.memory import TranslationMemory
 
 # By step its version and the digest of its rows: a change of the digest alone means that the version must be raised.
 GOLDENS = {
-    "ingest": (7, "54ce6dec5dffc029"),
+    "ingest": (8, "54ce6dec5dffc029"),
     "forget": (2, "86a63a1259defcdd"),
     "clean": (7, "07d0402d9cdd7143"),
     "test-set": (3, "acfc906c52ec017c"),

@@ -421,6 +421,14 @@ def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_pa
         check_pairs(replace(config, files=(f"{tmp_path}/*/p.csv",)))
 
 
+def test_white_space_around_a_path_counts_where_an_image_has_it_in_its_name(tmp_path: Path) -> None:
+    for name in (" a.jpg", "b.jpg", " c.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "p.csv").write_text("text,image\nx, a.jpg\nx, b.jpg\nx, c.jpg\nx,c.jpg \nx,  \n")
+    rows = read_pairs(PairsConfig(files=(f"{tmp_path}/p.csv",), caption_column="text", path_column="image", lang="it"))
+    assert [getattr(row, "path", None) for row in rows] == [" a.jpg", "b.jpg", " c.jpg", "c.jpg", None]
+
+
 def test_a_path_is_one_sample_however_it_is_written_and_one_that_leaves_the_folder_stays_as_it_is(read: Any) -> None:
     names = ["sub/a.jpg", "./sub/a.jpg", "sub//./a.jpg", "sub/../a.jpg", "/sub/a.jpg"]
     content = encode([{"image": name, "text": "un gatto"} for name in names], ".csv")
