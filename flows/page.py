@@ -227,19 +227,29 @@ class Page:
         self.words: Words = texts[self.language]
         pack_name = language_pack(shown.language).name if shown.language else ""
         self.model_language = self.words["language"] if self.language == shown.language else pack_name
-        self._texts, self._examples = self._drawn_examples()
+        self.is_own = self.language == shown.language  # the interface speaks the model's language
+        self.num_examples = len(self._examples())
 
-    def _drawn_examples(self) -> tuple[list[str], list[str]]:
-        """Return texts in the model's language, and ids of samples: those of the dataset, if it is there."""
-        own = self.language == self.shown.language
-        texts = list(self.words["examples"]) if own else []
+    def _examples(self) -> list[dict[str, str]]:
+        """Return samples whose captions the model can read, as they are now: one may be taken down while it is shown.
+
+        None if the dataset is in another language, or cannot be read.
+        """
         if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
-            return texts, []
-        rows = self._rows(
-            "SELECT sample_id, captions[1] AS caption FROM pairs WHERE dataset = $dataset AND split <> 'marked' "
-            "ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
-        )
-        return [row["caption"] for row in rows] or texts, [row["sample_id"] for row in rows]
+            return []
+        try:
+            with self._present():
+                return self._rows(
+                    "SELECT sample_id, captions[1] AS caption FROM pairs WHERE dataset = $dataset "
+                    "AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
+                )
+        except PipelineError as error:
+            logger.warning("%s", error)
+            return []
+
+    def _texts(self) -> list[str]:
+        """Return examples of texts in the model's language: captions of the dataset, if it has some."""
+        return [row["caption"] for row in self._examples()] or (list(self.words["examples"]) if self.is_own else [])
 
     def search(self, query_text: str, num_images: float) -> str:
         """Return the images that are most similar to a text."""
@@ -455,17 +465,17 @@ class Page:
         with gr.Blocks(title=words["title"], analytics_enabled=False, fill_width=False) as blocks:
             intro = words["intro"].format(language=self.model_language or words["unknown_language"])
             fallback = ""
-            if self.language != self.shown.language and self.model_language:
+            if not self.is_own and self.model_language:
                 fallback = f"<p>{text(words['fallback'].format(language=self.model_language))}</p>"
             gr.HTML(f"<h1>{text(words['title'])}</h1><p>{text(intro)}</p>{fallback}")
             with gr.Tabs():
                 if self.shown.gallery is not None:
                     with gr.Tab(words["find"]):
-                        self._search_tab()
+                        self._search_tab(blocks)
                 with gr.Tab(words["compare"]):
-                    self._picture_tab("classify", self.classify, words["texts"], words["labels_hint"])
+                    self._picture_tab(blocks, "classify", self.classify, words["texts"], words["labels_hint"])
                 with gr.Tab(words["locate"]):
-                    self._picture_tab("localize", self.localize, words["text"], words["query_hint"])
+                    self._picture_tab(blocks, "localize", self.localize, words["text"], words["query_hint"])
                 if self.shown.snapshot is not None:
                     with gr.Tab(words["browse"]):
                         self._dataset_tab()
@@ -474,58 +484,63 @@ class Page:
         blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
         return blocks
 
-    def _search_tab(self) -> None:
+    def _search_tab(self, page: Any) -> None:
         words = self.words
         wanted = gr.Textbox(label=words["text"], placeholder=words["query_hint"], max_length=MAX_TEXT, submit_btn=False)
         count = gr.Slider(1, MOST_HITS, value=12, step=1, label=words["num_images"], buttons=[])
         button = gr.Button(words["search"], variant="primary")
-        self._text_examples(wanted)
+        self._text_examples(page, wanted)
         result = gr.HTML()
         gr.on([button.click, wanted.submit], self._safe(self.search), [wanted, count], result, **_lane("search"))
 
-    def _picture_tab(self, name: str, answer: Callable[..., str], label: str, hint: str) -> None:
+    def _picture_tab(self, page: Any, name: str, answer: Callable[..., str], label: str, hint: str) -> None:
         words = self.words
         with gr.Row():
             with gr.Column():
                 picture = picture_input(words["picture"], words["picture_hint"])
                 lines = 5 if name == "classify" else 1
-                own = self.language == self.shown.language
-                value = "\n".join(self._texts or (words["labels"] if own else [])) if lines > 1 else ""
-                wanted = gr.Textbox(label=label, info=hint, lines=lines, value=value, max_length=20_000)
+                wanted = gr.Textbox(label=label, info=hint, lines=lines, max_length=20_000)
+                if lines > 1:
+                    page.load(self._labels, None, wanted, **_PRIVATE)
                 button = gr.Button(words["compute" if lines > 1 else "show"], variant="primary")
-                if self._examples:
-                    with gr.Row():
-                        for number, (example, caption) in enumerate(zip(self._examples, self._texts, strict=True)):
-                            choose = gr.Button(words["example"].format(number=number + 1), size="sm")
-                            outputs = [picture] if lines > 1 else [picture, wanted]
-                            choose.click(
-                                partial(self._chosen, example, *([] if lines > 1 else [caption])),
-                                None,
-                                outputs,
-                                **_PRIVATE,
-                            )
+                with gr.Row():
+                    for number in range(self.num_examples):
+                        choose = gr.Button(words["example"].format(number=number + 1), size="sm")
+                        outputs = [picture] if lines > 1 else [picture, wanted]
+                        choose.click(partial(self._chosen, number, len(outputs)), None, outputs, **_PRIVATE)
             with gr.Column():
                 result = gr.HTML()
         picture.upload(self.keep, picture, picture, show_progress="hidden", **_PRIVATE)
         triggers = [button.click] if lines > 1 else [button.click, wanted.submit]
         gr.on(triggers, self._safe(answer), [picture, wanted], result, **_lane(name))
 
-    def _chosen(self, sample_id: str, *caption: str) -> Any:
-        """Return the image of an example, none if it was taken down, and its caption if there is a field for it."""
-        image = None
-        try:
-            with self._present():
-                rows = self._rows(IMAGES, {"ids": [sample_id]})
-            image = shrunk(rows[0]["image"], SIDE, quality=95) if rows else None
-        except PipelineError as error:
-            logger.warning("%s", error)
-        return (image, *caption) if caption else image
+    def _chosen(self, number: int, num_outputs: int) -> Any:
+        """Return the image of an example, and its caption if there is a field for it; none if it was taken down."""
+        image, caption = None, ""
+        for example in self._examples()[number : number + 1]:
+            try:
+                with self._present():
+                    rows = self._rows(IMAGES, {"ids": [example["sample_id"]]})
+                if rows:
+                    image, caption = shrunk(rows[0]["image"], SIDE, quality=95), example["caption"]
+            except PipelineError as error:
+                logger.warning("%s", error)
+        return image if num_outputs == 1 else (image, caption)
 
-    def _text_examples(self, target: Any) -> None:
-        if self._texts:
-            gr.Examples(
-                [[one] for one in self._texts], target, label=self.words["examples_of_texts"], api_visibility="private"
-            )
+    def _labels(self) -> str:
+        """Return texts to compare an image with."""
+        return "\n".join(self._texts() or (self.words["labels"] if self.is_own else []))
+
+    def _text_examples(self, page: Any, target: Any) -> None:
+        """Add texts to choose from, which every load of the page draws anew, and the first of which it enters."""
+        examples = gr.Dataset(components=[target], samples=[], label=self.words["examples_of_texts"], visible=False)
+
+        def drawn() -> tuple[str, Any]:
+            texts = self._texts()
+            return texts[0] if texts else "", gr.Dataset(samples=[[one] for one in texts], visible=bool(texts))
+
+        page.load(drawn, None, [target, examples], **_PRIVATE)
+        examples.click(lambda sample: sample[0], examples, target, show_progress="hidden", **_PRIVATE)
 
     def _dataset_tab(self) -> None:
         words = self.words

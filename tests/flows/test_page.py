@@ -24,9 +24,11 @@ import yaml
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from data_catalog.database.catalog import query
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import BusyError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
+from data_catalog.takedown import forget
+from data_catalog.tombstones import new_tombstone
 from training.scores.encoders import open_open_clip
 from training.towers.model import LoadedModel, create_model, write_model_config
 from training.towers.model_files import save_weights
@@ -34,6 +36,7 @@ from training.towers.preprocessing import Preprocessing
 from training.towers.pretrained import save_encoder_config
 from training.towers.tokenizer import copy_tokenizer
 from training.use.search import folder_gallery
+from translation.memory import forget_texts
 
 if find_spec("gradio") is None:
     pytest.skip("Gradio is not installed: the extra dev has it", allow_module_level=True)
@@ -220,6 +223,33 @@ def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Client, 
     assert f"REJECTED, {dropped}" in story
     for unheard in ("'; DROP TABLE captions", "#" * 100_000):
         assert "non esiste" in client.predict(unheard, api_name="/story")
+
+
+def test_a_reloaded_page_shows_no_caption_of_a_sample_that_was_forgotten_since(
+    colours: LoadedModel, pictures: Path, copied: Path
+) -> None:
+    rebuild(copied)
+    snapshot = require_snapshot(copied, "scenes")
+    captions = query(copied, "SELECT captions[1], any_value(sample_id) FROM pairs GROUP BY 1 HAVING count(*) = 1")
+    gallery, language = folder_gallery(pictures, colours), snapshot.manifest["target_lang"]
+    with served(Shown(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot)) as address:
+        before = reloaded(address)
+        caption, sample = next(pair for pair in zip(*captions.to_pydict().values(), strict=True) if pair[0] in before)
+        forget(copied, [new_tombstone("sample", sample)], forget_texts=forget_texts)
+        assert caption not in reloaded(address)
+
+
+def reloaded(address: str) -> str:
+    """Return all that a browser gets that opens the page and presses what needs no entry."""
+    answers = [httpx.get(address).text, httpx.get(f"{address}config").text]
+    for number, event in enumerate(json.loads(answers[1])["dependencies"]):
+        if event["inputs"] == []:
+            asked = {"data": [], "fn_index": event["id"], "session_hash": f"browser{number}"}
+            httpx.post(f"{address}gradio_api/queue/join", json=asked).raise_for_status()
+            waiting = f"{address}gradio_api/queue/data?session_hash=browser{number}"
+            with httpx.stream("GET", waiting, timeout=60) as lines:
+                answers.append(next(line for line in lines.iter_lines() if "process_completed" in line))
+    return "".join(answers)
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
