@@ -261,6 +261,10 @@ def forget(
             raise SettingsError("--list only lists what was forgotten: leave it out to forget more, or use it alone")
         _list(root)
         return
+    known = read_tombstones(root)
+    if options == _NOTHING and known.tombstones and not known.is_unfinished:
+        say(f"every take-down of {root} is finished: nothing to do (--list shows what was forgotten)")
+        return
     tombstones = _tombstones(root, options)
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:

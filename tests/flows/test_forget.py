@@ -334,6 +334,12 @@ def test_what_cannot_be_meant_is_refused_and_writes_nothing(
     assert not (whole / "forgotten.json").exists()
 
 
+def test_the_command_that_finishes_a_take_down_may_be_repeated(forgotten: Path, told: Any) -> None:
+    before = (forgotten / "forgotten.json").read_bytes()
+    assert "nothing to do" in told(["forget", "--root", str(forgotten)])
+    assert (forgotten / "forgotten.json").read_bytes() == before
+
+
 def test_a_dry_run_lists_and_changes_nothing(whole: Path, told: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     out = told(["forget", "--root", str(whole), "--domain", FORGOTTEN, "--dry-run"])
