@@ -39,9 +39,11 @@ from flows.cli import (
     translate,
 )
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
+from flows.cli.output import discard_output, output_errors
 from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_UNREAD = 141  # as of a program that SIGPIPE ends
 EXIT_DEFECT, EXIT_LATER = 70, 75  # EX_SOFTWARE and EX_TEMPFAIL of sysexits.h
 HOW_TO_REPORT = (
     "This is a defect of vernaclip. Please report it to whoever gave you this copy. Send the lines above, the command, "
@@ -53,7 +55,7 @@ DESCRIPTION = (
     "Give any language its own CLIP: build a translated, cleaned and queryable dataset of images with captions, then "
     "train and score a compact open_clip model on it.\n\n"
     "exit codes: 0 success; 1 failure, the message says what to do; 2 wrong usage; 70 a defect of vernaclip, please "
-    "report it; 75 temporary failure, the same command may succeed later"
+    "report it; 75 temporary failure, the same command may succeed later; 141 the reader of the output closed the pipe"
 )
 
 Command = Callable[..., Any]
@@ -222,6 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         sys.stderr.write(f"{visible_text(_usage_text(error))}\n")
         raise SystemExit(EXIT_USAGE) from None
+    if sys.stdout is None:
+        sys.stderr.write("vernaclip: standard output is closed: send it to a file, a pipe or /dev/null\n")
+        return EXIT_FAILED
     if not call.is_command:
         try:
             call.command(*call.bound.args, **call.bound.kwargs)
@@ -279,7 +284,10 @@ def _run(call: Call) -> int:
             # `sql` writes nothing, and does not read through links.
             open_root(root, writes=call.command is not catalog.sql)
         with running_job(root or Path()):
-            return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
+            code = int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
+            with output_errors():
+                sys.stdout.flush()
+            return code
     except PipelineError as error:
         # A failed command leaves no empty folder at a path that it was given, unless another process works there.
         for folder in missing:
@@ -296,9 +304,8 @@ def _run(call: Call) -> int:
         sys.stderr.write("\ninterrupted: run the same command again to resume\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (a pager, head) closed the pipe, which is no error.
-        sys.stderr.close()
-        return EXIT_OK
+        discard_output()  # its reader (a pager, head) has enough
+        return EXIT_UNREAD
     except Exception as error:  # noqa: BLE001 - the outermost boundary: an unexpected exception is a defect
         return _fail_by_defect(f"unexpected {type(error).__name__}: {error}")
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import cell_text, command
 from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
-from flows.cli.output import encoding_errors, require_own_file, say, say_json, say_table
+from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
 
 MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
 
@@ -276,7 +276,7 @@ def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches")
 
     write = write_csv if options.format == "csv" else write_json_lines
     if options.out is None:
-        with encoding_errors():
+        with output_errors():
             write(sys.stdout, schema, batches, raw=options.raw)
         return
 

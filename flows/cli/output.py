@@ -33,14 +33,30 @@ def require_own_file(out: Path, option: str = "--out") -> None:
 
 
 def say(text: str = "") -> None:
-    """Print a text of one or several lines to standard output, safe for a terminal.
-
-    Raises:
-        SettingsError: the encoding of standard output lacks a character.
-    """
-    with encoding_errors():
+    """Print a text of one or several lines to standard output, safe for a terminal."""
+    with output_errors():
         sys.stdout.write(visible_lines(text) + "\n")
-    sys.stdout.flush()
+        sys.stdout.flush()
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Name standard output in its errors, except for that of a pipe whose reader left."""
+    try:
+        with encoding_errors():
+            yield
+    except OSError as error:
+        discard_output()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DiskError(
+            f"standard output cannot be written ({error.strerror}): send it to another file or pipe"
+        ) from error
+
+
+def discard_output() -> None:
+    """Send what the buffer of standard output still holds nowhere: the interpreter's last flush would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say, say_json, say_table
+from flows.cli.output import output_errors, say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
@@ -195,13 +195,14 @@ def _print(rows: Sequence[Row], form: Form) -> None:
         for row in rows:
             say_json(row, indent=None)
     elif rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            cells = (
-                (name, spreadsheet_text(value) if isinstance(value, str) else value) for name, value in row.items()
-            )
-            writer.writerow(dict(cells))
+        with output_errors():
+            writer = csv.DictWriter(sys.stdout, list(rows[0]))
+            writer.writeheader()
+            for row in rows:
+                cells = (
+                    (name, spreadsheet_text(value) if isinstance(value, str) else value) for name, value in row.items()
+                )
+                writer.writerow(dict(cells))
 
 
 if TYPE_CHECKING:

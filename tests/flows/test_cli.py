@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from cyclopts import App, CycloptsError
 from PIL import Image
 
+from data_catalog.database.catalog import rebuild
 from data_catalog.errors import BusyError, DefectError, InputError, TransientError
 from data_catalog.progress import Progress
 from flows.cli import main
@@ -367,3 +369,33 @@ def test_a_terminal_that_cannot_show_an_answer_says_so(built: Any) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "set PYTHONIOENCODING=utf-8" in done.stderr
+
+
+MANY_ROWS = ["sql", "SELECT range AS number, repeat('x', 50) AS text FROM range(20000)", "--max-rows", "9000"]
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(form: str, tmp_path: Path, child: Any) -> None:
+    rebuild(tmp_path)
+    with child([*MANY_ROWS, "--format", form, "--root", str(tmp_path)]) as process:
+        assert "number" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, child: Any) -> None:
+    rebuild(tmp_path)
+    closed = {"stdout": None, "preexec_fn": partial(os.close, 1)}
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        for words, where, text in (
+            (["recipes"], closed, "standard output is closed"),
+            (["recipes"], {"stdout": full}, "standard output cannot be written (No space left on device)"),
+            ([*MANY_ROWS, "--format=csv", "--root", str(tmp_path)], {"stdout": full}, "(No space left on device)"),
+            (["sql", "SELECT 1", "--format=csv", "--root", str(tmp_path)], {"stdout": full}, "standard output cannot"),
+        ):
+            with child(words, **where) as process:
+                lines = process.stderr.read().splitlines()
+            assert (process.returncode, len(lines)) == (1, 1), lines
+            assert text in lines[0]
+            assert "disk" not in lines[0]
