@@ -48,6 +48,34 @@ class DefectError(PipelineError):
 KINDS = (SettingsError, InputError, DamagedError, BusyError, DiskError, TransientError, DefectError)
 
 
+class Refusals:
+    """Errors of independent checks, each made in `with refusals:`, that `raise_all` raises as one."""
+
+    def __init__(self) -> None:
+        self.errors: list[PipelineError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Keep an error of ours, and go on."""
+        if not isinstance(error, PipelineError):
+            return False
+        group = error.__cause__
+        self.errors += group.exceptions if isinstance(group, ExceptionGroup) else [error]
+        return True
+
+    def raise_all(self) -> None:
+        """Raise the only error, or one with the text of each, of the kind among theirs that comes first in `KINDS`."""
+        found = list({str(error): error for error in self.errors}.values())
+        if len(found) == 1:
+            raise found[0]
+        if found:
+            kind = next(kind for kind in KINDS if any(isinstance(error, kind) for error in found))
+            text = "\n- ".join([f"{len(found)} things are wrong:", *map(str, found)])
+            raise kind(text) from ExceptionGroup("refusals", found)
+
+
 def install_hint(extra: str) -> str:
     """Return how to install the distributions of an extra: no package called vernaclip is published."""
     from importlib.metadata import requires

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
-from data_catalog.errors import PipelineError
+from data_catalog.errors import Refusals
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.workers import ImageWorkers
@@ -147,8 +147,14 @@ def dry_run(
     require_sources(recipe)
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
-    require_readable(recipe)
-    find_plugin(recipe.translate.engine)
+    refusals = Refusals()
+    with refusals:
+        target_language_pack(recipe, named_language_packs(recipe))
+    with refusals:
+        require_readable(recipe)
+    with refusals:
+        find_plugin(recipe.translate.engine)
+    refusals.raise_all()
     fetching = Fetching(
         dataset=recipe.name,
         attempt=attempt_of(root, recipe.name).number,
@@ -209,13 +215,11 @@ def _is_set(recipe: Recipe, name: str) -> bool:
 
 def _lacking(recipe: Recipe, root: Path) -> list[str]:
     """Return the messages with which a build would refuse the recipe, though a dry run does not need what it lacks."""
-    found = []
+    refusals = Refusals()
     for require in (require_contact, require_packages, lambda recipe: judge_identities(recipe, root, str)):
-        try:
+        with refusals:
             require(recipe)
-        except PipelineError as error:
-            found.append(str(error))
-    return found
+    return [str(error) for error in refusals.errors]
 
 
 def _sampled(recipe: Recipe, root: Path, num_rows: int, seed: int, translator: Translator | None) -> Inputs:

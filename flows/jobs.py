@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_catalog.database.overview import heavy_losses, ranked_reasons
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
+from data_catalog.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis
 from data_catalog.plain_text import command
@@ -47,6 +47,7 @@ from data_catalog.storage.upstream_hashes import (
 from data_catalog.takedown import Matches, clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
+from flows.build.inputs import require_buildable
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
@@ -554,6 +555,21 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
             language has no rules for `train.hard_negatives`.
         DiskError: the disk has not enough free space.
     """
+    refusals = Refusals()
+    with refusals:
+        _require_held_out(recipe, split)
+    with refusals:
+        require_guards(recipe)
+    with refusals:
+        _require_trainable(recipe, root)
+    if refusals.errors and recipe.scenes is None:  # else the build asks; the files of scenes are drawn only there
+        with refusals:
+            require_buildable(recipe)
+    refusals.raise_all()
+
+
+def _require_held_out(recipe: Recipe, split: str) -> None:
+    """Refuse a recipe whose shares hold out no images to score on."""
     scored = split or recipe.evaluate.split
     if recipe.split.by != UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
         shares = {"val": recipe.split.val, "test": recipe.split.test}
@@ -567,10 +583,13 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
                 "split.val and split.test are 0, so there would be nothing to score on: set one above 0, or run only "
                 "`vernaclip build` and `vernaclip train`, without `vernaclip evaluate`"
             )
-    require_guards(recipe)
+
+
+def _require_trainable(recipe: Recipe, root: Path) -> None:
+    """Refuse a recipe whose model could not be trained, or not be written."""
+    rules = change_rules(recipe)
     from training.fit.run import require_trainable
 
-    rules = change_rules(recipe)
     needed, free = require_trainable(recipe.train, rules), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(

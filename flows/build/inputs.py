@@ -9,7 +9,7 @@ from typing import Any
 
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
-from data_catalog.errors import SettingsError
+from data_catalog.errors import Refusals, SettingsError
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
@@ -28,7 +28,7 @@ from data_catalog.storage.upstream_hashes import (
 )
 from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.build.fit import Judges, judge_identities
-from flows.recipe.engines import open_engine, open_reverse_engine
+from flows.recipe.engines import open_engine, open_reverse_engine, require_packages
 from flows.recipe.language_packs import (
     available_language_packs,
     language_pack,
@@ -96,14 +96,19 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         SettingsError: settings of the recipe contradict each other, or a required one is missing.
         InputError: a file is missing, empty or of another kind; or the language pack or engine is missing.
     """
-    named = named_language_packs(recipe)
-    pack = target_language_pack(recipe, named)
-    require_readable(recipe)
-    require_contact(recipe)
-    tagger = recipe.check.find_tagger(pack)
-    translator = open_engine(recipe, root)
-    reverse = open_reverse_engine(recipe, root) if translator else None
-    hashes = open_hashes(root)
+    hashes, refusals = open_hashes(root), Refusals()
+    with refusals:
+        require_buildable(recipe)
+    with refusals:
+        named = named_language_packs(recipe)
+        pack = target_language_pack(recipe, named)
+        tagger = recipe.check.find_tagger(pack)
+    with refusals:
+        translator = open_engine(recipe, root)
+        reverse = open_reverse_engine(recipe, root) if translator else None
+    with refusals:
+        image_text = judge_identities(recipe, root, hashes.sha256)
+    refusals.raise_all()
     sources = [source_of(settings, hashes.sha256) for settings in recipe.sources]
     places = {source.name: source.kind.images(source.config) for source in recipe.sources}
     locations = {name: str(location) for name, location in places.items() if location is not None}
@@ -111,7 +116,6 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     test_files = {each.name: file_entries(each.upstream_files(), hashes.sha256) for each in recipe.test_sets}
     digests = {each.name: images_digest(each.kind, each.config, hashes) for each in recipe.test_sets}
     test_images = {name: found for name, found in digests.items() if found is not None}
-    image_text = judge_identities(recipe, root, hashes.sha256)
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     pivot = recipe.translate.pivot  # its pack checks no captions, but selects the engine's models
@@ -148,6 +152,17 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     )
 
 
+def require_buildable(recipe: Recipe) -> None:
+    """Refuse a recipe that lacks something, as far as can be known without work; the error says all that it lacks."""
+    refusals = Refusals()
+    with refusals:
+        target_language_pack(recipe, named_language_packs(recipe))
+    for require in (require_readable, require_contact, require_packages):
+        with refusals:
+            require(recipe)
+    refusals.raise_all()
+
+
 def require_readable(recipe: Recipe) -> None:
     """Refuse a recipe whose upstream files are missing, or whose sources contradict its other settings.
 
@@ -157,15 +172,23 @@ def require_readable(recipe: Recipe) -> None:
     Raises:
         SettingsError, InputError: the message names the source or test set, and what to do.
     """
+    refusals, readable = Refusals(), []
     for source in recipe.sources:
-        source.check()
+        with refusals:
+            source.check()
+            readable.append(source)
     for test_set in recipe.test_sets:
-        test_set.check()
-    if recipe.split.by in (None, UPSTREAM):
-        recipe.split.require_choice([each.name for each in recipe.sources if each.kind.states_splits(each.config)])
+        with refusals:
+            test_set.check()
+    by = recipe.split.by
+    if by is None or (by == UPSTREAM and len(readable) == len(recipe.sources)):  # any source may state the splits
+        with refusals:
+            recipe.split.require_choice([each.name for each in readable if each.kind.states_splits(each.config)])
     for source in recipe.sources:
         if isinstance(source.config, PairsConfig):
-            source.config.require_use(source.name, recipe.target_language)
+            with refusals:
+                source.config.require_use(source.name, recipe.target_language)
+    refusals.raise_all()
 
 
 def require_contact(recipe: Recipe) -> None:

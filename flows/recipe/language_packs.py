@@ -78,8 +78,9 @@ def change_rules(recipe: Recipe) -> ChangeRules | None:
     """
     if not recipe.train.needs_rules:
         return None
+    pack = target_language_pack(recipe, named_language_packs(recipe))
     try:
-        return ChangeRules.of(target_language_pack(recipe, named_language_packs(recipe)))
+        return ChangeRules.of(pack)
     except SettingsError as error:
         without = "train.hard_negatives=[], and no mirror in train.augment"
         raise SettingsError(f"{error}, or train without: {without}") from None

@@ -13,7 +13,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError, Refusals, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
@@ -373,25 +373,35 @@ def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Rec
     Raises:
         SettingsError: a key is unknown or missing, or a value is invalid.
     """
-    general = section_fields(Dataset)
-    for name in values:
-        if name not in {*general, *SECTIONS, "sources", "test_sets"}:
-            raise unknown_key(name, "a recipe", {*general, *SECTIONS, "sources", "test_sets"})
-    if "target_language" not in values:
-        raise SettingsError('target_language is missing: set it in the recipe, as in target_language = "it"')
-    dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
-    for name in ("target_language", "source_language"):
-        require_language(getattr(dataset, name), name)
-    sections = {name: read(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
+    general, refusals = section_fields(Dataset), Refusals()
+    known = {*general, *SECTIONS, "sources", "test_sets"}
+    for name in [name for name in values if name not in known]:
+        with refusals:
+            raise unknown_key(name, "a recipe", known)
+    with refusals:
+        if "target_language" not in values:
+            raise SettingsError('target_language is missing: set it in the recipe, as in target_language = "it"')
+        dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
+        for name in ("target_language", "source_language"):
+            require_language(getattr(dataset, name), name)
+    sections = {}
+    for name in [name for name in SECTIONS if name in values]:
+        with refusals:
+            sections[name] = read(SECTIONS[name], values[name], name)
+    target = str(values.get("target_language"))
+    with refusals:
+        # A student needs no images, so a recipe that only distils needs no source.
+        only_distils = "distil" in values and "sources" not in values
+        sources = () if only_distils else read_sources(values.get("sources", {}), target)
+    with refusals:
+        test_sets = read_test_sets(values.get("test_sets", {}), target)
+    refusals.raise_all()
     if "consent" in sections:
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
         **{**asdict(dataset), "name": dataset.name or default_name},
         reference=reference,
-        # A student needs no images, so a recipe that only distils needs no source.
-        sources=()
-        if "distil" in values and "sources" not in values
-        else read_sources(values.get("sources", {}), dataset.target_language),
-        test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
+        sources=sources,
+        test_sets=test_sets,
         **sections,
     )

@@ -12,9 +12,10 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import SettingsError
+from data_catalog.errors import Refusals, SettingsError
 from data_catalog.settings import require_bounds
 
 T = TypeVar("T")
@@ -63,11 +64,13 @@ def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"{path} must be a table of settings, got {values!r}")
-    known = section_fields(config_type)
-    for name in values:
-        if name not in known:
+    known, refusals = section_fields(config_type), Refusals()
+    for name in [name for name in values if name not in known]:
+        with refusals:
             raise unknown_key(f"{path}.{name}", path, {*known, *other_keys})
-    result: T = read_value(config_type, values, path)
+    with refusals:
+        result: T = read_value(config_type, {name: values[name] for name in values if name in known}, path)
+    refusals.raise_all()
     return result
 
 
@@ -81,7 +84,13 @@ def read_value(kind: Any, value: Any, path: str) -> Any:
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        raise _settings_error(error, kind, path) from error
+        refusals = Refusals()
+        first_by_field = {each["loc"][:1]: each for each in reversed(error.errors())}
+        for first in reversed(first_by_field.values()):
+            with refusals:
+                raise _settings_error(first, kind, path) from error
+        refusals.raise_all()
+        raise
 
 
 def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
@@ -199,9 +208,8 @@ def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
     return kind
 
 
-def _settings_error(error: ValidationError, kind: Any, path: str) -> SettingsError:
-    """Return the first validation error as a `SettingsError` with its path and the expected value."""
-    first = error.errors()[0]
+def _settings_error(first: ErrorDetails, kind: Any, path: str) -> SettingsError:
+    """Return a validation error as a `SettingsError` with its path and the expected value."""
     place = ".".join(filter(None, [path, *(part for part in first["loc"] if isinstance(part, str))]))
     refused = first.get("ctx", {}).get("error")
     if isinstance(refused, ValueError):  # raised by the dataclass itself

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import PipelineError, Refusals, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import require_language
 from data_catalog.settings import what_values
@@ -167,24 +167,27 @@ def _read_tables(
     section: str, tables: Mapping[str, Any], kinds: Mapping[str, Kind], target: str, stated_types: tuple[type, ...]
 ) -> Iterator[tuple[str, Kind, Any, tuple[Any, ...]]]:
     """Yield name, kind, config and the settings that all kinds share of each table that is not switched off."""
+    refusals = Refusals()
     for name, table in tables.items():
         path = f"{section}.{name}"
-        if not isinstance(table, Mapping):
-            raise SettingsError(f"{path} must be a table of settings, got {table!r}")
-        if not name.replace("_", "").isalnum():
-            raise SettingsError(f"{path}: a name must consist of letters, digits and _ (it is part of ids)")
-        settings = dict(table)
-        may_state = [key for stated_type in stated_types for key in section_fields(stated_type)]
-        stated: tuple[Any, ...] = tuple(
-            read(each, {key: settings.pop(key) for key in section_fields(each) if key in settings}, path)
-            for each in stated_types
-        )
-        kind = settings.pop("kind", name)
-        if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
-            continue
-        if not isinstance(kind, str) or kind not in kinds:
-            raise SettingsError(f"{path}.kind is {kind!r}: use one of {', '.join(sorted(kinds))}")
-        config_type = kinds[kind].config_type
-        if "languages" in section_fields(config_type):
-            settings.setdefault("languages", [target])
-        yield name, kinds[kind], read(config_type, settings, path, other_keys=may_state), stated
+        with refusals:
+            if not isinstance(table, Mapping):
+                raise SettingsError(f"{path} must be a table of settings, got {table!r}")
+            if not name.replace("_", "").isalnum():
+                raise SettingsError(f"{path}: a name must consist of letters, digits and _ (it is part of ids)")
+            settings = dict(table)
+            may_state = [key for stated_type in stated_types for key in section_fields(stated_type)]
+            stated: tuple[Any, ...] = tuple(
+                read(each, {key: settings.pop(key) for key in section_fields(each) if key in settings}, path)
+                for each in stated_types
+            )
+            kind = settings.pop("kind", name)
+            if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
+                continue
+            if not isinstance(kind, str) or kind not in kinds:
+                raise SettingsError(f"{path}.kind is {kind!r}: use one of {', '.join(sorted(kinds))}")
+            config_type = kinds[kind].config_type
+            if "languages" in section_fields(config_type):
+                settings.setdefault("languages", [target])
+            yield name, kinds[kind], read(config_type, settings, path, other_keys=may_state), stated
+    refusals.raise_all()

@@ -15,6 +15,7 @@ from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
+from flows.jobs import require_ready
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import (
     SECTIONS,
@@ -165,6 +166,28 @@ def test_wikimedia_is_not_asked_without_a_contact(load: Any, tmp_path: Path) -> 
     recipe = load("fetch.contact=someone@example.org", text=WIT)
     assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"
     assert recipe.fetch.limits().user_agent.endswith("someone@example.org")
+
+
+def test_what_is_wrong_and_what_is_missing_is_told_at_once(load: Any, tmp_path: Path) -> None:
+    """Each in one error; all that a build and a training lack, once the settings are right."""
+    wrong = ("trian.steps=3", "split.val=many", "split.test=few", "build.workers=0", "sources.mine.nothing=1")
+    with pytest.raises(SettingsError) as refused:
+        load(*wrong)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "5 things are wrong:"
+    named = ("unknown key trian", "split.val must", "split.test must", "build.workers must", "unknown key sources.mine")
+    assert sorted(line[2:].startswith(named) for line in lines[1:]) == [True] * 5
+
+    text = MINIMAL.replace('"en"', '"xx"', 1) + '[sources.wit]\nfiles = ["{recipe}/no.tsv"]\n'
+    (tmp_path / "pairs.tsv").write_text("url\tcaption\tsplit\nhttp://example.org/a.jpg\ta dog\ttrain\n", "utf-8")
+    training = ("evaluate.split=test", "split.test=0", 'train.hard_negatives=["position"]')
+    recipe = load("sources.mine.split_column=split", *training, text=text)
+    lacks = ["there is no language pack 'xx'", "source mine states splits", "sources.wit: ", "may fetch images from"]
+    for ask, more in ((open_inputs, []), (require_ready, ["evaluate.split is test but"])):
+        with pytest.raises(SettingsError) as lacking:
+            ask(recipe, tmp_path, *([] if more else [{}]))
+        for lack in [*lacks, *more]:
+            assert str(lacking.value).count(lack) == 1, (ask, lack)
 
 
 @pytest.mark.parametrize("name", recipe_names())
