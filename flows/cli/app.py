@@ -205,9 +205,10 @@ def parse(words: Sequence[str]) -> Call:
     end = words.index("--") if "--" in words else len(words)
     verbosity = Verbosity(**{VERBOSITY_FLAGS[word]: True for word in words[:end] if word in VERBOSITY_FLAGS})
     own = [*(word for word in words[:end] if word not in VERBOSITY_FLAGS), *words[end:]]
-    asks_help = not HELP_FLAGS.isdisjoint(own)
-    parser = app.meta if asks_help else app
-    command, bound, _ = parser.parse_args(own, print_error=False, exit_on_error=False)
+    asks_help = not HELP_FLAGS.isdisjoint(words[:end])
+    command, bound, _ = app.parse_args(own, print_error=False, exit_on_error=False)
+    if asks_help:  # the help of `app.meta` also has the options of every command, but it knows no unknown command
+        command, bound, _ = app.meta.parse_args(own, print_error=False, exit_on_error=False)
     if getattr(command, "__func__", None) is App.help_print and not asks_help:
         raise CycloptsError(msg="A command is missing.", command_chain=own)
     return Call(command=command, bound=bound, verbosity=verbosity)
