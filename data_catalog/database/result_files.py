@@ -17,6 +17,7 @@ from data_catalog.plain_text import escaped_json, spreadsheet_text
 
 # Long texts and image bytes would make a table unreadable; the other formats have full values.
 MAX_CELL = 60
+CUT = " ..."
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -96,13 +97,17 @@ def _whole(value: Decimal) -> int | Decimal:
 
 
 def short_value(value: object) -> object:
-    """Return a value for a table: the number of bytes in place of the bytes, and long texts cut."""
+    """Return a value for a table: the number of bytes in place of the bytes, and long texts cut between words.
+
+    So an id, which has no blanks, is never cut.
+    """
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes>"
     if isinstance(value, Decimal):
         return _whole(value)
     if isinstance(value, dict):
         value = {name: short_value(item) for name, item in value.items()}
-    if isinstance(value, list | dict | str) and len(str(value)) > MAX_CELL:
-        return str(value)[: MAX_CELL - 3] + "..."
+    if isinstance(value, list | dict | str) and len(text := str(value)) > MAX_CELL:
+        end = text.rfind(" ", 0, MAX_CELL - len(CUT)) + 1 or text.find(" ") + 1
+        return text[: end - 1] + CUT if end else text
     return value

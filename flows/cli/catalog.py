@@ -241,7 +241,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     import pyarrow as pa
 
     from data_catalog.database.catalog import stream_query
-    from data_catalog.database.result_files import distinct_names, rows_of, short_value, write_parquet
+    from data_catalog.database.result_files import CUT, distinct_names, rows_of, short_value, write_parquet
     from data_catalog.storage.shards import write_atomically
     from flows.signals import interrupted_by_sigterm
 
@@ -258,10 +258,14 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)
         if options.format == "table":
-            cells = rows_of(batches)
-            shown = list(islice(cells, options.max_rows))
-            say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
-            if next(cells, None) is not None:
+            rest = rows_of(batches)
+            shown = list(islice(rest, options.max_rows))
+            short = [{name: short_value(value) for name, value in row.items()} for row in shown]
+            say_table(short)
+            pairs = ((cell, row[name]) for row, cells in zip(shown, short, strict=True) for name, cell in cells.items())
+            if any(str(cell).endswith(CUT) and cell != value for cell, value in pairs):
+                say("a text that ends in ... is cut (--format csv has it whole)")
+            if next(rest, None) is not None:
                 say(f"... only the first {options.max_rows:,} rows are shown (--max-rows N; --format csv has all rows)")
         elif options.out is not None and options.format == "parquet":
             write_atomically(options.out, lambda path: write_parquet(path, schema, batches))

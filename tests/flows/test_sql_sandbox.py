@@ -266,6 +266,15 @@ def test_a_table_ends_after_its_rows_and_says_so(ask: Any) -> None:
     assert "more" not in ask("SELECT 1 AS n", "--max-rows", "1")
 
 
+def test_no_id_in_a_table_is_cut_and_where_a_text_is_another_format_is_named(ask: Any) -> None:
+    identity = f"sbu:https://example.org/{'a' * 60}.jpg#1"
+    text = ask(f"SELECT '{identity}' AS caption_id, ['a:1', '{identity}'] AS ids, {'x' * 64!r} AS sha256")
+    assert (text.count(identity), text.count("x" * 64)) == (1, 1)
+    assert "['a:1', ..." in text
+    assert "a text that ends in ... is cut (--format csv has it whole)" in text
+    assert "is cut" not in ask(f"SELECT '{identity}' AS i, 'and so on ...' AS t")
+
+
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
 
 
