@@ -214,7 +214,7 @@ def record_lines(record: SampleRecord, *, identity: str, all_rules: bool = False
 
     Args:
         record: the record.
-        identity: the id that the user gave; the caption of that id comes first.
+        identity: the id that the user gave; if it is a caption's, the other captions get a line each.
         all_rules: show the settings of every step, and not only of those that rejected something.
     """
     snapshot = record.snapshot
@@ -224,16 +224,24 @@ def record_lines(record: SampleRecord, *, identity: str, all_rules: bool = False
     license = snapshot.manifest["sources"][source]["license"]
     captions = f"{len(record.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
     yield from _facts("  ", {"source": source, "license of the source": license, "captions": captions})
-    for row in sorted(record.captions, key=lambda row: row["caption_id"] != identity):
+    named = [row for row in record.captions if row["caption_id"] == identity]
+    for row in named or record.captions:
         yield ""
         yield from _caption(record, row, all_rules=all_rules)
     yield ""
+    if named and len(record.captions) > len(named):
+        yield from (_caption_head(row) for row in record.captions if row not in named)
+        yield ""
     yield from _image(record, all_rules=all_rules)
 
 
+def _caption_head(row: Mapping[str, Any]) -> str:
+    end = "kept" if row["outcome"] == KEPT else f"rejected by {cell_text(row['step'])}"
+    return f"caption {cell_text(row['caption_id'])}: {end}"
+
+
 def _caption(record: SampleRecord, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
-    kept = row["outcome"] == KEPT
-    yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
+    yield _caption_head(row)
     columns = record.snapshot.columns()
     for number, step in enumerate(_passed(record, row), start=1):
         rejects = step == row["step"]

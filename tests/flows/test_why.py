@@ -72,6 +72,11 @@ def test_a_rejected_caption_is_told_from_its_line_to_its_reason(root: Path, why:
     assert any("an earlier caption of the same image is nearly the same text" in line for line in own)
     assert any(line.startswith("      rules of repeats: ") for line in own)
     assert own[-1].startswith("  = not published; the row is in captions/captions-")
+    siblings = [line for line in lines if line.startswith("caption ")][1:]
+    assert siblings
+    assert lines[lines.index("", start) + 1 :][: len(siblings)] == siblings, "a line each"
+    whole = [line for line in why(row["sample_id"]).split("\n") if line.startswith("caption ")]
+    assert len(whole) == len(siblings) + 1, "of a sample, each caption is told"
     captions = stories(why, row["caption_id"])[0]["captions"]
     decided = {caption["caption_id"]: caption["decided_by"] for caption in captions}
     assert decided[row["caption_id"]] == {"repeats.min_similarity": 0.85}
