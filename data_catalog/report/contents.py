@@ -117,8 +117,9 @@ QUERIES = {
         FROM image_outcomes WHERE drop_reason IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, drop_reason
     """,
     "duplicates": """
-        SELECT drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
-        FROM captions WHERE step = 'deduplicate' GROUP BY ALL ORDER BY num_images DESC, drop_reason
+        SELECT step, drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
+        FROM captions WHERE step = 'deduplicate' OR drop_reason = 'near_duplicate_caption'
+        GROUP BY ALL ORDER BY num_images DESC, drop_reason
     """,
     "merged": """
         SELECT count(*) AS num_captions, count(DISTINCT sample_id) AS num_images

@@ -108,6 +108,11 @@ def test_the_numbers_are_those_of_the_catalog(page: Page, built: Any) -> None:
         assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
     assert "an earlier caption of the same image is nearly the same text (repeats." in page.text
     assert page.text.count("repeats.min_similarity = 0.85") == 2, "in the table, and above the examples"
+    near = "drop_reason = 'near_duplicate_caption'"
+    found = query(root, f"SELECT count(*) AS n, count(DISTINCT sample_id) AS images FROM captions WHERE {near}")
+    [row] = found.to_pylist()
+    section = page.text.partition("Duplicates and test sets")[2].partition("Test sets ")[0]
+    assert f"near_duplicate_caption {row['images']:,} {row['n']:,} " in section
     groups = query(root, "SELECT DISTINCT source, split FROM pairs").to_pylist()
     assert all(f"{group['source']} {group['split']}" in page.text for group in groups)
     gallery = [a for tag, a in page.elements if tag == "img" and int(str(a["width"])) > 80]
