@@ -344,7 +344,8 @@ def _say_affected(found: "Sequence[AffectedSample]") -> None:
         say_table(rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         say(f"and {len(rows) - _MOST_ROWS:,} more")
-    say(f"{counted(len(rows), 'image')} would be forgotten; nothing was changed")
+    images = {(one.dataset, one.sample_id) for one in found}  # a row each for every snapshot that has it
+    say(f"{counted(len(images), 'image')} would be forgotten; nothing was changed")
 
 
 def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: Path) -> None:

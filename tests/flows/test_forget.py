@@ -306,10 +306,16 @@ def test_a_build_brings_back_what_is_forgotten_no_more(host: Any, root: Path, re
     assert build(recipe_file, root).up_to_date
 
 
-def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path) -> None:
+def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path, told: Any) -> None:
     shutil.rmtree(root / "work")  # else the next snapshot takes over what only that knows
     first = require_snapshot(root, "web")
     nothing: dict[str, list[object]] = {kind: [] for kind in first.manifest["files"]}
+    listed = ["forget", "--root", str(root), "--domain", FORGOTTEN, "--dry-run"]
+    said = told(listed).splitlines()[-1]
+    again = shutil.copytree(first.folder, first.folder.with_name("bbbbbbbbbbbb"))
+    commit_snapshot(root, {**first.manifest, "snapshot": "bbbbbbbbbbbb"}, is_current=False)
+    assert told(listed).splitlines()[-1] == said, "an image of two snapshots is one"
+    shutil.rmtree(again)
     commit_snapshot(root, {**first.manifest, "snapshot": "aaaaaaaaaaaa", "files": nothing})
     done = forget(root, new_tombstone("domain", FORGOTTEN))
     assert (done.rewritten, done.removed) == ([], [("web", first.snapshot)])
