@@ -30,8 +30,11 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-# ASCII punctuation with a meaning in Markdown or HTML; a full stop before a letter can make a link.
-_MARKDOWN = re.compile(r"[!\"#$&()*+/:<=>@\[\\\]^_`{|}~]|^[-0-9]|\.(?=[^\W\d_])|www", re.IGNORECASE)
+# ASCII punctuation with a meaning in Markdown or HTML; a full stop before a letter can make a link. An underscore
+# between letters or digits has none.
+_MARKDOWN = re.compile(
+    r"[!\"#$&()*+/:<=>@\[\\\]^`{|}~]|(?<![^\W_])_|_(?![^\W_])|^[-0-9]|\.(?=[^\W\d_])|www", re.IGNORECASE
+)
 # Characters that join letters or emoji; all other format characters, direction marks included, become blanks.
 _JOINERS = "\u200c\u200d"
 

@@ -7,6 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_catalog.exports.markdown import markdown_text
 from data_catalog.plain_text import cell_text, escaped_json, markdown_safe, plain_table, text_width, visible_text
 
 
@@ -32,6 +33,13 @@ def test_no_text_can_open_a_tag_a_link_or_code_and_a_browser_shows_it(text: str)
     assert "&" not in safe.replace("&#", "")
     assert html.unescape(str(markdown_safe("<b>[x](a) | `a` & \\ perché"))) == "<b>[x](a) | `a` & \\ perché"
     assert (markdown_safe(3), markdown_safe(None)) == (3, None)
+
+
+def test_a_card_escapes_what_means_something_to_markdown_and_no_other_underscore() -> None:
+    assert markdown_text("caption_ids of wit_2_a") == "caption_ids of wit_2_a"
+    for text in ("_a_", "a _b", "a_ b", "__init__", "a__b", "_", "<i>_</i>"):
+        assert "_" not in markdown_text(text), text
+        assert html.unescape(markdown_text(text)) == text
 
 
 def test_what_steers_a_terminal_is_seen() -> None:

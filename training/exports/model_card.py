@@ -428,11 +428,12 @@ def data_section(seen: TrainingData | None, hub_name: str | None = None, *, shar
 
 def _licenses(train: PairCounts) -> str:
     """Return a sentence on the licenses of single training images, as far as rows state them."""
-    counts = {"forbid commercial use": 0, "forbid changed copies": 0, "have an unknown license": 0, "state none": 0}
+    names = ("forbid commercial use", "forbid changed copies", "have an unknown license", "state no license")
+    counts = dict.fromkeys(names, 0)
     for (_, text), count in train.licenses.items():
         license = read_license(text)
         if not (text and text.strip()):
-            counts["state none"] += count
+            counts["state no license"] += count
         elif license is None:
             counts["have an unknown license"] += count
         elif license.passing_on == NONCOMMERCIAL:
@@ -440,8 +441,9 @@ def _licenses(train: PairCounts) -> str:
         elif license.passing_on == FORBIDDEN:
             counts["forbid changed copies"] += count
     parts = [f"{count:,} {what}" for what, count in counts.items() if count]
-    found = f"{', '.join(parts)}; the others are free" if parts else "all are free according to their licenses"
     total = sum(train.licenses.values())
+    others = "; the others are free" if sum(counts.values()) < total else ""
+    found = f"{', '.join(parts)}{others}" if parts else "all are free according to their licenses"
     return f"Of {total:,} training images, {found}. Whether image licenses apply to a model is a legal question."
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,12 +152,21 @@ def test_a_card_counts_all_that_the_model_learned_from(learned: list[str], made:
     text = card(model, TrainingData(manifest=given.manifest, splits={**given.splits, "val": val}))
     others = " The model that it started from, or its teacher, had seen other images." * ("other" in learned)
     refit = "val" in learned
+    stated = (
+        "1 forbid commercial use, 1 forbid changed copies, 1 have an unknown license, 1 state no license; the others "
+    )
     for part in (
+        f"Of {5 + refit} training images, {stated}are free.",
         f"Of {made} ({25 + 25 * refit}.0%). {used} used for training.{others}\n",
-        f"Of {5 + refit} training images, ",
         f"Machine translation made {25 + 25 * refit}.0% of its captions",
     ):
         assert part in text
+
+
+def test_no_other_image_is_free_where_none_states_a_license(model: Path) -> None:
+    given = seen()
+    given.splits["train"].licenses = Counter({("photos", None): 505})
+    assert "Of 505 training images, 505 state no license. Whether image licenses" in card(model, given)
 
 
 def test_test_sets_that_may_be_in_the_training_data_are_told(model: Path) -> None:
@@ -235,7 +245,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, num_leaked:
 
 def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path) -> None:
     text = card(model, None, scoreboards=[scoreboard(model)])
-    row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
+    row = "| text_to_image_median_rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
     assert text.count(row) == 1
     assert "xtd10:\n" in text
     assert "- Captions human: captions that people wrote or validated, and native ones." in text
