@@ -7,6 +7,7 @@ interrupted starts its heads again and ends with the same bytes.
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
@@ -21,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import what_values
 from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
@@ -151,10 +152,30 @@ def align(
     settings = {**named, "align": what_values(config), **lineage(model_config)}
     learned = [*hashes["train"], *(hashes["val"] if config.refit else ())]
     learned += shards_of_starts(model_config, towers)
+    is_new = not out.exists()
     claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)
         return read_result(out / RESULT_FILE)
+    try:
+        return _align(files, towers, config, model_config, key, out=out, cache=cache)
+    except PipelineError:
+        if is_new:  # a folder without weights is no model
+            shutil.rmtree(out)
+        raise
+
+
+def _align(
+    files: PairFiles,
+    towers: TrainConfig,
+    config: AlignConfig,
+    model_config: dict[str, Any],
+    key: str,
+    *,
+    out: Path,
+    cache: Path,
+) -> TrainResult:
+    """Align frozen towers into a claimed folder."""
     refuse_leaks(files)
     require_several_validation_images(files)
     device = torch.device("cpu")

@@ -196,6 +196,7 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
     for settings, config, expected in refused:
         with pytest.raises(PipelineError, match=expected):
             align(square_files, settings, config, tmp_path / "run", cache=tmp_path / "cache")
+        assert not (tmp_path / "run").exists(), "no folder without weights stays"
 
 
 def test_an_empty_caption_is_refused(
