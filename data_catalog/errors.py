@@ -61,8 +61,8 @@ class Refusals:
         """Keep an error of ours, and go on."""
         if not isinstance(error, PipelineError):
             return False
-        group = error.__cause__
-        self.errors += group.exceptions if isinstance(group, ExceptionGroup) else [error]
+        several = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else [error]
+        self.errors += [each for each in several if isinstance(each, PipelineError)]
         return True
 
     def raise_all(self) -> None:

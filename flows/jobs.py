@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cleaning.languages.engines import canonical_code
 from data_catalog.database.overview import heavy_losses, ranked_reasons
 from data_catalog.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
 from data_catalog.exports.documents import write_documents
@@ -472,7 +473,17 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config, name = recipe.distil, Path(recipe.distil.teacher).name
     if name == recipe.name:
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
-    config = replace(config, teacher=find_model(config.teacher, root)[0])
+    teacher, trained = find_model(config.teacher, root)
+    learned = trained.snapshot.manifest["target_lang"] if trained is not None else recipe.source_language
+    if canonical_code(learned) != canonical_code(recipe.source_language):
+        logger.warning(
+            "the teacher %s learned captions in %s, but source_language, in which it is to read, is %s: set "
+            "source_language, and give sentences of that language, or name another teacher",
+            name,
+            learned,
+            recipe.source_language,
+        )
+    config = replace(config, teacher=teacher)
     if snapshot is not None:
         remedy = f"{_ALIKE}, or distil with a recipe without sources"
         _require_unseen([Path(config.teacher)] if config.teacher else [], root, snapshot, ("val", "test"), remedy)

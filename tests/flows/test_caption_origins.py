@@ -187,7 +187,9 @@ def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:
     assert found == [{"origin": "human_translation", "translator": None}]
 
 
-def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: Any, own_folder: Any) -> None:
+def test_distil_learns_from_translated_captions_of_the_train_split_only(
+    folder: Any, own_folder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     own = own_folder(folder.folder)
     for number in range(60):
         own.save(f"more-{number}.png", 100 + number)
@@ -229,5 +231,7 @@ def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: 
         recipe = own.recipe(toml, *settings, f'distil.teacher="{teacher}"', name="lehre")
         with pytest.raises(PipelineError, match=expected):
             distil_model(recipe, own.root)
+    warned = "the teacher andere learned captions in it, but source_language, in which it is to read, is en"
+    assert caplog.text.count(warned) == 1
     with pytest.raises(InputError, match=r"distil\.num_held_out"):
         sentence_pairs(own.recipe(toml, *settings[:-1], name="lehre"), snapshot)
