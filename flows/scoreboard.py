@@ -36,7 +36,7 @@ from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import split_to_score
 from training.processes import prepare_for_torch
-from training.scores.encoders import OPENERS, check_source
+from training.scores.encoders import OPENERS, check_source, kind_of
 from training.scores.galleries import (
     FOLDER_SETTINGS,
     Gallery,
@@ -668,7 +668,7 @@ def _models(options: ModelsAndSets, recipe: Recipe | None, root: Path) -> list[N
 
 
 def _named_models(options: ModelsAndSets, recipe: Recipe | None) -> list[NamedModel]:
-    """Return the models of `--model NAME KEY=VALUE ...`, and the two baselines of `--english KEY=VALUE ...`.
+    """Return the models of `--model FOLDER` or `--model NAME KEY=VALUE ...`, and the two baselines of `--english ...`.
 
     The baselines are an English model queried in the target language, and queried in English translation.
 
@@ -677,6 +677,9 @@ def _named_models(options: ModelsAndSets, recipe: Recipe | None) -> list[NamedMo
     """
     models = []
     for name, *words in options.models:
+        folder = Path(at_home(name, "--model"))
+        if folder.is_dir() and not any(word.partition("=")[0] in OPENERS for word in words):
+            name, words = folder.resolve().name, [f"{kind_of(str(folder))}={folder}", *words]
         if not _NAME.fullmatch(name) or name == CHANCE:
             raise SettingsError(
                 f"--model {name}: the first word must be a name of up to 40 letters, digits, '.', '+', '-' and '_', "
@@ -702,7 +705,9 @@ def _named_model(name: str, words: Sequence[str], option: str) -> NamedModel:
     """Return the model that KEY=VALUE words describe; settings of an engine mean that its texts are translated."""
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
     if len(sources) != 1 or not sources[0][2]:
-        raise SettingsError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
+        raise SettingsError(
+            f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}, or by its folder alone"
+        )
     kind, _, source = sources[0]
     source = at_home(source, option)
     check_source(kind, source, option)

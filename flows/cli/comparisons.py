@@ -163,7 +163,7 @@ def scoreboard(
 ) -> None:
     r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
 
-    --model NAME and one of:
+    --model DIR (a model folder), or --model NAME and one of:
       folder=DIR                      model that vernaclip trained
       open_clip=MODEL/PRETRAINED|DIR  model of open_clip, such as
                                       ViT-B-32/openai, or a folder in its

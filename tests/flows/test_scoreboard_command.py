@@ -163,6 +163,9 @@ def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
     for words in ([f"folder={own}", "--out", str(tmp_path / "alone")], [f"open_clip={copy}", "--root", str(root)]):
         error = told(["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
         assert "mine was trained on (seen0.jpg: the same picture" in error
+    words = ["--model", str(own), "--out", str(tmp_path / "alone")]
+    error = told(["scoreboard", "--language", "it", *words, *leaking], code=1)
+    assert f"{own.name} was trained on (seen0.jpg: the same picture" in error
 
 
 def as_dataset(root: Path, name: str, splits: Mapping[str, str]) -> None:
