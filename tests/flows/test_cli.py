@@ -105,6 +105,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
         ("", "vernaclip: A command is missing. See `vernaclip --help`"),
         ("biuld scenes", 'Did you mean "build"?'),
         ("biuld --help", 'vernaclip: Unknown command "biuld". Did you mean "build"? See `vernaclip --help`'),
+        ("search -- --help", "vernaclip search: Unknown option: --help."),
         ("-h nonsense", 'vernaclip: Unknown command "nonsense". See `vernaclip --help`'),
         ("mt trian --help", 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
         ("mt trian", 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
@@ -121,11 +122,6 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments: str, said: str, capsys: p
     out, error = ended(arguments.split(), 2, capsys)
     assert said in error
     assert (out, error.count("\n")) == ("", 1)
-
-
-def test_a_text_after_two_hyphens_asks_for_no_help() -> None:
-    call = parse(["search", "--", "--help"])
-    assert (call.command.__name__, call.bound.args[-1]) == ("search", "--help")
 
 
 @pytest.mark.parametrize("text", ["-1 grado", "-a:1", "-1", "-", "--a SELECT 1"])

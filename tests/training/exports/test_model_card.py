@@ -152,11 +152,9 @@ def test_a_card_counts_all_that_the_model_learned_from(learned: list[str], made:
     text = card(model, TrainingData(manifest=given.manifest, splits={**given.splits, "val": val}))
     others = " The model that it started from, or its teacher, had seen other images." * ("other" in learned)
     refit = "val" in learned
-    stated = (
-        "1 forbid commercial use, 1 forbid changed copies, 1 have an unknown license, 1 state no license; the others "
-    )
+    stated = "1 forbid commercial use, 1 forbid changed copies, 1 have an unknown license, 1 state no license"
     for part in (
-        f"Of {5 + refit} training images, {stated}are free.",
+        f"Of {5 + refit} training images, {stated}; the others are free.",
         f"Of {made} ({25 + 25 * refit}.0%). {used} used for training.{others}\n",
         f"Machine translation made {25 + 25 * refit}.0% of its captions",
     ):
