@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -163,7 +162,9 @@ def test_a_card_counts_all_that_the_model_learned_from(learned: list[str], made:
 
 def test_no_other_image_is_free_where_none_states_a_license(model: Path) -> None:
     given = seen()
-    given.splits["train"].licenses = Counter({("photos", None): 505})
+    licenses = given.splits["train"].licenses
+    licenses.clear()
+    licenses["photos", None] = 505
     assert "Of 505 training images, 505 state no license. Whether image licenses" in card(model, given)
 
 
