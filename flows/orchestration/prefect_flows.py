@@ -8,13 +8,12 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Any, ParamSpec
 
 from prefect import Flow, flow
 from prefect.states import Failed
-from pydantic import WithJsonSchema
 
 from data_catalog.errors import DefectError, PipelineError
 from data_catalog.progress import watched
@@ -48,16 +47,21 @@ def _form(config_type: type) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "required"}
 
 
-_TABLES = {"type": "object", "additionalProperties": {"type": "object"}}
-_FORM = _form(Dataset)
-_FORM["title"] = "Settings"
-_FORM["properties"] |= {
-    "sources": {**_TABLES, "title": "Sources", "description": "Settings of each source, by its name."},
-    "test_sets": {**_TABLES, "title": "Test sets", "description": "Settings of each test set, by its name."},
-    **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
-}
-# The Prefect server refuses values that the schema does not allow before scheduling; `load_recipe` checks the rest.
-Settings = Annotated[Any, WithJsonSchema(_FORM)]
+@cache
+def settings_form() -> dict[str, Any]:
+    """Return the schema of a recipe's settings, with which the Prefect server makes a form and refuses other values.
+
+    It is no annotation of the flows, since the process of each run would then parse the source code of the settings.
+    """
+    tables = {"type": "object", "additionalProperties": {"type": "object"}}
+    found = _form(Dataset)
+    found["properties"] |= {
+        "sources": {**tables, "title": "Sources", "description": "Settings of each source, by its name."},
+        "test_sets": {**tables, "title": "Test sets", "description": "Settings of each test set, by its name."},
+        **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
+    }
+    return found
+
 
 BUILD_PHASES = tuple(step.name for step in STEPS)
 
@@ -93,7 +97,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 def build_dataset(
     recipe: str = DEFAULT_RECIPE,
     root: str = ROOT,
-    settings: Settings = None,
+    settings: Any = None,
     retry_failed: bool = False,
     dask: bool = False,
 ) -> Any:
@@ -113,7 +117,7 @@ def build_dataset(
 
 
 @_flow("train-clip")
-def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
+def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
     """Train the model of a recipe on its dataset, which must have been built.
 
     Args:
@@ -127,7 +131,7 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
 
 @_flow("align-clip")
 def align_clip(
-    recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None, curve: list[int] | None = None
+    recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None, curve: list[int] | None = None
 ) -> Any:
     """Align the frozen towers of a recipe on its dataset, which must have been built.
 
@@ -142,7 +146,7 @@ def align_clip(
 
 
 @_flow("distil-clip")
-def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
+def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
     """Distil the student of a recipe from parallel sentences. The dataset need not be built.
 
     Args:
@@ -155,7 +159,7 @@ def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settin
 
 
 @_flow("evaluate-clip")
-def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
+def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
 
     Args:
@@ -168,7 +172,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
 
 
 @_flow("build-and-train")
-def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
+def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
     """Build the dataset of a recipe, train its model, and score the model.
 
     Args:
@@ -194,7 +198,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 
 @contextmanager
 def _executor(
-    name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
+    name: str, phases: Sequence[str], recipe: str, root: str, settings: Any, *, dask: bool = False
 ) -> Iterator[Executor]:
     """Yield the executor for the flow `name`, which shows its progress through `phases`, all of the same weight."""
     for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines

@@ -161,13 +161,18 @@ def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, pa
     """
     from prefect.utilities.callables import parameter_schema
 
+    from flows.orchestration.prefect_flows import settings_form
+
+    schema = parameter_schema(flow.fn).model_dump()
+    if "settings" in schema["properties"]:
+        schema["properties"]["settings"] = {**settings_form(), **schema["properties"]["settings"]}
     client.create_deployment(
         flow_id=client.create_flow_from_name(flow.name),
         name=name,
         description=flow.description,
         parameters=parameters,
         # The server then refuses a misspelt parameter at once; otherwise the run would crash.
-        parameter_openapi_schema={**parameter_schema(flow.fn).model_dump(), "additionalProperties": False},
+        parameter_openapi_schema={**schema, "additionalProperties": False},
         enforce_parameter_schema=True,
         work_pool_name=WORK_POOL,
         # A module, not a file: Prefect would put the file's folder first on the path, where it could hide packages.

@@ -5,6 +5,7 @@ import difflib
 import functools
 import json
 import os
+import threading
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ OLD_KEYS: Mapping[str, str] = {
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
     "sources.*.licence": "its name is license",
 }
+_CONFIGURING = threading.Lock()  # pydantic reads the configuration from the class
 _MOST_BITS = 63  # of a whole number
 _MOST_KEYS = 12  # that an error lists for a table
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
@@ -105,7 +107,7 @@ def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
 
 def schema(config_type: type) -> dict[str, Any]:
     """Return the JSON schema of a config dataclass without references, with a description of each field."""
-    found = _adapter(config_type).json_schema()
+    found = _adapter(config_type, has_descriptions=True).json_schema()
     parts = found.pop("$defs", {})
 
     def complete(value: Any) -> Any:
@@ -149,12 +151,17 @@ def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return the pydantic adapter of a type; it is configured here, since other packages import no pydantic."""
-    for each in _dataclasses_of(kind):
-        config = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
-        each.__pydantic_config__ = config  # type: ignore[attr-defined]
-    return TypeAdapter(kind)
+def _adapter(kind: Any, *, has_descriptions: bool = False) -> TypeAdapter[Any]:
+    """Return the pydantic adapter of a type; it is configured here, since other packages import no pydantic.
+
+    Descriptions are parsed from source code, which fails in Python 3.11 if another thread parses any meanwhile (cpython
+    #106905). Therefore only schemas have them, and nothing that runs beside other threads asks for a schema.
+    """
+    config = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": has_descriptions}
+    with _CONFIGURING:
+        for each in _dataclasses_of(kind):
+            each.__pydantic_config__ = config  # type: ignore[attr-defined]
+        return TypeAdapter(kind)
 
 
 def _dataclasses_of(kind: Any) -> Iterator[type]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -132,6 +134,26 @@ def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(lo
     assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
     assert what_settings(ignoring) != what_settings(recipe), "other images come"
     assert "consent" not in schema(FetchConfig)["properties"]
+
+
+def test_flows_are_loaded_and_recipes_read_without_parsing_code(tmp_path: Path) -> None:
+    """A thread that parses code breaks the parsing of another in Python 3.11 (cpython #106905); Prefect has threads."""
+    code = """if True:
+        import sys
+        from prefect import flow  # which parses while it is imported
+        parsed = []
+        def hear(event, told):
+            if event == "compile" and told[1] == "<unknown>":  # the name that ast.parse gives
+                parsed.append(told[0][:99])
+        sys.addaudithook(hear)
+        from flows.orchestration.prefect_flows import FLOWS
+        from flows.recipe.recipe import load_recipe, recipe_names
+        for name in recipe_names():
+            load_recipe(name, root="catalog", overrides=['fetch.contact="me@example.org"'])
+        print(len(FLOWS), parsed)
+        """
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert found.stdout == "6 []\n"
 
 
 @pytest.mark.parametrize(
