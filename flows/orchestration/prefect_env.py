@@ -6,10 +6,12 @@ pyproject.toml, the user's profile. `vernaclip up` writes its URL and auth strin
 
 import base64
 import logging
+import math
 import os
 import re
 import secrets
 import tempfile
+import time
 import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Literal
 
 from data_catalog.errors import DiskError, SettingsError
 from flows import PACKAGES
+from flows.orchestration.daemons import POLL_S, Daemon, running_pid
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ ENV_FILE = ".env"
 _BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
 _ENV_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}\n.*?(?:^{re.escape(_END)}\n?|\Z)", re.MULTILINE | re.DOTALL)
 PROBE_TIMEOUT_S = 3.0
+START_TIMEOUT_S = 300.0  # for a server or a worker, on a busy machine
 HOST = "127.0.0.1"  # our servers listen here
 LOOPBACK = (HOST, "localhost")
 
@@ -35,7 +39,7 @@ PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW"
 # Seconds between the heartbeats of a run: the shortest interval that Prefect supports.
 HEARTBEAT_S = 30
 
-Answer = Literal["answers", "refuses", "silent"]
+Answer = Literal["answers", "refuses", "not ready", "silent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,8 @@ def server_environment(api: Api, database: Path) -> dict[str, str]:
 def prefect_environment() -> dict[str, str]:
     """Return the environment variables of our Prefect processes; values that the user has set take precedence.
 
-    They switch telemetry off, and forward our log lines to Prefect's runs.
+    They switch telemetry off, forward our log lines to Prefect's runs, and repeat requests that a busy server answers
+    with 503, after 2, 4, 8... seconds, for as long as a server may take to start.
     """
     return {
         "PYTHONSAFEPATH": "1",  # a file of the project, such as secrets.py, must not hide a module
@@ -105,6 +110,7 @@ def prefect_environment() -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_MAX_RETRIES": str(math.ceil(math.log2(START_TIMEOUT_S + 2)) - 1),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         **PLUGIN_ENVIRONMENT,
     }
@@ -159,7 +165,7 @@ def configured_api() -> Api | None:
 
 
 def probe(api: Api) -> Answer:
-    """Return whether an API answers, refuses our credentials, or is silent (nothing or another program listens)."""
+    """Return whether an API answers, refuses our credentials, is not ready, or is silent (nobody or others listen)."""
     import httpx
 
     # The auth string is sent unchanged: the Prefect server compares all of it, and it need not contain a colon.
@@ -175,18 +181,35 @@ def probe(api: Api) -> Answer:
             # The body is not read, as that of another program may be endless.
             with client.stream("GET", f"{api.url}/health") as answer:
                 if answer.status_code != httpx.codes.OK:
-                    return "silent"
+                    return "not ready" if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else "silent"
             headers = {"Authorization": authorization} if authorization else {}
             with client.stream("GET", f"{api.url}/admin/version", headers=headers) as answer:
                 status = answer.status_code
     # OSError and ImportError come from the environment: missing certificates, or a proxy that needs another package.
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError, ImportError):
         return "silent"
+    if status == httpx.codes.SERVICE_UNAVAILABLE:
+        return "not ready"
     return "refuses" if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) else "answers"
 
 
+def wait_for(api: Api, server: Daemon | None = None) -> Answer:
+    """Return what an API answers when it is ready, or last answered when `START_TIMEOUT_S` have passed.
+
+    Args:
+        api: the API.
+        server: its server, if it is one of ours: while that runs, it may be silent.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (answer := probe(api)) == "not ready" or (answer == "silent" and server and running_pid(server)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return answer
+
+
 def answers(api: Api, *, otherwise: str) -> bool:
-    """Return True if the API of the settings answers; warn if it is silent.
+    """Return True if the API of the settings answers; warn if it does not.
 
     Args:
         api: the API of the settings.
@@ -195,14 +218,14 @@ def answers(api: Api, *, otherwise: str) -> bool:
     Raises:
         SettingsError: the API refuses our credentials.
     """
-    answer = probe(api)
+    answer = wait_for(api)
     if answer == "refuses":
         raise SettingsError(
             f"the Prefect server at {api.url} refuses the auth string. If `vernaclip up` wrote both into {ENV_FILE}, "
             "another folder's server has taken the port since: run `vernaclip up` again. Else correct "
             "PREFECT_API_AUTH_STRING, or unset PREFECT_API_URL"
         )
-    if answer == "silent":
+    if answer != "answers":
         logger.warning("no Prefect server answers at %s: %s", api.url, otherwise)
     return answer == "answers"
 

@@ -26,17 +26,18 @@ from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
     HOST,
+    START_TIMEOUT_S,
     Api,
     answers,
     configured_api,
     new_auth_string,
     prefect_environment,
     prepare_process,
-    probe,
     read_env_block,
     remove_env_block,
     server_environment,
     state_folder,
+    wait_for,
     write_env_block,
 )
 
@@ -49,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 WORK_POOL = "vernaclip"
 NUM_PORTS = 100
-START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 20.0
 
 # Runs write the same catalog and use all processors, so only one runs at a time; later ones wait in order.
@@ -215,6 +215,7 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
         InputError: a server or worker does not start; the message ends with its last output.
     """
     prepare_process()
+    logger.info("loading Prefect")
     with _one_at_a_time(project):
         api, ours, server_started = _ensure_server(project, port)
         if port is not None and api.port != str(port):
@@ -222,7 +223,9 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
                 f"a server answers at {api.ui_url} already, so --port {port} has no effect: leave it out, or run "
                 "`vernaclip down` first"
             )
+        logger.info("the Prefect server at %s answers", api.ui_url)
         with _client(api) as client:
+            logger.info("registering deployments")
             deployments = deploy(client, project)
             if ours:
                 has_worker = daemons.running_pid(_daemon(project, "worker")) is not None
@@ -307,12 +310,10 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
     """Return an API that answers, whether its server is ours, and whether it was started now."""
     written = read_env_block(project)
     server = _daemon(project, "server")
-    running = daemons.running_pid(server) is not None
-    if running and written is not None:
-        daemons.wait_until(lambda: probe(written) != "silent", server, timeout_s=START_TIMEOUT_S)
-        if written.is_up():
+    if daemons.running_pid(server) is not None:
+        if written is not None and wait_for(written, server) == "answers":
             return written, True, False
-    elif not running:
+    else:
         configured = configured_api()
         if configured not in (None, written) and answers(configured, otherwise="starting one here"):
             return configured, False, False
@@ -326,9 +327,9 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
     write_env_block(project, api)
     environment = server_environment(api, server.folder / "prefect.db")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
-    daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
     logger.info("starting the Prefect server on %s", api.ui_url)
-    if not daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
+    daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
+    if wait_for(api, server) != "answers":
         daemons.kill(server)
         remove_env_block(project)
         raise InputError(f"the Prefect server did not start. The end of {server.log_path}:\n{server.last_words()}")
@@ -389,6 +390,7 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
             for each in found
         )
 
+    logger.info("starting the worker")
     daemons.start(worker, command, environment=environment, working_dir=project)
     if not daemons.wait_until(is_seen, worker, timeout_s=START_TIMEOUT_S):
         daemons.kill(worker)

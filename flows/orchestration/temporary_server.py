@@ -30,12 +30,12 @@ from flows.orchestration.prefect_env import (
     prepare_process,
     server_environment,
     state_folder,
+    wait_for,
 )
 
 logger = logging.getLogger(__name__)
 
 NUM_TRIES = 3
-START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 5.0
 
 
@@ -123,7 +123,7 @@ def start(folder: Path) -> Api:
             port = free.getsockname()[1]
         api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
         server, pipe = _start_process(api, folder)
-        if daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
+        if wait_for(api, server) == "answers":
             atexit.register(_end, server, pipe)
             return api
         _end(server, pipe)

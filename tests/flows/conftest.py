@@ -370,7 +370,13 @@ class Project:
 
     def ask(self, path: str, question: dict[str, Any] | None = None, code: int = 200) -> Any:
         """A GET of the server's API, or a POST where there is a question."""
-        answer = ask(self.api, "GET" if question is None else "POST", path, auth=self.api.auth_string, json=question)
+        method = "GET" if question is None else "POST"
+
+        def answered() -> httpx.Response | None:
+            found = ask(self.api, method, path, auth=self.api.auth_string, json=question)
+            return None if found.status_code == 503 else found  # a busy server's; Prefect's own clients ask again, too
+
+        answer = self.until(answered)
         assert answer.status_code in (code, 201), answer.text
         return answer.json()
 

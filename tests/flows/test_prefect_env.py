@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -18,6 +20,7 @@ from uuid import uuid4
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from data_catalog.errors import BusyError, DiskError, SettingsError
 from flows.doctor import diagnose
@@ -143,11 +146,12 @@ def test_no_proxy_stands_between_us_and_our_own_machine(
 
 @contextmanager
 def listening(status_of: Callable[[str, str | None], int]) -> Iterator[str]:
-    """An HTTP server that answers each path and Authorization header with a status."""
+    """An HTTP server that answers each path and Authorization header with a status, and with no items if 200."""
 
     class Handler(LoopbackHandler):
         def do_GET(self) -> None:
-            self.answer(status_of(self.path, self.headers.get("Authorization")))
+            status = status_of(self.path, self.headers.get("Authorization"))
+            self.answer(status, b"[]" if status == 200 else b"")
 
     with LoopbackServer(Handler) as server:
         yield server.url("/api")
@@ -171,6 +175,34 @@ def test_a_server_answers_or_refuses_by_the_whole_auth_string(auth_string: str |
     assert probe(Api(url=url, auth_string=auth_string)) == "silent"
     with listening(lambda path, authorization: 404) as url:
         assert probe(Api(url=url)) == "silent", "another program"
+
+
+def test_up_waits_for_a_server_that_is_not_ready_and_tells_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A busy machine's server answers 503 meanwhile, here 6 times to each question: Prefect's client then gave up."""
+    asked: Counter[str] = Counter()
+
+    def status_of(path: str, _: str | None) -> int:
+        asked[path] += 1
+        return 200 if asked[path] > 6 else 503
+
+    def deploy(client: Any, project: Path) -> tuple[()]:
+        assert client.request("GET", "/work_queues/").json() == []
+        raise BusyError("deployed")  # the rest needs a real server
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with listening(status_of) as url:
+        retries = int(prefect_environment()["PREFECT_CLIENT_MAX_RETRIES"])  # as in a process that imports Prefect later
+        with (
+            temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: retries}),
+            caplog.at_level("INFO", "flows"),
+            pytest.raises(BusyError, match="deployed"),
+        ):
+            services.up(tmp_path, deploy=deploy)
+    assert min(asked.values()) > 6
+    told = ["loading Prefect", f"the Prefect server at {url.removesuffix('/api')} answers", "registering deployments"]
+    assert caplog.messages == told
 
 
 @pytest.mark.parametrize(
