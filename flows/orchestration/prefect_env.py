@@ -36,9 +36,6 @@ LOOPBACK = (HOST, "localhost")
 # Switches our plugin on in folders whose pyproject.toml does not, so that short deployment names work there, too.
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
 
-# Seconds between the heartbeats of a run: the shortest interval that Prefect supports.
-HEARTBEAT_S = 30
-
 Answer = Literal["answers", "refuses", "not ready", "silent"]
 
 
@@ -111,7 +108,6 @@ def prefect_environment() -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLIENT_MAX_RETRIES": str(math.ceil(math.log2(START_TIMEOUT_S + 2)) - 1),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         **PLUGIN_ENVIRONMENT,
     }
 

@@ -110,7 +110,7 @@ class FlowArtifacts:
                 percent, text = (100.0, "done") if self._ending == "done" else (percent, f"{self._ending}; {text}")
             if (percent, text) != sent:
                 description = str(markdown_safe(text))
-                with _never_fatal("progress"):
+                with never_fatal("the progress"):
                     if artifact is None or not _updated(artifact, percent, description):
                         made = create_progress_artifact(percent, key=self._key, description=description)
                         artifact = cast(UUID, made)
@@ -123,7 +123,7 @@ class FlowArtifacts:
     def table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Create a table artifact of the flow run, with escaped texts."""
         table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
-        with _never_fatal(key):
+        with never_fatal(f"the table {key}"):
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
 
 
@@ -139,12 +139,12 @@ def _updated(artifact: UUID, percent: float, description: str) -> bool:
 
 
 @contextmanager
-def _never_fatal(what: str) -> Iterator[None]:
+def never_fatal(what: str) -> Iterator[None]:
     """Log a warning instead of an error of the server or of Prefect's client."""
     try:
         yield
     except (HTTPError, PrefectException) as error:
-        logger.warning("the Prefect server does not accept the artifact %s: %s", what, error)
+        logger.warning("the Prefect server does not accept %s: %s", what, error)
 
 
 def artifact_key(text: str) -> str:

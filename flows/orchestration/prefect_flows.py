@@ -6,13 +6,17 @@ Prefect; the jobs themselves are in `flows.jobs`, which does not.
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
+from uuid import UUID
 
 from prefect import Flow, flow
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from data_catalog.errors import DefectError, PipelineError
@@ -26,7 +30,8 @@ from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.doctor import require_dask
 from flows.jobs import require_ready, require_scorable
-from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor, never_fatal
+from flows.orchestration.run_processes import process_labels
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import schema
 from flows.signals import exit_on_signals
@@ -74,6 +79,7 @@ def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
         @wraps(job)
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
             logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+            _record_process()
             try:
                 with access_errors():
                     return job(*args, **kwargs)
@@ -83,6 +89,13 @@ def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
         return run
 
     return made
+
+
+def _record_process() -> None:
+    """Record on the server which process the current run is, so that it is not given up while that lives."""
+    if flow_run.id is not None:
+        with never_fatal("the process of the run"), get_client(sync_client=True) as client:
+            client.update_flow_run_labels(UUID(flow_run.id), process_labels(os.getpid()))
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

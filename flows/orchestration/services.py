@@ -10,13 +10,12 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ from flows.orchestration.prefect_env import (
     wait_for,
     write_env_block,
 )
+from flows.orchestration.run_processes import give_up, process_of
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -60,63 +60,12 @@ WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SEC
 RUNS_POLL_S = 0.5
 SECONDS_BETWEEN_LINES = 15.0
 
+# Of earlier versions, which marked silent runs as crashed although their process lived.
 AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
-
-# Seconds without a heartbeat after which a run counts as crashed: three heartbeats may be lost, or one C call may block
-# all other threads for a minute and a half. `vernaclip up` finds crashed runs of this machine without this delay.
-SILENCE_S = 120
-
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
-
-
-def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None:
-    """Create or update the automation that marks runs without a heartbeat as crashed.
-
-    An automation that the user has switched off stays off.
-
-    Args:
-        client: client of the server.
-        flows: names of our flows, whose runs are watched, deployed or not; runs of other flows are not.
-    """
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-
-    trigger = EventTrigger(
-        after={_HEARTBEAT},
-        expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDS)},
-        match={"prefect.resource.id": ["prefect.flow-run.*"]},
-        match_related={"prefect.resource.role": "flow", "prefect.resource.name": sorted(flows)},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=SILENCE_S),
-    )
-    message = f"no heartbeat for {SILENCE_S} s: its process is gone"
-    crashed = ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message, force=False)
-    wanted = AutomationCore(
-        name=AUTOMATION, description="Made by `vernaclip up`.", enabled=True, trigger=trigger, actions=[crashed]
-    )
-
-    def meaning(automation: AutomationCore) -> dict[str, Any]:
-        # As Python values, since sets become lists of random order in JSON.
-        return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
-
-    found = client.read_automations_by_name(AUTOMATION)
-    if not found:
-        client.create_automation(wanted)
-        return
-    first, *more = found
-    for each in more:
-        client.delete_automation(each.id)
-    # Update only if necessary, as an updated automation forgets the runs that it was watching.
-    if meaning(first) != meaning(wanted):
-        client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list[str]:
-    """Create or update the work pool, the deployments, and the automation for runs without a heartbeat.
+    """Create or update the work pool and the deployments.
 
     Args:
         client: client of the server.
@@ -130,7 +79,8 @@ def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list
     from flows.recipe.recipe import recipe_names
 
     ensure_work_pool(client)
-    ensure_automation(client, FLOWS)
+    for automation in client.read_automations_by_name(AUTOMATION):
+        client.delete_automation(automation.id)
     made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
     made += [("build-dataset", recipe, {"recipe": recipe}) for recipe in recipe_names()]
     for flow, name, parameters in made:
@@ -231,6 +181,7 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
                 has_worker = daemons.running_pid(_daemon(project, "worker")) is not None
                 give_up_lost_runs(client, has_worker=has_worker)
             set_paused(client, False)
+            _ensure_watcher(project, api)
             worker_started = _ensure_worker(project, api, client)
     started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]
     return Services(api=api, started=tuple(started), ours=ours, deployments=tuple(deployments))
@@ -242,12 +193,12 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     Active runs end first; with `now`, they are killed.
 
     Returns:
-        The processes that were stopped: "worker", "server", both or none.
+        The processes that were stopped, of "worker", "watcher" and "server".
     """
     prepare_process()
     stopped = []
     with _one_at_a_time(project):
-        for name in ("worker", "server"):
+        for name in ("worker", "watcher", "server"):
             daemon = _daemon(project, name)
             if daemons.running_pid(daemon) is not None:
                 if name == "worker":
@@ -367,15 +318,32 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
         yield client
 
 
+def _runs_for(daemon: Daemon, api: Api) -> bool:
+    """Return True if a daemon is running for this server; kill that of another server, and note the new one."""
+    address = daemon.folder / f"{daemon.name}.api"
+    if daemons.running_pid(daemon) is not None:
+        if address.is_file() and address.read_text(encoding="utf-8") == api.url:
+            return True
+        daemons.kill(daemon)
+    address.write_text(api.url, encoding="utf-8")
+    return False
+
+
+def _ensure_watcher(project: Path, api: Api) -> None:
+    """Start the watcher of this machine's runs for this server, unless it is running already."""
+    watcher = _daemon(project, "watcher")
+    if not _runs_for(watcher, api):
+        command = [sys.executable, "-m", "flows.orchestration.run_processes"]
+        # The server is of our version, and may be away when the watcher looks.
+        environment = {**prefect_environment(), **api.environment(), "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "0"}
+        daemons.start(watcher, command, environment=environment, working_dir=project)
+
+
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
     """Start a worker for this server, or replace one of another server; return False if it was running already."""
     worker = _daemon(project, "worker")
-    address = worker.folder / "worker.api"
-    if daemons.running_pid(worker) is not None:
-        if address.is_file() and address.read_text(encoding="utf-8") == api.url:
-            return False
-        daemons.kill(worker)
-    address.write_text(api.url, encoding="utf-8")
+    if _runs_for(worker, api):
+        return False
     folder_name = re.sub(r"[^\w.-]+", "-", project.resolve().name)  # Prefect refuses some characters
     name = f"{WORK_POOL}-{folder_name}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
@@ -423,33 +391,10 @@ def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
         client: client of the server.
         has_worker: whether a worker is running, which may be about to start a process for a run that has none.
     """
-    from prefect.states import Crashed
-
     for run in active_runs(client):
         pid = process_of(run)
         may_begin = run.state is None or run.state.is_pending() or not run.infrastructure_pid
         if pid is None and not (has_worker and may_begin):
-            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
-            logger.warning(
-                "the process of the run %s is gone: resume the run with `prefect flow-run retry %s`", run.name, run.id
-            )
+            give_up(client, run)
         elif pid is not None and not has_worker:
             logger.warning("the run %s continues in process %d, but its worker is gone", run.name, pid)
-
-
-def process_of(run: "FlowRun") -> int | None:
-    """Return the process id of a run on this machine, or None if it has no process (any more).
-
-    The process is checked, too, since its id may now belong to another process, even to one of Prefect.
-    """
-    text = run.infrastructure_pid or ""
-    if not text.isdigit():
-        return None
-    if Path("/proc/self/environ").is_file():
-        try:
-            environment = Path(f"/proc/{text}/environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return None
-        return int(text) if f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment else None
-    listed = subprocess.run(["ps", "-p", text, "-o", "command="], check=False, capture_output=True, text=True)
-    return int(text) if "prefect" in listed.stdout else None

@@ -38,7 +38,7 @@ from flows.orchestration.prefect_env import (
     state_folder,
     write_env_block,
 )
-from flows.orchestration.services import process_of
+from flows.orchestration.run_processes import give_up_gone_runs, process_labels, process_of
 from flows.signals import exit_on_signals
 
 API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
@@ -98,7 +98,7 @@ def test_an_env_file_that_is_not_utf8_is_named_and_stays(tmp_path: Path, monkeyp
 def test_deployments_have_the_root_that_commands_have(
     named: str | None, monkeypatch: pytest.MonkeyPatch, told: Any, tmp_path: Path
 ) -> None:
-    client = MagicMock(**{"read_automations_by_name.return_value": []})
+    client = MagicMock(**{"read_automations_by_name.return_value": [MagicMock(id="of an earlier version")]})
 
     def start(project: Path, *, deploy: services.Deploy, port: int | None) -> services.Services:
         return services.Services(api=API, started=(), ours=True, deployments=tuple(deploy(client, project)))
@@ -112,6 +112,8 @@ def test_deployments_have_the_root_that_commands_have(
     made = [call.kwargs["parameters"] for call in client.create_deployment.call_args_list]
     assert {"recipe": "italian", "root": named or "catalog"} in made
     assert {parameters["root"] for parameters in made} == {named or "catalog"}
+    client.delete_automation.assert_called_once_with("of an earlier version")
+    assert not client.create_automation.called, "a server cannot see whether the process of a silent run lives"
 
 
 def test_no_server_of_ours_starts_without_an_auth_string(tmp_path: Path) -> None:
@@ -332,8 +334,8 @@ def test_down_that_is_interrupted_leaves_a_worker_that_takes_runs(
     assert last.is_paused is False
 
 
-def flow_run(pid: object) -> FlowRun:
-    return FlowRun(id=uuid4(), flow_id=uuid4(), infrastructure_pid=None if pid is None else str(pid))
+def flow_run(pid: object, **more: Any) -> FlowRun:
+    return FlowRun(id=uuid4(), flow_id=uuid4(), infrastructure_pid=None if pid is None else str(pid), **more)
 
 
 def test_the_process_of_a_run_is_found_by_its_id() -> None:
@@ -353,6 +355,45 @@ def test_the_process_of_a_run_is_found_by_its_id() -> None:
             assert process_of(flow_run(other)) is None, other
         process.communicate(b"\n")
     assert process_of(run) is None
+
+
+def test_a_silent_run_is_given_up_only_after_two_looks_at_its_process(tmp_path: Path) -> None:
+    """Nobody hears of these runs. A new state, a retry's, starts anew; runs of other machines are theirs to look at."""
+    daemon = Daemon(name="run", folder=tmp_path)
+    pid = start(daemon)
+    mine = process_labels(pid)
+    runs = {
+        "live": mine,
+        "not recorded": {},
+        "elsewhere": mine | {"vernaclip.host": "elsewhere", "vernaclip.pid": 2**22 + 1},
+        "another has its id": mine | {"vernaclip.started": "an hour ago"},
+    }
+    found = [
+        FlowRun(id=uuid4(), flow_id=uuid4(), name=name, labels=labels, state_id=uuid4())
+        for name, labels in runs.items()
+    ]
+    client = MagicMock(**{"read_flow_runs.return_value": found})
+
+    def given_up() -> list[str]:
+        names = {run.id: run.name for run in found}
+        return [names[call.args[0]] for call in client.set_flow_run_state.call_args_list]
+
+    try:
+        missing = give_up_gone_runs(client, set())
+        assert given_up() == []
+        missing = give_up_gone_runs(client, missing)
+        assert given_up() == ["another has its id"]
+        assert client.set_flow_run_state.call_args.args[1].message == "its process is gone"
+        assert process_of(found[0]) == pid
+    finally:
+        daemons.kill(daemon)
+    client.read_flow_runs.return_value = found[:3]
+    missing = give_up_gone_runs(client, missing)
+    found[0].state_id = uuid4()
+    missing = give_up_gone_runs(client, missing)
+    assert "live" not in given_up()
+    give_up_gone_runs(client, missing)
+    assert given_up() == ["another has its id", "live"]
 
 
 BEGIN = """

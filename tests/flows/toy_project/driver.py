@@ -8,7 +8,7 @@ from typing import Any
 
 from data_catalog.errors import PipelineError
 from flows.orchestration.prefect_env import configured_api, prepare_process
-from flows.orchestration.services import deploy, down, ensure_automation, ensure_work_pool, up
+from flows.orchestration.services import deploy, down, ensure_work_pool, up
 from flows.orchestration.temporary_server import use_answering_api
 
 
@@ -16,7 +16,6 @@ def deploy_toys(client: Any, project: Path) -> tuple[()]:
     import toy_flows
 
     ensure_work_pool(client)
-    ensure_automation(client, ["build-dataset"])
     toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
     for flow, name in toys:
         deploy(client, flow, name=name, parameters={}, project=project)
