@@ -30,7 +30,7 @@ MODEL_FILES = (
 REQUIREMENTS = (
     *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open-clip-torch"),
     *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
-    *("tokenizers", "torch", "torchvision", "tqdm", "transformers"),
+    *("tokenizers", "torch", "torchvision", "transformers"),
 )
 # Segments of a JPEG that only say what its pixels are, and the end of a scan's pixels.
 _JPEG_SEGMENT = re.compile(

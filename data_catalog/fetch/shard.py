@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -24,6 +23,7 @@ from data_catalog.fetch.opener import SLACK_S
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
 from data_catalog.images.children import MAX_EARLY_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
+from data_catalog.progress import Progress
 from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
@@ -62,11 +62,12 @@ def fetch_from_web(
             except FetchError as error:
                 outcomes[position] = failed(error.reason, error.detail)
     found: dict[str, Outcome] = {}
-    fetch = partial(_fetch_all, folder=folder, hosts=hosts, pool=pool, outcomes=found)
-    suspects = fetch(list(by_url), config)
-    alone = replace(config, threads=1)
-    for url in fetch(fetch(suspects, alone), alone):
-        found[url] = failed("fetch_crash")
+    with Progress("fetch", total=len(by_url), unit="images") as progress:
+        fetch = partial(_fetch_all, folder=folder, hosts=hosts, pool=pool, outcomes=found, progress=progress)
+        suspects = fetch(list(by_url), config)
+        alone = replace(config, threads=1)
+        for url in fetch(fetch(suspects, alone), alone):
+            found[url] = failed("fetch_crash")
     for url, positions in by_url.items():
         outcome = found.get(url, failed("fetch_lost"))  # rows in = rows out, even if img2dataset loses a row
         outcomes.update(dict.fromkeys(positions, outcome))
@@ -74,14 +75,21 @@ def fetch_from_web(
 
 
 def _fetch_all(
-    waiting: list[str], config: FetchConfig, *, folder: Path, hosts: Path, pool: ChildPool, outcomes: dict[str, Outcome]
+    waiting: list[str],
+    config: FetchConfig,
+    *,
+    folder: Path,
+    hosts: Path,
+    pool: ChildPool,
+    outcomes: dict[str, Outcome],
+    progress: Progress,
 ) -> list[str]:
     """Fetch URLs, with a new child after each one that dies; return the URLs that were under way when a child died.
 
     Each child gets one job. The URLs that it finishes are in `outcomes`, even if it dies.
     """
     suspects: list[str] = []
-    early_deaths = 0
+    early_deaths = num_failed = 0
     stall_s = config.deadline_s + config.timeout_s + 2 * SLACK_S
     while waiting:
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -89,7 +97,6 @@ def _fetch_all(
         (place / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
         job = {"folder": str(place), "hosts": str(hosts), "config": config.to_values()}
         begun: dict[str, bool] = {}  # False for URLs that wait to be requested again
-        reasons: Counter[str] = Counter()
         try:
             with pool.lend("fetch") as child:
                 for event in child.run(job, stall_s=stall_s):
@@ -100,7 +107,8 @@ def _fetch_all(
                             None if event["reason"] else Piece(place / BODIES_FILE, event["offset"], event["length"])
                         )
                         outcomes[url] = cast("Outcome", {**event, "piece": piece})
-                        reasons[event["reason"] or "fetched"] += 1
+                        num_failed += event["reason"] is not None
+                        progress.advance(failed=num_failed)
                         logger.debug("%s: %s", url, event)
         except ChildDiedError as error:
             num_before = len(waiting)
@@ -113,7 +121,6 @@ def _fetch_all(
             suspects += here
             waiting = [url for url in waiting if not begun.get(url)]
         else:
-            logger.info("images: %d URLs: %s", len(waiting), dict(sorted(reasons.items())))
             break
     return suspects
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_catalog.errors import DiskError, InputError
 from data_catalog.fetch.config import FetchConfig
@@ -19,6 +20,7 @@ from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
 from data_catalog.images.children import MAX_EARLY_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.normalise import PICTURES_FILE, NormaliseConfig
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups, write_rows
+from data_catalog.progress import Progress
 from data_catalog.schema import IMAGES, RAW_IMAGES
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
@@ -139,11 +141,12 @@ class ImageWorkers:
             InputError: the child process can't start its work.
             DiskError: the disk is full, or fails.
         """
-        with _scratch_beside(out) as folder:
+        waiting = sum(pq.read_table(raw, columns=["drop_reason"]).column(0).null_count for raw in raws)
+        with _scratch_beside(out) as folder, Progress("normalise", total=waiting, unit="images") as progress:
             streams = []
             for number, raw in enumerate(raws):
                 (folder / str(number)).mkdir()
-                streams.append(_image_rows(raw, config, folder / str(number), self._pool))
+                streams.append(_image_rows(raw, config, folder / str(number), self._pool, progress))
             if known is not None:
                 streams.append(row for group in read_groups(known) for row in group)
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
@@ -180,12 +183,12 @@ def end_process_workers() -> None:
             workers.end_idle()
 
 
-def _image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool) -> Iterator[Row]:
+def _image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool, progress: Progress) -> Iterator[Row]:
     """Yield a row of the schema `IMAGES` for each of `raw`; `folder` holds the bytes of one row group at a time."""
     for index, group in enumerate(read_groups(raw)):
         place = folder / str(index)
         place.mkdir()
-        outcomes = _decode(group, config, place, pool)
+        outcomes = _decode(group, config, place, pool, progress)
         with PieceReader() as pieces:
             for position, row in enumerate(group):
                 # A row that was not fetched keeps its reason.
@@ -207,7 +210,9 @@ def _image_row(raw: Row, outcome: Outcome, config: NormaliseConfig, pieces: Piec
     }
 
 
-def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: ChildPool) -> dict[int, Outcome]:
+def _decode(
+    group: list[Row], config: NormaliseConfig, folder: Path, pool: ChildPool, progress: Progress
+) -> dict[int, Outcome]:
     """Return the outcomes of the rows that have bytes, by position; a row that kills its child twice is rejected.
 
     The child works in order and reports each row before it begins the next one. If it dies, the first row without a
@@ -228,6 +233,7 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
                 for event in child.run(job, stall_s=config.timeout_s):
                     piece = None if event["reason"] else Piece(place / PICTURES_FILE, event["offset"], event["length"])
                     outcomes[event["row"]] = cast("Outcome", {**event, "piece": piece})
+                    progress.advance()
         except ChildDiedError as error:
             waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
             suspect = next(iter(waiting), None) if error.was_ready else None

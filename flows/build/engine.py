@@ -7,7 +7,7 @@ another call, and no step submits a call, since both would block the same few th
 import dataclasses
 import heapq
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from data_catalog.progress import Progress
 from data_catalog.settings import json_values, what_values
 from data_catalog.stages import Reason
 from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
@@ -214,7 +215,6 @@ class Engine:
 
     Attributes:
         num_shards: number of shards; 0 until they are made.
-        num_made: number of outputs that this run made and did not find.
         seconds: sum over the calls of each step.
     """
 
@@ -229,8 +229,10 @@ class Engine:
             tools: passed to every call.
         """
         self.steps, self.build, self.work, self.executor, self.tools = steps, build, work, executor, tools
-        self.num_shards = self.num_made = 0
+        self.num_shards = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._num_made: Counter[str] = Counter()  # by step: the outputs that this run made and did not find
+        self._began: dict[str, float] = {}  # by step: the start of its first call
         self._by_name = {step.name: number for number, step in enumerate(steps)}
         self._commits: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # by step: the outputs that it wrote
         self._outputs: dict[_Node, Commit] = {}  # the outputs that readers get
@@ -247,16 +249,36 @@ class Engine:
             if not step.when(self.build):
                 self.executor.progress(step.name, done=0, total=0)
         self._add([node for node in self._nodes() if self._scope(node) in (MAKES_SHARDS, PER_TEST_SET)])
-        while self._waiting:
-            self._submit()
-            try:
-                self._take(*self._ended.get())
-            except Exception:
-                # Wait for the other calls, whatever their result: they write under the lock that the caller releases.
-                while any(self._running.values()):
-                    _, lane, _ = self._ended.get()
-                    self._running[lane] -= 1
-                raise
+        with Progress("build", total=None, unit="steps", seconds_left=self._seconds_left) as progress:
+            while self._waiting:
+                self._submit()
+                try:
+                    self._take(*self._ended.get())
+                except Exception:
+                    # Wait for the other calls, whatever their result: they write under the lock that the caller
+                    # releases.
+                    while any(self._running.values()):
+                        _, lane, _ = self._ended.get()
+                        self._running[lane] -= 1
+                    raise
+                if self.num_shards:  # the number of calls is known
+                    progress.total = len(self._outputs) + len(self._waiting)
+                progress.advance()
+
+    def _seconds_left(self) -> float | None:
+        """Estimate the time left from the slowest step that has begun; None before each has made an output."""
+        found, now = 0.0, time.monotonic()
+        for name, began in tuple(self._began.items()):
+            left = self._count(self.steps[self._by_name[name]].scope) - len(self._commits[name])
+            if left and not self._num_made[name]:
+                return None
+            found = max(found, left and left * (now - began) / self._num_made[name])
+        return found or None
+
+    @property
+    def num_made(self) -> int:
+        """Return the number of outputs that this run made and did not find."""
+        return self._num_made.total()
 
     def commits(self, name: str) -> list[Commit]:
         """Return the outputs that a step wrote, in the order of shards or test sets; empty if it did not run."""
@@ -343,6 +365,7 @@ class Engine:
         number = node.item if step.scope is PER_SHARD else None
         settings = step.settings(self.build, *of)
         call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
+        self._began.setdefault(step.name, time.monotonic())
         future = self.executor.submit(f"{step.name}{label}", call, remote=lane.remote)
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
@@ -372,7 +395,7 @@ class Engine:
         done: Done = future.result()
         step = self.steps[node.step]
         self.seconds[step.name] += done.seconds
-        self.num_made += not done.commit.reused
+        self._num_made[step.name] += not done.commit.reused
         self._commits[step.name][node.item] = done.commit
         is_unchanged = done.commit.facts.get("unchanged", False)
         self._outputs[node] = self._first_input(node) if is_unchanged else done.commit

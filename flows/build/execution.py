@@ -106,7 +106,7 @@ class LocalExecutor:
         logger.debug("%s: %s\n%s", key, description, plain_table(rows))
 
     def progress(self, key: str, *, done: int, total: int) -> None:
-        """Log the count at level DEBUG, since the steps show their own progress bars on a terminal."""
+        """Log the count at level DEBUG, since the engine shows the progress of the build."""
         logger.debug("%s: %d of %d", key, done, total)
 
 

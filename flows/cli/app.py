@@ -25,6 +25,7 @@ from cyclopts import (
 )
 
 from data_catalog.plain_text import visible_lines, visible_text
+from data_catalog.progress import lines_above_progress
 from flows import PACKAGES
 from flows.cli import (
     catalog,
@@ -236,6 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
                 raise
         raise SystemExit(EXIT_OK)
+    with lines_above_progress():
+        return _run_logged(call)
+
+
+def _run_logged(call: Call) -> int:
+    """Run a command with the log that its options ask for, and return the exit code."""
     is_quiet = call.verbosity.quiet or process_rank() > 0
     is_verbose = call.verbosity.debug or call.verbosity.verbose
     handler = logging.StreamHandler(sys.stderr)

@@ -217,11 +217,11 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
             closing.callback(run.effort.close)
             closing.enter_context(run.trackers)
             closing.callback(_note, run)
-            with Progress("distil", total=config.epochs * run.steps_per_epoch, unit="steps") as progress:
-                progress.advance(run.state.step)
+            total = config.epochs * run.steps_per_epoch
+            with Progress("distil", total=total, unit="steps", initial=run.state.step) as progress:
                 while run.state.epoch < config.epochs and run.state.stale_epochs < (config.patience or math.inf):
                     _train_epoch(run, progress)
-                    _end_epoch(run)
+                    _end_epoch(run, progress)
     result = TrainResult(
         key=key,
         model_sha256=sha256_of(out / WEIGHTS_FILE),
@@ -385,7 +385,7 @@ def restoring_loss(run: DistilRun, texts: Sequence[str]) -> torch.Tensor:
     return F.cross_entropy(logits.float(), ids[exchanged])
 
 
-def _end_epoch(run: DistilRun) -> None:
+def _end_epoch(run: DistilRun, progress: Progress) -> None:
     """Score the held-out pairs, keep the weights if they are the best, and write metrics and the resume state."""
     state = run.state
     run.module.eval()
@@ -411,7 +411,7 @@ def _end_epoch(run: DistilRun) -> None:
     lines = "".join(json.dumps(line) + "\n" for line in state.history)
     write_bytes(run.out / METRICS_FILE, lines.encode())
     _save(run)
-    logger.info(
+    progress.say(
         "epoch %d: train loss %.3f, held-out MRR@10 of %d %.3f, cosine %.3f",
         state.epoch,
         loss,

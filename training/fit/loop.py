@@ -223,7 +223,7 @@ def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
             inputs.prepare(state.epoch)
             pace = _train_epoch(run, inputs, progress, total)
             if run.is_epoch_over(total):
-                _end_epoch(run, pace)
+                _end_epoch(run, pace, progress)
 
 
 def _set_mode(run: Run) -> None:
@@ -375,7 +375,7 @@ def preferred_captions(run: Run, gallery: Batch) -> dict[str, float]:
     return preferred
 
 
-def _end_epoch(run: Run, pace: str) -> None:
+def _end_epoch(run: Run, pace: str, progress: Progress) -> None:
     """Validate, save the weights if they are the best, and write metrics and the resume state."""
     state = run.state
     broadcast_buffers(run.module)
@@ -417,7 +417,8 @@ def _end_epoch(run: Run, pace: str) -> None:
     drawn = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
     hard = "".join(f", {kind} {loss:.2f}" for kind, loss in drawn.items() if loss is not None)
     held_out = f", validation loss {val.loss:.3f}, MRR@10 of {val.gallery:,} {val.mrr:.3f}" if val else ""
-    logger.info("epoch %d: train loss %.3f%s%s, %s", state.epoch, last["train_loss"], held_out, hard, pace)
+    if val:  # otherwise the line of progress says all
+        progress.say("epoch %d: train loss %.3f%s%s, %s", state.epoch, last["train_loss"], held_out, hard, pace)
     barrier()
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_catalog.errors import DamagedError, DefectError, InputError, SettingsError
 from data_catalog.images.formats import IMAGE_SUFFIXES, is_image_name
+from data_catalog.plain_text import counted
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.features import (
@@ -309,6 +310,7 @@ def shard_gallery(
     def computed(_: FeatureIndex | None) -> Iterator[FeatureIndex]:
         # Cache the sizes of row groups too, so that only the shards with hits are opened.
         sizes = [[group.num_rows for group in row_groups([path])] for path in files]
+        logger.info("encode %s", counted(sum(map(sum, sizes)), "image"))
         yield FeatureIndex(image_features(loaded, files), {"row_groups": sizes})
 
     place = None
@@ -434,6 +436,7 @@ def _cached_index(
     """
     cached = read_index(place) if place is not None else None
     if cached is not None and is_current(cached):
+        logger.info("search %s, whose features are in %s", counted(len(cached.features), "image"), place)
         return cached
     if place is None:
         for made in make(None):
@@ -590,6 +593,7 @@ def _updated_indexes(
         names = (tuple(file) for file in cached.facts["files"])
         rows = dict(zip(names, np.asarray(cached.features), strict=True))
     fresh = [file for file in files if file.content not in rows]
+    logger.info("encode %s of %s in %s", f"{len(fresh):,}", counted(len(files), "image file"), folder)
     broken: dict[str, list[Any]] = {}
     step = max(PORTION, len(files) // MOST_PORTIONS)
     for start in range(0, max(len(fresh), 1), step):
@@ -597,7 +601,6 @@ def _updated_indexes(
         encoded, reasons = encode_files(model, list(portion))
         rows |= {portion[path].content: row for path, row in encoded.items()}
         broken |= {portion[path].name: [*portion[path][1:], reason] for path, reason in reasons.items()}
-        logger.info("%s: read %d of %d files, the others are in the index", folder, len(portion), len(files))
         good = [file.content for file in files if file.content in rows]
         facts = {"model": model.sha256, "files": [list(file) for file in good], "broken": broken}
         yield FeatureIndex(stacked([rows[file] for file in good]), facts)

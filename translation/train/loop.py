@@ -88,7 +88,7 @@ class TrainState:
         return max(self.curve, key=lambda point: point.chrf)
 
     def add_point(self, train_loss: float, held_out_loss: float, scores: "HeldOutScores") -> None:
-        """Add a validation to the curve, and log it."""
+        """Add a validation to the curve."""
         self.curve.append(
             CurvePoint(
                 step=self.step,
@@ -100,10 +100,6 @@ class TrainState:
                 bleu=scores.bleu,
                 chrf=scores.chrf,
             )
-        )
-        logger.info(
-            "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
-            *(self.step, self.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
         )
 
     def stale_validations(self) -> int:
@@ -198,6 +194,10 @@ def train_model(
             state.cpu_seconds += time.process_time() - cpu
             wall, cpu = time.monotonic(), time.process_time()
             state.add_point(train_loss, held_out_loss, scores)
+            progress.say(
+                "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
+                *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
+            )
             losses.clear()
             # The best weights come first: after a kill between the two, the validation runs again and writes the same.
             if state.stale_validations() == 0:
