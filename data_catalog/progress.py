@@ -20,7 +20,7 @@ from data_catalog.plain_text import text_width, visible_text
 logger = logging.getLogger(__name__)
 
 FIRST_LINE_S, MOST_S = 10.0, 600.0  # until the first line of a log, and at most between two
-REDRAWN_S = 0.1
+REDRAWN_S = 0.25
 NUM_BEFORE_ESTIMATE = 3  # calls of `advance`
 BAR_WIDTH = 10
 
@@ -233,8 +233,9 @@ class _Line:
         first, last = self._works[0], self._works[-1]
         text = ""
         if first is not last:
-            known = ("" if first.share is None else f"{first.share:.0%}", first.time_left)
-            text = f"{' '.join((first.label, ', '.join(filter(None, known))))} | "
+            share = "" if first.share is None else f" {first.share:.0%}"
+            left = first.time_left and f", {first.time_left}"
+            text = f"{first.label}{share}{left} | "
         text = visible_text(text + last.label)
         num_done = None if columns is None or last.share is None else int(last.share * BAR_WIDTH)
         text += ":" if num_done is None else f" [{'#' * num_done:.<{BAR_WIDTH}}]"

@@ -1,4 +1,4 @@
-"""Progress of long work: one line in place on a terminal, log lines at growing intervals elsewhere, with the time left."""
+"""Progress of long work with the time left: one line in place on a terminal, log lines elsewhere."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ class Terminal:
     def __init__(self) -> None:
         self.master, self.slave = pty.openpty()
         termios.tcsetwinsize(self.slave, (40, COLUMNS))
-        self.stream = open(self.slave, "w", encoding="utf-8")  # noqa: SIM115 - closed by the fixture
+        self.stream = os.fdopen(self.slave, "w", encoding="utf-8")
         self.rows, self._column = [""], 0
 
     def screen(self) -> list[str]:
@@ -206,8 +206,10 @@ def test_the_time_left_knows_what_an_earlier_run_did_and_trusts_later_units_more
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (131, "2 min 10 s"), (599, "10 min"), (12_000, "3 h 20 min")]
-    + [(180_000, "2 days 2 h")],
+    [
+        *((0, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (131, "2 min 10 s"), (599, "10 min")),
+        *((12_000, "3 h 20 min"), (180_000, "2 days 2 h")),
+    ],
 )
 def test_a_time_span_reads_plainly(seconds: float, text: str) -> None:
     assert span_text(seconds) == text

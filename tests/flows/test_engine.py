@@ -1,7 +1,9 @@
 """The engine, with tables of toy steps: what starts when, and where, what is done once and what again; and threads."""
 
 import json
+import logging
 import pickle
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -319,9 +321,13 @@ def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
     assert "first 00000" not in again.begun("first")
 
 
-def test_a_second_run_finds_everything_done(tmp_path: Path) -> None:
+def test_a_second_run_finds_everything_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "data_catalog.progress")
     first, second = run(PIPELINE, tmp_path), run(PIPELINE, tmp_path)
-    assert (first.engine.num_made, first.engine.num_shards) == (1 + 3 * 5 + 2, 3)
+    num_steps = 1 + 3 * 5 + 2
+    builds = re.findall(r"^build: (.+) steps, took", "\n".join(caplog.messages), re.MULTILINE)
+    assert builds == [f"{num_steps} of {num_steps}"] * 2
+    assert (first.engine.num_made, first.engine.num_shards) == (num_steps, 3)
     assert (second.engine.num_made, second.journal.lines) == (0, [])
     for step in PIPELINE:
         assert second.texts(step.name) == first.texts(step.name)

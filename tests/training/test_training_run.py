@@ -363,7 +363,7 @@ def test_training_on_kept_features_is_the_same_as_without(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "data_catalog.progress")
     config = small_run(kind, lock_image=lock_image, frozen_epochs=3, patience=3, augment=(), lr=1e-2)
     train(few, config, tmp_path / "kept")
     assert "encode images with the frozen tower: 48 of 48" in caplog.text
@@ -383,7 +383,7 @@ def test_no_more_than_a_microbatch_goes_through_the_towers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither while features are kept nor in validation. Augmented images are computed anew, their captions are not."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "data_catalog.progress")
     noted = Mock(side_effect=Transformer.forward)
     monkeypatch.setattr(Transformer, "forward", lambda *batch, **named: noted(*batch, **named))
     train(few, small_run(frozen_epochs=1, epochs=1, microbatch=6), tmp_path / "run")
