@@ -78,7 +78,7 @@ class Progress:
         with _line.lock:
             self.done += count
             self._moment += count * ((self._last + now) / 2 - self._started)
-            self._last, self._num_calls, self._facts = now, self._num_calls + 1, facts
+            self._last, self._num_calls, self._facts = now, self._num_calls + (count > 0), facts
         if self.total is not None:
             for watcher in _watchers:
                 watcher(self.label, self.done, self.total)

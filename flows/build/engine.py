@@ -266,13 +266,19 @@ class Engine:
                 progress.advance()
 
     def _seconds_left(self) -> float | None:
-        """Estimate the time left from the slowest step that has begun; None before each has made an output."""
+        """Estimate the time until the next step over all shards, from the slowest step before it.
+
+        It is unknown before each of those steps has made an output.
+        """
         found, now = 0.0, time.monotonic()
-        for name, began in tuple(self._began.items()):
-            left = self._count(self.steps[self._by_name[name]].scope) - len(self._commits[name])
-            if left and not self._num_made[name]:
-                return None
-            found = max(found, left and left * (now - began) / self._num_made[name])
+        for step in (step for step in self.steps if step.when(self.build)):
+            left, num_made = self._count(step.scope) - len(self._commits[step.name]), self._num_made[step.name]
+            if left and step.scope is not PER_SHARD and found:
+                break
+            if left and step.scope is PER_SHARD:
+                if not num_made:
+                    return None
+                found = max(found, left * (now - self._began[step.name]) / num_made)
         return found or None
 
     @property

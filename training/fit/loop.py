@@ -417,8 +417,8 @@ def _end_epoch(run: Run, pace: str, progress: Progress) -> None:
     drawn = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
     hard = "".join(f", {kind} {loss:.2f}" for kind, loss in drawn.items() if loss is not None)
     held_out = f", validation loss {val.loss:.3f}, MRR@10 of {val.gallery:,} {val.mrr:.3f}" if val else ""
-    if val:  # otherwise the line of progress says all
-        progress.say("epoch %d: train loss %.3f%s%s, %s", state.epoch, last["train_loss"], held_out, hard, pace)
+    log = progress.say if val else logger.debug  # without a validation, the line of progress says enough
+    log("epoch %d: train loss %.3f%s%s, %s", state.epoch, last["train_loss"], held_out, hard, pace)
     barrier()
 
 
