@@ -155,6 +155,16 @@ def test_every_command_can_say_less_and_more_and_quiet_ones_draw_no_bars(
     assert ("verify" in terminal.getvalue()) is (level != "WARNING")
 
 
+def test_what_a_command_says_stands_above_the_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("verify", total=2, unit="files"):
+        assert main(["build", "missing.toml"]) == 1
+    line = "verify [..........] 0 of 2 files"
+    assert terminal.getvalue().startswith(f"\r{line}\r{' ' * len(line)}\rvernaclip: ")
+
+
 def test_the_environment_names_the_root_and_the_last_option_holds(
     built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
