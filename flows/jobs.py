@@ -63,6 +63,7 @@ from training.trained_models import (
     current_model,
     find_model,
     images_learned,
+    model_of_folder,
     pair_files,
     pair_hashes,
 )
@@ -473,7 +474,8 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
     config, name = recipe.distil, Path(recipe.distil.teacher).name
     if name == recipe.name:
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
-    teacher, trained = find_model(config.teacher, root)
+    teacher = find_model(config.teacher, root)
+    trained = model_of_folder(Path(teacher), root)
     learned = trained.snapshot.manifest["target_lang"] if trained is not None else recipe.source_language
     if canonical_code(learned) != canonical_code(recipe.source_language):
         logger.warning(

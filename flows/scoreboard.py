@@ -353,23 +353,18 @@ def open_contest(
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
     packs = _language_packs(recipe, options)
     models = _models(options, recipe, root)
-    known = {
-        model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
-        for model in models
-    }
-    learned = {
-        model.name: its
-        for model in models
-        if model.kind != "transformers" and (its := _learned(model, root)) is not None
-    }
+    learned = {model.name: its for model in models if (its := _learned(model, root)) is not None}
     with TemporaryDirectory(prefix="vernaclip-") as folder:
-        contestants = [_contestant(model, language, packs, Path(folder), known[model.name]) for model in models]
+        contestants = [
+            _contestant(model, language, packs, Path(folder), _trained_on(model, root, learned.get(model.name)))
+            for model in models
+        ]
         reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
         scored = [*_scored_sets(reader, options), *more_sets(reader)]
         _require_translatable(scored, models, language)  # before images are looked at
         split = None
         if recipe is not None and not options.no_split:
-            split = _split(recipe, root, evaluate.split, known.get(recipe.name), learned)
+            split = _split(recipe, root, evaluate.split, newest_model(root, recipe.name), learned)
         if not scored and split is None:
             raise SettingsError(
                 "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
@@ -589,6 +584,13 @@ def _learned(model: NamedModel, root: Path) -> LearnedImages | None:
         return LearnedImages(files=(), snapshots=(), is_complete=False)
 
 
+def _trained_on(model: NamedModel, root: Path, learned: LearnedImages | None) -> str:
+    """Return the training data of a model, for the scoreboard."""
+    own = model_of_folder(Path(model.source), root)
+    snapshots = [own.snapshot] if own is not None else learned.snapshots if learned is not None else ()
+    return ", ".join(f"{each.dataset} {each.snapshot}" for each in snapshots) or UNKNOWN
+
+
 def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> ScoredSet:
     """Return the set with the images that each model was trained on, as far as that is known.
 
@@ -724,7 +726,7 @@ def _contestant(
     language: str,
     packs: Mapping[str, LanguagePack],
     cache_dir: Path,
-    trained: TrainedModel | None = None,
+    trained_on: str,
 ) -> ModelToScore:
     """Return a model for the scoreboard. It is loaded when it is scored; its translation engine is opened now.
 
@@ -732,16 +734,15 @@ def _contestant(
         language: language of the texts.
         packs: language packs from the user's files, by code.
         cache_dir: folder in which packed translation models are unpacked.
-        trained: the training data of the model, if known.
+        trained_on: the training data of the model, or "unknown".
 
     Raises:
         SettingsError: no engine translates from the language, or the language is English.
         InputError: the engine is not installed.
     """
     opener = OPENERS[model.kind]
-    known = f"{trained.snapshot.dataset} {trained.snapshot.snapshot}" if trained is not None else UNKNOWN
     if model.translate is None:
-        return ModelToScore(name=model.name, open=lambda: opener(model.source, model.name), trained_on=known)
+        return ModelToScore(name=model.name, open=lambda: opener(model.source, model.name), trained_on=trained_on)
     if language == ENGLISH:
         raise SettingsError(
             f"the texts for {model.name} are English already: use --model without settings of a translation engine"
@@ -758,7 +759,7 @@ def _contestant(
     def opened() -> Encoder:
         return rewording(opener(model.source, model.name), reword, model.name)
 
-    return ModelToScore(name=model.name, open=opened, trained_on=known)
+    return ModelToScore(name=model.name, open=opened, trained_on=trained_on)
 
 
 def _require_different(names: Sequence[str], option: str) -> None:

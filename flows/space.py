@@ -10,6 +10,7 @@ from string import Template
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.images.decoding import open_image
 from data_catalog.images.formats import is_image_name
+from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import TEMPORARY_PREFIX, read_json, write_json
 from flows import PACKAGES
 from flows.page import Shown, interface_texts, open_shown
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 HOME = Path(__file__).parents[1]
 MODEL_FILES = (
     *(OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, HUB_WEIGHTS_FILE, ENCODER_CONFIG_FILE),
-    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
+    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, RUN_FILE),
 )
 # What the page imports of our dependencies.
 REQUIREMENTS = (

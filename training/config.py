@@ -89,8 +89,8 @@ class TrainConfig:
     """Settings of training: model, phases, optimizer, data and hardware."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
-    """Architecture: a model config that comes with vernaclip ("tiny", "compact", "compact-96", "italian", "lit"), any of
-    open_clip, such as "ViT-B-32" or "roberta-ViT-B-32", the path of a JSON file in open_clip's format, or a model
+    """Architecture: a model config that comes with vernaclip ("tiny", "compact", "compact-96", "italian", "lit"), any
+    of open_clip, such as "ViT-B-32" or "roberta-ViT-B-32", the path of a JSON file in open_clip's format, or a model
     folder, from whose weights the run starts."""
     image_tower: str = ""
     """Image tower in place of the model config's: the name of a timm backbone, such as "tf_efficientnet_lite0". Its

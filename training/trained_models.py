@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    EXPORT_RECORD,
     MODELS,
     RUN_FILE,
     SPLITS,
@@ -24,7 +25,9 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.shards import read_json, sha256_of
 from training.config import HELD_OUT
 from training.data.pairs import PairFiles
+from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.model_files import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def pair_hashes(snapshot: Snapshot) -> dict[Path, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """The newest model of a dataset, and the snapshot that it was trained on."""
+    """A model of a dataset, and the snapshot that it was trained on."""
 
     folder: Path
     snapshot: Snapshot
@@ -98,39 +101,53 @@ def newest_model(root: Path, dataset: str) -> TrainedModel | None:
 
 
 def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
-    """Return the newest model that a folder is or has the weights of, or None if there is no such model.
-
-    Args:
-        folder: a model folder of any root, or an export or copy in any place.
-        root: catalog whose newest models are compared with the folder's weights.
+    """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is unknown.
 
     Raises:
-        DamagedError: the folder is a newest model, and it is damaged or its snapshot is missing.
+        DamagedError: the model's record or the pointer is damaged, or the snapshot of a newest model is missing.
+    """
+    own = own_folder(folder, root)
+    if own is None:
+        return None
+    newest = newest_model(own.parents[2], own.parent.name)
+    if newest is not None and newest.folder.resolve() == own:
+        return newest
+    try:
+        learned = images_learned(own, root)
+    except InputError:  # an earlier version did not record it
+        return None
+    snapshots = [each for each in learned.snapshots if each.dataset == own.parent.name] if learned is not None else []
+    return TrainedModel(folder=own, snapshot=snapshots[0]) if snapshots else None
+
+
+def own_folder(folder: Path, root: Path) -> Path | None:
+    """Return the model folder, also an older one, that a folder is or has the weights of; None if there is none.
+
+    Args:
+        folder: a model folder of any root, or an export or copy in any place. An export states the sha256 of the model.
+        root: catalog with whose models others are compared.
     """
     folder = folder.resolve()
-    if not folder.is_dir():
-        return None
-    if len(folder.parents) >= 3 and folder.parents[1].name == MODELS:
-        found = newest_model(folder.parents[2], folder.parent.name)
-        if found is not None and found.folder.resolve() == folder:
-            return found
-    copies = [(file, file.stat().st_size) for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
-    for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
+    if len(folder.parents) >= 3 and folder.parents[1].name == MODELS and (folder / RUN_FILE).is_file():
+        return folder
+    models: dict[str, Path] = {}
+    for path in sorted((root.resolve() / MODELS).glob(f"*/*/{RESULT_FILE}")):
         try:
-            own = current_model(root, pointer.parent.name)
-        except PipelineError as error:
-            logger.warning("cannot check if %s is a copy of a model of %s: %s", folder, pointer.parent.name, error)
-            continue
-        weights = own.folder / WEIGHTS_FILE
-        size = weights.stat().st_size if weights.is_file() else None
-        alike = [file for file, its_size in copies if its_size == size]
-        if alike and sha256_of(weights) in map(sha256_of, alike):
-            return own
-    return None
+            models.setdefault(str(read_object(path).get("model_sha256")), path.parent)
+        except DamagedError as error:
+            logger.warning("cannot check if %s is a copy of the model %s: %s", folder, path.parent, error)
+    export = folder / EXPORT_RECORD
+    stated = read_object(export).get("model_sha256") if export.is_file() else None
+    if stated in models:
+        return models[stated]
+    weights = [path for each in models.values() if (path := each / WEIGHTS_FILE).is_file()]
+    sizes = {path.stat().st_size for path in weights}
+    copies = [path for path in sorted(folder.glob("*.safetensors")) if path.is_file() and path.stat().st_size in sizes]
+    return next((models[found] for found in map(sha256_of, copies) if found in models), None)
 
 
-def find_model(name: str, root: Path) -> tuple[str, TrainedModel | None]:
-    """Return the folder of a model, or its name on a hub; and the trained model that it is, if that is known.
+def find_model(name: str, root: Path) -> str:
+    """Return the folder of a model, or its name on a hub.
 
     Args:
         name: a dataset of the root, whose newest model is meant, a model folder, or a name on a hub.
@@ -140,10 +157,10 @@ def find_model(name: str, root: Path) -> tuple[str, TrainedModel | None]:
         DamagedError: the record of a model is damaged, or the snapshot that it was trained on is missing.
     """
     if any((Path(name) / file).is_file() for file in (OPEN_CLIP_CONFIG_FILE, ENCODER_CONFIG_FILE)):
-        return name, model_of_folder(Path(name), root)
+        return name
     dataset = Path(name).name  # a recipe's folder may contain a folder of this name, which is then a path
     found = newest_model(root, dataset) if dataset else None
-    return (name, None) if found is None else (str(found.folder), found)
+    return name if found is None else str(found.folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +184,8 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
     """Return what decided the weights of a model; None if it learned from no dataset, as other people's models.
 
     Args:
-        source: a model folder, also an older one, or a copy or export of a newest model; or a name on a hub.
+        source: a model folder or an export, whose records tell it; a folder with the weights of a model of the root;
+            or a name on a hub.
         root: catalog in which, after the folder's own, the shards are looked for.
 
     Raises:
@@ -176,15 +194,10 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
     """
     folder = source.resolve()
     if not (folder / RUN_FILE).is_file():
-        own = model_of_folder(source, root)
-        if own is None:
-            return None
-        folder = own.folder.resolve()
-    wanted = _record(folder / RUN_FILE).get("learned")
+        folder = own_folder(folder, root) or folder
+    wanted = read_lineage(folder).learned
     if wanted is None:
-        raise InputError(
-            f"{folder} does not record what the model learned from: it is of an earlier version, train again"
-        )
+        return None
     missing, files, snapshots = set(wanted), list[Path](), list[Snapshot]()
     for snapshot in _places_of(folder, root) if wanted else ():
         found = {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}
@@ -195,7 +208,7 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
         if not missing:
             break
     if missing:
-        logger.warning("%s learned from images that are gone: it is not known which", folder)
+        logger.warning("%s learned from images that %s does not have: it is not known which", folder, root)
     return LearnedImages(files=files, snapshots=snapshots, is_complete=not missing) if wanted else None
 
 

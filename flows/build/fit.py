@@ -124,7 +124,7 @@ def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
     from training.trained_models import find_model
 
     named = {"model": config.model, "source_model": config.source_model}
-    return {name: find_model(value, root)[0] for name, value in named.items() if value}
+    return {name: find_model(value, root) for name, value in named.items() if value}
 
 
 def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
@@ -133,18 +133,18 @@ def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
     Raises:
         InputError: a model was trained on the dataset itself.
     """
-    from training.trained_models import find_model, images_learned
+    from training.trained_models import find_model, images_learned, own_folder
 
     found: dict[str, Sequence[Path]] = {}
     dataset = (datasets_folder(root) / recipe.name).resolve()
     for name in ("model", "source_model"):
         value = getattr(recipe.image_text, name)
-        source = find_model(value, root)[0] if value else ""
+        source = find_model(value, root) if value else ""
         learned = images_learned(Path(source), root) if source else None
         found[name] = learned.files if learned is not None else ()
-        is_own = Path(source).resolve().parent == (root / MODELS / recipe.name).resolve()
-        is_unknown = is_own and learned is not None and not learned.is_complete  # an older model: shards are gone
-        if is_unknown or any(dataset in path.resolve().parents for path in found[name]):
+        own = own_folder(Path(source), root) if learned is not None and not learned.is_complete else None
+        is_older = own is not None and own.parent == (root / MODELS / recipe.name).resolve()  # shards are gone
+        if is_older or any(dataset in path.resolve().parents for path in found[name]):
             raise _refusal(name, source, recipe, root, "images of this dataset")
     return found
 

@@ -21,6 +21,7 @@ from data_catalog.errors import InputError, PipelineError
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS, IMAGE_TEXT, PAIRS
 from data_catalog.storage.diff import diff_snapshots
+from data_catalog.storage.integrity import remove_folder_record
 from data_catalog.storage.manifest import current_snapshot
 from data_catalog.storage.shards import sha256_of, write_json
 from flows.build.execution import LocalExecutor
@@ -29,6 +30,7 @@ from flows.jobs import align_model, build_dataset
 from flows.recipe.recipe import load_recipe, what_settings
 from flows.recipe.toggles import toggles_of
 from training.data import features
+from training.exports.model_export import ModelExportConfig, export_model
 from training.scores import image_text
 
 # Colours in English and Italian.
@@ -244,15 +246,24 @@ def test_a_killed_judgement_goes_on_and_neither_kill_nor_shards_change_a_score(
     assert len(tree(roots["whole"], "squared")) > len(tree(roots["few shards"], "squared"))
 
 
-def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares) -> None:
+def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_path: Path) -> None:
     rows = squares.rows("teacher", 90)  # the same pictures
     with pytest.raises(InputError, match=r"source_model: .*teacher/.* images of this dataset.*--folds 5"):
         squares.build("teacher", *squares.judged, rows=rows)
-    older = squares.own.root / "models" / "own" / "0123456789ab"
-    shutil.copytree(next((squares.own.root / "models" / "teacher").glob("*/")), older)
-    write_json(older / "run.json", {"settings": {}, "learned": ["0" * 64]})
-    with pytest.raises(InputError, match="was trained on images of this dataset"):
-        squares.build("own", f"image_text.model={older}")
+    root, export = squares.own.root, tmp_path / "export"
+    teacher, older = next((root / "models" / "teacher").glob("*/")), root / "models" / "own" / "0123456789ab"
+    config = ModelExportConfig(formats=("transformers",), name="it", replace=True)
+    export_model(teacher, config, export, seen=None, root=root)
+    with pytest.raises(InputError, match=r"model: .*export was trained on images of this dataset"):
+        squares.build("teacher", f"image_text.model={export}", rows=rows)
+    shutil.copytree(teacher, older)
+    remove_folder_record(older)
+    run = json.loads((older / "run.json").read_text())
+    write_json(older / "run.json", {**run, "learned": ["0" * 64]})
+    export_model(older, config, export, seen=None, root=root)
+    for judge in (older, export):
+        with pytest.raises(InputError, match="was trained on images of this dataset"):
+            squares.build("own", f"image_text.model={judge}")
     shutil.rmtree(older)
     with pytest.raises(InputError, match=r"source_model: teacher was trained on 1 images of this dataset"):
         squares.build("overlap", *squares.judged, rows=[*squares.planted, rows[0]])

@@ -478,6 +478,7 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
     save_encoder_config(config, model)
     write_model_config(model, config)
     save_weights(create_model(config, model), model / "model.safetensors")
+    (model / "run.json").write_text('{"settings": {}, "learned": []}')
     photos, exif = tmp_path / "photos", Image.Exif()
     exif[0x0112], exif[0x8825] = 6, {1: "N", 2: (52.0, 31.0, 12.0)}  # turned by a quarter, and a position
     wide = Image.new("RGB", (80, 40), "red")
@@ -501,6 +502,7 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
         assert str(bert).encode() not in path.read_bytes(), path
     moved = space.rename(tmp_path / "moved")
     assert open_open_clip(str(moved / "model"), "moved").encode_texts(["un quadrato"]).shape == (1, 32)
+    assert (moved / "model" / "run.json").read_bytes() == (model / "run.json").read_bytes(), "what it was made of"
     assert "captions in Greek" in (moved / "README.md").read_text("utf-8")
     found = {path.name: path for path in (moved / "images").iterdir()}
     assert found.keys() == {"turned.jpg", "turned.webp", "noted.png", "plain.jpg"} | followed

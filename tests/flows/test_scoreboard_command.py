@@ -15,9 +15,11 @@ from PIL import Image
 
 import vernaclip
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of, write_json
 from flows.jobs import train_model
+from training.exports.model_export import ModelExportConfig, export_model
 from training.trained_models import pair_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -166,6 +168,42 @@ def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
     words = ["--model", str(own), "--out", str(tmp_path / "alone")]
     error = told(["scoreboard", "--language", "it", *words, *leaking], code=1)
     assert f"{own.name} was trained on (seen0.jpg: the same picture" in error
+
+
+def test_an_export_is_known_by_its_record_or_its_weights_though_a_newer_model_was_trained(
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
+) -> None:
+    root = tmp_path / "catalog"
+    shutil.copytree(trained[0], root)
+    own = next((root / "models" / "scenes").glob("*/"))
+    newer = shutil.copytree(own, own.with_name("0" * 12))
+    result = json.loads((newer / "result.json").read_text())
+    write_json(newer / "result.json", {**result, "model_sha256": "0" * 64})
+    (newer / "model.safetensors").write_bytes(b"")
+    snapshot = require_snapshot(root, "scenes").snapshot
+    write_checksummed(root / "models" / "scenes" / "current.json", {"model": newer.name, "snapshot": snapshot})
+    export_model(
+        own, ModelExportConfig(formats=("open_clip", "transformers"), name="it"), tmp_path / "as", seen=None, root=root
+    )
+    exports = {kind: tmp_path / "as" / kind for kind in ("open_clip", "transformers")}
+    call = [*IN_ITALIAN, "--root", str(root), *leaking]
+
+    def refused(kind: str) -> None:
+        error = told([*call, "--model", "mine", f"{kind}={exports[kind]}"], code=1)
+        assert "mine was trained on (seen0.jpg: the same picture" in error
+
+    told([*call, "--model", "mine", f"open_clip={exports['open_clip']}", "--report-anyway"])
+    (board,) = (root / "scoreboards").glob("*/scoreboard.json")
+    assert json.loads(board.read_text())["models"][0]["trained_on"] == f"scenes {snapshot}"
+    for kind, export in exports.items():
+        refused(kind)
+        (export / "run.json").unlink()  # as an earlier version exported it
+        refused(kind)
+    (exports["open_clip"] / "export.json").unlink()
+    refused("open_clip")  # by its weights
+    shutil.rmtree(root / "models")
+    out = told([*call, "--model", "mine", f"transformers={exports['transformers']}"])
+    assert "it is not known if mine was trained on any of the images" in out
 
 
 def as_dataset(root: Path, name: str, splits: Mapping[str, str]) -> None:

@@ -35,7 +35,6 @@ from training.distil.teacher import (
     borrowed_image_tower,
     open_teacher,
     teacher_identity,
-    teacher_run,
 )
 from training.fit.effort import EffortLog
 from training.fit.loop import CUTOFF, TrainResult, read_result
@@ -45,9 +44,9 @@ from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder, key_of_fold
 from training.fit.trackers import Trackers
 from training.processes import chosen_device, deterministic_torch, process_count
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
+from training.towers.lineage import read_lineage
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
-from training.towers.pretrained import shards_learned
 from training.towers.tokenizer import SavedTokenizer
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
@@ -190,10 +189,10 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
     device = chosen_device(config.device, "distil.device")
     config = with_precision(config, device.type, has_begun=lambda each: key_of_folder(out) == distil_key(each, pairs))
     key = distil_key(config, pairs)
-    teacher_settings = teacher_run(config.teacher).get("settings", {})
+    made_of = read_lineage(Path(config.teacher))
     learned_from = {
         "teacher": Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher,
-        "teacher_settings": teacher_settings,
+        "teacher_settings": made_of.settings,
         "languages": list(pairs.languages),
         "pairs": len(pairs.training),
         "is_of_dataset": pairs.is_of_dataset,
@@ -204,7 +203,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
     settings = {"model": f"distil {student}", "distil": {**what_values(config), **learned_from}}
     text = {"tower": "text", "weights": student, "license": config.student_license}
     borrowed = [*borrowed_image_tower(config), *([] if config.student in PRESETS else [text])]
-    claim_folder(out, key, settings, borrowed, [*pairs.shards, *shards_learned(config.teacher)])
+    claim_folder(out, key, settings, borrowed, [*pairs.shards, *(made_of.learned or ())])
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already distilled", out)
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.manifest import RUN_FILE
 from training.config import DistilConfig
 from training.data.features import Encoder
 from training.scores.encoders import open_encoder
+from training.towers.lineage import read_lineage
 from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object
-from training.towers.pretrained import files_identity, valid_borrowed
+from training.towers.pretrained import files_identity
 
 logger = logging.getLogger(__name__)
 
@@ -65,34 +65,20 @@ def teacher_identity(name: str) -> Any:
     return name
 
 
-def teacher_run(name: str) -> dict[str, Any]:
-    """Return the `run.json` of a teacher's folder, or {} if it has none.
-
-    Raises:
-        DamagedError: the file is damaged.
-    """
-    path = Path(name) / RUN_FILE
-    run = read_object(path) if path.is_file() else {}
-    valid_borrowed(run.get("borrowed", []), path)
-    return run
-
-
 def borrowed_image_tower(config: DistilConfig) -> list[dict[str, str]]:
     """Return the weights of other people in the teacher's image tower: `tower`, `weights` and `license`.
 
     A model of ours states them. For others, the settings state the license; a warning asks for it.
     """
-    run = teacher_run(config.teacher)
-    if run:
-        return [one for one in run.get("borrowed", []) if one["tower"] == "image"]
-    if not config.teacher_license:
+    name = Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher
+    earlier, own = read_lineage(Path(config.teacher)).borrowed_of({"image": config.teacher_license}, name)
+    if any(not one["license"] for one in own):
         logger.warning(
             "the license of the teacher (%s) is not stated: set distil.teacher_license, which the model card and "
             "exports need",
             config.teacher,
         )
-    name = Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher
-    return [{"tower": "image", "weights": name, "license": config.teacher_license}]
+    return [*earlier, *own]
 
 
 def open_teacher(name: str) -> Teacher:

@@ -1,6 +1,7 @@
 """Export trained models to folders, atomically, each checked to score like the model and described by a card.
 
 As for datasets, `export.json` is written last. It states what the export was made from, and the sha256 of every file.
+`run.json` is the model's own with the license of the export (`training.towers.lineage`).
 """
 
 import difflib
@@ -19,17 +20,17 @@ from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD
-from data_catalog.storage.shards import digest, sha256_of, write_bytes
+from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE
+from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.exports.formats import ALL, MODEL_FORMATS
 from training.exports.model_card import Publication, TrainingData, card_data, model_card
 from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained
+from training.towers.lineage import LICENSE, MODEL_KIND
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # raise it when the files for the same model and config change
+VERSION = 4  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
-_KIND = "model"  # records of dataset exports have no kind
 OTHER = "other"  # a license that the hub has no id for
 LIST_FILE = "hub_licenses.txt"  # taken from the hub's documentation, since no dependency contains the list
 _LICENSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -175,7 +176,7 @@ def export_model(
             how_to_read = writers[name].how_to_read(trained, config.hub_name)
             card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
             identity = {
-                "kind": _KIND,
+                "kind": MODEL_KIND,
                 "dataset": seen.manifest["dataset"] if seen else None,
                 "snapshot": seen.manifest["snapshot"] if seen else None,
                 "format": name,
@@ -189,7 +190,7 @@ def export_model(
         probe = make_probe(trained)
         with Progress("export model", total=len(jobs), unit="formats") as progress:
             for job in jobs:
-                record = job.earlier or _write(job, writers[job.format], trained, probe, config.hub_name)
+                record = job.earlier or _write(job, writers[job.format], trained, probe, config)
                 exports.append(
                     ModelExport(
                         format=job.format,
@@ -279,7 +280,7 @@ def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) 
         SettingsError: the folder contains something else.
     """
     found = record_of(place)
-    if found is not None and found.get("kind") != _KIND:
+    if found is not None and found.get("kind") != MODEL_KIND:
         raise SettingsError(f"{place} contains an export of a dataset: choose another folder with --out")
     if found is not None and is_whole(place, found) and all(found.get(name) == identity[name] for name in identity):
         return found
@@ -292,13 +293,14 @@ def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) 
 
 
 def _write(
-    job: _Job, writer: ModelWriter, trained: TrainedFolder, probe: Probe, hub_name: str | None
+    job: _Job, writer: ModelWriter, trained: TrainedFolder, probe: Probe, config: ModelExportConfig
 ) -> Mapping[str, Any]:
     """Write and check an export, move it to its folder, and return its record."""
     with replace_folder(job.place) as folder:
-        writer.write(trained, folder, hub_name)
+        writer.write(trained, folder, config.hub_name)
         difference = writer.check(trained, probe, folder)
         write_bytes(folder / CARD_FILE, job.card.encode())
+        write_json(folder / RUN_FILE, {**trained.run, LICENSE: config.license_name or config.license})
         written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         record = {
             **job.identity,

@@ -16,9 +16,9 @@ from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_rec
 from data_catalog.storage.manifest import RUN_FILE
 from training.data.images import Features
 from training.fit.loop import TrainResult, read_result
+from training.towers.lineage import read_lineage
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
-from training.towers.pretrained import shards_learned, valid_borrowed
 from training.trained_models import RESULT_FILE
 
 _REMEDY = "train it again, or use another model"
@@ -113,10 +113,11 @@ def open_trained(folder: Path) -> TrainedFolder:
             raise DamagedError(f"{problem}: {_REMEDY}")
     result = read_result(folder / RESULT_FILE)
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
-    if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
+    if not all(
+        isinstance(run.get(name), kind) for name, kind in (("key", str), ("settings", dict), ("borrowed", list))
+    ):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
-    valid_borrowed(run.get("borrowed"), folder / RUN_FILE)
-    shards_learned(folder)
+    read_lineage(folder)  # raises if it is damaged
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")

@@ -18,7 +18,7 @@ from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.processes import encode_where_fastest
-from training.towers.model import OPEN_CLIP_CONFIG_FILE, open_model
+from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
 from training.towers.model_files import (
     HERE,
     TRIAL_TEXTS,
@@ -310,7 +310,8 @@ def kind_of(source: str) -> str:
 
     folder = Path(source)
     if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
-        return "folder" if (folder / RUN_FILE).is_file() else "open_clip"
+        is_own = (folder / RUN_FILE).is_file() and not (folder / HUB_WEIGHTS_FILE).is_file()  # exports have both
+        return "folder" if is_own else "open_clip"
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{source} is not a model folder: it has neither {OPEN_CLIP_CONFIG_FILE} nor config.json")
     is_open_clip = source.count("/") == 1 and bool(open_clip.get_pretrained_cfg(*source.split("/")))

@@ -17,19 +17,17 @@ from safetensors import SafetensorError
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.images.formats import READ_FORMATS
-from data_catalog.storage.manifest import RUN_FILE
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.towers.architecture import RANDOM, has_image_weights
 from training.towers.backbones import backbone_features, frozen_parts
+from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE
 from training.towers.model_files import (
-    REMEDY,
     describe_mismatch,
     joined_configs,
     named_tensors,
     one_line,
-    read_object,
     require_few_layers,
     translate_errors,
 )
@@ -107,23 +105,25 @@ def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> list[dict[str, str]]:
     """Return the initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
 
-    timm states a license for each of its weights. Others are stated by the settings; a warning asks for those that are
-    not.
+    timm states a license for each of its weights, and a model of ours those of its own. Others are stated by the
+    settings; a warning asks for those that are not.
     """
     import timm
 
-    found = []
+    earlier: list[dict[str, str]] = []
+    found: list[dict[str, str]] = []
     text = model_config["text_cfg"].get("hf_model_name")
     if "start_folder" in model_config:
-        folder = Path(model_config["start_folder"])
-        if (folder / RUN_FILE).is_file():
-            return valid_borrowed(read_object(folder / RUN_FILE).get("borrowed", []), folder / RUN_FILE)
-        for tower, license in (("image", config.image_license), ("text", config.text_license)):
-            found.append({"tower": tower, "weights": folder.name, "license": license})
+        folder, stated = (
+            Path(model_config["start_folder"]),
+            {"image": config.image_license, "text": config.text_license},
+        )
+        earlier, found = read_lineage(folder).borrowed_of(stated, folder.name)
     else:
         if config.image_weights not in ("", RANDOM):
-            name = Path(config.image_weights).name
-            found.append({"tower": "image", "weights": name, "license": config.image_license})
+            source = Path(config.image_weights)
+            start = read_lineage(_folder_of(source))
+            earlier, found = start.borrowed_of({"image": config.image_license}, source.name)
         elif named := model_config.get("image_weights"):
             known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
             license = config.image_license or str((known.license if known else None) or "")
@@ -140,7 +140,7 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
             )
     for _, _, each, own in further_towers(model_config, config) if "start_folder" not in model_config else ():
         found += borrowed_weights(each, own)
-    return found
+    return [*earlier, *found]
 
 
 def lineage(model_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,22 +149,8 @@ def lineage(model_config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DamagedError: the start's `run.json` is damaged.
     """
-    path = Path(model_config.get("start_folder", "")) / RUN_FILE
-    settings = read_object(path).get("settings", {}) if "start_folder" in model_config and path.is_file() else {}
+    settings = read_lineage(Path(model_config["start_folder"])).settings if "start_folder" in model_config else {}
     return {"distil": settings["distil"]} if "distil" in settings else {}
-
-
-def shards_learned(folder: str | Path) -> list[str]:
-    """Return the sha256 of the pair shards that decided the weights of a run's folder; none if it is no run's.
-
-    Raises:
-        DamagedError: its `run.json` is damaged.
-    """
-    path = Path(folder) / RUN_FILE
-    found = read_object(path).get("learned") if path.is_file() else []
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise DamagedError(f"{path} is damaged (it does not list the shards that the model learned from): {REMEDY}")
-    return found
 
 
 def starts_of(model_config: Mapping[str, Any], config: TrainConfig) -> list[Path]:
@@ -173,26 +159,17 @@ def starts_of(model_config: Mapping[str, Any], config: TrainConfig) -> list[Path
         return [Path(model_config["start_folder"])]
     towers = (config, *(own for *_, own in further_towers(model_config, config)))
     named = [Path(own.image_weights) for own in towers if own.image_weights not in ("", RANDOM)]
-    return [path if path.is_dir() else path.parent for path in named if path.exists()]  # others name weights of a hub
+    return [_folder_of(path) for path in named if path.exists()]  # others name weights of a hub
+
+
+def _folder_of(weights: Path) -> Path:
+    """Return the folder of a weights file; a folder is its own."""
+    return weights if weights.is_dir() else weights.parent
 
 
 def shards_of_starts(model_config: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Return `shards_learned` of all folders of `starts_of`."""
-    return [shard for folder in starts_of(model_config, config) for shard in shards_learned(folder)]
-
-
-def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
-    """Return the borrowed weights that a `run.json` states.
-
-    Raises:
-        DamagedError: they are not a list of objects with the texts `tower`, `weights` and `license`.
-    """
-    if not isinstance(found, list) or not all(
-        isinstance(one, dict) and all(isinstance(one.get(name), str) for name in ("tower", "weights", "license"))
-        for one in found
-    ):
-        raise DamagedError(f"{path} is damaged (its borrowed weights are not valid): {REMEDY}")
-    return found
+    """Return the sha256 of the pair shards that decided the weights in all folders of `starts_of`."""
+    return [shard for folder in starts_of(model_config, config) for shard in read_lineage(folder).learned or ()]
 
 
 def load_image_tower(module: Any, model_config: Mapping[str, Any], config: TrainConfig) -> None:

@@ -34,6 +34,7 @@ from training.exports.hugging_face import why_own_code
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
+from training.fit.loop import train
 from training.fit.run import MODEL_FILES
 from training.scores.encoders import open_open_clip, open_transformers
 from training.towers.architecture import read_model_config
@@ -44,6 +45,8 @@ READER = Path(__file__).with_name("card_reader.py")
 TEXTS = ["un quadrato rosso", "Sull’erba  c'è\tun QUADRATO verde, in alto a destra.", "blu", "nero " * 120]
 TOLERANCE = 1e-4
 COLOURS, SIDES = ("rosso", "verde", "blu", "giallo", "nero", "viola"), ("in alto", "in basso", "a destra", "a sinistra")
+PAIRS = [(f"un quadrato {colour} {side}", f"a {side} {colour} square") for colour in COLOURS for side in SIDES]
+SHORT_LESSON: dict[str, Any] = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "vocab_size": 400, "num_threads": 1}
 
 
 def exported(model: Path, out: Path, *formats: str, **more: Any) -> Any:
@@ -74,12 +77,10 @@ def architectures(
     folder = tmp_path_factory.mktemp("architectures")
     closed_form, timm = AlignConfig(epochs=0, ridge=10.0), dataclasses.replace(pretrained, text_pooler="cls_pooler")
     align(square_files, timm, closed_form, folder / "timm", cache=folder / "cache")
-    pairs = [(f"un quadrato {colour} {side}", f"a {side} {colour} square") for colour in COLOURS for side in SIDES]
     lesson = SentencePairs(
-        training=pairs[4:], held_out=pairs[:4], origins={"human_translation": len(pairs)}, languages=("it", "en")
+        training=PAIRS[4:], held_out=PAIRS[:4], origins={"human_translation": len(PAIRS)}, languages=("it", "en")
     )
-    short = {"epochs": 1, "batch_size": 8, "warmup_steps": 1, "vocab_size": 400, "num_threads": 1}
-    settings = DistilConfig(student="tiny", teacher=str(italian), **short)
+    settings = DistilConfig(student="tiny", teacher=str(italian), **SHORT_LESSON)
     distil(lesson, settings, folder / "distilled", cache=folder / "cache")
     made = {name: folder / name for name in ("distilled", "timm")}
     return {"italian": italian, "compact": compact, "plain_clip": plain_clip, "timm_and_bert": timm_and_bert, **made}
@@ -244,8 +245,39 @@ def test_exports_to_open_clip_and_onnx_score_the_same_and_one_is_a_model_for_us_
     out = tmp_path / "out" / "open_clip"
     assert open_model(out).sha256 == load_model(compact).sha256
     require_equal(compact, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
+    run = json.loads((compact / "run.json").read_text())
+    for found in report.exports:
+        assert json.loads((found.folder / "run.json").read_text()) == {**run, "license": ""}
+        assert "run.json" in json.loads((found.folder / "export.json").read_text())["files"]
     told = json.loads((out / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
+
+
+@pytest.mark.parametrize("door", ["model", "image_weights", "teacher"])
+def test_who_starts_from_an_export_learned_what_it_learned_and_is_bound_by_its_license(
+    door: str, compact: Path, few: PairFiles, small_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    export, out, own = tmp_path / "export", tmp_path / "run", set(few.hashes()["train"])
+    exported(compact, export, "open_clip", license="cc-by-nc-4.0")
+
+    def run() -> dict[str, Any]:
+        """Train, or once that was done only write anew what the model was made of."""
+        if door == "teacher":
+            lesson = SentencePairs(training=PAIRS[4:], held_out=PAIRS[:4], origins={}, languages=("it", "en"))
+            lesson = dataclasses.replace(lesson, shards=sorted(own))
+            settings = DistilConfig(student="tiny", teacher=str(export), **SHORT_LESSON)
+            distil(lesson, settings, out, cache=tmp_path / "cache")
+        else:
+            train(few, dataclasses.replace(small_run("resnet", epochs=1), **{door: str(export)}), out)
+        found: dict[str, Any] = json.loads((out / "run.json").read_text())
+        return found
+
+    assert set(run()["learned"]) == own | set(open_trained(compact).learned)
+    with pytest.raises(SettingsError, match=r"the license mit allows what .* \(export, cc-by-nc-4\.0\)"):
+        exported(out, tmp_path / "mine", "open_clip", license="mit")
+    (export / "run.json").unlink()  # as an earlier version exported it
+    assert set(run()["learned"]) > own, "what it learned is not known, which is not nothing"
+    assert {one["license"] for one in run()["borrowed"]} == {""}
 
 
 def test_what_has_no_equivalent_elsewhere_is_named() -> None:

@@ -1,0 +1,82 @@
+"""Read what a model was made of: the record that lies beside its weights, and travels with every export.
+
+It is `run.json`, which `claim_folder` writes: the settings, the pair shards that decided the weights, and the weights
+of other people that the model started from, with their licenses. An export's has the export's license too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import DamagedError, InputError
+from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE
+from training.towers.model_files import REMEDY, read_object
+
+LICENSE = "license"  # in the `run.json` of an export: its license, "" if none was stated
+MODEL_KIND = "model"  # kind of the `export.json` of a model; those of datasets have no kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a model was made of.
+
+    Args:
+        settings: settings of its run; {} for other people's models.
+        learned: sha256 of the pair shards that decided its weights, also through its start and its teacher. An export
+            by an earlier version does not tell: the sha256 of its weights, which is no shard's, then makes what it
+            learned unknown. None for other people's models.
+        borrowed: initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
+        license: of the folder's weights themselves, "" if it does not state one. None for a model that is no export.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    learned: Sequence[str] | None = None
+    borrowed: Sequence[dict[str, str]] = ()
+    license: str | None = ""
+
+    def borrowed_of(self, towers: Mapping[str, str], name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        """Return what a model borrows that starts from some towers: earlier borrowed weights, and those of the folder.
+
+        Args:
+            towers: license that the settings state for each tower. That of an export binds, whatever they state.
+            name: name of the folder's weights.
+        """
+        own = [{"tower": tower, "weights": name, "license": self.license or stated} for tower, stated in towers.items()]
+        return [one for one in self.borrowed if one["tower"] in towers], own if self.license is not None else []
+
+
+def read_lineage(folder: Path) -> Lineage:
+    """Return what the model in a folder was made of, as far as the folder tells.
+
+    Raises:
+        InputError: an earlier version trained the model, and did not record it.
+        DamagedError: the record is damaged.
+    """
+    path, export = folder / RUN_FILE, folder / EXPORT_RECORD
+    if not path.is_file():
+        record = read_object(export) if export.is_file() else {}
+        return Lineage(learned=[str(record["model_sha256"])] if record.get("kind") == MODEL_KIND else None)
+    run = read_object(path)
+    if "learned" not in run:
+        raise InputError(
+            f"{folder} does not record what the model learned from: it is of an earlier version, train again"
+        )
+    settings, learned, license = run.get("settings"), run["learned"], run.get(LICENSE)
+    if not isinstance(learned, list) or not all(isinstance(one, str) for one in learned):
+        raise DamagedError(f"{path} is damaged (it does not list the shards that the model learned from): {REMEDY}")
+    if not isinstance(settings, dict) or not isinstance(license, str | None):
+        raise DamagedError(f"{path} is damaged (its settings or its license are not valid): {REMEDY}")
+    return Lineage(
+        settings=settings, learned=learned, borrowed=_valid_borrowed(run.get("borrowed", []), path), license=license
+    )
+
+
+def _valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
+    """Return the borrowed weights that a record states; raise if they are damaged."""
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(name), str) for name in ("tower", "weights", "license"))
+        for one in found
+    ):
+        raise DamagedError(f"{path} is damaged (its borrowed weights are not valid): {REMEDY}")
+    return found
