@@ -456,9 +456,13 @@ class CaptionSimilarity:
             return False
         mine, others = self._content_of(all_mine, left[1]), self._content_of(all_others, right[1])
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
-            return True
-        alias = _similar_words(others, all_mine)
-        if alias is None or _similar_words(mine, all_others) is None:
+            return self._meanings_of(all_mine, left[1]) == self._meanings_of(all_others, right[1])
+        alias, back = _similar_words(others, all_mine), _similar_words(mine, all_others)
+        if alias is None or back is None:
+            return False
+        # A mistyped function word has the meaning of the one that it is similar to.
+        meanings = self._meanings_of((back.get(word, word) for word in all_mine), left[1])
+        if meanings != self._meanings_of((alias.get(word, word) for word in all_others), right[1]):
             return False
         others = self._content_of((alias.get(word, word) for word in others), right[1])
         # The words of the shorter one are in the order of the longer one, except for one; of two words none may move.

@@ -308,7 +308,7 @@ def test_bad_settings_are_named() -> None:
         ("logit_scale", 101, "from 1 to 100"),
         ("logit_scale", math.nan, "from 1 to 100"),
         ("augment", ("crop", "rotate"), "unknown augmentation 'rotate': use crop, .* paper"),
-        ("optimizer", "sgd", "must be one of adamw, adabelief, got 'sgd'"),
+        ("optimizer", "sgd", "must be one of adamw, muon, adabelief, got 'sgd'"),
     ):
         with pytest.raises(SettingsError, match=rf"train\.{setting} .*{message}"):
             TrainConfig(**{setting: value})
