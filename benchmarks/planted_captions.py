@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from data_folder import cc3m_captions, flickr8k_captions, multi30k
-from harness import exit_without, print_table
+from harness import HERE, exit_without, print_table
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
@@ -185,11 +186,14 @@ def function_words() -> list[str]:
 
 
 def english_meanings() -> dict[str, dict[str, str]]:
-    """Return the function words of the English language pack, as builds compare captions."""
-    from data_catalog.language_pack import function_word_meanings
-    from flows.recipe.language_packs import language_pack
+    """Return the function words of the English language pack with their meanings; importing `flows` takes seconds."""
+    from data_catalog.language_pack import LanguagePack, function_word_meanings
 
-    return function_word_meanings({"en": language_pack("en")})
+    found = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
+    words = {name: tuple(found[name]) for name in ("function_words", "negations")}
+    return function_word_meanings(
+        {"en": LanguagePack(code="en", contrasts=tuple(map(tuple, found["contrasts"])), **words)}
+    )
 
 
 @dataclass(slots=True)

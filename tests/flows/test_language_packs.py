@@ -151,10 +151,7 @@ def test_near_captions_share_negations_positions_and_persons(
         ("de", "Eine kleine Katze schläft im Garten", "Eine kleine Katze schläft in einem Garten"),
         ("en", "A man is swinging on a rope above the water", "The man is swinging on a rope over water"),
         ("en", "A brown dog is jumping on on the sofa", "A brown dog jumping onto the sofa"),
-<<<<<<< HEAD
-=======
         ("en", "A small boat is sailing across the blue bay", "A small boat sailing accross the blue bay"),
->>>>>>> 048e5261 (Near-duplicates share the meanings of position words, direction and person: on and under, his and her are no copies)
     ],
 )
 def test_function_words_of_one_meaning_are_near(
