@@ -120,5 +120,5 @@ def watch() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig()
     watch()
