@@ -184,6 +184,7 @@ def export_model(
                 "model_sha256": trained.loaded.sha256,
                 "hub_name": config.hub_name,
                 "card": digest(card),
+                "run": digest(trained.run),
                 "version": VERSION,
             }
             jobs.append(_Job(name, place, card, identity, _earlier_record(place, identity, replace=config.replace)))
