@@ -58,7 +58,8 @@ def card() -> str:
 
 def sample(num_images: int) -> dict[str, Any]:
     """Return settings of the plain sample: hard batches would depend on the device's features."""
-    plain = {"model": "compact", "optimizer": "adamw", "lr": 1e-3, "batch_size": 128, "hard_batches": 0}
+    plain = {"model": "compact", "optimizer": "adamw", "lr": 1e-3, "batch_size": 128, "num_threads": 0}
+    plain |= {"hard_batches": 0}
     settings = {"scenes.num_images": num_images, "scenes.figures": 0}
     return settings | {f"train.{name}": value for name, value in plain.items()}
 

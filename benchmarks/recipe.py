@@ -47,7 +47,7 @@ STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 # Without the demo's figures, whose captions are true of several images, and with the larger model that was measured.
 PLAIN = (
     *("scenes.figures=0", "train.model=compact", "train.optimizer=adamw", "train.lr=1e-3"),
-    *("train.epochs=30", "train.batch_size=128", "train.hard_batches=0"),
+    *("train.epochs=30", "train.batch_size=128", "train.num_threads=0", "train.hard_batches=0"),
 )
 
 

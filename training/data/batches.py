@@ -29,13 +29,13 @@ from training.data.pairs import (
 )
 from training.processes import process_count, process_rank
 from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import Tokenize
+from training.towers.tokenizer import AnyTokenizer, Tokenize
 
 T = TypeVar("T")
 
 Mirror = Callable[[str], str | None]
 
-_MOST_MIRRORED = 50_000  # captions
+_MOST_CACHED = 50_000  # captions, mirrored or as token ids
 AHEAD = 3  # batches; more would only use more memory
 
 
@@ -158,7 +158,7 @@ def open_train_split(
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
     captions = Captions.of(read_captions(paths))
     # Captions come again in each epoch.
-    cached = lru_cache(_MOST_MIRRORED)(mirror) if mirror else None
+    cached = lru_cache(_MOST_CACHED)(mirror) if mirror else None
     return TrainSplit(groups=groups, captions=captions, starts=starts, images=reader, mirror=cached)
 
 
@@ -233,9 +233,22 @@ def image_inputs(
     return read
 
 
-def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[BatchPlan], torch.Tensor]:
-    """Return a function that tokenizes a batch's captions, giving ids of shape (images, length)."""
-    return lambda plan: tokenizer(split.texts(plan))
+def text_inputs(split: TrainSplit, tokenizer: AnyTokenizer) -> Callable[[BatchPlan], torch.Tensor]:
+    """Return a function that gives the token ids of a batch's captions, shape (images, ..., length).
+
+    Captions come again in each epoch. If they are few, they are tokenized once: the tokenizer holds Python's lock, for
+    which the model would wait.
+    """
+    if split.mirror is not None or len(split.captions.flat) > _MOST_CACHED:
+        return lambda plan: tokenizer(split.texts(plan))
+    ids = tokenizer([str(text) for text in split.captions.flat.to_pylist()])
+    lengths = tokenizer.lengths(ids)
+
+    def read(plan: BatchPlan) -> torch.Tensor:
+        chosen = torch.from_numpy(plan.captions)
+        return ids[chosen][..., : int(lengths[chosen].max())]
+
+    return read
 
 
 def held_out_batches(

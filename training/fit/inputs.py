@@ -76,6 +76,7 @@ class PhaseInputs:
 
             rows = FeatureRows(len(captions.flat), run.out)
             self._texts = FrozenTower("captions", text_part, rows, tokens, lambda plan: plan.captions, run)
+        self._read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
 
     @property
     def encoders(self) -> Encoders:
@@ -111,10 +112,6 @@ class PhaseInputs:
         read_texts, read_changed = self._read_texts, self._read_changed
         for plan in self._plans(epoch, skip):
             yield Batch(read_images(plan), read_texts(plan), *read_changed(plan))
-
-    @property
-    def _read_texts(self) -> Callable[[BatchPlan], torch.Tensor]:
-        return self._texts.read if self._texts else text_inputs(self._run.split, self._run.tokenizer)
 
     @property
     def _read_changed(self) -> Callable[[BatchPlan], tuple[torch.Tensor, ...]]:
