@@ -89,8 +89,7 @@ class TrainPackageConfig:
     early_stop: int = 10
     """Number of validations in a row without a better chrF after which training ends. 0 disables it."""
     precision: str = "auto"
-    """Precision: "bf16" (autocast), "fp32", or "auto": bf16 where the processor has instructions for it, otherwise
-    fp32. A training stays in the precision in which it began."""
+    """Precision: "bf16", "fp32", or "auto", as `train.precision`."""
     check_languages: bool = True
     """Drop pairs that are clearly in other languages."""
     seed: int = 1
