@@ -33,6 +33,8 @@ def install(requirement: str) -> int:
     uv = shutil.which("uv") or shutil.which(str(VENV / "bin" / "uv")) or fetch_uv(configured)
     if uv:
         command = [uv, "pip", "install", "--python", PYTHON, *uv_options(configured)]
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):  # else each process would compile all that it imports
+            command.append("--compile-bytecode")
     else:
         command = [PYTHON, "-m", "pip", "install", "--no-compile"]
     quiet = () if sys.stderr.isatty() else ("--quiet",)

@@ -224,6 +224,8 @@ def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
             pace = _train_epoch(run, inputs, progress, total)
             if run.is_epoch_over(total):
                 _end_epoch(run, pace, progress)
+    if process_rank() == 0 and state.history:
+        _write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
 
 
 def _set_mode(run: Run) -> None:
@@ -411,7 +413,6 @@ def _end_epoch(run: Run, pace: str, progress: Progress) -> None:
             save_weights(run.module, run.out / WEIGHTS_FILE)
         lines = "".join(json.dumps(line) + "\n" for line in state.history)
         write_bytes(run.out / METRICS_FILE, lines.encode())
-        _write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
         save_run(run)
     last = state.history[-1]
     drawn = {kind: last.get(HARD_LOSS + kind) for kind in run.config.hard_negatives}
