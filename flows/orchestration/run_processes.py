@@ -1,4 +1,4 @@
-"""Which process a run is, and runs whose process is gone.
+"""Find the process of a run, and give up runs whose process is gone.
 
 Only the machine of a run can tell a run that is gone from one that is slow, and says nothing for minutes. Each run
 therefore records its process on the server, and `vernaclip up` starts a watcher, `python -m
