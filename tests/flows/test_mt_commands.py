@@ -285,7 +285,7 @@ def test_a_command_that_is_stopped_leaves_no_half_file(
     assert target.read_text(encoding="utf-8") == "due stelle rosse\n"
 
 
-def test_a_reader_that_has_gone_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_has_gone_ends_it_quietly(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("two red stars\n" * 20_000, encoding="utf-8")
     command = [*COMMAND, str(tmp_path / "in.txt")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -294,5 +294,5 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path: Path) -> None:
         assert process.stdout.readline() == b"due stelle rosse\n"
         process.stdout.close()
         error = process.stderr.read()
-    assert process.returncode == 0
+    assert process.returncode == 141
     assert error == b""

@@ -100,7 +100,7 @@ def test_jobs_and_models_answer_as_json_and_do_nothing_twice(
     assert all(score["low"] <= score["value"] <= score["high"] for score in scored["scores"])
     (listed,) = answer("models")
     assert (listed["dataset"], listed["folder"], listed["is_current"]) == ("scenes", trained["folder"], True)
-    assert (listed["snapshot"], listed["config"], listed["split"]) == (snapshot.snapshot, "compact", "test")
+    assert (listed["snapshot"], listed["config"], listed["split"]) == (snapshot.snapshot, "tiny", "test")
     ours = {"name": "text_to_image_R@5", "captions": "distinct", "images": "all"}
     assert listed["score"] == next(score["value"] for score in scored["scores"] if score.items() >= ours.items())
     assert model.name in told(["models", "--root", str(root)])
