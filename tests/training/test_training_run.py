@@ -372,7 +372,7 @@ def test_training_on_kept_features_is_the_same_as_without(
     train(few, config, tmp_path / "anew")
     for one, other in zip(lines_of(tmp_path / "kept"), lines_of(tmp_path / "anew"), strict=True):
         for loss in ("train_loss", "val_loss"):
-            assert one[loss] == pytest.approx(other[loss], rel=1e-4)
+            assert one[loss] == pytest.approx(other[loss], rel=1e-2)
 
 
 def test_no_more_than_a_microbatch_goes_through_the_towers(

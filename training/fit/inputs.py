@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from open_clip.transformer import TextTransformer
 from torch.nn import functional
 
 from data_catalog.progress import Progress
@@ -82,7 +83,9 @@ class PhaseInputs:
     def encoders(self) -> Encoders:
         """Return the encoders of the inputs that `batches` yields."""
         module = self._run.module
-        encode_text = by_length(module.encode_text, self._run.tokenizer.lengths)
+        encode_text = module.encode_text
+        if isinstance(module.text, TextTransformer):  # encoders with dropout learned worse in groups
+            encode_text = by_length(encode_text, self._run.tokenizer.lengths)
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
             text=self._texts.encode if self._texts else encode_text,
