@@ -19,7 +19,7 @@ MODEL_KIND = "model"  # kind of the `export.json` of a model; those of datasets 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What a model was made of.
+    """The settings, data and borrowed weights that a model was made of.
 
     Args:
         settings: settings of its run; {} for other people's models.
