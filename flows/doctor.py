@@ -69,17 +69,18 @@ def require_dask() -> None:
 
 
 def backport_folder() -> Path | None:
-    """Return the first package folder with a `dataclasses.py`, or None.
+    """Return the folder from which Python would import a `dataclasses.py` of a package first, or None.
 
     All folders are searched where pip installs packages for this interpreter, including those on PYTHONPATH.
     """
     standard_library = {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib"))}
-    folders = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
-    folders |= {Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    folders = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    folders += [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))]
     if site.ENABLE_USER_SITE:
-        folders.add(Path(site.getusersitepackages()))
-    found = (folder for folder in sorted(folders - standard_library) if (folder / "dataclasses.py").is_file())
-    return next(found, None)
+        folders.append(Path(site.getusersitepackages()))
+    return next(
+        (each for each in folders if each not in standard_library and (each / "dataclasses.py").is_file()), None
+    )
 
 
 def diagnose(project: Path, root: Path) -> list[Finding]:
