@@ -402,6 +402,26 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
         torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [0, 4])
+def test_towers_apart_have_the_same_gradients_to_the_bit(size: int, towers: Towers) -> None:
+    torch.manual_seed(0)
+    config = TrainConfig(hard_negatives=("position",), microbatch=size)
+    module = create_model(with_loss_constants(towers["resnet" if not size else "vit"], config), Path())
+    choose_trained(module, frozen=False, fixed_scale=False, lock_image=False, keep_statistics=False)
+    changed, anchors = torch.randint(3, 300, (2, 8, 9))
+    kinds = torch.tensor([0, -1] * 4)
+    batch = Batch(torch.rand((8, 3, 32, 32)), torch.randint(3, 300, (8, 12)), changed, kinds, anchors)
+    statistics, found = {name: value.clone() for name, value in module.state_dict().items()}, []
+    for are_apart in (False, True):
+        module.load_state_dict(statistics)
+        module.zero_grad()
+        backward(module, replace(Encoders.whole(module), are_apart=are_apart), batch, config)
+        gradients = {name: each.grad.clone() for name, each in module.named_parameters() if each.grad is not None}
+        found.append(gradients | {name: value.clone() for name, value in module.named_buffers()})
+    assert found[0].keys() == found[1].keys() > {name for name, _ in module.named_parameters()} - {"logit_bias"}
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def test_gradients_are_clipped_by_units(towers: Towers) -> None:
     """As in optax: no unit's gradient is longer than 0.01 of its weights, which count as 0.001 where they are less."""
     module = create_model(towers["vit"], Path())

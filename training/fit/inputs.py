@@ -35,7 +35,7 @@ from training.data.batches import (
 from training.data.pairs import Integers
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import HARD_LOSS, ChangedInputs
-from training.fit.losses import Encoders, autocast, by_length, encode_images
+from training.fit.losses import Encoders, autocast, both, by_length, encode_images
 from training.fit.run import Run
 from training.processes import broadcast
 from training.scores.evaluation import wording
@@ -82,14 +82,17 @@ class PhaseInputs:
     @property
     def encoders(self) -> Encoders:
         """Return the encoders of the inputs that `batches` yields."""
-        module = self._run.module
-        encode_text = module.encode_text
-        if isinstance(module.text, TextTransformer):  # encoders with dropout learned worse in groups
-            encode_text = by_length(encode_text, self._run.tokenizer.lengths)
+        run, module = self._run, self._run.module
+        encode_text, is_plain = module.encode_text, isinstance(module.text, TextTransformer)
+        if is_plain:  # encoders with dropout learned worse in groups
+            encode_text = by_length(encode_text, run.tokenizer.lengths)
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
             text=self._texts.encode if self._texts else encode_text,
             changed=encode_text,
+            # Where torch computes on one thread, the second core has the text tower. A plain one draws no numbers. In
+            # bf16, each thread would change which attention the process uses.
+            are_apart=is_plain and run.device.type == "cpu" and run.num_threads == 1 and run.config.precision == "fp32",
         )
 
     def prepare(self, epoch: int) -> None:
@@ -156,13 +159,18 @@ class PhaseInputs:
 
     def _caption_features(self, plan: BatchPlan) -> torch.Tensor:
         """Return unit features of captions, shape (captions, dim), by the text tower in evaluation mode."""
-        run, read, encode, found = self._run, self._read_texts, self.encoders.text, []
+        run, encoders, found = self._run, self.encoders, []
         size, was_training = run.config.microbatch or run.batch_size, run.module.text.training
-        run.module.text.eval()
-        for start in range(0, len(plan.captions), size):
-            inputs = read(replace(plan, captions=plan.captions[start : start + size]))
+
+        def encoded(inputs: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), autocast(run.config.precision, run.device):
-                found.append(functional.normalize(encode(inputs.to(run.device)).float(), dim=-1).cpu())
+                return functional.normalize(encoders.text(inputs).float(), dim=-1).cpu()
+
+        run.module.text.eval()
+        for start in range(0, len(plan.captions), 2 * size):
+            pair = [plan.captions[at : at + size] for at in (start, start + size)]
+            inputs = [self._read_texts(replace(plan, captions=each)).to(run.device) for each in pair if len(each)]
+            found += both(*(partial(encoded, each) for each in inputs), are_apart=encoders.are_apart)
         run.module.text.train(was_training)
         return torch.cat(found)
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
@@ -19,6 +21,8 @@ from training.data.batches import Batch
 from training.processes import gather_features, sum_gradients
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
+T = TypeVar("T")
+S = TypeVar("S")
 
 LENGTH_GROUPS = 3  # in which the captions of a batch are encoded
 
@@ -45,17 +49,37 @@ class Encoders:
         image: encodes the inputs of the image tower.
         text: encodes the inputs of the text tower.
         changed: encodes token ids of changed captions and of their anchors.
+        are_apart: work on images and texts at the same time, each in its own thread. The results are the same if the
+            text tower draws no random numbers, in fp32.
     """
 
     image: Encode
     text: Encode
     changed: Encode
+    are_apart: bool = False
 
     @classmethod
     def whole(cls, module: Any) -> "Encoders":
         """Return the encoders of images and token ids."""
         text = module.encode_text
         return cls(image=lambda images: encode_images(module, images), text=text, changed=text)
+
+
+def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
+    """Call one or two functions, the second in a thread of its own if they are apart, and return their results."""
+    if not are_apart or len(calls) == 1:
+        return [call() for call in calls]
+    first, second = calls
+    later = _second_thread().submit(second)
+    try:
+        return [first(), later.result()]
+    finally:
+        later.exception()  # nothing of this step runs on after it
+
+
+@cache
+def _second_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="texts")
 
 
 def by_length(encode: Encode, lengths: Encode) -> Encode:
@@ -101,22 +125,27 @@ def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") 
 
     The feature of a changed caption or an anchor that is not there is the zero vector.
     """
+    has_gradients = torch.is_grad_enabled()  # a setting of each thread
 
     def unit(encode: Encode, inputs: torch.Tensor) -> torch.Tensor:
-        with autocast(precision, batch.images.device):
+        with torch.set_grad_enabled(has_gradients), autocast(precision, batch.images.device):
             found = encode(inputs)
         return F.normalize(found.float(), dim=-1)
 
-    images, texts = unit(encoders.image, batch.images), unit(encoders.text, batch.texts)
-    if batch.changed is None or batch.kinds is None or batch.anchors is None:
-        return Batch(images, texts)
-    changed, anchors = torch.zeros_like(texts), torch.zeros_like(texts)
-    is_changed, is_anchored = batch.kinds >= 0, batch.anchors.flatten(1).any(dim=1)
-    ids = torch.cat([batch.changed[is_changed], batch.anchors[is_anchored]])
-    if len(ids):
-        found = unit(encoders.changed, ids).tensor_split([int(is_changed.sum())])
-        changed[is_changed], anchors[is_anchored] = found
-    return Batch(images, texts, changed, batch.kinds, anchors)
+    def unit_texts() -> list[torch.Tensor]:
+        texts = unit(encoders.text, batch.texts)
+        if batch.changed is None or batch.kinds is None or batch.anchors is None:
+            return [texts]
+        changed, anchors = torch.zeros_like(texts), torch.zeros_like(texts)
+        is_changed, is_anchored = batch.kinds >= 0, batch.anchors.flatten(1).any(dim=1)
+        ids = torch.cat([batch.changed[is_changed], batch.anchors[is_anchored]])
+        if len(ids):
+            found = unit(encoders.changed, ids).tensor_split([int(is_changed.sum())])
+            changed[is_changed], anchors[is_anchored] = found
+        return [texts, changed, batch.kinds, anchors]
+
+    images, texts = both(lambda: [unit(encoders.image, batch.images)], unit_texts, are_apart=encoders.are_apart)
+    return Batch(*images, *texts)
 
 
 def unit_features_in_pieces(encoders: Encoders, batch: Batch, *, size: int) -> Batch:
@@ -196,37 +225,37 @@ def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig)
     to each feature (https://arxiv.org/abs/2101.06983). With several processes, each has a slice of the batch, and all
     get the gradients of the whole batch. The loss is always computed in fp32, whatever precision the towers compute in.
     """
-    if not config.microbatch or config.microbatch >= len(batch.images):
-        found = StepLoss.of(module, unit_features(encoders, batch, precision=config.precision), config)
-        if math.isfinite(found.whole.item()):
-            found.whole.backward()  # type: ignore[no-untyped-call]
-    else:
-        found = _backward_in_pieces(module, encoders, batch, config)
+    pieces, generators, features = pieces_of(batch, config.microbatch), [], []
+    with torch.set_grad_enabled(len(pieces) == 1):
+        for piece in pieces:
+            generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
+            features.append(unit_features(encoders, piece, precision=config.precision))
+    whole = joined(features).map(lambda part: part.detach().requires_grad_() if part.is_floating_point() else part)
+    found = StepLoss.of(module, whole, config)
+    if math.isfinite(found.whole.item()):
+        found.whole.backward()  # type: ignore[no-untyped-call]
+        gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
+        for piece, generator, known, gradient in zip(pieces, generators, features, gradients, strict=True):
+            if len(pieces) > 1:
+                set_generator_states(generator)
+                known = unit_features(encoders, piece, precision=config.precision)
+            _pass_on(known, gradient, are_apart=encoders.are_apart)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
     sum_gradients([*module.visual.parameters(), *module.text.parameters()])
     return found
 
 
-def _backward_in_pieces(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
-    pieces = pieces_of(batch, config.microbatch)
-    generators, features = [], []
-    with torch.no_grad():
-        for piece in pieces:
-            generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
-            features.append(unit_features(encoders, piece, precision=config.precision))
-    whole = joined(features).map(lambda part: part.requires_grad_() if part.is_floating_point() else part)
-    found = StepLoss.of(module, whole, config)
-    if not math.isfinite(found.whole.item()):
-        return found
-    found.whole.backward()  # type: ignore[no-untyped-call]
-    gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
-    for piece, generator, gradient in zip(pieces, generators, gradients, strict=True):
-        set_generator_states(generator)
-        again = unit_features(encoders, piece, precision=config.precision)
-        pairs = zip(again.parts, gradient.parts, strict=True)
-        trained = [(part, upstream) for part, upstream in pairs if part is not None and part.requires_grad]
-        torch.autograd.backward([part for part, _ in trained], [upstream for _, upstream in trained])
-    return found
+def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
+    """Add the gradients of the towers' weights, given those of their features."""
+
+    def tower(*parts: tuple[torch.Tensor | None, torch.Tensor | None]) -> Callable[[], None]:
+        trained = [(part, upstream) for part, upstream in parts if part is not None and part.requires_grad]
+        if not trained:
+            return lambda: None
+        return partial(torch.autograd.backward, [part for part, _ in trained], [upstream for _, upstream in trained])
+
+    images, *texts = zip(features.parts, gradients.parts, strict=True)
+    both(tower(images), tower(*texts), are_apart=are_apart)
 
 
 def generator_states(device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Select the weights that train, and define the optimizer, its schedule and gradient clipping."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import AdamW
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
+from training.fit.losses import both
 from training.towers.backbones import towers_of
 
 # Of AdamW, as in CLIP; of Muon, as its author has them, with three iterations in place of five.
@@ -103,18 +104,24 @@ class Muon(AdamW):
         """Update the matrices, then all others."""
         for group in self.param_groups:
             weights = [each for each in group["params"] if group.get("is_muon") and each.grad is not None]
-            # Where torch computes each product on one thread, two products at a time take the second core.
-            with ThreadPoolExecutor(2 if torch.get_num_threads() == 1 else 1) as pool:
-                for weight, update in zip(weights, pool.map(self._update, weights), strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-                    weight.grad = None  # AdamW skips what has no gradient
+            for weight in weights:
+                if not self.state[weight]:  # AdamW expects steps in every state that it loads
+                    self.state[weight].update(step=torch.tensor(0.0), momentum=torch.zeros_like(weight))
+            # Where torch computes each product on one thread, the second core takes every other one of a size.
+            by_size = sorted(weights, key=torch.Tensor.numel)
+            halves = [partial(self._move, by_size[start::2], group) for start in (0, 1)]
+            both(*halves, are_apart=torch.get_num_threads() == 1)
         return super().step(closure)
 
     @torch.no_grad()
+    def _move(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        for weight in weights:
+            update = self._update(weight)
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+            weight.grad = None  # AdamW skips what has no gradient
+
     def _update(self, weight: torch.Tensor) -> torch.Tensor:
         gradient, state = cast(torch.Tensor, weight.grad), self.state[weight]
-        if not state:  # AdamW expects steps in every state that it loads
-            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(weight))
         state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
         update = torch.lerp(gradient, state["momentum"], MUON_MOMENTUM).flatten(1)  # Nesterov's momentum
         scale = 0.2 * math.sqrt(max(update.shape))
