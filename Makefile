@@ -46,7 +46,9 @@ demo-positions: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-catalog --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
 	  --set train.epochs=30 --set train.batch_size=128 --set train.num_threads=0 --set 'train.hard_negatives=["position"]'
 
+# Tests start many processes, each of which would compile the project anew where Python may not write bytecode.
 test: $(READY)
+	$(BIN)/python -m compileall -q vernaclip flows translation cleaning training data_catalog tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: $(READY)
