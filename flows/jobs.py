@@ -261,10 +261,12 @@ def _nothing_kept(snapshot: Snapshot, current: Snapshot, root: Path) -> str:
     return f"{name} keeps none of {read:,} captions: {' '.join(why) or 'the sources have no rows'}. See: {where}"
 
 
-def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
-    """Train the recipe's model on its dataset below `root`."""
+def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport | DistilReport:
+    """Make the recipe's model on its dataset below `root`: train, align or distil it, as `[model]` says."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
-    report = executor.run("train", partial(train_model, loaded, root))
+    ways: Mapping[str, Callable[[Recipe, Path], TrainReport | DistilReport]]
+    ways = {"train": train_model, "align": align_model, "distil": distil_model}
+    report = executor.run("train", partial(ways[loaded.model.by], loaded, root))
     executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
     return report
 
@@ -600,10 +602,20 @@ def _require_held_out(recipe: Recipe, split: str) -> None:
 
 def _require_trainable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
-    rules = change_rules(recipe)
     from training.fit.run import require_trainable
 
-    needed, free = require_trainable(recipe.train, rules), shutil.disk_usage(nearest_existing(root)).free
+    if recipe.model.by == "distil":
+        _with_teacher(recipe, root, None)
+        return
+    towers, rules = recipe.train, None
+    if recipe.model.by == "align":
+        from training.align.align import aligned_model_and_key, only_towers
+
+        aligned_model_and_key(towers, recipe.align, {})
+        towers = only_towers(towers)
+    else:
+        rules = change_rules(recipe)
+    needed, free = require_trainable(towers, rules), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(
             f"training writes {needed:,} bytes, but only {free:,} bytes are free in {root}: free some space, or choose "

@@ -126,6 +126,9 @@ class TrainConfig:
     lock_image: bool = False
     """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
     tower or little data."""
+    freeze_image: bool = False
+    """Freeze the image tower, and train the projection at its end. With `augment = []`, its features are computed
+    once."""
     keep_batch_statistics: bool = True
     """Keep the means and variances of batch normalisation in an image tower that has initial weights. A few
     thousand images would spoil them. A tower with random weights always learns its own."""
@@ -269,7 +272,7 @@ class TrainConfig:
         # The key includes the content of the model config, so its path does not matter.
         settings["model"] = Path(self.model).name
         # Settings that are off leave the keys as they were without them.
-        for name in ("steps", "hard_batches", "hard_negatives"):
+        for name in ("steps", "hard_batches", "hard_negatives", "freeze_image"):
             if not settings[name]:
                 del settings[name]
         if not self.hard_negatives:
@@ -280,6 +283,18 @@ class TrainConfig:
     def frozen_steps(self) -> int:
         """Return the number of `steps` with frozen towers: the share of the frozen epochs among all epochs."""
         return round(self.steps * self.frozen_epochs / (self.frozen_epochs + self.epochs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """How the model of a recipe is made."""
+
+    by: str = "train"
+    """What `vernaclip run` and `vernaclip train` do: "train" trains by `[train]`, "align" only heads over its frozen
+    towers, by `[align]`, and "distil" a student of a teacher, by `[distil]`."""
+
+    def __post_init__(self) -> None:
+        require_values("model", self, "", "", by=("train", "align", "distil"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

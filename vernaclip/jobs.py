@@ -51,8 +51,8 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         )
 
 
-def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> TrainReport:
-    """Train a model on a recipe's built dataset, and resume an interrupted run. Return at once if it is finished.
+def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> TrainReport | DistilReport:
+    """Train a model on a recipe's built dataset, or align or distil it, as `[model]` says. Resume an interrupted run.
 
     >>> import vernaclip
     >>> report = vernaclip.train("scenes.toml", "catalog", settings={"train.steps": 3})

@@ -91,7 +91,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
     "Models": (
-        *(catalog.models, inference.search, inference.classify, inference.localize, inference.demo),
+        *(catalog.models, first_steps.towers, inference.search, inference.classify, inference.localize, inference.demo),
         export.export_model,
     ),
     "Translation": (translate.translate, mt.scenes_pairs),

@@ -1,7 +1,7 @@
-"""The commands init, which writes a first recipe, and download, which fetches annotation files of public datasets."""
+"""The commands init, towers and download: what a first recipe needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import PrivateHosts
-from flows.cli.output import is_quiet, say, say_table
+from flows.cli.options import Json, PrivateHosts
+from flows.cli.output import is_quiet, say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.downloads.annotation_files import DownloadJob, FileResult
@@ -56,6 +56,24 @@ def init(
     width = max(len(line.topic) for line in started.commands)
     for line in started.commands:
         say(visible_text(f"  {line.topic:<{width}}  # {line.text}"))
+
+
+def towers(*, language: Annotated[str | None, Parameter(metavar="LANG")] = None, json: Json = False) -> None:
+    """List the pretrained towers that recipes can name: in Python packages, and in the cache of the Hugging Face hub.
+
+    A tower of the list needs no network once it is here. Any timm backbone and any encoder of the hub works as well.
+
+    Args:
+        language: Only text encoders that read this language, and the one that its pack recommends.
+    """
+    from flows.language_doctor import find_language
+    from flows.towers import find_towers
+
+    found = find_towers(find_language(language).pack if language else None)
+    if json:
+        say_json([asdict(tower) for tower in found])
+        return
+    say_table([tower.row() for tower in found])
 
 
 @Parameter(name="*")

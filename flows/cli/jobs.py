@@ -155,15 +155,16 @@ def build(
 
 
 def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Train the recipe's model on its dataset, which must have been built."""
+    """Make the recipe's model on its dataset, which must have been built: train, align or distil, as [model] says."""
     from training.processes import process_rank
 
     job = _job(recipe, root, options)
-    report: TrainReport = with_executor("train", job)
+    report: TrainReport | DistilReport = with_executor("train", job)
     if process_rank():
         return
     if options.json:
-        say_json({"folder": report.folder, "dataset": report.snapshot.dataset} | _json_row(report))
+        dataset = report.snapshot.dataset if report.snapshot else None
+        say_json({"folder": report.folder, "dataset": dataset} | _json_row(report))
         return
     _print_training(report)
     _print_next(job, ("evaluate",))
@@ -216,14 +217,7 @@ def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOp
         more = {"origins": dict(report.pairs.origins), "left_out": dict(report.pairs.left_out)}
         say_json({"folder": report.folder} | _json_row(report) | more)
         return
-    result, left_out = report.result, report.pairs.left_out
-    say(f"\nModel: {report.folder}")
-    say(
-        f"{result.num_samples:,} pairs, {result.epochs} epochs, best epoch {result.best_epoch}, "
-        f"MRR@10 of {len(report.pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}"
-    )
-    if left_out:
-        say_table([{"left out because": reason, "pairs": count} for reason, count in left_out.items()])
+    _print_training(report)
     if report.snapshot is not None:
         _print_next(job, ("evaluate",))
 
@@ -437,12 +431,18 @@ def _json_row(report: "TrainReport | DistilReport") -> dict[str, object]:
     return {name.replace(" ", "_"): value for name, value in report.row().items()}
 
 
-def _print_training(report: "TrainReport") -> None:
-    result = report.result
+def _print_training(report: "TrainReport | DistilReport") -> None:
+    result, epochs = report.result, f"{report.result.epochs} epochs, best epoch {report.result.best_epoch}"
+    say(f"\nModel: {report.folder}")
+    if (pairs := getattr(report, "pairs", None)) is not None:
+        held_out = f"MRR@10 of {len(pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}"
+        say(f"{result.num_samples:,} pairs, {epochs}, {held_out}")
+        if pairs.left_out:
+            say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
+        return
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
     loss += "" if result.best_val_mrr is None else f", validation MRR@10 {result.best_val_mrr:.3f}"
-    say(f"\nModel: {report.folder}")
-    say(f"{result.num_samples:,} images, {result.epochs} epochs, best epoch {result.best_epoch}{loss}")
+    say(f"{result.num_samples:,} images, {epochs}{loss}")
 
 
 def _print_scores(report: "EvaluateReport") -> None:

@@ -32,7 +32,7 @@ from flows.recipe.sources import (
     source_settings,
     test_set_settings,
 )
-from training.config import AlignConfig, DistilConfig, EvaluateConfig, ImageTextConfig, TrainConfig
+from training.config import AlignConfig, DistilConfig, EvaluateConfig, ImageTextConfig, ModelConfig, TrainConfig
 from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
@@ -105,6 +105,7 @@ class Recipe(Dataset):
     image_text: ImageTextConfig = field(default_factory=ImageTextConfig)
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
@@ -149,13 +150,14 @@ SECTIONS: dict[str, Any] = {
     "image_text": ImageTextConfig,
     "duplicates": DuplicatesConfig,
     "split": SplitConfig,
+    "model": ModelConfig,
     "train": TrainConfig,
     "align": AlignConfig,
     "distil": DistilConfig,
     "evaluate": EvaluateConfig,
 }
 # Sections with what-settings of a dataset, in the order of the manifest.
-_NOT_OF_DATASETS = ("scenes", "serve", "consent", "image_text", "train", "align", "distil", "evaluate")
+_NOT_OF_DATASETS = ("scenes", "serve", "consent", "image_text", "model", "train", "align", "distil", "evaluate")
 _WHAT_SECTIONS = [name for name in SECTIONS if name not in _NOT_OF_DATASETS]
 
 

@@ -56,7 +56,10 @@ class PhaseInputs:
         self._run = run
         self._next_epoch = run.state.phase_epoch
         self._changed = ChangedInputs(run.split, run.config, run.tokenizer, run.rules) if run.rules else None
-        image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
+        config = run.config
+        image_part, text_part = frozen_parts(
+            run.module, frozen=run.state.is_frozen, lock_image=config.lock_image, freeze_image=config.freeze_image
+        )
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):

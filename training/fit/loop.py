@@ -234,6 +234,7 @@ def _set_mode(run: Run) -> None:
         frozen=run.state.is_frozen,
         fixed_scale=run.config.logit_scale > 0,
         lock_image=run.config.lock_image,
+        freeze_image=run.config.freeze_image,
         keep_statistics=run.config.keep_batch_statistics and run.is_pretrained,
     )
 

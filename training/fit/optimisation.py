@@ -22,7 +22,15 @@ MUON_MOMENTUM, MUON_ITERATIONS, NEWTON_SCHULZ = 0.95, 3, (3.4445, -4.7750, 2.031
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
 
 
-def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool, keep_statistics: bool) -> None:
+def choose_trained(
+    module: Any,
+    *,
+    frozen: bool,
+    fixed_scale: bool,
+    lock_image: bool,
+    keep_statistics: bool,
+    freeze_image: bool = False,
+) -> None:
     """Select the parameters that train. Set frozen towers to evaluation mode, so that they keep their batch statistics.
 
     Args:
@@ -31,39 +39,31 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         fixed_scale: do not train the logit scale.
         lock_image: do not train any part of the image tower.
         keep_statistics: keep the statistics of batch normalisation in the image tower.
+        freeze_image: train only the projection of the image tower.
 
     Raises:
         SettingsError: a tower to be frozen has no projection.
     """
-    for parameter in module.parameters():
-        parameter.requires_grad_(not frozen)
+    module.requires_grad_(True)
     module.train()
-    if frozen:
-        for tower, name, attributes in towers_of(module):
-            tower.eval()
-            trained: list[nn.Parameter] = []
-            for found in (getattr(tower, attribute, None) for attribute in attributes):
-                if isinstance(found, nn.Parameter):
-                    trained.append(found)
-                elif isinstance(found, nn.Module):
-                    trained += found.parameters()
-            if not trained:
-                raise SettingsError(
-                    f"the {name} tower has no projection to train while it is frozen: set train.frozen_epochs to 0"
-                )
-            for parameter in trained:
-                parameter.requires_grad_(True)
-        if module.logit_bias is not None:
-            module.logit_bias.requires_grad_(True)
+    for tower, name, attributes in towers_of(module):
+        if not (frozen or (freeze_image and name == "image")):
+            continue
+        tower.eval().requires_grad_(False)
+        parts = [part for attribute in attributes if (part := getattr(tower, attribute, None)) is not None]
+        trained = [part for part in parts if isinstance(part, nn.Parameter) or [*part.parameters()]]
+        if not trained:
+            setting = "train.frozen_epochs to 0" if frozen else "train.freeze_image to false"
+            raise SettingsError(f"the {name} tower has no projection to train while it is frozen: set {setting}")
+        for part in trained:
+            part.requires_grad_(True)
     module.logit_scale.requires_grad_(not fixed_scale)
     if keep_statistics:
         for part in module.visual.modules():
             if isinstance(part, _BatchNorm):
                 part.eval()
     if lock_image:
-        module.visual.eval()
-        for parameter in module.visual.parameters():
-            parameter.requires_grad_(False)
+        module.visual.eval().requires_grad_(False)
 
 
 def make_optimizer(module: Any, config: TrainConfig) -> Any:

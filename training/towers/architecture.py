@@ -19,6 +19,13 @@ from data_catalog.storage.shards import read_json
 from training.config import TrainConfig
 from training.towers.model import CONFIGS, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import JOINED, joined_configs, read_object, read_open_clip_config, require_file
+from training.towers.packaged import (
+    PACKAGED,
+    PackagedTower,
+    encoder_source,
+    packaged_image_tower,
+    recorded_feature,
+)
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 
 logger = logging.getLogger(__name__)
@@ -58,10 +65,16 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
     if config.embed_dim:
         found["embed_dim"] = config.embed_dim
     if config.image_tower:
-        vision, preprocessing = _timm_tower(config.image_tower)
         recorded.pop("image", None)
         found.pop("quick_gelu", None)
-        found["image_weights"] = {"timm": config.image_tower}
+        if packaged := packaged_image_tower(config.image_tower):
+            vision, preprocessing = _packaged_tower(packaged)
+            found["image_weights"] = {"packaged": config.image_tower, "sha256": packaged.sha256}
+            if not config.image_weights:
+                recorded["image"] = recorded_feature(packaged)
+        else:
+            vision, preprocessing = _timm_tower(config.image_tower)
+            found["image_weights"] = {"timm": config.image_tower}
     if config.image_weights == RANDOM:
         found.pop("image_weights", None)
     if config.image_size:
@@ -69,8 +82,11 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
     if config.text_encoder:
         if "hf_model_name" not in text:
             text = {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler", "context_length": _CONTEXT_LENGTH}
-        text |= {"hf_model_name": config.text_encoder, "hf_tokenizer_name": config.text_encoder}
+        source = encoder_source(config.text_encoder)
+        text |= {"hf_model_name": source, "hf_tokenizer_name": source}
         recorded.pop("text", None)
+        if source != config.text_encoder and config.text_pooler in ("", text["hf_pooler_type"]):
+            recorded["text"] = recorded_feature(PACKAGED[config.text_encoder])
     if config.text_pooler:
         if "hf_model_name" not in text:
             raise SettingsError(
@@ -97,6 +113,13 @@ def has_image_weights(model_config: Mapping[str, Any], config: TrainConfig) -> b
     if config.image_weights == RANDOM:
         return False
     return bool(config.image_weights or {"image_weights", "start_folder"} & model_config.keys())
+
+
+def weights_path(model_config: Mapping[str, Any], config: TrainConfig) -> str:
+    """Return the file or folder with the initial weights of the image tower; "" if they are random or have a name."""
+    if config.image_weights:
+        return "" if config.image_weights == RANDOM else config.image_weights
+    return str(model_config.get("image_weights", {}).get("file", ""))
 
 
 def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,12 +150,7 @@ def read_model_config(model: str) -> dict[str, Any]:
         SettingsError: there is no model config of that name.
         InputError: the file is not a valid model config.
     """
-    found = _complete(_read(model), model)
-    if "file" in found.get("image_weights", {}):
-        raise InputError(
-            f"{model}: image_weights has a file, as only joined towers do: set train.image_weights to the file"
-        )
-    return found
+    return _complete(_read(model), model)
 
 
 def _read(model: str) -> dict[str, Any]:
@@ -252,22 +270,27 @@ def _timm_tower(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise SettingsError(f"train.image_tower: timm has no weights {name!r}: name one of {tags or architecture}")
     sizes: Mapping[str, Any] = known.to_dict()
     _, height, width = sizes["input_size"]
+    interpolation = str(sizes.get("interpolation"))
+    if interpolation not in ("bicubic", "bilinear"):
+        logger.warning("%s: images are resized by bicubic interpolation, as %s is not supported", name, interpolation)
+        interpolation = "bicubic"
+    mean, std = tuple(sizes["mean"]), tuple(sizes["std"])
+    return _vision_of(name, Preprocessing(size=min(height, width), mean=mean, std=std, interpolation=interpolation))
+
+
+def _packaged_tower(tower: PackagedTower) -> tuple[dict[str, Any], dict[str, Any]]:
+    mean, std = (tower.mean,) * 3, (tower.std,) * 3
+    return _vision_of(tower.architecture, Preprocessing(size=tower.size, mean=mean, std=std))
+
+
+def _vision_of(name: str, preprocessing: Preprocessing) -> tuple[dict[str, Any], dict[str, Any]]:
     vision = {
-        "image_size": min(height, width),
+        "image_size": preprocessing.size,
         "timm_model_name": name,
         "timm_model_pretrained": False,
         "timm_pool": "",
         "timm_proj": "linear",
     }
-    interpolation = str(sizes.get("interpolation"))
-    if interpolation not in ("bicubic", "bilinear"):
-        logger.warning("%s: images are resized by bicubic interpolation, as %s is not supported", name, interpolation)
-        interpolation = "bicubic"
-    preprocessing = Preprocessing(
-        size=min(height, width),
-        mean=tuple(sizes["mean"]),
-        std=tuple(sizes["std"]),
-        interpolation=interpolation,
-    ).to_json()
-    del preprocessing["size"]
-    return vision, preprocessing
+    how = preprocessing.to_json()
+    del how["size"]
+    return vision, how

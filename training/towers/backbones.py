@@ -27,12 +27,15 @@ class FrozenPart:
     projection: str
 
 
-def frozen_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[FrozenPart | None, FrozenPart | None]:
+def frozen_parts(
+    module: Any, *, frozen: bool, lock_image: bool, freeze_image: bool = False
+) -> tuple[FrozenPart | None, FrozenPart | None]:
     """Return the image and the text tower, each with its trained projection, or None if a tower is not frozen."""
     parts: list[FrozenPart | None] = []
-    for tower, _, attributes in towers_of(module):
+    for tower, side, attributes in towers_of(module):
         found = [name for name in attributes if getattr(tower, name, None) is not None]
-        parts.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
+        is_frozen = frozen or (freeze_image and side == "image")
+        parts.append(FrozenPart(tower, found[0]) if is_frozen and len(found) == 1 else None)
     image, text = parts
     return FrozenPart(module.visual, "") if lock_image else image, text
 

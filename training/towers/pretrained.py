@@ -19,7 +19,7 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.images.formats import READ_FORMATS
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
-from training.towers.architecture import RANDOM, has_image_weights
+from training.towers.architecture import RANDOM, has_image_weights, weights_path
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE
@@ -31,6 +31,7 @@ from training.towers.model_files import (
     require_few_layers,
     translate_errors,
 )
+from training.towers.packaged import PACKAGED, image_tensors, license_of_folder
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import AnyTokenizer
 
@@ -76,8 +77,8 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     for name, source in (("text", text.get("hf_model_name")), ("tokenizer", text.get("hf_tokenizer_name"))):
         if source and "hf_model_name" in text and (name == "text" or source != text["hf_model_name"]):
             found[name] = text_identity(source)
-    if config.image_weights not in ("", RANDOM):
-        found["image"] = sha256_of(_weights_file(Path(config.image_weights)))
+    if path := weights_path(model_config, config):
+        found["image"] = sha256_of(_weights_file(Path(path)))
     elif "image_weights" in model_config:
         found["image"] = model_config["image_weights"]
     for side, stated in model_config.get("recorded_features", {}).items():
@@ -120,17 +121,20 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
         )
         earlier, found = read_lineage(folder).borrowed_of(stated, folder.name)
     else:
-        if config.image_weights not in ("", RANDOM):
-            source = Path(config.image_weights)
+        if path := weights_path(model_config, config):
+            source = Path(path)
             start = read_lineage(_folder_of(source))
             earlier, found = start.borrowed_of({"image": config.image_license}, source.name)
         elif named := model_config.get("image_weights"):
-            known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
+            known: Any = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
+            known = PACKAGED[named["packaged"]] if "packaged" in named else known
             license = config.image_license or str((known.license if known else None) or "")
-            found.append({"tower": "image", "weights": "/".join(named.values()), "license": license})
+            weights = named.get("packaged") or "/".join(named.values())
+            found.append({"tower": "image", "weights": weights, "license": license})
         if text:
             name = Path(text).name if Path(text).is_dir() else text
-            found.append({"tower": "text", "weights": name, "license": config.text_license})
+            license = config.text_license or license_of_folder(text)
+            found.append({"tower": "text", "weights": name, "license": license})
     for weights in found:
         if not weights["license"]:
             logger.warning(
@@ -158,7 +162,7 @@ def starts_of(model_config: Mapping[str, Any], config: TrainConfig) -> list[Path
     if "start_folder" in model_config:
         return [Path(model_config["start_folder"])]
     towers = (config, *(own for *_, own in further_towers(model_config, config)))
-    named = [Path(own.image_weights) for own in towers if own.image_weights not in ("", RANDOM)]
+    named = [Path(path) for own in towers if (path := weights_path(model_config if own is config else {}, own))]
     return [_folder_of(path) for path in named if path.exists()]  # others name weights of a hub
 
 
@@ -182,8 +186,8 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     """
     if not has_image_weights(model_config, config):
         return
-    if config.image_weights:
-        source, tensors = _read_weights(_weights_file(Path(config.image_weights)))
+    if path := weights_path(model_config, config):
+        source, tensors = _read_weights(_weights_file(Path(path)))
     else:
         source, tensors = _fetch_weights(model_config["image_weights"])
     visual = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
@@ -236,9 +240,12 @@ def _fetch_weights(named: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """Fetch weights of open_clip or timm by name.
 
     Args:
-        named: `model` and `pretrained` of open_clip, or `timm`, the name of a backbone.
+        named: `model` and `pretrained` of open_clip, or `timm`, the name of a backbone, or `packaged`.
     """
     import timm
+
+    if "packaged" in named:
+        return image_tensors(named["packaged"])
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
     remedy = "copy them from a machine with network access, and set train.image_weights to the file"
@@ -369,10 +376,14 @@ def require_recorded_features(
         with torch.no_grad():
             made = backbone_features(part, inputs)[0].double()
         try:
-            wanted = torch.tensor(stated.get("feature"), dtype=torch.float64)
+            wanted = torch.tensor(stated.get("first", stated.get("feature")), dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise InputError(f"recorded_features.{side}.feature must be a list of numbers") from error
-        made, wanted = (row / row.norm() for row in (made, wanted))
+        made = made / made.norm()
+        if "first" in stated:  # of a packaged tower, the first numbers of the unit feature are recorded
+            made = made[: len(wanted)]
+        else:
+            wanted = wanted / wanted.norm()
         if made.shape != wanted.shape or not bool((made - wanted).abs().max() <= AGREEMENT):
             cosine = (
                 f"their cosine is {float(made @ wanted):.4f}" if made.shape == wanted.shape else "their sizes differ"

