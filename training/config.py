@@ -128,7 +128,7 @@ class TrainConfig:
     tower or little data."""
     freeze_image: bool = False
     """Freeze the image tower, and train the projection at its end. With `augment = []`, its features are computed
-    once."""
+    once. Of a timm backbone, each step drops 30 % of them."""
     keep_batch_statistics: bool = True
     """Keep the means and variances of batch normalisation in an image tower that has initial weights. A few
     thousand images would spoil them. A tower with random weights always learns its own."""

@@ -220,6 +220,19 @@ def _mallopt(parameter: int, value: int) -> None:
 
 
 @contextmanager
+def all_cores() -> Iterator[None]:
+    """Compute on all CPUs that this process may use while inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, len(os.sched_getaffinity(0)) // local_process_count()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") -> Iterator[int]:
     """Set deterministic algorithms, the thread count and the seed, and restore the earlier state on exit.
 

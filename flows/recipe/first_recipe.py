@@ -42,11 +42,13 @@ from data_catalog.storage.shards import write_bytes
 from flows.doctor import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
+from flows.towers import encoder_here
 
 MAX_ROWS = 1_000_000  # to read at most
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
 _MOST_NAMED = 3
-_SAMPLES_SEEN = 40_000  # by training on few images: some minutes on two cores
+_SAMPLES_SEEN = 100_000  # by training on few images, whose features are computed once: some minutes on two cores
+IMAGE_TOWER = "efficientnet-lite0"  # which every installation has
 # With fewer images, val would be too small to choose the best epoch: it would choose nearly untrained weights.
 _FEW_IMAGES = 1_000
 
@@ -103,7 +105,7 @@ def write_first_recipe(name: str, language: str, *, pairs: str | None = None, im
     source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
     found = list(_found(look, spoken)) if look else []
     english = "in English" if spoken.pack.code == SOURCE else "translated from English"
-    settings = _pairs_settings(look) if look else {"pairs": None, "english": english}
+    settings = _pairs_settings(look, spoken.pack) if look else {"pairs": None, "english": english}
     named = {"name": name, "title": spoken.title, "code": spoken.pack.code, "pack_file": pack_file}
     text = _written("first_recipe.toml", **named, **settings)
     if is_new:
@@ -536,6 +538,8 @@ def _commands(name: str, look: _PairsAnalysis | None, code: str, source: str | N
         yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more captions in English")
     if source:
         yield Line(f"vernaclip mt install --from {source} --to {code}", "once: install an engine (docs/translation.md)")
+    if look:
+        yield Line(f"vernaclip towers --language {code}", "list pretrained towers: an encoder of the language is best")
     yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "see what the rules would drop, with examples")
     yield Line(f"vernaclip run {name}.toml{contact}", "make dataset, model and scores; run it again to resume")
     yield Line(f"vernaclip report {name}", "write the dataset's report, a page for browsers")
@@ -573,8 +577,9 @@ def _written(template: str, **values: object) -> bytes:
     return environment.from_string((files("flows") / "pages" / template).read_text("utf-8")).render(values).encode()
 
 
-def _pairs_settings(look: _PairsAnalysis) -> dict[str, Any]:
+def _pairs_settings(look: _PairsAnalysis, pack: LanguagePack) -> dict[str, Any]:
     """Return the values of a recipe for the user's own pairs, with settings that fit their number."""
+    encoder = encoder_here(pack)
     val, test = _held_out(look.num_images)
     share_short = look.num_short / len(look.captions)
     num_train = look.num_images * (1 - val - test)
@@ -599,6 +604,8 @@ def _pairs_settings(look: _PairsAnalysis) -> dict[str, Any]:
         "epochs": epochs,
         "steps": max(1, round(epochs * num_train / batch_size)) if is_small else None,
         "batch_size": batch_size,
+        "encoder": encoder,
+        "image_tower": IMAGE_TOWER,
     }
 
 

@@ -37,7 +37,7 @@ from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import HARD_LOSS, ChangedInputs
 from training.fit.losses import Encoders, autocast, both, by_length, encode_images
 from training.fit.run import Run
-from training.processes import broadcast
+from training.processes import all_cores, broadcast
 from training.scores.evaluation import wording
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts, projected
 
@@ -205,7 +205,8 @@ class FrozenTower:
         missing, size = self.rows.missing(wanted), run.config.microbatch or run.batch_size
         if not len(missing):
             return
-        with Progress(f"encode {self.name} with the frozen tower", total=len(missing), unit=self.name) as progress:
+        what = f"encode {self.name} with the frozen tower"
+        with Progress(what, total=len(missing), unit=self.name) as progress, all_cores():
             for start in range(0, len(missing), size):
                 indices = missing[start : start + size]
                 with torch.no_grad(), autocast(run.config.precision, run.device):

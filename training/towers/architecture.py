@@ -31,6 +31,7 @@ from training.towers.preprocessing import Preprocessing, preprocessing_of
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
+FROZEN_DROPOUT = 0.3  # of the features of a frozen image tower, as `align.dropout`
 _TOWER_SETTINGS = (
     *("image_tower", "image_weights", "image_size", "image_mean", "image_std", "image_resize"),
     *("text_encoder", "text_pooler", "embed_dim", "context_length"),
@@ -77,6 +78,8 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
             found["image_weights"] = {"timm": config.image_tower}
     if config.image_weights == RANDOM:
         found.pop("image_weights", None)
+    if config.freeze_image and "timm_model_name" in vision:
+        vision["timm_drop"] = FROZEN_DROPOUT
     if config.image_size:
         vision["image_size"] = config.image_size
     if config.text_encoder:
