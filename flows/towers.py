@@ -94,10 +94,10 @@ def _packaged() -> Iterator[Tower]:
 
 def _cached() -> Iterator[Tower]:
     """Yield the models of the hub's cache that are towers; a name on the hub is enough to use them."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return
     for repo in sorted((repo for repo in repos if repo.repo_type == "model"), key=lambda repo: repo.repo_id):

@@ -204,7 +204,7 @@ def test_what_is_doubtful_missing_or_unfit_is_told_before_a_build() -> None:
     [
         (12, {"batch_size": 4, "steps": 144}, (0.0, 0.2)),  # 60 times 9.6 images
         (200, {"batch_size": 32, "steps": 338}, (0.0, 0.1)),
-        (3_000, {"batch_size": 128, "steps": 0, "epochs": 16, "patience": 5}, (0.1, 0.1)),
+        (3_000, {"batch_size": 128, "steps": 0, "epochs": 41, "patience": 5}, (0.1, 0.1)),
         (20_000, {"batch_size": 128, "epochs": 10}, (0.03, 0.03)),
     ],
 )
