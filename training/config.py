@@ -127,8 +127,7 @@ class TrainConfig:
     """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
     tower or little data."""
     freeze_image: bool = False
-    """Freeze the image tower, and train the projection at its end. With `augment = []`, its features are computed
-    once. Of a timm backbone, each step drops 30 % of them."""
+    """Freeze the image tower, but not the projection at its end. Each step drops 30 % of a timm backbone's features."""
     keep_batch_statistics: bool = True
     """Keep the means and variances of batch normalisation in an image tower that has initial weights. A few
     thousand images would spoil them. A tower with random weights always learns its own."""
@@ -290,8 +289,7 @@ class ModelConfig:
     """How the model of a recipe is made."""
 
     by: str = "train"
-    """What `vernaclip run` and `vernaclip train` do: "train" trains by `[train]`, "align" only heads over its frozen
-    towers, by `[align]`, and "distil" a student of a teacher, by `[distil]`."""
+    """What `vernaclip run` and `train` do: "train" by `[train]`, "align" by `[align]`, or "distil" by `[distil]`."""
 
     def __post_init__(self) -> None:
         require_values("model", self, "", "", by=("train", "align", "distil"))
