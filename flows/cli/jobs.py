@@ -17,6 +17,8 @@ from flows.cli.output import is_quiet, require_own_file, say, say_json, say_tabl
 if TYPE_CHECKING:
     from flows.dry_run import DryRun
     from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
+    from flows.recipe.recipe import Recipe
+    from training.scores.score import Scores
 
 FLOW_NAMES = {
     "build": "build-dataset",
@@ -83,6 +85,8 @@ class Job:
     retry_failed: bool = False
 
 
+WEAK_SHARE, GOOD_SHARE = 0.5, 0.8  # of captions whose image is among the first ten
+
 _BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
 RetryFailed = Annotated[
     bool,
@@ -108,7 +112,9 @@ def run(
     _print_build(with_executor("build", job), job)
     require_scorable(loaded, root)
     _print_training(with_executor("train", job))
-    _print_scores(with_executor("evaluate", job))
+    report: EvaluateReport = with_executor("evaluate", job)
+    _print_scores(report)
+    say(f"\n{_verdict(report.scores, loaded)}")
     _print_next(job, ("report", "search", "sql", "duckdb", "verify", "up"))
 
 
@@ -424,6 +430,29 @@ def _print_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
     for warning in report.warnings:
         say("\n" + fill(f"warning: {warning}", 110))
+
+
+def _verdict(scores: "Scores", recipe: "Recipe") -> str:
+    """Return what the scores mean for a search, and, unless they are good, what would help most."""
+    captions = "distinct" if any(score.captions == "distinct" for score in scores.scores) else "all"
+    first, ten = (scores.get(f"text_to_image_R@{k}", captions) for k in (1, 10))
+    grade = "good" if ten.value >= GOOD_SHARE else "usable" if ten.value >= WEAK_SHARE else "weak"
+    text = (
+        f"Verdict: {grade}. Of 100 captions, {100 * first.value:.0f} find their image first among "
+        f"{first.gallery_size:,} ({100 * first.low:.0f}-{100 * first.high:.0f}; by chance {100 * first.chance:.1f}), "
+        f"and {100 * ten.value:.0f} among the first ten."
+    )
+    if grade == "good":
+        return text
+    train = recipe.train
+    if recipe.model.by == "train" and not (train.image_tower or train.image_weights):
+        helps = "a pretrained image tower: set train.image_tower=efficientnet-lite0 and train.freeze_image=true"
+    elif recipe.model.by == "train" and not train.text_encoder:
+        code = recipe.target_language
+        helps = f"a text encoder that reads {code} (vernaclip towers --language {code}), with model.by=align"
+    else:
+        helps = "more photographs with captions: `vernaclip align RECIPE --curve` measures how much"
+    return f"{text}\nWhat would help most: {helps}."
 
 
 def _json_row(report: "TrainReport | DistilReport") -> dict[str, object]:
