@@ -605,7 +605,9 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
     from training.fit.run import require_trainable
 
     if recipe.model.by == "distil":
-        _with_teacher(recipe, root, None)
+        from training.distil.teacher import teacher_identity
+
+        teacher_identity(_with_teacher(recipe, root, None).teacher)
         return
     towers, rules = recipe.train, None
     if recipe.model.by == "align":

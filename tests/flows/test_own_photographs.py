@@ -55,6 +55,8 @@ def test_a_recipe_of_what_is_needed_alone_runs_through(
     said = told(call("run"))
     assert "retrieval among the images of the val split" in said
     assert "the epoch of the weights was chosen on these images, which flatters the model" in said
+    assert re.search(r"Verdict: (weak|usable|good)\. Of 100 captions, \d+ find their image first among \d+ \(", said)
+    assert "What would help most: a pretrained image tower: set train.image_tower=efficientnet-lite0" in said
     assert re.search(r"check the files of photos, snapshot \w+, and load the model\n", caplog.text)
     assert f"load the model {tmp_path}/catalog/models/photos/" in caplog.text
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1
@@ -68,6 +70,8 @@ NOTHING_HELD_OUT = "so there would be nothing to score on"
     ("settings", "said"),
     [
         (["train.model=gigantic"], "there is no model config 'gigantic': name one of compact"),
+        (["model.by=align"], "align needs pretrained image towers"),
+        (["model.by=distil"], "distil.teacher is not set"),
         (["train.model={here}/wrong.json"], "open_clip cannot create a model from the model config"),
         (["train.image_weights={here}/weights.safetensors"], "does not match the model's image tower: "),
         (["train.model=compact", "train.microbatch=2"], "train.microbatch does not work with batch normalisation"),

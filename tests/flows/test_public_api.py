@@ -420,7 +420,10 @@ def test_the_command_aligns_and_prints_the_curve(
     assert main([*ablating, "--steps", "3"]) == 1
     assert "--align has align.epochs" in capsys.readouterr().err
     assert main([*command, "--set", "align.refit=true"]) == 0
-    capsys.readouterr()
+    folder = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Model: "))
+    # A recipe that says so is aligned by `train` too, into the same folder.
+    assert main(["train", *command[1:], "--set", "align.refit=true", "--set", "model.by=align"]) == 0
+    assert folder in capsys.readouterr().out
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
     assert main([*scoring, "--set", "evaluate.split=val"]) == 1
     assert "align.refit" in capsys.readouterr().err

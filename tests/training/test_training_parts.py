@@ -362,6 +362,10 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
     assert "text.token_embedding.weight" not in same
     assert all((name in same) is lock_image for name in module.state_dict() if name.endswith("conv1.weight"))
     assert "logit_scale" in changed(frozen=False, fixed_scale=False, lock_image=True)
+    if not lock_image:
+        found = changed(frozen=False, fixed_scale=True, lock_image=False, freeze_image=True)
+        assert {name for name in found if name.startswith("visual.")} == of_image
+        assert "text.token_embedding.weight" in found
     found = changed(frozen=False, fixed_scale=True, lock_image=False, keep_statistics=True)
     assert "visual.conv1.weight" in found
     assert not any("running" in name or "batches_tracked" in name for name in found)
