@@ -58,6 +58,7 @@ from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.trained_models import (
+    DATASET_FILE,
     EFFORT_FILE,
     SCORES_FILE,
     current_model,
@@ -339,10 +340,12 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
 
 def _record_model(out: Path, snapshot: Snapshot | None) -> None:
-    """Record the files of a finished model, and make it the newest of the dataset that it was trained on."""
+    """Record the files of a finished model and its dataset, and make it the newest of that."""
     from training.fit.run import MODEL_FILES
 
-    record_folder(out, (*MODEL_FILES, EFFORT_FILE))
+    if snapshot is not None and not (out / DATASET_FILE).exists():
+        write_json(out / DATASET_FILE, {"dataset": snapshot.dataset, "snapshot": snapshot.snapshot})
+    record_folder(out, (*MODEL_FILES, EFFORT_FILE, DATASET_FILE))
     if snapshot is not None:
         write_checksummed(out.parent / CURRENT_FILE, {"model": out.name, "snapshot": snapshot.snapshot})
 

@@ -31,8 +31,9 @@ from training.towers.model_files import read_object
 
 logger = logging.getLogger(__name__)
 
-# Files of a run beside its weights: its result, its time and energy, its scores.
+# Files of a run beside its weights: its result, its dataset and snapshot, its time and energy, its scores.
 RESULT_FILE = "result.json"
+DATASET_FILE = "dataset.json"
 EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"
 # Name, caption mode and image choice of the score by which models are listed.
@@ -238,7 +239,7 @@ class ListedModel:
         dataset: name of the dataset that it was trained on.
         folder: the model folder.
         is_current: it is the newest model of its dataset, which commands use.
-        snapshot: id of the snapshot that it was trained on. None for models that are not current.
+        snapshot: id of the snapshot that it was trained on. None for older models of earlier versions.
         config: name of its model config.
         trained: date and time at which its training ended.
         split: split of the score: test if the model was scored on it, else val. None if it was not scored.
@@ -269,7 +270,8 @@ def list_models(root: Path) -> list[ListedModel]:
 
 
 def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
-    is_current = pointer.get("model") == folder.name
+    is_current, dataset = pointer.get("model") == folder.name, folder / DATASET_FILE
+    made_of = _record(dataset) if dataset.is_file() else pointer if is_current else {}
     scores = (
         (float(score["value"]), split)
         for split in HELD_OUT
@@ -288,7 +290,7 @@ def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
         dataset=folder.parent.name,
         folder=folder,
         is_current=is_current,
-        snapshot=str(pointer["snapshot"]) if is_current else None,
+        snapshot=made_of.get("snapshot"),
         config=str(_record(folder / RUN_FILE)["settings"]["model"]),
         trained=ended.isoformat(timespec="seconds"),
         split=split,

@@ -49,8 +49,7 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
 def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """List the trained models of a root: dataset, snapshot, model config, date and score.
 
-    The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`. The snapshot is recorded
-    for the newest model of each dataset only.
+    The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`.
     """
     from training.trained_models import list_models
 

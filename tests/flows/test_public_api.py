@@ -424,6 +424,11 @@ def test_the_command_aligns_and_prints_the_curve(
     # A recipe that says so is aligned by `train` too, into the same folder.
     assert main(["train", *command[1:], "--set", "align.refit=true", "--set", "model.by=align"]) == 0
     assert folder in capsys.readouterr().out
+    assert main(["models", "--root", str(own_root), "--json"]) == 0
+    listed = [row for row in json.loads(capsys.readouterr().out) if row["dataset"] == "scenes"]
+    assert len(listed) > 2
+    assert len({row["snapshot"] for row in listed} - {None}) == 1
+    assert all(row["snapshot"] for row in listed), "also of models that are not the newest"
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
     assert main([*scoring, "--set", "evaluate.split=val"]) == 1
     assert "align.refit" in capsys.readouterr().err
