@@ -9,7 +9,8 @@ from typing import Any, Literal
 from data_catalog.language_pack import LanguagePack
 from training.towers.packaged import PACKAGED, installed
 
-MULTILINGUAL = "multilingual"
+MULTILINGUAL = "multilingual"  # in model cards
+_MOST_LISTED = 6  # languages of a tower in a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +39,15 @@ class Tower:
         """Return whether it is a text encoder that is known to read a language."""
         return self.side == "text" and not {code, MULTILINGUAL}.isdisjoint(self.languages)
 
+    def _languages(self) -> str:
+        count = len(self.languages)
+        return f"{count} languages" if count > _MOST_LISTED else ", ".join(self.languages)
+
     def row(self) -> dict[str, object]:
         """Return the tower as one row of a table."""
         return {
             "tower": self.name,
-            "reads": ", ".join(self.languages) or ("?" if self.side == "text" else "images"),
+            "reads": self._languages() or ("?" if self.side == "text" else "images"),
             "MB": round(self.num_bytes / 1e6) or None,
             "license": self.license or "?",
             "where": self.place,
@@ -88,7 +93,7 @@ def _packaged() -> Iterator[Tower]:
             place=f"package {tower.package}" if is_here else f"pip install {tower.distribution}",
             license=tower.license,
             num_bytes=size.stat().st_size if size is not None and size.is_file() else 0,
-            languages=tower.languages,
+            languages=tuple(tower.languages.split()),
         )
 
 

