@@ -1,5 +1,5 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (six minutes from nothing)
-# make demo-positions   the demo's sample with a larger model and hard negatives: it learns left and right (15 minutes)
+# make demo-positions   the demo of before: a larger model and hard negatives, in demo-positions-catalog: it learns left and right (15 minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, the site, tests
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
@@ -43,7 +43,7 @@ demo: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
 demo-positions: $(BASE)
-	$(BIN)/vernaclip run scenes --root demo-catalog --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
+	$(BIN)/vernaclip run scenes --root demo-positions-catalog --set scenes.figures=0.12 --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
 	  --set train.epochs=30 --set train.batch_size=128 --set train.num_threads=0 --set 'train.hard_negatives=["position"]'
 
 # Tests start many processes, each of which would compile the project anew where Python may not write bytecode.
@@ -81,4 +81,4 @@ crash-matrix: $(READY)
 	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py tests/flows/test_services.py
 
 clean:
-	rm -rf $(VENV) demo-catalog site
+	rm -rf $(VENV) demo-catalog demo-positions-catalog site

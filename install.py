@@ -74,10 +74,20 @@ def uv_options(configured: dict[str, list[str]]) -> list[str]:
     own_indexes = any(name in os.environ for name in UV_INDEXES)
     if not own_indexes and not any(configured.get(name) for name in INDEXES):
         os.environ.setdefault("UV_TORCH_BACKEND", "auto")
+    for name, variables in (("proxy", ("HTTPS_PROXY", "HTTP_PROXY")), ("timeout", ("UV_HTTP_TIMEOUT",))):
+        for value in configured.get(name) or configured.get(f"default-{name}", []):
+            for variable in variables:
+                os.environ.setdefault(variable, value.partition(".")[0] if name == "timeout" else value)
     handed = ["constraint", "trusted-host", *(() if own_indexes else INDEXES)]
     options = [word for name in handed for value in configured.get(name, ()) for word in (f"--{name}", value)]
+    options += ["--no-index"] if has_no_index(configured) else []
     # pip takes the newest version of all indexes, uv that of the first index which has any.
     return [*options, "--index-strategy", "unsafe-best-match"] if "--extra-index-url" in options else options
+
+
+def has_no_index(configured: dict[str, list[str]]) -> bool:
+    """Return whether pip is told to take packages from folders alone."""
+    return configured.get("no-index", ["0"])[0].lower() in ("1", "true", "yes", "on")
 
 
 def fetch_uv(configured: dict[str, list[str]]) -> str | None:
@@ -92,6 +102,8 @@ def fetch_uv(configured: dict[str, list[str]]) -> str | None:
 
 def require_indexes(configured: dict[str, list[str]]) -> None:
     """End with a sentence if a package index does not answer."""
+    if has_no_index(configured):
+        return
     indexes = [os.environ[name] for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL") if name in os.environ]
     indexes = indexes or [url for name in INDEXES[:2] for url in configured.get(name, ())] or ["https://pypi.org"]
     if os.environ.get("UV_TORCH_BACKEND"):

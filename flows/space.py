@@ -154,6 +154,8 @@ def _copy_without_paths(path: Path, target: Path) -> None:
     if path.name == OPEN_CLIP_CONFIG_FILE:
         config = read_json(path)
         write_json(target, {**config, "model_cfg": rename_encoders(config["model_cfg"])})
+    elif path.name == RUN_FILE:  # who starts from the Space asks for the license of its weights
+        write_json(target, {"license": "", **read_json(path)})
     elif path.name == ENCODER_CONFIG_FILE:
         write_json(target, {name: value for name, value in read_json(path).items() if name != "_name_or_path"})
     else:

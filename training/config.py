@@ -196,7 +196,7 @@ class TrainConfig:
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one. On a GPU, a resumed run may differ in the last
     digits."""
     num_threads: int = how(0)
-    """Number of CPU threads. 0 uses all."""
+    """Number of CPU threads: 0 uses all, 1 one for each tower, best for `tiny`."""
     cache_max_bytes: int = how(2 << 30)
     """Maximum memory for decoded images, in bytes. If they all fit, they are decoded once, otherwise in each epoch.
     Default: 2 GiB."""

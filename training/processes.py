@@ -219,6 +219,11 @@ def _mallopt(parameter: int, value: int) -> None:
         mallopt(parameter, value)
 
 
+def has_second_core(num_threads: int) -> bool:
+    """Return whether torch computes on one thread while another CPU of this process is free for a second one."""
+    return num_threads == 1 and len(os.sched_getaffinity(0)) >= 2 * local_process_count()
+
+
 @contextmanager
 def all_cores() -> Iterator[None]:
     """Compute on all CPUs that this process may use while inside."""

@@ -129,7 +129,9 @@ def own_folder(folder: Path, root: Path) -> Path | None:
         root: catalog with whose models others are compared.
     """
     folder = folder.resolve()
-    if len(folder.parents) >= 3 and folder.parents[1].name == MODELS and (folder / RUN_FILE).is_file():
+    export = folder / EXPORT_RECORD
+    is_ours = len(folder.parents) >= 3 and folder.parents[1].name == MODELS and (folder / RUN_FILE).is_file()
+    if is_ours and not export.is_file():
         return folder
     models: dict[str, Path] = {}
     for path in sorted((root.resolve() / MODELS).glob(f"*/*/{RESULT_FILE}")):
@@ -137,7 +139,6 @@ def own_folder(folder: Path, root: Path) -> Path | None:
             models.setdefault(str(read_object(path).get("model_sha256")), path.parent)
         except DamagedError as error:
             logger.warning("cannot check if %s is a copy of the model %s: %s", folder, path.parent, error)
-    export = folder / EXPORT_RECORD
     stated = read_object(export).get("model_sha256") if export.is_file() else None
     if stated in models:
         return models[stated]

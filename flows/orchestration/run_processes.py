@@ -117,6 +117,8 @@ def watch() -> None:
                 missing = give_up_gone_runs(client, missing)
         except (HTTPError, PrefectException) as error:
             logger.warning("the Prefect server does not answer: %s", error)
+        except Exception:  # a single odd run must not end the watch of all others
+            logger.exception("a look at the processes of the runs failed")
 
 
 if __name__ == "__main__":

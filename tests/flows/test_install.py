@@ -62,10 +62,14 @@ def test_uv_is_given_the_mirror_that_pip_is_configured_with(make: Make, uv: Path
     path = f"{uv}{os.pathsep}{os.environ['PATH']}"
     settings = "[global]\nindex-url = https://old.example\nconstraint = /c.txt\n[install]\nfind-links =\n  /a\n  /b\n"
     (tmp_path / "pip.conf").write_text(settings, "utf-8")
-    mirror = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_INDEX_URL": "https://new.example"}
+    mirror = {
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+        "PIP_INDEX_URL": "https://new.example",
+        "PIP_NO_INDEX": "1",
+    }
     make(".venv/.base", code=0, PATH=path, PYTHONDONTWRITEBYTECODE="1", **mirror)
     begin = "pip install --python .venv/bin/python"
-    given = "--constraint /c.txt --index-url https://new.example --find-links /a --find-links /b"
+    given = "--constraint /c.txt --index-url https://new.example --find-links /a --find-links /b --no-index"
     assert (tmp_path / "installed").read_text(
         "utf-8"
     ) == f"{begin} {given} --compile-bytecode --quiet --editable . torch=\n"

@@ -4,7 +4,9 @@ import errno
 import io
 import math
 import os
+import subprocess
 import sys
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -424,6 +426,21 @@ def test_towers_apart_have_the_same_gradients_to_the_bit(size: int, towers: Towe
         found.append(gradients | {name: value.clone() for name, value in module.named_buffers()})
     assert found[0].keys() == found[1].keys() > {name for name, _ in module.named_parameters()} - {"logit_bias"}
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_the_second_thread_has_as_many_threads_as_torch() -> None:
+    """OpenMP's own number, which torch sets in a thread only when that asks for it."""
+    code = """
+        import ctypes, re, torch
+        from training.fit.losses import both
+        torch.set_num_threads(1)
+        maps = open("/proc/self/maps").read()
+        openmp = ctypes.CDLL(re.search(r"\\S*lib(?:g|i)omp\\S*", maps).group())
+        print(*both(openmp.omp_get_max_threads, openmp.omp_get_max_threads, are_apart=True))
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "1 1\n"
 
 
 def test_gradients_are_clipped_by_units(towers: Towers) -> None:

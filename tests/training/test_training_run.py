@@ -369,10 +369,11 @@ def test_training_on_kept_features_is_the_same_as_without(
     assert "encode images with the frozen tower: 48 of 48" in caplog.text
     assert "encode captions with the frozen tower" in caplog.text
     monkeypatch.setattr("training.fit.inputs.frozen_parts", lambda *_, **__: (None, None))
+    monkeypatch.setattr("training.fit.losses.LENGTH_GROUPS", 1)  # as kept features are made; groups round differently
     train(few, config, tmp_path / "anew")
     for one, other in zip(lines_of(tmp_path / "kept"), lines_of(tmp_path / "anew"), strict=True):
         for loss in ("train_loss", "val_loss"):
-            assert one[loss] == pytest.approx(other[loss], rel=1e-2)
+            assert one[loss] == pytest.approx(other[loss], rel=1e-4)
 
 
 def test_no_more_than_a_microbatch_goes_through_the_towers(

@@ -37,7 +37,7 @@ from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import HARD_LOSS, ChangedInputs
 from training.fit.losses import Encoders, autocast, both, by_length, encode_images
 from training.fit.run import Run
-from training.processes import all_cores, broadcast
+from training.processes import all_cores, broadcast, has_second_core
 from training.scores.evaluation import wording
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts, projected
 
@@ -95,7 +95,10 @@ class PhaseInputs:
             changed=encode_text,
             # Where torch computes on one thread, the second core has the text tower. A plain one draws no numbers. In
             # bf16, each thread would change which attention the process uses.
-            are_apart=is_plain and run.device.type == "cpu" and run.num_threads == 1 and run.config.precision == "fp32",
+            are_apart=is_plain
+            and run.device.type == "cpu"
+            and run.config.precision == "fp32"
+            and has_second_core(run.num_threads),
         )
 
     def prepare(self, epoch: int) -> None:

@@ -149,7 +149,7 @@ def train(
     model_config, key = model_and_key(config, hashes, rules)
     refuse_uneven_shares(config)
     with process_group(device):
-        require_same_in_all("key (settings, weights to start from, or data)", key)
+        require_same_in_all("key (settings, `auto` precision, weights to start from, or data)", key)
         if process_rank() == 0:
             learned = [*hashes["train"], *shards_of_starts(model_config, config)]
             settings = config.what() | lineage(model_config)

@@ -22,7 +22,6 @@ from training.processes import gather_features, sum_gradients
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 T = TypeVar("T")
-S = TypeVar("S")
 
 LENGTH_GROUPS = 3  # in which the captions of a batch are encoded
 
@@ -79,7 +78,8 @@ def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
 
 @cache
 def _second_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="texts")
+    # A thread takes torch's number of threads only when it asks for it.
+    return ThreadPoolExecutor(1, thread_name_prefix="texts", initializer=torch.get_num_threads)
 
 
 def by_length(encode: Encode, lengths: Encode) -> Encode:

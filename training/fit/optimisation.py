@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 from training.fit.losses import both
+from training.processes import has_second_core
 from training.towers.backbones import towers_of
 
 # Of AdamW, as in CLIP; of Muon, as its author has them, with three iterations in place of five.
@@ -104,13 +105,15 @@ class Muon(AdamW):
         """Update the matrices, then all others."""
         for group in self.param_groups:
             weights = [each for each in group["params"] if group.get("is_muon") and each.grad is not None]
+            if not weights:
+                continue
             for weight in weights:
                 if not self.state[weight]:  # AdamW expects steps in every state that it loads
                     self.state[weight].update(step=torch.tensor(0.0), momentum=torch.zeros_like(weight))
             # Where torch computes each product on one thread, the second core takes every other one of a size.
             by_size = sorted(weights, key=torch.Tensor.numel)
             halves = [partial(self._move, by_size[start::2], group) for start in (0, 1)]
-            both(*halves, are_apart=torch.get_num_threads() == 1)
+            both(*halves, are_apart=weights[0].device.type == "cpu" and has_second_core(torch.get_num_threads()))
         return super().step(closure)
 
     @torch.no_grad()
