@@ -86,6 +86,7 @@ class Job:
 
 
 WEAK_SHARE, GOOD_SHARE = 0.5, 0.8  # of captions whose image is among the first ten
+FEW_IMAGES = 50  # in a gallery, in which ten are too many to tell
 
 _BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
 RetryFailed = Annotated[
@@ -437,6 +438,8 @@ def _verdict(scores: "Scores", recipe: "Recipe") -> str:
     captions = "distinct" if any(score.captions == "distinct" for score in scores.scores) else "all"
     first, ten = (scores.get(f"text_to_image_R@{k}", captions) for k in (1, 10))
     grade = "good" if ten.value >= GOOD_SHARE else "usable" if ten.value >= WEAK_SHARE else "weak"
+    if first.gallery_size < FEW_IMAGES:
+        grade = "hard to tell, from so few images"
     text = (
         f"Verdict: {grade}. Of 100 captions, {100 * first.value:.0f} find their image first among "
         f"{first.gallery_size:,} ({100 * first.low:.0f}-{100 * first.high:.0f}; by chance {100 * first.chance:.1f}), "

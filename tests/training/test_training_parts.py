@@ -3,10 +3,12 @@
 import errno
 import io
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ from training.fit.inputs import FeatureRows
 from training.fit.losses import (
     Encoders,
     backward,
+    both,
     by_length,
     generator_states,
     set_generator_states,
@@ -435,12 +438,23 @@ def test_the_second_thread_has_as_many_threads_as_torch() -> None:
         from training.fit.losses import both
         torch.set_num_threads(1)
         maps = open("/proc/self/maps").read()
-        openmp = ctypes.CDLL(re.search(r"\\S*lib(?:g|i)omp\\S*", maps).group())
+        openmp = ctypes.CDLL(re.search(r"\\S*/torch/lib/lib(?:g|i)omp\\S*", maps).group())
         print(*both(openmp.omp_get_max_threads, openmp.omp_get_max_threads, are_apart=True))
     """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "1 1\n"
+
+
+def test_a_forked_process_has_a_second_thread_of_its_own() -> None:
+    names = both(lambda: threading.current_thread().name, lambda: threading.current_thread().name, are_apart=True)
+    assert names[0] != names[1]
+    child = multiprocessing.get_context("fork").Process(
+        target=both, args=(os.getpid, os.getpid), kwargs={"are_apart": True}
+    )
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
 
 
 def test_gradients_are_clipped_by_units(towers: Towers) -> None:

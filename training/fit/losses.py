@@ -1,6 +1,7 @@
 """Compute open_clip's contrastive losses, for whole batches or in microbatches, and set their initial constants."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -80,6 +81,9 @@ def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
 def _second_thread() -> ThreadPoolExecutor:
     # A thread takes torch's number of threads only when it asks for it.
     return ThreadPoolExecutor(1, thread_name_prefix="texts", initializer=torch.get_num_threads)
+
+
+os.register_at_fork(after_in_child=_second_thread.cache_clear)  # a child has none of its parent's threads
 
 
 def by_length(encode: Encode, lengths: Encode) -> Encode:
