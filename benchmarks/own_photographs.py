@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder that keeps the roots")
     parser.add_argument("--random", action="store_true", help="also train from random weights")
     parser.add_argument("--language", choices=("en", "de"), help="only this one")
+    parser.add_argument("--size", type=int, action="append", help="number of photographs, repeatable")
     options = parser.parse_args(arguments)
     require_files(options.data, FILES)
     sets = {"en": english_captions(options.data), "de": german_captions(options.data, "native")}
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             captions = sets[language]
             drawn = [photo for photo in photos_of(options.data, "train") if captions.get(photo)]
             random.Random(1).shuffle(drawn)
-            for size in SIZES[:1] if options.quick else SIZES:
+            for size in SIZES[:1] if options.quick else options.size or SIZES:
                 folder, photos = work / f"{language}-{size}", drawn[:size]
                 minutes = run_photographs(options.data, folder, language, photos, captions)
                 found = score_on_dev(newest_model(folder), options.data, captions)
