@@ -353,18 +353,21 @@ def test_steps_are_shared_out_between_the_phases(
     assert [line["frozen"] for line in lines] == [line["step"] <= frozen_steps for line in lines]
 
 
-@pytest.mark.parametrize(("kind", "lock_image"), [("vit", False), ("resnet", False), ("resnet", True)])
+@pytest.mark.parametrize(
+    ("kind", "frozen"), [("vit", ""), ("resnet", ""), ("resnet", "lock_image"), ("vit", "freeze_image")]
+)
 def test_training_on_kept_features_is_the_same_as_without(
     few: PairFiles,
     small_run: SmallRun,
     kind: str,
-    lock_image: bool,
+    frozen: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG, "data_catalog.progress")
-    config = small_run(kind, lock_image=lock_image, frozen_epochs=3, patience=3, augment=(), lr=1e-2)
+    more = {frozen: True} if frozen else {}
+    config = small_run(kind, frozen_epochs=3, patience=3, augment=(), lr=1e-2, **more)
     train(few, config, tmp_path / "kept")
     assert "encode images with the frozen tower: 48 of 48" in caplog.text
     assert "encode captions with the frozen tower" in caplog.text

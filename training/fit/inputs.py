@@ -56,10 +56,7 @@ class PhaseInputs:
         self._run = run
         self._next_epoch = run.state.phase_epoch
         self._changed = ChangedInputs(run.split, run.config, run.tokenizer, run.rules) if run.rules else None
-        config = run.config
-        image_part, text_part = frozen_parts(
-            run.module, frozen=run.state.is_frozen, lock_image=config.lock_image, freeze_image=config.freeze_image
-        )
+        image_part, text_part = _frozen_parts(run)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
@@ -181,6 +178,17 @@ class PhaseInputs:
         return torch.cat(found)
 
 
+def _frozen_parts(run: Run) -> tuple[FrozenPart | None, FrozenPart | None]:
+    frozen, config = run.state.is_frozen, run.config
+    return frozen_parts(run.module, frozen=frozen, lock_image=config.lock_image, freeze_image=config.freeze_image)
+
+
+def frozen_image_part(run: Run) -> FrozenPart | None:
+    """Return the image tower if it is frozen and its features are smaller than its images, which are kept then."""
+    part, _ = _frozen_parts(run)
+    return part if part is not None and _is_small(part, run) else None
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenTower:
     """A frozen tower, and the cache of its features.
@@ -223,8 +231,8 @@ class FrozenTower:
 
     @property
     def encode(self) -> Encode:
-        """Return the encoder of cached features: the tower's projection, or the identity if that is locked too."""
-        return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
+        """Return the encoder of cached features."""
+        return projected(self.part.tower, self.part.projection)
 
 
 class FeatureRows:

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -29,7 +29,7 @@ from training.config import TrainConfig
 from training.data.batches import Batch, Prefetched, held_out_batches
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images
 from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_changes
-from training.fit.inputs import PhaseInputs
+from training.fit.inputs import PhaseInputs, frozen_image_part
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
 from training.fit.run import (
@@ -47,6 +47,7 @@ from training.fit.run import (
     start_run,
 )
 from training.processes import (
+    all_cores,
     barrier,
     broadcast,
     broadcast_buffers,
@@ -57,6 +58,7 @@ from training.processes import (
     require_same_in_all,
 )
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
+from training.towers.backbones import backbone_features, projected
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import REMEDY, load_weights, read_object, save_weights
 from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
@@ -323,7 +325,9 @@ class Validation:
 def validate(run: Run) -> Validation | None:
     """Score the current weights of a run. Return None if it has no validation split."""
     run.module.eval()
-    encoders, losses = Encoders.whole(run.module), []
+    encoders, losses, frozen = Encoders.whole(run.module), [], frozen_image_part(run)
+    if frozen is not None:
+        encoders = replace(encoders, image=projected(frozen.tower, frozen.projection))
     features: list[Batch] = []
     batches = held_out_batches(
         run.files.val,
@@ -333,8 +337,14 @@ def validate(run: Run) -> Validation | None:
         num_threads=run.num_threads,
     )
     with torch.no_grad():
-        for batch in batches:
+        for number, batch in enumerate(batches):
             inputs = batch.map(lambda part: part.to(run.device))
+            if frozen is not None:
+                if number == len(run.held_out):
+                    pieces = torch.split(inputs.images, run.config.microbatch or run.batch_size)
+                    with all_cores():
+                        run.held_out.append(torch.cat([backbone_features(frozen, piece) for piece in pieces]))
+                inputs = replace(inputs, images=run.held_out[number])
             found = unit_features_in_pieces(encoders, inputs, size=run.config.microbatch)
             losses.append((float(contrastive_loss(run.module, found, loss=run.config.loss).item()), len(batch.images)))
             if len(features) * run.batch_size < GALLERY:

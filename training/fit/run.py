@@ -125,7 +125,8 @@ class Run:
     """A training run in progress.
 
     `is_pretrained` says that its image tower started from given weights. `order` is None without `train.hard_batches`,
-    and `rules` are None without `train.hard_negatives`.
+    and `rules` are None without `train.hard_negatives`. `held_out` has the features of the validation images, batch by
+    batch, while the image tower is frozen.
     """
 
     config: TrainConfig
@@ -146,6 +147,7 @@ class Run:
     rules: ChangeRules | None
     effort: EffortLog | None = None
     trackers: Trackers = field(default_factory=Trackers)
+    held_out: list[torch.Tensor] = field(default_factory=list)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -67,8 +67,11 @@ def without(tower: Any, name: str) -> Iterator[None]:
 
 
 def projected(tower: Any, name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
-    """Return a function that applies a tower's projection of that name to features."""
+    """Return a function that applies a tower's projection of that name to features; the identity if there is none."""
     from torch import nn
+
+    if not name:
+        return lambda features: features
 
     def project(features: "torch.Tensor") -> "torch.Tensor":
         projection = getattr(tower, name)
