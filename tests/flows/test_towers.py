@@ -74,7 +74,7 @@ def test_a_first_recipe_aligns_with_an_encoder_that_is_here_and_else_trains_a_te
     made = first_recipe(told, "de")
     assert (made.model.by, made.train.text_encoder) == ("align", "some/german-bert")
     assert alone.train.image_tower == made.train.image_tower == "efficientnet-lite0"
-    assert made.train.text_license == "mit"
+    assert (made.train.text_license, made.align.refit) == ("mit", True)
 
 
 def test_a_model_is_made_in_one_of_three_ways() -> None:
