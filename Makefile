@@ -1,5 +1,5 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (six minutes from nothing)
-# make demo-positions   the demo of before: a larger model and hard negatives, in demo-positions-catalog: it learns left and right (15 minutes)
+# make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, the site, tests
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation

@@ -286,7 +286,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """How the model of a recipe is made."""
+    """Settings of the way in which a recipe's model is made."""
 
     by: str = "train"
     """What `vernaclip run` and `train` do: "train" by `[train]`, "align" by `[align]`, or "distil" by `[distil]`."""

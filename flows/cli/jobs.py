@@ -447,10 +447,12 @@ def _verdict(scores: "Scores", recipe: "Recipe") -> str:
     )
     if grade == "good":
         return text
-    train = recipe.train
-    if recipe.model.by == "train" and not (train.image_tower or train.image_weights):
+    from training.towers.architecture import has_image_weights, model_config_of
+
+    trains, towers = recipe.model.by == "train", model_config_of(recipe.train)
+    if trains and not has_image_weights(towers, recipe.train):
         helps = "a pretrained image tower: set train.image_tower=efficientnet-lite0 and train.freeze_image=true"
-    elif recipe.model.by == "train" and not train.text_encoder:
+    elif trains and "hf_model_name" not in towers["text_cfg"]:
         code = recipe.target_language
         helps = f"a text encoder that reads {code} (vernaclip towers --language {code}), with model.by=align"
     else:
