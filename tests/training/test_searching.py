@@ -99,6 +99,28 @@ def test_a_query_that_is_no_image_is_told_before_the_model_is_loaded(
             search_folder(query, photos, tmp_path / "no-model")
 
 
+def test_images_that_an_index_has_are_not_encoded_again_for_other_shards(
+    square_files: PairFiles, model: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    search(QUERY, square_files.train, model)
+    added = (*square_files.val, *square_files.train)
+    found = search(QUERY, added, model, k=500)
+    encoded = [re.findall(r"[\d,]+", message) for message in caplog.messages if message.startswith("encoded")]
+    images = [
+        [row["image"]["bytes"] for path in files for row in pq.read_table(path).to_pylist()]
+        for files in (square_files.train, added)
+    ]
+    first = set(images[0])
+    assert encoded == [[str(len(first)), str(len(images[0]))], [str(len(set(images[1]) - first)), str(len(images[1]))]]
+    anew = search(
+        QUERY, added, Path(shutil.copytree(model, tmp_path / "anew", ignore=shutil.ignore_patterns("index"))), k=500
+    )
+    assert {hit.name: hit.cosine for hit in found.hits} == pytest.approx(
+        {hit.name: hit.cosine for hit in anew.hits}, abs=1e-5
+    )
+
+
 def test_a_sheet_shows_the_query_image(photos: Path, model: Path, tmp_path: Path) -> None:
     query = tmp_path / "tall.png"
     Image.new("RGB", (100, 300), "red").save(query)
@@ -113,7 +135,7 @@ def test_a_damaged_index_is_noticed_and_made_anew(
     square_files: PairFiles, model: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = search(QUERY, square_files.test, model)
-    features, record = next(model.glob("index/*/*.npy")), next(model.glob("index/*/index.json"))
+    features, record = next(model.glob("index/*.npy")), next(model.glob("index/index.json"))
     whole = features.read_bytes()
     if damage == "flip":
         features.write_bytes(whole[:-5] + bytes([whole[-5] ^ 64]) + whole[-4:])

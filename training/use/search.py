@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,18 +23,25 @@ import numpy as np
 from data_catalog.errors import DamagedError, DefectError, InputError, SettingsError
 from data_catalog.images.formats import IMAGE_SUFFIXES, is_image_name
 from data_catalog.plain_text import counted
+from data_catalog.progress import Progress
 from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import require_snapshot
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.features import (
-    INDEX_VERSION,
     FeatureIndex,
-    image_features,
     read_index,
     stacked,
     text_features,
     write_index,
 )
-from training.data.images import Features, encode_files, picture_features, read_picture
+from training.data.images import (
+    Features,
+    decode_all,
+    encode_files,
+    encoded_images,
+    picture_features,
+    read_picture,
+)
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, pair_hashes
@@ -302,35 +310,86 @@ def search(
 
 
 def shard_gallery(
-    files: Sequence[Path], model: LoadedModel | Path, *, sha256: Callable[[Path], str] = sha256_of
+    files: Sequence[Path],
+    model: LoadedModel | Path,
+    *,
+    sha256: Callable[[Path], str] = sha256_of,
+    searched: Sequence[Path] = (),
 ) -> Gallery:
-    """Return the images of pair shards, ready to be searched. Arguments and errors are those of `search`."""
+    """Return the images of pair shards, ready to be searched.
+
+    The index is one for each model. Images that it has, of whichever snapshot, are not encoded again.
+
+    Args:
+        files: pair shards of a snapshot, all of which are indexed.
+        model: a model folder, or a loaded model, for which nothing is cached.
+        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
+        searched: shards to search. Empty searches all.
+
+    Raises:
+        InputError: there are no images, or no trained model.
+        DamagedError: a shard cannot be read, or the model's files are damaged.
+    """
     loaded = open_model(model)
-
-    def computed(_: FeatureIndex | None) -> Iterator[FeatureIndex]:
-        # Cache the sizes of row groups too, so that only the shards with hits are opened.
-        sizes = [[group.num_rows for group in row_groups([path])] for path in files]
-        logger.info("encode %s", counted(sum(map(sum, sizes)), "image"))
-        yield FeatureIndex(image_features(loaded, files), {"row_groups": sizes})
-
-    place = None
-    if isinstance(model, Path):
-        place = model / INDEX_FOLDER / digest([INDEX_VERSION, loaded.sha256, [sha256(path) for path in files]])[:12]
-    cached = _cached_index(place, lambda _: True, computed)
-    if not len(cached.features):
-        raise InputError("there are no images to search: build the dataset first")
+    hashes = [sha256(path) for path in files]
+    place = model / INDEX_FOLDER if isinstance(model, Path) else None
+    cached = _cached_index(
+        place,
+        lambda found: [found.facts["model"], found.facts["shards"]] == [loaded.sha256, hashes],
+        lambda found: _updated_shards(loaded, files, hashes, found),
+    )
     groups = [
         RowGroup(path, number, num_rows)
         for path, sizes in zip(files, cached.facts["row_groups"], strict=True)
         for number, num_rows in enumerate(sizes)
     ]
-    return Gallery(model=loaded, features=cached.features, hits=lambda found: _hits(groups, found))
+    features = cached.features
+    if searched:
+        features = features[
+            np.repeat([group.path in searched for group in groups], [group.num_rows for group in groups])
+        ]
+        groups = [group for group in groups if group.path in searched]
+    if not len(features):
+        raise InputError("there are no images to search: build the dataset first")
+    return Gallery(model=loaded, features=features, hits=lambda found: _hits(groups, found))
+
+
+def _updated_shards(
+    model: LoadedModel, files: Sequence[Path], hashes: Sequence[str], cached: FeatureIndex | None
+) -> Iterator[FeatureIndex]:
+    """Yield the index of pair shards: rows of the cached one for images that it has, by their bytes, and new rows."""
+    rows: dict[str, Features] = {}
+    if cached is not None and cached.facts["model"] == model.sha256:
+        rows = dict(zip(cached.facts["images"], np.asarray(cached.features), strict=True))
+    groups = row_groups(files)
+    images, num_encoded = list[str](), 0
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress,
+    ):
+        for group in groups:
+            encoded = encoded_images(group)
+            names = [hashlib.sha256(image).hexdigest() for image in encoded]
+            fresh = {name: image for name, image in zip(names, encoded, strict=True) if name not in rows}
+            if fresh:
+                pixels = decode_all(list(fresh.values()), model.preprocessing, pool)
+                rows |= zip(fresh, picture_features(model, pixels), strict=True)
+            images += names
+            num_encoded += len(fresh)
+            progress.advance(group.num_rows)
+    logger.info("encoded %s of %s", f"{num_encoded:,}", counted(len(images), "image"))
+    # Sizes of row groups too, so that only the shards with hits are opened.
+    sizes = [[group.num_rows for group in groups if group.path == path] for path in files]
+    facts = {"model": model.sha256, "shards": list(hashes), "row_groups": sizes, "images": images}
+    yield FeatureIndex(stacked([rows[image] for image in images]), facts)
 
 
 def search_dataset(
     root: Path, dataset: str | None, query: str | Path, *, num_hits: int, split: str | None = None
 ) -> SearchResult:
     """Return the images of a dataset or one of its splits that are most similar to a query, with its newest model.
+
+    The images are those of the newest snapshot, also those that were added since the model was trained.
 
     Args:
         root: folder of the catalog.
@@ -342,12 +401,15 @@ def search_dataset(
     Raises:
         InputError: there is no such model, the split has no images, or the query is not a readable image.
     """
+    _check_query(query, num_hits)
     model = current_model(root, dataset)
-    hashes = pair_hashes(model.snapshot)
-    files = list(hashes) if split is None else model.snapshot.pair_files(split)
-    if not files:
+    snapshot = require_snapshot(root, model.snapshot.dataset)
+    searched = () if split is None else snapshot.pair_files(split)
+    if split is not None and not searched:
         raise InputError(f"the {split} split has no images: search another one")
-    return search(query, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
+    hashes = pair_hashes(snapshot)
+    gallery = shard_gallery(list(hashes), model.folder, sha256=hashes.__getitem__, searched=searched)
+    return gallery.search(query, num_hits)
 
 
 def query_features(model: LoadedModel, query: str | Path) -> Features:
