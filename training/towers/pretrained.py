@@ -208,10 +208,27 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         if name in found or not name.endswith(".num_batches_tracked")
     }
     if mismatch := describe_mismatch(wanted, found):
-        raise InputError(f"{source} does not match {what}: {mismatch}{_timm_remedy(model_config)}")
+        advice = _same_shapes(wanted, found, source) + _timm_remedy(model_config)
+        raise InputError(f"{source} does not match {what}: {mismatch}{advice}")
     tower.load_state_dict(tower.state_dict() | found, strict=True)
     new = [] if tower is module.visual else sorted(name for name, _ in module.visual.head.named_parameters())
     _log_loaded("image tower", source, [f"head.{name}" for name in new])
+
+
+def _same_shapes(wanted: Mapping[str, Any], found: Mapping[str, Any], source: str) -> str:
+    """Return how to use weights that have the tower's shapes in its order, under other names; "" for others."""
+    shapes = [
+        [tuple(value.shape) for name, value in tensors.items() if not name.endswith(".num_batches_tracked")]
+        for tensors in (wanted, found)
+    ]
+    if shapes[0] != shapes[1][: len(shapes[0])]:
+        return ""
+    return (
+        ". But the shapes fit in order: it may be the same network under the names of another library. If so, save its "
+        f"tensors under the names of this one, dict(zip(NAMES, VALUES)), in a file beside {Path(source).name}, and "
+        "have it proved: in a model config, recorded_features.image names a picture and the feature that the other "
+        "library computes of it"
+    )
 
 
 def _timm_remedy(model_config: Mapping[str, Any]) -> str:

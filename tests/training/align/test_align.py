@@ -282,9 +282,10 @@ def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_sam
     with torch.no_grad(), without(visual, "head"):
         assert (visual(pixels) - network(pixels)).abs().max() < 1e-4 < network(pixels).std()
     torch.save(torchvision.models.efficientnet_b0().state_dict(), path)
-    with pytest.raises(
-        InputError, match=r"does not match .* such as efficientnet_b0\.\w+, and no train\.image_weights"
-    ):
+    remedies = (
+        r"shapes fit in order.* recorded_features\.image.* such as efficientnet_b0\.\w+, and no train\.image_weights"
+    )
+    with pytest.raises(InputError, match=f"does not match .* {remedies}"):
         align(square_files, replace(config, image_tower="efficientnet_b0"), CONFIG, tmp_path / "other", cache=tmp_path)
 
 
