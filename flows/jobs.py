@@ -23,16 +23,18 @@ from data_catalog.sample.datasets import draw_upstream
 from data_catalog.sample.server import serve
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.history import append_run
-from data_catalog.storage.integrity import record_folder, write_checksummed
+from data_catalog.storage.integrity import record_folder, remove_folder_record, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    DATASET_FILE,
     RUN_FILE,
     Manifest,
     Snapshot,
     TestSetEntry,
     current_snapshot,
     require_snapshot,
+    trained_on,
 )
 from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
@@ -58,7 +60,6 @@ from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.trained_models import (
-    DATASET_FILE,
     EFFORT_FILE,
     SCORES_FILE,
     current_model,
@@ -286,7 +287,7 @@ def align(
     return report
 
 
-def distil(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> DistilReport:
+def distil(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> DistilReport | AlignReport:
     """Train the recipe's student on parallel sentences, and join it with its teacher's image tower, below `root`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("distil", partial(distil_model, loaded, root))
@@ -343,11 +344,14 @@ def _record_model(out: Path, snapshot: Snapshot | None) -> None:
     """Record the files of a finished model and its dataset, and make it the newest of that."""
     from training.fit.run import MODEL_FILES
 
-    if snapshot is not None and not (out / DATASET_FILE).exists():
-        write_json(out / DATASET_FILE, {"dataset": snapshot.dataset, "snapshot": snapshot.snapshot})
+    path = out / DATASET_FILE
+    # Another snapshot may have the same pairs: the model is then found again, and its own may be gone.
+    if snapshot and not (path.is_file() and trained_on(out) == (snapshot.dataset, snapshot.snapshot)):
+        remove_folder_record(out)
+        write_json(path, {"dataset": snapshot.dataset, "snapshot": snapshot.snapshot})
     record_folder(out, (*MODEL_FILES, EFFORT_FILE, DATASET_FILE))
     if snapshot is not None:
-        write_checksummed(out.parent / CURRENT_FILE, {"model": out.name, "snapshot": snapshot.snapshot})
+        write_checksummed(out.parent / CURRENT_FILE, {"model": out.name})
 
 
 def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
@@ -418,11 +422,11 @@ def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int
     return int(table.num_rows)
 
 
-def distil_model(recipe: Recipe, root: Path) -> DistilReport:
+def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
     """Distil the recipe's student, or return at once if that was done.
 
     The dataset need not be built. If it is, the captions of its val and test splits are left out, and the model becomes
-    its newest.
+    its newest. A student of a text encoder is then aligned with the image tower, on the dataset.
 
     Raises:
         SettingsError: settings contradict each other.
@@ -431,22 +435,34 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     """
     from flows.sentences import sentence_pairs
     from training.distil.distil import distil, distil_key
+    from training.distil.teacher import is_encoder, join_teacher
     from training.fit.trackers import require_trackers
 
     require_trackers(recipe.distil.log)
     _refuse_slow_precision(recipe.distil, "distil")
-    is_built = current_snapshot(root, recipe.name) is not None
+    config, is_joined = recipe.distil, is_encoder(recipe.distil.teacher)
+    is_built = is_joined or current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
     pairs = sentence_pairs(recipe, snapshot)
+    models = root / "models" / recipe.name
+    if is_joined:
+        config = replace(config, teacher=str(join_teacher(config.teacher, recipe.train, models)))
+    else:
+        config = _with_teacher(recipe, root, snapshot)
 
     def folder_of(config: DistilConfig) -> Path:
-        return root / "models" / recipe.name / distil_key(config, pairs)[:12]
+        return models / distil_key(config, pairs)[:12]
 
-    config = _with_precision(_with_teacher(recipe, root, snapshot), "distil", folder_of)
+    config = _with_precision(config, "distil", folder_of)
     out = folder_of(config)
-    with writer_lock(out.parent):
+    with writer_lock(models):
         result = distil(pairs, config, out, cache=root / FEATURE_STORES)
-        _record_model(out, snapshot)
+        if not is_joined:
+            _record_model(out, snapshot)
+    if is_joined:
+        return align_model(
+            replace(recipe, train=TrainConfig(model=str(out), num_threads=recipe.train.num_threads)), root
+        )
     return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
 
 
@@ -607,12 +623,16 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
     from training.fit.run import require_trainable
 
-    if recipe.model.by == "distil":
-        from training.distil.teacher import teacher_identity
-
-        teacher_identity(_with_teacher(recipe, root, None).teacher)
-        return
     towers, rules = recipe.train, None
+    if recipe.model.by == "distil":
+        from training.align.align import aligned_model_and_key
+        from training.distil.teacher import is_encoder, joined_towers, teacher_identity
+
+        if is_encoder(recipe.distil.teacher):
+            aligned_model_and_key(joined_towers(recipe.distil.teacher, towers), recipe.align, {})
+        else:
+            teacher_identity(_with_teacher(recipe, root, None).teacher)
+        return
     if recipe.model.by == "align":
         from training.align.align import aligned_model_and_key, only_towers
 

@@ -48,10 +48,11 @@ def call(recipe: Path, tmp_path: Path, quick_builds: None) -> Call:
     return words
 
 
-def test_a_recipe_of_what_is_needed_alone_runs_through(
-    call: Any, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
+def test_a_recipe_of_what_is_needed_alone_runs_through_and_photographs_can_be_added(
+    call: Any, recipe: Path, own: Any, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has a val split, by default, and no test split: val is what is scored."""
+    caplog.set_level("INFO")
     said = told(call("run"))
     assert "retrieval among the images of the val split" in said
     assert "the epoch of the weights was chosen on these images, which flatters the model" in said
@@ -62,6 +63,20 @@ def test_a_recipe_of_what_is_needed_alone_runs_through(
     assert re.search(r"check the files of photos, snapshot \w+, and load the model\n", caplog.text)
     assert f"load the model {tmp_path}/catalog/models/photos/" in caplog.text
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1
+    search = ["search", own.caption(42), "--root", str(own.root), "--top", "99", "--json", "-"]
+    assert len(json.loads(told(search))["hits"]) == 40
+    for number in range(45):
+        own.save(f"{number}.jpg", number)
+    rows = [(f"{number}.jpg", own.caption(number)) for number in range(45)]
+    more = own.folder / "photos.toml"
+    more.write_text('target_language = "en"\n' + own.source("mine", "path caption", rows), "utf-8")
+    said = told([str(more) if word == str(recipe) else word for word in call("build")])
+    assert "5 of 45 images are new since the model was trained: `vernaclip search` finds them too." in " ".join(
+        said.split()
+    )
+    caplog.clear()
+    assert {hit["sample_id"] for hit in json.loads(told(search))["hits"]} >= {f"mine:{name}" for name, _ in rows[40:]}
+    assert "encoded 5 of 45 images" in caplog.messages
 
 
 GUARDS = [f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")]
