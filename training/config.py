@@ -350,7 +350,8 @@ class DistilConfig:
     teacher: str = name_or_path("")
     """Model whose text tower is learned, and whose image tower is taken over: a dataset of the same root, whose newest
     model it is, a model folder, one in open_clip's hub layout, or a MODEL/PRETRAINED of open_clip, such as
-    "ViT-B-32/openai". It reads `source_language`."""
+    "ViT-B-32/openai". It reads `source_language`. Of a text encoder, such as "all-MiniLM-L6-v2", the student is then
+    aligned with `train.image_tower`."""
     teacher_license: str = how("")
     """License of the teacher's image tower, such as "mit", if it is not a model of ours, which states it."""
     pairs: tuple[str, ...] = path_setting(())

@@ -94,7 +94,7 @@ def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve
         return jobs.align(fspath(recipe), root=place, overrides=settings or {}, executor=executor, curve=curve)
 
 
-def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport:
+def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport | AlignReport:
     """Train a text tower on parallel sentences, and join it with its teacher's image tower. Resume an interrupted run.
 
     >>> import vernaclip

@@ -24,6 +24,7 @@ def init(
     language: Annotated[str, Parameter(metavar="LANG")],
     pairs: Annotated[str | None, Parameter(metavar="FILE")] = None,
     images: Annotated[str | None, Parameter(metavar="DIR")] = None,
+    parallel: Annotated[str | None, Parameter(metavar="FILE")] = None,
 ) -> None:
     """Write a first recipe into the working folder, for your own images and captions or for public sources.
 
@@ -39,11 +40,12 @@ def init(
         language: Language of captions and queries: a code such as uk, or the file of a language pack.
         pairs: CSV, TSV, JSON Lines or Parquet file with one column of images and one of captions.
         images: Folder, zip or tar with the images that the file names (default: the folder of the file).
+        parallel: Lines of an English sentence, a tab and its translation, from which a text tower learns the language.
     """
     from flows.cli.services import finding_text
     from flows.recipe.first_recipe import write_first_recipe
 
-    started = write_first_recipe(name, language, pairs=pairs, images=images)
+    started = write_first_recipe(name, language, pairs=pairs, images=images, parallel=parallel)
     if is_quiet():
         return
     for line in started.found:

@@ -31,7 +31,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import counted
-from data_catalog.sources.files import text_trouble, upstream_files
+from data_catalog.sources.files import check_text_file, read_lines, text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
@@ -77,7 +77,9 @@ class FirstRecipe:
     commands: Sequence[Line]
 
 
-def write_first_recipe(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> FirstRecipe:
+def write_first_recipe(
+    name: str, language: str, *, pairs: str | None = None, images: str | None = None, parallel: str | None = None
+) -> FirstRecipe:
     """Write a recipe `NAME.toml` into the working folder, and a language pack if none is built in and none exists.
 
     Args:
@@ -85,6 +87,7 @@ def write_first_recipe(name: str, language: str, *, pairs: str | None = None, im
         language: a code, or the file of a language pack.
         pairs: file of images and captions, or a glob; without it, the recipe translates public English sources.
         images: folder, zip or tar of the images, if the file contains names of image files.
+        parallel: file of English sentences and their translations.
 
     Raises:
         SettingsError: the name or language is invalid, or the recipe exists already.
@@ -93,19 +96,20 @@ def write_first_recipe(name: str, language: str, *, pairs: str | None = None, im
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
     _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that cannot be a folder
-    for option, place in (("--pairs", pairs), ("--images", images)):
+    for option, place in (("--pairs", pairs), ("--images", images), ("--parallel", parallel)):
         if place is not None and any("\ud800" <= letter <= "\udfff" for letter in place):
             raise SettingsError(f"{option} {place!r} is not valid UTF-8 and cannot be written to a recipe: rename it")
     if recipe.exists():
         raise SettingsError(f"{recipe} exists and is not overwritten: choose another NAME, or move the file away")
     if images is not None and pairs is None:
         raise SettingsError("--images needs --pairs, a table of images and captions: add it")
+    lesson = _lesson(parallel) if parallel is not None else {"teacher": None}
     spoken, pack_file, is_new = _language(name, language)
     look = _analyse(pairs, images, spoken.pack) if pairs is not None else None
     source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
     found = list(_found(look, spoken)) if look else []
     english = "in English" if spoken.pack.code == SOURCE else "translated from English"
-    settings = _pairs_settings(look, spoken.pack) if look else {"pairs": None, "english": english}
+    settings = _pairs_settings(look, spoken.pack) | lesson if look else {"pairs": None, "english": english}
     named = {"name": name, "title": spoken.title, "code": spoken.pack.code, "pack_file": pack_file}
     text = _written("first_recipe.toml", **named, **settings)
     if is_new:
@@ -607,6 +611,21 @@ def _pairs_settings(look: _PairsAnalysis, pack: LanguagePack) -> dict[str, Any]:
         "encoder": encoder,
         "image_tower": IMAGE_TOWER,
     }
+
+
+def _lesson(parallel: str) -> dict[str, Any]:
+    """Return the values of a recipe whose text tower learns from an English encoder, by parallel sentences."""
+    teacher = encoder_here(find_language(SOURCE).pack)
+    if teacher is None:
+        raise SettingsError(
+            "--parallel needs an English text encoder on this machine: `vernaclip towers --language en` lists some"
+        )
+    if not Path(parallel).is_file():
+        raise InputError(f"--parallel: {parallel} is not a file")
+    with _prefixed_errors("--parallel"):
+        check_text_file(Path(parallel), expected="lines of sentence, tab, translation")
+        num_lines = sum(1 for _ in read_lines(Path(parallel)))
+    return {"teacher": teacher, "parallel": _written_path(parallel), "num_held_out": min(1000, max(2, num_lines // 20))}
 
 
 def _held_out(num_images: int) -> tuple[float, float]:

@@ -429,7 +429,23 @@ def test_the_command_aligns_and_prints_the_curve(
     assert len(listed) > 2
     assert len({row["snapshot"] for row in listed} - {None}) == 1
     assert all(row["snapshot"] for row in listed), "also of models that are not the newest"
+    # A student of the encoder, too; what it learned from and is made of is that of both.
+    sentences = [f"{number} red stars above a blue {name}\t{number} {name}" for number in range(40) for name in "ab"]
+    (own_root / "sentences.tsv").write_text("\n".join(sentences), "utf-8")
+    lesson = {"teacher": f"{home}/bert", "pairs": [str(own_root / "sentences.tsv")], "student": "tiny", "epochs": 1}
+    lesson |= {"num_held_out": 5, "check_languages": False}
+    more = [word for name, value in lesson.items() for word in ("--set", f"distil.{name}={json.dumps(value)}")]
+    more += ["--set", "model.by=distil", "--set", 'source_language="it"']
+    assert main(["train", *command[1:], *more]) == 0
+    folder = Path(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Model: "))[7:])
+    made = json.loads((folder / "run.json").read_text("utf-8"))
+    assert made["settings"]["distil"]["pairs"] == 75
+    assert made["settings"]["distil"]["teacher_settings"]["model"].endswith(" and bert")
+    assert {weights["weights"] for weights in made["borrowed"]} == {"tower.safetensors"}
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
+    assert main([*scoring, "--set", "evaluate.split=val"]) == 0
+    capsys.readouterr()
+    assert main(["train", *command[1:], "--set", "align.refit=true", "--set", "model.by=align"]) == 0
     assert main([*scoring, "--set", "evaluate.split=val"]) == 1
     assert "align.refit" in capsys.readouterr().err
 

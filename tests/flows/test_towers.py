@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import SettingsError
+from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import load_recipe
+from flows.towers import encoder_here
 
 CARD = "---\nlanguage:\n- de\n- en\nlicense: mit\n---\n# A small BERT\n"
 
@@ -60,10 +62,10 @@ def test_with_a_language_only_encoders_that_read_it_and_what_its_pack_recommends
     assert "some/german-bert" in told(["towers", "--language", "de"])
 
 
-def first_recipe(told: Any, language: str) -> Any:
+def first_recipe(told: Any, language: str, *more: str) -> Any:
     Path("captions.csv").write_text("url,caption\n" + "https://a.example/1.jpg,Ein Hund rennt über den Schnee\n" * 9)
     Path("mine.toml").unlink(missing_ok=True)
-    told(["init", "mine", "--language", language, "--pairs", "captions.csv"])
+    told(["init", "mine", "--language", language, "--pairs", "captions.csv", *more])
     return load_recipe("mine.toml", root=Path("catalog"))
 
 
@@ -75,6 +77,21 @@ def test_a_first_recipe_aligns_with_an_encoder_that_is_here_and_else_trains_a_te
     assert (made.model.by, made.train.text_encoder) == ("align", "some/german-bert")
     assert alone.train.image_tower == made.train.image_tower == "efficientnet-lite0"
     assert (made.train.text_license, made.align.refit) == ("mit", True)
+
+
+def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(told: Any) -> None:
+    Path("en-de.tsv").write_text("A dog runs\tEin Hund rennt\n" * 60)
+    words = ["init", "mine", "--language", "de", "--pairs", "captions.csv", "--parallel"]
+    if not encoder_here(language_pack("en")):
+        first_recipe(told, "de")
+        Path("mine.toml").unlink()
+        assert "needs an English text encoder on this machine" in told([*words, "en-de.tsv"], code=1)
+    cache("some/german-bert", BERT)
+    found = first_recipe(told, "de", "--parallel", "en-de.tsv")
+    assert (found.model.by, found.distil.pairs, found.distil.num_held_out) == ("distil", ("en-de.tsv",), 3)
+    assert (found.distil.teacher, found.train.image_tower) == ("some/german-bert", "efficientnet-lite0")
+    Path("mine.toml").unlink()
+    assert "--parallel: absent.tsv is not a file" in told([*words, "absent.tsv"], code=1)
 
 
 def test_a_model_is_made_in_one_of_three_ways() -> None:

@@ -3,20 +3,27 @@
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from training.config import DistilConfig
+from data_catalog.storage.shards import digest
+from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
+from training.fit.run import claim_folder, start_model
 from training.scores.encoders import open_encoder
+from training.towers.architecture import model_config_of
 from training.towers.lineage import read_lineage
-from training.towers.model import OPEN_CLIP_CONFIG_FILE
-from training.towers.model_files import read_object
-from training.towers.pretrained import files_identity
+from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.model_files import read_object, save_weights
+from training.towers.modules import read_encoder_config
+from training.towers.packaged import encoder_source
+from training.towers.pretrained import borrowed_weights, files_identity, identity_of_weights
 
 logger = logging.getLogger(__name__)
+
+_CONFIGS = (ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,55 @@ def teacher_identity(name: str) -> Any:
             "of open_clip, such as ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
         )
     return name
+
+
+def is_encoder(name: str) -> bool:
+    """Return whether a teacher is a text encoder alone: a packaged one, a folder, or a name in the cache of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not name:
+        return False
+    folder = Path(encoder_source(name))
+    if folder.is_dir():
+        return (folder / ENCODER_CONFIG_FILE).is_file() and not (folder / OPEN_CLIP_CONFIG_FILE).is_file()
+    cached = [name.count("/") == 1 and try_to_load_from_cache(name, file) for file in _CONFIGS]
+    return [isinstance(path, str) for path in cached] == [True, False]
+
+
+def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
+    """Return settings of an image tower, with a text encoder whose features keep their size."""
+    from training.align.align import only_towers
+
+    size = read_encoder_config(encoder_source(encoder)).hidden_size
+    return replace(only_towers(towers), text_encoder=encoder, embed_dim=size)
+
+
+def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
+    """Write a model of two towers that do not know each other, from which a student can learn the text encoder.
+
+    The projection of texts is the identity. The student and the image tower have to be aligned.
+
+    Args:
+        encoder: the text encoder.
+        towers: settings with the image tower.
+        models: folder in which the model's folder is written.
+    """
+    import torch
+
+    towers = joined_towers(encoder, towers)
+    model_config = model_config_of(towers)
+    key = digest(identity_of_weights(model_config, towers))
+    folder = models / f"teacher-{key[:12]}"
+    if not (folder / WEIGHTS_FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        claim_folder(
+            folder, key, {"model": f"{towers.image_tower} and {Path(encoder).name}"}, borrowed_weights(model_config, towers), []
+        )
+        _, module = start_model(model_config, towers, folder, ())
+        with torch.no_grad():
+            module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
+        save_weights(module, folder / WEIGHTS_FILE)
+    return folder
 
 
 def borrowed_image_tower(config: DistilConfig) -> list[dict[str, str]]:
