@@ -21,7 +21,7 @@ from data_catalog.language_pack import LanguagePack, require_language
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import current_snapshots, require_snapshot
+from data_catalog.storage.manifest import current_snapshots, require_snapshot, trained_on
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
@@ -56,8 +56,8 @@ from training.trained_models import (
     LearnedImages,
     TrainedModel,
     images_learned,
-    model_of_folder,
     newest_model,
+    own_folder,
     pair_files,
 )
 from translation.config import TranslateConfig
@@ -586,8 +586,10 @@ def _learned(model: NamedModel, root: Path) -> LearnedImages | None:
 
 def _trained_on(model: NamedModel, root: Path, learned: LearnedImages | None) -> str:
     """Return the training data of a model, for the scoreboard."""
-    own = model_of_folder(Path(model.source), root)
-    snapshots = [own.snapshot] if own is not None else learned.snapshots if learned is not None else ()
+    source = Path(model.source)
+    if (stated := trained_on(own_folder(source, root) or source)) is not None:
+        return " ".join(stated)
+    snapshots = learned.snapshots if learned is not None else ()
     return ", ".join(f"{each.dataset} {each.snapshot}" for each in snapshots) or UNKNOWN
 
 

@@ -1,7 +1,8 @@
-"""Find and list the trained models of a root. Commands use each dataset's newest model."""
+"""Find, list, note and remove the trained models of a root. Commands use each dataset's newest model."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
+from data_catalog.storage.integrity import write_checksummed
+from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     EXPORT_RECORD,
@@ -21,8 +24,9 @@ from data_catalog.storage.manifest import (
     dataset_names,
     model_pointer,
     read_snapshot,
+    trained_on,
 )
-from data_catalog.storage.shards import read_json, sha256_of
+from data_catalog.storage.shards import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_json
 from training.config import HELD_OUT
 from training.data.pairs import PairFiles
 from training.towers.lineage import read_lineage
@@ -31,11 +35,11 @@ from training.towers.model_files import read_object
 
 logger = logging.getLogger(__name__)
 
-# Files of a run beside its weights: its result, its dataset and snapshot, its time and energy, its scores.
+# Files of a run beside its weights: its result, its time and energy, its scores, a person's note.
 RESULT_FILE = "result.json"
-DATASET_FILE = "dataset.json"
 EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"
+NOTE_FILE = "note.json"
 # Name, caption mode and image choice of the score by which models are listed.
 HEADLINE = ("text_to_image_R@5", "distinct", "all")
 
@@ -85,15 +89,16 @@ def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") ->
         raise InputError(
             f"{root} contains no model of {dataset!r}: run `{command('train', recipe, '--root', root)}` first"
         )
-    found = model_pointer(root, dataset)
-    if not all(isinstance(found.get(name), str) for name in ("model", "snapshot")):
-        raise DamagedError(f"{pointer} is damaged (it names no model or no snapshot): remove it and {TRAIN_AGAIN}")
-    snapshot = read_snapshot(root, dataset, found["snapshot"])
+    folder = pointer.parent / str(model_pointer(root, dataset).get("model"))
+    stated = trained_on(folder)
+    if stated is None:
+        raise DamagedError(f"{pointer} is damaged (no model of it states its snapshot): remove it and {TRAIN_AGAIN}")
+    snapshot = read_snapshot(root, dataset, stated[1])
     if snapshot is None:
         raise DamagedError(
-            f"the model of {dataset!r} was trained on snapshot {found['snapshot']}, which is missing: train again"
+            f"the model of {dataset!r} was trained on snapshot {stated[1]}, which is missing: train again"
         )
-    return TrainedModel(folder=pointer.parent / found["model"], snapshot=snapshot)
+    return TrainedModel(folder=folder, snapshot=snapshot)
 
 
 def newest_model(root: Path, dataset: str) -> TrainedModel | None:
@@ -102,23 +107,17 @@ def newest_model(root: Path, dataset: str) -> TrainedModel | None:
 
 
 def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
-    """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is unknown.
+    """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is not known.
 
     Raises:
-        DamagedError: the model's record or the pointer is damaged, or the snapshot of a newest model is missing.
+        DamagedError: a record of the model, or the manifest of its snapshot, is damaged.
     """
     own = own_folder(folder, root)
-    if own is None:
+    stated = trained_on(own) if own is not None else None
+    if own is None or stated is None:
         return None
-    newest = newest_model(own.parents[2], own.parent.name)
-    if newest is not None and newest.folder.resolve() == own:
-        return newest
-    try:
-        learned = images_learned(own, root)
-    except InputError:  # an earlier version did not record it
-        return None
-    snapshots = [each for each in learned.snapshots if each.dataset == own.parent.name] if learned is not None else []
-    return TrainedModel(folder=own, snapshot=snapshots[0]) if snapshots else None
+    snapshot = read_snapshot(own.parents[2], *stated)
+    return TrainedModel(folder=own, snapshot=snapshot) if snapshot is not None else None
 
 
 def own_folder(folder: Path, root: Path) -> Path | None:
@@ -134,11 +133,11 @@ def own_folder(folder: Path, root: Path) -> Path | None:
     if is_ours and not export.is_file():
         return folder
     models: dict[str, Path] = {}
-    for path in sorted((root.resolve() / MODELS).glob(f"*/*/{RESULT_FILE}")):
+    for each in _finished(root.resolve()):
         try:
-            models.setdefault(str(read_object(path).get("model_sha256")), path.parent)
+            models.setdefault(str(read_object(each / RESULT_FILE).get("model_sha256")), each)
         except DamagedError as error:
-            logger.warning("cannot check if %s is a copy of the model %s: %s", folder, path.parent, error)
+            logger.warning("cannot check if %s is a copy of the model %s: %s", folder, each, error)
     stated = read_object(export).get("model_sha256") if export.is_file() else None
     if stated in models:
         return models[stated]
@@ -221,9 +220,8 @@ def _places_of(folder: Path, root: Path) -> Iterator[Snapshot]:
     """
     roots = [root]
     if len(folder.parents) > 2 and folder.parents[1].name == MODELS:
-        own, dataset = folder.parents[2], folder.parent.name
-        pointer = model_pointer(own, dataset)
-        first = read_snapshot(own, dataset, str(pointer["snapshot"])) if pointer.get("model") == folder.name else None
+        own, stated = folder.parents[2], trained_on(folder)
+        first = read_snapshot(own, *stated) if stated is not None else None
         if first is not None:
             yield first
         roots = [own, *([root] if root.resolve() != own else [])]
@@ -240,11 +238,15 @@ class ListedModel:
         dataset: name of the dataset that it was trained on.
         folder: the model folder.
         is_current: it is the newest model of its dataset, which commands use.
-        snapshot: id of the snapshot that it was trained on. None for older models of earlier versions.
+        snapshot: id of the snapshot that it was trained on. None if it learned from no dataset.
         config: name of its model config.
         trained: date and time at which its training ended.
         split: split of the score: test if the model was scored on it, else val. None if it was not scored.
         score: text-to-image recall at 5 on that split, among distinct captions.
+        model_sha256: of its weights.
+        learned: sha256 of the pair shards that decided them.
+        borrowed: initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
+        note: what `vernaclip models note` wrote, or "".
     """
 
     dataset: str
@@ -255,6 +257,20 @@ class ListedModel:
     trained: str
     split: str | None
     score: float | None
+    model_sha256: str
+    learned: Sequence[str]
+    borrowed: Sequence[dict[str, str]]
+    note: str
+
+    @property
+    def name(self) -> str:
+        """Return the name by which `note` and `rm` take it, such as "italian/0123456789ab"."""
+        return f"{self.dataset}/{self.folder.name}"
+
+
+def _finished(root: Path, dataset: str = "*") -> list[Path]:
+    """Return the folders of finished models, without the remains of a killed removal."""
+    return [result.parent for result in sorted((root / MODELS).glob(f"{dataset}/[!.]*/{RESULT_FILE}"))]
 
 
 def list_models(root: Path) -> list[ListedModel]:
@@ -263,16 +279,46 @@ def list_models(root: Path) -> list[ListedModel]:
     Raises:
         DamagedError: a file of one of them is damaged.
     """
-    found = [
-        _listed(result.parent, model_pointer(root, result.parts[-3]))
-        for result in sorted((root / MODELS).glob(f"*/*/{RESULT_FILE}"))
-    ]
-    return sorted(found, key=lambda model: (model.dataset, model.trained))
+    return sorted(map(_listed, _finished(root)), key=lambda model: (model.dataset, model.trained))
 
 
-def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
-    is_current, dataset = pointer.get("model") == folder.name, folder / DATASET_FILE
-    made_of = _record(dataset) if dataset.is_file() else pointer if is_current else {}
+def model_folder(name: str, root: Path) -> Path:
+    """Return the folder of a model, finished or not, by its name, such as "italian/0123456789ab", or by its path."""
+    for run in sorted((root / MODELS).glob(f"*/[!.]*/{RUN_FILE}")):
+        folder = run.parent
+        if name == f"{folder.parent.name}/{folder.name}" or Path(name).resolve() == folder.resolve():
+            return folder
+    raise InputError(f"{root} has no model {name}: `{command('models', '--root', root)}` lists those that it has")
+
+
+def write_note(folder: Path, text: str) -> None:
+    """Write a note of a model, which replaces an earlier one."""
+    write_json(folder / NOTE_FILE, {"note": text})
+
+
+def remove_model(folder: Path, *, newest: bool) -> None:
+    """Remove a model of a root; the newest of its dataset only if `newest`.
+
+    The pointer names the newest other model before one rename takes the folder from readers. The next removal removes
+    what a kill leaves.
+    """
+    root, dataset, pointer = folder.parents[2], folder.parent.name, folder.with_name(CURRENT_FILE)
+    with writer_lock(folder.parent):
+        sweep_temporary([folder.parent])
+        if model_pointer(root, dataset).get("model") == folder.name:
+            if not newest:
+                raise SettingsError(f"{folder} is the newest model of {dataset}, which commands use: add --newest")
+            others = (_listed(each) for each in _finished(root, dataset) if each != folder)
+            if left := [(other.trained, other.folder.name) for other in others if other.snapshot is not None]:
+                write_checksummed(pointer, {"model": max(left)[1]})
+            else:
+                pointer.unlink()
+                sync(pointer.parent)
+        shutil.rmtree(rename_for_removal(folder))
+
+
+def _listed(folder: Path) -> ListedModel:
+    run, note, stated = _record(folder / RUN_FILE), folder / NOTE_FILE, trained_on(folder)
     scores = (
         (float(score["value"]), split)
         for split in HELD_OUT
@@ -290,12 +336,16 @@ def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
     return ListedModel(
         dataset=folder.parent.name,
         folder=folder,
-        is_current=is_current,
-        snapshot=made_of.get("snapshot"),
-        config=str(_record(folder / RUN_FILE)["settings"]["model"]),
+        is_current=model_pointer(folder.parents[2], folder.parent.name).get("model") == folder.name,
+        snapshot=stated[1] if stated is not None else None,
+        config=str(run["settings"]["model"]),
         trained=ended.isoformat(timespec="seconds"),
         split=split,
         score=value,
+        model_sha256=str(_record(folder / RESULT_FILE).get("model_sha256", "")),
+        learned=run.get("learned", []),
+        borrowed=run.get("borrowed", []),
+        note=str(_record(note)["note"]) if note.is_file() else "",
     )
 
 

@@ -31,6 +31,7 @@ from data_catalog.storage.manifest import (
     EXPORTS,
     MANIFEST_FILE,
     MODELS,
+    RUN_FILE,
     RUN_LOG,
     Snapshot,
     committed_snapshots,
@@ -38,10 +39,10 @@ from data_catalog.storage.manifest import (
     dataset_names,
     datasets_folder,
     is_snapshot_name,
-    model_pointer,
     read_snapshot,
     snapshot_folder,
     snapshot_names,
+    trained_on,
 )
 from data_catalog.storage.roots import require_root
 from data_catalog.storage.shards import append_line, rename_for_removal, sweep_temporary
@@ -320,13 +321,13 @@ def needed_snapshots(root: Path, dataset: str) -> Iterator[NeededSnapshot]:
     """Yield the snapshots that are needed whatever their age; a snapshot may come twice.
 
     Raises:
-        DamagedError: the pointer to the newest model is damaged.
+        DamagedError: a model's dataset.json, or the pointer to the newest model, is damaged.
     """
-    model = model_pointer(root, dataset)
-    if model:
-        yield NeededSnapshot(
-            dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it"
-        )
+    for run in sorted((root / MODELS / dataset).glob(f"[!.]*/{RUN_FILE}")):
+        stated = trained_on(run.parent)
+        if stated is not None:
+            reason = f"the model {dataset}/{run.parent.name} was trained on it"
+            yield NeededSnapshot(dataset=dataset, snapshot=stated[1], reason=reason)
     training = holder_of(root / MODELS / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):

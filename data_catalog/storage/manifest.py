@@ -17,7 +17,7 @@ from data_catalog.stages import Counts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.shards import read_json, sha256_of
 
 # Increase it when older versions cannot read what this one writes below a root, or this one not what they wrote.
 MANIFEST_FORMAT = 3
@@ -28,6 +28,7 @@ CATALOG_FILE = "catalog.duckdb"
 MODELS = "models"
 # The settings of a run, in its model folder, and the sha256 of the pair shards that it learned from ("learned").
 RUN_FILE = "run.json"
+DATASET_FILE = "dataset.json"  # in a model folder: the dataset and the snapshot that it was trained on
 EXPORTS = "exports"
 RUN_LOG = "runs.jsonl"  # a line a run: time, machine and facts
 FETCH_LOGS = "fetch-log"
@@ -424,13 +425,28 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
 
 
 def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
-    """Return the pointer to the newest model of a dataset: its folder and its snapshot; empty if there is no pointer.
+    """Return the pointer to the newest model of a dataset, which names its folder; empty if there is no pointer.
 
     Raises:
         DamagedError: the pointer is damaged.
     """
     path = root / MODELS / dataset / CURRENT_FILE
     return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
+
+
+def trained_on(folder: Path) -> tuple[str, str] | None:
+    """Return the dataset and the snapshot that a model, or an export of one, states to be trained on, if it does."""
+    folder, found = folder.resolve(), dict[str, Any]()
+    path = next((path for path in (folder / DATASET_FILE, folder / EXPORT_RECORD) if path.is_file()), None)
+    if path is None and len(folder.parents) > 2:  # an earlier version stated only the newest model's, in the pointer
+        pointer = {"dataset": folder.parent.name, **model_pointer(folder.parents[2], folder.parent.name)}
+        found = pointer if pointer.get("model") == folder.name else {}
+    try:
+        found = found if path is None else read_json(path)
+        stated: tuple[Any, Any] = found.get("dataset"), found.get("snapshot")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): remove it and {TRAIN_AGAIN}") from error
+    return stated if all(isinstance(each, str) for each in stated) else None
 
 
 def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:

@@ -147,7 +147,7 @@ class ModelExportOptions(_HubOptions):
     """Options of an export of a model, and of its card."""
 
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """Export the model in this folder. The card then cannot state the training data."""
+    """Export the model in this folder, also an older one."""
     formats: Annotated[tuple[ModelFormatName, ...], Parameter(name="--format")]
     """Format of the export; see the list above. Repeatable: each format then goes into its own subfolder of FOLDER."""
     out: Annotated[Path, Parameter(metavar="FOLDER")]
@@ -201,32 +201,34 @@ def export_model(
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
     from training.processes import prepare_for_torch
-    from training.trained_models import current_model
+    from training.trained_models import current_model, model_of_folder
 
     hub_name = options.hub_name if options.push_to_hub is None else options.push_to_hub
     if options.push_to_hub is not None and (len(options.formats) > 1 or ALL in options.formats):
         raise SettingsError("--push-to-hub takes one --format: a repository has one README.md")
     if options.hub_name not in (None, hub_name):
         raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
-    folder, snapshot = options.model, None  # for a folder alone, the training data is unknown
+    folder = options.model
     if (dataset is None) == (folder is None):
         raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
-    if dataset is not None:
+    if folder is not None:
+        model = model_of_folder(folder, root)
+    else:
+        assert dataset is not None
         require_root(root)
         model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
-        folder, snapshot = model.folder, model.snapshot
-    assert folder is not None
+        folder = model.folder
     prepare_for_torch()  # before torch is loaded
     from training.exports.model_card import training_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 
-    name = f"{snapshot.dataset} {folder.name}" if snapshot else folder.resolve().name
+    name = f"{model.snapshot.dataset} {model.folder.name}" if model else folder.resolve().name
     elsewhere = ("model", "out", "push_to_hub", "private", "hub_name")
     stated = {name: value for name, value in vars(options).items() if name not in elsewhere}
     config = ModelExportConfig(name=name, hub_name=hub_name, **stated)
     repository = options.open(MODEL)
-    seen = training_data(snapshot) if snapshot else None
+    seen = training_data(model.snapshot) if model else None
     report = write_exports(folder, config, options.out, seen=seen, root=root)
     rows = [
         {

@@ -160,8 +160,8 @@ def _short(value: object) -> str:
 def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Number = 1, dry_run: bool = False) -> None:
     """Remove old snapshots that nothing needs, and unfinished snapshots of killed builds.
 
-    These snapshots are also kept: the one that the newest model was trained on, and all snapshots of a dataset while a
-    model is trained on it. A program that has catalog.duckdb open still uses the old views. If their snapshot is
+    These snapshots are also kept: those that models were trained on, until `vernaclip models rm`, and all snapshots of
+    a dataset while a model is trained on it. A program that has catalog.duckdb open still uses the old views. If their snapshot is
     removed, its next query fails; open the file again.
 
     Args:
@@ -372,7 +372,8 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
     if done.num_translations:
         say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")
     for model in done.models:
-        say(f"The model {model} may have learned a forgotten image: train again, then remove that folder.")
+        remove = command("models", "rm", model, "--root", root)
+        say(f"The model {model} may have learned a forgotten image: train again, then run `{remove}`.")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
     say(f"from now on, every build in {root} leaves out: {values}")
     say(

@@ -31,6 +31,7 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     snapshot_names,
 )
+from data_catalog.storage.shards import write_json
 from flows.recipe.recipe import load_recipe, what_settings
 
 Row = dict[str, Any]
@@ -205,8 +206,11 @@ def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: An
 
 def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, first: Snapshot, call: Any) -> None:
     names = [first.snapshot, *(publish(root, f"{number}123456789ab").snapshot for number in range(5))]
-    write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
-    record_folder(root / "models" / "scenes" / "x", [])
+    model = root / "models" / "scenes" / "x"
+    write_checksummed(model.parent / "current.json", {"model": "x"})
+    for name, value in (("run.json", {}), ("dataset.json", {"dataset": "scenes", "snapshot": names[0]})):
+        write_json(model / name, value)
+    record_folder(model, ["dataset.json"])
     record = {"dataset": "scenes", "snapshot": names[2], "files": {}}
     write_checksummed(root / "exports" / "scenes" / "urls" / "export.json", record)
     folder = root / "datasets" / "scenes"
@@ -218,7 +222,7 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, firs
     assert planned.replace("would be ", "").replace("removed;", "is removed;").replace("goes", "is gone") == done
     kept = {names[0], names[4], names[5]}
     assert set(snapshot_names(root, "scenes")) == kept
-    assert f"kept: scenes {names[0]}: the newest model was trained on it" in done
+    assert f"kept: scenes {names[0]}: the model scenes/x was trained on it" in done
     assert "urls was exported from a snapshot that is removed" in done
     assert "fedcba987654 (unfinished" in done
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {*kept, "fetch-log"}

@@ -17,7 +17,7 @@ from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
-from data_catalog.storage.manifest import RUN_FILE, SPLITS, Manifest, Snapshot
+from data_catalog.storage.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
 from data_catalog.storage.shards import read_json
 from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
@@ -44,8 +44,7 @@ _FROM_TEXT = (
     "The text tower learned from parallel sentences, as described under Training. The image tower is its teacher's, "
     "whose training data are not listed here."
 )
-_UNSEEN = """Unknown: the model was exported from its folder alone, which does not state the dataset and snapshot that
-it was trained on. Export it by the dataset's name to add them here."""
+_UNSEEN = "Unknown: the model's folder does not state the dataset and snapshot that it was trained on."
 _LIMITS = (
     "It compares images and texts by overall similarity. Word order, negation, counting, and left and right are known "
     "to be hard for such models, and the scores do not measure them.",
@@ -135,7 +134,7 @@ class CardData:
     """The contents of a card besides the model: its training data, its scores, and the time and energy of its training.
 
     Args:
-        seen: the training data. None if the model was exported by its folder, where it is unknown.
+        seen: the training data. None if it is unknown, or its snapshot is not there.
         scores: scores by set.
         attempts: attempts of the training run.
     """
@@ -393,16 +392,19 @@ def _architecture(trained: TrainedFolder) -> str:
     return table(["part", "what"], rows)
 
 
-def data_section(seen: TrainingData | None, hub_name: str | None = None, *, shards: Collection[str] = ()) -> str:
+def data_section(
+    seen: TrainingData | None, hub_name: str | None = None, *, shards: Collection[str] = (), unseen: str = _UNSEEN
+) -> str:
     """Return Markdown on the training data: dataset, snapshot, pairs by source and split, source terms, translation.
 
     Args:
         seen: the training data, if it is known.
         hub_name: name of the dataset on the hub. None if it is not there.
         shards: sha256 of the pair shards that the model learned from.
+        unseen: what to say if the training data is not known.
     """
     if seen is None:
-        return f"{_UNSEEN} The publisher names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
+        return f"{unseen} The publisher names {markdown_text(hub_name)} on the hub." if hub_name else unseen
     manifest, train = seen.manifest, seen.learned(shards)
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
@@ -471,7 +473,11 @@ def _training(trained: TrainedFolder) -> str:
 
 def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: str | None) -> str:
     """Return Markdown on the training data: those of a dataset, parallel sentences, or both."""
-    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name, shards=trained.learned)
+    lesson, unseen = learned_from(trained), _UNSEEN
+    if (stated := trained_on(trained.folder)) is not None:
+        dataset, snapshot = map(markdown_text, stated)
+        unseen = f"The dataset {dataset}, snapshot {snapshot}, which was not there when the model was exported."
+    of_dataset = data_section(seen, hub_name, shards=trained.learned, unseen=unseen)
     if lesson is None or not _is_student(trained):
         return of_dataset
     return (

@@ -20,7 +20,7 @@ from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE
+from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE, trained_on
 from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.exports.formats import ALL, MODEL_FORMATS
 from training.exports.model_card import Publication, TrainingData, card_data, model_card
@@ -165,8 +165,10 @@ def export_model(
     if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
         raise SettingsError(
             f"{out} is inside the catalog {root}. `vernaclip forget` would remove this export, because the training "
-            "data of a model named by its folder is not known. Choose another folder with --out"
+            "data of the model is not known. Choose another folder with --out"
         )
+    known = (seen.manifest["dataset"], seen.manifest["snapshot"]) if seen else trained_on(model)
+    dataset, snapshot = known or (None, None)
     data = card_data(model, seen, model_sha256=trained.loaded.sha256, scoreboards=config.scoreboards)
     exports = []
     with ExitStack() as stack:
@@ -177,8 +179,8 @@ def export_model(
             card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
             identity = {
                 "kind": MODEL_KIND,
-                "dataset": seen.manifest["dataset"] if seen else None,
-                "snapshot": seen.manifest["snapshot"] if seen else None,
+                "dataset": dataset,
+                "snapshot": snapshot,
                 "format": name,
                 "model": trained.run["key"],
                 "model_sha256": trained.loaded.sha256,

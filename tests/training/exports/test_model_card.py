@@ -316,7 +316,7 @@ def test_a_card_of_a_folder_alone_claims_nothing_but_the_license_that_its_publis
     (model / EFFORT_FILE).unlink()
     text = card(model, None)
     assert head(text).keys() == {"library_name", "pipeline_tag", "tags"}
-    assert "Unknown: the model was exported from its folder alone" in text
+    assert "Unknown: the model's folder does not state the dataset and snapshot" in text
     assert "The model has not been scored" in text
     assert "Unknown: `effort.json`, which training writes, was removed" in text
     assert "No license is stated" in text
