@@ -2,6 +2,7 @@
 # make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, the site, tests
+# make wheel   the wheel, installed elsewhere, runs the sample through a Prefect server of its own (a minute; CI runs it)
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
 # make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
@@ -17,7 +18,7 @@ BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: demo demo-positions test check lint docs site real bench torture crash-matrix setup clean
+.PHONY: demo demo-positions test wheel check lint docs site real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +51,9 @@ demo-positions: $(BASE)
 test: $(READY)
 	$(BIN)/python -m compileall -q vernaclip flows translation cleaning training data_catalog tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
+
+wheel: $(READY)
+	$(BIN)/pytest -m slow tests/flows/test_install.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

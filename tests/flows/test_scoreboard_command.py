@@ -1,6 +1,7 @@
 """`vernaclip scoreboard`: a dataset's own split, test sets that were trained on, a protocol, baselines, wrong words."""
 
 import gzip
+import importlib
 import io
 import json
 import shutil
@@ -8,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mteb
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -268,6 +268,7 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     settings = {"kind": "pairs", "files": str(table), "path_column": "image", "caption_column": "caption"}
     settings |= {"images": leaking[-1].removeprefix("images="), "captions_by": "human"}
     sets = ["--test-set", "new", *(f"{key}={value}" for key, value in settings.items())]
+    mteb: Any = importlib.import_module("mteb")  # slow
     call = [*IN_ITALIAN, "--model", "mine", f"folder={own}", "--out", str(tmp_path), "--format", "mteb"]
     told([*call, *sets])
     board = json.loads((tmp_path / "scoreboard.json").read_text())

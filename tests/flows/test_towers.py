@@ -88,7 +88,11 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(tol
         assert "needs an English text encoder on this machine" in told([*words, "en-de.tsv"], code=1)
     cache("some/german-bert", BERT)
     found = first_recipe(told, "de", "--parallel", "en-de.tsv")
-    assert (found.model.by, found.distil.pairs, found.distil.num_held_out) == ("distil", ("en-de.tsv",), 3)
+    assert (found.model.by, found.distil.pairs, found.distil.num_held_out) == (
+        "distil",
+        (f"{Path.cwd()}/en-de.tsv",),
+        3,
+    )
     assert (found.distil.teacher, found.train.image_tower) == ("some/german-bert", "efficientnet-lite0")
     Path("mine.toml").unlink()
     assert "--parallel: absent.tsv is not a file" in told([*words, "absent.tsv"], code=1)
