@@ -354,7 +354,7 @@ def _model_checks(folder: Path) -> Iterator[Check]:
 
 def _pointer_to_model(path: Path) -> Iterator[Finding]:
     if not path.is_file():
-        if any(_learned_from_dataset(record.parent) for record in path.parent.glob(f"*/{FOLDER_RECORD}")):
+        if any(_learned_from_dataset(record.parent) for record in path.parent.glob(f"[!.]*/{FOLDER_RECORD}")):
             yield from _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent)
         return
     try:
@@ -375,8 +375,10 @@ def _learned_from_dataset(folder: Path) -> bool:
 
 
 def _trained_checks(folder: Path) -> Iterator[Check]:
-    """Check one model, unless it is being trained."""
+    """Check one model, unless it is being trained or removed."""
     path = folder / FOLDER_RECORD
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return
     text = f"{path} is missing: it was removed, or training was killed at its very end; train again to write it"
     if path.is_file():
         yield from _folder_checks(path, f"remove the folder {folder} and train again")

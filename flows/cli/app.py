@@ -71,6 +71,7 @@ MEMORY: dict[str, Command] = {
     "export": mt.export_translations,
     "import": mt.import_translations,
 }
+MODELS: dict[str, Command] = {"note": catalog.note_model, "rm": catalog.remove_model}
 # Commands by the title of their group in the help.
 COMMANDS: dict[str, Sequence[Command]] = {
     "Jobs": (
@@ -91,7 +92,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
     "Models": (
-        *(catalog.models, first_steps.towers, inference.search, inference.classify, inference.localize, inference.demo),
+        *(first_steps.towers, inference.search, inference.classify, inference.localize, inference.demo),
         export.export_model,
     ),
     "Translation": (translate.translate, mt.scenes_pairs),
@@ -135,8 +136,11 @@ def _assembled() -> App:
     packages = _family("mt", "Train, evaluate, list or install translation packages.", PACKAGE_COMMANDS)
     packages.command(_family("memory", "List, export and import the translation memories of a catalog.", MEMORY))
     audit = "Let people rate a sample of translations, as in the CLIP-Italian paper."
-    for family in (packages, _family("audit", audit, {"draw": translate.draw, "score": translate.score})):
-        family.group = (groups["Translation"],)
+    models = _family("models", _help_of(catalog.models), MODELS)
+    models.default(catalog.models)
+    raters = _family("audit", audit, {"draw": translate.draw, "score": translate.score})
+    for family, title in ((packages, "Translation"), (raters, "Translation"), (models, "Models")):
+        family.group = (groups[title],)
         top.command(family)
     top.register_install_completion_command(help="Install shell completion for commands and options.")
     return top

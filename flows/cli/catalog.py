@@ -1,8 +1,9 @@
-"""The commands catalog, models, recipes, report, why and sql, which show the contents of a root."""
+"""The commands catalog, models (with note and rm), recipes, report, why and sql, which show the contents of a root."""
 
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -47,9 +48,10 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
 
 
 def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
-    """List the trained models of a root: dataset, snapshot, model config, date and score.
+    """List the trained models of a root, the newest of each dataset, which commands use, with *.
 
-    The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`.
+    The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`. Weights of other people
+    that a model started from, with their licenses, and notes are below the table.
     """
     from training.trained_models import list_models
 
@@ -61,18 +63,65 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         return
     rows = [
         {
-            "dataset": model.dataset,
-            "model": model.folder.name,
-            "current": model.is_current,
+            "": "*" if model.is_current else "",
+            "model": model.name,
             "snapshot": model.snapshot,
-            "config": model.config,
-            "trained": model.trained,
+            "config": Path(model.config).name,
+            "trained": f"{datetime.fromisoformat(model.trained):%Y-%m-%d %H:%M}",
             "R@5": None if model.score is None else round(model.score, 4),
             "split": model.split,
         }
         for model in found
     ]
     say_table(rows)
+    for model in found:
+        weights = (f"{each['weights']} ({each['tower']}, {each['license'] or 'no license'})" for each in model.borrowed)
+        lines = [text for text in (", ".join(weights), model.note) if text]
+        if lines:
+            say("\n".join([f"\n{model.name}", *(f"  {cell_text(line)}" for line in lines)]))
+
+
+ModelName = Annotated[str, Parameter(name="MODEL")]
+
+
+def note_model(model: ModelName, text: Text, /, *, root: Root = DEFAULT_ROOT) -> None:
+    """Write a note into a model's folder, in place of an earlier one. `vernaclip models` shows it.
+
+    Example:
+      vernaclip models note italian/0123456789ab "twice the captions" --root italy
+
+    Args:
+        model: Name of the model in the list, or its folder.
+        text: The note, or "" for none.
+    """
+    from training.trained_models import model_folder, write_note
+
+    write_note(model_folder(model, root), text)
+
+
+def remove_model(
+    model: ModelName, /, *, root: Root = DEFAULT_ROOT, newest: bool = False, dry_run: bool = False
+) -> None:
+    """Remove a model with its scores. Its exports stay usable, and `vernaclip prune` can remove its snapshot.
+
+    Args:
+        model: Name of the model in the list, or its folder.
+        newest: Remove it even if it is the newest of its dataset; commands then use the one before it.
+        dry_run: Say what would be removed, and remove nothing.
+    """
+    from data_catalog.storage.history import freed_bytes
+    from data_catalog.storage.manifest import model_pointer
+    from training.trained_models import model_folder
+    from training.trained_models import remove_model as remove
+
+    folder = model_folder(model, root)
+    freed, dataset = freed_bytes(folder), folder.parent.name
+    if dry_run:
+        say(f"would be removed: {folder}, {freed:,} bytes")
+        return
+    remove(folder, newest=newest)
+    say(f"removed: {folder}, {freed:,} bytes freed")
+    say(f"newest model of {dataset}: {model_pointer(root, dataset).get('model', 'none')}")
 
 
 def recipes() -> None:

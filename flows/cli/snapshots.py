@@ -161,8 +161,8 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
     """Remove old snapshots that nothing needs, and unfinished snapshots of killed builds.
 
     These snapshots are also kept: those that models were trained on, until `vernaclip models rm`, and all snapshots of
-    a dataset while a model is trained on it. A program that has catalog.duckdb open still uses the old views. If their snapshot is
-    removed, its next query fails; open the file again.
+    a dataset while a model is trained on it. A program that has catalog.duckdb open still uses the old views. If their
+    snapshot is removed, its next query fails; open the file again.
 
     Args:
         dataset: Prune only this dataset (default: all).

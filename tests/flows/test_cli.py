@@ -32,8 +32,9 @@ def commands(parent: App = app, *words: str) -> Iterator[tuple[str, App]]:
     for name in parent:
         command = parent[name]
         if not name.startswith("-"):
-            is_one = command.default_command is not None
-            yield from [(" ".join([*words, name]), command)] if is_one else commands(command, *words, name)
+            if command.default_command is not None:
+                yield " ".join([*words, name]), command
+            yield from commands(command, *words, name)
 
 
 COMMANDS = dict(commands())
