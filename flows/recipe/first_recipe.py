@@ -42,7 +42,7 @@ from data_catalog.storage.shards import write_bytes
 from flows.doctor import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
-from flows.towers import encoder_here
+from flows.towers import encoder_here, find_towers
 
 MAX_ROWS = 1_000_000  # to read at most
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
@@ -530,6 +530,13 @@ def _found(look: _PairsAnalysis, spoken: Language) -> Iterator[Line]:
         yield Line("rights", "exports will contain the images: if you may not pass them on, set redistribution = false")
     for doubt in look.doubts:
         yield Line("doubtful", f"column {doubt}")
+    if encoder_here(spoken.pack) is None:
+        known = [tower for tower in find_towers(spoken.pack) if tower.reads(spoken.pack.code) and not tower.is_here]
+        for tower in known[:1]:
+            text = (
+                f"none on this machine reads {spoken.title}: install {tower.name} ({tower.place}), then run init again"
+            )
+            yield Line("encoder", text)
 
 
 def _commands(name: str, look: _PairsAnalysis | None, code: str, source: str | None) -> Iterator[Line]:

@@ -99,10 +99,14 @@ class PhaseInputs:
         )
 
     def prepare(self, epoch: int) -> None:
-        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first.
+        """Compute the missing cached features, and with hard batches choose the order of the epoch, unless it began."""
+        self.fill(epoch)
+        run = self._run
+        if run.order and run.state.step == epoch * run.steps_per_epoch:
+            run.order.samples.copy_(torch.from_numpy(broadcast(self._order(epoch))))
 
-        With hard batches, also choose the order of the epoch, unless it has begun.
-        """
+    def fill(self, epoch: int) -> None:
+        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first."""
         run = self._run
         while self._next_epoch <= epoch:
             # The order of earlier epochs is not known any more, and it decides which samples are left over.
@@ -111,8 +115,6 @@ class PhaseInputs:
                 if tower is not None:
                     tower.fill(plans)
             self._next_epoch += 1
-        if run.order and run.state.step == epoch * run.steps_per_epoch:
-            run.order.samples.copy_(torch.from_numpy(broadcast(self._order(epoch))))
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[Batch]:
         """Yield the tower inputs of an epoch's batches, without the first `skip`."""

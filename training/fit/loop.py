@@ -219,6 +219,8 @@ def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
     state = run.state
     _set_mode(run)  # before anything else, so that frozen towers keep their batch statistics
     inputs = PhaseInputs(run)
+    if run.num_left(total):
+        inputs.fill(state.epoch)  # which takes longer than an epoch, so its time is no part of the progress
     with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
         while (run.num_left(total) or run.is_epoch_over(total)) and state.stale_epochs < patience:
             _set_mode(run)
