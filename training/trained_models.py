@@ -26,7 +26,7 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     trained_on,
 )
-from data_catalog.storage.shards import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_json
+from data_catalog.storage.shards import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
 from training.config import HELD_OUT
 from training.data.pairs import PairFiles
 from training.towers.lineage import read_lineage
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"
-NOTE_FILE = "note.json"
+NOTE_FILE = "note.txt"
 # Name, caption mode and image choice of the score by which models are listed.
 HEADLINE = ("text_to_image_R@5", "distinct", "all")
 
@@ -293,7 +293,7 @@ def model_folder(name: str, root: Path) -> Path:
 
 def write_note(folder: Path, text: str) -> None:
     """Write a note of a model, which replaces an earlier one."""
-    write_json(folder / NOTE_FILE, {"note": text})
+    write_bytes(folder / NOTE_FILE, text.encode(errors="backslashreplace"))
 
 
 def remove_model(folder: Path, *, newest: bool) -> None:
@@ -345,7 +345,7 @@ def _listed(folder: Path) -> ListedModel:
         model_sha256=str(_record(folder / RESULT_FILE).get("model_sha256", "")),
         learned=run.get("learned", []),
         borrowed=run.get("borrowed", []),
-        note=str(_record(note)["note"]) if note.is_file() else "",
+        note=note.read_text("utf-8", errors="replace").strip() if note.is_file() else "",
     )
 
 
