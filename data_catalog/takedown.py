@@ -793,7 +793,7 @@ def models_of(root: Path) -> list[Path]:
     """Return the models that may have learned a forgotten image: a shard that they learned from is gone."""
     there = {entry["sha256"] for snapshot in all_snapshots(root) for entry in snapshot.manifest["files"]["pairs"]}
     found = []
-    for path in sorted((root / MODELS).glob(f"*/*/{RUN_FILE}")):
+    for path in sorted((root / MODELS).glob(f"*/[!.]*/{RUN_FILE}")):
         try:
             is_meant = not there.issuperset(read_json(path)["learned"])
         except (OSError, ValueError, KeyError, TypeError) as error:  # a damaged record does not stop the take-down

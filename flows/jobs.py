@@ -440,26 +440,28 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
 
     require_trackers(recipe.distil.log)
     _refuse_slow_precision(recipe.distil, "distil")
-    config, is_joined = recipe.distil, is_encoder(recipe.distil.teacher)
+    is_joined, models = is_encoder(recipe.distil.teacher), root / "models" / recipe.name
     is_built = is_joined or current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
-    pairs = sentence_pairs(recipe, snapshot)
-    models = root / "models" / recipe.name
     if is_joined:
-        config = replace(config, teacher=str(join_teacher(config.teacher, recipe.train, models)))
-    else:
-        config = _with_teacher(recipe, root, snapshot)
+        with writer_lock(models):
+            teacher = join_teacher(recipe.distil.teacher, recipe.train, models)
+        recipe = replace(recipe, distil=replace(recipe.distil, teacher=str(teacher)))
+    pairs = sentence_pairs(recipe, snapshot)
 
     def folder_of(config: DistilConfig) -> Path:
         return models / distil_key(config, pairs)[:12]
 
-    config = _with_precision(config, "distil", folder_of)
+    config = _with_precision(_with_teacher(recipe, root, snapshot), "distil", folder_of)
     out = folder_of(config)
     with writer_lock(models):
         result = distil(pairs, config, out, cache=root / FEATURE_STORES)
-        if not is_joined:
-            _record_model(out, snapshot)
+        _record_model(out, None if is_joined else snapshot)
     if is_joined:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in pairs.left_out.items())
+        sentence = "learned %s sentence pairs, MRR@10 of %s held-out ones %.3f; left out: %s"
+        counts = (f"{result.num_samples:,}", f"{len(pairs.held_out):,}", result.best_val_mrr)
+        logger.info(sentence, *counts, left_out or "none")
         return align_model(
             replace(recipe, train=TrainConfig(model=str(out), num_threads=recipe.train.num_threads)), root
         )
@@ -625,6 +627,7 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
 
     towers, rules = recipe.train, None
     if recipe.model.by == "distil":
+        from flows.sentences import sentence_pairs
         from training.align.align import aligned_model_and_key
         from training.distil.teacher import is_encoder, joined_towers, teacher_identity
 
@@ -632,6 +635,8 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
             aligned_model_and_key(joined_towers(recipe.distil.teacher, towers), recipe.align, {})
         else:
             teacher_identity(_with_teacher(recipe, root, None).teacher)
+        if recipe.distil.pairs:
+            sentence_pairs(recipe, None)
         return
     if recipe.model.by == "align":
         from training.align.align import aligned_model_and_key, only_towers

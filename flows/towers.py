@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from data_catalog.language_pack import LanguagePack
 from training.towers.packaged import PACKAGED, installed
+from training.towers.pretrained import WEIGHT_FILES
 
 MULTILINGUAL = "multilingual"  # in model cards
 _MOST_LISTED = 6  # languages of a tower in a table
@@ -123,13 +124,17 @@ def _cached() -> Iterator[Tower]:
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    """Return the config of a tower; None if the folder has none, or that of another kind of model."""
+    """Return the config of a tower; None if the folder has none, or that of another kind of model, or no weights."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
     try:
         found = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    is_tower = isinstance(found, dict) and ("vocab_size" in found or "architecture" in found)
-    return found if is_tower else None
+    is_tower = isinstance(found, dict) and (
+        "architecture" in found or found.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+    return found if is_tower and any((folder / name).is_file() for name in WEIGHT_FILES) else None
 
 
 def _card(path: Path) -> dict[str, Any]:

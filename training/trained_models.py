@@ -296,18 +296,21 @@ def write_note(folder: Path, text: str) -> None:
     write_bytes(folder / NOTE_FILE, text.encode(errors="backslashreplace"))
 
 
-def remove_model(folder: Path, *, newest: bool) -> None:
-    """Remove a model of a root; the newest of its dataset only if `newest`.
+def remove_model(folder: Path, *, newest: bool, dry_run: bool = False) -> None:
+    """Remove a model of a root, unless it is a dry run; the newest of its dataset only if `newest`.
 
     The pointer names the newest other model before one rename takes the folder from readers. The next removal removes
     what a kill leaves.
     """
     root, dataset, pointer = folder.parents[2], folder.parent.name, folder.with_name(CURRENT_FILE)
     with writer_lock(folder.parent):
+        is_newest = model_pointer(root, dataset).get("model") == folder.name
+        if is_newest and not newest:
+            raise SettingsError(f"{folder} is the newest model of {dataset}, which commands use: add --newest")
+        if dry_run:
+            return
         sweep_temporary([folder.parent])
-        if model_pointer(root, dataset).get("model") == folder.name:
-            if not newest:
-                raise SettingsError(f"{folder} is the newest model of {dataset}, which commands use: add --newest")
+        if is_newest:
             others = (_listed(each) for each in _finished(root, dataset) if each != folder)
             if left := [(other.trained, other.folder.name) for other in others if other.snapshot is not None]:
                 write_checksummed(pointer, {"model": max(left)[1]})

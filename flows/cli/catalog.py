@@ -116,10 +116,10 @@ def remove_model(
 
     folder = model_folder(model, root)
     freed, dataset = freed_bytes(folder), folder.parent.name
+    remove(folder, newest=newest, dry_run=dry_run)
     if dry_run:
         say(f"would be removed: {folder}, {freed:,} bytes")
         return
-    remove(folder, newest=newest)
     say(f"removed: {folder}, {freed:,} bytes freed")
     say(f"newest model of {dataset}: {model_pointer(root, dataset).get('model', 'none')}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
@@ -90,6 +90,7 @@ WEAK_SHARE, GOOD_SHARE = 0.5, 0.8  # of captions whose image is among the first 
 FEW_IMAGES = 50  # in a gallery, in which ten are too many to tell
 # How much R@1 rises with twice the photographs, from fewer than so many, and from more (docs/training.md, align).
 GAINS_OF_TWICE, MANY_IMAGES = (0.4, 0.15), 2_000
+LEAST_GAIN = 0.02  # that is worth saying
 
 _BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
 RetryFailed = Annotated[
@@ -218,8 +219,8 @@ def align(
 def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
     """Train a text tower on parallel sentences, without images, and join it with the image tower of a teacher.
 
-    The recipe's [distil] names teacher and sentences. The dataset need not be built. After an interruption, run the
-    same command again to resume.
+    The recipe's [distil] names teacher and sentences. The dataset need not be built, unless the teacher is a text
+    encoder, whose student is then aligned on it. After an interruption, run the same command again to resume.
     """
     job = _job(recipe, root, options)
     report: DistilReport | AlignReport = with_executor("distil", job)
@@ -445,7 +446,10 @@ def _unlearned(report: "BuildReport", job: Job) -> str:
     from training.trained_models import newest_model
 
     snapshot = report.snapshot
-    trained = newest_model(job.root, snapshot.dataset)
+    try:
+        trained = newest_model(job.root, snapshot.dataset)
+    except DamagedError:  # of a snapshot that a take-down removed; search says so
+        return ""
     if trained is None or trained.snapshot.snapshot == snapshot.snapshot:
         return ""
     num_new = snapshot.num_pairs - len(seen_in_training(snapshot.all_pair_files(), trained.snapshot.all_pair_files()))
@@ -454,10 +458,15 @@ def _unlearned(report: "BuildReport", job: Job) -> str:
     earlier = trained.snapshot.num_pairs
     growth = num_new / earlier
     gain = GAINS_OF_TWICE[earlier >= MANY_IMAGES] * log2(1 + growth)
-    return (
+    news = (
         f"{num_new:,} of {snapshot.num_pairs:,} images are new since the model was trained: `vernaclip search` finds "
-        f"them too. Training again would also learn from them. In our benchmark of photographs, {growth:.0%} more of "
-        f"them made {gain:.0%} more captions find their image first."
+        "them too. Training again would also learn from them"
+    )
+    if gain < LEAST_GAIN:
+        return f"{news}, but is not worth while yet."
+    return (
+        f"{news}. By what photographs added to heads in our benchmark, about {gain:.0%} more captions would then find "
+        "their image first."
     )
 
 
@@ -483,6 +492,8 @@ def _verdict(scores: "Scores", recipe: "Recipe") -> str:
     elif trains and "hf_model_name" not in towers["text_cfg"]:
         code = recipe.target_language
         helps = f"a text encoder that reads {code} (vernaclip towers --language {code}), with model.by=align"
+    elif recipe.model.by == "distil":
+        helps = "more parallel sentences, or more photographs with captions"
     else:
         helps = "more photographs with captions: `vernaclip align RECIPE --curve` measures how much"
     return f"{text}\nWhat would help most: {helps}."

@@ -31,7 +31,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import counted
-from data_catalog.sources.files import check_text_file, read_lines, text_trouble, upstream_files
+from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
@@ -43,6 +43,7 @@ from flows.doctor import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 from flows.towers import encoder_here, find_towers
+from translation.train.pairs import read_pairs as read_parallel
 
 MAX_ROWS = 1_000_000  # to read at most
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
@@ -103,9 +104,9 @@ def write_first_recipe(
         raise SettingsError(f"{recipe} exists and is not overwritten: choose another NAME, or move the file away")
     if images is not None and pairs is None:
         raise SettingsError("--images needs --pairs, a table of images and captions: add it")
-    lesson = _lesson(parallel) if parallel is not None else {"teacher": None}
     spoken, pack_file, is_new = _language(name, language)
     look = _analyse(pairs, images, spoken.pack) if pairs is not None else None
+    lesson = _lesson(parallel, spoken, look) if parallel is not None else {"teacher": None}
     source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
     found = list(_found(look, spoken)) if look else []
     english = "in English" if spoken.pack.code == SOURCE else "translated from English"
@@ -531,12 +532,10 @@ def _found(look: _PairsAnalysis, spoken: Language) -> Iterator[Line]:
     for doubt in look.doubts:
         yield Line("doubtful", f"column {doubt}")
     if encoder_here(spoken.pack) is None:
-        known = [tower for tower in find_towers(spoken.pack) if tower.reads(spoken.pack.code) and not tower.is_here]
-        for tower in known[:1]:
-            text = (
-                f"none on this machine reads {spoken.title}: install {tower.name} ({tower.place}), then run init again"
-            )
-            yield Line("encoder", text)
+        known = (tower for tower in find_towers(spoken.pack) if tower.reads(spoken.pack.code))
+        for tower in [tower for tower in known if tower.place.startswith("pip install")][:1]:
+            use = f"{tower.place}, remove the recipe, and init again to use {tower.name}"
+            yield Line("encoder", f"none on this machine reads {spoken.title}: {use}")
 
 
 def _commands(name: str, look: _PairsAnalysis | None, code: str, source: str | None) -> Iterator[Line]:
@@ -620,19 +619,22 @@ def _pairs_settings(look: _PairsAnalysis, pack: LanguagePack) -> dict[str, Any]:
     }
 
 
-def _lesson(parallel: str) -> dict[str, Any]:
+def _lesson(parallel: str, spoken: Language, look: _PairsAnalysis | None) -> dict[str, Any]:
     """Return the values of a recipe whose text tower learns from an English encoder, by parallel sentences."""
     teacher = encoder_here(find_language(SOURCE).pack)
+    if look is None or look.source_language not in (None, SOURCE) or spoken.pack.code == SOURCE:
+        raise SettingsError(
+            "--parallel teaches a text tower another language than English, to be aligned with images: it needs "
+            "--pairs with captions in that language or in English"
+        )
     if teacher is None:
         raise SettingsError(
             "--parallel needs an English text encoder on this machine: `vernaclip towers --language en` lists some"
         )
-    if not Path(parallel).is_file():
-        raise InputError(f"--parallel: {parallel} is not a file")
     with _prefixed_errors("--parallel"):
-        check_text_file(Path(parallel), expected="lines of sentence, tab, translation")
-        num_lines = sum(1 for _ in read_lines(Path(parallel)))
-    return {"teacher": teacher, "parallel": _written_path(parallel), "num_held_out": min(1000, max(2, num_lines // 20))}
+        found = read_parallel(Path(parallel), num_held_out=2)
+    num_held_out = min(1000, max(2, len(found.training) // 20))
+    return {"teacher": teacher, "parallel": _written_path(parallel), "num_held_out": num_held_out}
 
 
 def _held_out(num_images: int) -> tuple[float, float]:

@@ -195,8 +195,9 @@ def test_a_removed_model_frees_what_was_said_and_the_newest_is_removed_only_if_t
 ) -> None:
     size = sum(path.stat().st_size for path in own.second.rglob("*") if path.is_file())
     command = ("models", "rm", own.name(own.second))
-    assert f"would be removed: {own.second}, {size:,} bytes" in call(*command, "--dry-run")
-    assert f"{own.second} is the newest model of scenes" in call(*command, code=1)
+    assert f"would be removed: {own.second}, {size:,} bytes" in call(*command, "--newest", "--dry-run")
+    for words in (command, (*command, "--dry-run")):
+        assert f"{own.second} is the newest model of scenes" in call(*words, code=1)
     assert own.second.is_dir()
     assert f"removed: {own.second}, {size:,} bytes freed\nnewest model of scenes: {own.first.name}\n" == call(
         *command, "--newest"

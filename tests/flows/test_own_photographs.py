@@ -77,6 +77,11 @@ def test_a_recipe_of_what_is_needed_alone_runs_through_and_photographs_can_be_ad
     caplog.clear()
     assert {hit["sample_id"] for hit in json.loads(told(search))["hits"]} >= {f"mine:{name}" for name, _ in rows[40:]}
     assert "encoded 5 of 45 images" in caplog.messages
+    told(["forget", "--sample", "mine:3.jpg", "--root", str(own.root)])
+    told([str(more) if word == str(recipe) else word for word in call("run")])
+    assert {hit["sample_id"] for hit in json.loads(told(search))["hits"]} == {f"mine:{n}.jpg" for n in range(45)} - {
+        "mine:3.jpg"
+    }
 
 
 GUARDS = [f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")]

@@ -440,8 +440,12 @@ def test_the_command_aligns_and_prints_the_curve(
     folder = Path(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Model: "))[7:])
     made = json.loads((folder / "run.json").read_text("utf-8"))
     assert made["settings"]["distil"]["pairs"] == 75
-    assert made["settings"]["distil"]["teacher_settings"]["model"].endswith(" and bert")
-    assert {weights["weights"] for weights in made["borrowed"]} == {"tower.safetensors"}
+    assert made["settings"]["distil"]["teacher"].startswith("bert-")
+    assert [(weights["weights"], weights["license"]) for weights in made["borrowed"]] == [("tower.safetensors", "")]
+    assert main(["train", *command[1:], *more, "--set", "train.image_license=mit"]) == 0
+    made = json.loads((folder / "run.json").read_text("utf-8"))
+    assert [(weights["weights"], weights["license"]) for weights in made["borrowed"]] == [("tower.safetensors", "mit")]
+    assert main(["verify", "--root", str(own_root)]) == 0
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
     assert main([*scoring, "--set", "evaluate.split=val"]) == 0
     capsys.readouterr()

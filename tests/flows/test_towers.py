@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import SettingsError
-from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import load_recipe
-from flows.towers import encoder_here
 
 CARD = "---\nlanguage:\n- de\n- en\nlicense: mit\n---\n# A small BERT\n"
 
@@ -35,20 +33,29 @@ def cache(name: str, files: dict[str, str]) -> None:
         (snapshot / file).symlink_to(blob.absolute())
 
 
-BERT = {"config.json": json.dumps({"model_type": "bert", "vocab_size": 99}), "README.md": CARD}
+BERT = {
+    "config.json": json.dumps({"model_type": "bert", "vocab_size": 99}),
+    "README.md": CARD,
+    "model.safetensors": "",
+}
 
 
 def test_towers_of_packages_and_of_the_cache_are_listed_with_what_to_type(told: Any) -> None:
     cache("some/german-bert", BERT)
-    cache("timm/resnet18.a1_in1k", {"config.json": json.dumps({"architecture": "resnet18", "license": "apache-2.0"})})
-    cache("some/whisper", {"config.json": json.dumps({"model_type": "whisper"})})
+    cache(
+        "timm/resnet18.a1_in1k",
+        {"model.safetensors": "", "config.json": json.dumps({"architecture": "resnet18", "license": "apache-2.0"})},
+    )
+    cache("some/whisper", BERT | {"config.json": json.dumps({"model_type": "whisper"})})
+    cache("some/gpt", BERT | {"config.json": json.dumps({"model_type": "gpt2", "vocab_size": 99})})
+    cache("some/config", {"config.json": BERT["config.json"]})
     rows = {row["name"]: row for row in json.loads(told(["towers", "--json"]))}
     assert rows["efficientnet-lite0"]["is_here"] is True
     assert rows["efficientnet-lite0"]["num_bytes"] == 18_826_032
     german = rows["some/german-bert"]
     assert (german["side"], german["license"], german["languages"]) == ("text", "mit", ["de", "en"])
     assert (rows["resnet18.a1_in1k"]["side"], rows["resnet18.a1_in1k"]["license"]) == ("image", "apache-2.0")
-    assert "some/whisper" not in rows
+    assert not {"some/whisper", "some/gpt", "some/config"} & rows.keys()
     printed = told(["towers"])
     assert "--set train.image_tower=efficientnet-lite0" in printed
     assert "--set train.text_encoder=some/german-bert" in printed
@@ -79,23 +86,24 @@ def test_a_first_recipe_aligns_with_an_encoder_that_is_here_and_else_trains_a_te
     assert (made.train.text_license, made.align.refit) == ("mit", True)
 
 
-def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(told: Any) -> None:
-    Path("en-de.tsv").write_text("A dog runs\tEin Hund rennt\n" * 60)
+def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("en-de.tsv").write_text("".join(f"A dog runs {n} times\tEin Hund rennt {n} Mal\n" for n in range(60)))
     words = ["init", "mine", "--language", "de", "--pairs", "captions.csv", "--parallel"]
-    if not encoder_here(language_pack("en")):
-        first_recipe(told, "de")
-        Path("mine.toml").unlink()
-        assert "needs an English text encoder on this machine" in told([*words, "en-de.tsv"], code=1)
+    monkeypatch.setattr("flows.towers.installed", lambda tower: None)
+    first_recipe(told, "de")
+    Path("mine.toml").unlink()
+    assert "needs an English text encoder on this machine" in told([*words, "en-de.tsv"], code=1)
     cache("some/german-bert", BERT)
     found = first_recipe(told, "de", "--parallel", "en-de.tsv")
-    assert (found.model.by, found.distil.pairs, found.distil.num_held_out) == (
-        "distil",
-        (f"{Path.cwd()}/en-de.tsv",),
-        3,
-    )
+    assert (found.model.by, found.distil.num_held_out) == ("distil", 2)
+    assert found.distil.pairs == (f"{Path.cwd()}/en-de.tsv",)
     assert (found.distil.teacher, found.train.image_tower) == ("some/german-bert", "efficientnet-lite0")
     Path("mine.toml").unlink()
     assert "--parallel: absent.tsv is not a file" in told([*words, "absent.tsv"], code=1)
+    assert "it needs --pairs" in told(["init", "mine", "--language", "de", "--parallel", "en-de.tsv"], code=1)
+    assert not Path("mine.toml").exists()
 
 
 def test_a_model_is_made_in_one_of_three_ways() -> None:

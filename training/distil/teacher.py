@@ -12,14 +12,15 @@ from data_catalog.storage.shards import digest
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
 from training.fit.run import claim_folder, start_model
+from training.processes import deterministic_torch
 from training.scores.encoders import open_encoder
-from training.towers.architecture import model_config_of
+from training.towers.architecture import keyed_config, model_config_of
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import read_object, save_weights
 from training.towers.modules import read_encoder_config
 from training.towers.packaged import encoder_source
-from training.towers.pretrained import borrowed_weights, files_identity, identity_of_weights
+from training.towers.pretrained import borrowed_weights, files_identity, identity_of_weights, shards_of_starts
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ def teacher_identity(name: str) -> Any:
         return files_identity(Path(name), (OPEN_CLIP_CONFIG_FILE,))
     if name.count("/") != 1 or not open_clip.get_pretrained_cfg(*name.split("/")):
         raise SettingsError(
-            f"distil.teacher: {name} is no dataset with a model in this root, no model folder, and no MODEL/PRETRAINED "
-            "of open_clip, such as ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
+            f"distil.teacher: {name} is no dataset with a model in this root, no model folder, no text encoder on this "
+            "machine (vernaclip towers), and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai. `vernaclip "
+            "align` or `train` makes a model of a dataset"
         )
     return name
 
@@ -76,13 +78,14 @@ def is_encoder(name: str) -> bool:
     """Return whether a teacher is a text encoder alone: a packaged one, a folder, or a name in the cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not name:
-        return False
     folder = Path(encoder_source(name))
-    if folder.is_dir():
+    if name and folder.is_dir():
         return (folder / ENCODER_CONFIG_FILE).is_file() and not (folder / OPEN_CLIP_CONFIG_FILE).is_file()
-    cached = [name.count("/") == 1 and try_to_load_from_cache(name, file) for file in _CONFIGS]
-    return [isinstance(path, str) for path in cached] == [True, False]
+    try:
+        there = [isinstance(try_to_load_from_cache(name, file), str) for file in _CONFIGS]
+    except ValueError:  # no name of a hub
+        return False
+    return there == [True, False]
 
 
 def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
@@ -107,17 +110,17 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
 
     towers = joined_towers(encoder, towers)
     model_config = model_config_of(towers)
-    key = digest(identity_of_weights(model_config, towers))
-    folder = models / f"teacher-{key[:12]}"
+    key = digest([keyed_config(model_config), identity_of_weights(model_config, towers)])
+    folder = models / f"{Path(encoder).name}-{key[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    learned = shards_of_starts(model_config, towers)
+    claim_folder(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
     if not (folder / WEIGHTS_FILE).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        claim_folder(
-            folder, key, {"model": f"{towers.image_tower} and {Path(encoder).name}"}, borrowed_weights(model_config, towers), []
-        )
-        _, module = start_model(model_config, towers, folder, ())
-        with torch.no_grad():
-            module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
-        save_weights(module, folder / WEIGHTS_FILE)
+        with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")):
+            _, module = start_model(model_config, towers, folder, ())
+            with torch.no_grad():
+                module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
+            save_weights(module, folder / WEIGHTS_FILE)
     return folder
 
 

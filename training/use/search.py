@@ -362,10 +362,11 @@ def _updated_shards(
     if cached is not None and cached.facts["model"] == model.sha256:
         rows = dict(zip(cached.facts["images"], np.asarray(cached.features), strict=True))
     groups = row_groups(files)
-    images, num_encoded = list[str](), 0
+    total = sum(group.num_rows for group in groups)
+    images, num_encoded, num_written = list[str](), 0, 0
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress,
+        Progress("encode images", total=total, unit="images") as progress,
     ):
         for group in groups:
             encoded = encoded_images(group)
@@ -377,6 +378,10 @@ def _updated_shards(
             images += names
             num_encoded += len(fresh)
             progress.advance(group.num_rows)
+            if num_encoded - num_written >= max(PORTION, total // MOST_PORTIONS):
+                num_written = num_encoded
+                known = {"model": model.sha256, "shards": [], "row_groups": [], "images": list(rows)}
+                yield FeatureIndex(stacked(list(rows.values())), known)
     logger.info("encoded %s of %s", f"{num_encoded:,}", counted(len(images), "image"))
     # Sizes of row groups too, so that only the shards with hits are opened.
     sizes = [[group.num_rows for group in groups if group.path == path] for path in files]
