@@ -9,6 +9,7 @@ import base64
 import errno
 import html
 import io
+import json
 import logging
 import os
 import re
@@ -19,17 +20,20 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
+import numpy as np
 import starlette.formparsers
+from gradio.context import LocalContext
 from gradio.data_classes import ImageData
 from PIL import Image
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
@@ -45,19 +49,22 @@ from data_catalog.storage.manifest import Snapshot, require_datasets, require_sn
 from data_catalog.storage.reading import OpenSnapshot
 from flows.recipe.language_packs import language_pack
 from flows.signals import interrupted_by_sigterm
+from training.data.features import text_features
 from training.data.images import picture_or_reason, quiet_decoders, read_picture
+from training.data.pairs import Floats
 from training.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
 from training.trained_models import TrainedModel, current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
 from training.use.localize import localize
-from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay, thumbnail_of
-from training.use.search import Gallery, folder_gallery, shard_gallery
+from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay
+from training.use.search import Gallery, Hit, folder_gallery, nearest, shard_gallery
 
 logger = logging.getLogger(__name__)
 
 PAGES = Path(__file__).parent / "pages"
 FALLBACK = "en"
+MARK = "\ue000"  # about the key of a text, which each reader gets in their own language
 LOOPBACK = "127.0.0.1"
 PORT, NUM_PORTS = 7860, 100  # the first port that is tried, and how many
 MAX_UPLOAD_BYTES = 20 << 20
@@ -66,9 +73,11 @@ MAX_EVENT_BYTES = 4 << 20  # an image that the browser keeps is at most half as 
 MAX_TEXT, MAX_LABELS = 2000, 100
 MOST_WAITING = 256  # requests in the queue
 MOST_HITS = 48
+NUM_KNOWN = 256  # texts that show how near an image is to a text that it does not fit, and to one that it fits
 SAMPLES_PER_PAGE = 12
 MOST_WORDS = 8
 SIDE = 1024  # pixels of an uploaded image that the browser keeps
+TILE = 448  # pixels of a found image
 KEPT_S = 600.0  # seconds after which an upload that nobody uses is deleted
 SCORES = ("translation_score", "image_text_score")
 
@@ -221,16 +230,35 @@ class Page:
     """The functions that answer the page, and the page itself."""
 
     def __init__(self, shown: Shown) -> None:
-        texts = interface_texts()
         self.shown = shown
-        self.language = shown.language if shown.language in texts else FALLBACK
-        self.words: Words = texts[self.language]
+        self.texts: dict[str, Words] = dict(interface_texts())
+        self.own: Words = self.texts.get(shown.language, {})  # texts in the model's language
         pack_name = language_pack(shown.language).name if shown.language else ""
-        self.model_language = self.words["language"] if self.language == shown.language else pack_name
-        self.is_own = self.language == shown.language  # the interface speaks the model's language
-        self.num_examples = len(self._examples())
+        for reader, words in self.texts.items():
+            name = words["languages"].get(shown.language, pack_name)
+            intro = words["intro"].format(language=name or words["unknown_language"])
+            if name and reader != shown.language:
+                intro += f" {words['write']}".format(language=name)
+            self.texts[reader] = {**words, "intro": text(intro)}
+        # A match is weak if the best image stands out from the mean one no more than for the median of random letters
+        # or for the weakest twentieth of the dataset's captions. What resembles a present thing is missed.
+        if shown.gallery is not None:
+            self.mean = shown.gallery.features.mean(axis=0)
+            letters = np.random.default_rng(0).choice(list(ascii_lowercase), (NUM_KNOWN, 8))
+            weak = [np.median(self._lifts(["".join(word) for word in letters]))]
+            if captions := [row["caption"] for row in self._examples(NUM_KNOWN)]:
+                weak.append(np.quantile(self._lifts(captions), 0.05))
+            self.weak = float(max(weak)) + 1e-6  # rounding
 
-    def _examples(self) -> list[dict[str, str]]:
+    @property
+    def words(self) -> Words:
+        """Return the texts of the language that the reader's browser asks for; of the page itself, their marks."""
+        request = LocalContext.request.get(None)
+        if request is None:
+            return {key: f"{MARK}{key}{MARK}" for key in self.texts[FALLBACK]}
+        return self.texts[preferred_language(request.headers.get("accept-language", ""), self.texts)]
+
+    def _examples(self, number: int = 3) -> list[dict[str, str]]:
         """Return samples whose captions the model can read, as they are now: one may be taken down while it is shown.
 
         None if the dataset is in another language, or cannot be read.
@@ -241,7 +269,8 @@ class Page:
             with self._present():
                 return self._rows(
                     "SELECT sample_id, captions[1] AS caption FROM pairs WHERE dataset = $dataset "
-                    "AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT 3"
+                    "AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT $number",
+                    {"number": number},
                 )
         except PipelineError as error:
             logger.warning("%s", error)
@@ -249,7 +278,14 @@ class Page:
 
     def _texts(self) -> list[str]:
         """Return examples of texts in the model's language: captions of the dataset, if it has some."""
-        return [row["caption"] for row in self._examples()] or (list(self.words["examples"]) if self.is_own else [])
+        return [row["caption"] for row in self._examples()] or list(self.own.get("examples", ()))
+
+    def _lifts(self, texts: list[str]) -> Floats:
+        """Return by how much the best image of each text has a higher cosine than the mean image."""
+        assert self.shown.gallery is not None, "there are images"
+        queries = text_features(self.shown.model, texts)
+        lifts: Floats = nearest(self.shown.gallery.features, queries, 1).cosines[:, 0] - queries @ self.mean
+        return lifts
 
     def search(self, query_text: str, num_images: float) -> str:
         """Return the images that are most similar to a text."""
@@ -265,12 +301,16 @@ class Page:
                 caption = hit.captions[0] if hit.captions else hit.name
                 facts = " · ".join([f"{self.words['cosine']} {hit.cosine:.3f}", *filter(None, [hit.license])])
                 cards.append(
-                    f'<figure><img src="{inline(thumbnail_of(hit))}" alt="{text(caption)}">'
-                    f'<figcaption><p>{text(caption)}</p><div class="quiet">{hit.rank} · {text(facts)}</div>'
-                    "</figcaption></figure>"
+                    f'<figure><img src="{_tile(hit)}" alt="{text(caption)}"><figcaption>'
+                    f'<p lang="{text(self.shown.language)}">{text(caption)}</p>'
+                    f'<div class="quiet">{hit.rank} · {text(facts)}</div></figcaption></figure>'
                 )
         head = self.words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
-        return f'<p class="quiet" role="status">{text(head)}</p><div class="cards">{"".join(cards)}</div>'
+        is_weak = found.num_images > 1 and self._lifts([query_text])[0] <= self.weak
+        note = f"<p><strong>{text(self.words['weak'])}</strong></p>" if is_weak else ""
+        return (
+            f'<div role="status">{note}<p class="quiet">{text(head)}</p></div><div class="cards">{"".join(cards)}</div>'
+        )
 
     def classify(self, picture: Path | None, labels: str) -> str:
         """Return the probabilities of texts for an image, as bars."""
@@ -349,7 +389,7 @@ class Page:
         head = self.words["samples"].format(total=f"{total:,}", page=number, pages=f"{-(-total // SAMPLES_PER_PAGE):,}")
         cards = "".join(self._card(row, images.get(row["image_id"])) for row in rows)
         ids = [row["sample_id"] for row in rows]
-        return f'<p class="quiet" role="status">{text(head)}</p><div class="cards wide">{cards}</div>', gr.Dropdown(
+        return f'<p class="quiet" role="status">{text(head)}</p><div class="cards">{cards}</div>', gr.Dropdown(
             choices=ids, value=ids[0]
         )
 
@@ -463,11 +503,7 @@ class Page:
         """Return the page, for Gradio."""
         words = self.words
         with gr.Blocks(title=words["title"], analytics_enabled=False, fill_width=False) as blocks:
-            intro = words["intro"].format(language=self.model_language or words["unknown_language"])
-            fallback = ""
-            if not self.is_own and self.model_language:
-                fallback = f"<p>{text(words['fallback'].format(language=self.model_language))}</p>"
-            gr.HTML(f"<h1>{text(words['title'])}</h1><p>{text(intro)}</p>{fallback}")
+            gr.HTML(f"<h1>{words['title']}</h1><p>{words['intro']}</p>")
             with gr.Tabs():
                 if self.shown.gallery is not None:
                     with gr.Tab(words["find"]):
@@ -477,8 +513,8 @@ class Page:
                 with gr.Tab(words["locate"]):
                     self._picture_tab(blocks, "localize", self.localize, words["text"], words["query_hint"])
                 if self.shown.snapshot is not None:
-                    with gr.Tab(words["browse"]):
-                        self._dataset_tab()
+                    with gr.Tab(words["browse"]) as tab:
+                        self._dataset_tab(tab)
         # One answer at a time: tokenizers are not safe in several threads, torch uses all cores for each, and a decoded
         # image may take much memory.
         blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
@@ -503,33 +539,46 @@ class Page:
                 if lines > 1:
                     page.load(self._labels, None, wanted, **_PRIVATE)
                 button = gr.Button(words["compute" if lines > 1 else "show"], variant="primary")
-                with gr.Row():
-                    for number in range(self.num_examples):
-                        choose = gr.Button(words["example"].format(number=number + 1), size="sm")
-                        outputs = [picture] if lines > 1 else [picture, wanted]
-                        choose.click(partial(self._chosen, number, len(outputs)), None, outputs, **_PRIVATE)
+                examples = gr.Dataset(components=["html"], samples=[], label=words["examples_of_texts"], visible=False)
             with gr.Column():
                 result = gr.HTML()
+        page.load(self._thumbnails, None, examples, **_PRIVATE)
+        chosen = [picture] if lines > 1 else [picture, wanted]
+        examples.click(partial(self._chosen, len(chosen)), examples, chosen, **_PRIVATE)
         picture.upload(self.keep, picture, picture, show_progress="hidden", **_PRIVATE)
         triggers = [button.click] if lines > 1 else [button.click, wanted.submit]
         gr.on(triggers, self._safe(answer), [picture, wanted], result, **_lane(name))
 
-    def _chosen(self, number: int, num_outputs: int) -> Any:
+    def _thumbnails(self) -> Any:
+        """Return images to choose from, each followed by what stays here: its sample's id and caption."""
+        rows = [(row["sample_id"], row["caption"]) for row in self._examples()]
+        images = self._images([sample for sample, _ in rows], THUMBNAIL)
+        samples = [
+            [f'<img src="{images[sample]}" alt="{text(caption)}">', sample, caption]
+            for sample, caption in rows
+            if sample in images
+        ]
+        return gr.Dataset(samples=samples, visible=bool(samples))
+
+    def _chosen(self, num_outputs: int, example: list[str]) -> Any:
         """Return the image of an example, and its caption if there is a field for it; none if it was taken down."""
-        image, caption = None, ""
-        for example in self._examples()[number : number + 1]:
-            try:
-                with self._present():
-                    rows = self._rows(IMAGES, {"ids": [example["sample_id"]]})
-                if rows:
-                    image, caption = shrunk(rows[0]["image"], SIDE, quality=95), example["caption"]
-            except PipelineError as error:
-                logger.warning("%s", error)
-        return image if num_outputs == 1 else (image, caption)
+        _, sample, caption = example
+        image = self._images([sample], SIDE).get(sample)
+        return image if num_outputs == 1 else (image, caption if image else "")
+
+    def _images(self, samples: list[str], side: int) -> dict[str, str]:
+        """Return the images of samples as data URLs, without those that were taken down."""
+        try:
+            with self._present():
+                rows = self._rows(IMAGES, {"ids": samples})
+            return {row["sample_id"]: shrunk(row["image"], side, quality=95) for row in rows}
+        except PipelineError as error:
+            logger.warning("%s", error)
+            return {}
 
     def _labels(self) -> str:
         """Return texts to compare an image with."""
-        return "\n".join(self._texts() or (self.words["labels"] if self.is_own else []))
+        return "\n".join(self._texts() or self.own.get("labels", ()))
 
     def _text_examples(self, page: Any, target: Any) -> None:
         """Add texts to choose from, which every load of the page draws anew, and the first of which it enters."""
@@ -542,7 +591,7 @@ class Page:
         page.load(drawn, None, [target, examples], **_PRIVATE)
         examples.click(lambda sample: sample[0], examples, target, show_progress="hidden", **_PRIVATE)
 
-    def _dataset_tab(self) -> None:
+    def _dataset_tab(self, tab: Any) -> None:
         words = self.words
         kinds = {name: [row["value"] for row in self._rows(sql)] for name, sql in KINDS.items()}
         shown = {
@@ -567,7 +616,7 @@ class Page:
         story = gr.HTML()
         inputs = [wanted, *chosen, score, least, most, number]
         gr.on(
-            [button.click, wanted.submit, number.submit],
+            [tab.select, button.click, wanted.submit, number.submit],
             self._safe(self.samples, 2),
             inputs,
             [result, sample],
@@ -625,6 +674,20 @@ def shrunk(encoded: bytes, side: int, *, quality: int = 85) -> str:
     return inline(fit_in_box(image, side, side) if max(image.size) > side else image, quality=quality)
 
 
+def _tile(hit: Hit) -> str:
+    """Return the image of a hit as a data URL."""
+    if hit.path is None:
+        return shrunk(hit.image, TILE)
+    return inline(fit_in_box(read_picture(hit.path, TILE // 2).image, TILE, TILE))
+
+
+def preferred_language(accepted: str, languages: Collection[str]) -> str:
+    """Return the language that a browser asks for with Accept-Language, or English if it asks for none of them."""
+    asked = re.findall(r"\b([a-z]{2,3})\b[\w-]*\s*(?:;\s*q=([01](?:\.\d+)?))?", accepted.lower())
+    best_first = sorted(asked, key=lambda each: -float(each[1] or 1))
+    return next((code for code, _ in best_first if code in languages), FALLBACK)
+
+
 def theme() -> Any:
     """Return the looks of the page: fonts of the browser's machine, and every text at a contrast of 4.5 or more."""
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
@@ -654,14 +717,18 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Language",
 }
 
 
 class _Guard:
-    """Middleware: refuse what the page does not need, take uploads, and forbid browsers to load from elsewhere."""
+    """Middleware: refuse what the page does not need, take uploads, and forbid browsers to load from elsewhere.
 
-    def __init__(self, app: Any, *, uploads: Path, language: str, is_loopback: bool) -> None:
-        self._app, self._uploads, self._language, self._is_loopback = app, uploads, language, is_loopback
+    It writes the texts of the reader's language into the page.
+    """
+
+    def __init__(self, app: Any, *, uploads: Path, texts: Mapping[str, Words], is_loopback: bool) -> None:
+        self._app, self._uploads, self._texts, self._is_loopback = app, uploads, texts, is_loopback
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -670,7 +737,7 @@ class _Guard:
         refusal = self._refusal(scope)
         if refusal is None and (scope["method"], scope["path"]) == ("POST", _UPLOAD):
             refusal = await self._upload(Request(scope, receive))
-        await (refusal or self._app)(scope, receive, self._guarded(send))
+        await (refusal or self._app)(scope, receive, self._guarded(send, Headers(scope=scope)))
 
     def _refusal(self, scope: Any) -> Response | None:
         headers = Headers(scope=scope)
@@ -706,15 +773,20 @@ class _Guard:
             return PlainTextResponse("one file, as a form\n", status_code=400)
         return JSONResponse([str(new_file(await file.read()))])
 
-    def _guarded(self, send: Any) -> Any:
-        """Return a `send` that adds the headers, and takes addresses of other hosts out of the page."""
+    def _guarded(self, send: Any, asked: Headers) -> Any:
+        """Return a `send` that adds headers and texts, and takes addresses of other hosts out of the page."""
         held: list[Any] = []
+        language = preferred_language(asked.get("accept-language", ""), self._texts)
+
+        def written(mark: re.Match[str]) -> str:
+            words = str(self._texts[language].get(mark[1], ""))  # none for a mark of strangers
+            return json.dumps(words, ensure_ascii=False)[1:-1]
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                if headers.get("content-type", "").startswith("text/html"):
+                if headers.get("content-type", "").startswith(("text/html", "application/json")):
                     held.append(message)
                     held.append(b"")
                     return
@@ -723,11 +795,14 @@ class _Guard:
                 if message.get("more_body"):
                     return
                 start, body = held
-                page = re.sub(r"<meta\s[^>]*(?:og:|twitter:|https?://)[^>]*>", "", body.decode("utf-8"))
-                # Gradio's script sets the language of <html> to that of the browser.
-                page = page.replace("<body", f'<body lang="{self._language}"', 1)
-                message = {"type": "http.response.body", "body": page.encode("utf-8")}
                 headers = MutableHeaders(scope=start)
+                page = body.decode("utf-8")
+                if headers["content-type"].startswith("text/html"):
+                    page = re.sub(r"<meta\s[^>]*(?:og:|twitter:|https?://)[^>]*>", "", page)
+                    # Gradio's script sets the language of <html> to that of the browser.
+                    page = re.sub(r'<(html|body)\b(\s+lang="en")?', rf'<\1 lang="{language}"', page)
+                page = re.sub(f"{MARK}(\\w+){MARK}", written, page)
+                message = {"type": "http.response.body", "body": page.encode("utf-8")}
                 if int(headers.get("content-length", "0")):  # none for HEAD
                     headers["content-length"] = str(len(message["body"]))
                 held.clear()
@@ -821,7 +896,7 @@ def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> It
     changed = {"GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": ",".join(filter(None, direct))}
     with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder, _environment(changed, folder) as uploads:
         page = Page(shown)
-        guard = Middleware(_Guard, uploads=uploads, language=page.language, is_loopback=is_loopback(host))
+        guard = Middleware(_Guard, uploads=uploads, texts=page.texts, is_loopback=is_loopback(host))
         blocks = page.blocks()
         try:
             _, url, _ = blocks.launch(

@@ -44,6 +44,7 @@ if find_spec("gradio") is None:
 from gradio_client import Client, handle_file
 
 from flows.page import MAX_UPLOAD_BYTES, Shown, interface_texts, open_shown, served
+from flows.recipe.language_packs import available_language_packs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Gradio's dependencies warn of one another
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(2)} {{alert 3}} **bold** rosso"
@@ -126,7 +127,12 @@ def url(colours: LoadedModel, pictures: Path, root: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Client:
-    return Client(url, verbose=False, analytics_enabled=False)
+    return reader(url, "it-IT,it;q=0.9,en;q=0.8")
+
+
+def reader(url: str, accepted: str) -> Client:
+    """Return a program that asks as a browser does whose reader prefers these languages."""
+    return Client(url, verbose=False, analytics_enabled=False, headers={"Accept-Language": accepted})
 
 
 def texts_of(answer: str) -> str:
@@ -138,14 +144,46 @@ def left_behind(url: str) -> list[Path]:
     return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("accepted", "language", "words"),
+    [
+        ("de-AT,de;q=0.9,en;q=0.8", "de", ["Bilder und Wörter", "in Italienisch", "auf Italienisch", "Kosinus 1.000"]),
+        ("fr, en;q=0.2, it;q=0.5", "it", ["Immagini e parole", "in italiano", "coseno 1.000"]),
+        ("fr-FR", "en", ["Images and words", "captions in Italian", "Write to the model in Italian.", "cosine 1.000"]),
+        ("q=9.9.9,*,,de-;q=", "de", ["Bilder und Wörter", "Kosinus"]),
+        ("", "en", ["Images and words", "cosine"]),
+    ],
+)
+def test_the_page_speaks_the_language_of_its_reader(
+    url: str, accepted: str, language: str, words: Sequence[str]
+) -> None:
+    asked = {"Accept-Language": accepted}
+    page = httpx.get(url, headers=asked)
+    assert re.findall(r'<(html|body)\s+lang="(\w+)"', page.text) == [("html", language), ("body", language)]
+    others = [httpx.get(f"{url}{path}", headers=asked).text for path in ("config", "gradio_api/info")]
+    shown = html.unescape("".join([page.text, *others, reader(url, accepted).predict("rosso", 1, api_name="/search")]))
+    assert [word for word in words if word not in shown] == []
+    assert not re.search("[\ue000-\uf8ff]|ue000", shown), "no mark of a text is left"
+    assert ("Write to" in shown or "Schreiben Sie dem" in shown) == (language != "it"), "the model reads Italian"
+
+
 def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Client) -> None:
     answer = client.predict("un quadrato rosso", 2, api_name="/search")
     assert answer.count("<img ") == answer.count('<img src="data:image/jpeg;base64,') == 2
-    first, second = re.findall(r"<figcaption><p>(.*?)</p>", answer)
+    first, second = re.findall(r'<figcaption><p lang="it">(.*?)</p>', answer)
     assert first == html.escape(f"{HOSTILE}.png")
     assert html.unescape(second) == "grigio.png"
     assert "coseno 1.000" in texts_of(answer)
     assert "Inserisci un testo." in client.predict(" ", 2, api_name="/search")
+
+
+def test_a_match_that_random_letters_have_too_is_said_to_be_weak(client: Client, url: str) -> None:
+    """The model takes any text without a colour's name for grey."""
+    weak = client.predict("un dinosauro", 2, api_name="/search")
+    assert texts_of(weak).strip().startswith("Risultato debole: ")
+    assert weak.index("Risultato debole") < weak.index("<img")
+    assert "debole" not in client.predict("un quadrato rosso", 2, api_name="/search")
+    assert "A weak match: " in reader(url, "en").predict("un dinosauro", 2, api_name="/search")
 
 
 def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Path, url: str) -> None:
@@ -198,6 +236,9 @@ def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Client, 
     row = query(root, "SELECT * FROM captions WHERE outcome = 'kept' ORDER BY sample_id LIMIT 1").to_pylist()[0]
     word = max(row["caption"].split(), key=len).strip(".,")
     every = ("", "", "", "", "", "", "", 1)
+    events = [event for event in client.config["dependencies"] if event["api_name"] == "samples"]
+    assert [name for event in events for _, name in event["targets"]] == ["select", "click", "submit", "submit"]
+    assert client.predict(*every, api_name="/samples")[0].count("<article>") == 12, "the tab that is opened is full"
     answer, ids = client.predict(word, *every[1:], api_name="/samples")
     matching = query(
         root,
@@ -242,22 +283,50 @@ def test_a_reloaded_page_shows_no_caption_of_a_sample_that_was_forgotten_since(
 def reloaded(address: str) -> str:
     """Return all that a browser gets that opens the page and presses what needs no entry."""
     answers = [httpx.get(address).text, httpx.get(f"{address}config").text]
-    for number, event in enumerate(json.loads(answers[1])["dependencies"]):
-        if event["inputs"] == []:
-            asked = {"data": [], "fn_index": event["id"], "session_hash": f"browser{number}"}
-            httpx.post(f"{address}gradio_api/queue/join", json=asked).raise_for_status()
-            waiting = f"{address}gradio_api/queue/data?session_hash=browser{number}"
-            with httpx.stream("GET", waiting, timeout=60) as lines:
-                answers.append(next(line for line in lines.iter_lines() if "process_completed" in line))
-    return "".join(answers)
+    events = [event for event in json.loads(answers[1])["dependencies"] if event["inputs"] == []]
+    return "".join([*answers, *(answer_to(address, event, []) for event in events)])
+
+
+def answer_to(address: str, event: dict[str, Any], data: list[object], session: str = "browser") -> str:
+    """Return the line with the answer that a browser gets to an event of the page."""
+    asked = {"data": data, "fn_index": event["id"], "session_hash": session}
+    httpx.post(f"{address}gradio_api/queue/join", json=asked).raise_for_status()
+    with httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+        return next(line for line in lines.iter_lines() if "process_completed" in line)
+
+
+def test_examples_of_images_are_seen_and_chosen_until_they_are_forgotten(colours: LoadedModel, copied: Path) -> None:
+    rebuild(copied)
+    snapshot = require_snapshot(copied, "scenes")
+    language = snapshot.manifest["target_lang"]
+    with served(Shown(model=colours, language=language, root=copied, snapshot=snapshot)) as address:
+        config = httpx.get(f"{address}config").json()
+        kinds = {component["id"]: component["type"] for component in config["components"]}
+        events = config["dependencies"]
+        draws = [one for one in events if [kinds[each] for each in one["outputs"]] == ["dataset"]]
+        assert len(draws) == 2, "one for each tab with an image"
+        for draw in draws:
+            (choose,) = (one for one in events if one["inputs"] == draw["outputs"])
+            drawn = json.loads(answer_to(address, draw, []).removeprefix("data: "))["output"]["data"][0]
+            assert [shown.count('<img src="data:image/jpeg;base64,') for (shown,) in drawn["samples"]] == [1, 1, 1]
+            assert "data:image/jpeg;base64," in answer_to(address, choose, [0])
+        caption = html.unescape(re.findall(r'alt="(.*?)">', drawn["samples"][0][0])[0])
+        assert json.dumps(caption, ensure_ascii=False) in answer_to(address, choose, [0])
+        named = query(copied, "SELECT sample_id FROM pairs WHERE captions[1] = $caption", {"caption": caption})
+        forget(
+            copied, [new_tombstone("sample", one["sample_id"]) for one in named.to_pylist()], forget_texts=forget_texts
+        )
+        gone = answer_to(address, choose, [0])
+        assert "data:image" not in gone
+        assert caption not in gone
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
-    answer = httpx.get(url)
+    answer = httpx.get(url, headers={"Accept-Language": "it"})
     assert re.findall(r"""(?:src|href|content)=["']?(?:https?:)?//[^"'\s>]+""", answer.text) == []
     others = set(re.findall(r"https?://([\w.-]+)", answer.text)) - {"127.0.0.1"}
     assert others == set(), "not even in the configuration"
-    assert '<body lang="it"' in answer.text, "a screen reader speaks Italian, whatever language the browser has"
+    assert '<body lang="it"' in answer.text, "a screen reader speaks Italian, as the words are"
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; connect-src 'self';")
     assert "http" not in policy
@@ -280,6 +349,7 @@ def test_the_server_asks_no_other_host(colours: LoadedModel, pictures: Path, fla
         own = Client(address, verbose=False, analytics_enabled=False)
         assert "grigio.png" in own.predict("grigio", 1, api_name="/search")
         assert 'class="heat"' in own.predict(handle_file(flag), "rosso", api_name="/localize")
+        assert "un cane sulla spiaggia" in reloaded(address), "examples are in the model's language, not the reader's"
     listens = False
     assert set(reached) == {"127.0.0.1"}
 
@@ -364,7 +434,7 @@ def test_uploads_that_nobody_used_go_with_the_page(colours: LoadedModel, picture
         assert [path.read_bytes() for path in folder.rglob("*") if path.is_file()] == [b"0"]
         page = httpx.get(address).text
         assert ">Search<" not in page, "without images there is no search"
-        assert html.escape("There are no texts in Greek for this page yet").replace("'", "") in page
+        assert "Write to the model in Greek." in page
     assert not folder.exists()
     assert os.environ.get("GRADIO_TEMP_DIR") == before
 
@@ -375,8 +445,7 @@ def test_uploads_that_nobody_used_go_after_a_while_and_their_number_is_limited(
     monkeypatch.setattr("flows.page.KEPT_S", 2.0)
     monkeypatch.setattr("flows.page.MAX_UPLOADS_BYTES", 3)
     with served(Shown(model=colours, language="")) as address:
-        assert "una lingua ignota" not in httpx.get(address).text
-        assert "an unknown language" in httpx.get(address).text
+        assert "captions in an unknown language" in httpx.get(address).text
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         codes = [httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).status_code for _ in range(5)]
         assert codes == [200, 200, 200, 200, 503]
@@ -461,7 +530,7 @@ def test_an_exported_space_runs_by_itself_with_what_it_requires(
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == f"The page is at http://127.0.0.1:{free_port}/"
-            client = Client(f"http://127.0.0.1:{free_port}/", verbose=False, analytics_enabled=False)
+            client = reader(f"http://127.0.0.1:{free_port}/", "de")
             assert "von 4 Bildern" in client.predict("un quadrato rosso", 2, api_name="/search")
             assert 'class="heat"' in client.predict(handle_file(pictures / "blu.png"), "rosso", api_name="/localize")
         finally:
@@ -529,7 +598,9 @@ def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
     texts = interface_texts()
     assert set(texts) >= {"en", "it", "de"}
     for language, words in texts.items():
-        assert words.keys() | {"fallback", "unknown_language"} == texts["en"].keys(), language
+        assert words.keys() == texts["en"].keys(), language
+        assert words["languages"].keys() == texts["en"]["languages"].keys() >= set(available_language_packs()), language
+        assert words["languages"][language] == words["language"]
         for key, value in words.items():
             places = [set(re.findall(r"{(\w+)}", str(each))) for each in (value, texts["en"][key])]
             assert places[0] == places[1], (language, key)
