@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-# Captions of a stream that are translated together: enough to fill batches, few enough to hold in memory.
-STREAM_WINDOW = 20_000
+# Captions that are translated together: enough to fill batches, few enough for memory and to share among workers.
+STREAM_WINDOW = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,7 @@ def build(
             fetching=fetching,
             log_folder=folder / FETCH_LOGS,
             judges=open_judges(recipe, root),
+            spread=executor.spread,
         )
         all_local = all(source.name in inputs.locations for source in recipe.sources)
         workers.prepare(  # workers load their libraries while captions are cleaned and translated

@@ -1,7 +1,8 @@
 """The definition of a step, and the engine that runs a table of steps, each as soon as its inputs are ready.
 
 The engine tracks which calls are ready, and submits them from the flow's own thread. A future is never the input of
-another call, and no step submits a call, since both would block the same few threads.
+another call, and no step submits a call, since both would block the same few threads. (What `Executor.spread` starts
+takes no such thread.)
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -46,7 +48,7 @@ class Lane:
     Args:
         name: name of the lane; lanes with equal names and values are the same.
         width: number of calls that run at the same time; None: `build.workers`.
-        in_order: run the calls of one step in the order of the shards.
+        in_order: run the calls of one step in the order of the shards. A call may leave its place before its end.
         remote: an executor may run the calls in another process, also on another machine.
     """
 
@@ -59,6 +61,7 @@ class Lane:
 CPU = Lane("cpu", width=None, remote=True)
 FLOW = Lane("flow")  # for steps over all shards, which need much memory and many threads
 MODEL = Lane("model", in_order=True)
+_LEFT = Lane("left", width=32)  # calls that have left their lane, and wait for what runs elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +123,14 @@ class Job:
             them all. Steps that the build does not have are left out.
         number: number of the shard; None if the call works on all shards.
         tools: engines, tagger, child processes, and the known image outcomes of the root.
+        leave_lane: makes room for the next call of a lane that keeps an order; called once at most.
     """
 
     folder: Path
     inputs: Mapping[str, Commit | tuple[Commit, ...]]
     number: int | None = None
     tools: Any = None
+    leave_lane: Callable[[], None] | None = None
 
     @property
     def label(self) -> str:
@@ -242,6 +247,7 @@ class Engine:
         self._running: defaultdict[Lane, int] = defaultdict(int)
         self._next: defaultdict[int, int] = defaultdict(int)  # by step: the first shard that has not started
         self._ended: SimpleQueue[tuple[_Node, Lane, Any]] = SimpleQueue()
+        self._left: set[_Node] = set()
 
     def run(self) -> None:
         """Run all steps that the build has. Raise the first exception of a step as soon as running calls have ended."""
@@ -252,18 +258,29 @@ class Engine:
         with Progress("build", total=None, unit="steps", seconds_left=self._seconds_left) as progress:
             while self._waiting:
                 self._submit()
+                node, future = self._next_event()
+                if future is None:
+                    continue
                 try:
-                    self._take(*self._ended.get())
+                    self._take(node, future)
                 except Exception:
                     # Wait for the other calls, whatever their result: they write under the lock that the caller
                     # releases.
                     while any(self._running.values()):
-                        _, lane, _ = self._ended.get()
-                        self._running[lane] -= 1
+                        self._next_event()
                     raise
                 if self.num_shards:  # the number of calls is known
                     progress.total = len(self._outputs) + len(self._waiting)
                 progress.advance()
+
+    def _next_event(self) -> tuple[_Node, Any]:
+        """Wait until a call ends, or leaves its lane: then there is no future."""
+        node, lane, future = self._ended.get()
+        self._running[_LEFT if node in self._left else lane] -= 1
+        if future is None:
+            self._left.add(node)
+            self._running[_LEFT] += 1
+        return node, future
 
     def _seconds_left(self) -> float | None:
         """Estimate the time until the next step over all shards, from the slowest step before it.
@@ -354,7 +371,8 @@ class Engine:
             width = lane.width or max_remote or self.build.workers
             while ready and self._running[lane] < width:
                 item, step = ready[0]
-                if lane.in_order and item > self._next[step]:
+                is_full = self._running[_LEFT] >= (_LEFT.width or 0)
+                if lane.in_order and (item > self._next[step] or is_full):
                     break
                 self._next[step] = max(self._next[step], item + 1)
                 self._running[lane] += 1
@@ -371,6 +389,9 @@ class Engine:
         number = node.item if step.scope is PER_SHARD else None
         settings = step.settings(self.build, *of)
         call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
+        if lane.in_order:
+            leave = partial(self._ended.put, (node, lane, None))
+            call = dataclasses.replace(call, job=dataclasses.replace(call.job, leave_lane=leave))
         self._began.setdefault(step.name, time.monotonic())
         future = self.executor.submit(f"{step.name}{label}", call, remote=lane.remote)
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
@@ -395,9 +416,8 @@ class Engine:
         assert isinstance(found, Commit)
         return found
 
-    def _take(self, node: _Node, lane: Lane, future: Any) -> None:
+    def _take(self, node: _Node, future: Any) -> None:
         """Record a call's result, and make calls ready that waited only for it."""
-        self._running[lane] -= 1
         done: Done = future.result()
         step = self.steps[node.step]
         self.seconds[step.name] += done.seconds

@@ -40,10 +40,12 @@ class Executor(Protocol):
     Attributes:
         runs_remotely: calls that allow it run in other processes, not in threads of this one.
         max_remote_calls: number of calls that may run there at the same time; None: `build.workers`.
+        spread: starts a call that can be pickled in another process, from any thread; None: all run in this one.
     """
 
     runs_remotely: bool
     max_remote_calls: int | None
+    spread: Any
 
     def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call in another thread, and retry it only after a `TransientError`.
@@ -79,6 +81,7 @@ class LocalExecutor:
 
     runs_remotely = False
     max_remote_calls: int | None = None
+    spread: Any = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")

@@ -28,7 +28,8 @@ from data_catalog.storage.upstream_hashes import (
 )
 from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.build.fit import Judges, judge_identities
-from flows.recipe.engines import open_engine, open_reverse_engine, require_packages
+from flows.build.windows import EngineElsewhere, Spread, Windows
+from flows.recipe.engines import engine_route, open_engine, open_reverse_engine, require_packages
 from flows.recipe.language_packs import (
     available_language_packs,
     language_pack,
@@ -37,8 +38,9 @@ from flows.recipe.language_packs import (
 )
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
-from translation.engine import Translator
+from translation.engine import Translator, is_paid
 from translation.memory import TranslationMemory
+from translation.registry import reverse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +246,7 @@ class Tools:
         fetching: Fetching,
         log_folder: Path,
         judges: Judges | None = None,
+        spread: Spread | None = None,
     ) -> None:
         """Open the translation memories of the engines.
 
@@ -255,6 +258,7 @@ class Tools:
             fetching: settings and attempt, which decide which known image outcomes are reused.
             log_folder: folder of the fetch logs, with tries and latencies.
             judges: models that judge captions, if the recipe has some.
+            spread: starts the translation of a window in another process; None: all are translated in this one.
 
         Raises:
             DamagedError: a memory is damaged.
@@ -269,6 +273,8 @@ class Tools:
         )
         for memory in filter(None, (self.memory, self.reverse_memory)):
             memory.require_whole()
+        self.windows = _windows(recipe, root, self.translator, self.memory, spread, is_back=False)
+        self.reverse_windows = _windows(recipe, root, self.reverse, self.reverse_memory, spread, is_back=True)
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._fetching = fetching
@@ -290,6 +296,27 @@ class Tools:
 
     def __reduce__(self) -> tuple[Callable[..., "RemoteTools"], tuple[Any, ...]]:
         return RemoteTools, (self.workers, self._tagging)
+
+
+def _windows(
+    recipe: Recipe,
+    root: Path,
+    engine: Translator | None,
+    memory: TranslationMemory | None,
+    spread: Spread | None,
+    *,
+    is_back: bool,
+) -> Windows | None:
+    """Return the windows of an engine that other processes can open; None for a paid one, which stays here."""
+    if engine is None or memory is None or spread is None or is_paid(engine):
+        return None
+    route, config = engine_route(recipe), recipe.translate
+    if is_back:
+        route, config = route[::-1], reverse(config)
+    elsewhere = EngineElsewhere(
+        config=config, route=route, cache_dir=root.absolute() / "packages", fingerprint=engine.fingerprint
+    )
+    return Windows(memory, elsewhere, spread)
 
 
 class RemoteTools:

@@ -207,7 +207,7 @@ STEPS = (
     ),
     Step(
         name="translate",
-        version=4,
+        version=5,
         meaning="Translate captions into the target language.",
         scope=PER_SHARD,
         after=("screen",),
@@ -231,7 +231,7 @@ STEPS = (
     ),
     Step(
         name="round-trip",
-        version=3,
+        version=4,
         meaning="Translate translations back, and compare the result with the source captions.",
         scope=PER_SHARD,
         after=("translate",),

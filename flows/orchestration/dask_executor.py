@@ -1,7 +1,7 @@
 """An executor that runs steps on a Dask cluster, on this machine or on several, with byte-equal outputs.
 
-The cluster gets the name of a function and references to files. Steps that wait for web hosts, and work of the flow
-itself, stay in the flow's process.
+The cluster gets the name of a function and references to files, and windows of captions to translate. Steps that wait
+for web hosts, and work of the flow itself, stay in the flow's process.
 
 The Prefect tasks also stay in the flow's process and wait there. The task runner of prefect-dask would run them on the
 workers, which usually cannot reach the flow's Prefect server on loopback, and would give each worker its credentials.
@@ -14,13 +14,14 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future as ConcurrentFuture
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import dask
@@ -175,25 +176,47 @@ class DaskExecutor(PrefectExecutor):
         """Start a call on the cluster if it may run remotely; a task in a thread of the flow waits for its result."""
         if not remote:
             return super().submit(name, call)
+        remote_call = self._remote(call)
+
+        def wait() -> T:
+            found: T = _result(name, self._cluster.client.submit(remote_call, pure=False))  # type: ignore[no-untyped-call]
+            return found
+
+        return self._runner.submit(self._task(name, wait), parameters={})
+
+    def spread(self, call: Callable[[], T]) -> ConcurrentFuture[T]:
+        """Start a call on the cluster, without a task or a thread of the flow."""
+        found = ConcurrentFuture[T]()
+
+        def pass_on(ended: Any) -> None:
+            try:
+                found.set_result(_result("translate", ended))
+            except BaseException as error:  # noqa: BLE001  whoever waits raises it
+                found.set_exception(error)
+
+        self._cluster.client.submit(self._remote(call), pure=False).add_done_callback(pass_on)  # type: ignore[no-untyped-call]
+        return found
+
+    def _remote(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Return a call in the flow's environment."""
         if self._environment is None:  # the first step is submitted with the writer's lock held
             write_json(self._mark, {})
             found = versions() if self._address else None  # local processes always have the same versions
             self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
-        remote_call = partial(_run_remotely, self._environment, call)
+        return partial(_run_remotely, self._environment, call)
 
-        def wait() -> T:
-            try:
-                result: T = self._cluster.client.submit(remote_call, pure=False).result()  # type: ignore[no-untyped-call]
-            except KilledWorker as error:
-                raise InputError(
-                    f"{name}: several Dask workers died during this step, perhaps of too little memory: give them more "
-                    "memory, or run fewer steps at once (--set build.workers=N), then run the same command again"
-                ) from error
-            except CancelledError as error:
-                raise InputError(f"{name}: the Dask cluster has ended: run the same command again") from error
-            return result
 
-        return self._runner.submit(self._task(name, wait), parameters={})
+def _result(name: str, future: Any) -> Any:
+    """Return the result of a call on the cluster, or raise an error that says what to do."""
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise InputError(
+            f"{name}: several Dask workers died during this step, perhaps of too little memory: give them more "
+            "memory, or run fewer steps at once (--set build.workers=N), then run the same command again"
+        ) from error
+    except CancelledError as error:
+        raise InputError(f"{name}: the Dask cluster has ended: run the same command again") from error
 
 
 def _run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:

@@ -163,6 +163,7 @@ class PrefectExecutor:
 
     runs_remotely = False
     max_remote_calls: int | None = None
+    spread: Any = None
 
     def __init__(
         self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None

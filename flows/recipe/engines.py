@@ -35,7 +35,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     if needs is False:
         return None
     try:
-        return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+        return open_translator(recipe.translate, engine_route(recipe), cache_dir=root / "packages")
     except (DamagedError, InputError, SettingsError) as error:
         if needs or recipe.translate.package or recipe.translate.engine != "argos":
             raise
@@ -57,7 +57,7 @@ def require_packages(recipe: Recipe) -> None:
     for name in config.package:
         require_there(Path(name).expanduser())
     if needs and not config.package:
-        for source, target in pairwise(_route(recipe)):
+        for source, target in pairwise(engine_route(recipe)):
             find(source.argos or source.code, target.argos or target.code, default_packages_dir())
 
 
@@ -79,7 +79,7 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     """
     if not recipe.translate.round_trip:
         return None
-    route = list(reversed(_route(recipe)))
+    route = list(reversed(engine_route(recipe)))
     return open_translator(reverse(recipe.translate), route, cache_dir=root / "packages")
 
 
@@ -90,10 +90,10 @@ def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
         SettingsError: the engine is unknown.
         InputError: the engine cannot be opened.
     """
-    return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+    return open_translator(recipe.translate, engine_route(recipe), cache_dir=root / "packages")
 
 
-def _route(recipe: Recipe) -> list[LanguagePack]:
+def engine_route(recipe: Recipe) -> list[LanguagePack]:
     """Return the language packs of the source language, the pivot if there is one, and the target language."""
     named = named_language_packs(recipe)
     languages = [recipe.source_language, recipe.translate.pivot]

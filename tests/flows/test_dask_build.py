@@ -36,13 +36,14 @@ def tree(root: Path) -> dict[str, str]:
 def test_a_killed_flow_leaves_no_process_and_a_killed_worker_no_trace(
     project_in: Any, english_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The small English recipe, with a test set of an image, has all steps that a cluster may be given."""
+    """The small recipe, translated, with a test set of an image, has all that a cluster may be given."""
     project, root, expected = project_in(tmp_path), tmp_path / "catalog", tmp_path / "expected"
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").save("held.png")
     Path("held.tsv").write_text("image\tcaption\nheld.png\tA grey wall that grows light\n", "utf-8")
     held = ['kind="pairs"', 'files=["held.tsv"]', 'images="."', 'path_column="image"', 'caption_column="caption"']
-    overrides = [*english_overrides, "duplicates.merge_captions=true", *(f"test_sets.held.{each}" for each in held)]
+    translated = [override for override in english_overrides if "target_language" not in override]
+    overrides = [*translated, "duplicates.merge_captions=true", *(f"test_sets.held.{each}" for each in held)]
     overrides.append("build.workers=2")
     with LocalExecutor() as executor:
         build_dataset(load_recipe("scenes", root=expected, overrides=overrides), root=expected, executor=executor)

@@ -69,7 +69,7 @@ class Root:
 
     def translate(self, shards: Sequence[Sequence[str] | Sequence[Row]], engine: Any, work: str = "work") -> list[Path]:
         """Translate shards of captions, or of rows."""
-        tools = SimpleNamespace(translator=engine, memory=self.memory)
+        tools = SimpleNamespace(translator=engine, memory=self.memory, windows=None)
         given_ = {"engine": engine.fingerprint, "from_code": engine.from_code}
         made = []
         for number, shard in enumerate(shards):
@@ -214,7 +214,9 @@ def test_translations_are_translated_back_once_and_compared_with_their_sources(t
     shard, engine = saved(tmp_path / "shard.parquet", rows), Backwards()
     made = []
     for work in ("work", "other"):
-        tools = SimpleNamespace(reverse=engine, reverse_memory=TranslationMemory(tmp_path / "memory", "words:it-en:1"))
+        tools = SimpleNamespace(
+            reverse=engine, reverse_windows=None, reverse_memory=TranslationMemory(tmp_path / "memory", "words:it-en:1")
+        )
         settings = {"engine": engine.fingerprint}
         commit = call_step("round-trip", tmp_path / work, {"translate": shard}, settings, tools=tools)
         made.append(commit.only_file)

@@ -1,0 +1,133 @@
+"""Translate missing captions in fixed windows on other processes; the translation memory keeps one writer.
+
+The windows of a shard have the captions, from the front, that neither the memory nor an earlier window has. Shards plan
+their windows one after the other. So windows are the same in every run, also after a kill, and so are the bytes of
+translations, whoever translates them and when.
+"""
+
+import platform
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from data_catalog.errors import InputError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.progress import Progress
+from translation.config import TranslateConfig
+from translation.engine import STREAM_WINDOW, Translation, Translator
+from translation.memory import TranslationMemory
+from translation.registry import open_translator
+
+Spread = Callable[[Callable[[], list[Translation]]], "Future[list[Translation]]"]
+
+# Engines that this process has opened, by fingerprint.
+_opened: dict[str, Translator] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineElsewhere:
+    """What another process needs to open an engine of a build.
+
+    Args:
+        config: section `[translate]`.
+        route: packs of the languages from source to target.
+        cache_dir: folder of unpacked packages.
+        fingerprint: of the engine in the flow's process.
+    """
+
+    config: TranslateConfig
+    route: Sequence[LanguagePack]
+    cache_dir: Path
+    fingerprint: str
+
+    def translate(self, captions: Sequence[str]) -> list[Translation]:
+        """Translate a window, in the process of a worker."""
+        engine = _opened.get(self.fingerprint)
+        if engine is None:
+            # Each process of a cluster translates in one thread.
+            engine = open_translator(replace(self.config, inter_threads=1), self.route, cache_dir=self.cache_dir)
+            if engine.fingerprint != self.fingerprint:
+                raise InputError(
+                    f"the worker on {platform.node()} opens the engine {engine.fingerprint}, but the flow has "
+                    f"{self.fingerprint}, so translations would differ: give all machines the same packages and models"
+                )
+            _opened[self.fingerprint] = engine
+        return engine.translate(captions)
+
+
+class Windows:
+    """The windows of one engine in a build; several shards may be under way at once.
+
+    Args:
+        memory: translation memory of the engine.
+        engine: the engine, as other processes open it.
+        spread: starts a call in another process, and repeats it where a process dies.
+        size: captions in a window.
+    """
+
+    def __init__(
+        self, memory: TranslationMemory, engine: EngineElsewhere, spread: Spread, *, size: int = STREAM_WINDOW
+    ) -> None:
+        self._memory, self._engine, self._spread, self._size = memory, engine, spread, size
+        self._pending: dict[str, Future[None]] = {}
+        self._planning, self._recording = threading.Lock(), threading.Lock()
+
+    def translate(self, captions: Sequence[str], *, title: str, planned: Callable[[], None]) -> None:
+        """Translate and record the captions that the memory does not have.
+
+        Args:
+            captions: may contain repeats.
+            title: title of the progress bar.
+            planned: called when the windows of a next shard may be planned.
+        """
+        with self._planning:
+            waits = self._plan(captions)
+        planned()
+        with Progress(title, total=sum(waits.values()), unit="captions") as progress:
+            for recorded, num_captions in waits.items():
+                recorded.result()
+                progress.advance(num_captions)
+
+    def _plan(self, captions: Sequence[str]) -> dict["Future[None]", int]:
+        """Start the windows of a shard; return what its captions wait for, each with its number of captions."""
+        # Before the memory is asked: what is recorded meanwhile is in one of the two.
+        pending = dict(self._pending)
+        missing = [caption for caption in self._memory.missing(captions) if caption not in pending]
+        waits = {pending[caption]: 0 for caption in captions if caption in pending}
+        for start in range(0, len(missing), self._size):
+            window, recorded = missing[start : start + self._size], Future[None]()
+            waits[recorded] = len(window)
+            self._pending |= dict.fromkeys(window, recorded)
+            started = self._spread(_Window(self._engine, window))
+            started.add_done_callback(partial(self._record, window, recorded))
+        return waits
+
+    def _record(self, window: Sequence[str], recorded: "Future[None]", done: "Future[list[Translation]]") -> None:
+        try:
+            translations = done.result()
+            with self._recording:
+                self._memory.record(window, translations)
+        except BaseException as error:  # noqa: BLE001  those who wait for the window raise it
+            self._forget(window)
+            recorded.set_exception(error)
+        else:
+            self._forget(window)
+            recorded.set_result(None)
+
+    def _forget(self, window: Sequence[str]) -> None:
+        for caption in window:
+            del self._pending[caption]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The translation of a window, as it is sent to another process."""
+
+    engine: EngineElsewhere
+    captions: Sequence[str]
+
+    def __call__(self) -> list[Translation]:
+        return self.engine.translate(self.captions)
