@@ -52,6 +52,8 @@ _SAMPLES_SEEN = 100_000  # by training on few images, whose features are compute
 IMAGE_TOWER = "efficientnet-lite0"  # which every installation has
 # With fewer images, val would be too small to choose the best epoch: it would choose nearly untrained weights.
 _FEW_IMAGES = 1_000
+# Measured on other photographs of Flickr8k: R@1 of 540 rises from 0.100 to 0.117, of 1,800 from 0.161 to 0.168.
+_FEW_FOR_RIDGE = 2_500
 
 
 class Line(NamedTuple):
@@ -616,6 +618,7 @@ def _pairs_settings(look: _PairsAnalysis, pack: LanguagePack) -> dict[str, Any]:
         "batch_size": batch_size,
         "encoder": encoder,
         "image_tower": IMAGE_TOWER,
+        "ridge": 10.0 if num_train < _FEW_FOR_RIDGE else 1.0,
     }
 
 
