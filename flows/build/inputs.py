@@ -38,6 +38,7 @@ from flows.recipe.language_packs import (
 )
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
+from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
 from translation.memory import TranslationMemory
 from translation.registry import reverse
@@ -307,8 +308,8 @@ def _windows(
     *,
     is_back: bool,
 ) -> Windows | None:
-    """Return the windows of an engine that other processes can open; None for a paid one, which stays here."""
-    if engine is None or memory is None or spread is None or is_paid(engine):
+    """Return the windows of an engine that other processes can open; None for one that is paid, or has a GPU here."""
+    if engine is None or memory is None or spread is None or is_paid(engine) or _has_gpu(recipe.translate):
         return None
     route, config = engine_route(recipe), recipe.translate
     if is_back:
@@ -317,6 +318,13 @@ def _windows(
         config=config, route=route, cache_dir=root.absolute() / "packages", fingerprint=engine.fingerprint
     )
     return Windows(memory, elsewhere, spread)
+
+
+def _has_gpu(config: TranslateConfig) -> bool:
+    """Return whether an engine may compute on a GPU of this machine."""
+    import ctranslate2
+
+    return config.device != "cpu" and ctranslate2.get_cuda_device_count() > 0
 
 
 class RemoteTools:
