@@ -1,7 +1,8 @@
+# make install what runs, in .venv
 # make demo    the whole job on the sample that ships: build, train, evaluate (six minutes from nothing)
 # make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
 # make test    the test suite
-# make check   what CI runs: style, types, import directions, the site, tests
+# make check   what CI runs first: style, types, import directions, the site, tests
 # make wheel   the wheel, installed elsewhere, runs the sample through a Prefect server of its own (a minute; CI runs it)
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
 # make site    the documentation as a site in site/; fails on broken links
@@ -18,11 +19,13 @@ BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: demo demo-positions test wheel check lint docs site real bench torture crash-matrix setup clean
+.PHONY: install demo demo-positions test wheel check lint docs site real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# //p' Makefile
+
+install: $(BASE)
 
 setup: $(READY)
 
