@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Event
@@ -44,7 +45,7 @@ def translate_all(windows: Any, shards: Sequence[Sequence[str]]) -> None:
 def seconds(work: Path, num_processes: int, overrides: Sequence[str], shards: Sequence[Sequence[str]]) -> float:
     """Return the seconds in which a cluster translates shards."""
     from flows.build.windows import EngineElsewhere, Windows
-    from flows.orchestration.dask_executor import DaskExecutor
+    from flows.orchestration.dask_executor import local_cluster, spread_on
     from flows.recipe.engines import engine_route, open_recipes_engine
     from flows.recipe.recipe import load_recipe
     from translation.memory import TranslationMemory
@@ -59,11 +60,12 @@ def seconds(work: Path, num_processes: int, overrides: Sequence[str], shards: Se
         fingerprint=open_recipes_engine(recipe, root).fingerprint,
     )
     memory = TranslationMemory(root / "memory", elsewhere.fingerprint)
-    with DaskExecutor(num_processes, root=root) as executor:
+    with local_cluster(num_processes) as cluster:
+        spread = partial(spread_on, cluster.client)
         first = [f"warm up {number}" for number in range(16 * num_processes)]
-        translate_all(Windows(memory, elsewhere, executor.spread, size=1), [first])
+        translate_all(Windows(memory, elsewhere, spread, size=1), [first])
         started = time.perf_counter()
-        translate_all(Windows(memory, elsewhere, executor.spread), shards)
+        translate_all(Windows(memory, elsewhere, spread), shards)
         return time.perf_counter() - started
 
 
@@ -75,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with work_folder(None) as work:
         os.chdir(work)
         (work / "sleeps.py").write_text(SLEEPS)
-        sleeping = ['translate.engine="command"', f'translate.command=["{sys.executable}", "{work}/sleeps.py"]']
+        sleeping = [
+            'translate.engine="command"',
+            "translate.package=[]",
+            f'translate.command=["{sys.executable}", "{work}/sleeps.py"]',
+        ]
         shards = [
             [f"caption {number}" for number in range(at, at + SHARD)] for at in range(0, NUM_SHARDS * SHARD, SHARD)
         ]

@@ -38,7 +38,7 @@ from flows.recipe.language_packs import (
 )
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
-from translation.config import TranslateConfig
+from translation.config import USED_BY, TranslateConfig
 from translation.engine import Translator, is_paid
 from translation.memory import TranslationMemory
 from translation.registry import reverse
@@ -324,7 +324,8 @@ def _has_gpu(config: TranslateConfig) -> bool:
     """Return whether an engine may compute on a GPU of this machine."""
     import ctranslate2
 
-    return config.device != "cpu" and ctranslate2.get_cuda_device_count() > 0
+    is_chosen = config.engine in USED_BY["device"] and config.device != "cpu"
+    return is_chosen and bool(ctranslate2.get_cuda_device_count())
 
 
 class RemoteTools:

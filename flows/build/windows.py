@@ -16,7 +16,7 @@ from pathlib import Path
 from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
-from translation.config import TranslateConfig
+from translation.config import USED_BY, TranslateConfig
 from translation.engine import STREAM_WINDOW, Translation, Translator
 from translation.memory import TranslationMemory
 from translation.registry import open_translator
@@ -47,8 +47,10 @@ class EngineElsewhere:
         """Translate a window, in the process of a worker."""
         engine = _opened.get(self.fingerprint)
         if engine is None:
-            # Each process of a cluster translates in one thread.
-            engine = open_translator(replace(self.config, inter_threads=1), self.route, cache_dir=self.cache_dir)
+            config = self.config
+            if config.engine in USED_BY["inter_threads"]:
+                config = replace(config, inter_threads=1)  # each process of a cluster translates in one thread
+            engine = open_translator(config, self.route, cache_dir=self.cache_dir)
             if engine.fingerprint != self.fingerprint:
                 raise InputError(
                     f"the worker on {platform.node()} opens the engine {engine.fingerprint}, but the flow has "

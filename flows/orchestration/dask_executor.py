@@ -141,7 +141,7 @@ class DaskExecutor(PrefectExecutor):
         super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
         self.max_remote_calls = _MOST_WAITING if address else None
         self._address = address
-        self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
+        self._cluster = DaskTaskRunner(address=address) if address else local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
         self._environment: FlowEnvironment | None = None
         self._exits = ExitStack()
@@ -186,16 +186,7 @@ class DaskExecutor(PrefectExecutor):
 
     def spread(self, call: Callable[[], T]) -> ConcurrentFuture[T]:
         """Start a call on the cluster, without a task or a thread of the flow."""
-        found = ConcurrentFuture[T]()
-
-        def pass_on(ended: Any) -> None:
-            try:
-                found.set_result(_result("translate", ended))
-            except BaseException as error:  # noqa: BLE001  whoever waits raises it
-                found.set_exception(error)
-
-        self._cluster.client.submit(self._remote(call), pure=False).add_done_callback(pass_on)  # type: ignore[no-untyped-call]
-        return found
+        return spread_on(self._cluster.client, self._remote(call))
 
     def _remote(self, call: Callable[[], T]) -> Callable[[], T]:
         """Return a call in the flow's environment."""
@@ -204,6 +195,20 @@ class DaskExecutor(PrefectExecutor):
             found = versions() if self._address else None  # local processes always have the same versions
             self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
         return partial(_run_remotely, self._environment, call)
+
+
+def spread_on(client: Client, call: Callable[[], T]) -> ConcurrentFuture[T]:
+    """Start a call on a cluster; the future waits in no thread."""
+    found = ConcurrentFuture[T]()
+
+    def pass_on(ended: Any) -> None:
+        try:
+            found.set_result(_result("translate", ended))
+        except BaseException as error:  # noqa: BLE001  whoever waits raises it
+            found.set_exception(error)
+
+    client.submit(call, pure=False).add_done_callback(pass_on)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _result(name: str, future: Any) -> Any:
@@ -225,7 +230,7 @@ def _run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
     return call()
 
 
-def _local_cluster(num_processes: int) -> DaskTaskRunner:
+def local_cluster(num_processes: int) -> DaskTaskRunner:
     """Return a new cluster on this machine, which listens on loopback and ends with this process.
 
     Connections need its TLS key. Its workers have no memory limit, since Dask would pause a worker whose memory does

@@ -87,14 +87,18 @@ def test_windows_are_those_of_one_process_also_after_an_interruption(
         assert set(cut.known(captions)) == set(captions)
 
 
-def test_another_process_opens_the_engine_or_says_which_it_has(tmp_path: Path) -> None:
-    recipe = load_recipe("scenes", root=tmp_path)
+COMMAND = ['translate.engine="command"', 'translate.command=["cat"]', "translate.package=[]"]
+
+
+@pytest.mark.parametrize("overrides", [[], COMMAND], ids=["argos", "command"])
+def test_another_process_opens_the_engine_or_says_which_it_has(overrides: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe("scenes", root=tmp_path, overrides=overrides)
     route = engine_route(recipe)
     here = open_translator(recipe.translate, route, cache_dir=tmp_path / "packages")
     elsewhere = {"config": recipe.translate, "route": route, "cache_dir": tmp_path / "packages"}
     captions = ["two red circles", "a blue star above a green square"]
     there = EngineElsewhere(**elsewhere, fingerprint=here.fingerprint)
     assert there.translate(captions) == here.translate(captions)
-    other = EngineElsewhere(**elsewhere, fingerprint="argos:en-it:000000000000")
-    with pytest.raises(InputError, match=f"opens the engine {here.fingerprint}, but the flow has argos:en-it:0{{12}}"):
+    other = EngineElsewhere(**elsewhere, fingerprint="other:en-it:000000000000")
+    with pytest.raises(InputError, match=f"opens the engine {here.fingerprint}, but the flow has other:en-it:0{{12}}"):
         other.translate(captions)
