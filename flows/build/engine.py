@@ -123,7 +123,7 @@ class Job:
             them all. Steps that the build does not have are left out.
         number: number of the shard; None if the call works on all shards.
         tools: engines, tagger, child processes, and the known image outcomes of the root.
-        leave_lane: makes room for the next call of a lane that keeps an order; called once at most.
+        leave_lane: makes room for the next call of a lane that keeps an order.
     """
 
     folder: Path
@@ -276,9 +276,11 @@ class Engine:
     def _next_event(self) -> tuple[_Node, Any]:
         """Wait until a call ends, or leaves its lane: then there is no future."""
         node, lane, future = self._ended.get()
-        self._running[_LEFT if node in self._left else lane] -= 1
-        if future is None:
+        if future is not None:
+            self._running[_LEFT if node in self._left else lane] -= 1
+        elif node not in self._left:  # a call that is tried again leaves again
             self._left.add(node)
+            self._running[lane] -= 1
             self._running[_LEFT] += 1
         return node, future
 

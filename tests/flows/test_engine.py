@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -189,6 +190,30 @@ def test_a_step_starts_as_soon_as_what_it_reads_is_there_and_not_before(tmp_path
         assert found.is_in_order(f"first {number:05d}", "all")
         assert found.is_in_order(f"second {number:05d}", f"last {number:05d}")
         assert found.is_in_order("all", f"last {number:05d}")
+
+
+def write_after_leaving(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
+    """Leave the lane, twice as a call that is tried again does."""
+    assert job.leave_lane is not None
+    job.leave_lane()
+    job.leave_lane()
+    return write(job, name=name, word=word)
+
+
+def write_slowly(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
+    """Take so long that calls which may overlap do."""
+    job.tools.begin(name)
+    time.sleep(0.1)
+    job.tools.end(name)
+    return write(job, name="wrote", word=word)
+
+
+def test_a_call_that_leaves_its_lane_lets_the_next_shard_begin_and_no_other_call_more(tmp_path: Path) -> None:
+    leaving = toy("leaving", "source", run=write_after_leaving, lane=MODEL)
+    table = [SOURCE, leaving, toy("staying", "leaving", run=write_slowly, lane=MODEL)]
+    found = run(table, tmp_path, waits={"leaving 00000": "leaving 00001"}).journal
+    assert found.begun("leaving") == [f"leaving {number:05d}" for number in range(3)]
+    assert found.most["staying"] == 1
 
 
 PIPELINE = (
