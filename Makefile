@@ -3,7 +3,7 @@
 # make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
 # make test    the test suite
 # make check   what CI runs first: style, types, import directions, the site, tests
-# make wheel   the wheel, installed elsewhere, runs the sample through a Prefect server of its own (a minute; CI runs it)
+# make slower  tests that take long: the installed wheel runs the sample, kills, exports (two minutes; CI runs it)
 # make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
 # make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
@@ -19,7 +19,7 @@ BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: install demo demo-positions test wheel check lint docs site real bench torture crash-matrix setup clean
+.PHONY: install demo demo-positions test slower check lint docs site real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,8 +55,8 @@ test: $(READY)
 	$(BIN)/python -m compileall -q vernaclip flows translation cleaning training data_catalog tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
-wheel: $(READY)
-	$(BIN)/pytest -m slow tests/flows/test_install.py
+slower: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 -m slower
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -74,7 +74,7 @@ site: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 real: $(READY) $(OLDEST_DUCKDB)
-	$(BIN)/pytest -m "real_data or slow or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
+	$(BIN)/pytest -m "real_data or slow or slower or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
 
 bench: $(READY)
 	short=; for benchmark in benchmarks/*.py; do \

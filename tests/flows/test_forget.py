@@ -278,6 +278,7 @@ def test_a_tombstone_that_concerns_nothing_costs_nothing(host: Any, root: Path, 
     assert {row["sample_id"] for row in left} == {row["sample_id"] for row in rows[1:]}
 
 
+@pytest.mark.slower
 def test_a_build_brings_back_what_is_forgotten_no_more(host: Any, root: Path, recipe_file: Path) -> None:
     """A tombstone that removed nothing makes no build when it is lifted."""
     forget(root, new_tombstone("domain", FORGOTTEN))

@@ -121,7 +121,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment
 
 
-@pytest.mark.slow
+@pytest.mark.slower
 def test_the_wheel_runs_the_sample_with_the_default_executor(
     elsewhere: Path, tmp_path: Path, unused_port: int, small_model: str
 ) -> None:

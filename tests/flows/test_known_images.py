@@ -128,6 +128,7 @@ def test_other_limits_and_pictures_are_asked_for_unless_originals_were_kept(web:
     assert published(again) == published(made)
 
 
+@pytest.mark.slower
 def test_a_killed_build_loses_nothing_to_another_dataset_or_other_settings(web: Web, host: Any) -> None:
     web.kill(after=9)  # in the third shard
     fetched = web.root / "work" / "own" / "fetch"

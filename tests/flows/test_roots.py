@@ -117,6 +117,7 @@ def test_a_full_disk_is_told_by_every_flow_that_is_deployed(tmp_path: Path, monk
         assert f"the disk that holds {tmp_path} is full: free space" in flow.fn(root=str(tmp_path)).message
 
 
+@pytest.mark.slower
 def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_overrides: list[str], told: Any) -> None:
     root = tmp_path / ODD_NAME / "outcome=kept" / "split=test" / "catalog"
     shutil.copytree(built[0], root)

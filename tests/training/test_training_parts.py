@@ -431,7 +431,7 @@ def test_towers_apart_have_the_same_gradients_to_the_bit(size: int, towers: Towe
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
-@pytest.mark.slow
+@pytest.mark.slower
 def test_the_second_thread_has_as_many_threads_as_torch() -> None:
     """OpenMP's own number, which torch sets in a thread only when that asks for it."""
     code = """

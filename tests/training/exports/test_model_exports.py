@@ -238,6 +238,7 @@ def test_the_export_to_transformers_says_what_it_needs(
     assert str(tmp_path).encode() not in (tmp_path / "moved" / "config.json").read_bytes()
 
 
+@pytest.mark.slower
 def test_exports_to_open_clip_and_onnx_score_the_same_and_one_is_a_model_for_us_too(
     compact: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
