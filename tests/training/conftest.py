@@ -297,8 +297,9 @@ def logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
         yield lambda out: {"tensorboard": in_tensorboard(out), "wandb": in_wandb(out)}
         wandb.teardown()
         server.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            server.accept()
+        with suppress(BlockingIOError), server.accept()[0] as connection:
+            connection.settimeout(10)
+            pytest.fail(f"a connection was opened, which asked for {connection.recv(500)!r}")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,11 @@ from training.fit.run import STATE_FILE
 from training.fit.trackers import require_trackers
 
 
+def wait_for_the_next_second() -> None:
+    """TensorBoard reads the files of attempts in the order of their seconds, and then of their processes' numbers."""
+    time.sleep(1 - time.time() % 1)
+
+
 def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
     square_files: PairFiles,
     small_run: Callable[..., TrainConfig],
@@ -38,6 +43,7 @@ def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
     config = replace(config, log=TRACKERS)
     interrupt_training(square_files, config, out, saves=3)  # after the last step of an epoch, before its validation
     wandb.teardown()  # the child starts wandb's service itself, as any other process
+    wait_for_the_next_second()
     before = (out / STATE_FILE).stat().st_mtime_ns
     child = start_code(training_code(square_files, config, out))
     while (out / STATE_FILE).stat().st_mtime_ns == before:
@@ -46,6 +52,7 @@ def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
     child.kill()
     child.join()
     assert child.exitcode == -signal.SIGKILL
+    wait_for_the_next_second()
     assert train(square_files, config, out) == plain
     for name in ("model.safetensors", "metrics.jsonl", "run.json", "result.json"):
         assert (out / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
