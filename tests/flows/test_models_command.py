@@ -20,7 +20,7 @@ from flows.cli import main
 from flows.jobs import train_model
 from training.trained_models import current_model, pair_files
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slower, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 NEWER = "00000000000a"  # the id comes first in every list
 

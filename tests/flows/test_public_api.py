@@ -392,6 +392,7 @@ def test_folders_of_the_users_own_are_not_taken_for_ours(command: list[str], is_
     assert "scenes" in found.stdout
 
 
+@pytest.mark.slower
 def test_the_command_aligns_and_prints_the_curve(
     home: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
     return dict(run)
 
 
+@pytest.mark.slower
 def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_however_the_run_does(
     project_in: Any, free_port: int, api_doors: Any, tmp_path: Path
 ) -> None:
