@@ -29,7 +29,7 @@ _opened: dict[str, Translator] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineElsewhere:
-    """What another process needs to open an engine of a build.
+    """Open an engine of a build in another process.
 
     Args:
         config: section `[translate]`.
@@ -103,7 +103,7 @@ class Windows:
             window, recorded = missing[start : start + self._size], Future[None]()
             waits[recorded] = len(window)
             self._pending |= dict.fromkeys(window, recorded)
-            started = self._spread(_Window(self._engine, window))
+            started = self._spread(partial(self._engine.translate, window))
             started.add_done_callback(partial(self._record, window, recorded))
         return waits
 
@@ -122,14 +122,3 @@ class Windows:
     def _forget(self, window: Sequence[str]) -> None:
         for caption in window:
             del self._pending[caption]
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The translation of a window, as it is sent to another process."""
-
-    engine: EngineElsewhere
-    captions: Sequence[str]
-
-    def __call__(self) -> list[Translation]:
-        return self.engine.translate(self.captions)

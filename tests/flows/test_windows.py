@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,20 @@ def spread() -> Iterator[Callable[..., Spread]]:
 
 def run(memory: TranslationMemory, spread: Spread, first: int = 0) -> list[Future[None]]:
     """Translate the shards in threads: each begins when the one before it has planned its windows, as in a lane."""
-    windows, ended = Windows(memory, Betraying(), spread, size=SIZE), []  # type: ignore[arg-type]
+    started: list[Future[list[Translation]]] = []
+
+    def noted(call: Callable[[], list[Translation]]) -> Future[list[Translation]]:
+        started.append(spread(call))
+        return started[-1]
+
+    windows, ended = Windows(memory, Betraying(), noted, size=SIZE), []  # type: ignore[arg-type]
     with ThreadPoolExecutor(len(SHARDS)) as pool:
         for captions in SHARDS[first:]:
             planned = threading.Event()
             ended.append(pool.submit(windows.translate, captions, title="", planned=planned.set))
             ended[-1].add_done_callback(lambda _, planned=planned: planned.set())
             planned.wait()
+    wait(started)  # a memory has one writer: the next run must not meet what this one left
     return ended
 
 
