@@ -75,7 +75,8 @@ def run(memory: TranslationMemory, spread: Spread, first: int = 0) -> list[Futur
             ended.append(pool.submit(windows.translate, captions, title="", planned=planned.set))
             ended[-1].add_done_callback(lambda _, planned=planned: planned.set())
             planned.wait()
-    wait(started)  # a memory has one writer: the next run must not meet what this one left
+    wait(started)
+    time.sleep(0.5)  # what they record, too: a memory has one writer: the next run must not meet what this one left
     return ended
 
 
