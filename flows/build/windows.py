@@ -97,7 +97,8 @@ class Windows:
         """Start the windows of a shard; return what its captions wait for, each with its number of captions."""
         # Before the memory is asked: what is recorded meanwhile is in one of the two.
         pending = dict(self._pending)
-        missing = [caption for caption in self._memory.missing(captions) if caption not in pending]
+        with self._recording:  # the first record makes the file
+            missing = [caption for caption in self._memory.missing(captions) if caption not in pending]
         waits = {pending[caption]: 0 for caption in captions if caption in pending}
         for start in range(0, len(missing), self._size):
             window, recorded = missing[start : start + self._size], Future[None]()
