@@ -70,7 +70,7 @@ def fetch_and_normalise(requests: Path, out: Path) -> None:
     normalise = NormaliseConfig(image_size=256, resize_mode="keep_ratio", encode_format="jpg", encode_quality=95)
     out.mkdir()
     with ImageWorkers() as workers, ThreadPoolExecutor(1) as lane, ThreadPoolExecutor(PROCESSES) as pool:
-        workers.prepare(normalise, fetching=1, normalising=PROCESSES)
+        workers.prepare(fetching=True, normalising=True)
 
         def fetch_one(path: Path) -> Path:
             raw = out / f"{path.stem}.raw"

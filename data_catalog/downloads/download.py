@@ -339,7 +339,7 @@ def _open(
     for _ in range(MAX_REDIRECTS + 1):
         check_url(place, referrer=referrer, plain_http=plain_http)
         try:
-            response = client.get(place, headers=headers, answers=(*answers, *REDIRECTS))
+            response = client.get(parse_url(place), headers=headers, answers=(*answers, *REDIRECTS))
         except FetchError as error:
             error.url = error.url or place
             raise _request_error(url, error) from error
@@ -373,7 +373,6 @@ class _Client(GuardedClient):
                 timeout_s=config.timeout_s,
                 deadline_s=unlimited,
                 max_bytes=config.max_bytes,
-                max_redirects=0,
                 user_agent=f"vernaclip/{version('vernaclip')}",
                 accept="*/*",
                 proxies=getproxies(),

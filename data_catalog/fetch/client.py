@@ -1,7 +1,7 @@
 """The HTTP client: GET requests to the public web within limits and a deadline, or a failure with a drop reason.
 
-Scheme, user name, port and every address of the host are checked again at each redirect. The connection uses an address
-that was checked: the name is not resolved a second time.
+Port and every address of the host are checked. The connection uses an address that was checked: the name is not
+resolved a second time.
 """
 
 import base64
@@ -19,7 +19,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message
@@ -36,8 +36,6 @@ from data_catalog.fetch.urls import (
     Resolver,
     Target,
     checked_addresses,
-    parse_url,
-    redirect_target,
     resolve,
 )
 
@@ -86,9 +84,8 @@ class Limits:
 
     Args:
         timeout_s: seconds for one connect, or one wait for the next bytes.
-        deadline_s: seconds for everything, redirects and body included.
+        deadline_s: seconds for everything, the body included.
         max_bytes: of a body.
-        max_redirects: that are followed for one URL.
         user_agent: the User-Agent header.
         accept: the Accept header.
         allow_loopback: allow requests to this machine, on any port.
@@ -99,7 +96,6 @@ class Limits:
     timeout_s: float
     deadline_s: float
     max_bytes: int
-    max_redirects: int
     user_agent: str
     accept: str = _ACCEPT_IMAGES
     allow_loopback: bool = False
@@ -107,28 +103,8 @@ class Limits:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
-def _nothing(target: Target) -> None:
-    """Do nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """Callbacks of a request. Each may wait, or raise an error that ends the request.
-
-    Args:
-        before_hop: called with the target of each redirect before its host is looked up.
-        before_connect: called with each target, the first included, right before the connection is made.
-    """
-
-    before_hop: Callable[[Target], None] = _nothing
-    before_connect: Callable[[Target], None] = _nothing
-
-
-_NO_HOOKS = Hooks()
-
-
 class GuardedClient:
-    """A client that makes guarded requests; safe to use from several threads."""
+    """A client that makes guarded requests, one each; safe to use from several threads."""
 
     def __init__(self, limits: Limits, *, resolver: Resolver = resolve) -> None:
         self.limits = limits
@@ -137,39 +113,32 @@ class GuardedClient:
 
     def get(
         self,
-        url: str,
+        target: Target,
         *,
         headers: Mapping[str, str] | None = None,
         answers: Collection[int] = WITH_BODY,
         deadline: Deadline | None = None,
-        hooks: Hooks = _NO_HOOKS,
+        before_connect: Callable[[], None] | None = None,
     ) -> "Response":
-        """Send a GET request for a URL, and follow redirects.
+        """Send a GET request. A redirect is an answer like any other.
 
         Args:
-            url: a URL or an IRI.
+            target: the URL, as `parse_url` returns it.
             headers: additional headers.
-            answers: statuses that count as success; a redirect whose status is one of them is not followed.
+            answers: statuses that count as success.
             deadline: for reading the whole body; None: `Limits.deadline_s` from now.
-            hooks: callbacks of the request.
+            before_connect: called after the look-up, right before the connection is made; it may wait or raise.
 
         Raises:
-            FetchError: the request failed. The error has the reason, and the URL at which it failed.
+            FetchError: the request failed. The error has the reason and the URL.
         """
-        target = parse_url(url)
-        deadline = deadline or Deadline(self.limits.deadline_s)
-        for hop in range(self.limits.max_redirects + 1):
-            if hop:
-                hooks.before_hop(target)
-            with _with_url(target):
-                response = self._request(target, headers or {}, deadline, hooks.before_connect)
-                location = response.headers.get("Location") if response.status in REDIRECTS else None
-                if location is None or response.status in answers:
-                    return Response(response, target.url, self.limits.max_bytes, answers)
-                response.close()
-                target = redirect_target(target, location)
-        with _with_url(target):
-            raise FetchError("redirects", f"more than {self.limits.max_redirects}")
+        try:
+            deadline = deadline or Deadline(self.limits.deadline_s)
+            response = self._request(target, headers or {}, deadline, before_connect)
+            return Response(response, target.url, self.limits.max_bytes, answers)
+        except FetchError as error:
+            error.url = target.url
+            raise
 
     def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
         """Return the checked addresses of a target.
@@ -181,12 +150,17 @@ class GuardedClient:
         return checked_addresses(target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports)
 
     def _request(
-        self, target: Target, headers: Mapping[str, str], deadline: Deadline, before_connect: Callable[[Target], None]
+        self,
+        target: Target,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        before_connect: Callable[[], None] | None,
     ) -> http.client.HTTPResponse:
         proxy = self._proxy_of(target)
         look_up = _in_time(self._resolver, deadline)
         addresses = self.addresses(target, look_up) if proxy is None else self._proxy_addresses(proxy, target, look_up)
-        before_connect(target)
+        if before_connect is not None:
+            before_connect()
         connection = _Connection(target, addresses, self._tls, deadline, self.limits.timeout_s)
         if proxy is not None:
             connection.go_through(proxy)
@@ -298,16 +272,6 @@ def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
         return answer.result(min(deadline.left(), _LONGEST_LOOK_UP_S))
 
     return look_up
-
-
-@contextmanager
-def _with_url(target: Target) -> Iterator[None]:
-    """Set the URL of a `FetchError` that is raised inside the context."""
-    try:
-        yield
-    except FetchError as error:
-        error.url = target.url
-        raise
 
 
 class _FinalResponse(http.client.HTTPResponse):
@@ -451,7 +415,7 @@ class Response:
         self._max_bytes = max_bytes
         if self.status not in answers:
             response.close()
-            raise self._failure(http_reason(self.status), f"HTTP {self.status}")
+            raise self.failure(http_reason(self.status), f"HTTP {self.status}")
 
     def __enter__(self) -> "Response":
         return self
@@ -473,15 +437,15 @@ class Response:
             OSError: the file cannot be written.
         """
         if self.length is not None and self.length > self._max_bytes:
-            raise self._failure("too_large", f"{self.length} bytes announced"[:_LONGEST_DETAIL])
+            raise self.failure("too_large", f"{self.length} bytes announced"[:_LONGEST_DETAIL])
         count = 0
         for piece in self._plain_pieces():
             sink.write(piece)
             count += len(piece)
             if count > self._max_bytes:
-                raise self._failure("too_large", f"more than {self._max_bytes} bytes")
+                raise self.failure("too_large", f"more than {self._max_bytes} bytes")
         if not count:
-            raise self._failure("empty_body")
+            raise self.failure("empty_body")
 
     def read_start(self, num_bytes: int) -> bytes:
         """Return the first bytes of the body, at most `num_bytes`.
@@ -507,7 +471,7 @@ class Response:
             count += len(piece)
             yield piece
         if self.length is not None and count < self.length:
-            raise self._failure("truncated_body", f"{count} of {self.length} bytes"[:_LONGEST_DETAIL])
+            raise self.failure("truncated_body", f"{count} of {self.length} bytes"[:_LONGEST_DETAIL])
 
     def _plain_pieces(self) -> Iterator[bytes]:
         """Yield the body in small pieces, without its gzip coding if it is stated and there."""
@@ -525,20 +489,21 @@ class Response:
                     yield decoder.decompress(rest, PIECE_BYTES)
                     rest = decoder.unconsumed_tail
         except zlib.error as error:
-            raise self._failure("truncated_body", "its gzip coding is cut or damaged") from error
+            raise self.failure("truncated_body", "its gzip coding is cut or damaged") from error
         if not decoder.eof:
-            raise self._failure("truncated_body", "its gzip coding is cut or damaged")
+            raise self.failure("truncated_body", "its gzip coding is cut or damaged")
 
     def _next_piece(self) -> bytes:
         try:
             # Not `read`, which reads without end after a chunk of size -1.
             return self._response.read1(PIECE_BYTES)
         except TimeoutError as error:
-            raise self._failure("timeout", "not all of the body in time") from error
+            raise self.failure("timeout", "not all of the body in time") from error
         except (OSError, http.client.HTTPException, OverflowError) as error:  # a chunk may state any size
-            raise self._failure("truncated_body", "the connection broke off") from error
+            raise self.failure("truncated_body", "the connection broke off") from error
 
-    def _failure(self, reason: str, detail: str | None = None) -> FetchError:
+    def failure(self, reason: str, detail: str | None = None) -> FetchError:
+        """Return a failure with the facts of the answer."""
         wait_s = retry_after_s(self.headers.get("Retry-After"))
         error = FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s)
         error.url = self.url

@@ -98,9 +98,8 @@ class FetchConfig:
     """Seconds before the first retry. The wait doubles each time and varies at random."""
     max_wait_s: float = how(300.0)
     """Maximum seconds of a Retry-After. A host that asks for more is skipped until then."""
-    threads: int = how(32)
-    """Images of one shard fetched at once. Hosts with many images get additional threads: each at most its
-    `concurrency`, all together at most this number."""
+    threads: int = how(64)
+    """Requests made at the same time, over all shards."""
     host_concurrency: int = how(8)
     """Maximum concurrent requests to one host, over all shards."""
     host_requests_per_s: float = how(20.0)
@@ -173,7 +172,6 @@ class FetchConfig:
             timeout_s=self.timeout_s,
             deadline_s=self.deadline_s,
             max_bytes=self.max_bytes,
-            max_redirects=self.max_redirects,
             user_agent=f"{self.user_agent} {self.contact}" if self.contact else self.user_agent,
             allow_loopback=self.allow_loopback,
             ports=self.ports,
@@ -190,25 +188,17 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "retries": (0, 20),
     "backoff_s": (0, MAX_BACKOFF_S),
     "max_wait_s": (0, 86400),
-    "threads": (1, 256),
+    "threads": (1, 1024),
     "host_concurrency": (1, 256),
     "host_requests_per_s": (0, MAX_REQUESTS_PER_S),
 }
 
 
-def slow_host(urls: Collection[str], config: FetchConfig) -> str | None:
-    """Return the slow host, or group of hosts, that at least half of a shard's URLs are on; None if there is none.
-
-    A host is slow if it has a request rate, or if its concurrency is less than the number of threads.
-    """
+def main_host(urls: Collection[str], config: FetchConfig) -> str | None:
+    """Return the host, or group of hosts, that at least half of a shard's URLs are on; None if there is none."""
     named, hosts = config.named_limits, Counter[str]()
     for url in urls:
         with suppress(ValueError):  # it is not a URL
             if host := urlsplit(url).hostname:
                 hosts[group_of(host, named)] += 1
-    if not hosts:
-        return None
-    ((group, count),) = hosts.most_common(1)
-    limits = named.get(group, config.default_limits)
-    is_slow = limits.requests_per_s > 0 or limits.concurrency < config.threads
-    return group if is_slow and 2 * count >= len(urls) else None
+    return next((group for group, count in hosts.most_common(1) if 2 * count >= len(urls)), None)

@@ -119,7 +119,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "truncated_body": ImageReason("the connection ended before the announced length", "network", retryable=True),
     "placeholder": ImageReason("a placeholder picture for a removed image", "gone"),
     "missing_file": ImageReason("the file is missing from the local folder or archive, or unreadable", "missing"),
-    "fetch_lost": ImageReason("img2dataset returned no outcome for the row", "crash", retryable=True),
+    "fetch_lost": ImageReason("the answer is of a kind that vernaclip does not foresee", "crash", retryable=True),
     "fetch_crash": ImageReason("the fetching process died or hung at the row, twice", "crash", retryable=True),
 }
 
@@ -278,7 +278,7 @@ def _resolver(counts: Counter[str], rows: Rows) -> str | None:
         return (
             f"DNS trouble: {_percent(counts, 'dns')} of the images failed because their host had no address, {flaky:,} "
             "of them on hosts that had one at other times. The resolver is overloaded. Run a caching resolver on this "
-            "machine, such as unbound or systemd-resolved, or lower fetch.threads and build.fetch_workers. Then build "
+            "machine, such as unbound or systemd-resolved, or lower fetch.threads. Then build "
             "again with --retry-failed."
         )
     if _share(counts, "dns") >= _UNUSUAL:
@@ -312,7 +312,7 @@ def _network(counts: Counter[str], rows: Rows) -> str | None:
         return None
     return (
         f"{_percent(counts, 'network')} of the images had no connection or were too slow. The network may be "
-        "overloaded. Lower fetch.threads or build.fetch_workers, or raise fetch.timeout_s. Then build again with "
+        "overloaded. Lower fetch.threads, or raise fetch.timeout_s. Then build again with "
         "--retry-failed."
     )
 

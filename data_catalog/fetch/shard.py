@@ -1,57 +1,34 @@
-"""Fetching of a shard's images, from the web in a child process or from local files: one outcome per row."""
+"""Fetching of a shard's images, from the web or from local files: one outcome per row, in order."""
 
 import hashlib
-import json
-import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.engine import BODIES_FILE, REQUESTS_FILE
-from data_catalog.fetch.opener import SLACK_S
+from data_catalog.fetch.gather import Owners, fetch_by_owners
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
-from data_catalog.images.children import MAX_EARLY_DEATHS, ChildDiedError, ChildPool
-from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
-from data_catalog.progress import Progress
+from data_catalog.images.tables import Outcome, PieceReader, Row, failed
 from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import write_recorded
 
-logger = logging.getLogger(__name__)
 
-
-def fetch_from_web(
-    rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, pool: ChildPool
-) -> dict[int, Outcome]:
-    """Fetch the rows that have no path; fetch a URL that several rows share once.
-
-    Rows that were under way when a child died are fetched at the end, one at a time. A row at which the child dies then
-    gets one more try, since the child may have been killed for another reason. After that it is rejected.
+def fetch_from_web(rows: list[Row], config: FetchConfig, journals: Path, owners: Owners) -> dict[int, Outcome]:
+    """Return an outcome for each row without a path, by position; a URL that several rows share is fetched once.
 
     Args:
         rows: with `url` and `path`.
         config: settings of `[fetch]`.
-        folder: for the bytes.
-        hosts: folder that all children of a build share, see `Hosts`.
-        pool: of child processes.
-
-    Returns:
-        An outcome for each row without a path, by position in `rows`.
-
-    Raises:
-        InputError: children die before they reach a row.
+        journals: folder for outcomes and bytes; what an interrupted run left there is not fetched again.
+        owners: fetching processes.
     """
     outcomes: dict[int, Outcome] = {}
     by_url: dict[str, list[int]] = {}
@@ -61,68 +38,10 @@ def fetch_from_web(
                 by_url.setdefault(parse_url(row["url"]).url, []).append(position)
             except FetchError as error:
                 outcomes[position] = failed(error.reason, error.detail)
-    found: dict[str, Outcome] = {}
-    with Progress("fetch", total=len(by_url), unit="images") as progress:
-        fetch = partial(_fetch_all, folder=folder, hosts=hosts, pool=pool, outcomes=found, progress=progress)
-        suspects = fetch(list(by_url), config)
-        alone = replace(config, threads=1)
-        for url in fetch(fetch(suspects, alone), alone):
-            found[url] = failed("fetch_crash")
+    found = fetch_by_owners(list(by_url), config, journals, owners) if by_url else {}
     for url, positions in by_url.items():
-        outcome = found.get(url, failed("fetch_lost"))  # rows in = rows out, even if img2dataset loses a row
-        outcomes.update(dict.fromkeys(positions, outcome))
+        outcomes.update(dict.fromkeys(positions, found[url]))
     return outcomes
-
-
-def _fetch_all(
-    waiting: list[str],
-    config: FetchConfig,
-    *,
-    folder: Path,
-    hosts: Path,
-    pool: ChildPool,
-    outcomes: dict[str, Outcome],
-    progress: Progress,
-) -> list[str]:
-    """Fetch URLs, with a new child after each one that dies; return the URLs that were under way when a child died.
-
-    Each child gets one job. The URLs that it finishes are in `outcomes`, even if it dies.
-    """
-    suspects: list[str] = []
-    early_deaths = num_failed = 0
-    stall_s = config.deadline_s + config.timeout_s + 2 * SLACK_S
-    while waiting:
-        place = Path(tempfile.mkdtemp(dir=folder))
-        lines = [json.dumps([row, url]) + "\n" for row, url in enumerate(waiting)]
-        (place / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
-        job = {"folder": str(place), "hosts": str(hosts), "config": config.to_values()}
-        begun: dict[str, bool] = {}  # False for URLs that wait to be requested again
-        try:
-            with pool.lend("fetch") as child:
-                for event in child.run(job, stall_s=stall_s):
-                    url = waiting[event["row"]]
-                    begun[url] = "back" not in event
-                    if "reason" in event:
-                        piece = (
-                            None if event["reason"] else Piece(place / BODIES_FILE, event["offset"], event["length"])
-                        )
-                        outcomes[url] = cast("Outcome", {**event, "piece": piece})
-                        num_failed += event["reason"] is not None
-                        progress.advance(failed=num_failed)
-                        logger.debug("%s: %s", url, event)
-        except ChildDiedError as error:
-            num_before = len(waiting)
-            waiting = [url for url in waiting if url not in outcomes]
-            here = [url for url in waiting if begun.get(url)]
-            logger.warning("images: the fetching process ended (%s) at %s", error, here)
-            early_deaths = 0 if here or len(waiting) < num_before else early_deaths + 1
-            if early_deaths == MAX_EARLY_DEATHS:
-                raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
-            suspects += here
-            waiting = [url for url in waiting if not begun.get(url)]
-        else:
-            break
-    return suspects
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:

@@ -4,10 +4,8 @@ import ctypes
 import math
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,9 +25,7 @@ from data_catalog.images.decoding import (
 )
 from data_catalog.images.formats import format_of
 from data_catalog.settings import require_between, require_values
-from data_catalog.storage.failpoints import failpoint
 
-PICTURES_FILE = "pictures.bin"
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 # Keys are img2dataset's names.
 INTERPOLATIONS = {
@@ -377,34 +373,16 @@ def load_decoders() -> None:
         mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
 
 
-def normalise_rows(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
-    """Normalise images in a child, in order, and report each before the next one is begun.
-
-    The job contains `raw` (the file of raw bytes), `rows` of (row, offset, length) in it, `config` (the settings), and
-    `folder`, into which `PICTURES_FILE` is written.
-    """
-    config = NormaliseConfig(**job["config"])
-    # Some decoders reserve memory when a file is opened. Pillow refuses images of more than twice this number.
+def set_limits(config: NormaliseConfig) -> None:
+    """Set the limit of pixels: some decoders reserve memory when a file is opened. Pillow refuses twice this number."""
     Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
-    pictures = Path(job["folder"], PICTURES_FILE)
-    report({"ready": True})
-    with Path(job["raw"]).open("rb") as source, pictures.open("wb") as sink:
-        for row, offset, length in job["rows"]:
-            source.seek(offset)
-            event, data = _normalise_one(source.read(length), config)
-            failpoint("normalise.before_picture", pictures)
-            start = sink.tell()
-            sink.write(data)
-            sink.flush()
-            failpoint("normalise.after_picture", pictures)
-            report({"row": row, "offset": start, "length": len(data), **event})
 
 
-def _normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any], bytes]:
-    """Return the event to report, and the encoded image, empty if it is rejected."""
+def normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any], bytes]:
+    """Return JSON values, with a reason if the image is rejected, and the encoded picture."""
     try:
         image = normalise_image(raw, config)
     except ImageRejectedError as error:
         return {"reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}, b""
     facts = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "data"}
-    return {"reason": None, "detail": None, **facts, "thumbnail": image.thumbnail.hex()}, image.data  # events are JSON
+    return {"reason": None, "detail": None, **facts, "thumbnail": image.thumbnail.hex()}, image.data

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.fetch.journal import Piece
 from data_catalog.storage.failpoints import failpoint
 
 ROW_GROUP_ROWS = 100
@@ -19,23 +19,14 @@ IMAGE_COLUMNS = ("bytes", "original")
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of bytes in a file."""
-
-    path: Path
-    offset: int
-    length: int
-
-
 class Outcome(TypedDict):
-    """The result of fetching or decoding one image; a decoding child adds columns of `IMAGES`."""
+    """The result of fetching one image."""
 
     reason: str | None
     detail: str | None
     piece: Piece | None
-    # From a fetching child: the answer, the number of tries, the time of the first request (seconds since 1970), and
-    # the seconds spent on requests and on waiting.
+    # From the fetching process: the answer, the number of tries, the time of the first request (seconds since 1970),
+    # and the seconds spent on requests and on waiting.
     http_status: NotRequired[int | None]
     final_url: NotRequired[str | None]
     robots_tag: NotRequired[str | None]
@@ -46,8 +37,6 @@ class Outcome(TypedDict):
     waiting_s: NotRequired[float | None]
     # The content of a local file, in place of a piece.
     bytes: NotRequired[bytes]
-    # From a decoding child, hexadecimal.
-    thumbnail: NotRequired[str]
 
 
 class PieceReader(ExitStack):
@@ -69,7 +58,7 @@ class PieceReader(ExitStack):
 
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
-    """Return the outcome of a row that failed without a report from a child."""
+    """Return the outcome of a row that failed, or that needed no request."""
     return {"reason": reason, "detail": detail, "piece": None}
 
 

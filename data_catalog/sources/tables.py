@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.child_process import cap_memory
 from data_catalog.errors import DefectError, InputError
-from data_catalog.images.children import cap_memory
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import MAX_TEXT_CHARS, Line, Trouble, check_text_file, head_lines, read_lines
 from data_catalog.sources.json_documents import describe, parse_json

@@ -75,11 +75,9 @@ REGISTRY = {
     # data_catalog/sources/ingest.py and data_catalog/images/tables.py: files that are written in pieces
     "ingest.after_batch": "a batch of upstream rows has been staged",
     "images.after_group": "a group of images has been written to a shard",
-    # data_catalog/images: what the child processes write
-    "fetch.before_body": "in a fetching child: an image has come, its bytes are about to be written",
-    "fetch.after_body": "in a fetching child: an image's bytes are written, its row is not reported",
-    "normalise.before_picture": "in a decoding child: an image is decoded, its bytes are about to be written",
-    "normalise.after_picture": "in a decoding child: an image's bytes are written, its row is not reported",
+    # data_catalog/fetch/journal.py
+    "fetch.before_event": "in the fetching process: a request or an outcome is about to be written to the journal",
+    "fetch.after_event": "in the fetching process: the journal has it, with the image's bytes",
 }
 
 
@@ -87,7 +85,7 @@ _ARMING = re.compile(r"(?P<name>[^:=]*)(?::(?P<passage>0*[1-9][0-9]*))?=(?P<acti
 _lock = threading.Lock()
 # By failpoint, the passage at which it acts, and the action; None: the environment has not been read yet.
 _armed: dict[str, tuple[int, str]] | None = None
-_is_child = False
+_parent: int | None = None  # of this child process
 
 
 def failpoint(name: str, path: Path | None = None) -> None:
@@ -113,15 +111,15 @@ def failpoint(name: str, path: Path | None = None) -> None:
         return
     if action in ERRORS:
         raise OSError(ERRORS[action], os.strerror(ERRORS[action]), None if path is None else str(path))
-    if action == KILL and _is_child:
-        os.kill(os.getppid(), signal.SIGKILL)
+    if action == KILL and _parent is not None:
+        os.kill(_parent, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL if action == KILL else signal.SIGSTOP)
 
 
 def kill_with_parent() -> None:
     """Mark this process as a child process: a `kill` here kills its parent, too, as a power cut would."""
-    global _is_child
-    _is_child = True
+    global _parent
+    _parent = os.getppid()
 
 
 def parse(text: str) -> dict[str, tuple[int, str]]:

@@ -120,11 +120,8 @@ def build(
             spread=executor.spread,
         )
         all_local = all(source.name in inputs.locations for source in recipe.sources)
-        workers.prepare(  # workers load their libraries while captions are cleaned and translated
-            recipe.normalise,
-            fetching=0 if all_local else recipe.build.fetch_workers,
-            normalising=0 if executor.runs_remotely else recipe.build.workers,
-        )
+        # They load their libraries while captions are cleaned and translated.
+        workers.prepare(fetching=not all_local, normalising=not executor.runs_remotely)
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()

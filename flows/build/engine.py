@@ -7,6 +7,7 @@ takes no such thread.)
 
 import dataclasses
 import heapq
+import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,6 +120,8 @@ class Job:
 
     Args:
         folder: an empty folder; the files that the call writes into it are committed.
+        unfinished: a folder, which may not exist, for what an interrupted call leaves to the next one. It is removed
+            after the commit.
         inputs: inputs by the names in `Step.after`: one commit, or one for each shard or test set if the call reads
             them all. Steps that the build does not have are left out.
         number: number of the shard; None if the call works on all shards.
@@ -128,6 +131,7 @@ class Job:
 
     folder: Path
     inputs: Mapping[str, Commit | tuple[Commit, ...]]
+    unfinished: Path = Path()
     number: int | None = None
     tools: Any = None
     leave_lane: Callable[[], None] | None = None
@@ -176,6 +180,7 @@ class Call:
 
         reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]
         commit = self.work.run(self.key, produce, reads=reads)
+        shutil.rmtree(self.job.unfinished, ignore_errors=True)
         return Done(commit=commit, seconds=time.monotonic() - started)
 
 
@@ -204,7 +209,8 @@ def call_of(
         inputs=tuple(f"{name}:{commit.files[file]}" for name, commit in read for file in sorted(commit.files)),
         settings={name: _decisive(value) for name, value in settings.items()},
     )
-    job = Job(folder=Path(), inputs=inputs, number=number, tools=tools)
+    unfinished = work.folder / ".unfinished" / f"{key.key}-{number}"  # shards of equal content have the same key
+    job = Job(folder=Path(), unfinished=unfinished, inputs=inputs, number=number, tools=tools)
     return Call(key=key, work=work, run=step.run, job=job, settings=settings)
 
 

@@ -21,7 +21,7 @@ from cleaning.duplicates.images import (
 )
 from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
-from data_catalog.fetch.config import FetchConfig, slow_host
+from data_catalog.fetch.config import FetchConfig, main_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import fetchable_url
@@ -94,26 +94,28 @@ def fetch(
     places = job.tools.known.write_recorded(urls, sample_ids, job.folder)
     missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))
     log = job.tools.log_folder / f"{job.label}-{digest([attempt, sample_ids])[:12]}.parquet"
-    job.tools.workers.fetch(missing, config, job.folder / FETCHED_FILE, attempt=attempt, log=log)
+    job.unfinished.mkdir(parents=True, exist_ok=True)
+    out, journals = job.folder / FETCHED_FILE, job.unfinished
+    job.tools.workers.fetch(missing, config, out, attempt=attempt, log=log, journals=journals)
     order = [IN_FETCHED if place is None else place for place in places]
     save_parquet(pa.table({"file": pa.array(order, pa.int8())}), job.folder / ORDER_FILE)
     return {}
 
 
 def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
-    """Return the lane of a shard's fetch: the lane of a slow host if most of its images are there, else the common one.
+    """Return the lane of a shard's fetch: that of the host of most of its images, or the common one of other shards.
 
-    The lane of a slow host fetches one shard at a time.
+    So shards of a slow host, of which many may wait, take no place from the others.
 
     Args:
         config: section `[fetch]`.
-        width: number of shards in the common lane that are fetched at the same time.
+        width: number of shards in a lane that are fetched at the same time.
         captions: file with the shard's caption rows.
     """
     table = pq.read_table(captions, columns=["outcome", "url"])
     urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
-    host = slow_host(urls, config)
-    return Lane("fetch", width) if host is None else Lane(f"fetch-{host}")
+    host = main_host(urls, config)
+    return Lane("fetch" if host is None else f"fetch-{host}", width)
 
 
 def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:

@@ -54,9 +54,9 @@ class BuildConfig:
     """Approximate number of samples in a shard."""
     workers: int = how(4)
     """Number of steps that run at the same time."""
-    fetch_workers: int = how(2)
-    """Number of shards whose images are fetched at the same time, besides one per host that has a limit and at least
-    half of a shard's images."""
+    fetch_workers: int = how(8)
+    """Number of shards whose images are fetched at the same time, and as many for each host that has at least half of a
+    shard's images."""
     dask_address: str | None = how(None)
     """Address of the Dask scheduler for `--executor dask`. Without it, `workers` processes on this machine run the
     steps."""

@@ -30,7 +30,7 @@ from websockets.typing import Subprotocol
 
 from data_catalog.database.catalog import query
 from data_catalog.images import workers
-from data_catalog.images.children import ChildPool
+from data_catalog.images.decoders import Decoders
 from data_catalog.report.page import refresh_report
 from flows.build.execution import LocalExecutor
 from flows.cli import main
@@ -116,12 +116,12 @@ def english_recipe(english_overrides: list[str]) -> EnglishRecipe:
 
 @pytest.fixture(scope="session")
 def built(
-    tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe, _shared_pool: ChildPool
+    tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe, _shared_decoders: Decoders
 ) -> tuple[Path, BuildReport]:
     """A root with the small English sample, and the report of its build."""
     root = tmp_path_factory.mktemp("built") / "catalog"
     with LocalExecutor() as executor, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr(workers, "Decoders", lambda: _shared_decoders)
         patch.setattr("flows.jobs.refresh_report", refresh_report)  # also where it is asked for among quick builds
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
@@ -133,29 +133,25 @@ def copied(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
     return Path(shutil.copytree(built[0], tmp_path / "it's a root", ignore=ignored))
 
 
-class _SharedPool(ChildPool):
-    """Child processes that stay for the next build of this process."""
-
-    def start(self, kind: str, memory_bytes: int = 0, *, count: int) -> None:
-        idle = self._idle.get((kind, memory_bytes), [])
-        super().start(kind, memory_bytes, count=max(0, count - len(idle)))
+class _SharedDecoders(Decoders):
+    """Decoding processes that stay for the next build of this process."""
 
     def close(self) -> None:
         """Leave them."""
 
 
 @pytest.fixture(scope="session")
-def _shared_pool() -> Iterator[ChildPool]:
-    pool = _SharedPool()
-    yield pool
-    ChildPool.close(pool)
+def _shared_decoders() -> Iterator[Decoders]:
+    decoders = _SharedDecoders()
+    yield decoders
+    Decoders.close(decoders)
 
 
 @pytest.fixture(scope="module")
-def quick_builds(_shared_pool: ChildPool) -> Iterator[None]:
+def quick_builds(_shared_decoders: Decoders) -> Iterator[None]:
     """Builds of a module in this process share children for images, and write no report: a quarter of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr(workers, "Decoders", lambda: _shared_decoders)
         patch.setattr("flows.jobs.refresh_report", lambda *_, **__: None)
         yield
 

@@ -3,8 +3,10 @@
 import copy
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,17 @@ class Web:
         with self.child(words, start_new_session=True) as killed:
             assert self.host.stopped.wait(60)
             os.killpg(killed.pid, signal.SIGKILL)
+        while any(self._is_owner(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
+            time.sleep(0.01)  # until the fetching process has seen it
         self.host.stops_after = 1_000
         self.host.goes_on.set()
+
+    def _is_owner(self, cmdline: Path) -> bool:
+        with suppress(OSError):
+            return {b"data_catalog.fetch.owner", bytes(self.root / "work" / ".hosts")} <= {
+                *cmdline.read_bytes().split(b"\0")
+            }
+        return False
 
     def outcomes(self) -> dict[str, str]:
         rows = self.own.rows("SELECT url, coalesce(drop_reason, status) AS outcome FROM images")

@@ -96,7 +96,7 @@ class RequestLog:
         self.most = 0
         self.times: list[float] = []
 
-    def answer(self, it: _Handler, body: bytes, seconds: float = 0.0) -> None:
+    def answer(self, it: _Handler, body: bytes, seconds: float = 0.0, *, status: int = 200, **headers: str) -> None:
         with self._lock:
             self.times.append(time.monotonic())
             self._under_way += 1
@@ -104,7 +104,7 @@ class RequestLog:
         it.server.stopping.wait(seconds)
         with self._lock:
             self._under_way -= 1
-        it.answer(200, body)
+        it.answer(status, body, **headers)
 
 
 @pytest.fixture(scope="session")
@@ -238,17 +238,23 @@ def normalise(workers: ImageWorkers, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def children() -> Callable[..., set[int]]:
-    """`children(kind, of=None)`: ids of the image processes of that kind that a process, by default this one, has."""
+    """`children(kind, of=None)`: ids of the processes of a kind that a process, by default this one, has.
+
+    "fetch": the fetching process; "decoders": the one that loads decoders; "decode": those that decode.
+    """
+    modules = {"fetch": b"data_catalog.fetch.owner"}
 
     def find(kind: str, of: int | None = None) -> set[int]:
-        found = set()
+        found, parents = set(), {of or os.getpid()}
+        if kind == "decode":
+            parents = find("decoders", of)
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
-                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                _, parent, *_ = stat.read_text().rpartition(")")[2].split()
                 words = (stat.parent / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError):
+            except (OSError, ValueError):
                 continue  # it has ended meanwhile
-            if parent == (of or os.getpid()) and {b"data_catalog.images.children", kind.encode()} <= {*words}:
+            if int(parent) in parents and modules.get(kind, b"data_catalog.images.decoders") in words:
                 found.add(int(stat.parent.name))
         return found
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,8 +135,11 @@ def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_i
     assert reasons(fetch(*urls, config=replace(quick, threads=4), by=own_workers)) == [None] * 40
     hosts.mkdir()
     (hosts / "hosts.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"):
-        fetch(urls[0], by=own_workers)
+    with (
+        ImageWorkers(hosts) as later,
+        pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"),
+    ):
+        fetch(urls[0], by=later)
 
 
 PARENT = """
@@ -158,7 +161,7 @@ def test_a_child_whose_parent_is_killed_stops_asking_and_writing(
     server.files |= dict.fromkeys(paths, bytes(1000))
     pq.write_table(make_requests(*map(server.url, paths)), tmp_path / "requests")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path])
-    bodies = wait_for_bytes(tmp_path, "bodies.bin")
+    bodies = wait_for_bytes(tmp_path, "*.journal")
     (pid,) = children("fetch", parent.pid)
     parent.kill()
     parent.wait()
@@ -169,6 +172,23 @@ def test_a_child_whose_parent_is_killed_stops_asking_and_writing(
     assert (sum(server.hits.values()), bodies.stat().st_size) == (asked, size)
     assert size < 5_000_000
     assert not (tmp_path / "raw").exists()
+
+
+def test_an_interrupted_shard_goes_on_with_what_came(
+    server: Any, workers: Any, make_requests: Any, quick: FetchConfig, tmp_path: Path
+) -> None:
+    server.files |= {f"/left/{number}": b"x" for number in range(5)}
+    requests = make_requests(*[server.url(f"/left/{number}") for number in range(5)])
+    journals = tmp_path / "journals"
+    journals.mkdir()
+    config = replace(quick, threads=2)
+    workers.fetch(requests, config, tmp_path / "one.parquet", journals=journals)
+    (journal,) = journals.iterdir()
+    journal.write_bytes(journal.read_bytes()[:-3])  # as a kill leaves it
+    before = server.hits.copy()
+    workers.fetch(requests, config, tmp_path / "two.parquet", journals=journals)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert (server.hits - before).total() == 1
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -204,16 +224,17 @@ def test_an_image_that_takes_all_memory_is_given_up_alone(pictures: Any, normali
 
 
 @contextmanager
-def striking(children: Any, begun: Callable[[], Any], signal_number: int, times: int) -> Iterator[None]:
-    """Send a signal to so many decoding children, which are not there yet, after `begun` returns."""
-    others = children("normalise")
+def striking(find: Callable[[], set[int]], begun: Callable[[], Any], signal_number: int, times: int) -> Iterator[None]:
+    """Send a signal to so many children, which are not there yet, after `begun` returns."""
+    others = find()
 
     def strike() -> None:
         begun()
         struck: set[int] = set()
         while len(struck) < times:
-            for pid in children("normalise") - others - struck:
-                os.kill(pid, signal_number)
+            for pid in find() - others - struck:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal_number)
                 struck.add(pid)
 
     with ThreadPoolExecutor(1) as executor:
@@ -226,7 +247,7 @@ def test_a_decoding_child_that_stops_costs_no_image(
     own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
 ) -> None:
     bodies = [pictures["plain.jpg"]] * 3000
-    with striking(children, lambda: wait_for_bytes(tmp_path, "pictures.bin"), signal.SIGSTOP, 1):
+    with striking(lambda: children("decode"), lambda: wait_for_bytes(tmp_path, "images.parquet"), signal.SIGSTOP, 1):
         rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
     assert {*reasons(rows)} == {None}
 
@@ -234,16 +255,16 @@ def test_a_decoding_child_that_stops_costs_no_image(
 def test_a_decoding_child_that_is_killed_while_it_starts_blames_no_image(
     own_workers: Any, children: Any, pictures: Any, normalise: Any
 ) -> None:
-    with striking(children, lambda: None, signal.SIGKILL, 2):
+    with striking(lambda: children("decoders"), lambda: None, signal.SIGKILL, 2):
         assert reasons(normalise([pictures["plain.jpg"]] * 3, by=own_workers)) == [None] * 3
 
 
 def test_children_end_with_the_context(own_workers: Any, children: Any, pictures: Any, normalise: Any) -> None:
-    others = children("normalise")
+    others = children("decoders")
     with own_workers:
         normalise([pictures["plain.jpg"]], by=own_workers)
-        assert len(children("normalise")) == len(others) + 1
-    assert children("normalise") == others
+        assert len(children("decoders")) == len(others) + 1
+    assert children("decoders") == others
     with pytest.raises(DefectError, match="ended"):
         normalise([pictures["plain.jpg"]], by=own_workers)
 
@@ -251,7 +272,7 @@ def test_children_end_with_the_context(own_workers: Any, children: Any, pictures
 def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(
     children: Any, pictures: dict[str, bytes], normalise: Any, tmp_path: Path
 ) -> None:
-    before = children("normalise")
+    before = children("decoders")
     here: ImageWorkers = pickle.loads(pickle.dumps(ImageWorkers(tmp_path / "hosts")))
     with ThreadPoolExecutor(1) as executor:
         step = executor.submit(normalise, [pictures["plain.jpg"]] * 40, by=here)
@@ -259,7 +280,4 @@ def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(
             end_process_workers()
     assert reasons(step.result()) == [None] * 40
     end_process_workers()
-    assert children("normalise") <= before
-
-
-# Both
+    assert children("decoders") <= before

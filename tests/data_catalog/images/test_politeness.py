@@ -1,28 +1,23 @@
-"""What hosts see of us, and their limits, kept by several processes together, of which one may be killed."""
+"""What hosts see of us: their limits, their robots.txt and their pauses, which later processes keep too."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data_catalog.errors import SettingsError
-from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.hosts import Hosts, LaterError
-from data_catalog.fetch.opener import RobotsCache
-from data_catalog.fetch.urls import FetchError, Target, parse_url
+from data_catalog.fetch.frontier import Frontier
+from data_catalog.fetch.host_store import HOSTS_FILE
+from data_catalog.images.workers import ImageWorkers
 
 CONFIG = FetchConfig(
     allow_loopback=True, retries=0, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
@@ -158,153 +153,126 @@ def test_settings_out_of_range_name_their_field() -> None:
             HostLimits(**limits)
 
 
-ONE = HostPace(concurrency=1, requests_per_s=0)
-SAID = FetchError("http_503", "HTTP 503", http_status=503)
+# What is kept on disk, for later processes
+
+
+def change(hosts: Path, statement: str) -> None:
+    with closing(sqlite3.connect(hosts / HOSTS_FILE)) as connection, connection:
+        connection.execute(statement)
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[tuple[Hosts, Hosts]]:
-    """The hosts as two processes keep them: all may be asked by one at a time, and "b" once an hour."""
-    named = {"b": HostPace(concurrency=9, requests_per_s=1 / 3600)}
-    with closing(Hosts(tmp_path, named, ONE)) as one, closing(Hosts(tmp_path, named, ONE)) as other:
-        yield one, other
+def fetch_anew(fetch: Any, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """What comes of URLs that a new process fetches, which finds what earlier ones left in `tmp_path / "hosts"`."""
+
+    def run(*urls: str, config: FetchConfig = CONFIG) -> list[dict[str, Any]]:
+        with ImageWorkers(tmp_path / "hosts") as workers:
+            rows: list[dict[str, Any]] = fetch(*urls, config=config, by=workers)
+        return rows
+
+    return run
 
 
-def test_processes_share_moments_and_a_wait_that_is_too_long_reserves_nothing(two: tuple[Hosts, Hosts]) -> None:
-    one, other = two
-    assert one.wait_to_begin("b", 0) == 0
-    for hosts in (one, other, one, other):
-        with pytest.raises(LaterError) as later:
-            hosts.wait_to_begin("b", 10)
-        assert 3600 < later.value.wait_s < 3800
-
-
-def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
-    two: tuple[Hosts, Hosts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_robots_txt_is_asked_for_once_by_many_rows_and_not_by_later_processes_for_a_day(
+    make_site: Any, fetch_anew: Any, tmp_path: Path
 ) -> None:
-    one, other = two
-    one.pause("a", SAID, 1000.0)
-    one.pause("a", SAID, 10.0)  # a shorter one changes nothing
-    with pytest.raises(LaterError) as later:
-        other.wait_to_begin("a", 10)
-    assert 900 < later.value.wait_s <= 1000
-    other.raise_if_paused("a", 2000.0)
-    with pytest.raises(FetchError) as said:
-        other.raise_if_paused("a", 300.0)
-    assert (said.value.reason, said.value.detail, said.value.http_status) == ("http_503", "HTTP 503", 503)
-    one.pause("c", SAID, 1e300)
-    now = time.time()
-    with closing(Hosts(tmp_path, {}, ONE)) as next_run:
-        monkeypatch.setattr(time, "time", lambda: now + 1001.0)
-        assert next_run.wait_to_begin("a", 0) == 0
-        with pytest.raises(FetchError):
-            next_run.raise_if_paused("c", 300.0)
-        monkeypatch.setattr(time, "time", lambda: now + 40 * A_DAY_S)
-        next_run.raise_if_paused("c", 300.0)
-
-
-def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts, _ = two
-    assert hosts.wait_to_begin("b", 0) == 0
-    for group in "bc":  # with a rate, and without
-        hosts.pause(group, SAID, 30.0)
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - 30 * A_DAY_S)
-    assert hosts.wait_to_begin("b", 0) == 0
-    assert hosts.wait_to_begin("c", 0) == 0
-    hosts.pause("c", SAID, 400.0)
-    with pytest.raises(FetchError):
-        hosts.raise_if_paused("c", 300.0)
-
-
-# Several processes
-
-PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-HOLD = """
-import sys
-from pathlib import Path
-from data_catalog.fetch.config import HostPace
-from data_catalog.fetch.hosts import Hosts
-hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
-print(*[hosts.acquire_slot("a", 0) for _ in range(2)], flush=True)
-sys.stdin.read()
-"""
-
-
-def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None:
-    with (
-        closing(Hosts(tmp_path, {}, HostPace(concurrency=2))) as hosts,
-        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], **PIPES) as holder,
-    ):
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"0 1\n"
-        assert hosts.acquire_slot("a", 0) is None
-        assert hosts.acquire_slot("b", 0) == 0
-        os.kill(holder.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
-        assert [hosts.acquire_slot("a", 0) for _ in range(3)] == [0, 1, None]
-
-
-# robots.txt
-
-
-@pytest.fixture
-def robots_of(tmp_path: Path) -> Callable[[], Callable[..., float | str]]:
-    """A process's cache of robots.txt files: what asks it for the delay, or the reason of the failure, for a URL."""
-    limits = {"timeout_s": 5.0, "deadline_s": 5.0, "max_bytes": 100, "max_redirects": 2, "user_agent": "a/1"}
-    client = GuardedClient(Limits(**limits, allow_loopback=True))
-
-    def new() -> Callable[..., float | str]:
-        cache = RobotsCache(Hosts(tmp_path, {}, HostPace(requests_per_s=0)), client, "vernaclip")
-
-        def check(url: str, deadline_s: float = 5.0, hooks: Hooks = Hooks()) -> float | str:  # noqa: B008
-            try:
-                return cache.check(parse_url(url), Deadline(deadline_s), hooks).crawl_delay
-            except FetchError as error:
-                waits = "" if error.retry_after_s is None else f", wait {error.retry_after_s} s"
-                return f"{error.reason}{waits}"
-
-        return check
-
-    return new
-
-
-def test_many_threads_ask_for_robots_txt_once_and_the_next_process_not_at_all_for_a_day(
-    make_site: Any, robots_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site, check = make_site(), robots_of()
-    everybody = threading.Barrier(16)
-    rules = b"User-agent: *\nDisallow: /no\nCrawl-delay: 2"
+    site, config = make_site(), replace(CONFIG, consent=ConsentConfig())
+    rules = b"User-agent: *\nDisallow: /no"
     site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.1), it.answer(200, rules))
-
-    def ask(number: int) -> float | str:
-        everybody.wait()
-        found: float | str = check(site.url(f"/{'no' if number % 2 else 'yes'}/{number}"))
-        return found
-
-    with ThreadPoolExecutor(16) as threads:
-        assert list(threads.map(ask, range(16))) == [2.0, "robots_txt"] * 8
-    now = time.time()
-    for later_s, num_requests in ((0.99 * A_DAY_S, 1), (1.01 * A_DAY_S, 2)):
-        monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
-        assert robots_of()(site.url("/yes")) == 2.0
+    site.files |= {f"/yes/{number}": b"x" for number in range(8)}
+    urls = [site.url(f"/{'no' if number % 2 else 'yes'}/{number}") for number in range(8)]
+    for age_s, num_requests in ((0, 1), (0.99 * A_DAY_S, 1), (1.01 * A_DAY_S, 2)):
+        if age_s:
+            change(tmp_path / "hosts", f"UPDATE robots SET time = {time.time() - age_s}")
+        assert [row["drop_reason"] for row in fetch_anew(*urls, config=config)] == [None, "robots_txt"] * 4
         assert site.hits["/robots.txt"] == num_requests
 
 
-def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Any, robots_of: Any) -> None:
-    for headers, waits, num_requests in (({}, "", 1), ({"Retry_After": "7"}, ", wait 7.0 s", 3)):
-        site, check = make_site(), robots_of()
-        site.behaviours["/robots.txt"] = lambda it, headers=headers: it.answer(503, b"", **headers)
-        assert [check(site.url("/a")) for _ in range(3)] == [f"robots_unreachable{waits}"] * 3
-        assert site.hits["/robots.txt"] == num_requests  # with a Retry-After, the host is paused
+def test_a_host_that_wants_a_rest_gets_it_from_later_processes_too(
+    make_site: Any, fetch_anew: Any, tmp_path: Path
+) -> None:
+    site, hosts = make_site(), tmp_path / "hosts"
+    site.behaviours["/busy"] = lambda it: it.answer(503, b"", Retry_After="1000")
+    site.files["/image"] = b"x"
+    config = replace(CONFIG, max_wait_s=300)
+
+    def outcome(path: str) -> Any:
+        (row,) = fetch_anew(site.url(path), config=config)
+        return row["drop_reason"], row["detail"], row["http_status"]
+
+    said = ("http_503", "HTTP 503", 503)
+    assert [outcome("/busy"), outcome("/image")] == [said, said]
+    assert site.hits["/image"] == 0
+    change(hosts, f"UPDATE paused SET until = {time.time() + 1}")  # the last second of the rest is waited for
+    assert outcome("/image") == (None, None, 200)
+    # The clock was set back by a month: a pause from the future stops nobody.
+    change(hosts, f"UPDATE paused SET since = {time.time() + 30 * A_DAY_S}, until = {time.time() + 31 * A_DAY_S}")
+    assert outcome("/image") == (None, None, 200)
 
 
-def test_each_request_for_robots_txt_is_announced_and_its_size_does_not_depend_on_the_cap_of_images(
-    make_site: Any, robots_of: Any
+def test_a_server_in_trouble_is_asked_for_its_robots_txt_once(make_site: Any, fetch: Any) -> None:
+    site = make_site()
+    site.behaviours["/robots.txt"] = lambda it: it.answer(500, b"")
+    rows = fetch(*map(site.url, ("/a", "/b", "/c")), config=replace(CONFIG, consent=ConsentConfig()))
+    assert {row["drop_reason"] for row in rows} == {"robots_unreachable"}
+    assert site.hits == {"/robots.txt": 1}
+
+
+def test_a_host_that_cannot_be_reached_is_tried_once_for_all_that_wait_for_its_robots_txt(
+    make_site: Any, fetch: Any
 ) -> None:
     site = make_site()
-    site.behaviours["/robots.txt"] = lambda it: it.answer(302, b"", Location="/other.txt")
-    site.files["/other.txt"] = b"# a hundred bytes are all that an image may have\n" * 9 + b"User-agent: *\nDisallow: /"
-    announced: list[Target] = []
-    assert robots_of()(site.url("/a"), hooks=Hooks(before_connect=announced.append)) == "robots_txt"
-    assert [target.path for target in announced] == ["/robots.txt", "/other.txt"]
+    site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.3), it.reset())
+    rows = fetch(*[site.url(f"/{number}") for number in range(50)], config=replace(CONFIG, consent=ConsentConfig()))
+    assert {row["drop_reason"] for row in rows} == {"connect"}
+    assert site.hits["/robots.txt"] <= 3
+
+
+def test_requests_for_robots_txt_keep_the_pace_and_its_size_does_not_depend_on_the_cap_of_images(
+    make_site: Any, request_log: Any, fetch: Any
+) -> None:
+    site, log = make_site(), request_log()
+    site.behaviours["/robots.txt"] = lambda it: log.answer(it, b"", status=302, Location="/other.txt")
+    text = b"# a hundred bytes are all that an image may have\n" * 9 + b"User-agent: *\nDisallow: /no\n"
+    site.behaviours["/other.txt"] = lambda it: log.answer(it, text)
+    site.behaviours["/a"] = lambda it: log.answer(it, b"x")
+    config = replace(CONFIG, consent=ConsentConfig(), max_bytes=100, host_requests_per_s=4)
+    rows = fetch(site.url("/a"), site.url("/no"), config=config)
+    assert [row["drop_reason"] for row in rows] == [None, "robots_txt"]
+    assert len(log.times) == 3
+    assert min(later - earlier for earlier, later in pairwise(log.times)) > 0.2
+
+
+# The pace of a host counts from the real start of requests
+
+
+def test_a_slow_look_up_brings_no_two_requests_together() -> None:
+    frontier = Frontier({}, HostPace(concurrency=8, requests_per_s=20), max_wait_s=300)
+    for number in range(4):
+        frontier.add(SimpleNamespace(order=0, number=number), "a.example")
+    turns = [frontier.next() for _ in range(4)]
+    assert [request.number for request, _ in turns] == [0, 1, 2, 3]
+    # All look-ups end at once.
+    waits = [frontier.begin(turn) for _, turn in turns]
+    assert waits[0] == 0
+    assert all(later - earlier > 0.05 for earlier, later in pairwise(waits))
+
+
+def test_a_turn_without_a_request_counts_for_nothing() -> None:
+    frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=0.001), max_wait_s=300)
+    for _ in range(5):
+        frontier.add(SimpleNamespace(order=0), "a.example")
+    started = time.monotonic()
+    for _ in range(5):
+        frontier.end(frontier.next()[1])
+    assert time.monotonic() - started < 60
+
+
+def test_a_request_of_another_process_counts() -> None:
+    frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=2), max_wait_s=300)
+    frontier.note_start(frontier.host_of("a.example"), 0.1)
+    frontier.add(SimpleNamespace(order=0), "a.example")
+    started = time.monotonic()
+    _, turn = frontier.next()
+    frontier.begin(turn)
+    assert time.monotonic() - started > 0.35

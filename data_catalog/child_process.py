@@ -1,0 +1,77 @@
+"""A child process that exchanges messages with this one over a socket, and ends with it; limits of its memory."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+CLOSED = "images: the child processes have been ended. Open new ImageWorkers"
+# Deaths of children before their first row, after which a job fails: the cause is this machine, not a row.
+MAX_EARLY_DEATHS = 3
+START_S = 180.0  # imports from a cold disk on a busy machine
+_EXIT_WAIT_S = 5.0
+_TAIL_BYTES = 2000
+_STATM = Path("/proc/self/statm")
+
+
+class ChildDiedError(Exception):
+    """A child that ended, or was killed, before its work was done. The text is equal for equal causes."""
+
+
+class ChildProcess:
+    """A process of its own group that runs `python -m MODULE SOCKET ARGUMENTS`; what it prints goes to a log."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
+        self.socket, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(number), *arguments],  # -P: no module of the current folder
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=[number],
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more threads would be started and not used
+            )
+
+    def kill(self) -> None:
+        """Kill the process group, and wait until the process has ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def cause_of_death(self) -> str:
+        """Return why the process, whose socket has closed, has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_WAIT_S)
+        self.kill()
+        status = self._process.returncode
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    def close(self) -> None:
+        """Close the socket, and end the process."""
+        self.socket.close()
+        self.kill()
+        if self._process.returncode != -signal.SIGKILL and not self._log.closed:
+            size = os.fstat(self._log.fileno()).st_size
+            printed = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+            logger.debug("the child process printed: %s", printed.decode("utf-8", "replace"))
+        self._log.close()
+
+
+def cap_memory(memory_bytes: int) -> None:
+    """Limit the process's address space to its present size plus `memory_bytes`."""
+    # Only Linux has this file; on other systems the limit has no effect.
+    pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
+    limit, hard = pages * resource.getpagesize() + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

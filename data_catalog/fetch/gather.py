@@ -1,0 +1,166 @@
+"""The outcomes of a shard's URLs: from journals of an interrupted run, and from the processes that own their hosts."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
+from data_catalog.errors import InputError
+from data_catalog.fetch.config import FetchConfig, group_of
+from data_catalog.fetch.journal import read_journal
+from data_catalog.fetch.owner import FetchingProcess, Watch
+from data_catalog.fetch.urls import parse_url
+from data_catalog.images.tables import Outcome, failed
+from data_catalog.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+# Deaths of fetching processes at a URL: one beside others, two alone. A process may be killed for another reason.
+_MOST_DEATHS = 3
+_SHOWN = 20
+# One suspect of all shards at a time, so that none is blamed for another's.
+_alone = threading.Lock()
+
+
+class Owners(Protocol):
+    """Fetching processes, each of which alone requests the URLs of its hosts."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of those that are alive."""
+
+    def run(
+        self,
+        owner: str,
+        urls: Sequence[str],
+        config: FetchConfig,
+        journal: Path,
+        *,
+        starts: Mapping[str, float],
+        watch: Watch,
+    ) -> None:
+        """Fetch URLs into a new journal; see `FetchingProcess.run`."""
+
+
+class LocalOwner:
+    """The fetching process of this machine, which owns all hosts."""
+
+    def __init__(self, process: FetchingProcess) -> None:
+        self._process = process
+
+    def names(self) -> Sequence[str]:
+        """Return its name, which is never another one."""
+        return [""]
+
+    def run(self, owner: str, urls: Sequence[str], config: FetchConfig, journal: Path, **options: Any) -> None:
+        """Fetch URLs into a new journal."""
+        self._process.run(urls, config, journal, **options)
+
+
+def owner_of(group: str, names: Sequence[str]) -> str:
+    """Return the owner of a host, by rendezvous hashing: only hosts of an owner that died get another one."""
+    return max(names, key=lambda name: blake2b(f"{name} {group}".encode(), digest_size=8).digest())
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the journals of a shard say: outcomes, URLs that were under way, and last starts by host."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    under_way: set[str] = field(default_factory=set)
+    starts: dict[str, float] = field(default_factory=dict)
+
+
+def _read_journals(folder: Path) -> _Found:
+    found = _Found()
+    for path in sorted(folder.glob("*.journal")):
+        for event, piece in read_journal(path):
+            url = event.pop("url")
+            if "reason" in event:
+                found.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
+                found.under_way.discard(url)
+            else:
+                found.starts[event["host"]] = max(event["at"], found.starts.get(event["host"], 0.0))
+                if url not in found.outcomes:
+                    found.under_way.add(url)
+    return found
+
+
+def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owners: Owners) -> dict[str, Outcome]:
+    """Return the outcome of every URL; those that a journal in the folder has are not requested.
+
+    The URLs of a process that dies go to its heir at once. Those that were under way are requested at the end, one at a
+    time; one at which a process then dies twice is rejected.
+
+    Raises:
+        InputError: processes die before they reach a row.
+    """
+    with Progress("fetch", total=len(urls), unit="images") as progress:
+        shard = _Shard(config, folder, owners, progress)
+        shard.fetch(urls)
+        while suspects := shard.suspects(urls):
+            with _alone:
+                shard.fetch(suspects[:1])
+    outcomes = _read_journals(folder).outcomes
+    return {url: outcomes.get(url) or failed("fetch_crash") for url in urls}
+
+
+class _Shard:
+    """The URLs of a shard, until each has an outcome or is given up."""
+
+    def __init__(self, config: FetchConfig, folder: Path, owners: Owners, progress: Progress) -> None:
+        self._config, self._folder, self._owners, self._progress = config, folder, owners, progress
+        self._named = config.named_limits
+        self._numbers = count(len(list(folder.glob("*.journal"))))
+        self._deaths = Counter[str]()
+        self._early_deaths = self._num_done = self._num_failed = 0
+        self._lock = threading.Lock()
+
+    def suspects(self, urls: Sequence[str]) -> list[str]:
+        """Return the URLs without an outcome that may be tried again."""
+        outcomes = _read_journals(self._folder).outcomes
+        return [url for url in urls if url not in outcomes and self._deaths[url] < _MOST_DEATHS]
+
+    def fetch(self, urls: Sequence[str]) -> None:
+        """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
+        found, jobs, names = _read_journals(self._folder), dict[str, list[str]](), self._owners.names()
+        for url in urls:
+            if url not in found.outcomes:
+                jobs.setdefault(owner_of(group_of(parse_url(url).host, self._named), names), []).append(url)
+        self._note(len(urls) - sum(map(len, jobs.values())), 0)
+        with ThreadPoolExecutor(len(jobs) or 1) as threads:
+            for done in [threads.submit(self._part, owner, part, found.starts) for owner, part in jobs.items()]:
+                done.result()
+
+    def _part(self, owner: str, urls: list[str], starts: Mapping[str, float]) -> None:
+        journal = self._folder / f"{next(self._numbers):05d}.journal"
+        seen = [0, 0]
+
+        def watch(num_done: int, num_failed: int) -> None:
+            self._note(num_done - seen[0], num_failed - seen[1])
+            seen[:] = num_done, num_failed
+
+        try:
+            self._owners.run(owner, urls, self._config, journal, starts=starts, watch=watch)
+        except ChildDiedError as error:
+            found = _read_journals(self._folder)
+            under_way = found.under_way.intersection(urls)
+            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
+            self._deaths.update(under_way)
+            left = [url for url in urls if url not in found.outcomes and url not in under_way]
+            self._early_deaths = 0 if len(left) < len(urls) else self._early_deaths + 1
+            if self._early_deaths == MAX_EARLY_DEATHS:
+                raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
+            self._note(len(urls) - len(left) - len(under_way) - seen[0], 0)
+            self.fetch(left)
+
+    def _note(self, num_done: int, num_failed: int) -> None:
+        with self._lock:
+            self._num_failed += num_failed
+            self._progress.advance(num_done, failed=self._num_failed)

@@ -1,0 +1,225 @@
+"""The fetching process, which alone requests what a build fetches on this machine, and its client.
+
+`python -m data_catalog.fetch.owner SOCKET HOSTS_FOLDER` works on the jobs of several shards at a time until the socket
+closes. A job's outcomes are in its journal.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from data_catalog.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
+from data_catalog.errors import KINDS, DefectError, DiskError, InputError, PipelineError
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.host_store import HostStore
+from data_catalog.fetch.journal import Journal
+from data_catalog.fetch.visits import Fetcher, Job
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.failpoints import kill_with_parent
+
+_BEAT_S = 0.5
+# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
+_SLACK_S = 180.0
+_ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
+# A library that is missing or incompatible, or a machine that can start no more threads.
+_ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
+
+# Called with the numbers of finished and failed URLs of a job.
+Watch = Callable[[int, int], object]
+
+
+class Owner:
+    """The fetching process, as it serves its parent.
+
+    Args:
+        parent: socket, on which jobs come and events go.
+        hosts: folder with the state of hosts.
+    """
+
+    def __init__(self, parent: Connection, hosts: Path) -> None:
+        self._parent, self._hosts = parent, hosts
+        self._sending = threading.Lock()
+        self._store: HostStore | None = None
+        self._fetchers: dict[str, tuple[Fetcher, float]] = {}  # by settings, with the seconds after which one hangs
+        self._jobs: dict[int, Job] = {}
+
+    def serve(self) -> None:
+        """Work on jobs until the socket closes."""
+        threading.Thread(target=self._beat, daemon=True).start()
+        with suppress(EOFError, ConnectionError):
+            while True:
+                job = json.loads(self._parent.recv_bytes())
+                try:
+                    self._start(job)
+                except Exception as error:  # noqa: BLE001  the parent raises it as its own
+                    self._fail(error)
+
+    def _start(self, job: dict[str, Any]) -> None:
+        path, number = Path(job["journal"]), job["number"]
+        fetcher = self._fetcher(job["config"])
+        now = time.time()
+        for name, started in job["starts"].items():
+            fetcher.frontier.note_start(fetcher.frontier.host_of(name), now - started)
+        journal = Journal(path)
+
+        def ended() -> None:
+            journal.close()
+            done = self._jobs.pop(number)
+            self._tell(number=number, done=len(job["urls"]), failed=done.num_failed, ended=True)
+
+        self._jobs[number] = Job(journal, path.parent, len(job["urls"]), ended)
+        fetcher.start(self._jobs[number], job["urls"])
+
+    def _fetcher(self, values: dict[str, Any]) -> Fetcher:
+        by = json.dumps(values, sort_keys=True)
+        if by not in self._fetchers:
+            self._store = self._store or HostStore(self._hosts)
+            config = FetchConfig.from_values(values)
+            hangs_after_s = config.deadline_s + config.timeout_s + _SLACK_S
+            self._fetchers[by] = Fetcher(config, self._store, self._fail), hangs_after_s
+        return self._fetchers[by][0]
+
+    def _beat(self) -> None:
+        """Tell of progress, and that no request hangs."""
+        told: dict[int, int] = {}
+        while True:
+            time.sleep(_BEAT_S)
+            if any(fetcher.longest_under_way_s() > longest_s for fetcher, longest_s in [*self._fetchers.values()]):
+                continue
+            left = {number: (job.num_left, job.num_failed) for number, job in [*self._jobs.items()]}
+            self._tell(left={number: numbers for number, numbers in left.items() if told.get(number) != numbers[0]})
+            told = {number: num_left for number, (num_left, _) in left.items()}
+
+    def _fail(self, error: Exception) -> None:
+        kind = type(error).__name__
+        self._tell(error=f"{kind}: {error}", kind=kind, errno=getattr(error, "errno", None))
+
+    def _tell(self, **event: Any) -> None:
+        with self._sending, suppress(ConnectionError):
+            self._parent.send_bytes(json.dumps(event).encode())
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job at the fetching process."""
+
+    done: Future[None]
+    watch: Watch
+    num_urls: int
+
+
+class FetchingProcess:
+    """The fetching process, for its parent: started by the first job, and again after it died. Safe for threads.
+
+    Args:
+        hosts: folder with the state of hosts: robots.txt files, which are kept for a day, and pauses until they end.
+    """
+
+    def __init__(self, hosts: Path) -> None:
+        self._hosts = hosts
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._jobs: dict[int, _Running] = {}
+        self._number = 0
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Start the process before its first job, so that it loads libraries during other work."""
+        with self._lock:
+            if self._is_closed:
+                raise DefectError(CLOSED)
+            if self._child is None:
+                self._child = ChildProcess("data_catalog.fetch.owner", str(self._hosts.absolute()))
+                threading.Thread(target=self._listen, args=(self._child,), daemon=True).start()
+
+    def run(
+        self, urls: Sequence[str], config: FetchConfig, journal: Path, *, starts: Mapping[str, float], watch: Watch
+    ) -> None:
+        """Fetch URLs into a new journal.
+
+        Args:
+            urls: canonical and distinct.
+            config: settings of `[fetch]`.
+            journal: its folder gets large bodies, for a while.
+            starts: by host: when another process began a request, in seconds since 1970.
+            watch: told of progress.
+
+        Raises:
+            ChildDiedError: the process ended, or hung and was killed.
+            PipelineError: it cannot do the work.
+        """
+        self.start()
+        job = {"urls": urls, "config": config.to_values(), "journal": str(journal.absolute()), "starts": starts}
+        running = _Running(Future(), watch, len(urls))
+        with self._lock:
+            if self._child is None:
+                raise ChildDiedError("it ended before it got the job")
+            self._number += 1
+            self._jobs[self._number] = running
+            with suppress(ConnectionError):  # `_listen` notices the death
+                self._child.socket.send_bytes(json.dumps({**job, "number": self._number}).encode())
+        running.done.result()
+
+    def _listen(self, child: ChildProcess) -> None:
+        """Pass on the events of a process until it ends; then its jobs fail."""
+        error: Exception | None = None
+        try:
+            patience_s = START_S
+            while error is None and child.socket.poll(patience_s):
+                event = json.loads(child.socket.recv_bytes())
+                patience_s = _SLACK_S
+                for number, (num_left, num_failed) in event.get("left", {}).items():
+                    if running := self._jobs.get(int(number)):
+                        running.watch(running.num_urls - num_left, num_failed)
+                if "ended" in event:
+                    running = self._jobs.pop(event["number"])
+                    running.watch(event["done"], event["failed"])
+                    running.done.set_result(None)
+                elif "error" in event:
+                    error = self._error_of(event)
+            if error is None:
+                error = ChildDiedError(f"silent for {patience_s:g} s")
+        except (EOFError, OSError):
+            error = ChildDiedError(child.cause_of_death())
+        child.kill()  # another thread may hold the lock while the process takes a job
+        with self._lock:
+            child.close()
+            jobs, self._jobs, self._child = self._jobs, {}, None
+        for running in jobs.values():
+            running.done.set_exception(DefectError(CLOSED) if self._is_closed else error)
+
+    def _error_of(self, event: dict[str, Any]) -> Exception:
+        try:
+            raise_if_disk_fails(OSError(event["errno"], event["error"]), self._hosts)
+        except DiskError as error:
+            return error
+        refused = DefectError if event["errno"] is None else DiskError
+        return _ERRORS.get(event["kind"], refused)(f"images: the fetching process can't go on: {event['error']}")
+
+    def close(self) -> None:
+        """End the process; jobs that run fail."""
+        with self._lock:
+            self._is_closed = True
+            if self._child is not None:
+                self._child.kill()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the parent."""
+    kill_with_parent()
+    with suppress(KeyboardInterrupt):
+        Owner(Connection(int(arguments[0])), Path(arguments[1])).serve()
+    os._exit(0)  # threads may be at work
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,475 @@
+"""What becomes of each URL: its turns, robots.txt, redirects, opt-outs, limits and retries, until its outcome."""
+
+import logging
+import random
+import re
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from data_catalog.errors import PipelineError
+from data_catalog.fetch.client import (
+    GZIP,
+    GZIP_CODINGS,
+    REDIRECTS,
+    WITH_BODY,
+    Deadline,
+    GuardedClient,
+    Response,
+)
+from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
+from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
+from data_catalog.fetch.frontier import Frontier, Host, Turn
+from data_catalog.fetch.host_store import HostStore
+from data_catalog.fetch.journal import Journal
+from data_catalog.fetch.reasons import is_retryable
+from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
+
+logger = logging.getLogger(__name__)
+
+# RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
+_MAX_ROBOTS_BYTES = 512 * 1024
+_ROBOTS_AGE_S = 24 * 3600.0
+_FAILURE_AGE_S = 60.0
+# Parsed rules take about thirty times the memory of their text.
+_TEXT_IN_MEMORY = 4 * 1024 * 1024
+# Smallest size that an origin's rules are counted with, in bytes of text.
+_LEAST_TEXT = 500
+# Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
+_HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
+# Some servers announce gzip and send plain text.
+_PLAIN_CODINGS = ("", "identity", *GZIP_CODINGS)
+# Larger bodies are spooled to the disk, since each thread has one.
+_BODY_IN_MEMORY = 1024 * 1024
+# Headers may be megabytes long.
+_LONGEST_TAG = 1000
+# Names of placeholder files. Only targets of redirects are compared: a caption's own image may have such a name.
+_NAMES = re.compile(
+    r"(?:photo|image|img|picture|media|file)[-_]?(?:is[-_])?"
+    r"(?:unavailable|not[-_]?(?:available|found)|missing|removed|deleted|coming[-_]?soon)"
+    r"|(?<![a-z])no[-_]?(?:image|photo|picture|thumb(?:nail)?)(?:[-_]?available)?(?![a-z])"
+    r"|^(?:removed|missing|404)(?:[-_]?(?:image|img|photo|picture|file))?$|^placeholder",
+    re.IGNORECASE,
+)
+
+
+def is_placeholder(url: str, final_url: str) -> bool:
+    """Return whether a request for `url` was redirected to a file with the name of a placeholder."""
+    stem = _stem(final_url)
+    return stem != _stem(url) and _NAMES.search(stem) is not None
+
+
+def _stem(url: str) -> str:
+    """Return the file's name without suffix, which is equal after a redirect to HTTPS or to another host."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+@dataclass(slots=True)
+class Job:
+    """The URLs of a shard.
+
+    Args:
+        journal: gets their events.
+        scratch: folder for large bodies.
+        num_left: URLs without an outcome.
+        ended: called when there are none left.
+    """
+
+    journal: Journal
+    scratch: Path
+    num_left: int
+    ended: Callable[[], object]
+    num_failed: int = 0
+    spent: Counter[str] = field(default_factory=Counter)  # bytes by host, those of rejected images too
+    refusals: Counter[str] = field(default_factory=Counter)  # by host, since it last sent an image
+    given_up: dict[str, FetchError] = field(default_factory=dict)  # hosts that refused too often
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """A URL of a job, between its requests; one thread uses it at a time."""
+
+    url: str
+    job: Job
+    candidates: deque[str]  # to be requested in order: the thumbnail first, if there is one
+    target: Target
+    left_s: float  # of the try's deadline; waits for turns do not count
+    hops: int = 0
+    tries: int = 1
+    usages: list[Usage] = field(default_factory=list)
+    signals: OptOutSignals | None = None
+    http_status: int | None = None
+    final_url: str | None = None
+    asked_at: float | None = None  # time of the first request, in seconds since 1970
+    since: float = field(default_factory=time.monotonic)
+    asking_s: float = 0.0
+    order: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class RobotsVisit:
+    """A request for the robots.txt of an origin, and the visits that wait for it."""
+
+    origin: str
+    target: Target
+    left_s: float
+    parked: list[Visit]
+    hops: int = 0
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The rules of an origin, or its last failure, and for how long it holds; by the monotonic clock."""
+
+    rules: RobotsTxt | FetchError
+    valid_until: float
+    size: int
+    failures: int = 0
+
+
+class Fetcher:
+    """Threads that make the requests of all jobs of a process.
+
+    Args:
+        config: settings of `[fetch]`.
+        store: robots.txt files and pauses on disk.
+        fail: called with an error of this machine, which ends all jobs.
+        client: makes the requests; None: one with the limits of `config`.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        store: HostStore,
+        fail: Callable[[Exception], object],
+        *,
+        client: GuardedClient | None = None,
+    ) -> None:
+        self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s)
+        self._config, self._store, self._fail = config, store, fail
+        self._client = client or GuardedClient(config.limits())
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by origin
+        self._asking: dict[str, RobotsVisit] = {}  # by origin
+        self._size = 0
+        self._lock, self._rng = threading.Lock(), random.Random()
+        self._respects_robots = config.consent.respects(ROBOTS_TXT)
+        self._under_way: dict[int, float] = {}  # by thread: since when
+        for name, seconds, failure in store.pauses():
+            self.frontier.pause(self.frontier.host_of(name), failure, seconds)
+        for _ in range(config.threads):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def start(self, job: Job, urls: Sequence[str]) -> None:
+        """Queue the URLs of a job; they are canonical and distinct."""
+        for url in urls:
+            thumbnail = thumbnail_url(url, self._config.wikimedia_width)
+            candidates = deque([url] if thumbnail is None else [thumbnail, url])
+            self._queue(Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s))
+
+    def longest_under_way_s(self) -> float:
+        """Return for how many seconds the oldest request has been under way."""
+        return max((time.monotonic() - since for since in list(self._under_way.values())), default=0.0)
+
+    def _queue(self, visit: Visit | RobotsVisit, *, wait_s: float = 0.0) -> None:
+        self.frontier.add(visit, visit.target.host, wait_s=wait_s)
+
+    def _work(self) -> None:
+        while True:
+            visit, turn = self.frontier.next()
+            self._under_way[threading.get_ident()] = time.monotonic()
+            try:
+                if isinstance(visit, RobotsVisit):
+                    self._ask_for_robots(visit, turn)
+                else:
+                    self._step(visit, turn)
+            except Exception as error:  # noqa: BLE001  of this machine, such as its disk
+                self._fail(error)
+            finally:
+                self._under_way.pop(threading.get_ident(), None)
+                self.frontier.end(turn)
+
+    def _step(self, visit: Visit, turn: Turn) -> None:
+        """Make one request, if nothing forbids it; then queue the visit again, or end it."""
+        if (closed := self._closed(visit, turn.host)) is not None:
+            self._end(visit, closed)
+            return
+        if self._respects_robots:
+            rules = self._rules(visit)
+            if rules is None:
+                return
+            if isinstance(rules, RobotsVisit):
+                self._ask_for_robots(rules, turn)
+                return
+            if isinstance(rules, RobotsTxt) and not rules.allows(visit.target.url):
+                rules = FetchError("robots_txt")
+            if isinstance(rules, FetchError):
+                self._retry_or_end(visit, _copy(rules, visit.target.url))
+                return
+            visit.usages += rules.content_usage(visit.target.path)
+        self._ask(visit, turn)
+
+    def _closed(self, visit: Visit, host: Host) -> FetchError | None:
+        """Return the failure of a URL whose host gets no more requests of its job."""
+        job, config = visit.job, self._config
+        with self._lock:
+            found = job.given_up.get(host.name)
+            of_host, of_all = job.spent[host.name], job.spent.total()
+        if host.paused_by is not None and host.paused_until > time.monotonic() + config.max_wait_s:
+            found = host.paused_by
+        elif of_host >= config.max_host_bytes:
+            found = FetchError("byte_budget", f"{config.max_host_bytes} bytes of {host.name}")
+        elif of_all >= config.max_shard_bytes:
+            found = FetchError("byte_budget", f"{config.max_shard_bytes} bytes of the shard")
+        return None if found is None else _copy(found, visit.target.url)
+
+    @contextmanager
+    def _answer(self, visit: Visit | RobotsVisit, turn: Turn) -> Iterator[Response]:
+        """Request a visit's present target, when its host's pace permits it."""
+        asked_for = visit if isinstance(visit, Visit) else visit.parked[0]
+        deadline = Deadline(visit.left_s)
+
+        def begin() -> None:
+            wait_s = self.frontier.begin(turn)
+            if wait_s > 0:
+                time.sleep(wait_s)
+                deadline.extend(wait_s)
+            now = time.time()
+            asked_for.asked_at = asked_for.asked_at or now
+            asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
+
+        try:
+            answers = (*WITH_BODY, *REDIRECTS)
+            with self._client.get(visit.target, answers=answers, deadline=deadline, before_connect=begin) as response:
+                yield response
+        finally:
+            visit.left_s = deadline.left()
+
+    def _ask(self, visit: Visit, turn: Turn) -> None:
+        started, failure, body = time.monotonic(), None, None
+        with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
+            try:
+                with self._answer(visit, turn) as response:
+                    visit.http_status, visit.final_url = response.status, response.url
+                    if response.status in REDIRECTS:
+                        self._follow(visit, response)
+                    else:
+                        body = self._take(visit, response, sink, turn.host)
+            except FetchError as error:
+                failure = error
+            except (OSError, PipelineError):
+                raise
+            except Exception as error:  # the boundary around parsers of answers: such an answer costs its row alone
+                logger.exception("images: %s", visit.url)
+                failure = FetchError("fetch_lost", type(error).__name__)
+            visit.asking_s += time.monotonic() - started
+            if failure is not None:
+                self._retry_or_end(visit, failure)
+            elif body is not None:
+                self._end(visit, None, body)
+            else:
+                self._queue(visit)
+
+    def _follow(self, visit: Visit | RobotsVisit, response: Response) -> None:
+        """Set a visit's next target to that of a redirect."""
+        location = response.headers.get("Location")
+        if location is None:
+            raise response.failure("http_3xx", f"HTTP {response.status}")
+        if visit.hops == self._config.max_redirects:
+            raise response.failure("redirects", f"more than {self._config.max_redirects}")
+        try:
+            visit.target = redirect_target(visit.target, location)
+        except FetchError as error:
+            error.url = visit.target.url
+            raise
+        visit.hops += 1
+
+    def _take(self, visit: Visit, response: Response, sink: IO[bytes], host: Host) -> IO[bytes]:
+        """Read the body, unless an opt-out forbids its use."""
+        visit.signals = opt_out_signals(response.headers, visit.usages)
+        refusal = visit.signals.refusal(self._config.consent, self._config.robot)
+        if refusal is None and is_placeholder(visit.candidates[0], response.url):
+            refusal = "placeholder", response.url[:200]
+        if refusal is not None:
+            raise response.failure(*refusal)
+        try:
+            response.copy_to(sink)
+        finally:
+            with self._lock:
+                visit.job.spent[host.name] += sink.tell()
+        with self._lock:
+            visit.job.refusals.pop(host.name, None)
+        return sink
+
+    def _retry_or_end(self, visit: Visit, failure: FetchError) -> None:
+        """Queue a failed visit again, or end it. A Retry-After pauses its host for all."""
+        status = failure.http_status
+        if len(visit.candidates) > 1 and status in range(400, 500) and status != 429:
+            visit.candidates.popleft()  # there is no thumbnail of that width, since the original is smaller
+            self._restart(visit)
+            return
+        # The random factor spreads the retries of rows that failed together.
+        wait_s = self._backoff_s(visit.tries) * self._rng.uniform(1.0, 1.5)
+        requested_s = (failure.retry_after_s or 0.0) if status in (429, 503) else 0.0
+        if requested_s or status == 429:
+            # A redirect may have led to another host than the URL's own.
+            host, job = self.frontier.host_of(parse_url(failure.url or visit.url).host), visit.job
+            with self._lock:
+                job.refusals[host.name] += 1
+                # The limit is the number of all tries of as many rows as are requested at once.
+                if job.refusals[host.name] >= (1 + self._config.retries) * host.pace.concurrency:
+                    job.given_up[host.name] = failure
+            pause_s = requested_s or min(wait_s, self._config.max_wait_s)
+            self.frontier.pause(host, failure, pause_s)
+            self._store.store_pause(host.name, failure, pause_s)
+        may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
+        if may_pass and visit.tries <= self._config.retries:
+            visit.tries += 1
+            self._restart(visit, wait_s=max(wait_s, requested_s))
+        else:
+            self._end(visit, failure)
+
+    def _restart(self, visit: Visit, *, wait_s: float = 0.0) -> None:
+        visit.target, visit.hops, visit.usages = parse_url(visit.candidates[0]), 0, []
+        visit.signals, visit.left_s = None, self._config.deadline_s
+        self._queue(visit, wait_s=wait_s)
+
+    def _backoff_s(self, tries: int) -> float:
+        """Return the least wait for a retry after some tries, in seconds."""
+        return min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (tries - 1))
+
+    def _end(self, visit: Visit, failure: FetchError | None, body: IO[bytes] | None = None) -> None:
+        signals, job = visit.signals or OptOutSignals(), visit.job
+        if failure is not None:
+            visit.http_status, visit.final_url = failure.http_status, failure.url
+        event = {
+            "url": visit.url,
+            "reason": failure.reason if failure else None,
+            "detail": failure.detail if failure else None,
+            "http_status": visit.http_status,
+            "final_url": visit.final_url,
+            "robots_tag": "; ".join(signals.robots_tags)[:_LONGEST_TAG] or None,
+            "content_usage": signals.content_usage,
+            "tries": visit.tries,
+            "asked_at": visit.asked_at,
+            "asking_s": round(visit.asking_s, 3),
+            "waiting_s": round(max(0.0, time.monotonic() - visit.since - visit.asking_s), 3),
+        }
+        job.journal.append(event, body)
+        with self._lock:
+            job.num_failed += failure is not None
+            job.num_left -= 1
+            is_last = not job.num_left
+        if is_last:
+            job.ended()
+
+    # robots.txt (RFC 9309)
+
+    def _rules(self, visit: Visit) -> RobotsTxt | FetchError | RobotsVisit | None:
+        """Return the rules of a visit's origin, or its failure, or a request to be made; None: the visit is parked."""
+        origin = visit.target.origin
+        with self._lock:
+            known = self._known.get(origin)
+            if known is not None and time.monotonic() < known.valid_until:
+                self._known.move_to_end(origin)
+                return known.rules
+            if origin in self._asking:
+                self._asking[origin].parked.append(visit)
+                return None
+            body = self._store.robots(origin)
+            if body is not None:
+                return self._learn(origin, body)
+            place = replace(visit.target, path="/robots.txt")
+            found = self._asking[origin] = RobotsVisit(origin, place, self._config.deadline_s, [visit])
+            return found
+
+    def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
+        text: str | None = None
+        try:
+            with self._answer(visit, turn) as response:
+                if response.status in REDIRECTS:
+                    self._follow(visit, response)
+                else:
+                    text = _robots_text(response)
+        except FetchError as error:
+            status = error.http_status
+            if status not in (204, 205) and (status is None or not 400 <= status < 500 or status == 429):
+                self._release(visit, error)
+                return
+            text = ""  # there is no such file, which forbids nothing
+        if text is None:
+            self._queue(visit)
+        else:
+            self._store.store_robots(visit.origin, text)
+            self._release(visit, text)
+
+    def _release(self, asking: RobotsVisit, found: str | FetchError) -> None:
+        """Keep the rules of an origin, or its failure, and let go of the visits that wait for it."""
+        with self._lock:
+            if isinstance(found, str):
+                self._learn(asking.origin, found)
+            else:
+                found = self._learn_failure(asking.origin, found)
+            del self._asking[asking.origin]
+        for number, visit in enumerate(asking.parked):
+            # A host that cannot be reached has failed for all; one that asks for a rest is asked again after it.
+            if isinstance(found, FetchError) and (number == 0 or found.reason in _HOST_FAILURES):
+                self._retry_or_end(visit, _copy(found, visit.target.url))
+            else:
+                self._queue(visit)
+
+    def _learn(self, origin: str, body: str) -> RobotsTxt:
+        rules = RobotsTxt(body, self._config.robot)
+        if rules.crawl_delay:
+            self.frontier.slow_down(self.frontier.host_of(parse_url(origin).host), rules.crawl_delay)
+        self._remember(origin, _Known(rules, time.monotonic() + _ROBOTS_AGE_S, max(_LEAST_TEXT, len(body))))
+        return rules
+
+    def _learn_failure(self, origin: str, error: FetchError) -> FetchError:
+        """Keep the failure for as long as its rows wait for their retries."""
+        failures = self._known[origin].failures if origin in self._known else 0
+        age_s = self._backoff_s(failures + 1) if failures < self._config.retries else _FAILURE_AGE_S
+        if error.reason in _HOST_FAILURES or error.retry_after_s is not None:
+            age_s = 0.0  # a retry tries to reach the host itself; or the host is paused
+        if error.reason not in _HOST_FAILURES:
+            status, wait_s = error.http_status, error.retry_after_s
+            error = FetchError("robots_unreachable", str(error), http_status=status, retry_after_s=wait_s)
+        self._remember(origin, _Known(error, time.monotonic() + age_s, _LEAST_TEXT, failures + 1))
+        return error
+
+    def _remember(self, origin: str, known: _Known) -> None:
+        old = self._known.pop(origin, None)
+        self._known[origin] = known
+        self._size += known.size - (old.size if old else 0)
+        while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
+            self._size -= self._known.popitem(last=False)[1].size
+
+
+def _copy(failure: FetchError, url: str) -> FetchError:
+    """Return a failure for another row."""
+    status, wait_s = failure.http_status, failure.retry_after_s
+    copy = FetchError(failure.reason, failure.detail, http_status=status, retry_after_s=wait_s)
+    copy.url = url
+    return copy
+
+
+def _robots_text(response: Response) -> str:
+    """Return the start of a robots.txt, which some servers compress unasked; its rules would be missed otherwise."""
+    body = response.read_start(_MAX_ROBOTS_BYTES)
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if body.startswith(GZIP):
+        try:
+            body = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, _MAX_ROBOTS_BYTES)
+        except zlib.error as error:
+            raise FetchError("not_http", "damaged gzip") from error
+    elif coding not in _PLAIN_CODINGS:
+        raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
+    return body.decode("utf-8-sig", "replace")

@@ -1,0 +1,115 @@
+"""Journals, and what an interrupted run left in them."""
+
+import io
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.child_process import ChildDiedError
+from data_catalog.errors import InputError
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.gather import fetch_by_owners, owner_of
+from data_catalog.fetch.journal import Journal, read_journal
+
+EVENTS = [({"url": "a", "n": 1}, None), ({"url": "é"}, b"body"), ({"url": "c"}, b""), ({"url": "d"}, bytes(3000))]
+
+
+def written(path: Path, events: Any) -> None:
+    journal = Journal(path)
+    for event, body in events:
+        journal.append(event, None if body is None else io.BytesIO(body))
+    journal.close()
+
+
+def read(path: Path) -> list[tuple[dict[str, Any], bytes | None]]:
+    data = path.read_bytes()
+    return [(event, piece and data[piece.offset : piece.offset + piece.length]) for event, piece in read_journal(path)]
+
+
+@given(data=st.data())
+def test_a_torn_or_damaged_journal_has_what_was_whole_before(
+    data: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "a.journal"
+    written(path, EVENTS)
+    whole, content = read(path), bytearray(path.read_bytes())
+    assert whole == [(event, body or None) for event, body in EVENTS]
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        path.write_bytes(content[:place])
+    else:
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+    found = read(path)
+    assert found == whole[: len(found)]
+    assert len(found) < len(whole)
+
+
+class FakeOwners:
+    """Owners whose answers are a function of the URL; one that raises `ChildDiedError` kills the owner."""
+
+    def __init__(self, answer: Callable[[str], str | None], names: tuple[str, ...] = ("one",)) -> None:
+        self.answer, self.alive = answer, list(names)
+        self.asked: list[str] = []
+
+    def names(self) -> list[str]:
+        return self.alive
+
+    def run(self, owner: str, urls: Any, config: FetchConfig, journal: Path, *, starts: Any, watch: Any) -> None:
+        with closing(Journal(journal)) as file:
+            for url in urls:
+                self.asked.append(url)
+                file.append({"url": url, "host": "a.example", "at": 1.0})
+                file.append({"url": url, "reason": self.answer(url), "detail": None})
+        watch(len(urls), 0)
+
+
+URLS = [f"http://{host}.example/{number}" for host in "abcde" for number in range(4)]
+
+
+def test_what_an_interrupted_run_left_is_not_asked_for_again(tmp_path: Path) -> None:
+    outcome = {"reason": "http_404", "detail": None}
+    events = [{"url": url, **outcome} for url in URLS[:7]] + [{"url": URLS[7], "host": "b.example", "at": 1.0}]
+    written(tmp_path / "00000.journal", [(event, None) for event in events])
+    owners = FakeOwners(lambda url: None)
+    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+    assert sorted(owners.asked) == URLS[7:]
+    assert [found[url]["reason"] for url in URLS] == ["http_404"] * 7 + [None] * 13
+    assert fetch_by_owners(URLS, FetchConfig(), tmp_path, owners) == found
+    assert sorted(owners.asked) == URLS[7:]
+
+
+def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(tmp_path: Path) -> None:
+    def answer(url: str) -> None:
+        if url == URLS[5]:
+            raise ChildDiedError("signal 9")
+
+    owners = FakeOwners(answer)
+    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+    assert {url for url in URLS if found[url]["reason"]} == {URLS[5]}
+    assert found[URLS[5]]["reason"] == "fetch_crash"
+    assert owners.asked.count(URLS[5]) == 3
+    assert len(owners.asked) == len(URLS) + 2
+
+
+def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Path) -> None:
+    owners = FakeOwners(lambda url: None)
+    owners.run = lambda *arguments, **options: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"ends before it reaches a row: exit status 1"):
+        fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+
+
+@given(names=st.sets(st.text(min_size=1), min_size=2, max_size=9), gone=st.randoms())
+def test_only_hosts_of_an_owner_that_died_get_another_one(names: set[str], gone: Any) -> None:
+    groups = [f"host{number}.example" for number in range(50)]
+    before = {group: owner_of(group, sorted(names)) for group in groups}
+    dead = gone.choice(sorted(names))
+    after = {group: owner_of(group, sorted(names - {dead})) for group in groups}
+    assert {group for group in groups if before[group] != after[group]} == {
+        group for group in groups if before[group] == dead
+    }

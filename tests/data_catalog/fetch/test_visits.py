@@ -1,0 +1,239 @@
+"""What becomes of URLs: thumbnails, retries, hosts that refuse, limits of bytes, and trouble of this machine.
+
+The client asks a proxy on loopback, which stands for any host.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from loopback import LoopbackHandler, LoopbackServer
+
+from data_catalog.errors import DiskError, PipelineError
+from data_catalog.fetch.client import GuardedClient, Response
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.fetch.host_store import HostStore
+from data_catalog.fetch.journal import Journal, read_journal
+from data_catalog.fetch.urls import Target
+from data_catalog.fetch.visits import Fetcher, Job
+
+COMMONS = "http://upload.wikimedia.org/wikipedia/commons"
+ORIGINAL, THUMBNAIL = f"{COMMONS}/a/ab/Cat.jpg", f"{COMMONS}/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
+CONFIG = FetchConfig(
+    consent=ConsentConfig(ignore=("robots.txt",)), backoff_s=0.001, host_requests_per_s=0, threads=4, deadline_s=5
+)
+# A status (0: 200, with a body of unstated length), a body and headers.
+Answer = tuple[int, bytes, dict[str, str]]
+
+
+def good(body: bytes) -> Answer:
+    return 200, body, {}
+
+
+def bad(status: int, **headers: str) -> Answer:
+    return status, b"", headers
+
+
+class Web(LoopbackServer):
+    """Answers by URL; the last answer of a list is given for ever. Counts what is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(_Proxy)
+        self.answers: dict[str, list[Answer]] = {}
+        self.asked: Counter[str] = Counter()
+
+
+class _Proxy(LoopbackHandler):
+    server: Web
+
+    def do_GET(self) -> None:
+        web = self.server
+        status, body, headers = web.answers[self.path][: web.asked[self.path] + 1][-1]
+        web.asked[self.path] += 1
+        if status:
+            self.answer(status, body, **headers)
+        else:  # of unknown length
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Web]:
+    with Web() as web:
+        yield web
+
+
+@pytest.fixture
+def web(server: Web) -> Web:
+    server.asked.clear()
+    return server
+
+
+class Client(GuardedClient):
+    """A client of the proxy. `trips` are raised in place of an answer, in turn, by URL."""
+
+    def __init__(self, web: Web, config: FetchConfig) -> None:
+        super().__init__(replace(config.limits(), proxies={"http": web.url("").rstrip("/")}))
+        self.trips: dict[str, list[Exception]] = {}
+
+    def get(self, target: Target, **options: Any) -> Response:
+        if self.trips.get(target.url):
+            raise self.trips[target.url].pop(0)
+        return super().get(target, **options)
+
+
+Outcomes = dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+def fetch(web: Web, tmp_path: Path) -> Callable[..., Outcomes]:
+    """The outcomes of URLs, by default of all that the web has; `body` has what came."""
+
+    def run(answers: dict[str, list[Answer]], *urls: str, trips: Any = None, **options: Any) -> Outcomes:
+        web.answers = answers
+        config, ended, failures = replace(CONFIG, **options), Event(), list[Exception]()
+
+        def fail(error: Exception) -> None:
+            failures.append(error)
+            ended.set()
+
+        client = Client(web, config)
+        client.trips = trips or {}
+        fetcher = Fetcher(config, HostStore(tmp_path / "hosts"), fail, client=client)
+        asked_for = urls or tuple(answers)
+        fetcher.start(Job(Journal(tmp_path / "a.journal"), tmp_path, len(asked_for), ended.set), asked_for)
+        assert ended.wait(60)
+        if failures:
+            raise failures[0]
+        events = [(event, piece) for event, piece in read_journal(tmp_path / "a.journal") if "reason" in event]
+        found = {}
+        for event, piece in events:
+            body = piece and (tmp_path / "a.journal").read_bytes()[piece.offset : piece.offset + piece.length]
+            found[event["url"]] = event | {"body": body}
+        assert len(found) == len(events) == len(asked_for)
+        return found
+
+    return run
+
+
+def results(found: Outcomes, urls: Any = None) -> list[bytes | str]:
+    """A body or a reason each."""
+    return [found[url]["body"] or found[url]["reason"] for url in urls or sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "original", "outcome", "asked"),
+    [
+        ([good(b"small")], [good(b"large")], b"small", {THUMBNAIL: 1}),
+        ([bad(400)], [good(b"large")], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([bad(499)], [bad(404)], "http_404", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([bad(404)], [bad(503), good(b"large")], b"large", {THUMBNAIL: 1, ORIGINAL: 2}),
+        ([bad(429), good(b"small")], [good(b"large")], b"small", {THUMBNAIL: 2}),
+        ([bad(500)], [good(b"large")], "http_500", {THUMBNAIL: 2}),
+        ([good(bytes(101))], [good(b"large")], "too_large", {THUMBNAIL: 1}),
+    ],
+)
+def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
+    thumbnail: list[Answer],
+    original: list[Answer],
+    outcome: bytes | str,
+    asked: dict[str, int],
+    fetch: Callable[..., Outcomes],
+    web: Web,
+) -> None:
+    found = fetch({THUMBNAIL: thumbnail, ORIGINAL: original}, ORIGINAL, retries=1, max_bytes=100)
+    assert results(found) == [outcome]
+    assert web.asked == asked
+
+
+def test_a_parser_that_trips_over_an_answer_costs_one_row(fetch: Callable[..., Outcomes]) -> None:
+    urls = [f"http://a.example/{number}" for number in range(3)]
+    trips = {urls[1]: [KeyError("what nobody foresaw")] * 2, urls[2]: [ValueError("once only")]}
+    found = fetch({url: [good(url[-1].encode())] for url in urls}, trips=trips, retries=1)
+    assert results(found) == [b"0", "fetch_lost", b"2"]
+    assert found[urls[1]]["detail"] == "KeyError"
+
+
+def test_trouble_of_the_machine_ends_the_shard(fetch: Callable[..., Outcomes]) -> None:
+    for trouble in (OSError(28, "No space"), DiskError("No space"), PipelineError("No space")):
+        with pytest.raises(type(trouble), match="No space"):
+            fetch({"http://a.example/1": [good(b"x")]}, trips={"http://a.example/1": [trouble]})
+
+
+def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(
+    fetch: Callable[..., Outcomes], web: Web
+) -> None:
+    answers = {
+        "http://a.example/0": [bad(302, Location="http://b.example/moved")],
+        "http://b.example/moved": [bad(429, Retry_After="86400")],
+        "http://a.example/1": [good(b"here")],
+    }
+    later = {"http://b.example/": [good(b"not asked any more")]}
+    assert results(fetch(answers, "http://a.example/0", "http://a.example/1")) == ["http_429", b"here"]
+    found = fetch(answers | later, "http://b.example/")
+    assert results(found) == ["http_429"]
+    assert web.asked["http://b.example/"] == 0
+    assert found["http://b.example/"]["final_url"] == "http://b.example/"
+
+
+def test_a_host_that_refuses_whatever_is_asked_is_given_up(fetch: Callable[..., Outcomes], web: Web) -> None:
+    urls = [f"http://a.example/{number}" for number in range(200)]
+    assert results(fetch({url: [bad(429, Retry_After="0")] for url in urls})) == ["http_429"] * 200
+    assert web.asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
+
+
+def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(fetch: Callable[..., Outcomes]) -> None:
+    busy, other = "http://a.example/0", "http://a.example/1"
+    started = time.time()
+    found = fetch({busy: [bad(503, Retry_After="1"), good(b"x")], other: [good(b"y")]}, threads=1)
+    assert results(found, [busy, other]) == [b"x", b"y"]
+    assert (found[busy]["tries"], found[other]["tries"]) == (2, 1)
+    assert found[other]["asked_at"] - started >= 1
+    assert found[busy]["waiting_s"] >= 1
+
+
+def test_waits_between_tries_double(fetch: Callable[..., Outcomes]) -> None:
+    url = "http://a.example/0"
+    # What a server may ask for is no limit of a backoff.
+    found = fetch({url: [bad(500)]}, backoff_s=0.1, retries=3, max_wait_s=0.1)
+    assert (found[url]["reason"], found[url]["tries"]) == ("http_500", 4)
+    assert 0.7 <= found[url]["waiting_s"] < 10
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "ours", "theirs"),
+    [
+        (b"x" * 90, {"max_host_bytes": 250}, [b"x" * 90] * 3, b"another"),
+        (b"x" * 125, {"max_host_bytes": 250}, [b"x" * 125] * 2, b"another"),
+        (b"x" * 90, {"max_host_bytes": 250, "max_bytes": 80}, ["too_large"] * 3, b"another"),
+        (b"x" * 90, {"max_shard_bytes": 250}, [b"x" * 90] * 3, b"another"),
+    ],
+)
+def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
+    body: bytes,
+    limits: dict[str, int],
+    ours: list[bytes | str],
+    theirs: bytes | str,
+    fetch: Callable[..., Outcomes],
+    web: Web,
+) -> None:
+    urls = [f"http://a.example/{number}" for number in range(5)]
+    answers = {url: [(0, body, {})] for url in urls}
+    found = fetch(answers | {"http://b.example/": [good(b"another")]}, threads=1, **limits)
+    assert results(found) == [*ours, *["byte_budget"] * (5 - len(ours)), theirs]
+    assert sum(web.asked[url] for url in urls) == len(ours)
+    whose = "a.example" if "max_host_bytes" in limits else "the shard"
+    assert found[urls[4]]["detail"] == f"250 bytes of {whose}"
+
+
+def test_hosts_take_turns(fetch: Callable[..., Outcomes]) -> None:
+    urls = [f"http://{host}.example/{number}" for host in "ab" for number in range(20)]
+    found = fetch({url: [good(b"x")] for url in urls}, threads=1)
+    order = sorted(found, key=lambda url: found[url]["asked_at"])
+    assert [urlsplit(url).hostname for url in order[:10]] == ["a.example", "b.example"] * 5
