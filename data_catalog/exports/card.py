@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
+from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
 from data_catalog.report.ablations import AblationTable
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
@@ -110,7 +111,8 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
 def not_filtered(manifest: Manifest) -> list[str]:
     """Return what no step of the build searched for."""
     judged = any(entry["step"] == "fit" for entry in manifest["steps"])
-    return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)]
+    by_img2dataset = [IMG2DATASET_LIMITS] if manifest["settings"]["fetch"].get("engine") == IMG2DATASET else []
+    return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)] + by_img2dataset
 
 
 def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from data_catalog.fetch.client import Limits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.urls import USUAL_PORTS, check_width
 from data_catalog.images.formats import MAX_IMAGE_BYTES
-from data_catalog.settings import HOW, how, require_between
+from data_catalog.settings import HOW, how, require_between, require_values
 
 MAX_BACKOFF_S = 300.0
 MAX_REQUESTS_PER_S = 10_000
@@ -75,10 +75,24 @@ def group_of(host: str, named: Mapping[str, HostPace]) -> str:
     return next((domain for domain in domains if domain in named), host)
 
 
+POLITE, IMG2DATASET = "polite", "img2dataset"
+IMG2DATASET_LIMITS = (
+    "Images are fetched by img2dataset: it reads no robots.txt, keeps no pace of a host, also asks addresses of this "
+    "network, and begins an interrupted shard again."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchConfig:
     """Settings of fetching images: limits, hosts, retries, and the identification of the client."""
 
+    engine: str = POLITE
+    """"polite", or "img2dataset", which only heeds `timeout_s`, `retries`, `threads` (of each process), `max_bytes` and
+    X-Robots-Tag."""
+    distributor: str = how("multiprocessing")
+    """img2dataset's: "multiprocessing", "pyspark" or "ray", as they are configured."""
+    processes: int = how(2)
+    """Processes of img2dataset."""
     timeout_s: float = how(10.0)
     """Maximum seconds to connect, or to wait for the next bytes."""
     deadline_s: float = how(60.0)
@@ -130,6 +144,8 @@ class FetchConfig:
         for host in self.hosts:
             if not host or host != host.lower().strip(". ") or set(host) & set("/:@*"):
                 raise SettingsError(f"fetch.hosts names {host!r}, but needs a host or domain such as example.org")
+        distributors = ("multiprocessing", "pyspark", "ray")
+        require_values("fetch", self, "processes", engine=(POLITE, IMG2DATASET), distributor=distributors)
         check_width(self.wikimedia_width)
         for port in self.ports:
             require_between("fetch.ports", port, 1, 65535)

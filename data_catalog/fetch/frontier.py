@@ -8,7 +8,7 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -71,10 +71,18 @@ class Frontier:
         named: limits by host or domain.
         default: limits of every other host.
         max_wait_s: a host that is paused for longer gets no turn in time; its requests are handed out, to be refused.
+        permit: called right before each request; it may end the process.
     """
 
-    def __init__(self, named: Mapping[str, HostPace], default: HostPace, max_wait_s: float) -> None:
-        self._named, self._default, self._max_wait_s = named, default, max_wait_s
+    def __init__(
+        self,
+        named: Mapping[str, HostPace],
+        default: HostPace,
+        max_wait_s: float,
+        *,
+        permit: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._named, self._default, self._max_wait_s, self._permit = named, default, max_wait_s, permit
         self._hosts: dict[str, Host] = {}
         self._turns: list[tuple[float, int, Host]] = []  # heap: due, order, host
         self._order = count(1)
@@ -135,6 +143,7 @@ class Frontier:
 
         A look-up that took long may have brought requests of several turns together.
         """
+        self._permit()
         with self._lock:
             host, now = turn.host, time.monotonic()
             turn.has_begun = True

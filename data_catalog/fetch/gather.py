@@ -3,20 +3,20 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.journal import read_journal
-from data_catalog.fetch.owner import FetchingProcess, Watch
+from data_catalog.fetch.owner import FetchingProcess, Task, Watch, owner_of
 from data_catalog.fetch.urls import parse_url
+from data_catalog.fetch.visits import Moved
 from data_catalog.images.tables import Outcome, failed
 from data_catalog.progress import Progress
 
@@ -35,44 +35,27 @@ class Owners(Protocol):
     def names(self) -> Sequence[str]:
         """Return the names of those that are alive."""
 
-    def run(
-        self,
-        owner: str,
-        urls: Sequence[str],
-        config: FetchConfig,
-        journal: Path,
-        *,
-        starts: Mapping[str, float],
-        watch: Watch,
-    ) -> None:
-        """Fetch URLs into a new journal; see `FetchingProcess.run`."""
+    def run(self, task: Task, watch: Watch) -> None:
+        """Fetch URLs by the owner of their hosts; see `FetchingProcess.run`."""
 
 
 class LocalOwner:
     """The fetching process of this machine, which owns all hosts."""
 
     def __init__(self, process: FetchingProcess) -> None:
-        self._process = process
+        self.run = process.run
 
     def names(self) -> Sequence[str]:
         """Return its name, which is never another one."""
         return [""]
 
-    def run(self, owner: str, urls: Sequence[str], config: FetchConfig, journal: Path, **options: Any) -> None:
-        """Fetch URLs into a new journal."""
-        self._process.run(urls, config, journal, **options)
-
-
-def owner_of(group: str, names: Sequence[str]) -> str:
-    """Return the owner of a host, by rendezvous hashing: only hosts of an owner that died get another one."""
-    return max(names, key=lambda name: blake2b(f"{name} {group}".encode(), digest_size=8).digest())
-
 
 @dataclass(slots=True)
 class _Found:
-    """What the journals of a shard say: outcomes, URLs that were under way, and last starts by host."""
+    """What the journals of a shard say: outcomes, URLs handed over or under way, and last starts by host."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    moved: dict[str, Moved] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     starts: dict[str, float] = field(default_factory=dict)
 
@@ -84,6 +67,9 @@ def _read_journals(folder: Path) -> _Found:
             url = event.pop("url")
             if "reason" in event:
                 found.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
+                found.under_way.discard(url)
+            elif "moved" in event:
+                found.moved[url] = event["moved"]
                 found.under_way.discard(url)
             else:
                 found.starts[event["host"]] = max(event["at"], found.starts.get(event["host"], 0.0))
@@ -129,17 +115,37 @@ class _Shard:
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
-        found, jobs, names = _read_journals(self._folder), dict[str, list[str]](), self._owners.names()
-        for url in urls:
-            if url not in found.outcomes:
-                jobs.setdefault(owner_of(group_of(parse_url(url).host, self._named), names), []).append(url)
-        self._note(len(urls) - sum(map(len, jobs.values())), 0)
-        with ThreadPoolExecutor(len(jobs) or 1) as threads:
-            for done in [threads.submit(self._part, owner, part, found.starts) for owner, part in jobs.items()]:
-                done.result()
+        self._note(sum(url in _read_journals(self._folder).outcomes for url in urls), 0)
+        left = list(urls)
+        while left:
+            found, names, by_owner = _read_journals(self._folder), tuple(self._owners.names()), dict[str, list[str]]()
+            if not names:
+                raise InputError("images: all fetching processes have ended. Run the same command again")
+            for url in left:
+                if url not in found.outcomes:
+                    place = found.moved[url]["to"] if url in found.moved else url
+                    by_owner.setdefault(owner_of(group_of(parse_url(place).host, self._named), names), []).append(url)
+            tasks = [self._task(owner, part, names, found) for owner, part in by_owner.items()]
+            with ThreadPoolExecutor(len(tasks) or 1) as threads:
+                # Of processes that died; and URLs that others hand over.
+                left = [url for lost in threads.map(self._run, tasks) for url in lost]
+            found = _read_journals(self._folder)
+            moved = found.moved.keys() - found.outcomes.keys() - found.under_way
+            left += [url for task in tasks for url in task.urls if url in moved and url not in left]
 
-    def _part(self, owner: str, urls: list[str], starts: Mapping[str, float]) -> None:
-        journal = self._folder / f"{next(self._numbers):05d}.journal"
+    def _task(self, owner: str, urls: list[str], names: tuple[str, ...], found: _Found) -> Task:
+        return Task(
+            urls=urls,
+            config=self._config,
+            journal=self._folder / f"{next(self._numbers):05d}.journal",
+            owner=owner,
+            owners=names,
+            starts=found.starts,
+            moved={url: found.moved[url] for url in urls if url in found.moved},
+        )
+
+    def _run(self, task: Task) -> list[str]:
+        """Have a task done; return the URLs that a process that died had not begun."""
         seen = [0, 0]
 
         def watch(num_done: int, num_failed: int) -> None:
@@ -147,9 +153,9 @@ class _Shard:
             seen[:] = num_done, num_failed
 
         try:
-            self._owners.run(owner, urls, self._config, journal, starts=starts, watch=watch)
+            self._owners.run(task, watch)
         except ChildDiedError as error:
-            found = _read_journals(self._folder)
+            found, urls = _read_journals(self._folder), task.urls
             under_way = found.under_way.intersection(urls)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
             self._deaths.update(under_way)
@@ -158,7 +164,8 @@ class _Shard:
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
             self._note(len(urls) - len(left) - len(under_way) - seen[0], 0)
-            self.fetch(left)
+            return left
+        return []
 
     def _note(self, num_done: int, num_failed: int) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.connections import connect_spilling
 from data_catalog.errors import DamagedError
+from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
 from data_catalog.images.tables import IMAGE_COLUMNS, PieceReader, Row, read_groups, write_rows
@@ -54,6 +55,8 @@ _FACTS = pa.schema(
         "picture_row": pa.int32(),
     }
 )
+# Settings that older outcomes do not name.
+_DEFAULTS = {"engine": POLITE}
 _RETRYABLE = sorted(name for name, reason in FETCH_REASONS.items() if reason.retryable)
 
 
@@ -96,7 +99,7 @@ class RecordedOutcomes:
         found = [_FACTS.empty_table()]
         for dataset in dataset_names(root) if snapshots else ():
             for snapshot in committed_snapshots(root, dataset):
-                if snapshot.manifest["settings"]["fetch"] == fetching.fetch:
+                if _DEFAULTS | snapshot.manifest["settings"]["fetch"] == fetching.fetch:
                     found += self._of_snapshot(snapshot)
         found += self._unfinished(unfinished)
         # Equal outcomes are ordered by file and row, so that a resumed build uses the same one.
@@ -215,7 +218,7 @@ class RecordedOutcomes:
                 continue
             own = folder.parent.name == self._fetching.dataset
             for commit, key in WorkStore(folder.parent).commits("fetch"):
-                if key["version"] != VERSION or key["settings"]["config"] != self._fetching.fetch:
+                if key["version"] != VERSION or _DEFAULTS | key["settings"]["config"] != self._fetching.fetch:
                     continue
                 is_same = key["settings"]["normalise"] == self._fetching.normalise
                 for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE):

@@ -1,7 +1,7 @@
-"""The fetching process, which alone requests what a build fetches on this machine, and its client.
+"""A fetching process, which alone requests the URLs of the hosts that it owns, and its client.
 
-`python -m data_catalog.fetch.owner SOCKET HOSTS_FOLDER` works on the jobs of several shards at a time until the socket
-closes. A job's outcomes are in its journal.
+`python -m data_catalog.fetch.owner SOCKET HOSTS_FOLDER [LEASE NAME]` works on the jobs of several shards at a time
+until the socket closes. A job's outcomes are in its journal.
 """
 
 import json
@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from hashlib import blake2b
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ from data_catalog.errors import KINDS, DefectError, DiskError, InputError, Pipel
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
-from data_catalog.fetch.visits import Fetcher, Job
+from data_catalog.fetch.lease import Lease
+from data_catalog.fetch.visits import Fetcher, Job, Moved
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
 _BEAT_S = 0.5
 # A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
 _SLACK_S = 180.0
+_LOST = 3  # exit status of a process whose lease has ended
 _ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
 # A library that is missing or incompatible, or a machine that can start no more threads.
 _ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
@@ -37,16 +41,51 @@ _ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"),
 Watch = Callable[[int, int], object]
 
 
+@lru_cache(maxsize=4096)
+def owner_of(group: str, names: tuple[str, ...]) -> str:
+    """Return the owner of a host, by rendezvous hashing: only hosts of an owner that died get another one."""
+    return max(names, key=lambda name: blake2b(f"{name} {group}".encode(), digest_size=8).digest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """URLs that a process is to fetch into a new journal.
+
+    Args:
+        urls: canonical and distinct.
+        config: settings of `[fetch]`.
+        journal: its folder gets large bodies, for a while.
+        owner: name of the process.
+        owners: names of all processes.
+        starts: by host: when another process began a request, in seconds since 1970.
+        moved: by URL: the state of those that another process has handed over.
+    """
+
+    urls: Sequence[str]
+    config: FetchConfig
+    journal: Path
+    owner: str
+    owners: tuple[str, ...]
+    starts: Mapping[str, float]
+    moved: Mapping[str, Moved]
+
+    def to_values(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "config": self.config.to_values(), "journal": str(self.journal.absolute())}
+
+
 class Owner:
     """The fetching process, as it serves its parent.
 
     Args:
         parent: socket, on which jobs come and events go.
         hosts: folder with the state of hosts.
+        lease: without which no request begins; None: it needs none.
     """
 
-    def __init__(self, parent: Connection, hosts: Path) -> None:
-        self._parent, self._hosts = parent, hosts
+    def __init__(self, parent: Connection, hosts: Path, lease: Lease | None = None) -> None:
+        self._parent, self._hosts, self._lease = parent, hosts, lease
         self._sending = threading.Lock()
         self._store: HostStore | None = None
         self._fetchers: dict[str, tuple[Fetcher, float]] = {}  # by settings, with the seconds after which one hangs
@@ -64,7 +103,7 @@ class Owner:
                     self._fail(error)
 
     def _start(self, job: dict[str, Any]) -> None:
-        path, number = Path(job["journal"]), job["number"]
+        path, number, owners = Path(job["journal"]), job["number"], tuple(job["owners"])
         fetcher = self._fetcher(job["config"])
         now = time.time()
         for name, started in job["starts"].items():
@@ -76,8 +115,11 @@ class Owner:
             done = self._jobs.pop(number)
             self._tell(number=number, done=len(job["urls"]), failed=done.num_failed, ended=True)
 
-        self._jobs[number] = Job(journal, path.parent, len(job["urls"]), ended)
-        fetcher.start(self._jobs[number], job["urls"])
+        def owns(group: str) -> bool:
+            return owner_of(group, owners) == str(job["owner"])
+
+        self._jobs[number] = Job(journal, path.parent, len(job["urls"]), ended, owns)
+        fetcher.start(self._jobs[number], job["urls"], job["moved"])
 
     def _fetcher(self, values: dict[str, Any]) -> Fetcher:
         by = json.dumps(values, sort_keys=True)
@@ -85,14 +127,20 @@ class Owner:
             self._store = self._store or HostStore(self._hosts)
             config = FetchConfig.from_values(values)
             hangs_after_s = config.deadline_s + config.timeout_s + _SLACK_S
-            self._fetchers[by] = Fetcher(config, self._store, self._fail), hangs_after_s
+            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._require_lease), hangs_after_s
         return self._fetchers[by][0]
+
+    def _require_lease(self) -> None:
+        """End the process, with all its requests, if its hosts may belong to another one."""
+        if self._lease is not None and not self._lease.holds():
+            os._exit(_LOST)
 
     def _beat(self) -> None:
         """Tell of progress, and that no request hangs."""
         told: dict[int, int] = {}
         while True:
             time.sleep(_BEAT_S)
+            self._require_lease()
             if any(fetcher.longest_under_way_s() > longest_s for fetcher, longest_s in [*self._fetchers.values()]):
                 continue
             left = {number: (job.num_left, job.num_failed) for number, job in [*self._jobs.items()]}
@@ -118,14 +166,15 @@ class _Running:
 
 
 class FetchingProcess:
-    """The fetching process, for its parent: started by the first job, and again after it died. Safe for threads.
+    """A fetching process, for its parent: started by the first job, and again after it died. Safe for threads.
 
     Args:
         hosts: folder with the state of hosts: robots.txt files, which are kept for a day, and pauses until they end.
+        lease: file of the lease, and the name of the process in it; empty: it needs none.
     """
 
-    def __init__(self, hosts: Path) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: Path, *lease: str) -> None:
+        self._hosts, self._lease = hosts, lease
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._jobs: dict[int, _Running] = {}
@@ -138,35 +187,25 @@ class FetchingProcess:
             if self._is_closed:
                 raise DefectError(CLOSED)
             if self._child is None:
-                self._child = ChildProcess("data_catalog.fetch.owner", str(self._hosts.absolute()))
+                self._child = ChildProcess("data_catalog.fetch.owner", str(self._hosts.absolute()), *self._lease)
                 threading.Thread(target=self._listen, args=(self._child,), daemon=True).start()
 
-    def run(
-        self, urls: Sequence[str], config: FetchConfig, journal: Path, *, starts: Mapping[str, float], watch: Watch
-    ) -> None:
-        """Fetch URLs into a new journal.
-
-        Args:
-            urls: canonical and distinct.
-            config: settings of `[fetch]`.
-            journal: its folder gets large bodies, for a while.
-            starts: by host: when another process began a request, in seconds since 1970.
-            watch: told of progress.
+    def run(self, task: Task, watch: Watch) -> None:
+        """Fetch URLs into a new journal, and tell `watch` of progress.
 
         Raises:
             ChildDiedError: the process ended, or hung and was killed.
             PipelineError: it cannot do the work.
         """
         self.start()
-        job = {"urls": urls, "config": config.to_values(), "journal": str(journal.absolute()), "starts": starts}
-        running = _Running(Future(), watch, len(urls))
+        running = _Running(Future(), watch, len(task.urls))
         with self._lock:
             if self._child is None:
                 raise ChildDiedError("it ended before it got the job")
             self._number += 1
             self._jobs[self._number] = running
             with suppress(ConnectionError):  # `_listen` notices the death
-                self._child.socket.send_bytes(json.dumps({**job, "number": self._number}).encode())
+                self._child.socket.send_bytes(json.dumps({**task.to_values(), "number": self._number}).encode())
         running.done.result()
 
     def _listen(self, child: ChildProcess) -> None:
@@ -216,8 +255,9 @@ class FetchingProcess:
 def main(arguments: list[str]) -> None:
     """Serve the parent."""
     kill_with_parent()
+    parent, hosts, *lease = arguments
     with suppress(KeyboardInterrupt):
-        Owner(Connection(int(arguments[0])), Path(arguments[1])).serve()
+        Owner(Connection(int(parent)), Path(hosts), Lease(Path(lease[0]), lease[1]) if lease else None).serve()
     os._exit(0)  # threads may be at work
 
 

@@ -222,11 +222,12 @@ class Diagnosis:
         ]
 
 
-def diagnose(downloads: pa.Table) -> Diagnosis:
+def diagnose(downloads: pa.Table, *notes: str) -> Diagnosis:
     """Diagnose the outcomes of a dataset's images.
 
     Args:
         downloads: columns host, drop_reason (null: good) and num_images.
+        notes: findings about how they were fetched.
     """
     rows = downloads.select(["host", "drop_reason", "num_images"]).to_pylist()
     counts: Counter[str] = Counter()
@@ -235,7 +236,7 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
         counts[cause_of(row["drop_reason"])] += row["num_images"]
         reason = FETCH_REASONS.get(row["drop_reason"] or "")
         retryable += row["num_images"] if reason is not None and reason.retryable else 0
-    findings = [finding for rule in _RULES if (finding := rule(counts, rows)) is not None]
+    findings = [*notes, *(finding for rule in _RULES if (finding := rule(counts, rows)) is not None)]
     if retryable and counts.total():
         findings.append(
             f"{retryable:,} of the missing images may come at a later try. Build again later with --retry-failed."

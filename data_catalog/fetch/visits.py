@@ -8,11 +8,12 @@ import threading
 import time
 import zlib
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Any
 
 from data_catalog.errors import PipelineError
 from data_catalog.fetch.client import (
@@ -33,6 +34,11 @@ from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
 
 logger = logging.getLogger(__name__)
+
+# Facts in a journal.
+Event = dict[str, Any]
+# The state of a visit that another process goes on with.
+Moved = dict[str, Any]
 
 # RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
 _MAX_ROBOTS_BYTES = 512 * 1024
@@ -81,12 +87,15 @@ class Job:
         scratch: folder for large bodies.
         num_left: URLs without an outcome.
         ended: called when there are none left.
+        owns: returns whether this process requests the URLs of a host. A URL that a redirect leads to a host of another
+            process is handed over, by an event in the journal.
     """
 
     journal: Journal
     scratch: Path
     num_left: int
     ended: Callable[[], object]
+    owns: Callable[[str], bool] = lambda group: True
     num_failed: int = 0
     spent: Counter[str] = field(default_factory=Counter)  # bytes by host, those of rejected images too
     refusals: Counter[str] = field(default_factory=Counter)  # by host, since it last sent an image
@@ -144,6 +153,7 @@ class Fetcher:
         store: robots.txt files and pauses on disk.
         fail: called with an error of this machine, which ends all jobs.
         client: makes the requests; None: one with the limits of `config`.
+        permit: called right before each request; it may end the process.
     """
 
     def __init__(
@@ -153,8 +163,10 @@ class Fetcher:
         fail: Callable[[Exception], object],
         *,
         client: GuardedClient | None = None,
+        permit: Callable[[], object] = lambda: None,
     ) -> None:
-        self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s)
+        limits = config.named_limits, config.default_limits
+        self.frontier = Frontier(*limits, config.max_wait_s, permit=permit)
         self._config, self._store, self._fail = config, store, fail
         self._client = client or GuardedClient(config.limits())
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by origin
@@ -168,18 +180,38 @@ class Fetcher:
         for _ in range(config.threads):
             threading.Thread(target=self._work, daemon=True).start()
 
-    def start(self, job: Job, urls: Sequence[str]) -> None:
-        """Queue the URLs of a job; they are canonical and distinct."""
+    def start(self, job: Job, urls: Sequence[str], moved: Mapping[str, Moved] = MappingProxyType({})) -> None:
+        """Queue the URLs of a job, canonical and distinct; `moved` has those that another process has handed over."""
         for url in urls:
             thumbnail = thumbnail_url(url, self._config.wikimedia_width)
             candidates = deque([url] if thumbnail is None else [thumbnail, url])
-            self._queue(Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s))
+            visit = Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s)
+            if state := moved.get(url):
+                visit.target, visit.hops, visit.tries = parse_url(state["to"]), state["hops"], state["tries"]
+                visit.usages = [Usage(**usage | {"denied": tuple(usage["denied"])}) for usage in state["usages"]]
+                visit.asked_at, visit.asking_s = state["asked_at"], state["asking_s"]
+                while len(visit.candidates) > state["num_candidates"]:
+                    visit.candidates.popleft()
+            self._queue(visit, wait_s=max(0.0, state["due"] - time.time()) if state else 0.0)
 
     def longest_under_way_s(self) -> float:
         """Return for how many seconds the oldest request has been under way."""
         return max((time.monotonic() - since for since in list(self._under_way.values())), default=0.0)
 
     def _queue(self, visit: Visit | RobotsVisit, *, wait_s: float = 0.0) -> None:
+        if isinstance(visit, Visit) and not visit.job.owns(self.frontier.host_of(visit.target.host).name):
+            moved: Moved = {
+                "to": visit.target.url,
+                "hops": visit.hops,
+                "tries": visit.tries,
+                "num_candidates": len(visit.candidates),
+                "usages": [asdict(usage) for usage in visit.usages],
+                "asked_at": visit.asked_at,
+                "asking_s": visit.asking_s,
+                "due": time.time() + wait_s,
+            }
+            self._leave(visit, {"url": visit.url, "moved": moved})
+            return
         self.frontier.add(visit, visit.target.host, wait_s=wait_s)
 
     def _work(self) -> None:
@@ -347,10 +379,10 @@ class Fetcher:
         return min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (tries - 1))
 
     def _end(self, visit: Visit, failure: FetchError | None, body: IO[bytes] | None = None) -> None:
-        signals, job = visit.signals or OptOutSignals(), visit.job
+        signals = visit.signals or OptOutSignals()
         if failure is not None:
             visit.http_status, visit.final_url = failure.http_status, failure.url
-        event = {
+        event: Event = {
             "url": visit.url,
             "reason": failure.reason if failure else None,
             "detail": failure.detail if failure else None,
@@ -363,9 +395,14 @@ class Fetcher:
             "asking_s": round(visit.asking_s, 3),
             "waiting_s": round(max(0.0, time.monotonic() - visit.since - visit.asking_s), 3),
         }
+        self._leave(visit, event, body, failed=failure is not None)
+
+    def _leave(self, visit: Visit, event: Event, body: IO[bytes] | None = None, *, failed: bool = False) -> None:
+        """Write the last event of a visit at this process."""
+        job = visit.job
         job.journal.append(event, body)
         with self._lock:
-            job.num_failed += failure is not None
+            job.num_failed += failed
             job.num_left -= 1
             is_last = not job.num_left
         if is_last:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DiskError
-from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.gather import LocalOwner
+from data_catalog.fetch.config import IMG2DATASET, FetchConfig
+from data_catalog.fetch.gather import LocalOwner, Owners
+from data_catalog.fetch.img2dataset_engine import Img2dataset
 from data_catalog.fetch.owner import FetchingProcess
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
 from data_catalog.images.decoders import Decoder, Decoders
@@ -84,6 +85,7 @@ class ImageWorkers:
         attempt: int = 0,
         log: Path | None = None,
         journals: Path | None = None,
+        owners: Owners | None = None,
     ) -> None:
         """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
 
@@ -95,6 +97,7 @@ class ImageWorkers:
             log: file for tries and latencies, schema `FETCH_LOG`.
             journals: folder in which a call that is interrupted leaves what came, for the next one; None: a temporary
                 one beside `out`.
+            owners: fetching processes of other machines; None: that of this one.
 
         Raises:
             InputError: the fetching process can't start its work.
@@ -102,7 +105,8 @@ class ImageWorkers:
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _disk_errors(out), _temporary_beside(out) if journals is None else nullcontext(journals) as folder:
-            outcomes = fetch_from_web(rows, config, folder, LocalOwner(self._fetching))
+            engine = Img2dataset() if config.engine == IMG2DATASET else owners or LocalOwner(self._fetching)
+            outcomes = fetch_from_web(rows, config, folder, engine)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)

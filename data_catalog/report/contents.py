@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.overview import heavy_losses
+from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
 from data_catalog.fetch.reasons import Diagnosis, diagnose
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
@@ -278,7 +279,11 @@ def downloads_of(snapshot: Snapshot) -> Diagnosis:
         DamagedError: a file of the snapshot is damaged or missing.
     """
     with snapshot_queries(snapshot) as table:
-        return diagnose(table(ASKED))
+        return diagnose(table(ASKED), *_notes(snapshot))
+
+
+def _notes(snapshot: Snapshot) -> list[str]:
+    return [IMG2DATASET_LIMITS] if snapshot.manifest["settings"]["fetch"].get("engine") == IMG2DATASET else []
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
@@ -317,7 +322,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "scores": _scores(query, translators),
             "gallery": _pictures(query, query(CHOSEN)),
             "fit": _fit(query, snapshot),
-            "diagnosis": diagnose(table(ASKED)),
+            "diagnosis": diagnose(table(ASKED), *_notes(snapshot)),
             "duplicate_examples": _duplicate_examples(query),
             "files": _files(snapshot.manifest),
             # Runs that did steps and ended with this snapshot, the latest first.

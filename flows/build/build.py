@@ -1,5 +1,6 @@
 """The resumable build of a dataset, from upstream files to a committed snapshot that can be queried."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from cleaning.leaks import guarded_by
 from data_catalog.database.catalog import rebuild
+from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
 from data_catalog.fetch.outcomes import (
     Fetching,
     attempt_of,
@@ -43,6 +45,8 @@ from flows.build.fit import open_judges
 from flows.build.inputs import Inputs, Tools, open_inputs
 from flows.build.steps import STEPS, Build, step_versions
 from flows.recipe.recipe import Recipe, what_settings
+
+logger = logging.getLogger(__name__)
 
 _NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}
 
@@ -118,10 +122,15 @@ def build(
             log_folder=folder / FETCH_LOGS,
             judges=open_judges(recipe, root),
             spread=executor.spread,
+            owners=executor.owners,
         )
         all_local = all(source.name in inputs.locations for source in recipe.sources)
         # They load their libraries while captions are cleaned and translated.
-        workers.prepare(fetching=not all_local, normalising=not executor.runs_remotely)
+        is_ours = recipe.fetch.engine == POLITE
+        if not all_local and not is_ours:
+            logger.warning(IMG2DATASET_LIMITS)
+        fetches = not all_local and is_ours and executor.owners is None
+        workers.prepare(fetching=fetches, normalising=not executor.runs_remotely)
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()

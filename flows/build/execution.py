@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from data_catalog.errors import TransientError
+from data_catalog.fetch.gather import Owners
 from data_catalog.plain_text import plain_table
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ class Executor(Protocol):
         runs_remotely: calls that allow it run in other processes, not in threads of this one.
         max_remote_calls: number of calls that may run there at the same time; None: `build.workers`.
         spread: starts a call that can be pickled in another process, from any thread; None: all run in this one.
+        owners: fetching processes of other machines; None: this machine fetches.
     """
 
     runs_remotely: bool
     max_remote_calls: int | None
     spread: Any
+    owners: Owners | None
 
     def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call in another thread, and retry it only after a `TransientError`.
@@ -82,6 +85,7 @@ class LocalExecutor:
     runs_remotely = False
     max_remote_calls: int | None = None
     spread: Any = None
+    owners: Owners | None = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")

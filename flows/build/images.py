@@ -95,8 +95,15 @@ def fetch(
     missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))
     log = job.tools.log_folder / f"{job.label}-{digest([attempt, sample_ids])[:12]}.parquet"
     job.unfinished.mkdir(parents=True, exist_ok=True)
-    out, journals = job.folder / FETCHED_FILE, job.unfinished
-    job.tools.workers.fetch(missing, config, out, attempt=attempt, log=log, journals=journals)
+    job.tools.workers.fetch(
+        missing,
+        config,
+        job.folder / FETCHED_FILE,
+        attempt=attempt,
+        log=log,
+        journals=job.unfinished,
+        owners=job.tools.owners,
+    )
     order = [IN_FETCHED if place is None else place for place in places]
     save_parquet(pa.table({"file": pa.array(order, pa.int8())}), job.folder / ORDER_FILE)
     return {}

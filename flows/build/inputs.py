@@ -10,6 +10,7 @@ from typing import Any
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.errors import Refusals, SettingsError
+from data_catalog.fetch.gather import Owners
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
@@ -248,6 +249,7 @@ class Tools:
         log_folder: Path,
         judges: Judges | None = None,
         spread: Spread | None = None,
+        owners: Owners | None = None,
     ) -> None:
         """Open the translation memories of the engines.
 
@@ -260,11 +262,12 @@ class Tools:
             log_folder: folder of the fetch logs, with tries and latencies.
             judges: models that judge captions, if the recipe has some.
             spread: starts the translation of a window in another process; None: all are translated in this one.
+            owners: fetching processes of other machines; None: this machine fetches.
 
         Raises:
             DamagedError: a memory is damaged.
         """
-        self.recipe, self.root, self.judges = recipe, root, judges
+        self.recipe, self.root, self.judges, self.owners = recipe, root, judges, owners
         self.sources: Sequence[Source] = inputs.sources
         self.locations: Mapping[str, str] = inputs.locations
         self.translator, self.reverse = inputs.translator, inputs.reverse

@@ -37,6 +37,7 @@ from data_catalog.images.workers import end_process_workers
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, write_json
 from flows import PACKAGES
 from flows.build.execution import RETRY_DELAYS_S, Future
+from flows.orchestration.dask_owners import DaskOwners
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class DaskExecutor(PrefectExecutor):
         self._cluster = DaskTaskRunner(address=address) if address else local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
         self._environment: FlowEnvironment | None = None
+        self._hosts = root.absolute() / "work" / ".hosts"
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
@@ -160,6 +162,9 @@ class DaskExecutor(PrefectExecutor):
                 )
             self._exits.enter_context(_forwarded_logs(client))
             self._exits.callback(self._mark.unlink, missing_ok=True)
+            if self._address is not None:
+                self.owners = DaskOwners(client, self._remote, self._hosts)
+                self._exits.callback(self.owners.close)
         except BaseException:
             self._exits.close()
             raise

@@ -25,6 +25,7 @@ from prefect.exceptions import PrefectException
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import TransientError
+from data_catalog.fetch.gather import Owners
 from data_catalog.plain_text import markdown_safe
 from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
 
@@ -164,6 +165,7 @@ class PrefectExecutor:
     runs_remotely = False
     max_remote_calls: int | None = None
     spread: Any = None
+    owners: Owners | None = None
 
     def __init__(
         self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None

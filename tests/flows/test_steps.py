@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cleaning.checks import CheckConfig, apply_rules
 from cleaning.duplicates.images import DuplicatesConfig
 from data_catalog.errors import DamagedError
-from data_catalog.fetch.config import FetchConfig, HostLimits
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet, sha256_of
 from flows.build import captions as caption_steps
@@ -261,21 +261,20 @@ MANY_HOSTS: list[str | None] = [f"http://host{number}.example/a.jpg" for number 
 @pytest.mark.parametrize(
     ("urls", "rejected", "lane"),
     [
-        (WIKIMEDIA, 0, Lane("fetch-upload.wikimedia.org")),
-        ([*WIKIMEDIA, *MANY_HOSTS[:9]], 0, Lane("fetch-upload.wikimedia.org")),
+        (WIKIMEDIA, 0, Lane("fetch-upload.wikimedia.org", 3)),
+        ([*WIKIMEDIA, *MANY_HOSTS[:9]], 0, Lane("fetch-upload.wikimedia.org", 3)),
         ([*WIKIMEDIA[:5], *MANY_HOSTS], 0, WIDE),
         ([*WIKIMEDIA, *MANY_HOSTS], 10, WIDE),
-        ([f"http://farm{number}.staticflickr.com/a.jpg" for number in range(9)], 0, Lane("fetch-staticflickr.com")),
-        ([f"http://fast.example/{number}.jpg" for number in range(9)], 0, WIDE),
+        ([f"http://farm{number}.staticflickr.com/a.jpg" for number in range(9)], 0, Lane("fetch-staticflickr.com", 3)),
+        ([f"http://fast.example/{number}.jpg" for number in range(9)], 0, Lane("fetch-fast.example", 3)),
         ([None] * 5, 0, WIDE),
         ([], 0, WIDE),
         (["http://[broken/a.jpg", "no url"], 0, WIDE),
     ],
 )
-def test_a_shard_on_one_slow_host_has_a_lane_of_its_own(
+def test_shards_of_one_host_have_a_lane_of_their_own(
     urls: list[str | None], rejected: int, lane: Lane, tmp_path: Path
 ) -> None:
     outcomes = [REJECTED] * rejected + [PENDING] * len(urls)
     rows = [row(n, url=url, outcome=outcome) for n, (url, outcome) in enumerate(zip(urls, outcomes, strict=False))]
-    config = FetchConfig(hosts={"fast.example": HostLimits(concurrency=64, requests_per_s=0)})
-    assert fetch_lane(config, 3, saved(tmp_path / "shard.parquet", rows)) == lane
+    assert fetch_lane(FetchConfig(), 3, saved(tmp_path / "shard.parquet", rows)) == lane

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.gather import fetch_by_owners, owner_of
+from data_catalog.fetch.gather import fetch_by_owners
 from data_catalog.fetch.journal import Journal, read_journal
+from data_catalog.fetch.owner import Task, owner_of
 
 EVENTS = [({"url": "a", "n": 1}, None), ({"url": "é"}, b"body"), ({"url": "c"}, b""), ({"url": "d"}, bytes(3000))]
 
@@ -60,13 +61,13 @@ class FakeOwners:
     def names(self) -> list[str]:
         return self.alive
 
-    def run(self, owner: str, urls: Any, config: FetchConfig, journal: Path, *, starts: Any, watch: Any) -> None:
-        with closing(Journal(journal)) as file:
-            for url in urls:
+    def run(self, task: Task, watch: Any) -> None:
+        with closing(Journal(task.journal)) as file:
+            for url in task.urls:
                 self.asked.append(url)
                 file.append({"url": url, "host": "a.example", "at": 1.0})
                 file.append({"url": url, "reason": self.answer(url), "detail": None})
-        watch(len(urls), 0)
+        watch(len(task.urls), 0)
 
 
 URLS = [f"http://{host}.example/{number}" for host in "abcde" for number in range(4)]
@@ -107,9 +108,9 @@ def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Pa
 @given(names=st.sets(st.text(min_size=1), min_size=2, max_size=9), gone=st.randoms())
 def test_only_hosts_of_an_owner_that_died_get_another_one(names: set[str], gone: Any) -> None:
     groups = [f"host{number}.example" for number in range(50)]
-    before = {group: owner_of(group, sorted(names)) for group in groups}
+    before = {group: owner_of(group, tuple(sorted(names))) for group in groups}
     dead = gone.choice(sorted(names))
-    after = {group: owner_of(group, sorted(names - {dead})) for group in groups}
+    after = {group: owner_of(group, tuple(sorted(names - {dead}))) for group in groups}
     assert {group for group in groups if before[group] != after[group]} == {
         group for group in groups if before[group] == dead
     }

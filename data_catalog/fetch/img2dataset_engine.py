@@ -1,0 +1,155 @@
+"""Fetching with img2dataset, by its public `download`: for millions of images on many hosts, and on Spark or Ray.
+
+`python -m data_catalog.fetch.img2dataset_engine OPTIONS` calls it in a process of its own. Its outcomes become a
+journal; originals are kept as they came, and normalised as those of our own fetching process.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import InputError
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ROBOTS_TAG
+from data_catalog.fetch.journal import Journal
+from data_catalog.fetch.owner import Task, Watch
+from data_catalog.fetch.reasons import http_reason
+
+_RESULT = "jpg"  # its column of bytes, which may have any format
+_TAIL = 2000
+_HTTP_ERROR = re.compile(r"HTTP Error (\d{3})")
+# Its messages are those of Python's urllib.
+_REASONS = {
+    "disallowed by X-Robots-Tag": "robots_tag",
+    "not known": "dns",
+    "No address associated": "dns",
+    "Temporary failure in name resolution": "dns",
+    "timed out": "timeout",
+    "CERTIFICATE_VERIFY_FAILED": "tls",
+    "SSL:": "tls",
+    "IncompleteRead": "truncated_body",
+    "urlopen error": "connect",
+    "Connection reset": "connect",
+    "closed connection without response": "connect",
+}
+
+
+class Img2dataset:
+    """img2dataset in place of the fetching process."""
+
+    def names(self) -> Sequence[str]:
+        """Return its name, which is never another one."""
+        return [""]
+
+    def run(self, task: Task, watch: Watch) -> None:
+        """Fetch URLs into a new journal.
+
+        Raises:
+            InputError: img2dataset ended with an error.
+        """
+        urls, config, journal = task.urls, task.config, task.journal
+        # It opens its files with fsspec, which splits a path at "::".
+        beside = None if "::" in str(journal) else journal.parent.absolute()
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-img2dataset-") as scratch:
+            folder = Path(scratch)
+            pq.write_table(pa.table({"url": pa.array(urls, pa.string())}), folder / "urls.parquet")
+            (folder / "options.json").write_text(json.dumps(_options(folder, len(urls), config)), encoding="utf-8")
+            command = [sys.executable, "-P", "-m", "data_catalog.fetch.img2dataset_engine", f"{folder}/options.json"]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode:
+                raise InputError(f"img2dataset ended with status {done.returncode}: {done.stderr[-_TAIL:]}")
+            self._record(urls, _rows(folder / "out"), config, journal, watch)
+
+    def _record(
+        self, urls: Sequence[str], rows: Iterator[dict[str, Any]], config: FetchConfig, path: Path, watch: Watch
+    ) -> None:
+        left, num_failed = dict.fromkeys(urls), 0
+        with closing(Journal(path)) as journal:
+            for row in rows:
+                if row["url"] in left:
+                    del left[row["url"]]
+                    outcome = _outcome(row, config)
+                    num_failed += outcome["reason"] is not None
+                    body = None if outcome["reason"] else BytesIO(row[_RESULT])
+                    journal.append({"url": row["url"], **outcome}, body)
+            for url in left:  # rows in = rows out, whatever it loses
+                journal.append({"url": url, "reason": "fetch_lost", "detail": "img2dataset returned no outcome"})
+        watch(len(urls), num_failed + len(left))
+
+
+def _options(folder: Path, num_urls: int, config: FetchConfig) -> dict[str, Any]:
+    """Return the arguments of `img2dataset.download`."""
+    return {
+        "url_list": str(folder / "urls.parquet"),
+        "input_format": "parquet",
+        "url_col": "url",
+        "output_folder": str(folder / "out"),
+        "output_format": "parquet",
+        "encode_format": _RESULT,
+        "disable_all_reencoding": True,
+        "extract_exif": False,
+        "compute_hash": None,
+        "processes_count": config.processes,
+        "thread_count": config.threads,
+        "number_sample_per_shard": max(2, math.ceil(num_urls / config.processes)),
+        "distributor": config.distributor,
+        "timeout": max(1, math.ceil(config.timeout_s)),
+        "retries": config.retries,
+        "user_agent_token": config.robot,
+        # It takes an empty list as: respect none; None stands for its own list.
+        "disallowed_header_directives": None if config.consent.respects(ROBOTS_TAG) else [],
+    }
+
+
+def _rows(out: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(out.glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(100, columns=["url", "status", "error_message", _RESULT]):
+                yield from batch.to_pylist()
+
+
+def _outcome(row: Mapping[str, Any], config: FetchConfig) -> dict[str, Any]:
+    """Return our outcome for a row of its output."""
+    body, message = row[_RESULT], row["error_message"] or ""
+    status = int(found[1]) if (found := _HTTP_ERROR.search(message)) else None
+    reason: str | None = None
+    detail: str | None = None
+    if row["status"] != "success":
+        reason = http_reason(status) if status else _reason(message)
+        detail = f"HTTP {status}" if status else message[:200]
+    elif not body:
+        reason = "empty_body"
+    elif len(body) > config.max_bytes:
+        reason, detail = "too_large", f"{len(body)} bytes"
+    return {"reason": reason, "detail": detail, "http_status": status}
+
+
+def _reason(message: str) -> str:
+    return next((reason for part, reason in _REASONS.items() if part in message), "fetch_lost")
+
+
+def main(arguments: list[str]) -> None:
+    """Call `download` with the options in a file."""
+    from img2dataset import download
+
+    options = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    if options["distributor"] == "pyspark":
+        from pyspark.sql import SparkSession
+
+        SparkSession.builder.getOrCreate()  # as Spark is configured; img2dataset takes the active session
+    download(**options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,42 @@
+"""The lease by which a flow keeps the fetching processes of other machines at work.
+
+A process that has not seen it renewed for `LEASE_S` begins no request. So a flow that cannot reach a process knows when
+its hosts may go to another one.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from data_catalog.storage.shards import write_json
+
+LEASE_S = 10.0
+RENEWED_S = 1.0
+
+
+def renew(path: Path, beat: int, names: Sequence[str]) -> None:
+    """Renew the lease of the processes that are believed alive."""
+    write_json(path, {"beat": beat, "names": list(names)})
+
+
+class Lease:
+    """The lease of a process, read from a file that all machines share."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._beat = -1
+        self._seen_at = self._looked_at = -math.inf
+
+    def holds(self) -> bool:
+        """Return whether the process may begin requests."""
+        now = time.monotonic()
+        if now > self._looked_at + RENEWED_S:
+            with suppress(OSError, ValueError, KeyError):
+                content = json.loads(self._path.read_text(encoding="utf-8"))
+                if content["beat"] != self._beat and self._name in content["names"]:
+                    self._beat, self._seen_at = content["beat"], now
+            self._looked_at = now
+        return now < self._seen_at + LEASE_S
