@@ -27,7 +27,7 @@ class Lease:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
-        self._beat = -1
+        self._beat: int | None = None
         self._seen_at = self._looked_at = -math.inf
 
     def holds(self) -> bool:
@@ -37,6 +37,15 @@ class Lease:
             with suppress(OSError, ValueError, KeyError):
                 content = json.loads(self._path.read_text(encoding="utf-8"))
                 if content["beat"] != self._beat and self._name in content["names"]:
-                    self._beat, self._seen_at = content["beat"], now
+                    # What is seen first may be old.
+                    self._seen_at = -math.inf if self._beat is None else now
+                    self._beat = content["beat"]
             self._looked_at = now
         return now < self._seen_at + LEASE_S
+
+    def wait(self) -> bool:
+        """Wait for the first renewal; return False if none comes in time."""
+        end = time.monotonic() + LEASE_S
+        while not (found := self.holds()) and time.monotonic() < end:
+            time.sleep(RENEWED_S / 4)
+        return found

@@ -255,9 +255,12 @@ class FetchingProcess:
 def main(arguments: list[str]) -> None:
     """Serve the parent."""
     kill_with_parent()
-    parent, hosts, *lease = arguments
+    parent, hosts, *leased = arguments
+    lease = Lease(Path(leased[0]), leased[1]) if leased else None
+    if lease is not None and not lease.wait():
+        os._exit(_LOST)
     with suppress(KeyboardInterrupt):
-        Owner(Connection(int(parent)), Path(hosts), Lease(Path(lease[0]), lease[1]) if lease else None).serve()
+        Owner(Connection(int(parent)), Path(hosts), lease).serve()
     os._exit(0)  # threads may be at work
 
 

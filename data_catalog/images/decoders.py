@@ -26,6 +26,8 @@ from data_catalog.storage.failpoints import kill_with_parent
 
 _TRIES = 2
 _OUT_OF_MEMORY = b"out of memory"
+# So much fits into the socket while the process itself sends: neither waits for the other.
+_AHEAD_BYTES = 2**16
 _PR_SET_PDEATHSIG = 1  # from sys/prctl.h
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
@@ -96,18 +98,28 @@ class _Child:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 same.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(int(seconds * 1e6), 10**6)))
 
-    def decode(self, raw: bytes) -> Decoded:
-        """Return what becomes of an image, or raise `ChildDiedError`."""
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Raise `ChildDiedError` if the process ends, or sends nothing in time."""
         try:
-            self._socket.send_bytes(raw)
-            facts = self._socket.recv_bytes()
-            if facts == _OUT_OF_MEMORY:
-                raise ChildDiedError(facts.decode())
-            return Decoded(json.loads(facts), self._socket.recv_bytes())
+            yield
         except BlockingIOError as error:
             raise ChildDiedError(f"silent for {self._timeout_s:g} s") from error
         except (EOFError, ConnectionError) as error:
             raise ChildDiedError("a crash") from error
+
+    def send(self, raw: bytes) -> None:
+        """Give it an image."""
+        with self._alive():
+            self._socket.send_bytes(raw)
+
+    def receive(self) -> Decoded:
+        """Return what becomes of the first image that it has."""
+        with self._alive():
+            facts = self._socket.recv_bytes()
+            if facts == _OUT_OF_MEMORY:
+                raise ChildDiedError(facts.decode())
+            return Decoded(json.loads(facts), self._socket.recv_bytes())
 
     def close(self) -> None:
         self._socket.close()
@@ -121,9 +133,14 @@ class Decoder:
     def __init__(self, decoders: "Decoders", config: NormaliseConfig) -> None:
         self._decoders, self._config = decoders, config
         self.child: _Child | None = None
+        self._ahead: bytes | None = None  # an image that the process has beside the one that it works on
 
-    def normalise(self, raw: bytes) -> Decoded:
+    def normalise(self, raw: bytes, ahead: bytes | None = None) -> Decoded:
         """Return what becomes of an image; one that kills its process twice is rejected.
+
+        Args:
+            raw: the image.
+            ahead: the next one, which the process begins while this one is written.
 
         Raises:
             InputError: no process can start its work.
@@ -132,11 +149,17 @@ class Decoder:
         for _ in range(_TRIES):
             self.child = self.child or self._decoders.take(self._config)
             try:
-                return self.child.decode(raw)
+                if self._ahead is not raw:
+                    self.child.send(raw)
+                self._ahead = None
+                if ahead is not None and len(ahead) <= _AHEAD_BYTES:
+                    self.child.send(ahead)
+                    self._ahead = ahead
+                return self.child.receive()
             except ChildDiedError as error:
                 cause = str(error)
                 self.child.close()
-                self.child = None
+                self.child = self._ahead = None
         return Decoded({"reason": "decode_crash", "detail": cause}, b"")
 
 

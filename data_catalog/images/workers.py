@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from data_catalog.fetch.gather import LocalOwner, Owners
 from data_catalog.fetch.img2dataset_engine import Img2dataset
 from data_catalog.fetch.owner import FetchingProcess
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
-from data_catalog.images.decoders import Decoder, Decoders
+from data_catalog.images.decoders import Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.progress import Progress
@@ -25,6 +26,7 @@ from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 logger = logging.getLogger(__name__)
 
+_SHARED = [name for name in IMAGES.names if name in RAW_IMAGES.names]
 _FACTS = ("width", "height", "original_width", "original_height", "original_format", "phash")
 
 
@@ -147,8 +149,8 @@ class ImageWorkers:
         """
         waiting = sum(pq.read_table(raw, columns=["drop_reason"]).column(0).null_count for raw in raws)
         bar = Progress("normalise", total=waiting, unit="images")
-        with _disk_errors(out), bar as progress, self._decoders.lend(config) as decoder:
-            streams = [_image_rows(raw, config, decoder, progress) for raw in raws]
+        with _disk_errors(out), bar as progress:
+            streams = [_image_rows(raw, config, self._decoders, progress) for raw in raws]
             if known is not None:
                 streams.append(row for group in read_groups(known) for row in group)
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
@@ -190,23 +192,25 @@ def end_process_workers() -> None:
             workers.end_idle()
 
 
-def _image_rows(raw: Path, config: NormaliseConfig, decoder: Decoder, progress: Progress) -> Iterator[Row]:
+def _image_rows(raw: Path, config: NormaliseConfig, decoders: Decoders, progress: Progress) -> Iterator[Row]:
     """Yield a row of the schema `IMAGES` for each of `raw`; one that was not fetched keeps its reason."""
-    shared = [name for name in IMAGES.names if name in RAW_IMAGES.names]
-    for row in (row for group in read_groups(raw) for row in group):
-        facts: Row = {"reason": row["drop_reason"], "detail": row["detail"]}
-        picture = b""
-        if row["drop_reason"] is None:
-            facts, picture = decoder.normalise(row["bytes"])
-            progress.advance()
-        if facts["reason"] == "decode_crash":
-            logger.warning("images: %s is given up, since its decoder ended: %s", row["sample_id"], facts["detail"])
-        yield {
-            **{name: row[name] for name in shared},
-            **{name: facts.get(name) for name in _FACTS},
-            "drop_reason": facts["reason"],
-            "detail": facts["detail"],
-            "bytes": picture or None,
-            "thumbnail": bytes.fromhex(facts["thumbnail"]) if picture else None,
-            "original": row["bytes"] if picture and config.keep_original else None,
-        }
+    with decoders.lend(config) as decoder:
+        rows = (row for group in read_groups(raw) for row in group)
+        for row, following in pairwise(chain(rows, [None])):
+            assert row is not None
+            facts: Row = {"reason": row["drop_reason"], "detail": row["detail"]}
+            picture = b""
+            if row["drop_reason"] is None:
+                facts, picture = decoder.normalise(row["bytes"], following["bytes"] if following else None)
+                progress.advance()
+            if facts["reason"] == "decode_crash":
+                logger.warning("images: %s is given up, since its decoder ended: %s", row["sample_id"], facts["detail"])
+            yield {
+                **{name: row[name] for name in _SHARED},
+                **{name: facts.get(name) for name in _FACTS},
+                "drop_reason": facts["reason"],
+                "detail": facts["detail"],
+                "bytes": picture or None,
+                "thumbnail": bytes.fromhex(facts["thumbnail"]) if picture else None,
+                "original": row["bytes"] if picture and config.keep_original else None,
+            }

@@ -56,16 +56,22 @@ def down(*, now: bool = False) -> None:
     say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
 
 
-def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metavar="LANG")] = None) -> int:
-    """Diagnose this environment, or report what a language has and lacks. With --quiet, print problems only.
+def doctor(
+    *,
+    fix: bool = False,
+    language: Annotated[str | None, Parameter(metavar="LANG")] = None,
+    dask: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
+) -> int:
+    """Diagnose this environment, or report what a language or a cluster lacks. With --quiet, print problems only.
 
     Args:
         fix: Repair what can be repaired.
         language: Report on this language instead: a code such as el, or the file of a language pack.
+        dask: Report on the workers of the Dask cluster at this address instead.
     """
+    if fix + (language is not None) + (dask is not None) > 1:
+        raise SettingsError("--fix repairs this environment only: give one of --fix, --language and --dask")
     if language is not None:
-        if fix:
-            raise SettingsError("--fix repairs the environment, not a language: leave out --fix or --language")
         from flows.language_doctor import examine, find_language
 
         spoken = find_language(language)
@@ -78,9 +84,15 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
         if not is_quiet():
             say(f"\n{sum(finding.severity == 'found' for finding in findings)} of {len(findings)} found")
         return int(any(finding.severity == "broken" for finding in findings))
-    from flows.doctor import diagnose, mend
+    from flows.doctor import diagnose, mend, require_dask
 
-    findings = diagnose(Path.cwd(), _root())
+    if dask is not None:
+        require_dask()
+        from flows.orchestration.dask_doctor import diagnose_cluster
+
+        findings = diagnose_cluster(dask, _root())
+    else:
+        findings = diagnose(Path.cwd(), _root())
     if fix:
         findings = mend(findings)
     for finding in findings:

@@ -151,7 +151,7 @@ class DaskExecutor(PrefectExecutor):
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
         if self._address is not None:
-            _require_scheduler(self._address)
+            require_scheduler(self._address)
         self._exits.enter_context(dask.config.set(_DASK_SETTINGS))
         self._exits.enter_context(self._cluster)
         try:
@@ -259,7 +259,7 @@ def local_cluster(num_processes: int) -> DaskTaskRunner:
     return DaskTaskRunner(cluster_kwargs=local)
 
 
-def _require_scheduler(address: str) -> None:
+def require_scheduler(address: str) -> None:
     """Refuse an address where no Dask scheduler answers; Dask's own client would wait for ever.
 
     Raises:

@@ -1,0 +1,177 @@
+"""Fetching by the machines of a cluster: workers at addresses of their own, of which one is killed or frozen."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from loopback import LoopbackHandler, LoopbackServer
+
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.images.workers import ImageWorkers
+from flows.cli import main
+from flows.orchestration import dask_doctor, dask_owners
+from flows.orchestration.dask_doctor import Machine
+from flows.orchestration.dask_executor import versions
+from flows.orchestration.dask_owners import DaskOwners
+
+pytestmark = pytest.mark.slower
+
+NUM_HOSTS, IMAGES_A_HOST, AT_ONCE = 24, 30, 2
+CONFIG = FetchConfig(
+    allow_loopback=True,
+    host_concurrency=AT_ONCE,
+    host_requests_per_s=10,
+    retries=1,
+    consent=ConsentConfig(ignore=("robots.txt",)),
+)
+
+
+class Site(LoopbackServer):
+    """All hosts 127.0.4.N on one port; keeps when requests came and ended, by host."""
+
+    def __init__(self) -> None:
+        super().__init__(_Handler, "0.0.0.0")
+        self.times: dict[str, list[float]] = {}
+        self.under_way: dict[str, int] = {}
+        self.most = 0
+        self.paths: list[str] = []
+        self.lock = threading.Lock()
+
+
+class _Handler(LoopbackHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        site, host = self.server, self.connection.getsockname()[0]
+        with site.lock:
+            site.times.setdefault(host, []).append(time.monotonic())
+            site.paths.append(host + self.path)
+            site.under_way[host] = site.under_way.get(host, 0) + 1
+            site.most = max(site.most, site.under_way[host])
+        site.stopping.wait(0.05)
+        with site.lock:
+            site.under_way[host] -= 1
+        self.answer(200, b"x")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        yield server
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    options = {"nthreads": 1, "memory_limit": 0}
+    specs = {number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}} for number in range(3)}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    with SpecCluster(specs, scheduler) as cluster, Client(cluster) as found:  # type: ignore[no-untyped-call]
+        found.wait_for_workers(3)
+        yield found
+
+
+@pytest.fixture
+def fetch(client: Client, site: Site, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """The rows that come of all URLs, with what happens after a while."""
+
+    def run(happens: Callable[[], object]) -> list[dict[str, Any]]:
+        port = site.server_address[1]
+        urls = [f"http://127.0.4.{1 + host}:{port}/{n}" for n in range(IMAGES_A_HOST) for host in range(NUM_HOSTS)]
+        nothing = pa.nulls(len(urls), pa.string())
+        requests = pa.table({"sample_id": urls, "url": urls, "path": nothing, "location": nothing})
+        owners = DaskOwners(client, lambda call: call, tmp_path / "hosts")
+
+        def happen() -> None:
+            while len(site.paths) < len(urls) // 6:
+                time.sleep(0.01)
+            happens()
+
+        thread = threading.Thread(target=happen)
+        thread.start()
+        try:
+            with ImageWorkers() as workers:
+                workers.fetch(requests, CONFIG, tmp_path / "raw.parquet", owners=owners)
+        finally:
+            thread.join()
+            owners.close()
+        rows: list[dict[str, Any]] = pq.read_table(tmp_path / "raw.parquet").to_pylist()
+        return rows
+
+    return run
+
+
+def require_politeness(site: Site) -> None:
+    assert site.most <= AT_ONCE
+    gaps = [later - earlier for times in site.times.values() for earlier, later in pairwise(times)]
+    # 0.1 s, but for the way of a request on a busy machine.
+    assert sum(gap < 0.05 for gap in gaps) <= len(gaps) // 100
+
+
+def processes_of(client: Client) -> dict[str, int]:
+    found: dict[str, int] = client.run(os.getpid)  # type: ignore[no-untyped-call]
+    return found
+
+
+def test_hosts_of_a_killed_worker_go_to_another_and_none_gets_more_than_its_limit(
+    client: Client, site: Site, fetch: Any
+) -> None:
+    pids = processes_of(client)
+    rows = fetch(lambda: os.kill(min(pids.values()), signal.SIGKILL))
+    assert {row["bytes"] for row in rows} == {b"x"}
+    require_politeness(site)
+    # What was under way is asked for again.
+    assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
+
+
+def test_a_worker_that_froze_asks_for_nothing_when_it_thaws(
+    client: Client, site: Site, fetch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_owners, "SILENT_S", 3.0)
+    pid = min(processes_of(client).values())
+    # The worker, its nanny, and its fetching process.
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+
+    def freeze() -> None:
+        frozen = [pid, *map(int, children.read_text().split())]
+        for each in frozen:
+            os.kill(each, signal.SIGSTOP)
+        time.sleep(dask_owners.LEASE_S + 8)
+        for each in frozen:
+            os.kill(each, signal.SIGCONT)
+
+    rows = fetch(freeze)
+    assert {row["bytes"] for row in rows} == {b"x"}
+    require_politeness(site)
+    assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
+
+
+def test_the_doctor_says_what_each_worker_lacks(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = client.scheduler_info()["address"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERNACLIP_ROOT", str(tmp_path / "catalog"))
+    assert main(["doctor", "--dask", address]) == 0
+    assert capsys.readouterr().out == "no problems found\n"
+    assert not list((tmp_path / "catalog" / "work").iterdir())
+    pretended = Machine(programs=frozenset({"apertium", "anagram"}), packages=frozenset({"en_xx"}), has_web=True)
+    monkeypatch.setattr(Machine, "here", lambda: pretended)
+    assert main(["doctor", "--dask", address]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "it has no anagram" in line]) == 3
+    assert len([line for line in lines if "it lacks the Argos package en_xx" in line]) == 3
+    monkeypatch.setattr(dask_doctor, "versions", lambda: {**versions(), "pyarrow": "1.0"})
+    assert main(["doctor", "--dask", address]) == 1
+    assert capsys.readouterr().out.count("but the flow has 1.0, so outputs would differ") == 3
+    assert "give one of" in told(["doctor", "--dask", address, "--fix"], code=1)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told(["doctor", "--dask", "tcp://127.0.0.1:9"], code=1)
