@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.fetch.lease import LEASE_S
 from data_catalog.images.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners
@@ -26,7 +28,7 @@ from flows.orchestration.dask_owners import DaskOwners
 
 pytestmark = pytest.mark.slower
 
-NUM_HOSTS, IMAGES_A_HOST, AT_ONCE = 24, 30, 2
+NUM_HOSTS, IMAGES_A_HOST, AT_ONCE = 12, 200, 2
 CONFIG = FetchConfig(
     allow_loopback=True,
     host_concurrency=AT_ONCE,
@@ -92,7 +94,7 @@ def fetch(client: Client, site: Site, tmp_path: Path) -> Callable[..., list[dict
         owners = DaskOwners(client, lambda call: call, tmp_path / "hosts")
 
         def happen() -> None:
-            while len(site.paths) < len(urls) // 6:
+            while len(site.paths) < len(urls) // 10:
                 time.sleep(0.01)
             happens()
 
@@ -133,19 +135,28 @@ def test_hosts_of_a_killed_worker_go_to_another_and_none_gets_more_than_its_limi
     assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
 
 
-def test_a_worker_that_froze_asks_for_nothing_when_it_thaws(
-    client: Client, site: Site, fetch: Any, monkeypatch: pytest.MonkeyPatch
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("with_owner", [True, False])
+def test_a_worker_that_freezes_asks_for_nothing_once_its_hosts_have_gone(
+    with_owner: bool, client: Client, site: Site, fetch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Frozen with its fetching process, which thaws later; or without it, as if it were cut off."""
     monkeypatch.setattr(dask_owners, "SILENT_S", 3.0)
     pid = min(processes_of(client).values())
-    # The worker, its nanny, and its fetching process.
-    children = Path(f"/proc/{pid}/task/{pid}/children")
 
     def freeze() -> None:
-        frozen = [pid, *map(int, children.read_text().split())]
+        frozen = [pid, *(children_of(pid) if with_owner else [])]
         for each in frozen:
             os.kill(each, signal.SIGSTOP)
-        time.sleep(dask_owners.LEASE_S + 8)
+        time.sleep(LEASE_S + 8)
         for each in frozen:
             os.kill(each, signal.SIGCONT)
 
