@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Deaths of fetching processes at a URL: one beside others, two alone. A process may be killed for another reason.
 _MOST_DEATHS = 3
 _SHOWN = 20
+_MOST_TASKS = 256
 # One suspect of all shards at a time, so that none is blamed for another's.
 _alone = threading.Lock()
 
@@ -116,22 +117,31 @@ class _Shard:
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
         self._note(sum(url in _read_journals(self._folder).outcomes for url in urls), 0)
-        left = list(urls)
-        while left:
-            found, names, by_owner = _read_journals(self._folder), tuple(self._owners.names()), dict[str, list[str]]()
-            if not names:
-                raise InputError("images: all fetching processes have ended. Run the same command again")
-            for url in left:
-                if url not in found.outcomes:
-                    place = found.moved[url]["to"] if url in found.moved else url
-                    by_owner.setdefault(owner_of(group_of(parse_url(place).host, self._named), names), []).append(url)
-            tasks = [self._task(owner, part, names, found) for owner, part in by_owner.items()]
-            with ThreadPoolExecutor(len(tasks) or 1) as threads:
-                # Of processes that died; and URLs that others hand over.
-                left = [url for lost in threads.map(self._run, tasks) for url in lost]
-            found = _read_journals(self._folder)
-            moved = found.moved.keys() - found.outcomes.keys() - found.under_way
-            left += [url for task in tasks for url in task.urls if url in moved and url not in left]
+        running: dict[Future[list[str]], Task] = {}
+        threads = ThreadPoolExecutor(_MOST_TASKS)
+        try:
+            self._start(urls, threads, running)
+            while running:
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    task, lost, found = running.pop(ended), ended.result(), _read_journals(self._folder)
+                    moved = found.moved.keys() - found.outcomes.keys() - found.under_way - {*lost}
+                    self._start([*lost, *(url for url in task.urls if url in moved)], threads, running)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, urls: Sequence[str], threads: ThreadPoolExecutor, running: dict[Future[list[str]], Task]) -> None:
+        """Start tasks for the URLs without an outcome."""
+        found, by_owner = _read_journals(self._folder), dict[str, list[str]]()
+        left = [url for url in urls if url not in found.outcomes]
+        names = tuple(self._owners.names()) if left else ()
+        if left and not names:
+            raise InputError("images: all fetching processes have ended. Run the same command again")
+        for url in left:
+            place = found.moved[url]["to"] if url in found.moved else url
+            by_owner.setdefault(owner_of(group_of(parse_url(place).host, self._named), names), []).append(url)
+        for owner, part in by_owner.items():
+            task = self._task(owner, part, names, found)
+            running[threads.submit(self._run, task)] = task
 
     def _task(self, owner: str, urls: list[str], names: tuple[str, ...], found: _Found) -> Task:
         return Task(
