@@ -48,14 +48,15 @@ class Machine:
         )
 
 
-def examine_worker(environment: FlowEnvironment, beside: Path) -> Machine:
+def examine_worker(environment: FlowEnvironment) -> Machine:
     """Check, in the process of a worker, that it has the flow's files and versions and can write; return the rest."""
     enter(environment)
+    own = environment.mark.with_name(f"{TEMPORARY_PREFIX}doctor-{uuid4().hex}")
     try:
-        beside.write_bytes(b"")
-        beside.unlink()
+        own.write_bytes(b"")
+        own.unlink()
     except OSError as error:
-        raise InputError(f"the worker on {socket.gethostname()} cannot write to {beside.parent} ({error})") from error
+        raise InputError(f"the worker on {socket.gethostname()} cannot write to {own.parent} ({error})") from error
     return Machine.here()
 
 
@@ -75,7 +76,7 @@ def diagnose_cluster(address: str, root: Path) -> list[Finding]:
     mark = folder / f"{TEMPORARY_PREFIX}doctor-{uuid4().hex}"
     write_json(mark, {})
     environment = FlowEnvironment(folder=Path.cwd(), mark=mark, versions=versions())
-    call = partial(examine_worker, environment, mark.with_name(f"{mark.name}-worker"))
+    call = partial(examine_worker, environment)
     try:
         with Client(address, timeout=_WAIT_S) as client:  # type: ignore[no-untyped-call]
             answers: dict[str, Any] = client.run(call, on_error="return")
