@@ -6,7 +6,7 @@ of texts. Stages know nothing of shards and files. A function that takes the opt
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -14,19 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.schema import PENDING, REJECTED
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """A drop reason of a step.
-
-    Args:
-        meaning: what it means, in one sentence.
-        settings: paths of the settings that decide it, such as `clean.min_words`; empty if none does.
-    """
-
-    meaning: str
-    settings: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_catalog.drop_reasons import Reason
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.images.tables import Row
 from data_catalog.schema import REJECTED
@@ -30,7 +31,6 @@ from data_catalog.sources.urls import (
     is_web_url,
     readable_host,
 )
-from data_catalog.stages import Reason
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import StepEntry, TombstonesEntry
 from data_catalog.storage.reading import TOMBSTONES_FILE

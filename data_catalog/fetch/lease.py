@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from data_catalog.storage.shards import write_json
-
 LEASE_S = 10.0
 RENEWED_S = 1.0
 
 
 def renew(path: Path, beat: int, names: Sequence[str]) -> None:
     """Renew the lease of the processes that are believed alive."""
+    from data_catalog.storage.shards import write_json  # fetching processes need no pyarrow
+
     write_json(path, {"beat": beat, "names": list(names)})
 
 

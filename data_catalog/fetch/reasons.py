@@ -6,11 +6,12 @@ A reason is *retryable* if a later try may succeed. All others are final: such a
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+from data_catalog.drop_reasons import Reason
 
-from data_catalog.stages import Reason
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HTTP_MEANINGS = {
     400: "the server does not understand the request",
@@ -222,7 +223,7 @@ class Diagnosis:
         ]
 
 
-def diagnose(downloads: pa.Table, *notes: str) -> Diagnosis:
+def diagnose(downloads: "pa.Table", *notes: str) -> Diagnosis:
     """Diagnose the outcomes of a dataset's images.
 
     Args:

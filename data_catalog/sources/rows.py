@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
+from data_catalog.drop_reasons import Reason
 from data_catalog.errors import SettingsError
 from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
-from data_catalog.stages import Reason
 from data_catalog.storage.shards import order_key
 
 

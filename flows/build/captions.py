@@ -17,12 +17,12 @@ from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_m
 from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
 from cleaning.text.mending import clean_text
+from data_catalog.drop_reasons import Reason
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import how
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
-    Reason,
     apply_measure,
     apply_transform,
     count_rows,

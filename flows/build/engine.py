@@ -18,9 +18,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from data_catalog.drop_reasons import Reason
 from data_catalog.progress import Progress
 from data_catalog.settings import json_values, what_values
-from data_catalog.stages import Reason
 from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
 

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.images import reject_samples
+from data_catalog.drop_reasons import Reason
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.fetch.reasons import image_step
 from data_catalog.plain_text import command
 from data_catalog.schema import IMAGE_TEXT, SCORE, SCORE_SOURCE, SCORED_CAPTIONS
 from data_catalog.sources.origins import has_original
-from data_catalog.stages import Drop, Reason, count_rows, pending_rows, reject, texts
+from data_catalog.stages import Drop, count_rows, pending_rows, reject, texts
 from data_catalog.storage.manifest import MODELS, datasets_folder
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import save_parquet

@@ -21,6 +21,7 @@ from cleaning.duplicates.images import (
 )
 from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
+from data_catalog.drop_reasons import Reason
 from data_catalog.fetch.config import FetchConfig, main_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
 from data_catalog.fetch.shard import image_requests
@@ -29,7 +30,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.settings import json_values
-from data_catalog.stages import Reason, count_rows, pending_rows, texts
+from data_catalog.stages import count_rows, pending_rows, texts
 from data_catalog.storage.publish import SplitConfig, publish_shard
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts

@@ -14,6 +14,7 @@ import pytest
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.definition import TEXT, Section
 from data_catalog.database.views import COLUMNS, VIEWS
+from data_catalog.drop_reasons import Reason
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
@@ -22,7 +23,6 @@ from data_catalog.sample.datasets import draw_upstream
 from data_catalog.settings import FILE
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import RowLimit
-from data_catalog.stages import Reason
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.build.engine import Lane, Scope
 from flows.build.inputs import open_inputs
