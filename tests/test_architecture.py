@@ -31,7 +31,7 @@ def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
         "training.",
         "translation.train.",
         "flows.orchestration.prefect",
-        "flows.orchestration.dask_executor",
+        "flows.orchestration.dask",
         "flows.page",
         "flows.space",
     )

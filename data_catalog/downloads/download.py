@@ -1,23 +1,24 @@
 """HTTP download of one file, with a size limit, retries, resuming after an interruption, and verification."""
 
 import hashlib
+import ipaddress
 import logging
 import re
 import ssl
 import string
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
-from urllib.request import getproxies
+
+import httpx
 
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
-from data_catalog.fetch.client import REDIRECTS, GuardedClient, Limits, Response, is_this_machine
-from data_catalog.fetch.urls import FetchError, Resolver, Target, checked_addresses, parse_url
+from data_catalog.fetch.client import REDIRECTS, retry_after_s
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.shards import read_json, write_json
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 10
 MAX_WAIT_S = 60.0  # longest wait that a server may ask for with Retry-After
 NOT_MODIFIED, RANGE_NOT_SATISFIABLE, TOO_MANY_REQUESTS = 304, 416, 429
+_LONGEST_NUMBER = 18  # digits of a length
+# Patterns of URLs of this machine.
+_THIS_MACHINE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
 ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
 
@@ -41,7 +45,6 @@ class DownloadConfig:
     num_tries: int = 4  # per URL; a later try resumes where the earlier one stopped
     backoff_s: float = 0.5  # wait before the second try, doubled before each further one
     max_bytes: int = 2 * 2**30  # per file
-    private_hosts: tuple[str, ...] = ()  # hosts that the user allows although they are not on the public internet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +96,22 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
     if "@" in parts.netloc:
         raise refusal(f"a URL of {parts.hostname} contains a user name or a password: remove them")
     led_by = _parts(referrer, refusal) if referrer else parts
-    is_here = is_this_machine(parts.hostname or "")
+    is_here = _is_this_machine(parts.hostname or "")
     if is_here and led_by.netloc != parts.netloc:
         raise InputError(f"{url} is on this machine, and {referrer} may not redirect to it")
     http_is_safe = is_here or (plain_http and led_by.hostname == parts.hostname)
     if parts.scheme != "https" and not (parts.scheme == "http" and http_is_safe):
         raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return whether a host is this machine, by its name or address alone; 0.0.0.0 connects to it, too."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def _parts(url: str, refusal: type[PipelineError]) -> SplitResult:
@@ -161,7 +174,7 @@ class PartialFile:
             return {}
         return {"Range": f"bytes={self.num_bytes}-", "If-Range": self._state["version"]}
 
-    def accept(self, response: Response) -> None:
+    def accept(self, response: httpx.Response) -> None:
         """Prepare for a body that is appended to the bytes (206) or replaces them (200).
 
         Raises:
@@ -170,16 +183,16 @@ class PartialFile:
         headers = response.headers
         etag = headers.get("ETag", "")
         version = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is no version
-        if response.status == 200:
+        if response.status_code == 200:
             self.remove()
-            self._state = {"etag": etag, "version": version, "url": self.url, "total": response.length}
+            self._state = {"etag": etag, "version": version, "url": self.url, "total": _length(response)}
             write_json(self._state_path, self._state)
             return
         found = self._CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         part = (int(found[1]), int(found[2])) if found else None
-        if response.status == RANGE_NOT_SATISFIABLE:
+        if response.status_code == RANGE_NOT_SATISFIABLE:
             self.remove()
-            raise TransientError(f"{self.url} answers HTTP {response.status}")
+            raise TransientError(f"{self.url} answers HTTP {response.status_code}")
         if part != (self.num_bytes, self.total) or version != self._state.get("version"):
             self.remove()
             raise TransientError(f"{self.url} sends another part of the file than the requested one")
@@ -243,7 +256,7 @@ def download(
         headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
         answers = (200, 206, RANGE_NOT_SATISFIABLE, *([NOT_MODIFIED] if "If-None-Match" in headers else []))
         with _open(partial.url, config, headers, answers, referrer, plain_http=expected.plain_http) as response:
-            if response.status == NOT_MODIFIED:
+            if response.status_code == NOT_MODIFIED:
                 return False
             partial.accept(response)
             if partial.total is not None and expected.num_bytes not in (None, partial.total):
@@ -281,15 +294,22 @@ def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
         try:
             return act()
         except TransientError as error:
-            cause = error.__cause__
-            asked_s = cause.retry_after_s if isinstance(cause, FetchError) else None
-            wait_s = max(config.backoff_s * 2**number, min(asked_s or 0.0, MAX_WAIT_S))
+            asked_s = error.wait_s if isinstance(error, _BusyError) else 0.0
+            wait_s = max(config.backoff_s * 2**number, min(asked_s, MAX_WAIT_S))
             logger.warning("%s: trying again in %.1f s", error, wait_s)
             time.sleep(wait_s)
     return act()
 
 
-def _chunks(response: Response, url: str, config: DownloadConfig, num_bytes: int = 0) -> Iterator[bytes]:
+class _BusyError(TransientError):
+    """A server that asks for a later request, after `wait_s` seconds."""
+
+    def __init__(self, text: str, wait_s: float) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
+
+
+def _chunks(response: httpx.Response, url: str, config: DownloadConfig, num_bytes: int = 0) -> Iterator[bytes]:
     """Yield the body of a response in chunks.
 
     Args:
@@ -302,21 +322,28 @@ def _chunks(response: Response, url: str, config: DownloadConfig, num_bytes: int
         InputError: the file is too large.
         TransientError: the connection broke.
     """
-    total = num_bytes + (response.length or 0)
+    total = num_bytes + (_length(response) or 0)
     too_large = InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
     if total > config.max_bytes:
         raise too_large
     try:
-        for piece in response.pieces():
+        for piece in response.iter_raw():
             num_bytes += len(piece)
             if num_bytes > config.max_bytes:
                 raise too_large
             yield piece
-    except FetchError as error:
-        why = f"after {num_bytes:,} of {total:,} bytes" if error.__cause__ is None else f"({_error_text(error)})"
-        raise TransientError(f"{url} was interrupted {why}") from error
+    except httpx.HTTPError as error:
+        of = f" of {total:,}" if total > num_bytes else ""
+        raise TransientError(f"{url} was interrupted after {num_bytes:,}{of} bytes ({_error_text(error)})") from error
 
 
+def _length(response: httpx.Response) -> int | None:
+    """Return the length of the body as announced; None if it is not."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
+
+
+@contextmanager
 def _open(
     url: str,
     config: DownloadConfig,
@@ -325,7 +352,7 @@ def _open(
     referrer: str = "",
     *,
     plain_http: bool = False,
-) -> Response:
+) -> Iterator[httpx.Response]:
     """Return the response of a URL, after redirects, with one of the statuses `answers`.
 
     Redirects are followed here and not by the client, since `check_url` checks each URL against its referrer.
@@ -335,23 +362,44 @@ def _open(
         InputError: the server refuses the request, or redirects too often or to a URL that is not allowed.
         TransientError: there is no response, or a temporary failure of the server.
     """
-    client, place, status = _Client(config), url, 0
-    for _ in range(MAX_REDIRECTS + 1):
-        check_url(place, referrer=referrer, plain_http=plain_http)
-        try:
-            response = client.get(parse_url(place), headers=headers, answers=(*answers, *REDIRECTS))
-        except FetchError as error:
-            error.url = error.url or place
-            raise _request_error(url, error) from error
-        except ValueError as error:  # a header that cannot be sent, from a malformed version
-            raise InputError(f"{url} cannot be reached ({error})") from error
-        if response.status not in REDIRECTS:
-            return response
-        response.close()
-        referrer, place, status = place, _redirect_target(place, response.headers.get("Location")), response.status
-        if not place:
-            break
-    raise _status_error(url, status)
+    client = httpx.Client(
+        verify=ssl.create_default_context(),
+        timeout=config.timeout_s,
+        mounts=dict.fromkeys(_THIS_MACHINE),  # no proxy is asked for it
+        headers={
+            "User-Agent": f"vernaclip/{version('vernaclip')}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            **headers,
+        },
+    )
+    place = url
+    with client:
+        for _ in range(MAX_REDIRECTS + 1):
+            check_url(place, referrer=referrer, plain_http=plain_http)
+            with _request_errors(url), client.stream("GET", place) as response:
+                if response.status_code not in REDIRECTS or response.status_code in answers:
+                    _require_status(url, response, answers)
+                    yield response
+                    return
+                referrer, place = place, _redirect_target(place, response.headers.get("Location"))
+            if not place:
+                break
+        _require_status(url, response, answers)
+
+
+@contextmanager
+def _request_errors(url: str) -> Iterator[None]:
+    """Raise a failure to get any response as an error of ours."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        causes = error, error.__cause__, error.__context__
+        is_final = any("CERTIFICATE_VERIFY_FAILED" in str(cause) for cause in causes)
+        refused = InputError if is_final or isinstance(error, httpx.LocalProtocolError) else TransientError
+        raise refused(f"{url} cannot be reached ({_error_text(error)})") from error
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise InputError(f"{url} cannot be reached ({error})") from error
 
 
 def _redirect_target(place: str, location: str | None) -> str:
@@ -363,73 +411,15 @@ def _redirect_target(place: str, location: str | None) -> str:
         raise InputError(f"{place} cannot be reached ({error})") from error
 
 
-class _Client(GuardedClient):
-    """Client of the public internet, of this machine under its own names, and of private hosts that the user allows."""
-
-    def __init__(self, config: DownloadConfig) -> None:
-        unlimited = threading.TIMEOUT_MAX  # large files take hours; each wait for bytes has its own limit
-        super().__init__(
-            Limits(
-                timeout_s=config.timeout_s,
-                deadline_s=unlimited,
-                max_bytes=config.max_bytes,
-                user_agent=f"vernaclip/{version('vernaclip')}",
-                accept="*/*",
-                proxies=getproxies(),
-            )
-        )
-        self._private_hosts = {_host_name(name) for name in config.private_hosts}
-
-    def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
-        """Return the addresses of a target to which connections are allowed. Raises `FetchError`."""
-        if target.host not in self._private_hosts:
-            return checked_addresses(target, allow_loopback=is_this_machine(target.host), resolver=resolver)
-        try:
-            return resolver(target.host, target.port)
-        except OSError as error:
-            raise FetchError("dns", f"no address for {target.host}") from error
+def _require_status(url: str, response: httpx.Response, answers: Sequence[int]) -> None:
+    status = response.status_code
+    if status in answers:
+        return
+    text = f"{url} answers HTTP {status}"
+    if status == TOO_MANY_REQUESTS or status >= 500:
+        raise _BusyError(text, retry_after_s(response.headers.get("Retry-After")) or 0.0)
+    raise InputError(text + {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, ""))
 
 
-def _host_name(text: str) -> str:
-    """Return a host as it is in URLs, given a name or an address; IPv6 with or without brackets."""
-    name = text.strip("[]")
-    try:
-        if set(name) & set("/?#"):
-            raise FetchError("bad_url", "more than a host")
-        return parse_url(f"http://[{name}]/" if ":" in name else f"http://{name}/").host
-    except FetchError as error:
-        raise SettingsError(f"--private-host needs the name or the address of a host, got {text!r}") from error
-
-
-def _request_error(url: str, error: FetchError) -> PipelineError:
-    """Return the exception for a failed request of `url`, or of `error.url`, to which it redirected."""
-    if error.http_status is not None:
-        return _status_error(url, error.http_status)
-    if error.reason == "bad_url":
-        return (SettingsError if error.url == url else InputError)(
-            f"{error.url!r} is not a URL to download from ({error.detail})"
-        )
-    if error.reason == "dns":
-        return TransientError(f"{error.url} cannot be reached ({error.detail})")
-    if error.reason in ("port", "private_address"):
-        host = parse_url(error.url).host
-        why = f"{host} is at {error.detail}, which is not on the public internet"
-        if error.reason == "port":
-            why = f"port {error.detail} is neither 80 nor 443"
-        return SettingsError(
-            f"{error.url} is not requested: {why}. If you trust this mirror, allow it with --private-host {host}"
-        )
-    is_final = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_error_text(error)})")
-
-
-def _status_error(url: str, status: int) -> PipelineError:
-    is_busy = status == TOO_MANY_REQUESTS or status >= 500
-    hint = {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, "")
-    return (TransientError if is_busy else InputError)(f"{url} answers HTTP {status}{hint}")
-
-
-def _error_text(error: FetchError) -> str:
-    """Return the system's message for an error, or else the error's own detail."""
-    cause = error.__cause__
-    return str(cause) or type(cause).__name__ if cause is not None else str(error.detail or error.reason)
+def _error_text(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -4,7 +4,6 @@ Port and every address of the host are checked. The connection uses an address t
 resolved a second time.
 """
 
-import base64
 import http
 import http.client
 import io
@@ -15,18 +14,16 @@ import socket
 import ssl
 import threading
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
 
 from data_catalog.fetch.reasons import http_reason
 from data_catalog.fetch.urls import (
@@ -90,7 +87,6 @@ class Limits:
         accept: the Accept header.
         allow_loopback: allow requests to this machine, on any port.
         ports: that requests may use.
-        proxies: by scheme, as `urllib.request.getproxies` returns them; none by default.
     """
 
     timeout_s: float
@@ -100,7 +96,6 @@ class Limits:
     accept: str = _ACCEPT_IMAGES
     allow_loopback: bool = False
     ports: Collection[int] = USUAL_PORTS
-    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 class GuardedClient:
@@ -156,94 +151,20 @@ class GuardedClient:
         deadline: Deadline,
         before_connect: Callable[[], None] | None,
     ) -> http.client.HTTPResponse:
-        proxy = self._proxy_of(target)
-        look_up = _in_time(self._resolver, deadline)
-        addresses = self.addresses(target, look_up) if proxy is None else self._proxy_addresses(proxy, target, look_up)
+        addresses = self.addresses(target, _in_time(self._resolver, deadline))
         if before_connect is not None:
             before_connect()
         connection = _Connection(target, addresses, self._tls, deadline, self.limits.timeout_s)
-        if proxy is not None:
-            connection.go_through(proxy)
         ours = {"User-Agent": self.limits.user_agent, "Accept": self.limits.accept, "Connection": "close"}
-        path = target.path
-        if proxy is not None and target.scheme == "http":
-            path, ours = target.url, {**ours, **proxy.headers}
         try:
             # `http.client` adds Host and `Accept-Encoding: identity` itself.
-            connection.request("GET", path, headers={**ours, **headers})
+            connection.request("GET", target.path, headers={**ours, **headers})
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close_socket()
             raise failure_of(error) from error
         connection.head_is_over()
         return response
-
-    def _proxy_of(self, target: Target) -> "_Proxy | None":
-        """Return the proxy for a target, or None; requests to this machine use none."""
-        proxies = dict(self.limits.proxies)
-        url, place = proxies.get(target.scheme), urlsplit(target.url).netloc
-        bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
-        if not url or is_this_machine(target.host) or bypass(place, proxies):
-            return None
-        return _Proxy.at(url)
-
-    def _proxy_addresses(self, proxy: "_Proxy", target: Target, look_up: Resolver) -> Sequence[str]:
-        """Return the proxy's addresses. The proxy resolves names itself, so only numeric targets are checked here."""
-        try:
-            self.addresses(target, _numeric)
-        except FetchError as error:
-            if error.reason != "dns":
-                raise
-        try:
-            return look_up(proxy.host, proxy.port)
-        except OSError as error:
-            raise FetchError("dns", f"no address for the proxy {proxy.host}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Proxy:
-    """The address of a proxy, and the headers that it requires."""
-
-    host: str
-    port: int
-    headers: dict[str, str]
-
-    @classmethod
-    def at(cls, url: str) -> "_Proxy":
-        """Return the proxy for a URL or "host:port", which may contain a login.
-
-        Raises:
-            FetchError: `connect`: it is not a URL.
-        """
-        try:
-            parts = urlsplit(url if "//" in url else f"//{url}")
-            host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
-        except ValueError as error:
-            raise FetchError("connect", "the proxy's address is no URL") from error
-        headers = {}
-        if parts.username and parts.password:
-            login = f"{unquote(parts.username)}:{unquote(parts.password)}"
-            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        return cls(host, port, headers)
-
-
-def is_this_machine(host: str) -> bool:
-    """Return whether a host is this machine, by its name or address alone; 0.0.0.0 connects to it, too."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
-
-
-def _numeric(host: str, port: int) -> list[str]:
-    """Return the address of a numeric host, without a look-up.
-
-    Raises:
-        OSError: the host is a name.
-    """
-    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)]
 
 
 # The system's resolver gives up before this time.
@@ -308,12 +229,6 @@ class _Connection(http.client.HTTPConnection):
         self._wait_s = timeout
         self._stream: _TimedStream | None = None
 
-    def go_through(self, proxy: _Proxy) -> None:
-        """Connect to a proxy instead: through a tunnel for https, with requests for the whole URL for http."""
-        if self._tls is not None:
-            self.set_tunnel(*self._server, headers=proxy.headers)
-        self._server = (proxy.host, proxy.port)
-
     def connect(self) -> None:
         """Connect to the first address that answers; for https, do the TLS handshake with the host's name."""
         raw = self._connected()
@@ -321,9 +236,6 @@ class _Connection(http.client.HTTPConnection):
             self._speak(raw)
             return
         try:
-            if self._tunnel_host:  # type: ignore[attr-defined]
-                self._speak(raw.dup())  # `http.client` closes the socket from which it reads the proxy's answer
-                self._tunnel()  # type: ignore[attr-defined]
             raw.settimeout(self._deadline.wait_s(self._wait_s))
             # A name may end with a dot; names in certificates do not.
             self._speak(self._tls.wrap_socket(raw, server_hostname=self.host.rstrip(".")))

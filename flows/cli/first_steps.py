@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import Json, PrivateHosts
+from flows.cli.options import Json
 from flows.cli.output import is_quiet, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -93,7 +93,6 @@ class DownloadOptions:
     """Download nothing. Compare the files with their recorded checksums, and try to read them."""
     registry: Annotated[Path | None, Parameter(metavar="FILE.toml")] = None
     """File with other URLs, such as those of a mirror (default: the URLs that come with vernaclip)."""
-    private_hosts: PrivateHosts = ()
 
 
 _DEFAULTS = DownloadOptions()
@@ -155,11 +154,9 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         is_pending,
         require_space,
     )
-    from data_catalog.downloads.download import DownloadConfig
 
     accepted = _folded(options.accept or "") == _folded(source.license)
-    config = DownloadConfig(private_hosts=tuple(options.private_hosts))
-    job = DownloadJob(source=source, folder=options.to, license_accepted=accepted, config=config)
+    job = DownloadJob(source=source, folder=options.to, license_accepted=accepted)
     if options.accept and not accepted:
         raise SettingsError(
             f"the license of {source.name} is not called {options.accept!r}: read it, then use "

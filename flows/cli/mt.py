@@ -15,7 +15,6 @@ from flows.cli.options import (
     MaybeFrom,
     MaybeTo,
     Number,
-    PrivateHosts,
     Root,
     To,
     Words,
@@ -135,7 +134,6 @@ def install(
     from_code: MaybeFrom = None,
     to_code: MaybeTo = None,
     sha256: Annotated[str, Parameter(metavar="HEX")] = "",
-    private_hosts: PrivateHosts = (),
 ) -> None:
     """Install a package from the Argos index, or offline from an .argosmodel file.
 
@@ -150,15 +148,13 @@ def install(
         file: Install this .argosmodel file instead of a package from the index.
         sha256: Refuse a file with another SHA-256. The index lists no checksums.
     """
-    from data_catalog.downloads.download import DownloadConfig
     from translation.packages.install import install_file, install_from_index
     from translation.packages.package import default_packages_dir
 
     if file is not None and from_code is None and to_code is None:
         found = install_file(file, default_packages_dir(), sha256=sha256)
     elif file is None and from_code and to_code:
-        config = DownloadConfig(private_hosts=private_hosts)
-        found = install_from_index(from_code, to_code, default_packages_dir(), sha256=sha256, config=config)
+        found = install_from_index(from_code, to_code, default_packages_dir(), sha256=sha256)
     else:
         raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
     package, source = found.package, found.source
@@ -175,17 +171,15 @@ def packages(
     installed: bool = False,
     from_code: MaybeFrom = None,
     to_code: MaybeTo = None,
-    private_hosts: PrivateHosts = (),
 ) -> None:
     """List the packages of the Argos index, or the installed packages.
 
     Args:
         installed: List the installed packages, without network access.
     """
-    from data_catalog.downloads.download import DownloadConfig
     from translation.packages.install import index_rows, installed_rows
 
-    rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
+    rows = installed_rows() if installed else index_rows()
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]
     say_table([row for row, (own, _, to) in ends if from_code in (None, own) and to_code in (None, to)])
 

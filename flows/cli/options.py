@@ -101,14 +101,6 @@ To = Annotated[str, Parameter(name="--to", metavar="LANG", help="Language of the
 MaybeFrom = Annotated[str | None, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
 MaybeTo = Annotated[str | None, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
 LanguagePacks = Annotated[Words, Parameter(name="--language-pack", metavar="FILE")]
-PrivateHosts = Annotated[
-    Words,
-    Parameter(
-        name="--private-host",
-        metavar="HOST",
-        help="Allow this host at any address and port, such as a mirror on your own network. Repeatable.",
-    ),
-]
 Split = Literal["train", "val", "test"]
 
 

@@ -90,17 +90,6 @@ def test_files_come_and_the_command_says_what_is_known_of_them(arguments: list[s
     assert "train.tsv has changed since its download" in told(["download", "cc", "--check", *arguments], code=1)
 
 
-def test_a_private_host_is_asked_only_where_the_user_allows_it(
-    arguments: list[str], registry: Path, folder: Path, told: Any
-) -> None:
-    registry.write_text(registry.read_text().replace("127.0.0.1", "mirror.example", 1), encoding="utf-8")
-    command = ["download", "cc", "--accept", LICENSE, "--only", "train*", *arguments]
-    assert "allow it with --private-host mirror.example" in told(command, code=1)
-    assert not (folder / "cc" / "train.tsv").exists()
-    assert main([*command, "--private-host", "mirror.example"]) == 0
-    assert (folder / "cc" / "train.tsv").read_bytes() == CAPTIONS
-
-
 def test_single_files_come_by_pattern_and_the_list_says_what_is_there(
     arguments: list[str], folder: Path, told: Any
 ) -> None:

@@ -205,7 +205,7 @@ def usable_links(links: Iterable[str], index: str) -> list[str]:
     return usable
 
 
-def index_rows(config: DownloadConfig) -> list[dict[str, object]]:
+def index_rows(config: DownloadConfig = DEFAULT_CONFIG) -> list[dict[str, object]]:
     """Return one row for each readable package of the index, with the installed versions of its pair.
 
     Raises:

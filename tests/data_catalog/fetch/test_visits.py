@@ -1,6 +1,6 @@
 """What becomes of URLs: thumbnails, retries, hosts that refuse, limits of bytes, and trouble of this machine.
 
-The client asks a proxy on loopback, which stands for any host.
+A server on loopback stands for any host.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
@@ -21,13 +21,18 @@ from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal, read_journal
-from data_catalog.fetch.urls import Target
+from data_catalog.fetch.urls import FetchError, Target, parse_url
 from data_catalog.fetch.visits import Fetcher, Job
 
 COMMONS = "http://upload.wikimedia.org/wikipedia/commons"
 ORIGINAL, THUMBNAIL = f"{COMMONS}/a/ab/Cat.jpg", f"{COMMONS}/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
 CONFIG = FetchConfig(
-    consent=ConsentConfig(ignore=("robots.txt",)), backoff_s=0.001, host_requests_per_s=0, threads=4, deadline_s=5
+    consent=ConsentConfig(ignore=("robots.txt",)),
+    backoff_s=0.001,
+    host_requests_per_s=0,
+    threads=4,
+    deadline_s=5,
+    allow_loopback=True,
 )
 # A status (0: 200, with a body of unstated length), a body and headers.
 Answer = tuple[int, bytes, dict[str, str]]
@@ -45,18 +50,18 @@ class Web(LoopbackServer):
     """Answers by URL; the last answer of a list is given for ever. Counts what is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(_Proxy)
+        super().__init__(_Handler)
         self.answers: dict[str, list[Answer]] = {}
         self.asked: Counter[str] = Counter()
 
 
-class _Proxy(LoopbackHandler):
+class _Handler(LoopbackHandler):
     server: Web
 
     def do_GET(self) -> None:
-        web = self.server
-        status, body, headers = web.answers[self.path][: web.asked[self.path] + 1][-1]
-        web.asked[self.path] += 1
+        web, url = self.server, unquote(self.path[1:])
+        status, body, headers = web.answers[url][: web.asked[url] + 1][-1]
+        web.asked[url] += 1
         if status:
             self.answer(status, body, **headers)
         else:  # of unknown length
@@ -76,16 +81,24 @@ def web(server: Web) -> Web:
 
 
 class Client(GuardedClient):
-    """A client of the proxy. `trips` are raised in place of an answer, in turn, by URL."""
+    """A client of that server. `trips` are raised in place of an answer, in turn, by URL."""
 
     def __init__(self, web: Web, config: FetchConfig) -> None:
-        super().__init__(replace(config.limits(), proxies={"http": web.url("").rstrip("/")}))
+        super().__init__(config.limits())
+        self.web = web
         self.trips: dict[str, list[Exception]] = {}
 
     def get(self, target: Target, **options: Any) -> Response:
         if self.trips.get(target.url):
             raise self.trips[target.url].pop(0)
-        return super().get(target, **options)
+        place = parse_url(self.web.url(f"/{quote(target.url, safe='')}"))
+        try:
+            response = super().get(place, **options)
+        except FetchError as error:
+            error.url = target.url
+            raise
+        response.url = target.url
+        return response
 
 
 Outcomes = dict[str, dict[str, Any]]
