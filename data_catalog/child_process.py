@@ -25,6 +25,8 @@ _STATM = Path("/proc/self/statm")
 class ChildDiedError(Exception):
     """A child that ended, or was killed, before its work was done. The text is equal for equal causes."""
 
+    has_begun = False  # it had begun with the work of somebody
+
 
 class ChildProcess:
     """A process of its own group that runs `python -m MODULE SOCKET ARGUMENTS`; what it prints goes to a log."""
@@ -58,14 +60,17 @@ class ChildProcess:
         status = self._process.returncode
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
+    def printed(self) -> str:
+        """Return the end of what the process has printed."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
+
     def close(self) -> None:
         """Close the socket, and end the process."""
         self.socket.close()
         self.kill()
         if self._process.returncode != -signal.SIGKILL and not self._log.closed:
-            size = os.fstat(self._log.fileno()).st_size
-            printed = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-            logger.debug("the child process printed: %s", printed.decode("utf-8", "replace"))
+            logger.debug("the child process printed: %s", self.printed())
         self._log.close()
 
 

@@ -71,6 +71,7 @@ from data_catalog.storage.shards import (
     sync,
     write_named_atomically,
 )
+from data_catalog.storage.work import UNFINISHED
 from data_catalog.tombstones import (
     FORGET,
     FORGET_STEP,
@@ -672,6 +673,7 @@ def clear_work(folder: Path, matches: Matches) -> list[Path]:
         matches: of the root's files with all its tombstones.
     """
     sweep_temporary([folder, *folder.glob("*/")])
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # images that came in an interrupted call
     files = work_files(folder)
     found, ids = [path for path in files if matches.has_any([path], folder.name)], set[str]()
     for path in (path for path in found if "caption_id" in _names(path)):

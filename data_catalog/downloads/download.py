@@ -362,17 +362,7 @@ def _open(
         InputError: the server refuses the request, or redirects too often or to a URL that is not allowed.
         TransientError: there is no response, or a temporary failure of the server.
     """
-    client = httpx.Client(
-        verify=ssl.create_default_context(),
-        timeout=config.timeout_s,
-        mounts=dict.fromkeys(_THIS_MACHINE),  # no proxy is asked for it
-        headers={
-            "User-Agent": f"vernaclip/{version('vernaclip')}",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            **headers,
-        },
-    )
+    client = _client(config, headers)
     place = url
     with client:
         for _ in range(MAX_REDIRECTS + 1):
@@ -382,10 +372,23 @@ def _open(
                     _require_status(url, response, answers)
                     yield response
                     return
-                referrer, place = place, _redirect_target(place, response.headers.get("Location"))
+                referrer, place = place, _redirect_target(place, response)
             if not place:
                 break
         _require_status(url, response, answers)
+
+
+def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
+    ours = {"User-Agent": f"vernaclip/{version('vernaclip')}", "Accept": "*/*", "Accept-Encoding": "identity"}
+    try:
+        return httpx.Client(
+            verify=ssl.create_default_context(),
+            timeout=config.timeout_s,
+            mounts=dict.fromkeys(_THIS_MACHINE),  # no proxy is asked for it
+            headers={**ours, **headers},
+        )
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"the proxy that the environment names cannot be used: {error}") from error
 
 
 @contextmanager
@@ -402,10 +405,11 @@ def _request_errors(url: str) -> Iterator[None]:
         raise InputError(f"{url} cannot be reached ({error})") from error
 
 
-def _redirect_target(place: str, location: str | None) -> str:
+def _redirect_target(place: str, response: httpx.Response) -> str:
     """Return the target of a redirect, or "" if it has no host. Raises `InputError` for a malformed one."""
+    location = next((value for name, value in response.headers.raw if name.lower() == b"location"), b"")
     try:
-        url = urljoin(place, quote(location, safe=string.punctuation, encoding="latin-1")) if location else ""
+        url = urljoin(place, quote(location, safe=string.punctuation)) if location else ""
         return url if urlsplit(url).hostname else ""
     except ValueError as error:
         raise InputError(f"{place} cannot be reached ({error})") from error

@@ -111,7 +111,7 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
 def not_filtered(manifest: Manifest) -> list[str]:
     """Return what no step of the build searched for."""
     judged = any(entry["step"] == "fit" for entry in manifest["steps"])
-    by_img2dataset = [IMG2DATASET_LIMITS] if manifest["settings"]["fetch"].get("engine") == IMG2DATASET else []
+    by_img2dataset = [IMG2DATASET_LIMITS] if manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET else []
     return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)] + by_img2dataset
 
 

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,7 +84,6 @@ class Limits:
         deadline_s: seconds for everything, the body included.
         max_bytes: of a body.
         user_agent: the User-Agent header.
-        accept: the Accept header.
         allow_loopback: allow requests to this machine, on any port.
         ports: that requests may use.
     """
@@ -93,7 +92,6 @@ class Limits:
     deadline_s: float
     max_bytes: int
     user_agent: str
-    accept: str = _ACCEPT_IMAGES
     allow_loopback: bool = False
     ports: Collection[int] = USUAL_PORTS
 
@@ -110,7 +108,6 @@ class GuardedClient:
         self,
         target: Target,
         *,
-        headers: Mapping[str, str] | None = None,
         answers: Collection[int] = WITH_BODY,
         deadline: Deadline | None = None,
         before_connect: Callable[[], None] | None = None,
@@ -119,7 +116,6 @@ class GuardedClient:
 
         Args:
             target: the URL, as `parse_url` returns it.
-            headers: additional headers.
             answers: statuses that count as success.
             deadline: for reading the whole body; None: `Limits.deadline_s` from now.
             before_connect: called after the look-up, right before the connection is made; it may wait or raise.
@@ -129,7 +125,7 @@ class GuardedClient:
         """
         try:
             deadline = deadline or Deadline(self.limits.deadline_s)
-            response = self._request(target, headers or {}, deadline, before_connect)
+            response = self._request(target, deadline, before_connect)
             return Response(response, target.url, self.limits.max_bytes, answers)
         except FetchError as error:
             error.url = target.url
@@ -147,7 +143,6 @@ class GuardedClient:
     def _request(
         self,
         target: Target,
-        headers: Mapping[str, str],
         deadline: Deadline,
         before_connect: Callable[[], None] | None,
     ) -> http.client.HTTPResponse:
@@ -155,10 +150,10 @@ class GuardedClient:
         if before_connect is not None:
             before_connect()
         connection = _Connection(target, addresses, self._tls, deadline, self.limits.timeout_s)
-        ours = {"User-Agent": self.limits.user_agent, "Accept": self.limits.accept, "Connection": "close"}
+        ours = {"User-Agent": self.limits.user_agent, "Accept": _ACCEPT_IMAGES, "Connection": "close"}
         try:
             # `http.client` adds Host and `Accept-Encoding: identity` itself.
-            connection.request("GET", target.path, headers={**ours, **headers})
+            connection.request("GET", target.path, headers=ours)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close_socket()

@@ -96,7 +96,7 @@ class FetchConfig:
     timeout_s: float = how(10.0)
     """Maximum seconds to connect, or to wait for the next bytes."""
     deadline_s: float = how(60.0)
-    """Maximum seconds for one try: robots.txt, redirects and body."""
+    """Maximum seconds for one try, redirects and body included, and as many for robots.txt."""
     max_bytes: int = 32 * 1024 * 1024
     """Maximum bytes of an image file, from the web or local; larger ones are rejected. Default: 32 MiB."""
     max_host_bytes: int = 16 * 1024**3

@@ -19,8 +19,9 @@ from data_catalog.fetch.urls import FetchError
 # Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
 _MARGIN = 1.05
 _SLOWEST_DELAY_S = 60.0
+_MANY_HOSTS = 20_000
 # Longest pause. Longer values of Retry-After, such as a year, are usually mistakes.
-_A_MONTH_S = 30 * 24 * 3600.0
+LONGEST_PAUSE_S = 30 * 24 * 3600.0
 
 
 class Request(Protocol):
@@ -41,6 +42,7 @@ class Host:
     next_at: float = -math.inf  # when the next turn may be handed out
     paused_until: float = -math.inf
     paused_by: FetchError | None = None
+    is_slowed: bool = False  # by a Crawl-delay
     listed: float = math.inf  # due of its valid entry among the turns
 
     @property
@@ -90,14 +92,27 @@ class Frontier:
         # One thread, the first, waits for the next due time; the others wait to become the first.
         self._first, self._others = threading.Condition(self._lock), threading.Condition(self._lock)
         self._is_watched = False
+        self._sweep_at = _MANY_HOSTS
 
     def host_of(self, name: str) -> Host:
         """Return a host, or the group that it belongs to."""
         group = group_of(name, self._named)
         with self._lock:
             if group not in self._hosts:
+                if len(self._hosts) >= self._sweep_at:
+                    self._forget_idle()
                 self._hosts[group] = Host(group, self._named.get(group, self._default))
             return self._hosts[group]
+
+    def _forget_idle(self) -> None:
+        """Forget hosts of which nothing has to be known: a run may have millions."""
+        now = time.monotonic()
+        self._hosts = {
+            name: host
+            for name, host in self._hosts.items()
+            if host.waiting or host.active or host.is_slowed or max(host.next_at, host.paused_until) > now
+        }
+        self._sweep_at = max(_MANY_HOSTS, 2 * len(self._hosts))
 
     def add(self, request: Request, name: str, *, wait_s: float = 0.0) -> None:
         """Queue a request for a host, after some seconds. One that has waited before keeps its place."""
@@ -159,25 +174,29 @@ class Frontier:
                 turn.host.next_at = turn.before
             self._list(turn.host)
 
-    def pause(self, host: Host, failure: FetchError, seconds: float) -> None:
+    def pause(self, name: str, failure: FetchError, seconds: float) -> None:
         """Pause a host because of a failure; a shorter pause changes nothing."""
         with self._lock:
-            until = time.monotonic() + min(seconds, _A_MONTH_S)
+            host = self.host_of(name)
+            until = time.monotonic() + min(seconds, LONGEST_PAUSE_S)
             if until > host.paused_until:
                 host.paused_until, host.paused_by = until, failure
                 self._list(host)
 
-    def slow_down(self, host: Host, delay_s: float) -> None:
+    def slow_down(self, name: str, delay_s: float) -> None:
         """Set the least seconds between requests, from a Crawl-delay."""
         with self._lock:
+            host = self.host_of(name)
             delay_s = min(delay_s, _SLOWEST_DELAY_S)
             if delay_s > host.pace.interval_s:
+                host.is_slowed = True
                 host.pace = HostPace(concurrency=host.pace.concurrency, requests_per_s=1 / delay_s)
                 host.next_at = max(host.next_at, host.begun_at + host.interval_s)
 
-    def note_start(self, host: Host, ago_s: float) -> None:
+    def note_start(self, name: str, ago_s: float) -> None:
         """Take into account a request that another process began some seconds ago."""
         with self._lock:
+            host = self.host_of(name)
             host.begun_at = max(host.begun_at, time.monotonic() - max(0.0, ago_s))
             host.next_at = max(host.next_at, host.begun_at + host.interval_s)
 

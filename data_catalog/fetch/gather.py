@@ -16,7 +16,7 @@ from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.journal import read_journal
 from data_catalog.fetch.owner import FetchingProcess, Task, Watch, owner_of
 from data_catalog.fetch.urls import parse_url
-from data_catalog.fetch.visits import Moved
+from data_catalog.fetch.visits import Moved, Pause
 from data_catalog.images.tables import Outcome, failed
 from data_catalog.progress import Progress
 
@@ -53,12 +53,13 @@ class LocalOwner:
 
 @dataclass(slots=True)
 class _Found:
-    """What the journals of a shard say: outcomes, URLs handed over or under way, and last starts by host."""
+    """What the journals of a shard say: outcomes, URLs handed over or under way, last starts and pauses by host."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     moved: dict[str, Moved] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     starts: dict[str, float] = field(default_factory=dict)
+    pauses: dict[str, Pause] = field(default_factory=dict)
 
 
 def _read_journals(folder: Path) -> _Found:
@@ -72,6 +73,8 @@ def _read_journals(folder: Path) -> _Found:
             elif "moved" in event:
                 found.moved[url] = event["moved"]
                 found.under_way.discard(url)
+            elif "pause" in event:
+                found.pauses[event["host"]] = event["pause"]
             else:
                 found.starts[event["host"]] = max(event["at"], found.starts.get(event["host"], 0.0))
                 if url not in found.outcomes:
@@ -104,9 +107,9 @@ class _Shard:
     def __init__(self, config: FetchConfig, folder: Path, owners: Owners, progress: Progress) -> None:
         self._config, self._folder, self._owners, self._progress = config, folder, owners, progress
         self._named = config.named_limits
-        self._numbers = count(len(list(folder.glob("*.journal"))))
+        self._numbers = count(1 + max((int(path.stem) for path in folder.glob("*.journal")), default=-1))
         self._deaths = Counter[str]()
-        self._early_deaths = self._num_done = self._num_failed = 0
+        self._early_deaths = self._num_failed = 0
         self._lock = threading.Lock()
 
     def suspects(self, urls: Sequence[str]) -> list[str]:
@@ -116,7 +119,7 @@ class _Shard:
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
-        self._note(sum(url in _read_journals(self._folder).outcomes for url in urls), 0)
+        self._note(len(_read_journals(self._folder).outcomes.keys() & {*urls}), 0)
         running: dict[Future[list[str]], Task] = {}
         threads = ThreadPoolExecutor(_MOST_TASKS)
         try:
@@ -151,6 +154,7 @@ class _Shard:
             owner=owner,
             owners=names,
             starts=found.starts,
+            pauses=found.pauses,
             moved={url: found.moved[url] for url in urls if url in found.moved},
         )
 
@@ -170,7 +174,7 @@ class _Shard:
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
             self._deaths.update(under_way)
             left = [url for url in urls if url not in found.outcomes and url not in under_way]
-            self._early_deaths = 0 if len(left) < len(urls) else self._early_deaths + 1
+            self._early_deaths = 0 if error.has_begun or len(left) < len(urls) else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
             self._note(len(urls) - len(left) - len(under_way) - seen[0], 0)

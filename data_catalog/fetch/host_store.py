@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_catalog.errors import DamagedError
+from data_catalog.fetch.frontier import LONGEST_PAUSE_S
 from data_catalog.fetch.urls import FetchError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
@@ -61,11 +62,17 @@ class HostStore:
             yield host, until - now, FetchError(reason, detail, http_status=status)
 
     def store_pause(self, host: str, failure: FetchError, seconds: float) -> None:
-        """Store how long a host is paused, and why."""
+        """Store how long a host is paused, and why; a shorter pause changes nothing."""
         now = time.time()
-        values = (host, now, now + seconds, failure.reason, failure.detail, failure.http_status)
+        until = now + min(seconds, LONGEST_PAUSE_S)
+        values = (host, now, until, failure.reason, failure.detail, failure.http_status)
+        query = """
+            INSERT INTO paused VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host) DO UPDATE
+            SET since = excluded.since, until = excluded.until, reason = excluded.reason, detail = excluded.detail,
+                status = excluded.status WHERE until < excluded.until OR since > excluded.since
+        """
         with self._usable():
-            self._connection.execute("INSERT OR REPLACE INTO paused VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._connection.execute(query, values)
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -6,12 +6,15 @@ journal; originals are kept as they came, and normalised as those of our own fet
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,19 @@ _REASONS = {
 class Img2dataset:
     """img2dataset in place of the fetching process."""
 
+    def __init__(self) -> None:
+        self._children: set[subprocess.Popen[bytes]] = set()
+
+    def close(self) -> None:
+        """Kill what runs."""
+        for child in [*self._children]:
+            self._kill(child)
+
+    def _kill(self, child: "subprocess.Popen[bytes]") -> None:
+        """Kill a process with its own ones."""
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
     def names(self) -> Sequence[str]:
         """Return its name, which is never another one."""
         return [""]
@@ -66,9 +82,17 @@ class Img2dataset:
             pq.write_table(pa.table({"url": pa.array(urls, pa.string())}), folder / "urls.parquet")
             (folder / "options.json").write_text(json.dumps(_options(folder, len(urls), config)), encoding="utf-8")
             command = [sys.executable, "-P", "-m", "data_catalog.fetch.img2dataset_engine", f"{folder}/options.json"]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-            if done.returncode:
-                raise InputError(f"img2dataset ended with status {done.returncode}: {done.stderr[-_TAIL:]}")
+            with (folder / "log").open("wb") as log:
+                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            self._children.add(child)
+            try:
+                child.wait()
+            finally:
+                self._kill(child)
+                self._children.discard(child)
+            if child.returncode:
+                said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+                raise InputError(f"img2dataset ended with status {child.returncode}: {said}")
             self._record(urls, _rows(folder / "out"), config, journal, watch)
 
     def _record(
@@ -139,8 +163,14 @@ def _reason(message: str) -> str:
     return next((reason for part, reason in _REASONS.items() if part in message), "fetch_lost")
 
 
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
 def main(arguments: list[str]) -> None:
-    """Call `download` with the options in a file."""
+    """Call `download` with the options in a file, and end with the parent, whose pipe is the standard input."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from img2dataset import download
 
     options = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ class Journal:
     """A file of events, some with the bytes of an image; several threads may append."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self._lock = path.open("wb"), threading.Lock()
+        self._file, self._lock = path.open("xb"), threading.Lock()
 
     def append(self, event: dict[str, Any], body: IO[bytes] | None = None) -> None:
         """Write an event, and the bytes of an image."""

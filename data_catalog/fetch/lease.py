@@ -6,6 +6,7 @@ its hosts may go to another one.
 
 import json
 import math
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,20 +29,22 @@ class Lease:
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
         self._beat: int | None = None
+        self._lock = threading.Lock()
         self._seen_at = self._looked_at = -math.inf
 
     def holds(self) -> bool:
         """Return whether the process may begin requests."""
-        now = time.monotonic()
-        if now > self._looked_at + RENEWED_S:
-            with suppress(OSError, ValueError, KeyError):
-                content = json.loads(self._path.read_text(encoding="utf-8"))
-                if content["beat"] != self._beat and self._name in content["names"]:
-                    # What is seen first may be old.
-                    self._seen_at = -math.inf if self._beat is None else now
-                    self._beat = content["beat"]
-            self._looked_at = now
-        return now < self._seen_at + LEASE_S
+        with self._lock:
+            now = time.monotonic()
+            if now > self._looked_at + RENEWED_S:
+                with suppress(OSError, ValueError, KeyError):
+                    content = json.loads(self._path.read_text(encoding="utf-8"))
+                    if self._name in content["names"] and (self._beat is None or content["beat"] > self._beat):
+                        # What is seen first may be old.
+                        self._seen_at = -math.inf if self._beat is None else now
+                        self._beat = content["beat"]
+                self._looked_at = now
+            return now < self._seen_at + LEASE_S
 
     def wait(self) -> bool:
         """Wait for the first renewal; return False if none comes in time."""

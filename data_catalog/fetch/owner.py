@@ -25,7 +25,8 @@ from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.lease import Lease
-from data_catalog.fetch.visits import Fetcher, Job, Moved
+from data_catalog.fetch.urls import FetchError
+from data_catalog.fetch.visits import Fetcher, Job, Moved, Pause
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
@@ -58,6 +59,7 @@ class Task:
         owner: name of the process.
         owners: names of all processes.
         starts: by host: when another process began a request, in seconds since 1970.
+        pauses: by host: those that another process has noted.
         moved: by URL: the state of those that another process has handed over.
     """
 
@@ -67,6 +69,7 @@ class Task:
     owner: str
     owners: tuple[str, ...]
     starts: Mapping[str, float]
+    pauses: Mapping[str, Pause]
     moved: Mapping[str, Moved]
 
     def to_values(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class Owner:
         self._store: HostStore | None = None
         self._fetchers: dict[str, tuple[Fetcher, float]] = {}  # by settings, with the seconds after which one hangs
         self._jobs: dict[int, Job] = {}
+        self._has_begun = False
 
     def serve(self) -> None:
         """Work on jobs until the socket closes."""
@@ -107,7 +111,9 @@ class Owner:
         fetcher = self._fetcher(job["config"])
         now = time.time()
         for name, started in job["starts"].items():
-            fetcher.frontier.note_start(fetcher.frontier.host_of(name), now - started)
+            fetcher.frontier.note_start(name, now - started)
+        for name, (until, reason, detail, status) in job["pauses"].items():
+            fetcher.frontier.pause(name, FetchError(reason, detail, http_status=status), until - now)
         journal = Journal(path)
 
         def ended() -> None:
@@ -127,8 +133,14 @@ class Owner:
             self._store = self._store or HostStore(self._hosts)
             config = FetchConfig.from_values(values)
             hangs_after_s = config.deadline_s + config.timeout_s + _SLACK_S
-            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._require_lease), hangs_after_s
+            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit), hangs_after_s
         return self._fetchers[by][0]
+
+    def _permit(self) -> None:
+        self._require_lease()
+        if not self._has_begun:
+            self._has_begun = True
+            self._tell(begun=True)
 
     def _require_lease(self) -> None:
         """End the process, with all its requests, if its hosts may belong to another one."""
@@ -211,11 +223,13 @@ class FetchingProcess:
     def _listen(self, child: ChildProcess) -> None:
         """Pass on the events of a process until it ends; then its jobs fail."""
         error: Exception | None = None
+        has_begun = False
         try:
             patience_s = START_S
             while error is None and child.socket.poll(patience_s):
                 event = json.loads(child.socket.recv_bytes())
                 patience_s = _SLACK_S
+                has_begun |= "begun" in event
                 for number, (num_left, num_failed) in event.get("left", {}).items():
                     if running := self._jobs.get(int(number)):
                         running.watch(running.num_urls - num_left, num_failed)
@@ -229,6 +243,8 @@ class FetchingProcess:
                 error = ChildDiedError(f"silent for {patience_s:g} s")
         except (EOFError, OSError):
             error = ChildDiedError(child.cause_of_death())
+        if isinstance(error, ChildDiedError):
+            error.has_begun = has_begun
         child.kill()  # another thread may hold the lock while the process takes a job
         with self._lock:
             child.close()

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 Event = dict[str, Any]
 # The state of a visit that another process goes on with.
 Moved = dict[str, Any]
+# The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
+Pause = tuple[float, str, str | None, int | None]
 
 # RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
 _MAX_ROBOTS_BYTES = 512 * 1024
@@ -176,7 +178,7 @@ class Fetcher:
         self._respects_robots = config.consent.respects(ROBOTS_TXT)
         self._under_way: dict[int, float] = {}  # by thread: since when
         for name, seconds, failure in store.pauses():
-            self.frontier.pause(self.frontier.host_of(name), failure, seconds)
+            self.frontier.pause(name, failure, seconds)
         for _ in range(config.threads):
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -255,13 +257,17 @@ class Fetcher:
         with self._lock:
             found = job.given_up.get(host.name)
             of_host, of_all = job.spent[host.name], job.spent.total()
-        if host.paused_by is not None and host.paused_until > time.monotonic() + config.max_wait_s:
-            found = host.paused_by
+        if (paused := self._too_long_paused(host)) is not None:
+            found = paused
         elif of_host >= config.max_host_bytes:
             found = FetchError("byte_budget", f"{config.max_host_bytes} bytes of {host.name}")
         elif of_all >= config.max_shard_bytes:
             found = FetchError("byte_budget", f"{config.max_shard_bytes} bytes of the shard")
         return None if found is None else _copy(found, visit.target.url)
+
+    def _too_long_paused(self, host: Host) -> FetchError | None:
+        """Return the failure that paused a host for longer than its URLs wait."""
+        return host.paused_by if host.paused_until > time.monotonic() + self._config.max_wait_s else None
 
     @contextmanager
     def _answer(self, visit: Visit | RobotsVisit, turn: Turn) -> Iterator[Response]:
@@ -289,7 +295,7 @@ class Fetcher:
         started, failure, body = time.monotonic(), None, None
         with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
             try:
-                with self._answer(visit, turn) as response:
+                with _parsers(visit.url), self._answer(visit, turn) as response:
                     visit.http_status, visit.final_url = response.status, response.url
                     if response.status in REDIRECTS:
                         self._follow(visit, response)
@@ -297,11 +303,6 @@ class Fetcher:
                         body = self._take(visit, response, sink, turn.host)
             except FetchError as error:
                 failure = error
-            except (OSError, PipelineError):
-                raise
-            except Exception as error:  # the boundary around parsers of answers: such an answer costs its row alone
-                logger.exception("images: %s", visit.url)
-                failure = FetchError("fetch_lost", type(error).__name__)
             visit.asking_s += time.monotonic() - started
             if failure is not None:
                 self._retry_or_end(visit, failure)
@@ -360,8 +361,10 @@ class Fetcher:
                 if job.refusals[host.name] >= (1 + self._config.retries) * host.pace.concurrency:
                     job.given_up[host.name] = failure
             pause_s = requested_s or min(wait_s, self._config.max_wait_s)
-            self.frontier.pause(host, failure, pause_s)
+            self.frontier.pause(host.name, failure, pause_s)
             self._store.store_pause(host.name, failure, pause_s)
+            pause: Pause = (time.time() + pause_s, failure.reason, failure.detail, failure.http_status)
+            job.journal.append({"url": visit.url, "host": host.name, "pause": pause})
         may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
         if may_pass and visit.tries <= self._config.retries:
             visit.tries += 1
@@ -431,7 +434,9 @@ class Fetcher:
     def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
         text: str | None = None
         try:
-            with self._answer(visit, turn) as response:
+            if (paused := self._too_long_paused(turn.host)) is not None:
+                raise _copy(paused, visit.target.url)
+            with _parsers(visit.target.url), self._answer(visit, turn) as response:
                 if response.status in REDIRECTS:
                     self._follow(visit, response)
                 else:
@@ -466,7 +471,7 @@ class Fetcher:
     def _learn(self, origin: str, body: str) -> RobotsTxt:
         rules = RobotsTxt(body, self._config.robot)
         if rules.crawl_delay:
-            self.frontier.slow_down(self.frontier.host_of(parse_url(origin).host), rules.crawl_delay)
+            self.frontier.slow_down(parse_url(origin).host, rules.crawl_delay)
         self._remember(origin, _Known(rules, time.monotonic() + _ROBOTS_AGE_S, max(_LEAST_TEXT, len(body))))
         return rules
 
@@ -488,6 +493,22 @@ class Fetcher:
         self._size += known.size - (old.size if old else 0)
         while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
             self._size -= self._known.popitem(last=False)[1].size
+
+
+@contextmanager
+def _parsers(url: str) -> Iterator[None]:
+    """Stand around parsers of answers: one that nobody foresaw costs its row alone."""
+    try:
+        yield
+    except (OSError, PipelineError, MemoryError):
+        raise
+    except Exception as error:
+        if "start new thread" in str(error):
+            raise  # trouble of this machine
+        logger.exception("images: %s", url)
+        failure = FetchError("fetch_lost", type(error).__name__)
+        failure.url = url
+        raise failure from error
 
 
 def _copy(failure: FetchError, url: str) -> FetchError:

@@ -45,16 +45,17 @@ def main(arguments: list[str]) -> None:
     kill_with_parent()
     load_decoders()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes
-    with suppress(EOFError, RuntimeError, OSError):
-        while True:
+    while True:
+        try:
             child = Connection(recv_handle(parent))
-            if os.fork() == 0:
-                parent.close()
-                with suppress(EOFError, ConnectionError):
-                    _decode_all(child)
-                os._exit(0)
-            child.close()
-    os._exit(0)
+        except (EOFError, ConnectionError):
+            return
+        if os.fork() == 0:
+            parent.close()
+            with suppress(EOFError, ConnectionError):
+                _decode_all(child)
+            os._exit(0)
+        child.close()
 
 
 def _decode_all(parent: Connection) -> None:
@@ -104,9 +105,15 @@ class _Child:
         try:
             yield
         except BlockingIOError as error:
+            os.kill(self._pid, signal.SIGKILL)  # it is still there, so that its id is nobody else's
             raise ChildDiedError(f"silent for {self._timeout_s:g} s") from error
         except (EOFError, ConnectionError) as error:
             raise ChildDiedError("a crash") from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the process, which has nothing to say, still listens."""
+        return not self._socket.poll()
 
     def send(self, raw: bytes) -> None:
         """Give it an image."""
@@ -122,9 +129,8 @@ class _Child:
             return Decoded(json.loads(facts), self._socket.recv_bytes())
 
     def close(self) -> None:
+        """End the process, after an image that it works on."""
         self._socket.close()
-        with suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
 
 
 class Decoder:
@@ -195,13 +201,17 @@ class Decoders:
     def take(self, config: NormaliseConfig) -> _Child:
         """Return an idle process, or a new one."""
         with self._lock:
-            if idle := self._idle.get(config):
-                return idle.pop()
+            idle = self._idle.get(config, [])
+            while idle:
+                if (child := idle.pop()).is_alive:
+                    return child
+                child.close()
         for _ in range(MAX_EARLY_DEATHS):
             zygote = self.start()
             with suppress(EOFError, OSError):
                 return _Child(zygote.socket, config)
-        raise InputError(f"images: the decoding process ends before it reaches an image: {zygote.cause_of_death()}")
+        cause = f"{zygote.cause_of_death()}: {zygote.printed() or 'it printed nothing'}"
+        raise InputError(f"images: the decoding process ends before it reaches an image: {cause}")
 
     def start(self) -> ChildProcess:
         """Start the process that loads the libraries, if it does not run. Return at once."""

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain, pairwise
@@ -49,7 +50,7 @@ class ImageWorkers:
         """
         self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None
         self._fetching = FetchingProcess(hosts or Path(self._temporary.name if self._temporary else ""))
-        self._decoders = Decoders()
+        self._img2dataset, self._decoders = Img2dataset(), Decoders()
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
         return _process_workers, ()
@@ -63,6 +64,7 @@ class ImageWorkers:
     def close(self) -> None:
         """End the children; kill those that are at work."""
         self._fetching.close()
+        self._img2dataset.close()
         self._decoders.close()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -107,7 +109,7 @@ class ImageWorkers:
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _disk_errors(out), _temporary_beside(out) if journals is None else nullcontext(journals) as folder:
-            engine = Img2dataset() if config.engine == IMG2DATASET else owners or LocalOwner(self._fetching)
+            engine = self._img2dataset if config.engine == IMG2DATASET else owners or LocalOwner(self._fetching)
             outcomes = fetch_from_web(rows, config, folder, engine)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
@@ -155,6 +157,8 @@ class ImageWorkers:
                 streams.append(row for group in read_groups(known) for row in group)
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
             write_rows(rows, IMAGES, out)
+            for stream in streams:
+                deque(stream, maxlen=0)  # each gives its decoder back at its end
 
 
 @contextmanager

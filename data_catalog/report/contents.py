@@ -283,7 +283,7 @@ def downloads_of(snapshot: Snapshot) -> Diagnosis:
 
 
 def _notes(snapshot: Snapshot) -> list[str]:
-    return [IMG2DATASET_LIMITS] if snapshot.manifest["settings"]["fetch"].get("engine") == IMG2DATASET else []
+    return [IMG2DATASET_LIMITS] if snapshot.manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET else []
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from data_catalog.storage.shards import (
 logger = logging.getLogger(__name__)
 
 COMMIT_FILE = "commit.json"
+# Folder of what interrupted calls leave to the next ones.
+UNFINISHED = ".unfinished"
 
 
 class StepFacts(TypedDict, total=False):

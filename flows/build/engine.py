@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from data_catalog.drop_reasons import Reason
 from data_catalog.progress import Progress
 from data_catalog.settings import json_values, what_values
-from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
+from data_catalog.storage.work import UNFINISHED, Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
 
 # Name of the file that a step writes for a shard.
@@ -131,7 +131,7 @@ class Job:
 
     folder: Path
     inputs: Mapping[str, Commit | tuple[Commit, ...]]
-    unfinished: Path = Path()
+    unfinished: Path | None = None
     number: int | None = None
     tools: Any = None
     leave_lane: Callable[[], None] | None = None
@@ -180,7 +180,8 @@ class Call:
 
         reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]
         commit = self.work.run(self.key, produce, reads=reads)
-        shutil.rmtree(self.job.unfinished, ignore_errors=True)
+        if self.job.unfinished is not None:
+            shutil.rmtree(self.job.unfinished, ignore_errors=True)
         return Done(commit=commit, seconds=time.monotonic() - started)
 
 
@@ -209,7 +210,7 @@ def call_of(
         inputs=tuple(f"{name}:{commit.files[file]}" for name, commit in read for file in sorted(commit.files)),
         settings={name: _decisive(value) for name, value in settings.items()},
     )
-    unfinished = work.folder / ".unfinished" / f"{key.key}-{number}"  # shards of equal content have the same key
+    unfinished = work.folder / UNFINISHED / f"{key.key}-{number}"  # shards of equal content have the same key
     job = Job(folder=Path(), unfinished=unfinished, inputs=inputs, number=number, tools=tools)
     return Call(key=key, work=work, run=step.run, job=job, settings=settings)
 

@@ -95,6 +95,7 @@ def fetch(
     places = job.tools.known.write_recorded(urls, sample_ids, job.folder)
     missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))
     log = job.tools.log_folder / f"{job.label}-{digest([attempt, sample_ids])[:12]}.parquet"
+    assert job.unfinished is not None
     job.unfinished.mkdir(parents=True, exist_ok=True)
     job.tools.workers.fetch(
         missing,

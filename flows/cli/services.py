@@ -70,7 +70,7 @@ def doctor(
         dask: Report on the workers of the Dask cluster at this address instead.
     """
     if fix + (language is not None) + (dask is not None) > 1:
-        raise SettingsError("--fix repairs this environment only: give one of --fix, --language and --dask")
+        raise SettingsError("--fix repairs this environment only: leave out --fix or --language, or --dask")
     if language is not None:
         from flows.language_doctor import examine, find_language
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from uuid import uuid4
 from distributed import CancelledError, Client, KilledWorker, secede
 
 from data_catalog.child_process import ChildDiedError
+from data_catalog.errors import PipelineError
 from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
 from data_catalog.fetch.owner import FetchingProcess, Task, Watch
 from data_catalog.storage.shards import TEMPORARY_PREFIX
@@ -25,6 +27,7 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 SILENT_S = 15.0
 _MARGIN_S = 1.5
 _LOOK_S = 0.2
+_LEASE = f"{TEMPORARY_PREFIX}lease-"
 
 # Fetching processes of this worker, by lease.
 _processes: dict[tuple[str, str], FetchingProcess] = {}
@@ -48,25 +51,40 @@ class DaskOwners:
 
     def __init__(self, client: Client, remote: Callable[[Callable[[], Any]], Callable[[], Any]], hosts: Path) -> None:
         self._client, self._remote, self._hosts = client, remote, hosts
-        self._lease = hosts / f"{TEMPORARY_PREFIX}lease-{uuid4().hex}"
-        self._workers: dict[str, str] = {}  # address by machine
-        self._free_at: dict[str, float] = {}  # by machine: when the hosts of its lost worker may go to another one
+        self._lease = hosts / f"{_LEASE}{uuid4().hex}"
+        self._workers: dict[str, _Elected] = {}  # by machine
         self._seen: dict[str, tuple[float, float]] = {}  # by address: its last heartbeat, and when it came
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._failure: PipelineError | None = None
 
     def names(self) -> Sequence[str]:
-        """Return the machines that have a fetching process; wait for the first worker."""
+        """Return the machines that have a fetching process; wait for the first worker.
+
+        Raises:
+            PipelineError: the lease cannot be renewed.
+        """
         with self._lock:
             if self._watcher is None:
                 while not (machines := self._look()):
                     time.sleep(RENEWED_S)
-                self._workers = {machine: addresses[0] for machine, addresses in machines.items()}
-                renew(self._lease, 0, [*self._workers.values()])
+                self._workers = {machine: _Elected(addresses[0], 0) for machine, addresses in machines.items()}
+                renew(self._lease, 0, [each.name for each in self._workers.values()])
+                self._wait_for_earlier_flows()
                 self._watcher = threading.Thread(target=self._watch, daemon=True)
                 self._watcher.start()
+            if self._failure is not None:
+                raise self._failure
             return list(self._workers)
+
+    def _wait_for_earlier_flows(self) -> None:
+        """Wait until the processes of a flow that was killed have surely ended."""
+        now = self._lease.stat().st_mtime
+        for path in self._hosts.glob(f"{_LEASE}*"):
+            if path != self._lease:
+                time.sleep(max(0.0, path.stat().st_mtime + LEASE_S + _MARGIN_S - now))
+                path.unlink()
 
     def run(self, task: Task, watch: Watch) -> None:
         """Fetch URLs by the process of a machine.
@@ -74,49 +92,52 @@ class DaskOwners:
         Raises:
             ChildDiedError: the process, or its worker, has ended, and makes no more requests.
         """
-        address = self._workers.get(task.owner)
-        if address is None or task.owner in self._free_at:
-            self._wait_until_free(task.owner, address)
-        call = self._remote(partial(fetch_here, self._hosts / task.owner, self._lease, str(address), task))
-        future: Any = self._client.submit(call, workers=[address], allow_other_workers=False, pure=False)
+        elected = self._workers.get(task.owner)
+        if elected is None or elected.free_at < math.inf:
+            self._wait_until_free(task.owner, elected)
+        assert elected is not None
+        call = self._remote(partial(fetch_here, self._hosts / task.owner, self._lease, elected.name, task))
+        future: Any = self._client.submit(call, workers=[elected.address], allow_other_workers=False, pure=False)
         ended = threading.Event()
         future.add_done_callback(lambda _: ended.set())
         while not ended.wait(_LOOK_S):
-            if task.owner in self._free_at or self._workers.get(task.owner) != address:
+            if elected.free_at < math.inf or self._workers.get(task.owner) is not elected:
                 with suppress(Exception):
                     future.cancel()
-                self._wait_until_free(task.owner, address)
+                self._wait_until_free(task.owner, elected)
         try:
             future.result()
         except (KilledWorker, CancelledError) as error:
-            raise ChildDiedError("its worker ended") from error
+            raise _lost(elected) from error
         watch(len(task.urls), 0)
 
-    def _wait_until_free(self, machine: str, address: str | None) -> None:
+    def _wait_until_free(self, machine: str, elected: "_Elected | None") -> None:
         """Raise `ChildDiedError` as soon as the hosts of a lost worker may go to another one."""
-        while self._workers.get(machine) == address is not None:
+        while elected is not None and self._workers.get(machine) is elected and self._failure is None:
             time.sleep(_LOOK_S)
-        raise ChildDiedError(f"the worker {address} is lost")
+        raise _lost(elected)
 
     def _watch(self) -> None:
         beat = 0
         while not self._closed.wait(RENEWED_S):
             beat += 1
             machines, now = self._look(), time.monotonic()
-            alive = {address for addresses in machines.values() for address in addresses}
-            for machine, address in [*self._workers.items()]:
-                if address not in alive and machine not in self._free_at:
-                    self._free_at[machine] = now + LEASE_S + _MARGIN_S
-                if self._free_at.get(machine, math.inf) <= now:
-                    heirs = [other for other in machines.get(machine, []) if other != address]
-                    if heirs:
-                        self._workers[machine] = heirs[0]
-                    else:
-                        del self._workers[machine]
-                    del self._free_at[machine]
-            leased = [address for machine, address in self._workers.items() if machine not in self._free_at]
-            with suppress(OSError):
-                renew(self._lease, beat, leased)
+            for machine, elected in [*self._workers.items()]:
+                alive = machines.get(machine, [])
+                if elected.address not in alive:
+                    elected.free_at = min(elected.free_at, now + LEASE_S + _MARGIN_S)
+                if elected.free_at <= now and alive:
+                    address = elected.address if elected.address in alive else alive[0]
+                    self._workers[machine] = _Elected(address, elected.generation + 1)
+                elif elected.free_at <= now:
+                    del self._workers[machine]
+            try:
+                renew(self._lease, beat, [each.name for each in self._workers.values() if each.free_at == math.inf])
+            except PipelineError as error:
+                self._failure = error
+                return
+            except OSError:
+                continue
 
     def _look(self) -> dict[str, list[str]]:
         """Return the addresses of the workers that are alive, by machine."""
@@ -137,4 +158,23 @@ class DaskOwners:
         self._closed.set()
         if self._watcher is not None:
             self._watcher.join()
-        self._lease.unlink(missing_ok=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Elected:
+    """The worker of a machine that has its fetching process."""
+
+    address: str
+    generation: int  # one that was lost and comes back is another one
+    free_at: float = math.inf  # when the hosts of a lost worker may go to another one
+
+    @property
+    def name(self) -> str:
+        """Return its name in the lease."""
+        return f"{self.address}#{self.generation}"
+
+
+def _lost(elected: _Elected | None) -> ChildDiedError:
+    error = ChildDiedError("its machine is lost" if elected is None else f"the worker {elected.address} is lost")
+    error.has_begun = True  # no URL is to blame, however often it happens
+    return error

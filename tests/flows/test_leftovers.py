@@ -139,9 +139,14 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     found = with_found_copies(tmp_path, Tombstones(tombstones=(one,)))
     (one,) = found.tombstones.tombstones
     assert (one.images, one.addresses, one.samples) == (("aa", "bb"), (address_key(url),), ("photos:1",))
+    # What an interrupted fetch left has bytes of images, too.
+    journal = tmp_path / "work" / "web" / ".unfinished" / "key-0" / "00000.journal"
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(b"x")
     # As after a kill that left the captions alone: what tells the look is gone.
     (doomed[1] / "shard.parquet").unlink()
     assert clear_work(tmp_path / "work" / "web", found) == doomed[:1]
+    assert not journal.exists()
     assert clear_work(tmp_path / "work" / "other", found) == []
     assert stays.is_dir()
     assert others.is_dir()

@@ -328,6 +328,7 @@ def fetching_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
             known=RecordedOutcomes(folder, Fetching(dataset="golden", attempt=0, fetch={}, normalise={})),
             workers=workers,
             log_folder=folder / "log",
+            owners=None,
         )
         captions = {"check": saved(rows, CAPTIONS, folder / "captions.parquet")}
         settings = {"config": config, "normalise": normalise, "attempt": 0, "locations": {"own": "h"}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_catalog.downloads.download import DownloadConfig
-from data_catalog.errors import InputError, TransientError
+from data_catalog.errors import InputError, SettingsError, TransientError
 
 CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
 PLACE = "cc3m/train.tsv"
@@ -45,6 +45,18 @@ def test_a_server_that_says_nothing_or_no_http_is_an_error_that_may_pass(site: A
         with pytest.raises(TransientError, match=message):
             get(site)
     assert get(site)[0].is_new
+
+
+def test_a_redirect_may_lead_to_any_letters(site: Any) -> None:
+    site.upstream.files["/caff%C3%A8"] = site.captions
+    site.upstream.faults["/p"] = [site.upstream.status(302, Location="/caffè".encode().decode("latin-1"))]
+    assert get(site)[0].is_new
+
+
+def test_a_proxy_that_cannot_be_used_is_named(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks4://127.0.0.1:1")
+    with pytest.raises(SettingsError, match="the proxy that the environment names cannot be used"):
+        get(site, url="https://upstream.example/p")
 
 
 LOGIN = "Basic " + base64.b64encode(b"me:p@ss").decode()

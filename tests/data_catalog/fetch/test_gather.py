@@ -85,6 +85,32 @@ def test_what_an_interrupted_run_left_is_not_asked_for_again(tmp_path: Path) -> 
     assert sorted(owners.asked) == URLS[7:]
 
 
+def test_journals_of_an_interrupted_run_are_never_overwritten(tmp_path: Path) -> None:
+    for number, url in ((1, URLS[0]), (4, URLS[1])):  # a process may have died before it opened its journal
+        written(tmp_path / f"{number:05d}.journal", [({"url": url, "reason": "http_404", "detail": None}, None)])
+    owners = FakeOwners(lambda url: None)
+    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+    assert [found[url]["reason"] for url in URLS[:3]] == ["http_404", "http_404", None]
+    assert sorted(owners.asked) == URLS[2:]
+
+
+def test_deaths_at_urls_of_another_shard_are_held_against_nobody(tmp_path: Path) -> None:
+    owners, deaths = FakeOwners(lambda url: None), [0]
+    run = owners.run
+
+    def die(task: Task, watch: Any) -> None:
+        deaths[0] += 1
+        if deaths[0] <= 9:
+            error = ChildDiedError("signal 9")
+            error.has_begun = True
+            raise error
+        run(task, watch)
+
+    owners.run = die  # type: ignore[method-assign]
+    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+    assert {found[url]["reason"] for url in URLS} == {None}
+
+
 def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(tmp_path: Path) -> None:
     def answer(url: str) -> None:
         if url == URLS[5]:

@@ -120,6 +120,7 @@ def fetch(web: Web, tmp_path: Path) -> Callable[..., Outcomes]:
         client.trips = trips or {}
         fetcher = Fetcher(config, HostStore(tmp_path / "hosts"), fail, client=client)
         asked_for = urls or tuple(answers)
+        (tmp_path / "a.journal").unlink(missing_ok=True)
         fetcher.start(Job(Journal(tmp_path / "a.journal"), tmp_path, len(asked_for), ended.set), asked_for)
         assert ended.wait(60)
         if failures:

@@ -16,7 +16,8 @@ from data_catalog.errors import SettingsError
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.frontier import Frontier
-from data_catalog.fetch.host_store import HOSTS_FILE
+from data_catalog.fetch.host_store import HOSTS_FILE, HostStore
+from data_catalog.fetch.urls import FetchError
 from data_catalog.images.workers import ImageWorkers
 
 CONFIG = FetchConfig(
@@ -210,6 +211,27 @@ def test_a_host_that_wants_a_rest_gets_it_from_later_processes_too(
     assert outcome("/image") == (None, None, 200)
 
 
+def test_a_stored_pause_is_neither_shortened_nor_endless(tmp_path: Path) -> None:
+    store, said = HostStore(tmp_path), FetchError("http_429", "HTTP 429", http_status=429)
+    for seconds in (3600.0, 1.0):
+        store.store_pause("a.example", said, seconds)
+    store.store_pause("b.example", said, 1e12)
+    left = {host: seconds for host, seconds, _ in HostStore(tmp_path).pauses()}
+    assert 3500 < left["a.example"] <= 3600
+    assert left["b.example"] <= 31 * A_DAY_S
+
+
+def test_a_host_that_rests_is_not_asked_for_its_robots_txt_by_a_redirect_either(
+    make_site: Any, fetch_anew: Any, tmp_path: Path
+) -> None:
+    site, other = make_site(), make_site()
+    site.behaviours["/robots.txt"] = lambda it: it.answer(302, b"", Location=other.url("/robots.txt"))
+    HostStore(tmp_path / "hosts").store_pause(other.server_address[0], FetchError("http_429"), 1000)
+    (row,) = fetch_anew(site.url("/a"), config=replace(CONFIG, consent=ConsentConfig()))
+    assert row["drop_reason"] == "robots_unreachable"
+    assert other.hits.total() == 0
+
+
 def test_a_server_in_trouble_is_asked_for_its_robots_txt_once(make_site: Any, fetch: Any) -> None:
     site = make_site()
     site.behaviours["/robots.txt"] = lambda it: it.answer(500, b"")
@@ -270,7 +292,7 @@ def test_a_turn_without_a_request_counts_for_nothing() -> None:
 
 def test_a_request_of_another_process_counts() -> None:
     frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=2), max_wait_s=300)
-    frontier.note_start(frontier.host_of("a.example"), 0.1)
+    frontier.note_start("a.example", 0.1)
     frontier.add(SimpleNamespace(order=0), "a.example")
     started = time.monotonic()
     _, turn = frontier.next()

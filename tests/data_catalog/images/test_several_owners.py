@@ -138,6 +138,27 @@ def test_hosts_of_a_machine_that_dies_go_to_the_other_and_keep_their_pace(
         assert site.hits.total() <= 12 + 2  # what was under way when the machine died is asked for again
 
 
+def test_a_pause_goes_to_the_heir_of_a_host(make_site: Any, machines: Machines, fetch: Any, children: Any) -> None:
+    site, before = owned(make_site, "one"), children("fetch")
+    site.behaviours["/busy"] = lambda it: it.answer(429, b"", Retry_After="1000")
+    site.files["/late"] = b"x"
+
+    def kill(it: Any) -> None:
+        while not site.hits["/busy"]:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        for pid in children("fetch") - before:
+            os.kill(pid, signal.SIGKILL)
+
+    site.behaviours["/kills"] = kill
+    hosts = {site.server_address[0]: HostLimits(concurrency=2, requests_per_s=0)}
+    config = replace(CONFIG, hosts=hosts, retries=0)
+    rows = fetch(site.url("/busy"), site.url("/kills"), site.url("/late"), config=config)
+    assert [row["drop_reason"] for row in rows] == ["http_429"] * 3
+    assert "one" in machines.lost
+    assert site.hits["/late"] == 0
+
+
 def test_all_machines_may_end_and_the_next_run_goes_on(
     make_site: Any, machines: Machines, fetch: Any, children: Any
 ) -> None:
@@ -184,6 +205,7 @@ def test_a_process_whose_lease_ends_makes_no_more_requests(make_site: Any, child
         owner="one",
         owners=("one",),
         starts={},
+        pauses={},
         moved={},
     )
 
