@@ -56,7 +56,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 slower: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 -m slower
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 -m slower $$(grep -rl "mark.slower" tests --include="*.py")
 
 lint: $(READY)
 	$(BIN)/ruff check .

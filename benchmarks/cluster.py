@@ -100,7 +100,7 @@ def fetch_seconds(work: Path, num_machines: int, server: LoopbackServer) -> tupl
     ]
     folder = work / f"fetch-{num_machines}-{time.monotonic_ns()}"
     folder.mkdir()
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
     options = {"nthreads": 1, "memory_limit": 0}
     specs = {
         number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}}

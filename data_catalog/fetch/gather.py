@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _MOST_DEATHS = 3
 _SHOWN = 20
 _MOST_TASKS = 256
+_HANDOVER_S = 10.0
 # One suspect of all shards at a time, so that none is blamed for another's.
 _alone = threading.Lock()
 
@@ -109,6 +110,8 @@ class _Shard:
         self._named = config.named_limits
         self._numbers = count(1 + max((int(path.stem) for path in folder.glob("*.journal")), default=-1))
         self._deaths = Counter[str]()
+        self._holders: dict[str, Task] = {}  # the last task that got a URL
+        self._given: dict[str, Moved] = {}  # the state with which it got it
         self._early_deaths = self._num_failed = 0
         self._lock = threading.Lock()
 
@@ -125,17 +128,26 @@ class _Shard:
         try:
             self._start(urls, threads, running)
             while running:
-                for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    task, lost, found = running.pop(ended), ended.result(), _read_journals(self._folder)
-                    moved = found.moved.keys() - found.outcomes.keys() - found.under_way - {*lost}
-                    self._start([*lost, *(url for url in task.urls if url in moved)], threads, running)
+                # A redirect to another owner's host does not wait for the rest of its task.
+                patience_s = _HANDOVER_S if len(self._owners.names()) > 1 else None
+                done = wait(running, timeout=patience_s, return_when=FIRST_COMPLETED).done
+                left = [url for ended in done for url in ended.result()]
+                for ended in done:
+                    del running[ended]
+                self._start([*left, *self._handed_over()], threads, running)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def _handed_over(self) -> list[str]:
+        """Return the URLs that another owner is to go on with."""
+        found = _read_journals(self._folder)
+        left = found.moved.keys() - found.outcomes.keys() - found.under_way
+        return [url for url in left if self._given.get(url) != found.moved[url]]
 
     def _start(self, urls: Sequence[str], threads: ThreadPoolExecutor, running: dict[Future[list[str]], Task]) -> None:
         """Start tasks for the URLs without an outcome."""
         found, by_owner = _read_journals(self._folder), dict[str, list[str]]()
-        left = [url for url in urls if url not in found.outcomes]
+        left = [url for url in dict.fromkeys(urls) if url not in found.outcomes]
         names = tuple(self._owners.names()) if left else ()
         if left and not names:
             raise InputError("images: all fetching processes have ended. Run the same command again")
@@ -144,6 +156,8 @@ class _Shard:
             by_owner.setdefault(owner_of(group_of(parse_url(place).host, self._named), names), []).append(url)
         for owner, part in by_owner.items():
             task = self._task(owner, part, names, found)
+            self._holders.update(dict.fromkeys(part, task))
+            self._given.update(task.moved)
             running[threads.submit(self._run, task)] = task
 
     def _task(self, owner: str, urls: list[str], names: tuple[str, ...], found: _Found) -> Task:
@@ -173,7 +187,8 @@ class _Shard:
             under_way = found.under_way.intersection(urls)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
             self._deaths.update(under_way)
-            left = [url for url in urls if url not in found.outcomes and url not in under_way]
+            mine = [url for url in urls if self._holders[url] is task]
+            left = [url for url in mine if url not in found.outcomes and url not in under_way]
             self._early_deaths = 0 if error.has_begun or len(left) < len(urls) else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error

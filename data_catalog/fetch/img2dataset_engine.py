@@ -164,7 +164,7 @@ def _reason(message: str) -> str:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # `sys.stdin` could not be closed at the end of this process
     os.killpg(0, signal.SIGKILL)
 
 

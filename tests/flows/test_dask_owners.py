@@ -76,7 +76,7 @@ def site() -> Iterator[Site]:
 def client() -> Iterator[Client]:
     options = {"nthreads": 1, "memory_limit": 0}
     specs = {number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}} for number in range(3)}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
     with SpecCluster(specs, scheduler) as cluster, Client(cluster) as found:  # type: ignore[no-untyped-call]
         found.wait_for_workers(3)
         yield found

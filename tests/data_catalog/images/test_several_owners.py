@@ -16,6 +16,7 @@ import pytest
 
 from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import InputError
+from data_catalog.fetch import gather
 from data_catalog.fetch import lease as leases
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
@@ -104,6 +105,20 @@ def test_a_redirect_to_a_host_of_another_machine_is_followed_by_that_machine(
         places = [task.moved[url]["to"] if url in task.moved else url for url in task.urls]
         site = {"one": one, "two": two}[task.owner]
         assert all(place.startswith(site.url("")) for place in places)
+
+
+def test_a_redirect_to_another_machine_does_not_wait_for_the_rest_of_its_shard(
+    make_site: Any, fetch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_HANDOVER_S", 0.1)
+    one, two = owned(make_site, "one"), owned(make_site, "two")
+    arrived = threading.Event()
+    one.behaviours["/there"] = lambda it: it.answer(302, b"", Location=two.url("/image"))
+    two.behaviours["/image"] = lambda it: (arrived.set(), it.answer(200, b"x"))
+    one.behaviours["/slow"] = lambda it: it.answer(200 if arrived.wait(4) else 404, b"y")
+    two.behaviours["/slow"] = lambda it: it.answer(200 if arrived.wait(4) else 404, b"y")
+    rows = fetch(one.url("/slow"), two.url("/slow"), one.url("/there"))
+    assert [row["bytes"] for row in rows] == [b"y", b"y", b"x"]
 
 
 def test_hosts_of_a_machine_that_dies_go_to_the_other_and_keep_their_pace(
