@@ -90,6 +90,8 @@ class Img2dataset:
             finally:
                 self._kill(child)
                 self._children.discard(child)
+                if child.stdin is not None:
+                    child.stdin.close()
             if child.returncode:
                 said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-_TAIL:]
                 raise InputError(f"img2dataset ended with status {child.returncode}: {said}")
