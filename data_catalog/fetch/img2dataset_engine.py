@@ -177,6 +177,7 @@ def main(arguments: list[str]) -> None:
 
     options = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     if options["distributor"] == "pyspark":
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         from pyspark.sql import SparkSession
 
         SparkSession.builder.getOrCreate()  # as Spark is configured; img2dataset takes the active session
