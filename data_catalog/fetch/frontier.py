@@ -25,7 +25,7 @@ LONGEST_PAUSE_S = 30 * 24 * 3600.0
 
 
 class Request(Protocol):
-    """What waits for a turn. `order` decides among requests for a host; 0: it has not waited yet."""
+    """A request that waits for a turn. `order` decides among those for a host; 0: it has not waited yet."""
 
     order: int
 

@@ -54,7 +54,7 @@ class LocalOwner:
 
 @dataclass(slots=True)
 class _Found:
-    """What the journals of a shard say: outcomes, URLs handed over or under way, last starts and pauses by host."""
+    """The content of a shard's journals: outcomes, URLs handed over or under way, last starts and pauses by host."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     moved: dict[str, Moved] = field(default_factory=dict)

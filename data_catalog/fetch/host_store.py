@@ -1,4 +1,4 @@
-"""What a fetching process knows of hosts, on disk: robots.txt files for a day, and pauses until they end."""
+"""The file in which a fetching process keeps robots.txt files for a day, and pauses of hosts until they end."""
 
 import sqlite3
 import threading

@@ -26,7 +26,7 @@ _WAIT_S = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a machine has besides files and versions."""
+    """The programs, packages and network of a machine."""
 
     programs: frozenset[str]
     packages: frozenset[str]  # of Argos, outside the root
