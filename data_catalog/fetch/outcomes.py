@@ -96,6 +96,7 @@ class RecordedOutcomes:
         """
         self._root, self._fetching = root, fetching
         self._files: list[_File] = []
+        self._connection = connect_spilling(root / "work")
         found = [_FACTS.empty_table()]
         for dataset in dataset_names(root) if snapshots else ():
             for snapshot in committed_snapshots(root, dataset):
@@ -168,11 +169,9 @@ class RecordedOutcomes:
 
     def _places(self, urls: pa.Array) -> pa.Array:
         """Return the row of each URL in `_facts`, or null."""
-        import duckdb
-
         if not len(self._keys):
             return pa.nulls(len(urls), pa.int64())
-        with duckdb.connect() as connection:
+        with self._connection.cursor() as connection:  # one for each thread
             connection.register("asked", pa.table({"url": urls, "n": range(len(urls))}))
             table: Any = connection.sql("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table()
         keys = table.column("key").to_numpy()
@@ -268,8 +267,7 @@ class RecordedOutcomes:
                 filename AS file, number AS row, picture::VARCHAR AS picture_file, picture_row FROM ({query})
         """
         try:
-            with connect_spilling(self._root / "work") as connection:
-                found: Any = connection.sql(query).to_arrow_table()
+            found: Any = self._connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
             for file in places:
                 file.require_whole()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.catalog import broken_laws, recounted
+from data_catalog.database.catalog import examined
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
@@ -347,12 +347,12 @@ def write_snapshot(
     its_own = {"format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files}
     manifest = cast("Manifest", {**facts, **its_own})
     snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
-    broken = broken_laws(snapshot)
+    broken, counts = examined(snapshot)
     if broken:
         raise DefectError(
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )
-    manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
+    manifest["drop_reasons"] = counts["drop_reasons"]
     manifest["documents"] = write_documents(folder, manifest)
     return make_current(root, commit_snapshot(root, manifest, is_current=False))
 

@@ -3,6 +3,7 @@
 import logging
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -107,12 +108,16 @@ def load_language_pack(name: str) -> LanguagePack:
             'or write one and name its file in the recipe with language_pack = "xx.toml"'
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _parsed(path.read_text(encoding="utf-8-sig"), path.name)
     except OSError as error:
         raise InputError(f"cannot read the language pack {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the language pack {path} is not TOML: {error}") from error
-    return read(LanguagePack, values, str(path.name))
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, name: str) -> LanguagePack:
+    return read(LanguagePack, tomllib.loads(text), name)
 
 
 def column_language(pack: LanguagePack) -> Check | None:

@@ -243,7 +243,7 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None
         x = _MARGIN + index % columns * (_CARD_WIDTH + _GAP)
         y = _MARGIN + head + index // columns * (_CARD_HEIGHT + _GAP)
         _draw_card(sheet, pen, hit, x, y)
-    write_atomically(out, lambda path: sheet.save(path, "PNG"))
+    write_atomically(out, lambda path: sheet.save(path, "PNG", compress_level=1))
 
 
 def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> None:
@@ -323,7 +323,7 @@ def bars(found: Classification, out: Path) -> None:
         if filled := round(choice.probability * _BAR_WIDTH):
             pen.draw.rectangle((left, bar, left + filled, bar + _BAR_HEIGHT), fill=BAR)
         pen.write(left + _BAR_WIDTH + _SHARE_WIDTH, bar - 1, f"{choice.probability:.1%}", 16, anchor="ra")
-    write_atomically(out, lambda path: sheet.save(path, "PNG"))
+    write_atomically(out, lambda path: sheet.save(path, "PNG", compress_level=1))
 
 
 _MAP_SIDE = 360  # side of an image's box
@@ -356,7 +356,7 @@ def heat_map(found: Localization, out: Path) -> None:
         sheet.paste(panel, (left, top))
         pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
     _draw_scale(sheet, pen, found.hottest, (_MARGIN + 2 * (box + _GAP), top, tall))
-    write_atomically(out, lambda path: sheet.save(path, "PNG"))
+    write_atomically(out, lambda path: sheet.save(path, "PNG", compress_level=1))
 
 
 def heat_overlay(image: Image.Image, found: Localization) -> Image.Image:
