@@ -401,7 +401,7 @@ PASSED = [name for name in REGISTRY if name.split(".")[0] in ("atomic", "append"
 PASSED += [name for name in REGISTRY if name.startswith("snapshot.") and not name.endswith(("_files", "_link"))]
 SEVERAL = [("atomic.after_rename", "forget.after_memory", "snapshot.after_manifest")]
 KILLS = [
-    SEVERAL,
+    pytest.param(SEVERAL, marks=pytest.mark.slower),
     *(pytest.param([(f"{name}:{n}",) for n in (1, 2, 5, 13, 34)], marks=pytest.mark.slow) for name in PASSED),
 ]
 

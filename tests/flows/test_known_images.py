@@ -22,7 +22,7 @@ from flows.jobs import BuildReport
 # Where an image is held out depends on its address, and that on the host's port.
 SETTINGS = """
 target_language = "it"
-build = {shard_size = 4, workers = 1, fetch_workers = 1}
+build = {shard_size = 6, workers = 1, fetch_workers = 1}
 fetch = {allow_loopback = true, retries = 0, host_requests_per_s = 0}
 repeats = {near_captions = false}
 split = {val = 0.0}
@@ -141,6 +141,7 @@ def test_other_limits_and_pictures_are_asked_for_unless_originals_were_kept(web:
 
 @pytest.mark.slower
 def test_a_killed_build_loses_nothing_to_another_dataset_or_other_settings(web: Web, host: Any) -> None:
+    web.toml = web.toml.replace("shard_size = 6", "shard_size = 4")
     web.kill(after=9)  # in the third shard
     fetched = web.root / "work" / "own" / "fetch"
     done = sorted(fetched.glob("*/commit.json"))

@@ -12,11 +12,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from faults import Outcome, Series, all_failpoints, failpoint_errors, failpoint_kills, random_kills
 from full_disk import small_disks
+from on_cluster import SETTINGS, builds_on_clusters, install_engine
 from trials import Trial
 
 from data_catalog.plain_text import plain_table
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--errors", default="all", metavar="NAME,...", help="at which disks fail: all, none, or some")
     command.add_argument("--no-variants", action="store_true", help="leave out other numbers of workers")
     command.add_argument("--no-small-disks", action="store_true", help="leave out disks that are really full")
+    command.add_argument("--on-clusters", type=int, default=20, metavar="N", help="builds killed on Dask clusters")
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--folder", type=Path, help="where all is done (default: the system's temporary folder)")
     command.add_argument("--reference", type=Path, metavar="ROOT", help="a root built from the same settings")
@@ -74,15 +77,19 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     def trial(*more: str) -> Trial:
         return Trial(folder / f"root-{next(numbers):03d}", [*overrides, *more])
 
-    reference, seconds = options.reference, options.build_s
-    if reference is None:
-        started = time.monotonic()
-        measure = trial()
-        if measure.run() != 0:
-            raise SystemExit(f"the build that is the measure fails: {measure.said()}")
-        reference, seconds = measure.root, time.monotonic() - started
-    rng, series = random.Random(options.seed), Series(trial, reference, seconds, tell)
-    outcomes = [random_kills(series, options.kills, rng)] if options.kills else []
+    rng, outcomes = random.Random(options.seed), list[Outcome]()
+    if options.on_clusters:
+        install_engine(folder / "engine")
+        outcomes.append(
+            builds_on_clusters(
+                lambda *executor: replace(trial(*SETTINGS), executor=executor),
+                _measured(lambda: trial(*SETTINGS), None, 0),
+                options.on_clusters,
+                rng,
+            )
+        )
+    series = _measured(trial, options.reference, options.build_s)
+    outcomes += [random_kills(series, options.kills, rng)] if options.kills else []
     if names := _chosen(options.failpoints):
         outcomes.append(failpoint_kills(series, names, rng, later=options.failpoints == "all"))
     if names := _chosen(options.errors):
@@ -95,6 +102,17 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             series.finish(trial(f"build.workers={number}", f"build.fetch_workers={number}"), outcome)
             outcomes.append(outcome)
     return outcomes
+
+
+def _measured(trial: Callable[..., Trial], reference: Path | None, seconds: float) -> Series:
+    """Build the root that others must come to, where none is given."""
+    if reference is None:
+        started = time.monotonic()
+        measure = trial()
+        if measure.run() != 0:
+            raise SystemExit(f"the build that is the measure fails: {measure.said()}")
+        reference, seconds = measure.root, time.monotonic() - started
+    return Series(trial, reference, seconds, tell)
 
 
 def _rows(outcome: Outcome) -> list[dict[str, object]]:

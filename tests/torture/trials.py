@@ -31,13 +31,14 @@ class Trial:
 
     root: Path
     overrides: Sequence[str]
+    executor: Sequence[str] = ("--executor", "local")
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def start(self, armed: str = "") -> "subprocess.Popen[bytes]":
         """Begin the build, with the failpoints that are armed."""
         settings = [part for override in self.overrides for part in ("--set", override)]
         command = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(self.root), *settings]
-        command += ["--executor", "local"]
+        command += self.executor
         environment = {**os.environ, TOKEN: self.token, VARIABLE: armed}
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with self._log().open("wb") as log:

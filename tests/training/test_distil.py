@@ -122,7 +122,7 @@ def test_the_student_has_its_teachers_image_tower_and_opens_in_open_clip(teacher
         torch.testing.assert_close(theirs.encode_text(ids, normalize=True).numpy(), own, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("saves", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("saves", [pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slower)])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     pairs: SentencePairs,
     config: DistilConfig,

@@ -256,6 +256,7 @@ def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endles
     require_told(partial(opener, folder), TOKENIZER, "10,000 times as long")
 
 
+@pytest.mark.slower
 def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:
     """With no more memory than a model needs: a token that a step within the limit makes gigabytes of when opened."""
     folder = shutil.copytree(own_text, tmp_path / "model")

@@ -102,6 +102,7 @@ COCO_ROWS = {"good": 1, "image_missing": 1 + NUM_LONG}
 
 
 # One hostile file for each way of unpacking.
+@pytest.mark.slower
 @pytest.mark.parametrize(
     ("write", "name", "kind", "options", "most_bytes", "expected"),
     [

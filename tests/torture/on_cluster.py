@@ -1,0 +1,116 @@
+"""Builds on a Dask cluster whose workers and flows are killed, with an engine whose texts depend on their window."""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from faults import Outcome, Series
+from trials import Trial, manifest_is_whole
+
+ENGINE = "betraying"
+SETTINGS = (f'translate.engine="{ENGINE}"', "build.shard_size=4", "build.fetch_workers=4")
+SIZES = (1, 2, 4)
+# A window of other captions gives other texts. The sleep makes windows that are under way when a process dies.
+_MODULE = """
+import hashlib
+import time
+
+NOUNS = "cane gatto treno ponte fiore cavallo violino aereo tavolo albero fiume campo muro piatto cielo bambino".split()
+PLACES = "spiaggia strada montagna cucina piazza neve finestra collina barca panchina".split()
+COLOURS = "rosso verde giallo bianco nero grigio azzurro".split()
+
+
+class Engine:
+    fingerprint = "1"
+
+    def translate(self, captions):
+        time.sleep(0.2)
+        return [_text(f"{caption} {len(captions)} {captions[0]} {captions[-1]}") for caption in captions]
+
+
+def _text(told):
+    number = int(hashlib.sha256(told.encode()).hexdigest(), 16)
+    words = []
+    for choices in (NOUNS, COLOURS, NOUNS, COLOURS, PLACES):
+        number, place = divmod(number, len(choices))
+        words.append(choices[place])
+    first, colour, second, other, where = words
+    return f"Un {first} {colour} si trova accanto a un {second} {other}, vicino alla {where}"
+
+
+def open_engine(request):
+    return Engine()
+"""
+
+
+def install_engine(folder: Path) -> None:
+    """Put the engine on the path of this process and of all that it starts."""
+    info = folder / f"{ENGINE}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{ENGINE}.py").write_text(_MODULE, "utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {ENGINE}\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text(f"[vernaclip.engines]\n{ENGINE} = {ENGINE}:open_engine\n", "utf-8")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, str(folder))
+
+
+def builds_on_clusters(new_trial: Callable[..., Trial], series: Series, num_builds: int, rng: random.Random) -> Outcome:
+    """Build on clusters of one, two and four workers in turn, and kill workers and flows meanwhile."""
+    outcome = Outcome("killed on a cluster")
+    for size in SIZES:
+        with _cluster(size) as client:
+            address = client.scheduler_info()["address"]
+            for number in range(-(-num_builds // len(SIZES))):
+                trial = new_trial("--executor", "dask", "--dask-address", address)
+                code = _killed_thrice(trial, client, rng, outcome, seconds=series.seconds)
+                outcome.num_builds += 1
+                if code == 0:
+                    series.compare(trial, outcome)
+                else:
+                    outcome.problems.append(f"{trial.root.name}: ended with {code}: {trial.said()[-500:]}")
+                series.tell(f"{outcome.name}: build {number + 1} with {size} workers")
+    return outcome
+
+
+@contextmanager
+def _cluster(size: int) -> Iterator[Client]:
+    """Workers at addresses of their own, each a machine with a fetching process."""
+    options = {"nthreads": 1, "memory_limit": 0}
+    specs = {number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}} for number in range(size)}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+    with SpecCluster(specs, scheduler) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+        client.wait_for_workers(size)
+        yield client
+
+
+def _killed_thrice(trial: Trial, client: Client, rng: random.Random, outcome: Outcome, *, seconds: float) -> int:
+    """Build until the end, and return the exit status. A killed flow is run again; a killed worker starts anew."""
+    process = trial.start()
+    for _ in range(3):
+        while not _works(trial.root) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(seconds * rng.uniform(0, 0.4))
+        if process.poll() is not None:
+            break
+        victim = rng.choice(("worker", "worker", "flow"))
+        pid = process.pid
+        if victim == "worker":
+            pid = rng.choice(sorted(client.run(os.getpid).values()))  # type: ignore[no-untyped-call]
+        trial.kill([pid])
+        outcome.counts[victim] += 1
+        if victim == "flow":
+            process.wait()
+            trial.left_over()
+            if not manifest_is_whole(trial.root):
+                outcome.problems.append(f"{trial.root.name}: a reader saw a torn snapshot")
+            process = trial.start()
+    return process.wait()
+
+
+def _works(root: Path) -> bool:
+    return any((root / "work").glob("*/ingest/*/commit.json"))
