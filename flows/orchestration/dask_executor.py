@@ -292,5 +292,6 @@ def _forwarded_logs(client: Client) -> Iterator[None]:
         with suppress(*_GONE_ERRORS):  # workers of an existing cluster go on without this flow
             client.run(end_process_workers, on_error="ignore")
         for name in PACKAGES:
-            with suppress(*_GONE_ERRORS, ValueError):  # ValueError: another flow has already done it
+            # ValueError: another flow has already done it; AttributeError: the scheduler is gone.
+            with suppress(*_GONE_ERRORS, ValueError, AttributeError):
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]

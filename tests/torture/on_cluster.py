@@ -1,5 +1,6 @@
 """Builds on a Dask cluster whose workers and flows are killed, with an engine whose texts depend on their window."""
 
+import logging
 import os
 import random
 import sys
@@ -13,7 +14,7 @@ from faults import Outcome, Series
 from trials import Trial, manifest_is_whole
 
 ENGINE = "betraying"
-SETTINGS = (f'translate.engine="{ENGINE}"', "build.shard_size=4", "build.fetch_workers=4")
+SETTINGS = (f'translate.engine="{ENGINE}"', "translate.package=[]", "build.shard_size=4", "build.fetch_workers=4")
 SIZES = (1, 2, 4)
 # A window of other captions gives other texts. The sleep makes windows that are under way when a process dies.
 _MODULE = """
@@ -80,10 +81,10 @@ def builds_on_clusters(new_trial: Callable[..., Trial], series: Series, num_buil
 @contextmanager
 def _cluster(size: int) -> Iterator[Client]:
     """Workers at addresses of their own, each a machine with a fetching process."""
-    options = {"nthreads": 1, "memory_limit": 0}
+    options = {"nthreads": 1, "memory_limit": 0, "env": {"DASK_LOGGING__DISTRIBUTED": "error"}}
     specs = {number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}} for number in range(size)}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
-    with SpecCluster(specs, scheduler) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+    with SpecCluster(specs, scheduler, silence_logs=logging.ERROR) as cluster, Client(cluster) as client:
         client.wait_for_workers(size)
         yield client
 
@@ -97,11 +98,9 @@ def _killed_thrice(trial: Trial, client: Client, rng: random.Random, outcome: Ou
         time.sleep(seconds * rng.uniform(0, 0.4))
         if process.poll() is not None:
             break
-        victim = rng.choice(("worker", "worker", "flow"))
-        pid = process.pid
-        if victim == "worker":
-            pid = rng.choice(sorted(client.run(os.getpid).values()))  # type: ignore[no-untyped-call]
-        trial.kill([pid])
+        workers = sorted(client.run(os.getpid, on_error="ignore").values())  # type: ignore[no-untyped-call]
+        victim = rng.choice(("worker", "worker", "flow")) if workers else "flow"  # the only worker may still be dead
+        trial.kill([rng.choice(workers) if victim == "worker" else process.pid])
         outcome.counts[victim] += 1
         if victim == "flow":
             process.wait()
