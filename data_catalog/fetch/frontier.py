@@ -18,7 +18,7 @@ from data_catalog.fetch.urls import FetchError
 
 # Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
 _MARGIN = 1.05
-_SLOWEST_DELAY_S = 60.0
+SLOWEST_DELAY_S = 60.0  # that a Crawl-delay can ask for
 _MANY_HOSTS = 20_000
 # Longest pause. Longer values of Retry-After, such as a year, are usually mistakes.
 LONGEST_PAUSE_S = 30 * 24 * 3600.0
@@ -50,6 +50,11 @@ class Host:
         """Return the seconds between the starts of two requests."""
         return _MARGIN * self.pace.interval_s
 
+    def note_start(self, at: float) -> None:
+        """Take into account that a request began."""
+        self.begun_at = max(self.begun_at, at)
+        self.next_at = max(self.next_at, self.begun_at + self.interval_s)
+
     def due(self, longest_until: float) -> float:
         """Return when its next turn is due: at once if its pause is too long, since the request is then refused."""
         pause = self.paused_until if self.paused_until <= longest_until else -math.inf
@@ -58,10 +63,10 @@ class Host:
 
 @dataclass(slots=True)
 class Turn:
-    """A turn of a host."""
+    """A turn of a host, with the host's `next_at` before it was taken, and after."""
 
     host: Host
-    before: float  # `next_at` before it was taken, and after
+    before: float
     after: float
     has_begun: bool = False
 
@@ -86,13 +91,13 @@ class Frontier:
     ) -> None:
         self._named, self._default, self._max_wait_s, self._permit = named, default, max_wait_s, permit
         self._hosts: dict[str, Host] = {}
+        self._sweep_at = _MANY_HOSTS
         self._turns: list[tuple[float, int, Host]] = []  # heap: due, order, host
         self._order = count(1)
         self._lock = threading.RLock()
         # One thread, the first, waits for the next due time; the others wait to become the first.
         self._first, self._others = threading.Condition(self._lock), threading.Condition(self._lock)
         self._is_watched = False
-        self._sweep_at = _MANY_HOSTS
 
     def host_of(self, name: str) -> Host:
         """Return a host, or the group that it belongs to."""
@@ -162,8 +167,7 @@ class Frontier:
         with self._lock:
             host, now = turn.host, time.monotonic()
             turn.has_begun = True
-            host.begun_at = max(now, host.begun_at + host.interval_s) if host.interval_s else now
-            host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+            host.note_start(max(now, host.begun_at + host.interval_s) if host.interval_s else now)
             return host.begun_at - now
 
     def end(self, turn: Turn) -> None:
@@ -187,18 +191,16 @@ class Frontier:
         """Set the least seconds between requests, from a Crawl-delay."""
         with self._lock:
             host = self.host_of(name)
-            delay_s = min(delay_s, _SLOWEST_DELAY_S)
+            delay_s = min(delay_s, SLOWEST_DELAY_S)
             if delay_s > host.pace.interval_s:
                 host.is_slowed = True
                 host.pace = HostPace(concurrency=host.pace.concurrency, requests_per_s=1 / delay_s)
-                host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+                host.note_start(host.begun_at)
 
     def note_start(self, name: str, ago_s: float) -> None:
         """Take into account a request that another process began some seconds ago."""
         with self._lock:
-            host = self.host_of(name)
-            host.begun_at = max(host.begun_at, time.monotonic() - max(0.0, ago_s))
-            host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+            self.host_of(name).note_start(time.monotonic() - max(0.0, ago_s))
 
     def _list(self, host: Host) -> None:
         if host.waiting and host.active < host.pace.concurrency:

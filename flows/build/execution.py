@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from data_catalog.errors import TransientError
-from data_catalog.fetch.gather import Owners
+from data_catalog.fetch.owner import Owners
 from data_catalog.plain_text import plain_table
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from distributed import CancelledError, Client, KilledWorker, secede
 from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import PipelineError
 from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
-from data_catalog.fetch.owner import FetchingProcess, Task, Watch
+from data_catalog.fetch.owner import FetchingProcess, Owners, Task
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
@@ -37,10 +37,10 @@ def fetch_here(hosts: Path, lease: Path, name: str, task: Task) -> None:
     """Fetch the URLs of a task, in the process of a worker."""
     secede()  # type: ignore[no-untyped-call]  # its thread goes on with other tasks
     process = _processes.setdefault((str(lease), name), FetchingProcess(hosts, str(lease), name))
-    process.run(task, lambda num_done, num_failed: None)
+    process.run(task)
 
 
-class DaskOwners:
+class DaskOwners(Owners):
     """The fetching processes of a cluster; elected when the first shard is fetched. Safe for threads.
 
     Args:
@@ -60,11 +60,7 @@ class DaskOwners:
         self._failure: PipelineError | None = None
 
     def names(self) -> Sequence[str]:
-        """Return the machines that have a fetching process; wait for the first worker.
-
-        Raises:
-            PipelineError: the lease cannot be renewed.
-        """
+        """Return the machines that have a fetching process; wait for the first worker."""
         with self._lock:
             if self._watcher is None:
                 while not (machines := self._look()):
@@ -86,12 +82,8 @@ class DaskOwners:
                 time.sleep(max(0.0, path.stat().st_mtime + LEASE_S + _MARGIN_S - now))
                 path.unlink()
 
-    def run(self, task: Task, watch: Watch) -> None:
-        """Fetch URLs by the process of a machine.
-
-        Raises:
-            ChildDiedError: the process, or its worker, has ended, and makes no more requests.
-        """
+    def run(self, task: Task) -> None:
+        """Fetch URLs by the process of a machine; once `ChildDiedError` is raised, it makes no more requests."""
         elected = self._workers.get(task.owner)
         if elected is None or elected.free_at < math.inf:
             self._wait_until_free(task.owner, elected)
@@ -109,7 +101,6 @@ class DaskOwners:
             future.result()
         except (KilledWorker, CancelledError) as error:
             raise _lost(elected) from error
-        watch(len(task.urls), 0)
 
     def _wait_until_free(self, machine: str, elected: "_Elected | None") -> None:
         """Raise `ChildDiedError` as soon as the hosts of a lost worker may go to another one."""

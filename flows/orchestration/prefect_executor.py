@@ -25,7 +25,7 @@ from prefect.exceptions import PrefectException
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import TransientError
-from data_catalog.fetch.gather import Owners
+from data_catalog.fetch.owner import Owners
 from data_catalog.plain_text import markdown_safe
 from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
 

@@ -14,8 +14,8 @@ from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
-from data_catalog.fetch.journal import Journal, read_journal
-from data_catalog.fetch.owner import Task, owner_of
+from data_catalog.fetch.journal import Journal, JournalReader
+from data_catalog.fetch.owner import Owners, Task, owner_of
 
 EVENTS = [({"url": "a", "n": 1}, None), ({"url": "é"}, b"body"), ({"url": "c"}, b""), ({"url": "d"}, bytes(3000))]
 
@@ -29,7 +29,7 @@ def written(path: Path, events: Any) -> None:
 
 def read(path: Path) -> list[tuple[dict[str, Any], bytes | None]]:
     data = path.read_bytes()
-    return [(event, piece and data[piece.offset : piece.offset + piece.length]) for event, piece in read_journal(path)]
+    return [(event, piece and data[piece.offset : piece.offset + piece.length]) for event, piece in JournalReader(path)]
 
 
 @given(data=st.data())
@@ -51,7 +51,7 @@ def test_a_torn_or_damaged_journal_has_what_was_whole_before(
     assert len(found) < len(whole)
 
 
-class FakeOwners:
+class FakeOwners(Owners):
     """Owners whose answers are a function of the URL; one that raises `ChildDiedError` kills the owner."""
 
     def __init__(self, answer: Callable[[str], str | None], names: tuple[str, ...] = ("one",)) -> None:
@@ -61,13 +61,12 @@ class FakeOwners:
     def names(self) -> list[str]:
         return self.alive
 
-    def run(self, task: Task, watch: Any) -> None:
+    def run(self, task: Task) -> None:
         with closing(Journal(task.journal)) as file:
             for url in task.urls:
                 self.asked.append(url)
                 file.append({"url": url, "host": "a.example", "at": 1.0})
                 file.append({"url": url, "reason": self.answer(url), "detail": None})
-        watch(len(task.urls), 0)
 
 
 URLS = [f"http://{host}.example/{number}" for host in "abcde" for number in range(4)]
@@ -98,13 +97,13 @@ def test_deaths_at_urls_of_another_shard_are_held_against_nobody(tmp_path: Path)
     owners, deaths = FakeOwners(lambda url: None), [0]
     run = owners.run
 
-    def die(task: Task, watch: Any) -> None:
+    def die(task: Task) -> None:
         deaths[0] += 1
         if deaths[0] <= 9:
             error = ChildDiedError("signal 9")
             error.has_begun = True
             raise error
-        run(task, watch)
+        run(task)
 
     owners.run = die  # type: ignore[method-assign]
     found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
@@ -126,7 +125,7 @@ def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(t
 
 def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Path) -> None:
     owners = FakeOwners(lambda url: None)
-    owners.run = lambda *arguments, **options: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
+    owners.run = lambda task: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"ends before it reaches a row: exit status 1"):
         fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
 
