@@ -74,22 +74,13 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of a request, and the headers that it sends.
+    """Limits of a request, and its User-Agent."""
 
-    Args:
-        timeout_s: seconds for one connect, or one wait for the next bytes.
-        deadline_s: seconds for everything, the body included.
-        max_bytes: of a body.
-        user_agent: the User-Agent header.
-        allow_loopback: allow requests to this machine, on any port.
-        ports: that requests may use.
-    """
-
-    timeout_s: float
-    deadline_s: float
-    max_bytes: int
+    timeout_s: float  # for one connect, or one wait for the next bytes
+    deadline_s: float  # for everything, the body included
+    max_bytes: int  # of a body
     user_agent: str
-    allow_loopback: bool = False
+    allow_loopback: bool = False  # requests to this machine, on any port
     ports: Collection[int] = USUAL_PORTS
 
 

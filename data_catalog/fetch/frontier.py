@@ -42,7 +42,6 @@ class Host:
     next_at: float = -math.inf  # when the next turn may be handed out
     paused_until: float = -math.inf
     paused_by: FetchError | None = None
-    is_slowed: bool = False  # by a Crawl-delay
     listed: float = math.inf  # due of its valid entry among the turns
 
     @property
@@ -63,11 +62,9 @@ class Host:
 
 @dataclass(slots=True)
 class Turn:
-    """A turn of a host, with the host's `next_at` before it was taken, and after."""
+    """A turn of a host."""
 
     host: Host
-    before: float
-    after: float
     has_begun: bool = False
 
 
@@ -75,9 +72,8 @@ class Frontier:
     """Requests that wait for the turn of their host; hosts take turns.
 
     Args:
-        named: limits by host or domain.
-        default: limits of every other host.
-        max_wait_s: a host that is paused for longer gets no turn in time; its requests are handed out, to be refused.
+        named: limits by host or domain; `default`: those of every other host.
+        max_wait_s: requests for a host that is paused for longer are handed out at once, to be refused.
         permit: called right before each request; it may end the process.
     """
 
@@ -106,8 +102,11 @@ class Frontier:
             if group not in self._hosts:
                 if len(self._hosts) >= self._sweep_at:
                     self._forget_idle()
-                self._hosts[group] = Host(group, self._named.get(group, self._default))
+                self._hosts[group] = Host(group, self._pace_of(group))
             return self._hosts[group]
+
+    def _pace_of(self, group: str) -> HostPace:
+        return self._named.get(group, self._default)
 
     def _forget_idle(self) -> None:
         """Forget hosts of which nothing has to be known: a run may have millions."""
@@ -115,7 +114,10 @@ class Frontier:
         self._hosts = {
             name: host
             for name, host in self._hosts.items()
-            if host.waiting or host.active or host.is_slowed or max(host.next_at, host.paused_until) > now
+            if host.waiting
+            or host.active
+            or max(host.next_at, host.paused_until) > now
+            or host.pace != self._pace_of(name)
         }
         self._sweep_at = max(_MANY_HOSTS, 2 * len(self._hosts))
 
@@ -151,11 +153,10 @@ class Frontier:
                 self._list(host)
                 continue
             _, _, request = heapq.heappop(host.waiting)
-            turn = Turn(host, host.next_at, now + host.interval_s)
             host.active += 1
-            host.next_at = turn.after
+            host.next_at = now + host.interval_s
             self._list(host)
-            return request, turn
+            return request, Turn(host)
         return None
 
     def begin(self, turn: Turn) -> float:
@@ -173,10 +174,11 @@ class Frontier:
     def end(self, turn: Turn) -> None:
         """Give a turn back. One without a request counts for nothing."""
         with self._lock:
-            turn.host.active -= 1
-            if not turn.has_begun and turn.host.next_at == turn.after:
-                turn.host.next_at = turn.before
-            self._list(turn.host)
+            host = turn.host
+            host.active -= 1
+            if not turn.has_begun:  # `begin` keeps those apart that it brings together
+                host.next_at = host.begun_at + host.interval_s
+            self._list(host)
 
     def pause(self, name: str, failure: FetchError, seconds: float) -> None:
         """Pause a host because of a failure; a shorter pause changes nothing."""
@@ -193,7 +195,6 @@ class Frontier:
             host = self.host_of(name)
             delay_s = min(delay_s, SLOWEST_DELAY_S)
             if delay_s > host.pace.interval_s:
-                host.is_slowed = True
                 host.pace = HostPace(concurrency=host.pace.concurrency, requests_per_s=1 / delay_s)
                 host.note_start(host.begun_at)
 

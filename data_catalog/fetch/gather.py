@@ -216,10 +216,10 @@ class _Shard:
             ended.result()
         except ChildDiedError as error:
             journals = self._journals
-            under_way = journals.under_way.intersection(task.urls)
+            mine = [url for url in task.urls if self._holders[url] is task]
+            under_way = journals.under_way.intersection(mine)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
             self._deaths.update(under_way)
-            mine = [url for url in task.urls if self._holders[url] is task]
             left = [url for url in mine if url not in journals.outcomes and url not in under_way]
             self._early_deaths = 0 if error.has_begun or len(left) < len(task.urls) else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:

@@ -26,13 +26,11 @@ from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.lease import Lease
 from data_catalog.fetch.urls import FetchError
-from data_catalog.fetch.visits import Fetcher, Job, Moved, Pause
+from data_catalog.fetch.visits import SLACK_S, Fetcher, Job, Moved, Pause
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
 _BEAT_S = 0.5
-# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
-_SLACK_S = 180.0
 _LOST = 3  # exit status of a process whose lease has ended
 _ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
 # A library that is missing or incompatible, or a machine that can start no more threads.
@@ -47,27 +45,16 @@ def owner_of(group: str, names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """URLs that a process is to fetch into a new journal.
+    """URLs that a process is to fetch into a new journal, and what other processes know of them and of hosts."""
 
-    Args:
-        urls: canonical and distinct.
-        config: settings of `[fetch]`.
-        journal: its folder gets large bodies, for a while.
-        owner: name of the process.
-        owners: names of all processes.
-        starts: by host: when another process began a request, in seconds since 1970.
-        pauses: by host: those that another process has noted.
-        moved: by URL: the state of those that another process has handed over.
-    """
-
-    urls: Sequence[str]
+    urls: Sequence[str]  # canonical and distinct
     config: FetchConfig
-    journal: Path
-    owner: str
-    owners: tuple[str, ...]
-    starts: Mapping[str, float]
-    pauses: Mapping[str, Pause]
-    moved: Mapping[str, Moved]
+    journal: Path  # its folder gets large bodies, for a while
+    owner: str  # name of the process
+    owners: tuple[str, ...]  # names of all processes
+    starts: Mapping[str, float]  # by host: when the last request began, in seconds since 1970
+    pauses: Mapping[str, Pause]  # by host
+    moved: Mapping[str, Moved]  # by URL: the state of those that another process has handed over
 
     def to_values(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -92,19 +79,13 @@ class Owners(Protocol):
 
 
 class Owner:
-    """The fetching process, as it serves its parent.
-
-    Args:
-        parent: socket, on which jobs come and events go.
-        hosts: folder with the state of hosts.
-        lease: without which no request begins; None: it needs none.
-    """
+    """The fetching process, as it serves its parent; with a lease, it begins no request without it."""
 
     def __init__(self, parent: Connection, hosts: Path, lease: Lease | None = None) -> None:
         self._parent, self._hosts, self._lease = parent, hosts, lease
         self._sending = threading.Lock()
         self._store: HostStore | None = None
-        self._fetchers: dict[str, tuple[Fetcher, float]] = {}  # by settings, with the seconds after which one hangs
+        self._fetchers: dict[str, Fetcher] = {}  # by settings
         self._has_begun = False
 
     def serve(self) -> None:
@@ -139,9 +120,8 @@ class Owner:
         by = json.dumps(config.to_values(), sort_keys=True)
         if by not in self._fetchers:
             self._store = self._store or HostStore(self._hosts)
-            fetcher = Fetcher(config, self._store, self._fail, permit=self._permit)
-            self._fetchers[by] = fetcher, config.deadline_s + config.timeout_s + _SLACK_S
-        return self._fetchers[by][0]
+            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit)
+        return self._fetchers[by]
 
     def _permit(self) -> None:
         self._require_lease()
@@ -159,7 +139,7 @@ class Owner:
         while True:
             time.sleep(_BEAT_S)
             self._require_lease()
-            if all(fetcher.longest_under_way_s() <= longest_s for fetcher, longest_s in [*self._fetchers.values()]):
+            if not any(fetcher.hangs() for fetcher in [*self._fetchers.values()]):
                 self._tell()
 
     def _fail(self, error: Exception) -> None:
@@ -216,7 +196,7 @@ class FetchingProcess(Owners):
         try:
             while error is None and child.socket.poll(patience_s):
                 event = json.loads(child.socket.recv_bytes())
-                patience_s = _SLACK_S
+                patience_s = SLACK_S
                 has_begun |= "begun" in event
                 if "ended" in event:
                     self._jobs.pop(event["ended"]).set_result(None)

@@ -32,6 +32,8 @@ Moved = dict[str, Any]
 # The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
 Pause = tuple[float, str, str | None, int | None]
 
+# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
+SLACK_S = 180.0
 # Larger bodies are spooled to the disk, since each thread has one.
 _BODY_IN_MEMORY = 1024 * 1024
 # Headers may be megabytes long.
@@ -60,21 +62,14 @@ def _stem(url: str) -> str:
 
 @dataclass(slots=True)
 class Job:
-    """The URLs of a shard.
-
-    Args:
-        journal: gets their events.
-        scratch: folder for large bodies.
-        num_left: URLs without an outcome.
-        ended: called when there are none left.
-        owns: returns whether this process requests the URLs of a host. A URL that a redirect leads to a host of another
-            process is handed over, by an event in the journal.
-    """
+    """The URLs of a shard."""
 
     journal: Journal
-    scratch: Path
-    num_left: int
-    ended: Callable[[], object]
+    scratch: Path  # folder for large bodies
+    num_left: int  # URLs without an outcome
+    ended: Callable[[], object]  # called when there are none left
+    # Returns whether this process requests the URLs of a host. A URL that a redirect leads to a host of another process
+    # is handed over, by an event in the journal.
     owns: Callable[[str], bool] = lambda group: True
     spent: Counter[str] = field(default_factory=Counter)  # bytes by host, those of rejected images too
     refusals: Counter[str] = field(default_factory=Counter)  # by host, since it last sent an image
@@ -104,10 +99,7 @@ class Fetcher:
     """Threads that make the requests of all jobs of a process.
 
     Args:
-        config: settings of `[fetch]`.
-        store: robots.txt files and pauses on disk.
         fail: called with an error of this machine, which ends all jobs.
-        client: makes the requests; None: one with the limits of `config`.
         permit: called right before each request; it may end the process.
     """
 
@@ -147,9 +139,10 @@ class Fetcher:
                 wait_s = max(0.0, state["due"] - time.time())
             self._queue(visit, wait_s=wait_s)
 
-    def longest_under_way_s(self) -> float:
-        """Return for how many seconds the oldest request has been under way."""
-        return max((time.monotonic() - since for since in list(self._under_way.values())), default=0.0)
+    def hangs(self) -> bool:
+        """Return whether a request has been under way for much longer than it may."""
+        longest_s = self._config.deadline_s + self._config.timeout_s + SLACK_S
+        return any(time.monotonic() - since > longest_s for since in [*self._under_way.values()])
 
     def _queue(self, visit: Visit | RobotsVisit, *, wait_s: float = 0.0) -> None:
         if isinstance(visit, RobotsVisit) or visit.job.owns(self.frontier.host_of(visit.target.host).name):

@@ -1,6 +1,7 @@
 """Journals, and what an interrupted run left in them."""
 
 import io
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -51,21 +52,34 @@ def test_a_torn_or_damaged_journal_has_what_was_whole_before(
     assert len(found) < len(whole)
 
 
+def test_a_reader_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    written(tmp_path / "whole", EVENTS)
+    content, path = (tmp_path / "whole").read_bytes(), tmp_path / "growing"
+    reader, found = JournalReader(path), []
+    for size in range(0, len(content) + 500, 500):
+        path.write_bytes(content[:size])
+        found += [event for event, _ in reader]
+    assert found == [event for event, _ in EVENTS]
+    assert list(reader) == []
+
+
 class FakeOwners(Owners):
     """Owners whose answers are a function of the URL; one that raises `ChildDiedError` kills the owner."""
 
     def __init__(self, answer: Callable[[str], str | None], names: tuple[str, ...] = ("one",)) -> None:
         self.answer, self.alive = answer, list(names)
         self.asked: list[str] = []
+        self.tasks: list[Task] = []
 
     def names(self) -> list[str]:
         return self.alive
 
     def run(self, task: Task) -> None:
+        self.tasks.append(task)
         with closing(Journal(task.journal)) as file:
             for url in task.urls:
                 self.asked.append(url)
-                file.append({"url": url, "host": "a.example", "at": 1.0})
+                file.append({"url": url, "host": "a.example", "at": time.time()})
                 file.append({"url": url, "reason": self.answer(url), "detail": None})
 
 
@@ -108,6 +122,27 @@ def test_deaths_at_urls_of_another_shard_are_held_against_nobody(tmp_path: Path)
     owners.run = die  # type: ignore[method-assign]
     found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
     assert {found[url]["reason"] for url in URLS} == {None}
+
+
+def test_a_process_is_told_what_others_asked_of_its_hosts_for_other_shards_too(tmp_path: Path) -> None:
+    now, inner = time.time(), FakeOwners(lambda url: None)
+    for name in ("outer", "inner"):
+        (tmp_path / name).mkdir()
+    pauses = {"b.example": [now + 100, "http_429", None, 429], "c.example": [now - 1, "http_429", None, 429]}
+    events: list[dict[str, Any]] = [{"url": URLS[0], "host": host, "pause": pause} for host, pause in pauses.items()]
+    events += [{"url": URLS[0], "host": "d.example", "at": at} for at in (now - 5, now - 9)]
+    events.append({"url": URLS[0], "host": "e.example", "at": now - 1000})
+    written(tmp_path / "outer" / "00000.journal", [(event, None) for event in events])
+
+    def answer(url: str) -> None:
+        if not inner.asked:  # while the other shard is fetched
+            fetch_by_owners([url], FetchConfig(), tmp_path / "inner", inner)
+
+    fetch_by_owners(URLS, FetchConfig(), tmp_path / "outer", FakeOwners(answer))
+    (task,) = inner.tasks
+    assert task.pauses == {"b.example": pauses["b.example"]}
+    assert task.starts.keys() == {"a.example", "d.example"}
+    assert task.starts["d.example"] == now - 5
 
 
 def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(tmp_path: Path) -> None:
