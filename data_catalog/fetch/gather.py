@@ -34,17 +34,17 @@ _alone = threading.Lock()
 
 
 class _Journals:
-    """What the journals of a shard say, read on at each look; other shards look too, for what concerns hosts."""
+    """What the journals of a shard say, read on at each look. Processes of other shards have to know of its hosts."""
 
     def __init__(self, folder: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.moved: dict[str, Moved] = {}  # URLs handed over
-        self.under_way: set[str] = set()
-        self._starts: dict[str, float] = {}  # the last one, by host
-        self._pauses: dict[str, Pause] = {}
+        self.under_way: set[str] = set()  # URLs without an outcome, perhaps of a process that died
+        self.starts: dict[str, float] = {}  # by host: the last request
+        self.pauses: dict[str, Pause] = {}  # by host
         self.num_failed = 0
-        self._folder, self._lock = folder, threading.Lock()
-        paths = sorted(folder.glob("*.journal"))
+        self.lock = threading.RLock()
+        self._folder, paths = folder, sorted(folder.glob("*.journal"))
         self._number = max((int(path.stem) for path in paths), default=-1)
         self._readers = {path: JournalReader(path) for path in paths}
         for path in paths:
@@ -52,7 +52,7 @@ class _Journals:
 
     def new(self) -> Path:
         """Return the path of a further journal."""
-        with self._lock:
+        with self.lock:
             self._number += 1
             path = self._folder / f"{self._number:05d}.journal"
             self._readers[path] = JournalReader(path)
@@ -60,13 +60,13 @@ class _Journals:
 
     def look(self) -> None:
         """Read what has come since the last look."""
-        with self._lock:
+        with self.lock:
             for reader in self._readers.values():
                 self._read(reader)
 
     def close(self, path: Path) -> None:
         """Read the rest of a journal whose task has ended."""
-        with self._lock:
+        with self.lock:
             self._read(self._readers.pop(path))
 
     def _read(self, reader: JournalReader) -> None:
@@ -81,27 +81,32 @@ class _Journals:
                     self.moved[url] = event["moved"]
                     self.under_way.discard(url)
                 elif "pause" in event:
-                    self._pauses[event["host"]] = event["pause"]
+                    self.pauses[event["host"]] = event["pause"]
                 else:
-                    self._starts[event["host"]] = max(event["at"], self._starts.get(event["host"], 0.0))
+                    self.starts[event["host"]] = max(event["at"], self.starts.get(event["host"], 0.0))
                     if url not in self.outcomes:
                         self.under_way.add(url)
-
-    def hosts_since(self, since: float) -> tuple[dict[str, float], dict[str, Pause]]:
-        """Return hosts with their last request, if it began later, and those that are still paused."""
-        self.look()
-        now = time.time()
-        with self._lock:
-            starts = {host: at for host, at in self._starts.items() if at > since}
-            return starts, {host: pause for host, pause in self._pauses.items() if _until(pause) > now}
-
-
-def _until(pause: Pause) -> float:
-    return pause[0]
 
 
 # The journals of all shards that are being fetched.
 _open: list[_Journals] = []
+
+
+def _hosts_since(since: float) -> tuple[dict[str, float], dict[str, Pause]]:
+    """Return the last requests that hosts got since then, and the pauses of those that are paused, from all shards."""
+    starts: dict[str, float] = {}
+    pauses: dict[str, Pause] = {}
+    now = time.time()
+    for journals in [*_open]:
+        with journals.lock:
+            journals.look()
+            for host, at in journals.starts.items():
+                if at > starts.get(host, since):
+                    starts[host] = at
+            for host, pause in journals.pauses.items():
+                if pause[0] > pauses.get(host, (now,))[0]:
+                    pauses[host] = pause
+    return starts, pauses
 
 
 def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owners: Owners) -> dict[str, Outcome]:
@@ -132,7 +137,7 @@ class _Shard:
         self._named = config.named_limits
         paces = (config.default_limits, *self._named.values())
         self._longest_interval_s = 2 * max(SLOWEST_DELAY_S, *(pace.interval_s for pace in paces))
-        self._holders: dict[str, Task] = {}  # the last task that got a URL
+        self._holders: dict[str, Task] = {}  # the last task that got a URL, while it may go on with it
         self._deaths = Counter[str]()
         self._early_deaths = 0
 
@@ -142,87 +147,73 @@ class _Shard:
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
+        self._journals.under_way.difference_update(urls)  # their processes have ended
         running: dict[Future[None], Task] = {}
         threads = ThreadPoolExecutor(_MOST_TASKS)
-        left, handover_at = [*urls], time.monotonic() + _HANDOVER_S
+        look_at = time.monotonic()
         try:
-            while left or running:
-                for task in self._tasks(left):
-                    running[threads.submit(self._owners.run, task)] = task
-                done = wait(running, min(_LOOK_S, _HANDOVER_S), FIRST_COMPLETED).done
-                self._look()
-                left = [url for ended in done for url in self._urls_left(ended, running.pop(ended))]
+            while True:
                 # A redirect to another owner's host does not wait for the rest of its task.
-                if done or time.monotonic() > handover_at:
-                    left += self._handed_over()
-                    handover_at = time.monotonic() + _HANDOVER_S
+                if time.monotonic() >= look_at:
+                    running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
+                    look_at = time.monotonic() + _HANDOVER_S
+                if not running:
+                    return
+                for ended in wait(running, min(_LOOK_S, _HANDOVER_S), FIRST_COMPLETED).done:
+                    self._end(running.pop(ended), ended)
+                    look_at = time.monotonic()
+                self._journals.look()
+                if new := len(self._journals.outcomes) - self._progress.done:
+                    self._progress.advance(new, failed=self._journals.num_failed)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _tasks(self, urls: Sequence[str]) -> Iterator[Task]:
-        """Yield the tasks of the owners of URLs that have no outcome."""
-        journals, by_owner = self._journals, defaultdict[str, list[str]](list)
-        left = [url for url in dict.fromkeys(urls) if url not in journals.outcomes]
+        """Yield tasks for the URLs that no process has, in their present state, by the owners of their hosts."""
+        outcomes, moved, under_way = self._journals.outcomes, self._journals.moved, self._journals.under_way
+        left = []
+        for url in urls:
+            holder = self._holders.get(url)
+            is_held = holder is not None and holder.moved.get(url) == moved.get(url)
+            if not is_held and url not in outcomes and url not in under_way:
+                left.append(url)
         if not left:
             return
         names = tuple(self._owners.names())
         if not names:
             raise InputError("images: all fetching processes have ended. Run the same command again")
+        by_owner = defaultdict[str, list[str]](list)
         for url in left:
-            place = journals.moved[url]["to"] if url in journals.moved else url
-            by_owner[owner_of(group_of(parse_url(place).host, self._named), names)].append(url)
-        starts, pauses = self._hosts()
+            host = parse_url(moved[url]["to"] if url in moved else url).host
+            by_owner[owner_of(group_of(host, self._named), names)].append(url)
+        starts, pauses = _hosts_since(time.time() - self._longest_interval_s)
         for owner, part in by_owner.items():
             task = Task(
                 urls=part,
                 config=self._config,
-                journal=journals.new(),
+                journal=self._journals.new(),
                 owner=owner,
                 owners=names,
                 starts=starts,
                 pauses=pauses,
-                moved={url: journals.moved[url] for url in part if url in journals.moved},
+                moved={url: moved[url] for url in part if url in moved},
             )
             self._holders.update(dict.fromkeys(part, task))
             yield task
 
-    def _hosts(self) -> tuple[dict[str, float], dict[str, Pause]]:
-        """Return what an heir has to know of hosts: recent requests of all shards, and pauses."""
-        starts: dict[str, float] = {}
-        pauses: dict[str, Pause] = {}
-        for journals in [*_open]:
-            theirs, paused = journals.hosts_since(time.time() - self._longest_interval_s)
-            starts |= {host: max(at, starts.get(host, at)) for host, at in theirs.items()}
-            pauses |= {host: max(pause, pauses.get(host, pause), key=_until) for host, pause in paused.items()}
-        return starts, pauses
-
-    def _look(self) -> None:
-        """Read the journals, and show the progress."""
-        self._journals.look()
-        new = len(self._journals.outcomes) - self._progress.done
-        if new:
-            self._progress.advance(new, failed=self._journals.num_failed)
-
-    def _handed_over(self) -> list[str]:
-        """Return the URLs that another owner is to go on with."""
-        journals, holders = self._journals, self._holders
-        left = [url for url in [*journals.moved] if url not in journals.outcomes and url not in journals.under_way]
-        return [url for url in left if url in holders and holders[url].moved.get(url) != journals.moved[url]]
-
-    def _urls_left(self, ended: Future[None], task: Task) -> list[str]:
-        """Return the URLs of a task that a process that died had not begun."""
+    def _end(self, task: Task, ended: Future[None]) -> None:
+        """Take back what is left of a task; if its process died, the URLs that were under way are suspects."""
         self._journals.close(task.journal)
+        left = [url for url in task.urls if self._holders.get(url) is task and url not in self._journals.outcomes]
+        for url in left:
+            del self._holders[url]
         try:
             ended.result()
         except ChildDiedError as error:
-            journals = self._journals
-            mine = [url for url in task.urls if self._holders[url] is task]
-            under_way = journals.under_way.intersection(mine)
-            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
-            self._deaths.update(under_way)
-            left = [url for url in mine if url not in journals.outcomes and url not in under_way]
-            self._early_deaths = 0 if error.has_begun or len(left) < len(task.urls) else self._early_deaths + 1
+            suspects = self._journals.under_way.intersection(left)
+            self._deaths.update(suspects)
+            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
+            has_begun = error.has_begun or suspects or len(left) < len(task.urls)
+            self._early_deaths = 0 if has_begun else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
-            return left
-        return []
