@@ -8,7 +8,7 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -35,19 +35,16 @@ class Host:
     """A host, or a domain whose hosts share their limits."""
 
     name: str
-    pace: HostPace
+    concurrency: int
+    interval_s: float  # between the starts of two requests
     waiting: list[tuple[float, int, Any]] = field(default_factory=list)  # heap: due, order, request
     active: int = 0
     begun_at: float = -math.inf  # start of the last request; it may be a moment ahead
     next_at: float = -math.inf  # when the next turn may be handed out
     paused_until: float = -math.inf
     paused_by: FetchError | None = None
+    is_slowed: bool = False  # by a Crawl-delay
     listed: float = math.inf  # due of its valid entry among the turns
-
-    @property
-    def interval_s(self) -> float:
-        """Return the seconds between the starts of two requests."""
-        return _MARGIN * self.pace.interval_s
 
     def note_start(self, at: float) -> None:
         """Take into account that a request began."""
@@ -71,21 +68,11 @@ class Turn:
 class Frontier:
     """Requests that wait for the turn of their host; hosts take turns.
 
-    Args:
-        named: limits by host or domain; `default`: those of every other host.
-        max_wait_s: requests for a host that is paused for longer are handed out at once, to be refused.
-        permit: called right before each request; it may end the process.
+    Those for a host that is paused for longer than `max_wait_s` are handed out at once, to be refused.
     """
 
-    def __init__(
-        self,
-        named: Mapping[str, HostPace],
-        default: HostPace,
-        max_wait_s: float,
-        *,
-        permit: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._named, self._default, self._max_wait_s, self._permit = named, default, max_wait_s, permit
+    def __init__(self, named: Mapping[str, HostPace], default: HostPace, max_wait_s: float) -> None:
+        self._named, self._default, self._max_wait_s = named, default, max_wait_s
         self._hosts: dict[str, Host] = {}
         self._sweep_at = _MANY_HOSTS
         self._turns: list[tuple[float, int, Host]] = []  # heap: due, order, host
@@ -102,11 +89,9 @@ class Frontier:
             if group not in self._hosts:
                 if len(self._hosts) >= self._sweep_at:
                     self._forget_idle()
-                self._hosts[group] = Host(group, self._pace_of(group))
+                pace = self._named.get(group, self._default)
+                self._hosts[group] = Host(group, pace.concurrency, _MARGIN * pace.interval_s)
             return self._hosts[group]
-
-    def _pace_of(self, group: str) -> HostPace:
-        return self._named.get(group, self._default)
 
     def _forget_idle(self) -> None:
         """Forget hosts of which nothing has to be known: a run may have millions."""
@@ -114,10 +99,7 @@ class Frontier:
         self._hosts = {
             name: host
             for name, host in self._hosts.items()
-            if host.waiting
-            or host.active
-            or max(host.next_at, host.paused_until) > now
-            or host.pace != self._pace_of(name)
+            if host.waiting or host.active or host.is_slowed or max(host.next_at, host.paused_until) > now
         }
         self._sweep_at = max(_MANY_HOSTS, 2 * len(self._hosts))
 
@@ -164,7 +146,6 @@ class Frontier:
 
         A look-up that took long may have brought requests of several turns together.
         """
-        self._permit()
         with self._lock:
             host, now = turn.host, time.monotonic()
             turn.has_begun = True
@@ -193,9 +174,9 @@ class Frontier:
         """Set the least seconds between requests, from a Crawl-delay."""
         with self._lock:
             host = self.host_of(name)
-            delay_s = min(delay_s, SLOWEST_DELAY_S)
-            if delay_s > host.pace.interval_s:
-                host.pace = HostPace(concurrency=host.pace.concurrency, requests_per_s=1 / delay_s)
+            interval_s = _MARGIN * min(delay_s, SLOWEST_DELAY_S)
+            if interval_s > host.interval_s:
+                host.interval_s, host.is_slowed = interval_s, True
                 host.note_start(host.begun_at)
 
     def note_start(self, name: str, ago_s: float) -> None:
@@ -204,7 +185,7 @@ class Frontier:
             self.host_of(name).note_start(time.monotonic() - max(0.0, ago_s))
 
     def _list(self, host: Host) -> None:
-        if host.waiting and host.active < host.pace.concurrency:
+        if host.waiting and host.active < host.concurrency:
             due = host.due(time.monotonic() + self._max_wait_s)
             if due < host.listed:
                 host.listed = due

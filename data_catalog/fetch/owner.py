@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from multiprocessing.connection import Connection
@@ -56,16 +56,6 @@ class Task:
     pauses: Mapping[str, Pause]  # by host
     moved: Mapping[str, Moved]  # by URL: the state of those that another process has handed over
 
-    def to_values(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {**asdict(self), "journal": str(self.journal.absolute())}
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Task":
-        """Return the task from values that `to_values` returned."""
-        config, path = FetchConfig.from_values(values["config"]), Path(values["journal"])
-        return cls(**{**values, "config": config, "journal": path, "owners": tuple(values["owners"])})
-
 
 class Owners(Protocol):
     """Fetching processes, each of which alone requests the URLs of its hosts; by default there is only one."""
@@ -93,9 +83,9 @@ class Owner:
         threading.Thread(target=self._beat, daemon=True).start()
         with suppress(EOFError, ConnectionError):
             while True:
-                number, task = json.loads(self._parent.recv_bytes())
+                number, task = self._parent.recv()
                 try:
-                    self._start(number, Task.from_values(task))
+                    self._start(number, task)
                 except Exception as error:  # noqa: BLE001  the parent raises it as its own
                     self._fail(error)
 
@@ -117,7 +107,7 @@ class Owner:
         fetcher.start(Job(journal, task.journal.parent, len(task.urls), ended, owns), task.urls, task.moved)
 
     def _fetcher(self, config: FetchConfig) -> Fetcher:
-        by = json.dumps(config.to_values(), sort_keys=True)
+        by = repr(config)
         if by not in self._fetchers:
             self._store = self._store or HostStore(self._hosts)
             self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit)
@@ -186,7 +176,7 @@ class FetchingProcess(Owners):
             self._number += 1
             self._jobs[self._number] = done
             with suppress(ConnectionError):  # `_listen` notices the death
-                self._child.socket.send_bytes(json.dumps([self._number, task.to_values()]).encode())
+                self._child.socket.send((self._number, replace(task, journal=task.journal.absolute())))
         done.result()
 
     def _listen(self, child: ChildProcess) -> None:

@@ -112,8 +112,8 @@ class Fetcher:
         client: GuardedClient | None = None,
         permit: Callable[[], object] = lambda: None,
     ) -> None:
-        self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s, permit=permit)
-        self._config, self._store, self._fail = config, store, fail
+        self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s)
+        self._config, self._store, self._fail, self._permit = config, store, fail, permit
         self._client = client or GuardedClient(config.limits())
         self._robots = Robots(config, store, self.frontier) if config.consent.respects(ROBOTS_TXT) else None
         self._lock = threading.Lock()  # of the counters of jobs
@@ -223,6 +223,7 @@ class Fetcher:
             if wait_s > 0:
                 time.sleep(wait_s)
                 deadline.extend(wait_s)
+            self._permit()
             now = time.time()
             asked_for.asked_at = asked_for.asked_at or now
             asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
@@ -316,7 +317,7 @@ class Fetcher:
         with self._lock:
             job.refusals[host.name] += 1
             # The limit is the number of all tries of as many rows as are requested at once.
-            if job.refusals[host.name] >= (1 + self._config.retries) * host.pace.concurrency:
+            if job.refusals[host.name] >= (1 + self._config.retries) * host.concurrency:
                 job.given_up[host.name] = failure
         self.frontier.pause(host.name, failure, seconds)
         self._store.store_pause(host.name, failure, seconds)
