@@ -150,18 +150,18 @@ class _Shard:
         self._journals.under_way.difference_update(urls)  # their processes have ended
         running: dict[Future[None], Task] = {}
         threads = ThreadPoolExecutor(_MOST_TASKS)
-        look_at = time.monotonic()
+        assign_at = time.monotonic()
         try:
             while True:
                 # A redirect to another owner's host does not wait for the rest of its task.
-                if time.monotonic() >= look_at:
+                if time.monotonic() >= assign_at:
                     running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
-                    look_at = time.monotonic() + _HANDOVER_S
+                    assign_at = time.monotonic() + _HANDOVER_S
                 if not running:
                     return
                 for ended in wait(running, min(_LOOK_S, _HANDOVER_S), FIRST_COMPLETED).done:
                     self._end(running.pop(ended), ended)
-                    look_at = time.monotonic()
+                    assign_at = time.monotonic()
                 self._journals.look()
                 if new := len(self._journals.outcomes) - self._progress.done:
                     self._progress.advance(new, failed=self._journals.num_failed)
