@@ -8,7 +8,7 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from data_catalog.fetch.urls import FetchError
 
 # Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
 _MARGIN = 1.05
-_SLOWEST_DELAY_S = 60.0
+SLOWEST_DELAY_S = 60.0  # that a Crawl-delay can ask for
 _MANY_HOSTS = 20_000
 # Longest pause. Longer values of Retry-After, such as a year, are usually mistakes.
 LONGEST_PAUSE_S = 30 * 24 * 3600.0
@@ -35,7 +35,8 @@ class Host:
     """A host, or a domain whose hosts share their limits."""
 
     name: str
-    pace: HostPace
+    concurrency: int
+    interval_s: float  # between the starts of two requests
     waiting: list[tuple[float, int, Any]] = field(default_factory=list)  # heap: due, order, request
     active: int = 0
     begun_at: float = -math.inf  # start of the last request; it may be a moment ahead
@@ -45,10 +46,10 @@ class Host:
     is_slowed: bool = False  # by a Crawl-delay
     listed: float = math.inf  # due of its valid entry among the turns
 
-    @property
-    def interval_s(self) -> float:
-        """Return the seconds between the starts of two requests."""
-        return _MARGIN * self.pace.interval_s
+    def note_start(self, at: float) -> None:
+        """Take into account that a request began."""
+        self.begun_at = max(self.begun_at, at)
+        self.next_at = max(self.next_at, self.begun_at + self.interval_s)
 
     def due(self, longest_until: float) -> float:
         """Return when its next turn is due: at once if its pause is too long, since the request is then refused."""
@@ -61,38 +62,25 @@ class Turn:
     """A turn of a host."""
 
     host: Host
-    before: float  # `next_at` before it was taken, and after
-    after: float
     has_begun: bool = False
 
 
 class Frontier:
     """Requests that wait for the turn of their host; hosts take turns.
 
-    Args:
-        named: limits by host or domain.
-        default: limits of every other host.
-        max_wait_s: a host that is paused for longer gets no turn in time; its requests are handed out, to be refused.
-        permit: called right before each request; it may end the process.
+    Those for a host that is paused for longer than `max_wait_s` are handed out at once, to be refused.
     """
 
-    def __init__(
-        self,
-        named: Mapping[str, HostPace],
-        default: HostPace,
-        max_wait_s: float,
-        *,
-        permit: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._named, self._default, self._max_wait_s, self._permit = named, default, max_wait_s, permit
+    def __init__(self, named: Mapping[str, HostPace], default: HostPace, max_wait_s: float) -> None:
+        self._named, self._default, self._max_wait_s = named, default, max_wait_s
         self._hosts: dict[str, Host] = {}
+        self._sweep_at = _MANY_HOSTS
         self._turns: list[tuple[float, int, Host]] = []  # heap: due, order, host
         self._order = count(1)
         self._lock = threading.RLock()
         # One thread, the first, waits for the next due time; the others wait to become the first.
         self._first, self._others = threading.Condition(self._lock), threading.Condition(self._lock)
         self._is_watched = False
-        self._sweep_at = _MANY_HOSTS
 
     def host_of(self, name: str) -> Host:
         """Return a host, or the group that it belongs to."""
@@ -101,7 +89,8 @@ class Frontier:
             if group not in self._hosts:
                 if len(self._hosts) >= self._sweep_at:
                     self._forget_idle()
-                self._hosts[group] = Host(group, self._named.get(group, self._default))
+                pace = self._named.get(group, self._default)
+                self._hosts[group] = Host(group, pace.concurrency, _MARGIN * pace.interval_s)
             return self._hosts[group]
 
     def _forget_idle(self) -> None:
@@ -146,11 +135,10 @@ class Frontier:
                 self._list(host)
                 continue
             _, _, request = heapq.heappop(host.waiting)
-            turn = Turn(host, host.next_at, now + host.interval_s)
             host.active += 1
-            host.next_at = turn.after
+            host.next_at = now + host.interval_s
             self._list(host)
-            return request, turn
+            return request, Turn(host)
         return None
 
     def begin(self, turn: Turn) -> float:
@@ -158,21 +146,20 @@ class Frontier:
 
         A look-up that took long may have brought requests of several turns together.
         """
-        self._permit()
         with self._lock:
             host, now = turn.host, time.monotonic()
             turn.has_begun = True
-            host.begun_at = max(now, host.begun_at + host.interval_s) if host.interval_s else now
-            host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+            host.note_start(max(now, host.begun_at + host.interval_s) if host.interval_s else now)
             return host.begun_at - now
 
     def end(self, turn: Turn) -> None:
         """Give a turn back. One without a request counts for nothing."""
         with self._lock:
-            turn.host.active -= 1
-            if not turn.has_begun and turn.host.next_at == turn.after:
-                turn.host.next_at = turn.before
-            self._list(turn.host)
+            host = turn.host
+            host.active -= 1
+            if not turn.has_begun:  # `begin` keeps those apart that it brings together
+                host.next_at = host.begun_at + host.interval_s
+            self._list(host)
 
     def pause(self, name: str, failure: FetchError, seconds: float) -> None:
         """Pause a host because of a failure; a shorter pause changes nothing."""
@@ -187,21 +174,18 @@ class Frontier:
         """Set the least seconds between requests, from a Crawl-delay."""
         with self._lock:
             host = self.host_of(name)
-            delay_s = min(delay_s, _SLOWEST_DELAY_S)
-            if delay_s > host.pace.interval_s:
-                host.is_slowed = True
-                host.pace = HostPace(concurrency=host.pace.concurrency, requests_per_s=1 / delay_s)
-                host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+            interval_s = _MARGIN * min(delay_s, SLOWEST_DELAY_S)
+            if interval_s > host.interval_s:
+                host.interval_s, host.is_slowed = interval_s, True
+                host.note_start(host.begun_at)
 
     def note_start(self, name: str, ago_s: float) -> None:
         """Take into account a request that another process began some seconds ago."""
         with self._lock:
-            host = self.host_of(name)
-            host.begun_at = max(host.begun_at, time.monotonic() - max(0.0, ago_s))
-            host.next_at = max(host.next_at, host.begun_at + host.interval_s)
+            self.host_of(name).note_start(time.monotonic() - max(0.0, ago_s))
 
     def _list(self, host: Host) -> None:
-        if host.waiting and host.active < host.pace.concurrency:
+        if host.waiting and host.active < host.concurrency:
             due = host.due(time.monotonic() + self._max_wait_s)
             if due < host.listed:
                 host.listed = due

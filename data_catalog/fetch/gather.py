@@ -2,19 +2,20 @@
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig, group_of
-from data_catalog.fetch.journal import read_journal
-from data_catalog.fetch.owner import FetchingProcess, Task, Watch, owner_of
+from data_catalog.fetch.frontier import SLOWEST_DELAY_S
+from data_catalog.fetch.journal import JournalReader
+from data_catalog.fetch.owner import Owners, Task, owner_of
 from data_catalog.fetch.urls import parse_url
 from data_catalog.fetch.visits import Moved, Pause
 from data_catalog.images.tables import Outcome, failed
@@ -26,61 +27,86 @@ logger = logging.getLogger(__name__)
 _MOST_DEATHS = 3
 _SHOWN = 20
 _MOST_TASKS = 256
+_LOOK_S = 1.0
 _HANDOVER_S = 10.0
 # One suspect of all shards at a time, so that none is blamed for another's.
 _alone = threading.Lock()
 
 
-class Owners(Protocol):
-    """Fetching processes, each of which alone requests the URLs of its hosts."""
+class _Journals:
+    """What the journals of a shard say, read on at each look. Processes of other shards have to know of its hosts."""
 
-    def names(self) -> Sequence[str]:
-        """Return the names of those that are alive."""
+    def __init__(self, folder: Path) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.moved: dict[str, Moved] = {}  # URLs handed over
+        self.under_way: set[str] = set()  # URLs without an outcome, perhaps of a process that died
+        self.starts: dict[str, float] = {}  # by host: the last request
+        self.pauses: dict[str, Pause] = {}  # by host
+        self.num_failed = 0
+        self.lock = threading.RLock()
+        self._folder, paths = folder, sorted(folder.glob("*.journal"))
+        self._number = max((int(path.stem) for path in paths), default=-1)
+        self._readers = {path: JournalReader(path) for path in paths}
+        for path in paths:
+            self.close(path)
 
-    def run(self, task: Task, watch: Watch) -> None:
-        """Fetch URLs by the owner of their hosts; see `FetchingProcess.run`."""
+    def new(self) -> Path:
+        """Return the path of a further journal."""
+        with self.lock:
+            self._number += 1
+            path = self._folder / f"{self._number:05d}.journal"
+            self._readers[path] = JournalReader(path)
+            return path
+
+    def look(self) -> None:
+        """Read what has come since the last look."""
+        with self.lock:
+            for reader in self._readers.values():
+                self._read(reader)
+
+    def close(self, path: Path) -> None:
+        """Read the rest of a journal whose task has ended."""
+        with self.lock:
+            self._read(self._readers.pop(path))
+
+    def _read(self, reader: JournalReader) -> None:
+        with suppress(FileNotFoundError):  # its process has not opened it, or never did
+            for event, piece in reader:
+                url = event.pop("url")
+                if "reason" in event:
+                    self.num_failed += url not in self.outcomes and event["reason"] is not None
+                    self.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
+                    self.under_way.discard(url)
+                elif "moved" in event:
+                    self.moved[url] = event["moved"]
+                    self.under_way.discard(url)
+                elif "pause" in event:
+                    self.pauses[event["host"]] = event["pause"]
+                else:
+                    self.starts[event["host"]] = max(event["at"], self.starts.get(event["host"], 0.0))
+                    if url not in self.outcomes:
+                        self.under_way.add(url)
 
 
-class LocalOwner:
-    """The fetching process of this machine, which owns all hosts."""
-
-    def __init__(self, process: FetchingProcess) -> None:
-        self.run = process.run
-
-    def names(self) -> Sequence[str]:
-        """Return its name, which is never another one."""
-        return [""]
+# The journals of all shards that are being fetched.
+_open: list[_Journals] = []
 
 
-@dataclass(slots=True)
-class _Found:
-    """The content of a shard's journals: outcomes, URLs handed over or under way, last starts and pauses by host."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    moved: dict[str, Moved] = field(default_factory=dict)
-    under_way: set[str] = field(default_factory=set)
-    starts: dict[str, float] = field(default_factory=dict)
-    pauses: dict[str, Pause] = field(default_factory=dict)
-
-
-def _read_journals(folder: Path) -> _Found:
-    found = _Found()
-    for path in sorted(folder.glob("*.journal")):
-        for event, piece in read_journal(path):
-            url = event.pop("url")
-            if "reason" in event:
-                found.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
-                found.under_way.discard(url)
-            elif "moved" in event:
-                found.moved[url] = event["moved"]
-                found.under_way.discard(url)
-            elif "pause" in event:
-                found.pauses[event["host"]] = event["pause"]
-            else:
-                found.starts[event["host"]] = max(event["at"], found.starts.get(event["host"], 0.0))
-                if url not in found.outcomes:
-                    found.under_way.add(url)
-    return found
+def _hosts_since(since: float) -> tuple[dict[str, float], dict[str, Pause]]:
+    """Return the last requests that hosts got since then, and the pauses of those that are paused, from all shards."""
+    starts: dict[str, float] = {}
+    pauses: dict[str, Pause] = {}
+    now = time.time()
+    for journals in [*_open]:
+        with journals.lock:
+            journals.look()
+            for host, at in journals.starts.items():
+                if at > starts.get(host, since):
+                    starts[host] = at
+            for host, pause in journals.pauses.items():
+                if pause[0] > pauses.get(host, (now,))[0]:
+                    pauses[host] = pause
+    return starts, pauses
 
 
 def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owners: Owners) -> dict[str, Outcome]:
@@ -88,115 +114,106 @@ def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owne
 
     The URLs of a process that dies go to its heir at once. Those that were under way are requested at the end, one at a
     time; one at which a process then dies twice is rejected.
-
-    Raises:
-        InputError: processes die before they reach a row.
     """
-    with Progress("fetch", total=len(urls), unit="images") as progress:
-        shard = _Shard(config, folder, owners, progress)
-        shard.fetch(urls)
-        while suspects := shard.suspects(urls):
-            with _alone:
-                shard.fetch(suspects[:1])
-    outcomes = _read_journals(folder).outcomes
-    return {url: outcomes.get(url) or failed("fetch_crash") for url in urls}
+    journals = _Journals(folder)
+    _open.append(journals)
+    try:
+        with Progress("fetch", total=len(urls), unit="images") as progress:
+            shard = _Shard(config, journals, owners, progress)
+            shard.fetch(urls)
+            while suspects := shard.suspects(urls):
+                with _alone:
+                    shard.fetch(suspects[:1])
+    finally:
+        _open.remove(journals)
+    return {url: journals.outcomes.get(url) or failed("fetch_crash") for url in urls}
 
 
 class _Shard:
     """The URLs of a shard, until each has an outcome or is given up."""
 
-    def __init__(self, config: FetchConfig, folder: Path, owners: Owners, progress: Progress) -> None:
-        self._config, self._folder, self._owners, self._progress = config, folder, owners, progress
+    def __init__(self, config: FetchConfig, journals: _Journals, owners: Owners, progress: Progress) -> None:
+        self._config, self._journals, self._owners, self._progress = config, journals, owners, progress
         self._named = config.named_limits
-        self._numbers = count(1 + max((int(path.stem) for path in folder.glob("*.journal")), default=-1))
+        paces = (config.default_limits, *self._named.values())
+        self._longest_interval_s = 2 * max(SLOWEST_DELAY_S, *(pace.interval_s for pace in paces))
+        self._holders: dict[str, Task] = {}  # the last task that got a URL, while it may go on with it
         self._deaths = Counter[str]()
-        self._holders: dict[str, Task] = {}  # the last task that got a URL
-        self._given: dict[str, Moved] = {}  # the state with which it got it
-        self._early_deaths = self._num_failed = 0
-        self._lock = threading.Lock()
+        self._early_deaths = 0
 
     def suspects(self, urls: Sequence[str]) -> list[str]:
         """Return the URLs without an outcome that may be tried again."""
-        outcomes = _read_journals(self._folder).outcomes
-        return [url for url in urls if url not in outcomes and self._deaths[url] < _MOST_DEATHS]
+        return [url for url in urls if url not in self._journals.outcomes and self._deaths[url] < _MOST_DEATHS]
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
-        self._note(len(_read_journals(self._folder).outcomes.keys() & {*urls}), 0)
-        running: dict[Future[list[str]], Task] = {}
+        self._journals.under_way.difference_update(urls)  # their processes have ended
+        running: dict[Future[None], Task] = {}
         threads = ThreadPoolExecutor(_MOST_TASKS)
+        assign_at = time.monotonic()
         try:
-            self._start(urls, threads, running)
-            while running:
+            while True:
                 # A redirect to another owner's host does not wait for the rest of its task.
-                patience_s = _HANDOVER_S if len(self._owners.names()) > 1 else None
-                done = wait(running, timeout=patience_s, return_when=FIRST_COMPLETED).done
-                left = [url for ended in done for url in ended.result()]
-                for ended in done:
-                    del running[ended]
-                self._start([*left, *self._handed_over()], threads, running)
+                if time.monotonic() >= assign_at:
+                    running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
+                    assign_at = time.monotonic() + _HANDOVER_S
+                if not running:
+                    return
+                for ended in wait(running, min(_LOOK_S, _HANDOVER_S), FIRST_COMPLETED).done:
+                    self._end(running.pop(ended), ended)
+                    assign_at = time.monotonic()
+                self._journals.look()
+                if new := len(self._journals.outcomes) - self._progress.done:
+                    self._progress.advance(new, failed=self._journals.num_failed)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _handed_over(self) -> list[str]:
-        """Return the URLs that another owner is to go on with."""
-        found = _read_journals(self._folder)
-        left = found.moved.keys() - found.outcomes.keys() - found.under_way
-        return [url for url in left if self._given.get(url) != found.moved[url]]
-
-    def _start(self, urls: Sequence[str], threads: ThreadPoolExecutor, running: dict[Future[list[str]], Task]) -> None:
-        """Start tasks for the URLs without an outcome."""
-        found, by_owner = _read_journals(self._folder), dict[str, list[str]]()
-        left = [url for url in dict.fromkeys(urls) if url not in found.outcomes]
-        names = tuple(self._owners.names()) if left else ()
-        if left and not names:
+    def _tasks(self, urls: Sequence[str]) -> Iterator[Task]:
+        """Yield tasks for the URLs that no process has, in their present state, by the owners of their hosts."""
+        outcomes, moved, under_way = self._journals.outcomes, self._journals.moved, self._journals.under_way
+        left = []
+        for url in urls:
+            holder = self._holders.get(url)
+            is_held = holder is not None and holder.moved.get(url) == moved.get(url)
+            if not is_held and url not in outcomes and url not in under_way:
+                left.append(url)
+        if not left:
+            return
+        names = tuple(self._owners.names())
+        if not names:
             raise InputError("images: all fetching processes have ended. Run the same command again")
+        by_owner = defaultdict[str, list[str]](list)
         for url in left:
-            place = found.moved[url]["to"] if url in found.moved else url
-            by_owner.setdefault(owner_of(group_of(parse_url(place).host, self._named), names), []).append(url)
+            host = parse_url(moved[url]["to"] if url in moved else url).host
+            by_owner[owner_of(group_of(host, self._named), names)].append(url)
+        starts, pauses = _hosts_since(time.time() - self._longest_interval_s)
         for owner, part in by_owner.items():
-            task = self._task(owner, part, names, found)
+            task = Task(
+                urls=part,
+                config=self._config,
+                journal=self._journals.new(),
+                owner=owner,
+                owners=names,
+                starts=starts,
+                pauses=pauses,
+                moved={url: moved[url] for url in part if url in moved},
+            )
             self._holders.update(dict.fromkeys(part, task))
-            self._given.update(task.moved)
-            running[threads.submit(self._run, task)] = task
+            yield task
 
-    def _task(self, owner: str, urls: list[str], names: tuple[str, ...], found: _Found) -> Task:
-        return Task(
-            urls=urls,
-            config=self._config,
-            journal=self._folder / f"{next(self._numbers):05d}.journal",
-            owner=owner,
-            owners=names,
-            starts=found.starts,
-            pauses=found.pauses,
-            moved={url: found.moved[url] for url in urls if url in found.moved},
-        )
-
-    def _run(self, task: Task) -> list[str]:
-        """Have a task done; return the URLs that a process that died had not begun."""
-        seen = [0, 0]
-
-        def watch(num_done: int, num_failed: int) -> None:
-            self._note(num_done - seen[0], num_failed - seen[1])
-            seen[:] = num_done, num_failed
-
+    def _end(self, task: Task, ended: Future[None]) -> None:
+        """Take back what is left of a task; if its process died, the URLs that were under way are suspects."""
+        self._journals.close(task.journal)
+        left = [url for url in task.urls if self._holders.get(url) is task and url not in self._journals.outcomes]
+        for url in left:
+            del self._holders[url]
         try:
-            self._owners.run(task, watch)
+            ended.result()
         except ChildDiedError as error:
-            found, urls = _read_journals(self._folder), task.urls
-            under_way = found.under_way.intersection(urls)
-            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(under_way)[:_SHOWN])
-            self._deaths.update(under_way)
-            mine = [url for url in urls if self._holders[url] is task]
-            left = [url for url in mine if url not in found.outcomes and url not in under_way]
-            self._early_deaths = 0 if error.has_begun or len(left) < len(urls) else self._early_deaths + 1
+            suspects = self._journals.under_way.intersection(left)
+            self._deaths.update(suspects)
+            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
+            has_begun = error.has_begun or suspects or len(left) < len(task.urls)
+            self._early_deaths = 0 if has_begun else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
-            self._note(len(urls) - len(left) - len(under_way) - seen[0], 0)
-            return left
-        return []
-
-    def _note(self, num_done: int, num_failed: int) -> None:
-        with self._lock:
-            self._num_failed += num_failed
-            self._progress.advance(num_done, failed=self._num_failed)

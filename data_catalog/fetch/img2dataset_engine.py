@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TAG
 from data_catalog.fetch.journal import Journal
-from data_catalog.fetch.owner import Task, Watch
+from data_catalog.fetch.owner import Owners, Task
 from data_catalog.fetch.reasons import http_reason
 
 _RESULT = "jpg"  # its column of bytes, which may have any format
@@ -48,7 +48,7 @@ _REASONS = {
 }
 
 
-class Img2dataset:
+class Img2dataset(Owners):
     """img2dataset in place of the fetching process."""
 
     def __init__(self) -> None:
@@ -57,61 +57,51 @@ class Img2dataset:
     def close(self) -> None:
         """Kill what runs."""
         for child in [*self._children]:
-            self._kill(child)
+            _kill(child)
 
-    def _kill(self, child: "subprocess.Popen[bytes]") -> None:
-        """Kill a process with its own ones."""
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-    def names(self) -> Sequence[str]:
-        """Return its name, which is never another one."""
-        return [""]
-
-    def run(self, task: Task, watch: Watch) -> None:
-        """Fetch URLs into a new journal.
-
-        Raises:
-            InputError: img2dataset ended with an error.
-        """
-        urls, config, journal = task.urls, task.config, task.journal
+    def run(self, task: Task) -> None:
+        """Fetch URLs into a new journal."""
         # It opens its files with fsspec, which splits a path at "::".
-        beside = None if "::" in str(journal) else journal.parent.absolute()
+        beside = None if "::" in str(task.journal) else task.journal.parent.absolute()
         with tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-img2dataset-") as scratch:
             folder = Path(scratch)
-            pq.write_table(pa.table({"url": pa.array(urls, pa.string())}), folder / "urls.parquet")
-            (folder / "options.json").write_text(json.dumps(_options(folder, len(urls), config)), encoding="utf-8")
-            command = [sys.executable, "-P", "-m", "data_catalog.fetch.img2dataset_engine", f"{folder}/options.json"]
-            with (folder / "log").open("wb") as log:
-                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
-            self._children.add(child)
-            try:
-                child.wait()
-            finally:
-                self._kill(child)
-                self._children.discard(child)
-                if child.stdin is not None:
-                    child.stdin.close()
-            if child.returncode:
-                said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-_TAIL:]
-                raise InputError(f"img2dataset ended with status {child.returncode}: {said}")
-            self._record(urls, _rows(folder / "out"), config, journal, watch)
+            pq.write_table(pa.table({"url": pa.array(task.urls, pa.string())}), folder / "urls.parquet")
+            options = json.dumps(_options(folder, len(task.urls), task.config))
+            command = [sys.executable, "-P", "-m", "data_catalog.fetch.img2dataset_engine", options]
+            with (
+                (folder / "log").open("w+b") as log,
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                ) as child,
+            ):
+                self._children.add(child)
+                try:
+                    child.wait()
+                finally:
+                    _kill(child)
+                    self._children.discard(child)
+                if child.returncode:
+                    said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+                    raise InputError(f"img2dataset ended with status {child.returncode}: {said}")
+            with closing(Journal(task.journal)) as journal:
+                _record(task, _rows(folder / "out"), journal)
 
-    def _record(
-        self, urls: Sequence[str], rows: Iterator[dict[str, Any]], config: FetchConfig, path: Path, watch: Watch
-    ) -> None:
-        left, num_failed = dict.fromkeys(urls), 0
-        with closing(Journal(path)) as journal:
-            for row in rows:
-                if row["url"] in left:
-                    del left[row["url"]]
-                    outcome = _outcome(row, config)
-                    num_failed += outcome["reason"] is not None
-                    body = None if outcome["reason"] else BytesIO(row[_RESULT])
-                    journal.append({"url": row["url"], **outcome}, body)
-            for url in left:  # rows in = rows out, whatever it loses
-                journal.append({"url": url, "reason": "fetch_lost", "detail": "img2dataset returned no outcome"})
-        watch(len(urls), num_failed + len(left))
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a process with its own ones."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _record(task: Task, rows: Iterator[dict[str, Any]], journal: Journal) -> None:
+    left = dict.fromkeys(task.urls)
+    for row in rows:
+        if row["url"] in left:
+            del left[row["url"]]
+            outcome = outcome_of(row, task.config)
+            journal.append({"url": row["url"], **outcome}, None if outcome["reason"] else BytesIO(row[_RESULT]))
+    for url in left:  # rows in = rows out, whatever it loses
+        journal.append({"url": url, "reason": "fetch_lost", "detail": "img2dataset returned no outcome"})
 
 
 def _options(folder: Path, num_urls: int, config: FetchConfig) -> dict[str, Any]:
@@ -145,14 +135,15 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _outcome(row: Mapping[str, Any], config: FetchConfig) -> dict[str, Any]:
+def outcome_of(row: Mapping[str, Any], config: FetchConfig) -> dict[str, Any]:
     """Return our outcome for a row of its output."""
     body, message = row[_RESULT], row["error_message"] or ""
     status = int(found[1]) if (found := _HTTP_ERROR.search(message)) else None
     reason: str | None = None
     detail: str | None = None
     if row["status"] != "success":
-        reason = http_reason(status) if status else _reason(message)
+        known = (reason for part, reason in _REASONS.items() if part in message)
+        reason = http_reason(status) if status else next(known, "fetch_lost")
         detail = f"HTTP {status}" if status else message[:200]
     elif not body:
         reason = "empty_body"
@@ -161,21 +152,17 @@ def _outcome(row: Mapping[str, Any], config: FetchConfig) -> dict[str, Any]:
     return {"reason": reason, "detail": detail, "http_status": status}
 
 
-def _reason(message: str) -> str:
-    return next((reason for part, reason in _REASONS.items() if part in message), "fetch_lost")
-
-
 def _end_with_parent() -> None:
     os.read(0, 1)  # `sys.stdin` could not be closed at the end of this process
     os.killpg(0, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:
-    """Call `download` with the options in a file, and end with the parent, whose pipe is the standard input."""
+    """Call `download` with the options, and end with the parent, whose pipe is the standard input."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from img2dataset import download
 
-    options = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    options = json.loads(arguments[0])
     if options["distributor"] == "pyspark":
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         from pyspark.sql import SparkSession

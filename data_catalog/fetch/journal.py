@@ -54,15 +54,25 @@ class Journal:
         self._file.close()
 
 
-def read_journal(path: Path) -> Iterator[tuple[dict[str, Any], Piece | None]]:
-    """Yield the events of a journal up to its first damage, each with the place of its bytes."""
-    with path.open("rb") as file:
-        while len(head := file.read(_HEAD.size)) == _HEAD.size:
-            length, size = _HEAD.unpack(head)
-            text = file.read(length)
-            crc, at, left = crc32(text, crc32(head)), file.tell(), size
-            while left and (data := file.read(min(left, _COPY_BYTES))):
-                crc, left = crc32(data, crc), left - len(data)
-            if file.read(_CRC.size) != _CRC.pack(crc):
-                return
-            yield json.loads(text), Piece(path, at, size) if size else None
+class JournalReader:
+    """The events of a journal, each with the place of its bytes; iteration goes on where the last one stopped.
+
+    It stops at the first damage, or at an event that is not complete yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Piece | None]]:
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                length, size = _HEAD.unpack(head)
+                text = file.read(length)
+                crc, at, left = crc32(text, crc32(head)), file.tell(), size
+                while left and (data := file.read(min(left, _COPY_BYTES))):
+                    crc, left = crc32(data, crc), left - len(data)
+                if file.read(_CRC.size) != _CRC.pack(crc):
+                    return
+                self._at = file.tell()
+                yield json.loads(text), Piece(self._path, at, size) if size else None

@@ -9,15 +9,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data_catalog.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
 from data_catalog.errors import KINDS, DefectError, DiskError, InputError, PipelineError
@@ -26,20 +26,15 @@ from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.lease import Lease
 from data_catalog.fetch.urls import FetchError
-from data_catalog.fetch.visits import Fetcher, Job, Moved, Pause
+from data_catalog.fetch.visits import SLACK_S, Fetcher, Job, Moved, Pause
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
 _BEAT_S = 0.5
-# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
-_SLACK_S = 180.0
 _LOST = 3  # exit status of a process whose lease has ended
 _ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
 # A library that is missing or incompatible, or a machine that can start no more threads.
 _ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
-
-# Called with the numbers of finished and failed URLs of a job.
-Watch = Callable[[int, int], object]
 
 
 @lru_cache(maxsize=4096)
@@ -50,49 +45,37 @@ def owner_of(group: str, names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """URLs that a process is to fetch into a new journal.
+    """URLs that a process is to fetch into a new journal, and what other processes know of them and of hosts."""
 
-    Args:
-        urls: canonical and distinct.
-        config: settings of `[fetch]`.
-        journal: its folder gets large bodies, for a while.
-        owner: name of the process.
-        owners: names of all processes.
-        starts: by host: when another process began a request, in seconds since 1970.
-        pauses: by host: those that another process has noted.
-        moved: by URL: the state of those that another process has handed over.
-    """
-
-    urls: Sequence[str]
+    urls: Sequence[str]  # canonical and distinct
     config: FetchConfig
-    journal: Path
-    owner: str
-    owners: tuple[str, ...]
-    starts: Mapping[str, float]
-    pauses: Mapping[str, Pause]
-    moved: Mapping[str, Moved]
+    journal: Path  # its folder gets large bodies, for a while
+    owner: str  # name of the process
+    owners: tuple[str, ...]  # names of all processes
+    starts: Mapping[str, float]  # by host: when the last request began, in seconds since 1970
+    pauses: Mapping[str, Pause]  # by host
+    moved: Mapping[str, Moved]  # by URL: the state of those that another process has handed over
 
-    def to_values(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "config": self.config.to_values(), "journal": str(self.journal.absolute())}
+
+class Owners(Protocol):
+    """Fetching processes, each of which alone requests the URLs of its hosts; by default there is only one."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of those that are alive."""
+        return [""]
+
+    def run(self, task: Task) -> None:
+        """Fetch the URLs of a task by its owner. Raise `ChildDiedError` if the owner ends, or hangs and is killed."""
 
 
 class Owner:
-    """The fetching process, as it serves its parent.
-
-    Args:
-        parent: socket, on which jobs come and events go.
-        hosts: folder with the state of hosts.
-        lease: without which no request begins; None: it needs none.
-    """
+    """The fetching process, as it serves its parent; with a lease, it begins no request without it."""
 
     def __init__(self, parent: Connection, hosts: Path, lease: Lease | None = None) -> None:
         self._parent, self._hosts, self._lease = parent, hosts, lease
         self._sending = threading.Lock()
         self._store: HostStore | None = None
-        self._fetchers: dict[str, tuple[Fetcher, float]] = {}  # by settings, with the seconds after which one hangs
-        self._jobs: dict[int, Job] = {}
+        self._fetchers: dict[str, Fetcher] = {}  # by settings
         self._has_begun = False
 
     def serve(self) -> None:
@@ -100,41 +83,35 @@ class Owner:
         threading.Thread(target=self._beat, daemon=True).start()
         with suppress(EOFError, ConnectionError):
             while True:
-                job = json.loads(self._parent.recv_bytes())
+                number, task = self._parent.recv()
                 try:
-                    self._start(job)
+                    self._start(number, task)
                 except Exception as error:  # noqa: BLE001  the parent raises it as its own
                     self._fail(error)
 
-    def _start(self, job: dict[str, Any]) -> None:
-        path, number, owners = Path(job["journal"]), job["number"], tuple(job["owners"])
-        fetcher = self._fetcher(job["config"])
-        now = time.time()
-        for name, started in job["starts"].items():
+    def _start(self, number: int, task: Task) -> None:
+        fetcher, now = self._fetcher(task.config), time.time()
+        for name, started in task.starts.items():
             fetcher.frontier.note_start(name, now - started)
-        for name, (until, reason, detail, status) in job["pauses"].items():
+        for name, (until, reason, detail, status) in task.pauses.items():
             fetcher.frontier.pause(name, FetchError(reason, detail, http_status=status), until - now)
-        journal = Journal(path)
+        journal = Journal(task.journal)
 
         def ended() -> None:
             journal.close()
-            done = self._jobs.pop(number)
-            self._tell(number=number, done=len(job["urls"]), failed=done.num_failed, ended=True)
+            self._tell(ended=number)
 
         def owns(group: str) -> bool:
-            return owner_of(group, owners) == str(job["owner"])
+            return owner_of(group, task.owners) == task.owner
 
-        self._jobs[number] = Job(journal, path.parent, len(job["urls"]), ended, owns)
-        fetcher.start(self._jobs[number], job["urls"], job["moved"])
+        fetcher.start(Job(journal, task.journal.parent, len(task.urls), ended, owns), task.urls, task.moved)
 
-    def _fetcher(self, values: dict[str, Any]) -> Fetcher:
-        by = json.dumps(values, sort_keys=True)
+    def _fetcher(self, config: FetchConfig) -> Fetcher:
+        by = repr(config)
         if by not in self._fetchers:
             self._store = self._store or HostStore(self._hosts)
-            config = FetchConfig.from_values(values)
-            hangs_after_s = config.deadline_s + config.timeout_s + _SLACK_S
-            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit), hangs_after_s
-        return self._fetchers[by][0]
+            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit)
+        return self._fetchers[by]
 
     def _permit(self) -> None:
         self._require_lease()
@@ -148,16 +125,12 @@ class Owner:
             os._exit(_LOST)
 
     def _beat(self) -> None:
-        """Tell of progress, and that no request hangs."""
-        told: dict[int, int] = {}
+        """Tell that no request hangs."""
         while True:
             time.sleep(_BEAT_S)
             self._require_lease()
-            if any(fetcher.longest_under_way_s() > longest_s for fetcher, longest_s in [*self._fetchers.values()]):
-                continue
-            left = {number: (job.num_left, job.num_failed) for number, job in [*self._jobs.items()]}
-            self._tell(left={number: numbers for number, numbers in left.items() if told.get(number) != numbers[0]})
-            told = {number: num_left for number, (num_left, _) in left.items()}
+            if not any(fetcher.hangs() for fetcher in [*self._fetchers.values()]):
+                self._tell()
 
     def _fail(self, error: Exception) -> None:
         kind = type(error).__name__
@@ -168,16 +141,7 @@ class Owner:
             self._parent.send_bytes(json.dumps(event).encode())
 
 
-@dataclass(slots=True)
-class _Running:
-    """A job at the fetching process."""
-
-    done: Future[None]
-    watch: Watch
-    num_urls: int
-
-
-class FetchingProcess:
+class FetchingProcess(Owners):
     """A fetching process, for its parent: started by the first job, and again after it died. Safe for threads.
 
     Args:
@@ -189,7 +153,7 @@ class FetchingProcess:
         self._hosts, self._lease = hosts, lease
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
-        self._jobs: dict[int, _Running] = {}
+        self._jobs: dict[int, Future[None]] = {}
         self._number = 0
         self._is_closed = False
 
@@ -202,45 +166,33 @@ class FetchingProcess:
                 self._child = ChildProcess("data_catalog.fetch.owner", str(self._hosts.absolute()), *self._lease)
                 threading.Thread(target=self._listen, args=(self._child,), daemon=True).start()
 
-    def run(self, task: Task, watch: Watch) -> None:
-        """Fetch URLs into a new journal, and tell `watch` of progress.
-
-        Raises:
-            ChildDiedError: the process ended, or hung and was killed.
-            PipelineError: it cannot do the work.
-        """
+    def run(self, task: Task) -> None:
+        """Fetch URLs into a new journal. An error of the machine is raised as that of its kind."""
         self.start()
-        running = _Running(Future(), watch, len(task.urls))
+        done: Future[None] = Future()
         with self._lock:
             if self._child is None:
                 raise ChildDiedError("it ended before it got the job")
             self._number += 1
-            self._jobs[self._number] = running
+            self._jobs[self._number] = done
             with suppress(ConnectionError):  # `_listen` notices the death
-                self._child.socket.send_bytes(json.dumps({**task.to_values(), "number": self._number}).encode())
-        running.done.result()
+                self._child.socket.send((self._number, replace(task, journal=task.journal.absolute())))
+        done.result()
 
     def _listen(self, child: ChildProcess) -> None:
-        """Pass on the events of a process until it ends; then its jobs fail."""
+        """Take the events of a process until it ends; then its jobs fail."""
         error: Exception | None = None
-        has_begun = False
+        has_begun, patience_s = False, START_S
         try:
-            patience_s = START_S
             while error is None and child.socket.poll(patience_s):
                 event = json.loads(child.socket.recv_bytes())
-                patience_s = _SLACK_S
+                patience_s = SLACK_S
                 has_begun |= "begun" in event
-                for number, (num_left, num_failed) in event.get("left", {}).items():
-                    if running := self._jobs.get(int(number)):
-                        running.watch(running.num_urls - num_left, num_failed)
                 if "ended" in event:
-                    running = self._jobs.pop(event["number"])
-                    running.watch(event["done"], event["failed"])
-                    running.done.set_result(None)
+                    self._jobs.pop(event["ended"]).set_result(None)
                 elif "error" in event:
                     error = self._error_of(event)
-            if error is None:
-                error = ChildDiedError(f"silent for {patience_s:g} s")
+            error = error or ChildDiedError(f"silent for {patience_s:g} s")
         except (EOFError, OSError):
             error = ChildDiedError(child.cause_of_death())
         if isinstance(error, ChildDiedError):
@@ -249,10 +201,10 @@ class FetchingProcess:
         with self._lock:
             child.close()
             jobs, self._jobs, self._child = self._jobs, {}, None
-        for running in jobs.values():
-            running.done.set_exception(DefectError(CLOSED) if self._is_closed else error)
+        for done in jobs.values():
+            done.set_exception(DefectError(CLOSED) if self._is_closed else error)
 
-    def _error_of(self, event: dict[str, Any]) -> Exception:
+    def _error_of(self, event: Mapping[str, Any]) -> Exception:
         try:
             raise_if_disk_fails(OSError(event["errno"], event["error"]), self._hosts)
         except DiskError as error:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.gather import Owners, fetch_by_owners
+from data_catalog.fetch.gather import fetch_by_owners
+from data_catalog.fetch.owner import Owners
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
 from data_catalog.images.tables import Outcome, PieceReader, Row, failed
 from data_catalog.schema import PENDING
@@ -45,51 +46,42 @@ def fetch_from_web(rows: list[Row], config: FetchConfig, journals: Path, owners:
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:
-    """Yield rows of the schema `RAW_IMAGES` in the order of `rows`, and read local files.
-
-    Raises:
-        PipelineError: a disk fails to read a local file.
-    """
+    """Yield rows of the schema `RAW_IMAGES` in the order of `rows`, and read local files."""
     with ExitStack() as stack:
         locations = sorted({row["location"] for row in rows if row["path"] is not None and row["location"] is not None})
         folders = {location: stack.enter_context(closing(open_images(location))) for location in locations}
         pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
+            place: Row = {}
             if row["path"] is None:
-                yield _raw_row(row, outcomes[position], pieces) | {"url": fetchable_url(row["url"]), "attempt": attempt}
+                outcome = outcomes[position]
+                place = {"url": fetchable_url(row["url"]), "attempt": attempt}
             else:
-                place, images = Path(row["location"] or ""), folders.get(row["location"])
-                yield _raw_row(row, _read_local(row["path"], images, place, config.max_bytes), pieces)
+                outcome = _read_local(row, folders.get(row["location"]), config.max_bytes)
+            body = pieces.read(outcome["piece"]) if outcome["piece"] else outcome.get("bytes")
+            yield {
+                **outcome,  # it has more than the schema
+                **place,
+                "sample_id": row["sample_id"],
+                "drop_reason": outcome["reason"],
+                "num_bytes": None if body is None else len(body),
+                "sha256": None if body is None else hashlib.sha256(body).hexdigest(),
+                "bytes": body,
+            }
 
 
-def _raw_row(row: Row, outcome: Outcome, pieces: PieceReader) -> Row:
-    body: bytes | None = pieces.read(outcome["piece"]) if outcome["piece"] else outcome.get("bytes")
-    return {
-        "sample_id": row["sample_id"],
-        "drop_reason": outcome["reason"],
-        "detail": outcome["detail"],
-        "http_status": outcome.get("http_status"),
-        "final_url": outcome.get("final_url"),
-        "robots_tag": outcome.get("robots_tag"),
-        "content_usage": outcome.get("content_usage"),
-        "num_bytes": None if body is None else len(body),
-        "sha256": None if body is None else hashlib.sha256(body).hexdigest(),
-        "bytes": body,
-    }
-
-
-def _read_local(name: str, images: ImageFiles | None, place: Path, max_bytes: int) -> Outcome:
+def _read_local(row: Row, images: ImageFiles | None, max_bytes: int) -> Outcome:
     if images is None:
         return failed("missing_file", "no folder of images is given")
     try:
-        size = images.size(name)
+        size = images.size(row["path"])
         if size > max_bytes:
             return failed("too_large", f"{size} bytes")
-        body = images.read(name)
+        body = images.read(row["path"])
     except FileNotFoundError:
         return failed("missing_file")
     except OSError as error:
-        raise_if_disk_fails(error, place / name)  # the cause is the disk, not the row
+        raise_if_disk_fails(error, Path(row["location"]) / row["path"])  # the cause is the disk, not the row
         return failed("missing_file", f"unreadable ({type(error).__name__})")
     return {**failed(None), "bytes": body} if body else failed("empty_body")
 
@@ -110,21 +102,11 @@ FETCH_LOG = pa.schema(
 
 def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) -> None:
     """Write one row for each of `rows` that was fetched from the web, in order; replace an existing file."""
-    lines = []
+    lines: list[Row] = []
     for position, outcome in sorted(outcomes.items()):
         asked_at = outcome.get("asked_at")
-        lines.append(
-            {
-                "sample_id": rows[position]["sample_id"],
-                "url": rows[position]["url"],
-                "drop_reason": outcome["reason"],
-                "http_status": outcome.get("http_status"),
-                "tries": outcome.get("tries"),
-                "asked_at": datetime.fromtimestamp(asked_at, UTC) if asked_at else None,
-                "asking_s": outcome.get("asking_s"),
-                "waiting_s": outcome.get("waiting_s"),
-            }
-        )
+        when = datetime.fromtimestamp(asked_at, UTC) if asked_at else None
+        lines.append({**outcome, **rows[position], "drop_reason": outcome["reason"], "asked_at": when})
     table = pa.Table.from_pylist(lines, schema=FETCH_LOG)
     write_recorded(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
@@ -134,8 +116,7 @@ def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
     rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
     samples: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():
-        source = row.pop("source")
-        location = locations.get(source) if row["path"] is not None else None
+        location = locations.get(row["source"]) if row["path"] is not None else None
         samples.setdefault(row["sample_id"], {**row, "location": location})
     names = ("sample_id", "url", "path", "location")
     return pa.Table.from_pylist(list(samples.values()), schema=pa.schema([(name, pa.string()) for name in names]))

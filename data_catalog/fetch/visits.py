@@ -6,54 +6,34 @@ import re
 import tempfile
 import threading
 import time
-import zlib
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
 from data_catalog.errors import PipelineError
-from data_catalog.fetch.client import (
-    GZIP,
-    GZIP_CODINGS,
-    REDIRECTS,
-    WITH_BODY,
-    Deadline,
-    GuardedClient,
-    Response,
-)
-from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
+from data_catalog.fetch.client import REDIRECTS, Deadline, GuardedClient, Response
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.frontier import Frontier, Host, Turn
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.reasons import is_retryable
+from data_catalog.fetch.robots import HOST_FAILURES, Robots, RobotsVisit, backoff_s, robots_text
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
 
 logger = logging.getLogger(__name__)
 
-# Facts in a journal.
-Event = dict[str, Any]
 # The state of a visit that another process goes on with.
 Moved = dict[str, Any]
 # The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
 Pause = tuple[float, str, str | None, int | None]
 
-# RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
-_MAX_ROBOTS_BYTES = 512 * 1024
-_ROBOTS_AGE_S = 24 * 3600.0
-_FAILURE_AGE_S = 60.0
-# Parsed rules take about thirty times the memory of their text.
-_TEXT_IN_MEMORY = 4 * 1024 * 1024
-# Smallest size that an origin's rules are counted with, in bytes of text.
-_LEAST_TEXT = 500
-# Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
-_HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
-# Some servers announce gzip and send plain text.
-_PLAIN_CODINGS = ("", "identity", *GZIP_CODINGS)
+# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
+SLACK_S = 180.0
 # Larger bodies are spooled to the disk, since each thread has one.
 _BODY_IN_MEMORY = 1024 * 1024
 # Headers may be megabytes long.
@@ -82,23 +62,15 @@ def _stem(url: str) -> str:
 
 @dataclass(slots=True)
 class Job:
-    """The URLs of a shard.
-
-    Args:
-        journal: gets their events.
-        scratch: folder for large bodies.
-        num_left: URLs without an outcome.
-        ended: called when there are none left.
-        owns: returns whether this process requests the URLs of a host. A URL that a redirect leads to a host of another
-            process is handed over, by an event in the journal.
-    """
+    """The URLs of a shard."""
 
     journal: Journal
-    scratch: Path
-    num_left: int
-    ended: Callable[[], object]
+    scratch: Path  # folder for large bodies
+    num_left: int  # URLs without an outcome
+    ended: Callable[[], object]  # called when there are none left
+    # Returns whether this process requests the URLs of a host. A URL that a redirect leads to a host of another process
+    # is handed over, by an event in the journal.
     owns: Callable[[str], bool] = lambda group: True
-    num_failed: int = 0
     spent: Counter[str] = field(default_factory=Counter)  # bytes by host, those of rejected images too
     refusals: Counter[str] = field(default_factory=Counter)  # by host, since it last sent an image
     given_up: dict[str, FetchError] = field(default_factory=dict)  # hosts that refused too often
@@ -116,45 +88,18 @@ class Visit:
     hops: int = 0
     tries: int = 1
     usages: list[Usage] = field(default_factory=list)
-    signals: OptOutSignals | None = None
-    http_status: int | None = None
-    final_url: str | None = None
+    signals: OptOutSignals = field(default_factory=OptOutSignals)
     asked_at: float | None = None  # time of the first request, in seconds since 1970
     since: float = field(default_factory=time.monotonic)
     asking_s: float = 0.0
     order: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class RobotsVisit:
-    """A request for the robots.txt of an origin, and the visits that wait for it."""
-
-    origin: str
-    target: Target
-    left_s: float
-    parked: list[Visit]
-    hops: int = 0
-    order: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The rules of an origin, or its last failure, and for how long it holds; by the monotonic clock."""
-
-    rules: RobotsTxt | FetchError
-    valid_until: float
-    size: int
-    failures: int = 0
-
-
 class Fetcher:
     """Threads that make the requests of all jobs of a process.
 
     Args:
-        config: settings of `[fetch]`.
-        store: robots.txt files and pauses on disk.
         fail: called with an error of this machine, which ends all jobs.
-        client: makes the requests; None: one with the limits of `config`.
         permit: called right before each request; it may end the process.
     """
 
@@ -167,15 +112,11 @@ class Fetcher:
         client: GuardedClient | None = None,
         permit: Callable[[], object] = lambda: None,
     ) -> None:
-        limits = config.named_limits, config.default_limits
-        self.frontier = Frontier(*limits, config.max_wait_s, permit=permit)
-        self._config, self._store, self._fail = config, store, fail
+        self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s)
+        self._config, self._store, self._fail, self._permit = config, store, fail, permit
         self._client = client or GuardedClient(config.limits())
-        self._known: OrderedDict[str, _Known] = OrderedDict()  # by origin
-        self._asking: dict[str, RobotsVisit] = {}  # by origin
-        self._size = 0
-        self._lock, self._rng = threading.Lock(), random.Random()
-        self._respects_robots = config.consent.respects(ROBOTS_TXT)
+        self._robots = Robots(config, store, self.frontier) if config.consent.respects(ROBOTS_TXT) else None
+        self._lock = threading.Lock()  # of the counters of jobs
         self._under_way: dict[int, float] = {}  # by thread: since when
         for name, seconds, failure in store.pauses():
             self.frontier.pause(name, failure, seconds)
@@ -188,33 +129,36 @@ class Fetcher:
             thumbnail = thumbnail_url(url, self._config.wikimedia_width)
             candidates = deque([url] if thumbnail is None else [thumbnail, url])
             visit = Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s)
+            wait_s = 0.0
             if state := moved.get(url):
                 visit.target, visit.hops, visit.tries = parse_url(state["to"]), state["hops"], state["tries"]
                 visit.usages = [Usage(**usage | {"denied": tuple(usage["denied"])}) for usage in state["usages"]]
                 visit.asked_at, visit.asking_s = state["asked_at"], state["asking_s"]
                 while len(visit.candidates) > state["num_candidates"]:
                     visit.candidates.popleft()
-            self._queue(visit, wait_s=max(0.0, state["due"] - time.time()) if state else 0.0)
+                wait_s = max(0.0, state["due"] - time.time())
+            self._queue(visit, wait_s=wait_s)
 
-    def longest_under_way_s(self) -> float:
-        """Return for how many seconds the oldest request has been under way."""
-        return max((time.monotonic() - since for since in list(self._under_way.values())), default=0.0)
+    def hangs(self) -> bool:
+        """Return whether a request has been under way for much longer than it may."""
+        longest_s = self._config.deadline_s + self._config.timeout_s + SLACK_S
+        return any(time.monotonic() - since > longest_s for since in [*self._under_way.values()])
 
     def _queue(self, visit: Visit | RobotsVisit, *, wait_s: float = 0.0) -> None:
-        if isinstance(visit, Visit) and not visit.job.owns(self.frontier.host_of(visit.target.host).name):
-            moved: Moved = {
-                "to": visit.target.url,
-                "hops": visit.hops,
-                "tries": visit.tries,
-                "num_candidates": len(visit.candidates),
-                "usages": [asdict(usage) for usage in visit.usages],
-                "asked_at": visit.asked_at,
-                "asking_s": visit.asking_s,
-                "due": time.time() + wait_s,
-            }
-            self._leave(visit, {"url": visit.url, "moved": moved})
+        if isinstance(visit, RobotsVisit) or visit.job.owns(self.frontier.host_of(visit.target.host).name):
+            self.frontier.add(visit, visit.target.host, wait_s=wait_s)
             return
-        self.frontier.add(visit, visit.target.host, wait_s=wait_s)
+        moved: Moved = {
+            "to": visit.target.url,
+            "hops": visit.hops,
+            "tries": visit.tries,
+            "num_candidates": len(visit.candidates),
+            "usages": [asdict(usage) for usage in visit.usages],
+            "asked_at": visit.asked_at,
+            "asking_s": visit.asking_s,
+            "due": time.time() + wait_s,
+        }
+        self._leave(visit, {"url": visit.url, "moved": moved})
 
     def _work(self) -> None:
         while True:
@@ -234,10 +178,10 @@ class Fetcher:
     def _step(self, visit: Visit, turn: Turn) -> None:
         """Make one request, if nothing forbids it; then queue the visit again, or end it."""
         if (closed := self._closed(visit, turn.host)) is not None:
-            self._end(visit, closed)
+            self._end(visit, _copy(closed, visit.target.url))
             return
-        if self._respects_robots:
-            rules = self._rules(visit)
+        if self._robots is not None:
+            rules = self._robots.rules_for(visit)
             if rules is None:
                 return
             if isinstance(rules, RobotsVisit):
@@ -254,16 +198,15 @@ class Fetcher:
     def _closed(self, visit: Visit, host: Host) -> FetchError | None:
         """Return the failure of a URL whose host gets no more requests of its job."""
         job, config = visit.job, self._config
-        with self._lock:
-            found = job.given_up.get(host.name)
-            of_host, of_all = job.spent[host.name], job.spent.total()
         if (paused := self._too_long_paused(host)) is not None:
-            found = paused
-        elif of_host >= config.max_host_bytes:
-            found = FetchError("byte_budget", f"{config.max_host_bytes} bytes of {host.name}")
-        elif of_all >= config.max_shard_bytes:
-            found = FetchError("byte_budget", f"{config.max_shard_bytes} bytes of the shard")
-        return None if found is None else _copy(found, visit.target.url)
+            return paused
+        with self._lock:
+            of_host, of_all = job.spent[host.name], job.spent.total()
+        if of_host >= config.max_host_bytes:
+            return FetchError("byte_budget", f"{config.max_host_bytes} bytes of {host.name}")
+        if of_all >= config.max_shard_bytes:
+            return FetchError("byte_budget", f"{config.max_shard_bytes} bytes of the shard")
+        return job.given_up.get(host.name)
 
     def _too_long_paused(self, host: Host) -> FetchError | None:
         """Return the failure that paused a host for longer than its URLs wait."""
@@ -272,7 +215,7 @@ class Fetcher:
     @contextmanager
     def _answer(self, visit: Visit | RobotsVisit, turn: Turn) -> Iterator[Response]:
         """Request a visit's present target, when its host's pace permits it."""
-        asked_for = visit if isinstance(visit, Visit) else visit.parked[0]
+        asked_for: Visit = visit if isinstance(visit, Visit) else visit.parked[0]
         deadline = Deadline(visit.left_s)
 
         def begin() -> None:
@@ -280,36 +223,43 @@ class Fetcher:
             if wait_s > 0:
                 time.sleep(wait_s)
                 deadline.extend(wait_s)
+            self._permit()
             now = time.time()
             asked_for.asked_at = asked_for.asked_at or now
             asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
 
         try:
-            answers = (*WITH_BODY, *REDIRECTS)
-            with self._client.get(visit.target, answers=answers, deadline=deadline, before_connect=begin) as response:
+            with self._client.get(visit.target, deadline=deadline, before_connect=begin) as response:
                 yield response
+        except (OSError, PipelineError, MemoryError):
+            raise
+        except Exception as error:
+            if "start new thread" in str(error):
+                raise  # trouble of this machine
+            # A parser that trips over an answer which nobody foresaw costs its row alone.
+            logger.exception("images: %s", visit.target.url)
+            raise _copy(FetchError("fetch_lost", type(error).__name__), visit.target.url) from error
         finally:
             visit.left_s = deadline.left()
 
     def _ask(self, visit: Visit, turn: Turn) -> None:
-        started, failure, body = time.monotonic(), None, None
+        started, failure = time.monotonic(), None
         with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
             try:
-                with _parsers(visit.url), self._answer(visit, turn) as response:
-                    visit.http_status, visit.final_url = response.status, response.url
+                with self._answer(visit, turn) as response:
                     if response.status in REDIRECTS:
                         self._follow(visit, response)
                     else:
-                        body = self._take(visit, response, sink, turn.host)
+                        self._take(visit, response, sink, turn.host)
             except FetchError as error:
                 failure = error
             visit.asking_s += time.monotonic() - started
             if failure is not None:
                 self._retry_or_end(visit, failure)
-            elif body is not None:
-                self._end(visit, None, body)
-            else:
+            elif response.status in REDIRECTS:
                 self._queue(visit)
+            else:
+                self._end(visit, response, sink)
 
     def _follow(self, visit: Visit | RobotsVisit, response: Response) -> None:
         """Set a visit's next target to that of a redirect."""
@@ -325,7 +275,7 @@ class Fetcher:
             raise
         visit.hops += 1
 
-    def _take(self, visit: Visit, response: Response, sink: IO[bytes], host: Host) -> IO[bytes]:
+    def _take(self, visit: Visit, response: Response, sink: IO[bytes], host: Host) -> None:
         """Read the body, unless an opt-out forbids its use."""
         visit.signals = opt_out_signals(response.headers, visit.usages)
         refusal = visit.signals.refusal(self._config.consent, self._config.robot)
@@ -340,7 +290,6 @@ class Fetcher:
                 visit.job.spent[host.name] += sink.tell()
         with self._lock:
             visit.job.refusals.pop(host.name, None)
-        return sink
 
     def _retry_or_end(self, visit: Visit, failure: FetchError) -> None:
         """Queue a failed visit again, or end it. A Retry-After pauses its host for all."""
@@ -350,21 +299,10 @@ class Fetcher:
             self._restart(visit)
             return
         # The random factor spreads the retries of rows that failed together.
-        wait_s = self._backoff_s(visit.tries) * self._rng.uniform(1.0, 1.5)
+        wait_s = backoff_s(self._config, visit.tries) * random.uniform(1.0, 1.5)
         requested_s = (failure.retry_after_s or 0.0) if status in (429, 503) else 0.0
         if requested_s or status == 429:
-            # A redirect may have led to another host than the URL's own.
-            host, job = self.frontier.host_of(parse_url(failure.url or visit.url).host), visit.job
-            with self._lock:
-                job.refusals[host.name] += 1
-                # The limit is the number of all tries of as many rows as are requested at once.
-                if job.refusals[host.name] >= (1 + self._config.retries) * host.pace.concurrency:
-                    job.given_up[host.name] = failure
-            pause_s = requested_s or min(wait_s, self._config.max_wait_s)
-            self.frontier.pause(host.name, failure, pause_s)
-            self._store.store_pause(host.name, failure, pause_s)
-            pause: Pause = (time.time() + pause_s, failure.reason, failure.detail, failure.http_status)
-            job.journal.append({"url": visit.url, "host": host.name, "pause": pause})
+            self._pause(visit, failure, requested_s or min(wait_s, self._config.max_wait_s))
         may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
         if may_pass and visit.tries <= self._config.retries:
             visit.tries += 1
@@ -372,143 +310,78 @@ class Fetcher:
         else:
             self._end(visit, failure)
 
+    def _pause(self, visit: Visit, failure: FetchError, seconds: float) -> None:
+        """Pause the host that refused a visit; one that refuses all that is requested is given up for the job."""
+        # A redirect may have led to another host than the URL's own.
+        host, job = self.frontier.host_of(parse_url(failure.url or visit.url).host), visit.job
+        with self._lock:
+            job.refusals[host.name] += 1
+            # The limit is the number of all tries of as many rows as are requested at once.
+            if job.refusals[host.name] >= (1 + self._config.retries) * host.concurrency:
+                job.given_up[host.name] = failure
+        self.frontier.pause(host.name, failure, seconds)
+        self._store.store_pause(host.name, failure, seconds)
+        pause: Pause = (time.time() + seconds, failure.reason, failure.detail, failure.http_status)
+        job.journal.append({"url": visit.url, "host": host.name, "pause": pause})
+
     def _restart(self, visit: Visit, *, wait_s: float = 0.0) -> None:
         visit.target, visit.hops, visit.usages = parse_url(visit.candidates[0]), 0, []
-        visit.signals, visit.left_s = None, self._config.deadline_s
+        visit.signals, visit.left_s = OptOutSignals(), self._config.deadline_s
         self._queue(visit, wait_s=wait_s)
 
-    def _backoff_s(self, tries: int) -> float:
-        """Return the least wait for a retry after some tries, in seconds."""
-        return min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (tries - 1))
-
-    def _end(self, visit: Visit, failure: FetchError | None, body: IO[bytes] | None = None) -> None:
-        signals = visit.signals or OptOutSignals()
-        if failure is not None:
-            visit.http_status, visit.final_url = failure.http_status, failure.url
-        event: Event = {
+    def _end(self, visit: Visit, found: Response | FetchError, body: IO[bytes] | None = None) -> None:
+        """Write the outcome of a visit: an answer with its body, or a failure."""
+        failure = found if isinstance(found, FetchError) else None
+        event = {
             "url": visit.url,
-            "reason": failure.reason if failure else None,
-            "detail": failure.detail if failure else None,
-            "http_status": visit.http_status,
-            "final_url": visit.final_url,
-            "robots_tag": "; ".join(signals.robots_tags)[:_LONGEST_TAG] or None,
-            "content_usage": signals.content_usage,
+            "reason": failure and failure.reason,
+            "detail": failure and failure.detail,
+            "http_status": found.http_status if isinstance(found, FetchError) else found.status,
+            "final_url": found.url,
+            "robots_tag": "; ".join(visit.signals.robots_tags)[:_LONGEST_TAG] or None,
+            "content_usage": visit.signals.content_usage,
             "tries": visit.tries,
             "asked_at": visit.asked_at,
             "asking_s": round(visit.asking_s, 3),
             "waiting_s": round(max(0.0, time.monotonic() - visit.since - visit.asking_s), 3),
         }
-        self._leave(visit, event, body, failed=failure is not None)
+        self._leave(visit, event, body)
 
-    def _leave(self, visit: Visit, event: Event, body: IO[bytes] | None = None, *, failed: bool = False) -> None:
+    def _leave(self, visit: Visit, event: dict[str, Any], body: IO[bytes] | None = None) -> None:
         """Write the last event of a visit at this process."""
         job = visit.job
         job.journal.append(event, body)
         with self._lock:
-            job.num_failed += failed
             job.num_left -= 1
             is_last = not job.num_left
         if is_last:
             job.ended()
 
-    # robots.txt (RFC 9309)
-
-    def _rules(self, visit: Visit) -> RobotsTxt | FetchError | RobotsVisit | None:
-        """Return the rules of a visit's origin, or its failure, or a request to be made; None: the visit is parked."""
-        origin = visit.target.origin
-        with self._lock:
-            known = self._known.get(origin)
-            if known is not None and time.monotonic() < known.valid_until:
-                self._known.move_to_end(origin)
-                return known.rules
-            if origin in self._asking:
-                self._asking[origin].parked.append(visit)
-                return None
-            body = self._store.robots(origin)
-            if body is not None:
-                return self._learn(origin, body)
-            place = replace(visit.target, path="/robots.txt")
-            found = self._asking[origin] = RobotsVisit(origin, place, self._config.deadline_s, [visit])
-            return found
-
     def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
-        text: str | None = None
+        found: str | FetchError | None = None
         try:
             if (paused := self._too_long_paused(turn.host)) is not None:
                 raise _copy(paused, visit.target.url)
-            with _parsers(visit.target.url), self._answer(visit, turn) as response:
+            with self._answer(visit, turn) as response:
                 if response.status in REDIRECTS:
                     self._follow(visit, response)
                 else:
-                    text = _robots_text(response)
+                    found = robots_text(response)
         except FetchError as error:
             status = error.http_status
-            if status not in (204, 205) and (status is None or not 400 <= status < 500 or status == 429):
-                self._release(visit, error)
-                return
-            text = ""  # there is no such file, which forbids nothing
-        if text is None:
+            is_missing = status in (204, 205) or (status is not None and 400 <= status < 500 and status != 429)
+            found = "" if is_missing else error  # a file that is not there forbids nothing
+        if found is None:
             self._queue(visit)
-        else:
-            self._store.store_robots(visit.origin, text)
-            self._release(visit, text)
-
-    def _release(self, asking: RobotsVisit, found: str | FetchError) -> None:
-        """Keep the rules of an origin, or its failure, and let go of the visits that wait for it."""
-        with self._lock:
-            if isinstance(found, str):
-                self._learn(asking.origin, found)
-            else:
-                found = self._learn_failure(asking.origin, found)
-            del self._asking[asking.origin]
-        for number, visit in enumerate(asking.parked):
+            return
+        assert self._robots is not None
+        failure = self._robots.note(visit, found)
+        for number, parked in enumerate(visit.parked):
             # A host that cannot be reached has failed for all; one that asks for a rest is asked again after it.
-            if isinstance(found, FetchError) and (number == 0 or found.reason in _HOST_FAILURES):
-                self._retry_or_end(visit, _copy(found, visit.target.url))
+            if failure is not None and (number == 0 or failure.reason in HOST_FAILURES):
+                self._retry_or_end(parked, _copy(failure, parked.target.url))
             else:
-                self._queue(visit)
-
-    def _learn(self, origin: str, body: str) -> RobotsTxt:
-        rules = RobotsTxt(body, self._config.robot)
-        if rules.crawl_delay:
-            self.frontier.slow_down(parse_url(origin).host, rules.crawl_delay)
-        self._remember(origin, _Known(rules, time.monotonic() + _ROBOTS_AGE_S, max(_LEAST_TEXT, len(body))))
-        return rules
-
-    def _learn_failure(self, origin: str, error: FetchError) -> FetchError:
-        """Keep the failure for as long as its rows wait for their retries."""
-        failures = self._known[origin].failures if origin in self._known else 0
-        age_s = self._backoff_s(failures + 1) if failures < self._config.retries else _FAILURE_AGE_S
-        if error.reason in _HOST_FAILURES or error.retry_after_s is not None:
-            age_s = 0.0  # a retry tries to reach the host itself; or the host is paused
-        if error.reason not in _HOST_FAILURES:
-            status, wait_s = error.http_status, error.retry_after_s
-            error = FetchError("robots_unreachable", str(error), http_status=status, retry_after_s=wait_s)
-        self._remember(origin, _Known(error, time.monotonic() + age_s, _LEAST_TEXT, failures + 1))
-        return error
-
-    def _remember(self, origin: str, known: _Known) -> None:
-        old = self._known.pop(origin, None)
-        self._known[origin] = known
-        self._size += known.size - (old.size if old else 0)
-        while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
-            self._size -= self._known.popitem(last=False)[1].size
-
-
-@contextmanager
-def _parsers(url: str) -> Iterator[None]:
-    """Stand around parsers of answers: one that nobody foresaw costs its row alone."""
-    try:
-        yield
-    except (OSError, PipelineError, MemoryError):
-        raise
-    except Exception as error:
-        if "start new thread" in str(error):
-            raise  # trouble of this machine
-        logger.exception("images: %s", url)
-        failure = FetchError("fetch_lost", type(error).__name__)
-        failure.url = url
-        raise failure from error
+                self._queue(parked)
 
 
 def _copy(failure: FetchError, url: str) -> FetchError:
@@ -517,17 +390,3 @@ def _copy(failure: FetchError, url: str) -> FetchError:
     copy = FetchError(failure.reason, failure.detail, http_status=status, retry_after_s=wait_s)
     copy.url = url
     return copy
-
-
-def _robots_text(response: Response) -> str:
-    """Return the start of a robots.txt, which some servers compress unasked; its rules would be missed otherwise."""
-    body = response.read_start(_MAX_ROBOTS_BYTES)
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
-    if body.startswith(GZIP):
-        try:
-            body = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, _MAX_ROBOTS_BYTES)
-        except zlib.error as error:
-            raise FetchError("not_http", "damaged gzip") from error
-    elif coding not in _PLAIN_CODINGS:
-        raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
-    return body.decode("utf-8-sig", "replace")

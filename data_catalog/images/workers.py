@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import DiskError
 from data_catalog.fetch.config import IMG2DATASET, FetchConfig
-from data_catalog.fetch.gather import LocalOwner, Owners
 from data_catalog.fetch.img2dataset_engine import Img2dataset
-from data_catalog.fetch.owner import FetchingProcess
+from data_catalog.fetch.owner import FetchingProcess, Owners
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
 from data_catalog.images.decoders import Decoders
 from data_catalog.images.normalise import NormaliseConfig
@@ -109,7 +108,7 @@ class ImageWorkers:
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _disk_errors(out), _temporary_beside(out) if journals is None else nullcontext(journals) as folder:
-            engine = self._img2dataset if config.engine == IMG2DATASET else owners or LocalOwner(self._fetching)
+            engine = self._img2dataset if config.engine == IMG2DATASET else owners or self._fetching
             outcomes = fetch_from_web(rows, config, folder, engine)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:

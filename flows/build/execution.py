@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from data_catalog.errors import TransientError
-from data_catalog.fetch.gather import Owners
+from data_catalog.fetch.owner import Owners
 from data_catalog.plain_text import plain_table
+from flows.build.windows import Spread
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Executor(Protocol):
 
     runs_remotely: bool
     max_remote_calls: int | None
-    spread: Any
+    spread: Spread | None
     owners: Owners | None
 
     def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
@@ -84,7 +85,7 @@ class LocalExecutor:
 
     runs_remotely = False
     max_remote_calls: int | None = None
-    spread: Any = None
+    spread: Spread | None = None
     owners: Owners | None = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.errors import Refusals, SettingsError
-from data_catalog.fetch.gather import Owners
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
+from data_catalog.fetch.owner import Owners
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import json_values

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from distributed import CancelledError, Client, KilledWorker, secede
 from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import PipelineError
 from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
-from data_catalog.fetch.owner import FetchingProcess, Task, Watch
+from data_catalog.fetch.owner import FetchingProcess, Owners, Task
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
@@ -37,10 +37,10 @@ def fetch_here(hosts: Path, lease: Path, name: str, task: Task) -> None:
     """Fetch the URLs of a task, in the process of a worker."""
     secede()  # type: ignore[no-untyped-call]  # its thread goes on with other tasks
     process = _processes.setdefault((str(lease), name), FetchingProcess(hosts, str(lease), name))
-    process.run(task, lambda num_done, num_failed: None)
+    process.run(task)
 
 
-class DaskOwners:
+class DaskOwners(Owners):
     """The fetching processes of a cluster; elected when the first shard is fetched. Safe for threads.
 
     Args:
@@ -60,16 +60,12 @@ class DaskOwners:
         self._failure: PipelineError | None = None
 
     def names(self) -> Sequence[str]:
-        """Return the machines that have a fetching process; wait for the first worker.
-
-        Raises:
-            PipelineError: the lease cannot be renewed.
-        """
+        """Return the machines that have a fetching process; wait for the first worker."""
         with self._lock:
             if self._watcher is None:
                 while not (machines := self._look()):
                     time.sleep(RENEWED_S)
-                self._workers = {machine: _Elected(addresses[0], 0) for machine, addresses in machines.items()}
+                self._workers = {machine: _Elected(addresses[0]) for machine, addresses in machines.items()}
                 renew(self._lease, 0, [each.name for each in self._workers.values()])
                 self._wait_for_earlier_flows()
                 self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -86,36 +82,32 @@ class DaskOwners:
                 time.sleep(max(0.0, path.stat().st_mtime + LEASE_S + _MARGIN_S - now))
                 path.unlink()
 
-    def run(self, task: Task, watch: Watch) -> None:
-        """Fetch URLs by the process of a machine.
-
-        Raises:
-            ChildDiedError: the process, or its worker, has ended, and makes no more requests.
-        """
+    def run(self, task: Task) -> None:
+        """Fetch URLs by the process of a machine; once `ChildDiedError` is raised, it makes no more requests."""
         elected = self._workers.get(task.owner)
-        if elected is None or elected.free_at < math.inf:
-            self._wait_until_free(task.owner, elected)
-        assert elected is not None
-        call = self._remote(partial(fetch_here, self._hosts / task.owner, self._lease, elected.name, task))
-        future: Any = self._client.submit(call, workers=[elected.address], allow_other_workers=False, pure=False)
-        ended = threading.Event()
-        future.add_done_callback(lambda _: ended.set())
-        while not ended.wait(_LOOK_S):
-            if elected.free_at < math.inf or self._workers.get(task.owner) is not elected:
-                with suppress(Exception):
-                    future.cancel()
-                self._wait_until_free(task.owner, elected)
-        try:
-            future.result()
-        except (KilledWorker, CancelledError) as error:
-            raise _lost(elected) from error
-        watch(len(task.urls), 0)
+        if elected is None:
+            raise _lost("its machine")
+        if not self._is_lost(task.owner, elected):
+            call = self._remote(partial(fetch_here, self._hosts / task.owner, self._lease, elected.name, task))
+            future: Any = self._client.submit(call, workers=[elected.address], allow_other_workers=False, pure=False)
+            ended = threading.Event()
+            future.add_done_callback(lambda _: ended.set())
+            while not ended.wait(_LOOK_S) and not self._is_lost(task.owner, elected):
+                pass
+            if ended.is_set():
+                try:
+                    future.result()
+                    return
+                except (KilledWorker, CancelledError) as error:
+                    raise _lost(f"the worker {elected.address}") from error
+            with suppress(Exception):
+                future.cancel()
+        while self._workers.get(task.owner) is elected and self._failure is None:
+            time.sleep(_LOOK_S)  # until its hosts may go to another one
+        raise _lost(f"the worker {elected.address}")
 
-    def _wait_until_free(self, machine: str, elected: "_Elected | None") -> None:
-        """Raise `ChildDiedError` as soon as the hosts of a lost worker may go to another one."""
-        while elected is not None and self._workers.get(machine) is elected and self._failure is None:
-            time.sleep(_LOOK_S)
-        raise _lost(elected)
+    def _is_lost(self, machine: str, elected: "_Elected") -> bool:
+        return elected.free_at < math.inf or self._workers.get(machine) is not elected
 
     def _watch(self) -> None:
         beat = 0
@@ -127,8 +119,7 @@ class DaskOwners:
                 if elected.address not in alive:
                     elected.free_at = min(elected.free_at, now + LEASE_S + _MARGIN_S)
                 if elected.free_at <= now and alive:
-                    address = elected.address if elected.address in alive else alive[0]
-                    self._workers[machine] = _Elected(address, elected.generation + 1)
+                    self._workers[machine] = _Elected(elected.address if elected.address in alive else alive[0])
                 elif elected.free_at <= now:
                     del self._workers[machine]
             try:
@@ -165,16 +156,12 @@ class _Elected:
     """The worker of a machine that has its fetching process."""
 
     address: str
-    generation: int  # one that was lost and comes back is another one
     free_at: float = math.inf  # when the hosts of a lost worker may go to another one
-
-    @property
-    def name(self) -> str:
-        """Return its name in the lease."""
-        return f"{self.address}#{self.generation}"
+    # In the lease: one that was lost and comes back is another one.
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
-def _lost(elected: _Elected | None) -> ChildDiedError:
-    error = ChildDiedError("its machine is lost" if elected is None else f"the worker {elected.address} is lost")
+def _lost(what: str) -> ChildDiedError:
+    error = ChildDiedError(f"{what} is lost")
     error.has_begun = True  # no URL is to blame, however often it happens
     return error

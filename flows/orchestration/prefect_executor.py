@@ -25,9 +25,10 @@ from prefect.exceptions import PrefectException
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import TransientError
-from data_catalog.fetch.gather import Owners
+from data_catalog.fetch.owner import Owners
 from data_catalog.plain_text import markdown_safe
 from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
+from flows.build.windows import Spread
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class PrefectExecutor:
 
     runs_remotely = False
     max_remote_calls: int | None = None
-    spread: Any = None
+    spread: Spread | None = None
     owners: Owners | None = None
 
     def __init__(

@@ -1,6 +1,7 @@
 """Journals, and what an interrupted run left in them."""
 
 import io
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,8 @@ from data_catalog.child_process import ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
-from data_catalog.fetch.journal import Journal, read_journal
-from data_catalog.fetch.owner import Task, owner_of
+from data_catalog.fetch.journal import Journal, JournalReader
+from data_catalog.fetch.owner import Owners, Task, owner_of
 
 EVENTS = [({"url": "a", "n": 1}, None), ({"url": "é"}, b"body"), ({"url": "c"}, b""), ({"url": "d"}, bytes(3000))]
 
@@ -29,7 +30,7 @@ def written(path: Path, events: Any) -> None:
 
 def read(path: Path) -> list[tuple[dict[str, Any], bytes | None]]:
     data = path.read_bytes()
-    return [(event, piece and data[piece.offset : piece.offset + piece.length]) for event, piece in read_journal(path)]
+    return [(event, piece and data[piece.offset : piece.offset + piece.length]) for event, piece in JournalReader(path)]
 
 
 @given(data=st.data())
@@ -51,23 +52,35 @@ def test_a_torn_or_damaged_journal_has_what_was_whole_before(
     assert len(found) < len(whole)
 
 
-class FakeOwners:
+def test_a_reader_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    written(tmp_path / "whole", EVENTS)
+    content, path = (tmp_path / "whole").read_bytes(), tmp_path / "growing"
+    reader, found = JournalReader(path), []
+    for size in range(0, len(content) + 500, 500):
+        path.write_bytes(content[:size])
+        found += [event for event, _ in reader]
+    assert found == [event for event, _ in EVENTS]
+    assert list(reader) == []
+
+
+class FakeOwners(Owners):
     """Owners whose answers are a function of the URL; one that raises `ChildDiedError` kills the owner."""
 
     def __init__(self, answer: Callable[[str], str | None], names: tuple[str, ...] = ("one",)) -> None:
         self.answer, self.alive = answer, list(names)
         self.asked: list[str] = []
+        self.tasks: list[Task] = []
 
     def names(self) -> list[str]:
         return self.alive
 
-    def run(self, task: Task, watch: Any) -> None:
+    def run(self, task: Task) -> None:
+        self.tasks.append(task)
         with closing(Journal(task.journal)) as file:
             for url in task.urls:
                 self.asked.append(url)
-                file.append({"url": url, "host": "a.example", "at": 1.0})
+                file.append({"url": url, "host": "a.example", "at": time.time()})
                 file.append({"url": url, "reason": self.answer(url), "detail": None})
-        watch(len(task.urls), 0)
 
 
 URLS = [f"http://{host}.example/{number}" for host in "abcde" for number in range(4)]
@@ -98,17 +111,38 @@ def test_deaths_at_urls_of_another_shard_are_held_against_nobody(tmp_path: Path)
     owners, deaths = FakeOwners(lambda url: None), [0]
     run = owners.run
 
-    def die(task: Task, watch: Any) -> None:
+    def die(task: Task) -> None:
         deaths[0] += 1
         if deaths[0] <= 9:
             error = ChildDiedError("signal 9")
             error.has_begun = True
             raise error
-        run(task, watch)
+        run(task)
 
     owners.run = die  # type: ignore[method-assign]
     found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
     assert {found[url]["reason"] for url in URLS} == {None}
+
+
+def test_a_process_is_told_what_others_asked_of_its_hosts_for_other_shards_too(tmp_path: Path) -> None:
+    now, inner = time.time(), FakeOwners(lambda url: None)
+    for name in ("outer", "inner"):
+        (tmp_path / name).mkdir()
+    pauses = {"b.example": [now + 100, "http_429", None, 429], "c.example": [now - 1, "http_429", None, 429]}
+    events: list[dict[str, Any]] = [{"url": URLS[0], "host": host, "pause": pause} for host, pause in pauses.items()]
+    events += [{"url": URLS[0], "host": "d.example", "at": at} for at in (now - 5, now - 9)]
+    events.append({"url": URLS[0], "host": "e.example", "at": now - 1000})
+    written(tmp_path / "outer" / "00000.journal", [(event, None) for event in events])
+
+    def answer(url: str) -> None:
+        if not inner.asked:  # while the other shard is fetched
+            fetch_by_owners([url], FetchConfig(), tmp_path / "inner", inner)
+
+    fetch_by_owners(URLS, FetchConfig(), tmp_path / "outer", FakeOwners(answer))
+    (task,) = inner.tasks
+    assert task.pauses == {"b.example": pauses["b.example"]}
+    assert task.starts.keys() == {"a.example", "d.example"}
+    assert task.starts["d.example"] == now - 5
 
 
 def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(tmp_path: Path) -> None:
@@ -126,7 +160,7 @@ def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(t
 
 def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Path) -> None:
     owners = FakeOwners(lambda url: None)
-    owners.run = lambda *arguments, **options: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
+    owners.run = lambda task: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"ends before it reaches a row: exit status 1"):
         fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
 

@@ -20,7 +20,7 @@ from data_catalog.fetch.client import GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.host_store import HostStore
-from data_catalog.fetch.journal import Journal, read_journal
+from data_catalog.fetch.journal import Journal, JournalReader
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 from data_catalog.fetch.visits import Fetcher, Job
 
@@ -125,7 +125,7 @@ def fetch(web: Web, tmp_path: Path) -> Callable[..., Outcomes]:
         assert ended.wait(60)
         if failures:
             raise failures[0]
-        events = [(event, piece) for event, piece in read_journal(tmp_path / "a.journal") if "reason" in event]
+        events = [(event, piece) for event, piece in JournalReader(tmp_path / "a.journal") if "reason" in event]
         found = {}
         for event, piece in events:
             body = piece and (tmp_path / "a.journal").read_bytes()[piece.offset : piece.offset + piece.length]

@@ -7,7 +7,7 @@ import pytest
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.img2dataset_engine import _outcome
+from data_catalog.fetch.img2dataset_engine import outcome_of
 
 
 @pytest.mark.slower
@@ -57,7 +57,7 @@ def test_what_img2dataset_says_when_it_fails_is_the_error(fetch: Any, quick: Fet
 )
 def test_messages_of_img2dataset_are_reasons(message: str | None, reason: str) -> None:
     row = {"status": "failed_to_download", "error_message": message, "jpg": None}
-    assert _outcome(row, FetchConfig())["reason"] == reason
+    assert outcome_of(row, FetchConfig())["reason"] == reason
 
 
 def test_engines_and_distributors_are_checked() -> None:

@@ -21,14 +21,14 @@ from data_catalog.fetch import lease as leases
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.lease import Lease, renew
-from data_catalog.fetch.owner import FetchingProcess, Task, Watch, owner_of
+from data_catalog.fetch.owner import FetchingProcess, Owners, Task, owner_of
 
 CONFIG = FetchConfig(
     allow_loopback=True, retries=1, backoff_s=0.1, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
 )
 
 
-class Machines:
+class Machines(Owners):
     """Fetching processes as two machines have them; a machine that is lost stays away."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -39,10 +39,10 @@ class Machines:
     def names(self) -> list[str]:
         return [name for name in self.processes if name not in self.lost]
 
-    def run(self, task: Task, watch: Watch) -> None:
+    def run(self, task: Task) -> None:
         self.tasks.append(task)
         try:
-            self.processes[task.owner].run(task, watch)
+            self.processes[task.owner].run(task)
         except ChildDiedError:
             self.lost.add(task.owner)
             raise
@@ -233,7 +233,7 @@ def test_a_process_whose_lease_ends_makes_no_more_requests(make_site: Any, child
     keeper.start()
     with closing(FetchingProcess(tmp_path / "hosts", str(path), "one")) as process:
         with pytest.raises(ChildDiedError, match="exit status 3"):
-            process.run(task, lambda done, failed: None)
+            process.run(task)
         keeper.join()
         asked = site.hits.total()
         assert 200 < asked < 600

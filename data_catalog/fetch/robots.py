@@ -1,0 +1,133 @@
+"""What is known of the robots.txt of each origin (RFC 9309): rules hold for a day, a failure until the next try."""
+
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from data_catalog.fetch.client import GZIP, GZIP_CODINGS, Response
+from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
+from data_catalog.fetch.consent import RobotsTxt
+from data_catalog.fetch.frontier import Frontier
+from data_catalog.fetch.host_store import HostStore
+from data_catalog.fetch.urls import FetchError, Target, parse_url
+
+# Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
+HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
+# RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
+_MAX_BYTES = 512 * 1024
+_RULES_AGE_S = 24 * 3600.0
+_FAILURE_AGE_S = 60.0
+# Parsed rules take about thirty times the memory of their text.
+_TEXT_IN_MEMORY = 4 * 1024 * 1024
+# Smallest size that an origin's rules are counted with, in bytes of text.
+_LEAST_TEXT = 500
+# Some servers announce gzip and send plain text.
+_PLAIN_CODINGS = ("", "identity", *GZIP_CODINGS)
+
+
+@dataclass(slots=True, eq=False)
+class RobotsVisit:
+    """A request for the robots.txt of an origin, and the visits that wait for it."""
+
+    origin: str
+    target: Target
+    left_s: float
+    parked: list[Any] = field(default_factory=list)
+    hops: int = 0
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The rules of an origin, or its last failure, and for how long it holds."""
+
+    rules: RobotsTxt | FetchError
+    valid_until: float
+    size: int = _LEAST_TEXT
+    failures: int = 0
+
+
+class Robots:
+    """The rules of all origins. A Crawl-delay slows down the host at the frontier."""
+
+    def __init__(self, config: FetchConfig, store: HostStore, frontier: Frontier) -> None:
+        self._config, self._store, self._frontier = config, store, frontier
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by origin, the last used at the end
+        self._asking: dict[str, RobotsVisit] = {}  # by origin
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def rules_for(self, visit: Any) -> RobotsTxt | FetchError | RobotsVisit | None:
+        """Return the rules of a visit's origin, or its failure, or a request to be made; None: the visit is parked."""
+        origin = visit.target.origin
+        with self._lock:
+            known = self._known.get(origin)
+            if known is not None and time.monotonic() < known.valid_until:
+                self._known.move_to_end(origin)
+                return known.rules
+            if origin in self._asking:
+                self._asking[origin].parked.append(visit)
+                return None
+            if (text := self._store.robots(origin)) is not None:
+                return self._learn(origin, text)
+            place = replace(visit.target, path="/robots.txt")
+            found = self._asking[origin] = RobotsVisit(origin, place, self._config.deadline_s, [visit])
+            return found
+
+    def note(self, asked: RobotsVisit, found: str | FetchError) -> FetchError | None:
+        """Keep the text of a robots.txt; or its failure, which is returned as that of the visits that wait."""
+        with self._lock:
+            del self._asking[asked.origin]
+            if isinstance(found, FetchError):
+                return self._learn_failure(asked.origin, found)
+            self._store.store_robots(asked.origin, found)
+            self._learn(asked.origin, found)
+            return None
+
+    def _learn(self, origin: str, text: str) -> RobotsTxt:
+        rules = RobotsTxt(text, self._config.robot)
+        if rules.crawl_delay:
+            self._frontier.slow_down(parse_url(origin).host, rules.crawl_delay)
+        self._remember(origin, _Known(rules, time.monotonic() + _RULES_AGE_S, max(_LEAST_TEXT, len(text))))
+        return rules
+
+    def _learn_failure(self, origin: str, error: FetchError) -> FetchError:
+        """Keep a failure for as long as its rows wait for their retries."""
+        failures = self._known[origin].failures if origin in self._known else 0
+        age_s = backoff_s(self._config, failures + 1) if failures < self._config.retries else _FAILURE_AGE_S
+        if error.reason in HOST_FAILURES or error.retry_after_s is not None:
+            age_s = 0.0  # a retry tries to reach the host itself; or the host is paused
+        if error.reason not in HOST_FAILURES:
+            status, wait_s = error.http_status, error.retry_after_s
+            error = FetchError("robots_unreachable", str(error), http_status=status, retry_after_s=wait_s)
+        self._remember(origin, _Known(error, time.monotonic() + age_s, failures=failures + 1))
+        return error
+
+    def _remember(self, origin: str, known: _Known) -> None:
+        old = self._known.pop(origin, None)
+        self._known[origin] = known
+        self._size += known.size - (old.size if old else 0)
+        while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
+            self._size -= self._known.popitem(last=False)[1].size
+
+
+def robots_text(response: Response) -> str:
+    """Return the start of a robots.txt, which some servers compress unasked; its rules would be missed otherwise."""
+    body = response.read_start(_MAX_BYTES)
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if body.startswith(GZIP):
+        try:
+            body = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, _MAX_BYTES)
+        except zlib.error as error:
+            raise FetchError("not_http", "damaged gzip") from error
+    elif coding not in _PLAIN_CODINGS:
+        raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
+    return body.decode("utf-8-sig", "replace")
+
+
+def backoff_s(config: FetchConfig, tries: int) -> float:
+    """Return the least wait for a retry after some tries, in seconds."""
+    return min(MAX_BACKOFF_S, config.backoff_s * 2.0 ** (tries - 1))
