@@ -8,17 +8,11 @@ workers, which usually cannot reach the flow's Prefect server on loopback, and w
 """
 
 import asyncio
-import functools
 import logging
-import os
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as ConcurrentFuture
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,23 +23,21 @@ from dask.utils import parse_timedelta
 from distributed import CancelledError, Client, KilledWorker, Security
 from distributed.client import ClosedClientError
 from distributed.comm.core import connect
-from packaging.requirements import Requirement
 from prefect_dask.task_runners import DaskTaskRunner
 
 from data_catalog.errors import InputError
 from data_catalog.images.workers import end_process_workers
-from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, write_json
+from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
 from flows import PACKAGES
 from flows.build.execution import RETRY_DELAYS_S, Future
 from flows.orchestration.dask_owners import DaskOwners
+from flows.orchestration.dask_workers import FlowEnvironment, run_remotely, versions
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_DISTRIBUTION = "vernaclip"
-_PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
 # Calls on an existing cluster, each with a thread that waits for it; its number of workers may change.
 _MOST_WAITING = 256
 # Errors of a client when the scheduler or the workers are gone.
@@ -53,66 +45,6 @@ _GONE_ERRORS = (OSError, RuntimeError, ClosedClientError)
 # On a busy machine, a worker that died may need more than Dask's 15 s to restart. Dask would then remove it for good,
 # and a build without workers would wait for ever.
 _DASK_SETTINGS = {"distributed.deploy.lost-worker-timeout": "1 day"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowEnvironment:
-    """The environment of a flow that workers must share to run its steps.
-
-    Args:
-        folder: the flow's current folder, to which a recipe's paths are relative.
-        mark: absolute path of a file below the root that only this flow has made.
-        versions: see `versions`; None if they cannot differ.
-    """
-
-    folder: Path
-    mark: Path
-    versions: Mapping[str, str] | None
-
-
-@functools.lru_cache(maxsize=1)
-def versions() -> Mapping[str, str]:
-    """Return the versions that decide the bytes of outputs, by name: machine type, Python, our code, packages."""
-    base = Path(__file__).parents[2]
-    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
-    code = digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
-    found = {"machine type": platform.machine(), "Python": sys.version.split()[0], "vernaclip code": code}
-    for requirement in requires(_DISTRIBUTION) or []:
-        if "extra ==" not in requirement:
-            name = Requirement(requirement).name
-            with suppress(PackageNotFoundError):
-                found[name] = version(name)
-    return found
-
-
-# Marks of the flows that this process has been checked for.
-_checked: set[Path] = set()
-
-
-def enter(environment: FlowEnvironment) -> None:
-    """Check, once for each flow, that this process has the flow's files and versions, and change to its folder.
-
-    Raises:
-        InputError: this process sees other files or has other versions; the message names them.
-    """
-    if environment.mark not in _checked:
-        here = f"the worker on {platform.node()}"
-        if not environment.mark.is_file() or not environment.folder.is_dir():
-            missing = environment.folder if environment.mark.is_file() else environment.mark.parent
-            raise InputError(
-                f"{here} does not see {missing} as the flow does: put the root and the folder in which the build is "
-                "started on a file system that all machines share under the same paths"
-            )
-        wanted = environment.versions or {}
-        own = versions() if wanted else {}
-        for name in sorted({*own, *wanted}):
-            if own.get(name) != wanted.get(name):
-                raise InputError(
-                    f"{here} has {name} {own.get(name, '(none)')}, but the flow has {wanted.get(name, '(none)')}, so "
-                    "outputs would differ: install the same version on all machines, and restart the workers"
-                )
-        _checked.add(environment.mark)
-    os.chdir(environment.folder)
 
 
 class DaskExecutor(PrefectExecutor):
@@ -199,7 +131,7 @@ class DaskExecutor(PrefectExecutor):
             write_json(self._mark, {})
             found = versions() if self._address else None  # local processes always have the same versions
             self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
-        return partial(_run_remotely, self._environment, call)
+        return partial(run_remotely, self._environment, call)
 
 
 def spread_on(client: Client, call: Callable[[], T]) -> ConcurrentFuture[T]:
@@ -227,12 +159,6 @@ def _result(name: str, future: Any) -> Any:
         ) from error
     except CancelledError as error:
         raise InputError(f"{name}: the Dask cluster has ended: run the same command again") from error
-
-
-def _run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
-    """Run a call in the process of a worker."""
-    enter(environment)
-    return call()
 
 
 def local_cluster(num_processes: int) -> DaskTaskRunner:

@@ -18,7 +18,8 @@ from data_catalog.errors import InputError
 from data_catalog.storage.shards import sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
-from flows.orchestration.dask_executor import DaskExecutor, FlowEnvironment, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor
+from flows.orchestration.dask_workers import FlowEnvironment, enter, versions
 from flows.orchestration.prefect_flows import FLOWS
 from flows.recipe.recipe import load_recipe
 

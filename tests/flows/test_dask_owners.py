@@ -23,8 +23,8 @@ from data_catalog.images.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners
 from flows.orchestration.dask_doctor import Machine
-from flows.orchestration.dask_executor import versions
 from flows.orchestration.dask_owners import DaskOwners
+from flows.orchestration.dask_workers import versions
 
 pytestmark = pytest.mark.slower
 

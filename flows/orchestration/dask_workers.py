@@ -1,0 +1,87 @@
+"""What a worker of a Dask cluster needs to run the steps of a flow: the flow's files, versions and current folder.
+
+Workers import this module, which imports no Prefect.
+"""
+
+import functools
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TypeVar
+
+from packaging.requirements import Requirement
+
+from data_catalog.errors import InputError
+from data_catalog.storage.shards import digest, sha256_of
+
+T = TypeVar("T")
+
+_DISTRIBUTION = "vernaclip"
+_PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEnvironment:
+    """The environment of a flow that workers must share to run its steps.
+
+    Args:
+        folder: the flow's current folder, to which a recipe's paths are relative.
+        mark: absolute path of a file below the root that only this flow has made.
+        versions: see `versions`; None if they cannot differ.
+    """
+
+    folder: Path
+    mark: Path
+    versions: Mapping[str, str] | None
+
+
+@functools.lru_cache(maxsize=1)
+def versions() -> Mapping[str, str]:
+    """Return the versions that decide the bytes of outputs, by name: machine type, Python, our code, packages."""
+    base = Path(__file__).parents[2]
+    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
+    code = digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
+    found = {"machine type": platform.machine(), "Python": sys.version.split()[0], "vernaclip code": code}
+    for requirement in requires(_DISTRIBUTION) or []:
+        if "extra ==" not in requirement:
+            name = Requirement(requirement).name
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+    return found
+
+
+# Marks of the flows that this process has been checked for.
+_checked: set[Path] = set()
+
+
+def enter(environment: FlowEnvironment) -> None:
+    """Check, once for each flow, that this process has the flow's files and versions, and change to its folder."""
+    if environment.mark not in _checked:
+        here = f"the worker on {platform.node()}"
+        if not environment.mark.is_file() or not environment.folder.is_dir():
+            missing = environment.folder if environment.mark.is_file() else environment.mark.parent
+            raise InputError(
+                f"{here} does not see {missing} as the flow does: put the root and the folder in which the build is "
+                "started on a file system that all machines share under the same paths"
+            )
+        wanted = environment.versions or {}
+        own = versions() if wanted else {}
+        for name in sorted({*own, *wanted}):
+            if own.get(name) != wanted.get(name):
+                raise InputError(
+                    f"{here} has {name} {own.get(name, '(none)')}, but the flow has {wanted.get(name, '(none)')}, so "
+                    "outputs would differ: install the same version on all machines, and restart the workers"
+                )
+        _checked.add(environment.mark)
+    os.chdir(environment.folder)
+
+
+def run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
+    """Run a call in the process of a worker."""
+    enter(environment)
+    return call()
