@@ -4,12 +4,11 @@ Everything here is pure parsing; `visits.py` fetches the robots.txt files.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from types import MappingProxyType
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from data_catalog.errors import SettingsError
 
@@ -28,17 +27,10 @@ HEADER = "header"
 # so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
 # concern us. The draft is about models that generate content. CLIP does not, but is a part of many models that do, and
 # an operator who says "n" to training rarely makes the distinction. So the broader meaning is applied.
-LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage has train-ai=n ({VOCAB_DRAFT})"})
+LABELS = ("train-ai",)
 
-# All signals, which are respected unless `ConsentConfig.ignore` names them, with their meanings.
-SIGNALS: Mapping[str, str] = MappingProxyType(
-    {
-        ROBOTS_TXT: "the host's robots.txt forbids fetching the file (RFC 9309); if ignored, robots.txt is not fetched",
-        ROBOTS_TAG: "X-Robots-Tag has noai, noimageai, noindex, noimageindex, noml or none, for all robots or for ours",
-        TDM_RESERVATION: "TDM-Reservation is 1 (W3C's TDM Reservation Protocol)",
-        **LABELS,
-    }
-)
+# All signals, which are respected unless `ConsentConfig.ignore` names them. docs/images.md says what each means.
+SIGNALS = (ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, *LABELS)
 
 # Longer statements are ignored: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
@@ -295,18 +287,13 @@ def _matches(pattern: str, path: str) -> bool:
     return len(path) - place >= len(last) and path.endswith(last)
 
 
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-# Characters whose escapes have another meaning than they: a separator, a wildcard, the start of an escape.
-_SPECIAL = b"/*%"
+# Escapes of characters with another meaning: a separator, a wildcard, the start of an escape.
+_SPECIAL = re.compile(rb"%(2[5AF])", re.IGNORECASE)
 _SAFE_IN_PATH = "/%"
 _SAFE_IN_PATTERN = "/%*"
 
 
 def _normal(path: str, safe: str) -> str:
     """Return a path in canonical percent-encoding, so that all spellings of a path compare equal."""
-
-    def octet(escape: re.Match[bytes]) -> bytes:
-        octet = bytes.fromhex(escape[1].decode())
-        return escape[0].upper() if octet in _SPECIAL else octet
-
-    return quote(_ESCAPE.sub(octet, path.encode("utf-8", "surrogatepass")), safe=safe)
+    escaped = _SPECIAL.sub(lambda found: b"%25" + found[1].upper(), path.encode("utf-8", "surrogatepass"))
+    return quote(unquote_to_bytes(escaped), safe=safe)

@@ -45,8 +45,9 @@ SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
 
 # Settings that older outcomes do not name.
 _DEFAULTS = {"engine": POLITE}
-_RETRYABLE = [name for name in FETCH_REASONS if is_retryable(name)]
-_FINAL = [name for name in FETCH_REASONS if not is_retryable(name)]
+# As lists in SQL.
+_FETCH = tuple(FETCH_REASONS)
+_RETRYABLE = tuple(filter(is_retryable, FETCH_REASONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +219,15 @@ class RecordedOutcomes:
         self._index(spare, usable="true" if is_usable else "width IS NULL", **facts)
 
     def _index_unfinished(self, work: WorkStore) -> None:
-        raw, images = [], []
+        raw: list[_File] = []
+        images: list[_File] = []
         for commit, key in work.commits("fetch"):
             if key["version"] != VERSION or _DEFAULTS | key["settings"]["config"] != self._fetching.fetch:
                 continue
-            is_same = key["settings"]["normalise"] == self._fetching.normalise
-            for name, files in ((FETCHED_FILE, raw), (RAW_FILE, raw), *([(IMAGES_FILE, images)] if is_same else [])):
+            kinds = [(FETCHED_FILE, raw), (RAW_FILE, raw)]
+            if key["settings"]["normalise"] == self._fetching.normalise:
+                kinds.append((IMAGES_FILE, images))
+            for name, files in kinds:
                 if name in commit.files:
                     file = _File(commit.path(name), commit.files[name])
                     if file.is_whole():
@@ -244,50 +248,36 @@ class RecordedOutcomes:
         usable: str = "true",
         url: str = "url",
     ) -> None:
-        """Index the outcomes of files that are valid for the build.
-
-        Args:
-            files: with the outcomes, and with the pictures unless these are in `pairs`.
-            pairs: a snapshot's files of pairs.
-            own: the files belong to the dataset that is built, so that their attempts count.
-            is_same: they were normalised with the build's settings.
-            usable: condition in SQL for the pictures that the build can use.
-            url: the canonical URL in SQL.
-        """
+        """Index the valid outcomes of files; `pairs` have their pictures, of which the build can use those `usable`."""
         import duckdb
 
         if not files:
             return
-        attempt = "coalesce(attempt, 0)" if own else "0"
-        parameters: dict[str, Any] = {
-            "files": [str(file.path) for file in files],
-            "first": len(self._files),
-            "attempt": self._fetching.attempt,
-            "final": _FINAL,
-            "retryable": _RETRYABLE,
-        }
-        join, picture = "", "$first + o.file_index, o.file_row_number"
+        first = len(self._files)
+        self._files += [*files, *pairs]
+        paths = {"files": [str(file.path) for file in files]}
+        join, picture = "", f"{first} + o.file_index, o.file_row_number"
         if pairs:
-            parameters |= {"pairs": [str(file.path) for file in pairs], "first_pairs": len(self._files) + len(files)}
+            paths["pairs"] = [str(file.path) for file in pairs]
             join = """LEFT JOIN (SELECT sample_id, file_index, file_row_number
                 FROM read_parquet($pairs, hive_partitioning = false)) p ON o.sample_id = p.sample_id"""
-            picture = "$first_pairs + p.file_index, p.file_row_number"
-        self._files += [*files, *pairs]
+            picture = f"{first + len(files)} + p.file_index, p.file_row_number"
+        attempt = "coalesce(attempt, 0)" if own else "0"
         query = f"""
             INSERT INTO found
             SELECT hash({url}), drop_reason IS NULL, {attempt},
                 CASE WHEN drop_reason IS NULL THEN {"width IS NOT NULL" if is_same else "false"}
-                ELSE NOT list_contains($final || $retryable, drop_reason) END,
-                $first + o.file_index, o.file_row_number, {picture}
+                ELSE drop_reason NOT IN {_FETCH} END,
+                {first} + o.file_index, o.file_row_number, {picture}
             FROM read_parquet($files, hive_partitioning = false) o {join}
             WHERE url IS NOT NULL AND CASE
                 WHEN drop_reason IS NULL THEN {usable}
-                WHEN list_contains($final, drop_reason) THEN true
-                WHEN list_contains($retryable, drop_reason) THEN {attempt} >= $attempt
-                ELSE drop_reason <> 'forgotten' AND {str(is_same).lower()} END
+                WHEN drop_reason IN {_RETRYABLE} THEN {attempt} >= {self._fetching.attempt}
+                WHEN drop_reason IN {_FETCH} THEN true
+                ELSE drop_reason <> 'forgotten' AND {is_same} END
         """
         try:
-            self._connection.execute(query, parameters)
+            self._connection.execute(query, paths)
         except duckdb.Error:
             for file in (*files, *pairs):
                 file.require_whole()

@@ -43,14 +43,10 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "scheme": ImageReason("a URL with a scheme other than http and https", "url"),
     "userinfo": ImageReason("a URL that contains a user name or password", "url"),
     "port": ImageReason(
-        "a port other than 80 and 443, except on this machine",
-        "url",
-        settings=("fetch.ports", "fetch.allow_loopback"),
+        "a port other than 80 and 443, except on this machine", "url", settings=("fetch.ports", "fetch.allow_loopback")
     ),
     "private_address": ImageReason(
-        "the host, or a redirect's, is not on the public internet",
-        "url",
-        settings=("fetch.allow_loopback",),
+        "the host, or a redirect's, is not on the public internet", "url", settings=("fetch.allow_loopback",)
     ),
     "dns": ImageReason("the host has no address", "dns", retryable=True),
     "connect": ImageReason("no connection, or it was closed before any answer", "network", retryable=True),
@@ -81,9 +77,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
         "the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out", settings=("consent.ignore",)
     ),
     "content_usage": ImageReason(
-        "the Content-Usage of the answer or of robots.txt forbids training",
-        "opted_out",
-        settings=("consent.ignore",),
+        "the Content-Usage of the answer or of robots.txt forbids training", "opted_out", settings=("consent.ignore",)
     ),
     "robots_txt": ImageReason(
         "the host's robots.txt forbids fetching the file", "opted_out", settings=("consent.ignore",)
