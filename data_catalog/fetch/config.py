@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,10 +49,7 @@ class HostLimits:
 
     def over(self, pace: HostPace) -> HostPace:
         """Return a pace with the limits that are set here replaced."""
-        return HostPace(
-            concurrency=pace.concurrency if self.concurrency is None else self.concurrency,
-            requests_per_s=pace.requests_per_s if self.requests_per_s is None else self.requests_per_s,
-        )
+        return replace(pace, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 # Limits that operators ask for. Wikimedia's robot policy for media allows two connections and 25 Mbit/s.

@@ -1,15 +1,14 @@
 """Opt-out signals of servers: robots.txt, X-Robots-Tag, TDM-Reservation and Content-Usage.
 
-Everything here is pure parsing. `opener.py` fetches and caches the robots.txt files.
+Everything here is pure parsing; `visits.py` fetches the robots.txt files.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from types import MappingProxyType
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from data_catalog.errors import SettingsError
 
@@ -28,17 +27,10 @@ HEADER = "header"
 # so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
 # concern us. The draft is about models that generate content. CLIP does not, but is a part of many models that do, and
 # an operator who says "n" to training rarely makes the distinction. So the broader meaning is applied.
-LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage has train-ai=n ({VOCAB_DRAFT})"})
+LABELS = ("train-ai",)
 
-# All signals, which are respected unless `ConsentConfig.ignore` names them, with their meanings.
-SIGNALS: Mapping[str, str] = MappingProxyType(
-    {
-        ROBOTS_TXT: "the host's robots.txt forbids fetching the file (RFC 9309); if ignored, robots.txt is not fetched",
-        ROBOTS_TAG: "X-Robots-Tag has noai, noimageai, noindex, noimageindex, noml or none, for all robots or for ours",
-        TDM_RESERVATION: "TDM-Reservation is 1 (W3C's TDM Reservation Protocol)",
-        **LABELS,
-    }
-)
+# All signals, which are respected unless `ConsentConfig.ignore` names them. docs/images.md says what each means.
+SIGNALS = (ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, *LABELS)
 
 # Longer statements are ignored: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
@@ -56,7 +48,7 @@ class ConsentConfig:
     label of Content-Usage)."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""
+        """Refuse an unknown signal. Sort the names, so that their order changes no key."""
         for name in self.ignore:
             if name not in SIGNALS:
                 raise SettingsError(
@@ -65,7 +57,7 @@ class ConsentConfig:
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def respects(self, signal: str) -> bool:
-        """Return whether a signal, such as `ROBOTS_TXT`, is respected."""
+        """Return whether a signal is respected."""
         return signal not in self.ignore
 
 
@@ -136,12 +128,7 @@ class OptOutSignals:
 
 
 def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSignals:
-    """Return the opt-out signals in the headers of an answer, together with statements of robots.txt files.
-
-    Args:
-        headers: of the answer.
-        robots: `RobotsTxt.content_usage` of each path that was requested, redirects included.
-    """
+    """Return the opt-out signals in the headers of an answer, and those that robots.txt files have for its requests."""
     tags = [str(value) for value in headers.get_all("X-Robots-Tag", [])]
     reserved = ",".join(map(str, headers.get_all("TDM-Reservation", []))).split(",")
     tags += [f"{TDM_RESERVATION}: {value.strip()}" for value in reserved if value.strip()]
@@ -185,12 +172,7 @@ def _signals_of(tag: str, robot: str) -> set[str]:
 
 
 class RobotsTxt:
-    """The rules of a robots.txt for one robot: RFC 9309, and the Content-Usage rule of `ATTACH_DRAFT`.
-
-    Args:
-        body: the file's text, cut to the length that is read.
-        robot: our name.
-    """
+    """The rules of a robots.txt for one robot: RFC 9309, and the Content-Usage rule of `ATTACH_DRAFT`."""
 
     def __init__(self, body: str, robot: str) -> None:
         from protego import Protego
@@ -211,24 +193,19 @@ class RobotsTxt:
         return self._rules.crawl_delay("*") or 0.0
 
     def content_usage(self, path: str) -> tuple[Usage, ...]:
-        """Return the Content-Usage statements for a path.
+        """Return the Content-Usage statements for a path with its query, as it is requested.
 
         They come from the rule with the longest matching pattern. All rules with patterns of that length count: the
         draft applies each of them, and the most restrictive wins.
-
-        Args:
-            path: with the query, as it is requested.
         """
-        if not self._usages:
-            return ()
         path = _normal(path, _SAFE_IN_PATH)
         found: dict[Usage, None] = {}
         longest = 0
         for pattern, usages in self._usages.items():
-            if pattern.length < longest:
+            if len(pattern) < longest:
                 break
-            if pattern.matches(path):
-                longest = pattern.length
+            if _matches(pattern, path):
+                longest = len(pattern)
                 found |= dict.fromkeys(usages)
         return tuple(found)
 
@@ -278,70 +255,45 @@ def _product_token(name: str) -> str:
 _USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*)[ \t]*)?(.*)", re.IGNORECASE | re.ASCII)
 
 
-def _usage_rules(lines: Iterable[str]) -> dict["_Pattern", list[Usage]]:
-    """Return the Content-Usage rules of a group, longest pattern first."""
-    rules: dict[_Pattern, list[Usage]] = {}
-    for line in lines:
-        found = _USAGE_RULE.fullmatch(line)
-        if found is None:
-            continue
-        usages = rules.setdefault(_pattern(found[1] or ""), [])
+def _usage_rules(lines: Iterable[str]) -> dict[str, list[Usage]]:
+    """Return the Content-Usage statements of a group by pattern in normal form, longest pattern first.
+
+    A pattern (RFC 9309) is a prefix in which "*" matches any characters, and a final "$" the end of the path.
+    """
+    rules: dict[str, list[Usage]] = {}
+    for found in filter(None, map(_USAGE_RULE.fullmatch, lines)):
+        text = found[1] or ""
+        normal = re.sub(r"\*+", "*", _normal(text.removesuffix("$"), _SAFE_IN_PATTERN))
+        usages = rules.setdefault(f"{normal}$" if text.endswith("$") else normal, [])
         if found[2]:  # a pattern without a statement cancels those of shorter patterns
             usages.append(_usage(found[2], ROBOTS_TXT))
-    return dict(sorted(rules.items(), key=lambda rule: -rule[0].length))
+    return dict(sorted(rules.items(), key=lambda rule: -len(rule[0])))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pattern:
-    """A path pattern of RFC 9309: a prefix in which "*" matches any characters, and a final "$" the end of the path.
-
-    Args:
-        parts: the texts between the wildcards, in normal form.
-        is_whole: the pattern must match the path up to its end.
-        length: of the pattern in normal form.
-    """
-
-    parts: tuple[str, ...]
-    is_whole: bool
-    length: int
-
-    def matches(self, path: str) -> bool:
-        """Return whether a path in normal form matches. A regular expression could take exponential time."""
-        first, *others = self.parts
-        if not path.startswith(first):
+def _matches(pattern: str, path: str) -> bool:
+    """Return whether a pattern in normal form matches a path. A regular expression could take exponential time."""
+    first, *others = (pattern.removesuffix("$") if pattern.endswith("$") else f"{pattern}*").split("*")
+    if not others:
+        return path == first
+    if not path.startswith(first):
+        return False
+    *middle, last = others
+    place = len(first)
+    for part in middle:
+        place = path.find(part, place)
+        if place < 0:
             return False
-        if not others:
-            return not self.is_whole or path == first
-        place = len(first)
-        *middle, last = others
-        for part in middle:
-            place = path.find(part, place)
-            if place < 0:
-                return False
-            place += len(part)
-        if self.is_whole:
-            return len(path) - place >= len(last) and path.endswith(last)
-        return path.find(last, place) >= 0
+        place += len(part)
+    return len(path) - place >= len(last) and path.endswith(last)
 
 
-def _pattern(text: str) -> _Pattern:
-    is_whole = text.endswith("$")
-    normal = re.sub(r"\*+", "*", _normal(text.removesuffix("$"), _SAFE_IN_PATTERN))
-    return _Pattern(parts=tuple(normal.split("*")), is_whole=is_whole, length=len(normal) + is_whole)
-
-
-_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-# Characters whose escapes have another meaning than they: a separator, a wildcard, the start of an escape.
-_SPECIAL = b"/*%"
+# Escapes of characters with another meaning: a separator, a wildcard, the start of an escape.
+_SPECIAL = re.compile(rb"%(2[5AF])", re.IGNORECASE)
 _SAFE_IN_PATH = "/%"
 _SAFE_IN_PATTERN = "/%*"
 
 
 def _normal(path: str, safe: str) -> str:
     """Return a path in canonical percent-encoding, so that all spellings of a path compare equal."""
-    return quote(_ESCAPE.sub(_octet, path.encode("utf-8", "surrogatepass")), safe=safe)
-
-
-def _octet(escape: re.Match[bytes]) -> bytes:
-    octet = bytes.fromhex(escape[0][1:].decode())
-    return escape[0].upper() if octet in _SPECIAL else octet
+    escaped = _SPECIAL.sub(lambda found: b"%25" + found[1].upper(), path.encode("utf-8", "surrogatepass"))
+    return quote(unquote_to_bytes(escaped), safe=safe)

@@ -6,9 +6,9 @@ over a failure, then the later attempt over the earlier one.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from data_catalog.database.connections import connect_spilling
 from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
-from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
+from data_catalog.fetch.reasons import FETCH_REASONS, image_step, is_retryable
 from data_catalog.images.tables import IMAGE_COLUMNS, PieceReader, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.failpoints import failpoint
@@ -43,21 +43,11 @@ IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
 # Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
 
-# Locations of recorded outcomes: by the URL's hash, the number of a file and the row in it.
-_FACTS = pa.schema(
-    {
-        "key": pa.uint64(),
-        "good": pa.bool_(),
-        "attempt": pa.int32(),
-        "file": pa.int32(),
-        "row": pa.int32(),
-        "picture_file": pa.int32(),
-        "picture_row": pa.int32(),
-    }
-)
 # Settings that older outcomes do not name.
 _DEFAULTS = {"engine": POLITE}
-_RETRYABLE = sorted(name for name, reason in FETCH_REASONS.items() if reason.retryable)
+# As lists in SQL.
+_FETCH = tuple(FETCH_REASONS)
+_RETRYABLE = tuple(filter(is_retryable, FETCH_REASONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,47 +67,69 @@ class Fetching:
     normalise: Mapping[str, Any]
 
 
+@dataclass(slots=True)
+class _File:
+    """A file with outcomes or pictures, whose sha256 is compared once."""
+
+    path: Path
+    sha256: str
+    was_whole: bool = False
+
+    def is_whole(self) -> bool:
+        self.was_whole = self.was_whole or (self.path.is_file() and sha256_of(self.path) == self.sha256)
+        return self.was_whole
+
+    def require_whole(self) -> None:
+        if not self.is_whole():
+            raise DamagedError(
+                f"{self.path} is missing or damaged, so a build can't reuse its images. Run `vernaclip verify`. If you "
+                f"remove the folder {self.path.parents[1]}, its images are fetched again"
+            )
+
+
 class RecordedOutcomes:
     """An index of the recorded outcomes in a root that are valid for a build, by URL."""
 
     def __init__(
         self, root: Path, fetching: Fetching, *, snapshots: bool = True, unfinished: Sequence[str] | None = None
     ) -> None:
-        """Index the snapshots and unfinished builds of a root.
+        """Index the snapshots and unfinished builds of a root. A damaged snapshot is refused.
 
         Args:
             root: of the catalog.
             fetching: decides which outcomes are valid.
             snapshots: index the snapshots of all datasets.
             unfinished: datasets whose unfinished builds are indexed; None: all.
-
-        Raises:
-            DamagedError: a snapshot's file of outcomes is damaged.
         """
-        self._root, self._fetching = root, fetching
+        self._fetching = fetching
         self._files: list[_File] = []
         self._connection = connect_spilling(root / "work")
-        found = [_FACTS.empty_table()]
+        # Numbers of files and rows, by the hash of the canonical URL. `normalised`: the build can use it as it is.
+        self._connection.execute(
+            "CREATE TABLE found (key UBIGINT, good BOOLEAN, attempt INTEGER, normalised BOOLEAN, file INTEGER, "
+            "number INTEGER, picture_file INTEGER, picture_number INTEGER)"
+        )
         for dataset in dataset_names(root) if snapshots else ():
             for snapshot in committed_snapshots(root, dataset):
                 if _DEFAULTS | snapshot.manifest["settings"]["fetch"] == fetching.fetch:
-                    found += self._of_snapshot(snapshot)
-        found += self._unfinished(unfinished)
+                    self._index_snapshot(snapshot)
+        for folder in sorted((root / "work").glob("*/fetch")):
+            if unfinished is None or folder.parent.name in unfinished:
+                self._index_unfinished(WorkStore(folder.parent))
         # Equal outcomes are ordered by file and row, so that a resumed build uses the same one.
-        order = {"key": "ascending", "good": "descending", "attempt": "descending", "file": "ascending"}
-        facts = pa.concat_tables(found).sort_by([*order.items(), ("row", "ascending")])
-        keys = facts.column("key").to_numpy()
-        is_first = np.ones(len(keys), np.bool_)
-        is_first[1:] = keys[1:] != keys[:-1]
-        self._facts = facts.filter(pa.array(is_first)).combine_chunks()
-        self._keys = keys[is_first]
+        best = "PARTITION BY key ORDER BY good DESC, attempt DESC, file, number"
+        query = f"SELECT * FROM found QUALIFY row_number() OVER ({best}) = 1 ORDER BY key"
+        facts: Any = self._connection.sql(query).to_arrow_table()
+        self._facts: pa.Table = facts.combine_chunks()
+        self._keys = self._facts.column("key").to_numpy()
+        self._connection.execute("DROP TABLE found")
 
     def urls(self) -> pa.Table:
         """Return the canonical `url` and the `sample_id` of every outcome, in the order of files and rows."""
         tables = [pa.schema({"url": pa.string(), "sample_id": pa.string()}).empty_table()]
-        for file in self._facts.group_by("file").aggregate([("row", "list")]).sort_by("file").to_pylist():
+        for file in self._facts.group_by("file").aggregate([("number", "list")]).sort_by("file").to_pylist():
             table = pq.read_table(self._files[file["file"]].path, columns=["url", "sample_id"])
-            tables.append(table.take(sorted(file["row_list"])).select(["url", "sample_id"]).cast(tables[0].schema))
+            tables.append(table.take(sorted(file["number_list"])).select(["url", "sample_id"]).cast(tables[0].schema))
         return pa.concat_tables(tables)
 
     def has(self, urls: pa.Array) -> list[bool]:
@@ -135,36 +147,38 @@ class RecordedOutcomes:
 
         Returns:
             For each image, `IN_RAW`, `IN_IMAGES`, or None if it has no recorded outcome.
-
-        Raises:
-            DamagedError: a snapshot's file is damaged.
         """
         facts = self._facts.take(self._places(urls)).to_pylist()  # all values are None for images without an outcome
-        by_file: defaultdict[int, list[int]] = defaultdict(list)
-        for position, fact in enumerate(facts):
-            if fact["file"] is not None:
-                by_file[fact["file"]].append(position)
         asked = urls.to_pylist()
         rows: dict[int, Row] = {}  # by position; without bytes
-        for number, positions in by_file.items():
-            path = self._files[number].path
-            names = [name for name in pq.read_schema(path).names if name not in IMAGE_COLUMNS]
-            table = pq.read_table(path, columns=names).take([facts[position]["row"] for position in positions])
-            for position, row in zip(positions, table.to_pylist(), strict=True):
+        there = [position for position, fact in enumerate(facts) if fact["key"] is not None]
+        for file, places in self._by_file(there, facts, "file"):
+            names = [name for name in pq.read_schema(file.path).names if name not in IMAGE_COLUMNS]
+            table = pq.read_table(file.path, columns=names).take([number for number, _ in places])
+            for (_, position), row in zip(places, table.to_pylist(), strict=True):
                 if (row.pop("canonical_url", None) or row["url"]) == asked[position]:  # else two URLs have one hash
-                    rows[position] = row | {"url": asked[position]}
+                    shared = {"url": asked[position], "sample_id": sample_ids[position]}
+                    rows[position] = row | shared | {"attempt": facts[position]["attempt"]}
+        # The bytes are copied in the order of their files, so that each row group is read once.
         scratch = folder / "pictures"
-        pieces = self._spill({position: facts[position] for position in rows}, scratch)
+        good = [position for position, row in rows.items() if row["drop_reason"] is None]
+        with scratch.open("wb") as out:
+            for file, places in self._by_file(good, facts, "picture_file", "picture_number"):
+                file.require_whole()
+                for position, name, content in _bytes_of(file.path, places):
+                    rows[position][name] = Piece(scratch, out.tell(), len(content))
+                    out.write(content)
         where: list[int | None] = [None] * len(facts)
         for position, row in rows.items():
-            found = self._as_written(facts[position], row, pieces[position], sample_ids[position])
-            where[position], rows[position] = found
+            where[position] = IN_IMAGES if facts[position]["normalised"] else IN_RAW
+            if where[position] == IN_RAW:
+                row["bytes"] = row.pop("original", row.get("bytes"))
         with PieceReader() as reader:
             for place, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
                 chosen = (rows[position] for position, at in enumerate(where) if at == place)
                 if place in where:
                     write_rows(map(reader.filled, chosen), schema, folder / name)
-        scratch.unlink(missing_ok=True)
+        scratch.unlink()
         return where
 
     def _places(self, urls: pa.Array) -> pa.Array:
@@ -179,193 +193,112 @@ class RecordedOutcomes:
         is_there = self._keys.take(places, mode="clip") == keys
         return pc.if_else(pc.and_(urls.is_valid(), pa.array(is_there)), pa.array(places), None)
 
-    def _of_snapshot(self, snapshot: Snapshot) -> Iterator[pa.Table]:
-        settings = snapshot.manifest["settings"]["normalise"]
-        is_same = settings == self._fetching.normalise
-        has_pictures = str(is_same or settings["keep_original"]).lower()
-        entries = snapshot.manifest["files"]
-        own = snapshot.dataset == self._fetching.dataset
+    def _by_file(
+        self, positions: Iterable[int], facts: Sequence[Row], file: str, number: str = "number"
+    ) -> Iterator[tuple[_File, list[tuple[int, int]]]]:
+        """Yield each file of some facts, with pairs of row number and position, both in order."""
+        places = sorted((facts[position][file], facts[position][number], position) for position in positions)
+        for found, group in groupby(places, key=lambda place: place[0]):
+            yield self._files[found], [place[1:] for place in group]
+
+    def _index_snapshot(self, snapshot: Snapshot) -> None:
         outcomes, pairs, spare = (
-            [_File(snapshot.folder / entry["path"], entry["sha256"], is_same=is_same) for entry in found]
-            for found in (entries["images"], entries["pairs"], entries["spare"])
+            [_File(snapshot.folder / entry["path"], entry["sha256"]) for entry in snapshot.manifest["files"][kind]]
+            for kind in ("images", "pairs", "spare")
         )
         for file in outcomes:
             file.require_whole()
-        url = "coalesce(canonical_url, url)"
-        if outcomes:
-            pictures = _parquet(pairs) if pairs else "(SELECT NULL AS sample_id, NULL AS filename, 0 AS number)"
-            query = f"""
-                SELECT hash({url}) AS key, o.*, p.filename AS picture, p.number AS picture_row
-                FROM {_parquet(outcomes)} o LEFT JOIN (SELECT sample_id, filename, number FROM {pictures}) p
-                USING (sample_id) WHERE url IS NOT NULL
-                AND ({self._holds(own, is_same=is_same)}
-                    OR ({has_pictures} AND drop_reason IS NULL AND picture IS NOT NULL))
-            """
-            yield self._facts_of(query, outcomes, pairs, own=own)
-        if spare:
-            query = f"""
-                SELECT hash({url}) AS key, *, filename AS picture, number AS picture_row FROM {_parquet(spare)}
-                WHERE url IS NOT NULL
-                AND ({self._holds(own, is_same=is_same)} OR (drop_reason IS NULL AND ({has_pictures} OR width IS NULL)))
-            """
-            yield self._facts_of(query, spare, own=own)
+        settings = snapshot.manifest["settings"]["normalise"]
+        facts: Any = {
+            "own": snapshot.dataset == self._fetching.dataset,
+            "is_same": settings == self._fetching.normalise,
+            "url": "coalesce(canonical_url, url)",
+        }
+        is_usable = facts["is_same"] or settings["keep_original"]
+        self._index(outcomes, pairs, usable="p.sample_id IS NOT NULL" if pairs and is_usable else "false", **facts)
+        self._index(spare, usable="true" if is_usable else "width IS NULL", **facts)
 
-    def _unfinished(self, datasets: Sequence[str] | None) -> Iterator[pa.Table]:
-        """Yield the outcomes in the fetch outputs of unfinished builds, schema `_FACTS`."""
-        for folder in sorted((self._root / "work").glob("*/fetch")):
-            if datasets is not None and folder.parent.name not in datasets:
+    def _index_unfinished(self, work: WorkStore) -> None:
+        raw: list[_File] = []
+        images: list[_File] = []
+        for commit, key in work.commits("fetch"):
+            if key["version"] != VERSION or _DEFAULTS | key["settings"]["config"] != self._fetching.fetch:
                 continue
-            own = folder.parent.name == self._fetching.dataset
-            for commit, key in WorkStore(folder.parent).commits("fetch"):
-                if key["version"] != VERSION or _DEFAULTS | key["settings"]["config"] != self._fetching.fetch:
-                    continue
-                is_same = key["settings"]["normalise"] == self._fetching.normalise
-                for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE):
-                    is_raw = name != IMAGES_FILE
-                    if name not in commit.files or not (is_raw or is_same):
-                        continue
-                    file = _File(commit.path(name), commit.files[name], is_same=is_same, is_raw=is_raw)
-                    if not file.is_whole():
+            kinds = [(FETCHED_FILE, raw), (RAW_FILE, raw)]
+            if key["settings"]["normalise"] == self._fetching.normalise:
+                kinds.append((IMAGES_FILE, images))
+            for name, files in kinds:
+                if name in commit.files:
+                    file = _File(commit.path(name), commit.files[name])
+                    if file.is_whole():
+                        files.append(file)
+                    else:
                         logger.warning("%s is damaged. Its images are fetched again", file.path)
-                        continue
-                    failed_by = (
-                        f"CASE WHEN drop_reason IN ({_sql_list(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
-                    )
-                    step = "'fetch'" if is_raw else failed_by
-                    query = f"""
-                        SELECT hash(url) AS key, *, filename AS picture, number AS picture_row
-                        FROM (SELECT *, {step} AS step FROM {_parquet([file])})
-                        WHERE url IS NOT NULL AND ({self._holds(own, is_same=True)} OR drop_reason IS NULL)
-                    """
-                    yield self._facts_of(query, [file], own=own)
+        own = work.folder.name == self._fetching.dataset
+        self._index(raw, own=own, is_same=False)
+        self._index(images, own=own, is_same=True)
 
-    def _holds(self, own: bool, *, is_same: bool) -> str:
-        """Return an SQL condition for failures that are valid for the build."""
-        attempt = self._fetching.attempt
-        is_new = f"attempt >= {attempt}" if own else str(attempt == 0).lower()
-        fetched = f"step = 'fetch' AND (drop_reason NOT IN ({_sql_list(_RETRYABLE)}) OR {is_new})"
-        normalised = f"step = 'normalise' AND drop_reason <> 'forgotten' AND {str(is_same).lower()}"
-        return f"(drop_reason IS NOT NULL AND ({fetched} OR {normalised}))"
-
-    def _facts_of(
-        self, query: str, files: "Sequence[_File]", pictures: "Sequence[_File]" = (), *, own: bool
-    ) -> pa.Table:
-        """Return the outcomes that a query selects from files, schema `_FACTS`.
-
-        Args:
-            query: in SQL.
-            files: that contain the outcomes.
-            pictures: files that contain the pictures; empty: the same files.
-            own: the files belong to the dataset that is built, so that their attempts count.
-        """
+    def _index(
+        self,
+        files: Sequence[_File],
+        pairs: Sequence[_File] = (),
+        *,
+        own: bool,
+        is_same: bool,
+        usable: str = "true",
+        url: str = "url",
+    ) -> None:
+        """Index the valid outcomes of files; `pairs` have their pictures, of which the build can use those `usable`."""
         import duckdb
 
-        first, places = len(self._files), [*files, *pictures]
-        self._files += places
+        if not files:
+            return
+        first = len(self._files)
+        self._files += [*files, *pairs]
+        paths = {"files": [str(file.path) for file in files]}
+        join, picture = "", f"{first} + o.file_index, o.file_row_number"
+        if pairs:
+            paths["pairs"] = [str(file.path) for file in pairs]
+            join = """LEFT JOIN (SELECT sample_id, file_index, file_row_number
+                FROM read_parquet($pairs, hive_partitioning = false)) p ON o.sample_id = p.sample_id"""
+            picture = f"{first + len(files)} + p.file_index, p.file_row_number"
+        attempt = "coalesce(attempt, 0)" if own else "0"
         query = f"""
-            SELECT key, drop_reason IS NULL AS good, {"coalesce(attempt, 0)" if own else "0"} AS attempt,
-                filename AS file, number AS row, picture::VARCHAR AS picture_file, picture_row FROM ({query})
+            INSERT INTO found
+            SELECT hash({url}), drop_reason IS NULL, {attempt},
+                CASE WHEN drop_reason IS NULL THEN {"width IS NOT NULL" if is_same else "false"}
+                ELSE drop_reason NOT IN {_FETCH} END,
+                {first} + o.file_index, o.file_row_number, {picture}
+            FROM read_parquet($files, hive_partitioning = false) o {join}
+            WHERE url IS NOT NULL AND CASE
+                WHEN drop_reason IS NULL THEN {usable}
+                WHEN drop_reason IN {_RETRYABLE} THEN {attempt} >= {self._fetching.attempt}
+                WHEN drop_reason IN {_FETCH} THEN true
+                ELSE drop_reason <> 'forgotten' AND {is_same} END
         """
         try:
-            found: Any = self._connection.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            for file in places:
+            self._connection.execute(query, paths)
+        except duckdb.Error:
+            for file in (*files, *pairs):
                 file.require_whole()
-            raise DamagedError(f"{files[0].path.parent} cannot be read ({error}). Run `vernaclip verify`") from error
-        paths = pa.array([str(file.path) for file in places])
-        for name in ("file", "picture_file"):
-            numbers = pc.add(pc.index_in(found.column(name), value_set=paths), first)
-            found = found.set_column(found.schema.get_field_index(name), name, numbers)
-        return found.cast(_FACTS)
-
-    def _spill(self, facts: Mapping[int, Row], scratch: Path) -> Mapping[int, dict[str, Piece]]:
-        """Copy the bytes of pictures into one file, ordered by file and row, so that each row group is read once."""
-        pieces: defaultdict[int, dict[str, Piece]] = defaultdict(dict)
-        by_file: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for position, fact in facts.items():
-            if fact["good"]:
-                by_file[fact["picture_file"]].append((fact["picture_row"], position))
-        with scratch.open("wb") as out:
-            for number, places in sorted(by_file.items()):
-                self._files[number].require_whole()
-                for position, name, content in _bytes_of(self._files[number].path, sorted(places)):
-                    pieces[position][name] = Piece(scratch, out.tell(), len(content))
-                    out.write(content)
-        return pieces
-
-    def _as_written(self, fact: Row, row: Row, pieces: Mapping[str, Piece], sample_id: str) -> tuple[int, Row]:
-        """Return the number of the step's file that an outcome goes to, and its row there, with pieces for bytes."""
-        shared = {"sample_id": sample_id, "attempt": fact["attempt"]}
-        file = self._files[fact["file"]]
-        if row["drop_reason"] is None:
-            is_image = file.is_same and row.get("width") is not None
-        else:
-            is_image = row["drop_reason"] not in FETCH_REASONS
-        if is_image and not file.is_raw:
-            return IN_IMAGES, {name: row.get(name) for name in IMAGES.names} | shared | dict(pieces)
-        content = pieces.get("original", pieces.get("bytes"))
-        return IN_RAW, {name: row.get(name) for name in RAW_IMAGES.names} | shared | {"bytes": content}
-
-
-@dataclass(slots=True)
-class _File:
-    """A file that contains outcomes.
-
-    Args:
-        path: of the file.
-        sha256: of its bytes, as recorded.
-        is_same: its pictures were normalised with the build's settings.
-        is_raw: its pictures are not normalised.
-        looked_at: its bytes were checked and match.
-    """
-
-    path: Path
-    sha256: str
-    is_same: bool = True
-    is_raw: bool = False
-    looked_at: bool = False
-
-    def is_whole(self) -> bool:
-        self.looked_at = self.looked_at or (self.path.is_file() and sha256_of(self.path) == self.sha256)
-        return self.looked_at
-
-    def require_whole(self) -> None:
-        if not self.is_whole():
-            raise DamagedError(
-                f"{self.path} is missing or damaged, so a build can't reuse its images. Run `vernaclip verify`. If you "
-                f"remove the folder {self.path.parents[1]}, its images are fetched again"
-            )
+            raise
 
 
 def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, bytes]]:
     """Yield position, column and bytes of some rows of a file; `places` are sorted pairs of row number and position."""
     with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        columns = [name for name in ("image", "bytes", "original") if name in names]
+        columns = [name for name in ("image", "bytes", "original") if name in file.schema_arrow.names]
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
-            here = [(row - start, position) for row, position in places if start <= row < end]
+            here = [(number - start, position) for number, position in places if start <= number < end]
             if here:
-                table = file.read_row_group(group, columns=columns).take([row for row, _ in here])
+                table = file.read_row_group(group, columns=columns).take([number for number, _ in here])
                 for (_, position), found in zip(here, table.to_pylist(), strict=True):
-                    image = found.pop("image", None)
-                    for name, content in {**found, **({"bytes": image["bytes"]} if image else {})}.items():
-                        if content is not None:
-                            yield position, name, content
+                    if "image" in found:
+                        found["bytes"] = found.pop("image")["bytes"]
+                    yield from ((position, name, content) for name, content in found.items() if content is not None)
             start = end
-
-
-def _parquet(files: "Sequence[_File]") -> str:
-    names = ", ".join("'" + str(file.path).replace("'", "''") + "'" for file in files)
-    return (
-        f"(SELECT * RENAME (file_row_number AS number) FROM read_parquet([{names}], filename = true, "
-        "file_row_number = true, hive_partitioning = false))"
-    )
-
-
-def _sql_list(reasons: Sequence[str] | Mapping[str, Any]) -> str:
-    return ", ".join(f"'{reason}'" for reason in reasons)
 
 
 def unpublished_outcomes(
@@ -393,24 +326,15 @@ def unpublished_outcomes(
     known.write_recorded(
         unpublished.column("url").combine_chunks(), unpublished.column("sample_id").to_pylist(), folder
     )
-    for name in (RAW_FILE, IMAGES_FILE):
-        if not (folder / name).is_file():
-            continue
-        for group in read_groups(folder / name):
-            rows = [_spare_row(row, is_raw=name == RAW_FILE) for row in group]
-            facts = [{key: value for key, value in row.items() if key not in IMAGE_COLUMNS} for row in rows]
-            taken_down = is_taken_down(pa.Table.from_pylist(facts, schema=OUTCOMES))
+    for path in filter(Path.is_file, (folder / RAW_FILE, folder / IMAGES_FILE)):
+        for rows in read_groups(path):
+            for row in rows:
+                row["source"] = row["sample_id"].partition(":")[0]
+                row["step"] = image_step(row["drop_reason"]) if row["drop_reason"] else None
+                if path.name == RAW_FILE:
+                    row["original"] = row.pop("bytes")
+            taken_down = is_taken_down(pa.Table.from_pylist(rows, schema=OUTCOMES))
             yield from (row for row, is_one in zip(rows, taken_down, strict=True) if not is_one)
-
-
-def _spare_row(row: Row, *, is_raw: bool) -> Row:
-    reason = row["drop_reason"]
-    found = {name: row.get(name) for name in SPARE.names}
-    found["source"] = row["sample_id"].partition(":")[0]
-    found["step"] = None if reason is None else "fetch" if reason in FETCH_REASONS else "normalise"
-    if is_raw:
-        found["bytes"], found["original"] = None, row["bytes"]
-    return found
 
 
 def needed_fetch_outputs(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
@@ -428,85 +352,61 @@ def needed_fetch_outputs(root: Path, work: WorkStore, dataset: str, *, used: Col
         if commit.folder.name in used or key["version"] != VERSION:
             continue
         settings = key["settings"]
-        fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
         known_by = digest(settings)
         if known_by not in indexes:
+            fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
             indexes[known_by] = RecordedOutcomes(root, fetching, unfinished=())
-        names = [name for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
-        columns = [pq.read_table(commit.path(name), columns=["url"]).column("url") for name in names]
-        urls = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).drop_null()
+        files = [commit.path(name) for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
+        urls = pa.concat_tables([pq.read_table(path, columns=["url"]) for path in files]).column("url").drop_null()
         if not all(indexes[known_by].has(urls.combine_chunks())):
             found.append(commit.folder)
     return found
 
 
-def attempts_path(root: Path, dataset: str) -> Path:
-    """Return the path of the record of a dataset's attempt."""
-    return root / "memory" / f"attempt-{dataset}.json"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """The attempt of a dataset: each one requests failed images again.
+    """The attempt of a dataset, 0 for its first build: each one requests failed images again.
 
-    Args:
-        number: 0 for the first build.
-        is_under_way: the attempt was begun, and no build has ended since.
+    It is under way until a build ends.
     """
 
     number: int = 0
     is_under_way: bool = False
 
 
-def attempt_of(root: Path, dataset: str) -> Attempt:
-    """Return a dataset's attempt.
+def _attempt_path(root: Path, dataset: str) -> Path:
+    return root / "memory" / f"attempt-{dataset}.json"
 
-    Raises:
-        DamagedError: its record is damaged.
-    """
-    path = attempts_path(root, dataset)
+
+def attempt_of(root: Path, dataset: str) -> Attempt:
+    """Return a dataset's attempt."""
+    path = _attempt_path(root, dataset)
     remedy = "remove it; attempts are then counted from the snapshots"
     recorded = Attempt(**read_checksummed(path, remedy=remedy)) if path.is_file() else Attempt()
-    last = max((int(snapshot.manifest["attempt"]) for snapshot in committed_snapshots(root, dataset)), default=0)
+    last = max((snapshot.manifest["attempt"] for snapshot in committed_snapshots(root, dataset)), default=0)
     return recorded if recorded.number >= last else Attempt(number=last)
 
 
 def begin_attempt(root: Path, dataset: str) -> Attempt:
-    """Begin an attempt, and record it. An attempt that has not ended continues with its number.
-
-    Raises:
-        DamagedError: the record of the attempt is damaged.
-    """
+    """Begin an attempt, and record it. An attempt that has not ended continues with its number."""
     attempt = attempt_of(root, dataset)
-    if not attempt.is_under_way:
-        attempt = Attempt(number=attempt.number + 1, is_under_way=True)
-        _record(root, dataset, attempt)
-    return attempt
+    return (
+        attempt
+        if attempt.is_under_way
+        else _recorded(root, dataset, Attempt(number=attempt.number + 1, is_under_way=True))
+    )
 
 
 def end_attempt(root: Path, dataset: str) -> None:
     """Record that a build has ended, so that the next attempt gets a new number and requests failed images again."""
     attempt = attempt_of(root, dataset)
     if attempt.is_under_way:
-        _record(root, dataset, replace(attempt, is_under_way=False))
+        _recorded(root, dataset, replace(attempt, is_under_way=False))
 
 
-def _record(root: Path, dataset: str, attempt: Attempt) -> None:
-    failpoint("attempt.before_record", attempts_path(root, dataset))
-    write_checksummed(attempts_path(root, dataset), asdict(attempt))
-    failpoint("attempt.after_record", attempts_path(root, dataset))
-
-
-def num_retryable(snapshot: Snapshot) -> int:
-    """Count the images of a snapshot that are missing for a retryable reason.
-
-    Raises:
-        DamagedError: the snapshot is damaged.
-    """
-    count = 0
-    for entry in snapshot.manifest["files"]["images"]:
-        file = _File(snapshot.folder / entry["path"], entry["sha256"])
-        file.require_whole()
-        reasons = pq.read_table(file.path, columns=["drop_reason"]).column("drop_reason").to_pylist()
-        count += sum(is_retryable(reason) for reason in reasons)
-    return count
+def _recorded(root: Path, dataset: str, attempt: Attempt) -> Attempt:
+    path = _attempt_path(root, dataset)
+    failpoint("attempt.before_record", path)
+    write_checksummed(path, asdict(attempt))
+    failpoint("attempt.after_record", path)
+    return attempt

@@ -4,8 +4,9 @@ A reason is *retryable* if a later try may succeed. All others are final: such a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.drop_reasons import Reason
@@ -13,25 +14,8 @@ from data_catalog.drop_reasons import Reason
 if TYPE_CHECKING:
     import pyarrow as pa
 
-HTTP_MEANINGS = {
-    400: "the server does not understand the request",
-    401: "the server requires a login",
-    402: "the server requires payment",
-    403: "the server refuses access",
-    404: "the file does not exist any more",
-    405: "the server does not allow GET requests for the URL",
-    406: "the server has no format that we accept",
-    408: "the server waited too long for the request",
-    410: "the file was removed permanently",
-    423: "the file is locked",
-    425: "the server asks for a later request",
-    429: "too many requests, even after the wait that the server asked for",
-    451: "withheld for legal reasons",
-    500: "internal error of the server",
-    502: "the server got an invalid answer from the server behind it",
-    503: "the server is overloaded or closed, even after the wait that it asked for",
-    504: "the server got no answer from the server behind it",
-}
+# Statuses that have a reason of their own.
+_STATUSES = (400, 401, 402, 403, 404, 405, 406, 408, 410, 423, 425, 429, 451, 500, 502, 503, 504)
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -59,14 +43,10 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "scheme": ImageReason("a URL with a scheme other than http and https", "url"),
     "userinfo": ImageReason("a URL that contains a user name or password", "url"),
     "port": ImageReason(
-        "a port other than 80 and 443, except on this machine",
-        "url",
-        settings=("fetch.ports", "fetch.allow_loopback"),
+        "a port other than 80 and 443, except on this machine", "url", settings=("fetch.ports", "fetch.allow_loopback")
     ),
     "private_address": ImageReason(
-        "the host, or a redirect's, is not on the public internet",
-        "url",
-        settings=("fetch.allow_loopback",),
+        "the host, or a redirect's, is not on the public internet", "url", settings=("fetch.allow_loopback",)
     ),
     "dns": ImageReason("the host has no address", "dns", retryable=True),
     "connect": ImageReason("no connection, or it was closed before any answer", "network", retryable=True),
@@ -80,12 +60,12 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "not_http": ImageReason("the answer is not HTTP", "server"),
     **{
         f"http_{status}": ImageReason(
-            f"HTTP {status}: {meaning}",
+            f"HTTP {status}: {HTTPStatus(status).phrase}",
             _http_cause(status),
             retryable=status in RETRYABLE_STATUSES,
             settings=("fetch.max_wait_s",) if status in (429, 503) else (),
         )
-        for status, meaning in HTTP_MEANINGS.items()
+        for status in _STATUSES
     },
     "http_2xx": ImageReason("another successful status without an image, such as 204", "server"),
     "http_3xx": ImageReason("a redirect without a target, or another status from 300 to 399", "server"),
@@ -97,9 +77,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
         "the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out", settings=("consent.ignore",)
     ),
     "content_usage": ImageReason(
-        "the Content-Usage of the answer or of robots.txt forbids training",
-        "opted_out",
-        settings=("consent.ignore",),
+        "the Content-Usage of the answer or of robots.txt forbids training", "opted_out", settings=("consent.ignore",)
     ),
     "robots_txt": ImageReason(
         "the host's robots.txt forbids fetching the file", "opted_out", settings=("consent.ignore",)
@@ -156,7 +134,7 @@ NORMALISE_REASONS: dict[str, ImageReason] = {
 
 def http_reason(status: int) -> str:
     """Return the drop reason for the HTTP status of an answer without an image."""
-    if status in HTTP_MEANINGS:
+    if status in _STATUSES:
         return f"http_{status}"
     return f"http_{status // 100}xx" if 200 <= status < 600 else "http_other"
 
@@ -170,11 +148,6 @@ def is_retryable(reason: str | None) -> bool:
     """Return whether a later try may succeed; False for None, which means success."""
     return reason in FETCH_REASONS and FETCH_REASONS[reason].retryable
 
-
-# Shares of all images above which a cause gets a finding, or counts as unusual.
-_NOTABLE = 0.01
-_UNUSUAL = 0.15
-_FEW_IMAGES = 20
 
 CAUSES = {
     "came": "good images",
@@ -230,19 +203,18 @@ def diagnose(downloads: "pa.Table", *notes: str) -> Diagnosis:
         downloads: columns host, drop_reason (null: good) and num_images.
         notes: findings about how they were fetched.
     """
-    rows = downloads.select(["host", "drop_reason", "num_images"]).to_pylist()
-    counts: Counter[str] = Counter()
+    hosts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     retryable = 0
-    for row in rows:
-        counts[cause_of(row["drop_reason"])] += row["num_images"]
-        reason = FETCH_REASONS.get(row["drop_reason"] or "")
-        retryable += row["num_images"] if reason is not None and reason.retryable else 0
-    findings = [*notes, *(finding for rule in _RULES if (finding := rule(counts, rows)) is not None)]
-    if retryable and counts.total():
+    for row in downloads.select(["host", "drop_reason", "num_images"]).to_pylist():
+        hosts[cause_of(row["drop_reason"])][row["host"]] += row["num_images"]
+        retryable += row["num_images"] if is_retryable(row["drop_reason"]) else 0
+    counts = {cause: found.total() for cause, found in hosts.items()}
+    findings = [*notes, *_findings(hosts)]
+    if retryable:
         findings.append(
             f"{retryable:,} of the missing images may come at a later try. Build again later with --retry-failed."
         )
-    return Diagnosis(counts=dict(counts), findings=tuple(findings), num_retryable=retryable)
+    return Diagnosis(counts=counts, findings=tuple(findings), num_retryable=retryable)
 
 
 def cause_of(reason: str | None) -> str:
@@ -253,115 +225,74 @@ def cause_of(reason: str | None) -> str:
     return "other" if known is None else known.cause
 
 
-Rows = Sequence[Mapping[str, Any]]
+# Shares of all images from which a cause gets a finding, or counts as unusual.
+_NOTABLE = 0.01
+_UNUSUAL = 0.15
+_FEW_IMAGES = 20
 
 
-def _offline(counts: Counter[str], rows: Rows) -> str | None:
-    if counts.total() < _FEW_IMAGES or counts["dns"] + counts["network"] < counts.total():
-        return None
-    return (
-        f"None of {counts.total():,} images could be reached. This machine seems to have no connection to the web. "
-        "Build again with --retry-failed when it has one."
+def _findings(hosts: defaultdict[str, Counter[str]]) -> Iterator[str]:
+    """Yield the findings on numbers of images by cause and host, most important first."""
+    counts = {cause: hosts[cause].total() for cause in CAUSES}
+    total = sum(counts.values())
+    notable, unusual = (
+        {cause for cause, count in counts.items() if count and count >= share * total} for share in (_NOTABLE, _UNUSUAL)
     )
-
-
-def _resolver(counts: Counter[str], rows: Rows) -> str | None:
-    """Return a finding on hosts without an address.
-
-    If a host answers one request and has no address for another, the resolver is overloaded.
-    """
-    if _share(counts, "dns") < _NOTABLE or counts["dns"] + counts["network"] == counts.total():
-        return None
-    causes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        causes[row["host"]][cause_of(row["drop_reason"])] += row["num_images"]
-    flaky = sum(found["dns"] for found in causes.values() if found["dns"] and found.total() > found["dns"])
-    if flaky >= 0.1 * counts["dns"]:
-        return (
-            f"DNS trouble: {_percent(counts, 'dns')} of the images failed because their host had no address, {flaky:,} "
-            "of them on hosts that had one at other times. The resolver is overloaded. Run a caching resolver on this "
-            "machine, such as unbound or systemd-resolved, or lower fetch.threads. Then build "
-            "again with --retry-failed."
+    percent = {cause: f"{count / max(total, 1):.1%} of the images" for cause, count in counts.items()}
+    if counts["dns"] + counts["network"] < total:
+        if "dns" in notable:
+            yield _names_finding(hosts, percent["dns"], is_unusual="dns" in unusual)
+        if "network" in unusual:
+            yield (
+                f"{percent['network']} had no connection or were too slow. The network may be overloaded. Lower "
+                "fetch.threads, or raise fetch.timeout_s. Then build again with --retry-failed."
+            )
+    elif total >= _FEW_IMAGES:
+        yield (
+            f"None of {total:,} images could be reached. This machine seems to have no connection to the web. Build "
+            "again with --retry-failed when it has one."
         )
-    if _share(counts, "dns") >= _UNUSUAL:
-        return (
-            f"{_percent(counts, 'dns')} of the images are on hosts without an address. That is unusually many. Look up "
-            "some of them with another resolver. If they have addresses, build again with --retry-failed."
+    if "blocked" in notable:
+        (worst, count), *_ = hosts["blocked"].most_common(1)
+        is_most = count >= 0.2 * counts["blocked"]
+        yield (
+            f"{percent['blocked']} were refused, by {len(hosts['blocked']):,} hosts"
+            + (f", {count:,} of {counts['blocked']:,} by {worst}" if is_most else "")
+            + ". Refusals other than 429 are final. For the next dataset, set fetch.contact, lower the rate of such "
+            "hosts in fetch.hosts, and check what they allow. Do not pretend to be a browser."
         )
-    return (
-        f"{_percent(counts, 'dns')} of the images are on domains that no longer exist. That is usual for old lists of "
-        "links."
-    )
+    if "server" in unusual:
+        (worst, count), *_ = hosts["server"].most_common(1)
+        yield f"{percent['server']} failed by errors of servers, {count:,} of them on {worst}."
+    if "gone" in notable:
+        text = f"Link rot: {percent['gone']} no longer exist. Another try does not help."
+        lost = (found for found in hosts["gone"].most_common() if not hosts["came"][found[0]])
+        host, count = next(lost, ("", 0))
+        if count >= _FEW_IMAGES:
+            text += (
+                f" All {count:,} images of {host} are missing. Open one in a browser: its addresses may have changed."
+            )
+        yield text
+    if "opted_out" in notable:
+        yield (
+            f"{percent['opted_out']} are on hosts that opted out of datasets (robots.txt, X-Robots-Tag, "
+            "Content-Usage). They were not used."
+        )
 
 
-def _blocked(counts: Counter[str], rows: Rows) -> str | None:
-    if _share(counts, "blocked") < _NOTABLE:
-        return None
-    hosts = _hosts_of("blocked", rows)
-    (worst, count), *_ = hosts.most_common(1)
-    text = f"{_percent(counts, 'blocked')} of the images were refused, by {len(hosts):,} hosts"
-    if count >= 0.2 * counts["blocked"]:
-        text += f", {count:,} of {counts['blocked']:,} by {worst}"
-    return (
-        text
-        + ". Refusals other than 429 are final. For the next dataset, set fetch.contact, lower the rate of such hosts "
-        "in fetch.hosts, and check what they allow. Do not pretend to be a browser."
-    )
-
-
-def _network(counts: Counter[str], rows: Rows) -> str | None:
-    if _share(counts, "network") < _UNUSUAL or counts["dns"] + counts["network"] == counts.total():
-        return None
-    return (
-        f"{_percent(counts, 'network')} of the images had no connection or were too slow. The network may be "
-        "overloaded. Lower fetch.threads, or raise fetch.timeout_s. Then build again with "
-        "--retry-failed."
-    )
-
-
-def _gone(counts: Counter[str], rows: Rows) -> str | None:
-    if _share(counts, "gone") < _NOTABLE:
-        return None
-    text = f"Link rot: {_percent(counts, 'gone')} of the images no longer exist. Another try does not help."
-    lost, came = _hosts_of("gone", rows), _hosts_of("came", rows)
-    moved = [(host, count) for host, count in lost.most_common() if count >= _FEW_IMAGES and not came[host]]
-    if moved:
-        host, count = moved[0]
-        text += f" All {count:,} images of {host} are missing. Open one in a browser: its addresses may have changed."
-    return text
-
-
-def _opted_out(counts: Counter[str], rows: Rows) -> str | None:
-    if _share(counts, "opted_out") < _NOTABLE:
-        return None
-    return (
-        f"{_percent(counts, 'opted_out')} of the images are on hosts that opted out of datasets (robots.txt, "
-        "X-Robots-Tag, Content-Usage). They were not used."
-    )
-
-
-def _servers(counts: Counter[str], rows: Rows) -> str | None:
-    if _share(counts, "server") < _UNUSUAL:
-        return None
-    (worst, count), *_ = _hosts_of("server", rows).most_common(1)
-    return f"{_percent(counts, 'server')} of the images failed by errors of servers, {count:,} of them on {worst}."
-
-
-_Rule = Callable[[Counter[str], Rows], str | None]
-_RULES: tuple[_Rule, ...] = (_offline, _resolver, _network, _blocked, _servers, _gone, _opted_out)
-
-
-def _hosts_of(cause: str, rows: Rows) -> Counter[str]:
-    hosts: Counter[str] = Counter()
-    for row in rows:
-        if cause_of(row["drop_reason"]) == cause:
-            hosts[row["host"]] += row["num_images"]
-    return hosts
-
-
-def _share(counts: Counter[str], cause: str) -> float:
-    return counts[cause] / counts.total() if counts.total() else 0.0
-
-
-def _percent(counts: Counter[str], cause: str) -> str:
-    return f"{_share(counts, cause):.1%}"
+def _names_finding(hosts: Mapping[str, Counter[str]], percent: str, *, is_unusual: bool) -> str:
+    # If a host answers one request and has no address for another, the resolver is overloaded.
+    others = {host for cause, found in hosts.items() if cause != "dns" for host in found}
+    flaky = sum(count for host, count in hosts["dns"].items() if host in others)
+    if flaky >= 0.1 * hosts["dns"].total():
+        return (
+            f"DNS trouble: {percent} failed because their host had no address, {flaky:,} of them on hosts that had one "
+            "at other times. The resolver is overloaded. Run a caching resolver on this machine, such as unbound or "
+            "systemd-resolved, or lower fetch.threads. Then build again with --retry-failed."
+        )
+    if is_unusual:
+        return (
+            f"{percent} are on hosts without an address. That is unusually many. Look up some of them with another "
+            "resolver. If they have addresses, build again with --retry-failed."
+        )
+    return f"{percent} are on domains that no longer exist. That is usual for old lists of links."

@@ -19,6 +19,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+USUAL_PORTS = frozenset(DEFAULT_PORTS.values())
 
 # Servers accept request lines of about this length. Longer ones come from growing redirects and from broken files.
 LONGEST_PATH = 8000
@@ -31,13 +32,10 @@ _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*(?<!-)\.?")
 
 
 class FetchError(PipelineError):
-    """A failure to fetch an image, with its drop reason.
+    """A failure to fetch an image, with its drop reason and the status of the answer.
 
-    Args:
-        reason: a key of `reasons.FETCH_REASONS`.
-        detail: what was found; equal in all runs for equal causes. None if the reason says everything.
-        http_status: of the answer, if there was one.
-        retry_after_s: seconds that the server asks to wait.
+    `detail` is equal in all runs for equal causes; None if the reason says everything. `retry_after_s` is the wait that
+    the server asks for.
     """
 
     def __init__(
@@ -88,11 +86,7 @@ def fetchable_url(url: str | None) -> str | None:
 
 @lru_cache(maxsize=4096)  # each URL is parsed several times during its fetch
 def parse_url(url: str | None) -> Target:
-    """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form.
-
-    Raises:
-        FetchError: `bad_url` (empty, no scheme, no usable host or port, too long), `scheme`, `userinfo`.
-    """
+    """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form."""
     if url is None or not url.strip():
         raise FetchError("bad_url", "empty")
     try:
@@ -134,26 +128,19 @@ def _escape(text: str, safe: str) -> str:
 def _ascii_host(host: str | None) -> str:
     if not host:
         raise FetchError("bad_url", "no host")
-    if ":" in host:
-        return _ipv6_host(host)
-    name = ascii_name(host)
-    if not _HOST.fullmatch(name):
-        raise FetchError("bad_url", "host is no name")
-    return name
-
-
-def _ipv6_host(host: str) -> str:
-    """Return the canonical spelling of an address; refuse a zone, which only has a meaning on one machine."""
+    if ":" not in host:
+        name = ascii_name(host)
+        if not _HOST.fullmatch(name):
+            raise FetchError("bad_url", "host is no name")
+        return name
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError as error:
         raise FetchError("bad_url", "host is no address") from error
-    if address.scope_id is not None:
+    if address.scope_id is not None:  # it only has a meaning on one machine
         raise FetchError("bad_url", "host with a zone")
     return socket.inet_ntop(socket.AF_INET6, address.packed)  # `str` differs between versions of Python
 
-
-USUAL_PORTS = frozenset({80, 443})
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of IPv4-only hosts, as IPv6-only networks see them
 # Some versions of Python take these for public: 6to4 relays, the dummy address of IPv4, documentation.
@@ -195,9 +182,7 @@ def checked_addresses(
 ) -> list[str]:
     """Look up the host once and return its addresses. Raise if any of them may not be connected to.
 
-    Raises:
-        FetchError: `dns`, `private_address`, or `port` (one that is not in `ports`, on a host that is not an allowed
-            loopback address).
+    An allowed loopback address may have any port.
     """
     port_allowed = target.port in ports
     if not port_allowed and not allow_loopback:
@@ -233,7 +218,7 @@ _LONGEST_NAME_BYTES = 165
 
 
 def check_width(width: int) -> None:
-    """Raise `SettingsError` unless Wikimedia serves thumbnails of that width, or it is 0 (originals)."""
+    """Refuse a width of which Wikimedia serves no thumbnails, other than 0 (originals)."""
     if width and width not in WIDTHS:
         served = ", ".join(map(str, WIDTHS))
         raise SettingsError(
@@ -242,12 +227,9 @@ def check_width(width: int) -> None:
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
-    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL.
+    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL, or width 0.
 
-    Args:
-        url: canonical, as `parse_url` returns it.
-        width: of the thumbnail in pixels, from `WIDTHS`; 0: None is returned. A smaller original has no thumbnail, so
-            that the request for it fails.
+    A smaller original has no thumbnail, so that the request for it fails.
     """
     found = _ORIGINAL.fullmatch(url)
     if found is None or not width:

@@ -10,14 +10,8 @@ from pathlib import Path
 from cleaning.leaks import guarded_by
 from data_catalog.database.catalog import rebuild
 from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
-from data_catalog.fetch.outcomes import (
-    Fetching,
-    attempt_of,
-    begin_attempt,
-    end_attempt,
-    needed_fetch_outputs,
-    num_retryable,
-)
+from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, needed_fetch_outputs
+from data_catalog.fetch.reasons import is_retryable
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import NATIVE
 from data_catalog.settings import what_values
@@ -171,7 +165,9 @@ def _up_to_date(root: Path, inputs: Inputs, dataset: str, attempt: int) -> Snaps
 
 def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> bool:
     """Return True if a retry has failed images to fetch, of this build or of an earlier one."""
-    return bool(snapshot_names(root, dataset)) if found is None else num_retryable(found) > 0
+    if found is None:
+        return bool(snapshot_names(root, dataset))
+    return any(row["step"] == "fetch" and is_retryable(row["drop_reason"]) for row in found.manifest["drop_reasons"])
 
 
 def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: WriteDocuments) -> Snapshot:

@@ -102,7 +102,7 @@ def test_a_kept_caption_is_told_to_the_file_that_it_is_published_in(root: Path, 
 def test_a_lost_image_is_told_with_its_answer_and_its_tries(root: Path, why: Any) -> None:
     row = first_row(root, "FROM image_outcomes WHERE drop_reason = 'http_404'")
     image = why(row["sample_id"]).partition("\nimage ")[2]
-    for part in ("lost by fetch", "http_status: 404", "the file does not exist any more"):
+    for part in ("lost by fetch", "http_status: 404", "HTTP 404: Not Found"):
         assert part in image
     assert re.search(r"requested: 1 try, first at \d{4}-\d\d-\d\d [\d:]{8} UTC, \d+\.\d s in requests and ", image)
     assert "can be tried again: no, this is final" in image
