@@ -98,7 +98,7 @@ def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorke
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
             raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
             workers.fetch(requests, FetchConfig(), raw)
-            workers.normalise(raw, _CONFIG, images)
+            workers.normalise([raw], _CONFIG, images)
             for image in (row for group in read_groups(images) for row in group):
                 known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
                 if image["bytes"] is None:
