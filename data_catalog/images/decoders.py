@@ -23,8 +23,9 @@ from PIL import Image
 
 from data_catalog.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory
 from data_catalog.errors import DefectError, InputError
+from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.images.formats import format_of
-from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, load_decoders, normalise_image
+from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
 from data_catalog.images.tables import Row
 from data_catalog.storage.failpoints import kill_with_parent
 
