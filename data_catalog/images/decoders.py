@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any
 
 from PIL import Image
 
@@ -31,7 +30,7 @@ from data_catalog.storage.failpoints import kill_with_parent
 
 CRASH = "decode_crash"
 _TRIES = 2
-_OUT_OF_MEMORY = json.dumps({"drop_reason": CRASH, "detail": "out of memory"}).encode() + b"\n"
+_OUT_OF_MEMORY = b'{"drop_reason": "decode_crash", "detail": "out of memory"}\n'
 # So much fits into the socket while the process itself sends: neither waits for the other.
 _AHEAD_BYTES = 2**16
 _PR_SET_PDEATHSIG = 1  # from sys/prctl.h
@@ -75,14 +74,12 @@ def _decode_all(parent: Connection) -> None:
 
 def _answer(raw: bytes, config: NormaliseConfig) -> bytes:
     """Return a line of JSON, columns of `IMAGES`, and the encoded picture behind it."""
-    picture, facts = b"", dict[str, Any]()
     try:
-        image = normalise_image(raw, config)
+        facts = {"drop_reason": None, **asdict(normalise_image(raw, config))}
+        facts["thumbnail"] = facts["thumbnail"].hex()
     except ImageRejectedError as error:
         facts = {"drop_reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}
-    else:
-        facts = {"drop_reason": None, **asdict(image), "thumbnail": image.thumbnail.hex()}
-        picture = facts.pop("data")
+    picture: bytes = facts.pop("data", b"")
     return json.dumps(facts).encode() + b"\n" + picture
 
 
@@ -124,10 +121,8 @@ class Decoder:
             return {"drop_reason": CRASH, "detail": f"silent for {self._config.timeout_s:g} s"}
         except (EOFError, ConnectionError):
             return {"drop_reason": CRASH, "detail": "a crash"}
-        found = json.loads(facts)
-        if not picture:
-            return found
-        return {**found, "thumbnail": bytes.fromhex(found["thumbnail"]), "bytes": picture}
+        found: Row = json.loads(facts)
+        return found | {"thumbnail": bytes.fromhex(found["thumbnail"]), "bytes": picture} if picture else found
 
     def close(self) -> None:
         """End the process, after an image that it works on."""
