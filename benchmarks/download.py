@@ -78,7 +78,7 @@ def fetch_and_normalise(requests: Path, out: Path) -> None:
             return raw
 
         def normalise_one(raw: Path) -> None:
-            workers.normalise(raw, normalise, out / f"{raw.stem}.parquet")
+            workers.normalise([raw], normalise, out / f"{raw.stem}.parquet")
             raw.unlink()
 
         fetched = lane.map(fetch_one, sorted(requests.glob("*.parquet")))

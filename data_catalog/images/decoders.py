@@ -12,31 +12,29 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any, NamedTuple
 
-from data_catalog.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildDiedError, ChildProcess, cap_memory
+from PIL import Image
+
+from data_catalog.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory
 from data_catalog.errors import DefectError, InputError
-from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_one, set_limits
+from data_catalog.images.decoding import ImageRejectedError
+from data_catalog.images.formats import format_of
+from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
+from data_catalog.images.tables import Row
 from data_catalog.storage.failpoints import kill_with_parent
 
+CRASH = "decode_crash"
 _TRIES = 2
-_OUT_OF_MEMORY = b"out of memory"
+_OUT_OF_MEMORY = b'{"drop_reason": "decode_crash", "detail": "out of memory"}\n'
 # So much fits into the socket while the process itself sends: neither waits for the other.
 _AHEAD_BYTES = 2**16
 _PR_SET_PDEATHSIG = 1  # from sys/prctl.h
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
-
-
-class Decoded(NamedTuple):
-    """Columns of `IMAGES`, or the reason why there is no picture; and the encoded picture."""
-
-    facts: dict[str, Any]
-    picture: bytes
 
 
 def main(arguments: list[str]) -> None:
@@ -63,153 +61,114 @@ def _decode_all(parent: Connection) -> None:
     if prctl := getattr(ctypes.CDLL(None), "prctl", None):
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a decoder that hangs reads nothing from a socket that closes
     config = NormaliseConfig(**json.loads(parent.recv_bytes()))
-    set_limits(config)
+    # Some decoders reserve memory when a file is opened. Pillow refuses twice this number.
+    Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
     cap_memory(config.memory_bytes)
     parent.send_bytes(b"%d" % os.getpid())
     try:
         while True:
-            facts, picture = normalise_one(parent.recv_bytes(), config)
-            parent.send_bytes(json.dumps(facts).encode())
-            parent.send_bytes(picture)
+            parent.send_bytes(_answer(parent.recv_bytes(), config))
     except MemoryError:  # later results could not be trusted
         parent.send_bytes(_OUT_OF_MEMORY)
 
 
-class _Child:
-    """A decoding process; used by one thread at a time."""
-
-    def __init__(self, zygote: Connection, config: NormaliseConfig) -> None:
-        self._socket, theirs = Pipe()
-        self._timeout_s = START_S
-        try:
-            with theirs:
-                send_handle(zygote, theirs.fileno(), None)
-            self._limit_waits(START_S)
-            self._socket.send_bytes(json.dumps(asdict(config)).encode())
-            self._pid = int(self._socket.recv_bytes())
-            self._limit_waits(config.timeout_s)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _limit_waits(self, seconds: float) -> None:
-        """Let a wait for a process that has stopped end, also in the middle of a message."""
-        self._timeout_s = seconds
-        with socket.socket(fileno=os.dup(self._socket.fileno())) as same:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                same.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(int(seconds * 1e6), 10**6)))
-
-    @contextmanager
-    def _alive(self) -> Iterator[None]:
-        """Raise `ChildDiedError` if the process ends, or sends nothing in time."""
-        try:
-            yield
-        except BlockingIOError as error:
-            os.kill(self._pid, signal.SIGKILL)  # it is still there, so that its id is nobody else's
-            raise ChildDiedError(f"silent for {self._timeout_s:g} s") from error
-        except (EOFError, ConnectionError) as error:
-            raise ChildDiedError("a crash") from error
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether the process, which has nothing to say, still listens."""
-        return not self._socket.poll()
-
-    def send(self, raw: bytes) -> None:
-        """Give it an image."""
-        with self._alive():
-            self._socket.send_bytes(raw)
-
-    def receive(self) -> Decoded:
-        """Return what becomes of the first image that it has."""
-        with self._alive():
-            facts = self._socket.recv_bytes()
-            if facts == _OUT_OF_MEMORY:
-                raise ChildDiedError(facts.decode())
-            return Decoded(json.loads(facts), self._socket.recv_bytes())
-
-    def close(self) -> None:
-        """End the process, after an image that it works on."""
-        self._socket.close()
+def _answer(raw: bytes, config: NormaliseConfig) -> bytes:
+    """Return a line of JSON, columns of `IMAGES`, and the encoded picture behind it."""
+    try:
+        facts = {"drop_reason": None, **asdict(normalise_image(raw, config))}
+        facts["thumbnail"] = facts["thumbnail"].hex()
+    except ImageRejectedError as error:
+        facts = {"drop_reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}
+    picture: bytes = facts.pop("data", b"")
+    return json.dumps(facts).encode() + b"\n" + picture
 
 
 class Decoder:
     """A decoding process for one thread; another takes its place when an image kills it."""
 
-    def __init__(self, decoders: "Decoders", config: NormaliseConfig) -> None:
-        self._decoders, self._config = decoders, config
-        self.child: _Child | None = None
+    def __init__(self, fork: Callable[[NormaliseConfig], tuple[Connection, int]], config: NormaliseConfig) -> None:
+        self._fork, self._config = fork, config
+        self._process: tuple[Connection, int] | None = None
         self._ahead: bytes | None = None  # an image that the process has beside the one that it works on
 
-    def normalise(self, raw: bytes, ahead: bytes | None = None) -> Decoded:
-        """Return what becomes of an image; one that kills its process twice is rejected.
+    def normalise(self, raw: bytes, ahead: bytes | None = None) -> Row:
+        """Return columns of `IMAGES`, with a reason if there is no picture: an image may kill its process twice.
 
         Args:
             raw: the image.
             ahead: the next one, which the process begins while this one is written.
-
-        Raises:
-            InputError: no process can start its work.
         """
-        cause = ""
         for _ in range(_TRIES):
-            self.child = self.child or self._decoders.take(self._config)
-            try:
-                if self._ahead is not raw:
-                    self.child.send(raw)
-                self._ahead = None
-                if ahead is not None and len(ahead) <= _AHEAD_BYTES:
-                    self.child.send(ahead)
-                    self._ahead = ahead
-                return self.child.receive()
-            except ChildDiedError as error:
-                cause = str(error)
-                self.child.close()
-                self.child = self._ahead = None
-        return Decoded({"reason": "decode_crash", "detail": cause}, b"")
+            found = self._ask(raw, ahead)
+            if found["drop_reason"] != CRASH:
+                break
+            self.close()
+        return found
+
+    def _ask(self, raw: bytes, ahead: bytes | None) -> Row:
+        self._process = self._process or self._fork(self._config)
+        connection, pid = self._process
+        try:
+            if self._ahead is not raw:
+                connection.send_bytes(raw)
+            self._ahead = None
+            if ahead is not None and len(ahead) <= _AHEAD_BYTES:
+                connection.send_bytes(ahead)
+                self._ahead = ahead
+            facts, _, picture = connection.recv_bytes().partition(b"\n")
+        except BlockingIOError:
+            os.kill(pid, signal.SIGKILL)  # it is still there, so that its id is nobody else's
+            return {"drop_reason": CRASH, "detail": f"silent for {self._config.timeout_s:g} s"}
+        except (EOFError, ConnectionError):
+            return {"drop_reason": CRASH, "detail": "a crash"}
+        found: Row = json.loads(facts)
+        return found | {"thumbnail": bytes.fromhex(found["thumbnail"]), "bytes": picture} if picture else found
+
+    def close(self) -> None:
+        """End the process, after an image that it works on."""
+        if self._process is not None:
+            self._process[0].close()
+        self._process = self._ahead = None
 
 
 class Decoders:
-    """The decoding processes of this process: started when needed, reused, killed if they hang. Safe for threads."""
+    """The decoding processes of this process. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._zygote: ChildProcess | None = None
-        self._idle: dict[NormaliseConfig, list[_Child]] = {}
         self._num_lent = 0
         self._is_closed = False
 
     @contextmanager
     def lend(self, config: NormaliseConfig) -> Iterator[Decoder]:
         """Lend a decoder to one thread."""
-        decoder = Decoder(self, config)
+        decoder = Decoder(self._fork, config)
         with self._lock:
             self._num_lent += 1
         try:
             yield decoder
-        except BaseException:
-            if decoder.child is not None:
-                decoder.child.close()
-                decoder.child = None
-            raise
         finally:
+            decoder.close()
             with self._lock:
                 self._num_lent -= 1
-                if decoder.child is not None:
-                    self._idle.setdefault(config, []).append(decoder.child)
 
-    def take(self, config: NormaliseConfig) -> _Child:
-        """Return an idle process, or a new one."""
-        with self._lock:
-            idle = self._idle.get(config, [])
-            while idle:
-                if (child := idle.pop()).is_alive:
-                    return child
-                child.close()
+    def _fork(self, config: NormaliseConfig) -> tuple[Connection, int]:
+        """Return the socket and the id of a new process."""
         for _ in range(MAX_EARLY_DEATHS):
             zygote = self.start()
+            ours, theirs = socket.socketpair()
+            # A wait for a process that has stopped ends, also in the middle of a message.
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                ours.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(int(config.timeout_s * 1e6), 10**6)))
+            connection = Connection(ours.detach())
             with suppress(EOFError, OSError):
-                return _Child(zygote.socket, config)
+                with theirs:
+                    send_handle(zygote.socket, theirs.fileno(), None)
+                connection.send_bytes(json.dumps(asdict(config)).encode())
+                if connection.poll(START_S):
+                    return connection, int(connection.recv_bytes())
+            connection.close()
         cause = f"{zygote.cause_of_death()}: {zygote.printed() or 'it printed nothing'}"
         raise InputError(f"images: the decoding process ends before it reaches an image: {cause}")
 
@@ -219,30 +178,26 @@ class Decoders:
             if self._is_closed:
                 raise DefectError(CLOSED)
             if self._zygote is not None and self._zygote.socket.poll():  # it sends nothing: its end is closed
-                self._zygote.close()
-                self._zygote = None
-            if self._zygote is None:
-                self._zygote = ChildProcess("data_catalog.images.decoders")
+                self._end()
+            self._zygote = self._zygote or ChildProcess("data_catalog.images.decoders")
             return self._zygote
 
     def end_idle(self) -> None:
-        """End the idle processes; the next image starts new ones."""
+        """End all processes, unless a decoder is lent; the next image starts new ones."""
         with self._lock:
-            for child in (child for children in self._idle.values() for child in children):
-                child.close()
-            self._idle.clear()
-            if not self._num_lent and self._zygote is not None:
-                self._zygote.close()
-                self._zygote = None
+            if not self._num_lent:
+                self._end()
 
     def close(self) -> None:
         """End all processes, also those at work, and start no more."""
         with self._lock:
             self._is_closed = True
-            if self._zygote is not None:
-                self._zygote.close()
-                self._zygote = None
-        self.end_idle()
+            self._end()
+
+    def _end(self) -> None:
+        if self._zygote is not None:
+            self._zygote.close()
+        self._zygote = None
 
 
 if __name__ == "__main__":

@@ -48,12 +48,7 @@ class ImageRejectedError(PipelineError):
 
 
 def open_image(raw: bytes) -> ImageFile:
-    """Read only the header of a file of an allowed format.
-
-    Raises:
-        ImageRejectedError: its pixel mode is not allowed, or it is a JPEG with too many scans.
-        Exception: any error of a decoder; see `rejection_of`.
-    """
+    """Read only the header of a file of an allowed format; for errors of decoders, see `rejection_of`."""
     image = Image.open(io.BytesIO(raw), formats=READ_FORMATS)
     if image.mode not in _ALLOWED_MODES:
         raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
@@ -106,23 +101,23 @@ def _text_kind(raw: bytes) -> str:
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+# OpenCV's flags of size, by the divisor; the colour flag is added.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded picture, not yet turned upright.
-
-    Args:
-        pixels: RGB.
-        profile: ICC profile of the pixels, if they are still to be converted to sRGB.
-        orientation: EXIF's, 1 to 8; 1 is upright.
-        size: (width, height) of the original as it is stored; a JPEG may have been decoded at a fraction of it.
-    """
+    """A decoded RGB picture, not yet turned upright."""
 
     pixels: Pixels
-    profile: bytes | None
-    orientation: int
-    size: tuple[int, int]
+    profile: bytes | None  # ICC profile, if the pixels are still to be converted to sRGB
+    orientation: int  # EXIF's, 1 to 8; 1 is upright
+    size: tuple[int, int]  # (width, height) of the original as it is stored, also if it was decoded at a fraction
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -143,10 +138,11 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
     if image.format not in ("JPEG", "MPO"):
         return decode_opened(image, matte, profiles=profiles)
     size = image.size
-    pixels = _plain_jpeg(raw, fraction) if image.mode == "RGB" else None
-    if pixels is not None:
-        profile = image.info.get("icc_profile") if profiles else None
-        return Decoded(pixels, profile, _orientation(image), size)
+    if image.mode == "RGB":
+        flags = _REDUCED[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels: Pixels | None = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
+        if pixels is not None:  # else Pillow decodes it, or says what is wrong
+            return Decoded(pixels, _profile(image, profiles), _orientation(image), size)
     if fraction > 1:
         image.draft(None, (size[0] // fraction, size[1] // fraction))
     return replace(decode_opened(image, matte, profiles=profiles), size=size)
@@ -155,17 +151,13 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
 def decode_opened(image: Image.Image, matte: tuple[int, int, int], *, profiles: bool) -> Decoded:
     """Decode a Pillow image of any mode by Pillow, as `decode` does, which explains the arguments."""
     image.load()
-    picture, profile = _rgb(image, matte, image.info.get("icc_profile") if profiles else None)
+    picture, profile = _rgb(image, matte, _profile(image, profiles))
     # Pillow turns some TIFFs upright while it decodes them: their size is known only now.
     return Decoded(np.asarray(picture), profile, _orientation(image), image.size)
 
 
-def _plain_jpeg(raw: bytes, fraction: int) -> Pixels | None:
-    """Return a JPEG's pixels, or None if OpenCV can't decode it; Pillow then decodes it or says what is wrong."""
-    # The size is a flag of its own; the colour flag is added below.
-    reduced = {1: 0} | {part: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{part}") for part in (2, 4, 8)}
-    flags = reduced[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
+def _profile(image: Image.Image, profiles: bool) -> bytes | None:
+    return image.info.get("icc_profile") if profiles else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -179,10 +171,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """Convert a picture to mode RGB. Return it and the profile that is still to be applied.
-
-    The caller applies the profile of an RGB picture: after shrinking there are fewer pixels to convert.
-    """
+    """Convert a picture to mode RGB. Return it and its profile, if that is better applied after shrinking."""
     if image.mode.startswith("I;16"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
         grey = np.asarray(image) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), None
@@ -202,20 +191,17 @@ def to_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
 def _image_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert mode RGB, L or CMYK to RGB in sRGB; ignore a profile that is broken or of another mode."""
     try:
-        transform = _transform(profile, image.mode)
-        found = None if transform is None else ImageCms.applyTransform(image, transform)
+        if transform := _transform(profile, image.mode):
+            return transform.apply(image)
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         logger.debug("unusable colour profile", exc_info=True)
-        found = None
-    return image.convert("RGB") if found is None else found
+    return image.convert("RGB")
 
 
+# Building a transform costs more than applying it, and most images share a profile.
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile to sRGB, or None if there is nothing to convert.
-
-    Building a transform costs more than applying it, and most images share a profile, so transforms are cached.
-    """
+    """Return the transform from a profile to sRGB, or None if there is nothing to convert."""
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if opened.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
         return None

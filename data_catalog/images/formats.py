@@ -1,24 +1,16 @@
 """The table of image formats: names, the bytes at the start of their files, suffixes, and which formats are read."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFormat:
-    """A format of images, or of files that are mistaken for images.
+class ImageFormat(NamedTuple):
+    """A format of images, or of files that are mistaken for images."""
 
-    Args:
-        name: as in details of drop reasons; Pillow's name, if the format is read.
-        starts: bytes at the start of its files; a question mark matches any byte.
-        suffixes: lower-case suffixes of files that count as images by their name.
-        is_read: builds, training and search decode it.
-    """
-
-    name: str
-    starts: tuple[bytes, ...]
-    suffixes: tuple[str, ...] = ()
-    is_read: bool = False
+    name: str  # as in details of drop reasons; Pillow's name, if the format is read
+    starts: tuple[bytes, ...]  # bytes at the start of its files; a question mark matches any byte
+    suffixes: tuple[str, ...] = ()  # lower-case suffixes of files that count as images by their name
+    is_read: bool = False  # builds, training and search decode it
 
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

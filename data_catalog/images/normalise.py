@@ -4,9 +4,9 @@ import ctypes
 import math
 import re
 import warnings
-from dataclasses import dataclass, fields
-from functools import lru_cache, partial
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +23,6 @@ from data_catalog.images.decoding import (
     to_srgb,
     upright,
 )
-from data_catalog.images.formats import format_of
 from data_catalog.settings import require_between, require_values
 
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
@@ -41,9 +40,9 @@ _BORDER_COLOUR = (255, 255, 255)
 _MAX_FLOAT_PIXELS = 2_000_000
 # A JPEG decoded at a fraction still has at least this many times the wanted size.
 _FRACTION_MARGIN = 2
-ENCODE_FORMATS = ("jpg", "webp", "png")
-# The quality of JPEG and WebP; the compression level of PNG.
-QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
+# OpenCV's option of the quality of JPEG and WebP, and of the compression level of PNG; the bounds of both.
+_QUALITY = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION}
+_QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
 # The longest side that OpenCV writes in a format, in pixels.
 _LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}
 # Side of the grey picture that the hash is computed from.
@@ -55,7 +54,7 @@ _CHOICES: dict[str, Any] = {
     "resize_mode": RESIZE_MODES,
     "upscale_interpolation": INTERPOLATIONS,
     "downscale_interpolation": INTERPOLATIONS,
-    "encode_format": ENCODE_FORMATS,
+    "encode_format": _QUALITY,
     "animated": ("reject", "first"),
 }
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -119,42 +118,29 @@ class NormaliseConfig:
         for name, (low, high) in _BOUNDS.items():
             require_between(f"normalise.{name}", getattr(self, name), low, high)
         require_values("normalise", self, "", **_CHOICES)
-        require_between("normalise.encode_quality", self.encode_quality, *QUALITY_BOUNDS[self.encode_format])
+        require_between("normalise.encode_quality", self.encode_quality, *_QUALITY_BOUNDS[self.encode_format])
         if not _COLOUR.fullmatch(self.matte):
             raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalisedImage:
-    """A normalised image: the file's bytes, and properties of it and its original.
-
-    Args:
-        data: the encoded file.
-        width: of the result, in pixels.
-        height: of the result, in pixels.
-        original_width: of the original turned upright, in pixels.
-        original_height: of the original turned upright, in pixels.
-        original_format: Pillow's name, such as JPEG.
-        phash: perceptual hash of the whole picture before cropping and padding, 16 hexadecimal digits.
-        thumbnail: 8x8 pixels of RGB, 192 bytes, of the whole picture before cropping and padding.
-    """
+    """A normalised image, and columns of `IMAGES`. Hash and thumbnail are from before cropping and padding."""
 
     data: bytes
     width: int
     height: int
-    original_width: int
+    original_width: int  # turned upright
     original_height: int
-    original_format: str
+    original_format: str  # Pillow's name, such as JPEG
     phash: str
     thumbnail: bytes
 
 
 def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
-    """Decode, turn upright, convert to RGB, resize and encode one image.
+    """Decode, turn upright, convert to RGB, resize and encode one image, or raise `ImageRejectedError`.
 
-    Raises:
-        ImageRejectedError: the image is rejected; the error has the reason.
-        MemoryError: the address space is used up. The process should end: its later results are uncertain.
+    After a `MemoryError` the process should end: its later results are uncertain.
     """
     with warnings.catch_warnings():
         # Pillow warns about large or odd files; this module decides which of them are rejected.
@@ -172,32 +158,21 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     opened = open_image(raw)
     _check_header(opened, config)
-    plan_of = partial(
-        ResizePlan.of,
-        image_size=config.image_size,
-        mode=config.resize_mode,
-        only_if_bigger=config.resize_only_if_bigger,
-        interpolations=(config.downscale_interpolation, config.upscale_interpolation),
-    )
-    plan = plan_of(opened.size)
-    longest, kind = plan.longest_side if plan else max(opened.size), config.encode_format
-    if longest > _LONGEST_SIDE[kind]:
-        raise ImageRejectedError(
-            "too_many_pixels", f"{longest} pixels a side, of at most {_LONGEST_SIDE[kind]} in {kind}"
-        )
+    plan = _plan_of(opened.size, config)
     fraction = plan.fraction(opened.size) if plan and config.scaled_decoding else 1
     red, green, blue = bytes.fromhex(config.matte[1:])
     decoded = decode(raw, opened, (red, green, blue), fraction=fraction, profiles=config.colour_profiles)
-    plan = plan_of(decoded.size)
+    plan = _plan_of(decoded.size, config)
     # Resize first, so that later operations have fewer pixels.
-    small = resized(decoded.pixels, plan) if plan else decoded.pixels
+    small = _resized(decoded.pixels, plan) if plan else decoded.pixels
     whole = upright(to_srgb(small, decoded.profile), decoded.orientation)
     miniature = grey_miniature(whole)
-    if is_one_colour(decoded.pixels, miniature):
+    # The miniature rules out quickly, for nearly all pictures, that all pixels are equal.
+    if miniature.min() == miniature.max() and (decoded.pixels == decoded.pixels[0, 0]).all():
         raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
-    final = cropped_or_padded(whole, plan) if plan else whole
+    final = _cropped_or_padded(whole, config) if plan else whole
     return NormalisedImage(
-        data=encoded(final, kind, config.encode_quality),
+        data=_encoded(final, config),
         width=final.shape[1],
         height=final.shape[0],
         original_width=decoded.upright_size[0],
@@ -209,7 +184,7 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 
 
 def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
-    """Raise `ImageRejectedError` if the header exceeds a limit, before anything is decoded."""
+    """Reject an image whose header exceeds a limit, before anything is decoded."""
     short, long = sorted(image.size)
     size = f"{image.width}x{image.height}"
     if short * long > config.max_pixels:
@@ -220,42 +195,23 @@ def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
         raise ImageRejectedError("too_small", size)
     if config.animated == "reject" and image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageRejectedError("animated", image.format)
+    kind, plan = config.encode_format, _plan_of(image.size, config)
+    longest = max(plan.width, plan.height) if plan else long
+    if plan and config.resize_mode != "keep_ratio":
+        longest = config.image_size
+    if longest > _LONGEST_SIDE[kind]:
+        raise ImageRejectedError(
+            "too_many_pixels", f"{longest} pixels a side, of at most {_LONGEST_SIDE[kind]} in {kind}"
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResizePlan:
-    """The resizing of one picture: `width` and `height` are its size before cropping or padding, in pixels."""
+class _Plan(NamedTuple):
+    """The size of a picture before it is cropped or padded, in pixels."""
 
     width: int
     height: int
     interpolation: str
-    mode: str
-    image_size: int
     shrinks: bool
-
-    @classmethod
-    def of(
-        cls, size: tuple[int, int], image_size: int, mode: str, *, only_if_bigger: bool, interpolations: tuple[str, str]
-    ) -> "ResizePlan | None":
-        """Return the plan for a picture of (width, height), or None if it stays as it is.
-
-        `interpolations` are for shrinking and for enlarging.
-        """
-        side = min(size) if mode in _BY_SHORTER_SIDE else max(size)
-        shrinks = side > image_size
-        if mode == "no" or (only_if_bigger and not shrinks):
-            return None
-        scale = image_size / side
-        width, height = (max(1, round(length * scale)) for length in size)
-        interpolation = interpolations[0 if shrinks else 1]
-        return cls(
-            width=width, height=height, interpolation=interpolation, mode=mode, image_size=image_size, shrinks=shrinks
-        )
-
-    @property
-    def longest_side(self) -> int:
-        """Return the longer side of the result, after cropping or padding, in pixels."""
-        return max(self.width, self.height) if self.mode == "keep_ratio" else self.image_size
 
     def fraction(self, size: tuple[int, int]) -> int:
         """Return the divisor, 1, 2, 4 or 8, of a JPEG's (width, height) while decoding, without visible loss."""
@@ -265,7 +221,18 @@ class ResizePlan:
         return max(fraction for fraction in (1, 2, 4, 8) if fraction <= max(1, times))
 
 
-def resized(pixels: Pixels, plan: ResizePlan) -> Pixels:
+def _plan_of(size: tuple[int, int], config: NormaliseConfig) -> _Plan | None:
+    """Return the plan for a picture of (width, height), or None if it stays as it is."""
+    side = min(size) if config.resize_mode in _BY_SHORTER_SIDE else max(size)
+    shrinks = side > config.image_size
+    if config.resize_mode == "no" or (config.resize_only_if_bigger and not shrinks):
+        return None
+    scale = config.image_size / side
+    width, height = (max(1, round(length * scale)) for length in size)
+    return _Plan(width, height, config.downscale_interpolation if shrinks else config.upscale_interpolation, shrinks)
+
+
+def _resized(pixels: Pixels, plan: _Plan) -> Pixels:
     """Resize the whole picture to the plan's size."""
     height, width = pixels.shape[:2]
     if (width, height) == (plan.width, plan.height):
@@ -304,31 +271,26 @@ def _weights(num_before: int, num_after: int) -> Any:
     return csr_array(((shares[real] / scale).astype(np.float32), places), shape=(num_after, num_before))
 
 
-def cropped_or_padded(pixels: Pixels, plan: ResizePlan) -> Pixels:
-    """Crop or pad the resized, upright picture if the mode requires it."""
-    gaps = [plan.image_size - length for length in pixels.shape[:2]]
-    if plan.mode == "center_crop":
+def _cropped_or_padded(pixels: Pixels, config: NormaliseConfig) -> Pixels:
+    side = config.image_size
+    gaps = [side - length for length in pixels.shape[:2]]
+    if config.resize_mode == "center_crop":
         top, left = (-gap // 2 for gap in gaps)
-        return np.ascontiguousarray(pixels[top : top + plan.image_size, left : left + plan.image_size])
-    if plan.mode == "border":
+        return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    if config.resize_mode == "border":
         (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in gaps)
         return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=_BORDER_COLOUR)
     return pixels
 
 
-def encoded(pixels: Pixels, encode_format: str, quality: int) -> bytes:
-    """Return the encoded file, without any metadata. A JPEG has its colour at half the resolution (4:2:0).
-
-    img2dataset does the same: at equal file size it is as close to the pixels as full colour at a lower quality, and it
-    is faster to encode and to decode.
-    """
-    sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
-    options = {
-        "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling],
-        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
-        "png": [cv2.IMWRITE_PNG_COMPRESSION, quality],
-    }
-    _, data = cv2.imencode(f".{encode_format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options[encode_format])
+def _encoded(pixels: Pixels, config: NormaliseConfig) -> bytes:
+    """Return the encoded file, without any metadata."""
+    options = [_QUALITY[config.encode_format], config.encode_quality]
+    if config.encode_format == "jpg":
+        # Colour at half the resolution, as img2dataset has it: at equal file size it is as close to the pixels as full
+        # colour at a lower quality, and it is faster to encode and to decode.
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, data = cv2.imencode(f".{config.encode_format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()
 
 
@@ -353,11 +315,6 @@ def thumbnail(pixels: Pixels) -> bytes:
     return cv2.resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).tobytes()
 
 
-def is_one_colour(pixels: Pixels, miniature: Pixels) -> bool:
-    """Return whether all pixels are equal; the miniature rules it out quickly for nearly all pictures."""
-    return bool(miniature.min() == miniature.max() and (pixels == pixels[0, 0]).all())
-
-
 def load_decoders() -> None:
     """Load the libraries for decoding, and set up this process to decode one image after another on one core."""
     import imagehash  # noqa: F401
@@ -371,18 +328,3 @@ def load_decoders() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
-
-
-def set_limits(config: NormaliseConfig) -> None:
-    """Set the limit of pixels: some decoders reserve memory when a file is opened. Pillow refuses twice this number."""
-    Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
-
-
-def normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any], bytes]:
-    """Return JSON values, with a reason if the image is rejected, and the encoded picture."""
-    try:
-        image = normalise_image(raw, config)
-    except ImageRejectedError as error:
-        return {"reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}, b""
-    facts = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "data"}
-    return {"reason": None, "detail": None, **facts, "thumbnail": image.thumbnail.hex()}, image.data

@@ -64,15 +64,18 @@ def failed(reason: str | None, detail: str | None = None) -> Outcome:
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
     """Write rows to a new Parquet file; image columns are not compressed, since images are compressed already."""
-    others = [name for name in schema.names if name not in IMAGE_COLUMNS]
+
+    def num_bytes(row: Row) -> int:
+        return sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
+
     with pq.ParquetWriter(
         out,
         schema,
         compression={name: "none" if name in IMAGE_COLUMNS else "zstd" for name in schema.names},
         use_dictionary=[name for name in ("drop_reason", "detail") if name in schema.names],
-        write_statistics=others,
+        write_statistics=[name for name in schema.names if name not in IMAGE_COLUMNS],
     ) as writer:
-        for group in groups_of(rows, _num_bytes, most_rows=ROW_GROUP_ROWS, most_bytes=ROW_GROUP_BYTES):
+        for group in groups_of(rows, num_bytes, most_rows=ROW_GROUP_ROWS, most_bytes=ROW_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
             failpoint("images.after_group", out)
 
@@ -80,14 +83,7 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
 def groups_of(
     rows: Iterable[Row], size: Callable[[Row], int], *, most_rows: int, most_bytes: int
 ) -> Iterator[list[Row]]:
-    """Yield rows in groups of limited size; a row that exceeds `most_bytes` ends its group.
-
-    Args:
-        rows: to be grouped.
-        size: returns the bytes of a row.
-        most_rows: in a group.
-        most_bytes: in a group, beyond which no further row is added.
-    """
+    """Yield rows in groups of limited size; a row that reaches `most_bytes` ends its group."""
     group: list[Row] = []
     num_bytes = 0
     for row in rows:
@@ -98,10 +94,6 @@ def groups_of(
             group, num_bytes = [], 0
     if group:
         yield group
-
-
-def _num_bytes(row: Row) -> int:
-    return sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
 
 
 def read_groups(path: Path) -> Iterator[list[Row]]:

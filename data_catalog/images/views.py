@@ -7,9 +7,9 @@ matches the view of the test image that was changed in the same way. Re-encoding
 import io
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,27 +49,16 @@ _CONFIG = NormaliseConfig(
 _NAMES_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A view of a test image.
+class View(NamedTuple):
+    """A view of a test image."""
 
-    Args:
-        view: a key of `_CUTS`, with "mirrored " before it if the image was mirrored.
-        phash: perceptual hash, 16 hexadecimal digits.
-        thumbnail: 8x8 pixels of RGB, 192 bytes.
-    """
-
-    view: str
+    view: str  # a key of `_CUTS`, with "mirrored " before it if the image was mirrored
     phash: str
     thumbnail: bytes
 
 
 def image_views(raw: bytes) -> list[View]:
-    """Return all views of an image file, decoded in this process.
-
-    Raises:
-        ImageRejectedError: it can't be decoded, or has one colour.
-    """
+    """Return all views of an image file, decoded in this process."""
     return _views(normalise_image(raw, _CONFIG).data)
 
 
@@ -83,10 +72,6 @@ def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWo
         names: of images in the location.
         out: a new file; temporary files go into its folder too.
         workers: read and decode.
-
-    Raises:
-        InputError: the location can't be opened, or the child process can't start its work.
-        DiskError: the disk is full, or fails.
     """
     write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
 
@@ -98,13 +83,13 @@ def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorke
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
             raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
             workers.fetch(requests, FetchConfig(), raw)
-            workers.normalise(raw, _CONFIG, images)
-            for image in (row for group in read_groups(images) for row in group):
+            workers.normalise([raw], _CONFIG, images)
+            for image in chain.from_iterable(read_groups(images)):
                 known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
                 if image["bytes"] is None:
-                    yield {**known, "view": None, "phash": None, "thumbnail": None}
+                    yield known
                 else:
-                    yield from ({**known, **asdict(view)} for view in _views(image["bytes"]))
+                    yield from (known | view._asdict() for view in _views(image["bytes"]))
 
 
 def _views(png: bytes) -> list[View]:

@@ -3,53 +3,49 @@
 import logging
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain, pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import DiskError
 from data_catalog.fetch.config import IMG2DATASET, FetchConfig
 from data_catalog.fetch.img2dataset_engine import Img2dataset
 from data_catalog.fetch.owner import FetchingProcess, Owners
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
-from data_catalog.images.decoders import Decoders
+from data_catalog.images.decoders import CRASH, Decoder, Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.progress import Progress
 from data_catalog.schema import IMAGES, RAW_IMAGES
-from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.disk_errors import disk_errors
 
 logger = logging.getLogger(__name__)
 
-_SHARED = [name for name in IMAGES.names if name in RAW_IMAGES.names]
-_FACTS = ("width", "height", "original_width", "original_height", "original_format", "phash")
-
 
 class ImageWorkers:
-    """Child processes for images: started when needed, reused, and ended with the context. Safe for threads.
+    """Child processes for images: started when needed, and ended with the context. Safe for threads.
 
     One process fetches the images of all shards; each call of `normalise` has a decoding process. The files that they
     write depend only on the bytes that came: tries and latencies are only in the log.
 
     When an object is pickled into another process, it becomes that process's workers, with children of its own.
     `end_process_workers` ends those.
+
+    Args:
+        hosts: folder for robots.txt files, which are cached for a day, and for the pauses that hosts ask for, which are
+            recorded until they end. None: a temporary one.
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
-        """Start no child yet.
-
-        Args:
-            hosts: folder for robots.txt files, which are cached for a day, and for the pauses that hosts ask for, which
-                are recorded until they end. None: a temporary one.
-        """
-        self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None
-        self._fetching = FetchingProcess(hosts or Path(self._temporary.name if self._temporary else ""))
-        self._img2dataset, self._decoders = Img2dataset(), Decoders()
+        self._closing = ExitStack()
+        if hosts is None:
+            hosts = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="vernaclip-hosts-")))
+        self._fetching, self._img2dataset, self._decoders = FetchingProcess(hosts), Img2dataset(), Decoders()
+        for child in (self._decoders, self._img2dataset, self._fetching):
+            self._closing.callback(child.close)
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
         return _process_workers, ()
@@ -62,14 +58,10 @@ class ImageWorkers:
 
     def close(self) -> None:
         """End the children; kill those that are at work."""
-        self._fetching.close()
-        self._img2dataset.close()
-        self._decoders.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._closing.close()
 
     def end_idle(self) -> None:
-        """End the idle decoding processes; new ones are started when they are needed."""
+        """End the decoding processes, unless one works; new ones are started when they are needed."""
         self._decoders.end_idle()
 
     def prepare(self, *, fetching: bool, normalising: bool) -> None:
@@ -101,79 +93,41 @@ class ImageWorkers:
             journals: folder in which a call that is interrupted leaves what came, for the next one; None: a temporary
                 one beside `out`.
             owners: fetching processes of other machines; None: that of this one.
-
-        Raises:
-            InputError: the fetching process can't start its work.
-            DiskError: the disk is full, or fails.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
-        with _disk_errors(out), _temporary_beside(out) if journals is None else nullcontext(journals) as folder:
+        with ExitStack() as stack:
+            stack.enter_context(disk_errors(out))
+            if journals is None:
+                temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-")
+                journals = Path(stack.enter_context(temporary))
             engine = self._img2dataset if config.engine == IMG2DATASET else owners or self._fetching
-            outcomes = fetch_from_web(rows, config, folder, engine)
+            outcomes = fetch_from_web(rows, config, journals, engine)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)
 
-    def normalise(self, raw: Path, config: NormaliseConfig, out: Path) -> None:
-        """Normalise a file that `fetch` wrote into `out`, schema `IMAGES`: one row for each row of `raw`, in order.
-
-        A row that was not fetched keeps its reason. `out` is a new file.
-
-        Raises:
-            InputError: the decoding process can't start its work.
-            DiskError: the disk is full, or fails.
-        """
-        self.normalise_in_order([raw], config, out)
-
-    def normalise_in_order(
-        self,
-        raws: Sequence[Path],
-        config: NormaliseConfig,
-        out: Path,
-        *,
-        known: Path | None = None,
-        order: Sequence[int] | None = None,
+    def normalise(
+        self, files: Sequence[Path], config: NormaliseConfig, out: Path, *, order: Sequence[int] | None = None
     ) -> None:
-        """Normalise several files, and merge them with images that are normalised already.
+        """Normalise images, and write one row for each to the new file `out`, schema `IMAGES`.
+
+        A row that was not fetched keeps its reason.
 
         Args:
-            raws: files of the schema `RAW_IMAGES`.
+            files: of the schema `RAW_IMAGES`, or `IMAGES`: those are normalised already.
             config: settings of `[normalise]`.
-            out: a new file of the schema `IMAGES`.
-            known: a file of the schema `IMAGES`: the images that are normalised already.
-            order: for each row of `out`, the number of the file that it comes from; `known` has the last number. None:
-                all rows come from the first file.
-
-        Raises:
-            InputError: the decoding process can't start its work.
-            DiskError: the disk is full, or fails.
+            out: a new file.
+            order: for each row of `out`, the number of the file that it comes from; None: there is one file.
         """
-        waiting = sum(pq.read_table(raw, columns=["drop_reason"]).column(0).null_count for raw in raws)
-        bar = Progress("normalise", total=waiting, unit="images")
-        with _disk_errors(out), bar as progress:
-            streams = [_image_rows(raw, config, self._decoders, progress) for raw in raws]
-            if known is not None:
-                streams.append(row for group in read_groups(known) for row in group)
+        num_rows = sum(pq.read_metadata(file).num_rows for file in files)
+        with (
+            disk_errors(out),
+            Progress("normalise", total=num_rows, unit="images") as progress,
+            self._decoders.lend(config) as decoder,
+        ):
+            streams = [chain.from_iterable(read_groups(file)) for file in files]
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
-            write_rows(rows, IMAGES, out)
-            for stream in streams:
-                deque(stream, maxlen=0)  # each gives its decoder back at its end
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Raise `DiskError` for any error of the disk of `out`."""
-    try:
-        yield
-    except OSError as error:
-        raise_if_disk_fails(error, out)
-        raise DiskError(f"images: {out.name} cannot be written ({error}). Repair that and run again") from error
-
-
-@contextmanager
-def _temporary_beside(out: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
-        yield Path(folder)
+            write_rows(_image_rows(rows, decoder, progress, keep_original=config.keep_original), IMAGES, out)
 
 
 _workers: list[ImageWorkers] = []
@@ -190,30 +144,27 @@ def _process_workers() -> ImageWorkers:
 
 def end_process_workers() -> None:
     """End the idle children that calls from other processes have started in this one."""
-    with _workers_lock:
-        for workers in _workers:
-            workers.end_idle()
+    for workers in _workers:
+        workers.end_idle()
 
 
-def _image_rows(raw: Path, config: NormaliseConfig, decoders: Decoders, progress: Progress) -> Iterator[Row]:
-    """Yield a row of the schema `IMAGES` for each of `raw`; one that was not fetched keeps its reason."""
-    with decoders.lend(config) as decoder:
-        rows = (row for group in read_groups(raw) for row in group)
-        for row, following in pairwise(chain(rows, [None])):
-            assert row is not None
-            facts: Row = {"reason": row["drop_reason"], "detail": row["detail"]}
-            picture = b""
-            if row["drop_reason"] is None:
-                facts, picture = decoder.normalise(row["bytes"], following["bytes"] if following else None)
-                progress.advance()
-            if facts["reason"] == "decode_crash":
-                logger.warning("images: %s is given up, since its decoder ended: %s", row["sample_id"], facts["detail"])
-            yield {
-                **{name: row[name] for name in _SHARED},
-                **{name: facts.get(name) for name in _FACTS},
-                "drop_reason": facts["reason"],
-                "detail": facts["detail"],
-                "bytes": picture or None,
-                "thumbnail": bytes.fromhex(facts["thumbnail"]) if picture else None,
-                "original": row["bytes"] if picture and config.keep_original else None,
-            }
+def _image_rows(rows: Iterable[Row], decoder: Decoder, progress: Progress, *, keep_original: bool) -> Iterator[Row]:
+    for row, following in pairwise(chain(rows, [None])):
+        assert row is not None
+        raw, found = _to_decode(row), row
+        if raw is not None:
+            found = {**row, "bytes": None, **decoder.normalise(raw, _to_decode(following))}
+            if found["drop_reason"] == CRASH:
+                logger.warning("images: %s is given up, since its decoder ended: %s", row["sample_id"], found["detail"])
+            if keep_original and found["bytes"]:
+                found["original"] = raw
+        progress.advance()
+        yield found
+
+
+def _to_decode(row: Row | None) -> bytes | None:
+    """Return the bytes that are not normalised yet, if a row has some."""
+    if row is None or "phash" in row or row["drop_reason"] is not None:
+        return None
+    raw: bytes = row["bytes"]
+    return raw

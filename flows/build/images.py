@@ -134,16 +134,12 @@ def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
         job: reads `fetch`.
         config: section `[normalise]`.
     """
-    fetched, files = job.one("fetch"), (FETCHED_FILE, RAW_FILE, IMAGES_FILE)
-    there = [name for name in files if name in fetched.files]
+    fetched, names = job.one("fetch"), (FETCHED_FILE, RAW_FILE, IMAGES_FILE)
+    there = [name for name in names if name in fetched.files]
     order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()
-    job.tools.workers.normalise_in_order(
-        [fetched.path(name) for name in there if name != IMAGES_FILE],
-        config,
-        job.folder / SHARD,
-        known=fetched.path(IMAGES_FILE) if IMAGES_FILE in there else None,
-        order=[there.index(files[place]) for place in order],
-    )
+    files = [fetched.path(name) for name in there]
+    places = [there.index(names[place]) for place in order]
+    job.tools.workers.normalise(files, config, job.folder / SHARD, order=places)
     return {}
 
 

@@ -454,7 +454,7 @@ def _try_images(look: _PairsAnalysis) -> None:
     with TemporaryDirectory(prefix="vernaclip-init-") as folder, ImageWorkers() as workers:
         raw, normalised = Path(folder, "raw.parquet"), Path(folder, "normalised.parquet")
         workers.fetch(asked, FetchConfig(), raw)
-        workers.normalise(raw, NormaliseConfig(), normalised)
+        workers.normalise([raw], NormaliseConfig(), normalised)
         facts = pq.read_table(normalised, columns=["drop_reason", "original_width", "original_height"]).to_pylist()
     look.tried = Counter(row["drop_reason"] or "" for row in facts)
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]

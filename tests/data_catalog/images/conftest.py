@@ -229,7 +229,7 @@ def normalise(workers: ImageWorkers, tmp_path_factory: pytest.TempPathFactory) -
             for index, body in enumerate(bodies)
         ]
         pq.write_table(pa.Table.from_pylist(raw, schema=RAW_IMAGES), out.with_suffix(".raw"))
-        by.normalise(out.with_suffix(".raw"), config, out)
+        by.normalise([out.with_suffix(".raw")], config, out)
         assert pq.read_schema(out) == IMAGES
         return _rows(out, [row["sample_id"] for row in raw])
 

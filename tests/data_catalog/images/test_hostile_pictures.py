@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.fetch.reasons import NORMALISE_REASONS
+from data_catalog.images.decoders import Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 
@@ -191,15 +192,20 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(pictures: dict[str, bytes], normalise: Any, children: Any, tmp_path_factory: Any) -> Run:
-    """All cases in one child, with a good picture after each."""
-    table, others = cases(pictures), children("normalise")
+    """All cases in one child, with a good picture after each; and again in another, which is measured."""
+    table, others = cases(pictures), children("decode")
     bodies = [body for each, _ in table.values() for body in (each, pictures["plain.jpg"])]
     out = tmp_path_factory.mktemp("hostile") / "images.parquet"
     with ImageWorkers() as workers:
         rows = normalise(bodies, CONFIG, by=workers, out=out)
-        (child,) = children("normalise") - others
+    decoders = Decoders()
+    with decoders.lend(CONFIG) as decoder:
+        for body in bodies:
+            decoder.normalise(body)
+        (child,) = children("decode") - others
         lines = Path(f"/proc/{child}/status").read_text().splitlines()
         peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    decoders.close()
     assert {(row["drop_reason"], row["bytes"]) for row in rows[1::2]} == {(None, rows[1]["bytes"])}
     golden = {name: outcome for name, (_, outcome) in table.items()}
     return Run(golden, bodies, dict(zip(table, rows[::2], strict=True)), peak, out)

@@ -401,7 +401,7 @@ folder = Path(sys.argv[1])
 config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()))
 with ImageWorkers() as workers:
     workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
-    workers.normalise(folder / "raw", NormaliseConfig(image_size=32), folder / "images")
+    workers.normalise([folder / "raw"], NormaliseConfig(image_size=32), folder / "images")
 # Not RUSAGE_SELF: across fork and exec it keeps the size of the process that started this one.
 own_kb = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
 print(own_kb, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
