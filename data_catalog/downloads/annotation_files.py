@@ -212,7 +212,9 @@ def _missing(file: UpstreamFile, job: DownloadJob) -> list[str]:
 def _compare_unrecorded(file: UpstreamFile, job: DownloadJob) -> None:
     """Record a file from another origin if it has the published checksum; refuse it if it has another."""
     path, place = file.file, job.folder / file.file
-    if file.members or not file.expected.algorithm or path in read_record(job.folder):
+    if file.members or not file.expected.algorithm:
+        return
+    if state_of(path, job.folder, read_record(job.folder)) is State.RECORDED:
         return
     try:
         file.expected.require_checksum(place, named=str(place))

@@ -5,12 +5,12 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_WAIT_S = 60.0  # longest wait that a server may ask for with Retry-After
-NOT_MODIFIED, RANGE_NOT_SATISFIABLE, TOO_MANY_REQUESTS = 304, 416, 429
+NOT_MODIFIED, TOO_MANY_REQUESTS = 304, 429
+ANSWERS = (200, 206, NOT_MODIFIED, 416)  # the file, a part of it, nothing new, no such part
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
@@ -80,7 +81,6 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
     """Refuse a URL that contains a password, or whose bytes anybody on the way may change.
 
     Args:
-        url: the URL.
         referrer: URL that led to it, or "" if the user gave it. It may not lead by http to another host.
         plain_http: whether http is allowed, since the sha256 of the file is known.
     """
@@ -109,36 +109,22 @@ class PartialFile:
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
         self._state_path = path.with_name(path.name + ".json")
-        self._state: dict[str, Any] = {}
+        self.etag, self.version, self.total = "", "", None
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             state = read_json(self._state_path)
-            self._state = state if state["url"] == url else {}
+            if state["url"] == url:
+                self.etag, self.version, self.total = state["etag"], state["version"], state["total"]
 
     @property
     def num_bytes(self) -> int:
         """Return how many bytes are downloaded."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    @property
-    def etag(self) -> str:
-        """Return the server's ETag of the version, or "" if it has none."""
-        return str(self._state.get("etag", ""))
-
-    @property
-    def total(self) -> int | None:
-        """Return the number of bytes of the whole file, or None if the server does not state it."""
-        return self._state.get("total")
-
-    @property
-    def is_whole(self) -> bool:
-        """Return whether all bytes that the server announced are downloaded."""
-        return self.total is not None and self.num_bytes == self.total
-
     def request_headers(self) -> dict[str, str]:
         """Return headers that request the rest, or the whole file if it has changed; {} requests the whole file."""
-        if not self.num_bytes or not self.total or not self._state["version"]:
+        if not self.num_bytes or not self.total or not self.version:
             return {}
-        return {"Range": f"bytes={self.num_bytes}-", "If-Range": self._state["version"]}
+        return {"Range": f"bytes={self.num_bytes}-", "If-Range": self.version}
 
     def accept(self, response: httpx.Response) -> None:
         """Prepare for a body that replaces the bytes (200) or is the requested rest (206); refuse another part."""
@@ -148,12 +134,12 @@ class PartialFile:
         if response.status_code == 200:
             self.remove()
             length = headers.get("Content-Length")
-            self._state = {"etag": etag, "version": version, "url": self.url, "total": int(length) if length else None}
-            write_json(self._state_path, self._state)
+            self.etag, self.version, self.total = etag, version, int(length) if length else None
+            state = {"url": self.url, "etag": etag, "version": version, "total": self.total}
+            write_json(self._state_path, state)
             return
-        total = self.total or 0
-        rest = f"bytes {self.num_bytes}-{total - 1}/{total}"
-        if headers.get("Content-Range") != rest or version != self._state.get("version"):
+        rest = f"bytes {self.num_bytes}-{(self.total or 0) - 1}/{self.total}"
+        if (headers.get("Content-Range"), version) != (rest, self.version):
             self.remove()
             raise TransientError(f"{self.url} sends another part of the file than the requested one")
 
@@ -161,14 +147,14 @@ class PartialFile:
         """Delete the bytes and their version."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
-        self._state = {}
+        self.etag, self.version, self.total = "", "", None
 
 
 def fetch_small(url: str, config: DownloadConfig) -> bytes:
     """Return the content of a small file."""
 
     def fetch() -> bytes:
-        with _answer(url, config, {}, allowed=(200,)) as response:
+        with _answer(url, config, {}) as response:
             return b"".join(_pieces(response, url, config))
 
     return _with_retries(fetch, config)
@@ -187,8 +173,6 @@ def download(
     A complete file that an earlier process downloaded and did not use is not requested again.
 
     Args:
-        partial: the part that is already downloaded, possibly empty.
-        config: limits and retry policy.
         referrer: URL that led here, see `check_url`.
         known_etag: ETag of a version that is not downloaded again, "" for none.
         expected: expected size and checksum; a file with others is removed, so that the next call starts again.
@@ -200,10 +184,7 @@ def download(
 
     def fetch() -> bool:
         headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
-        allowed = (200, 206, NOT_MODIFIED, RANGE_NOT_SATISFIABLE)
-        with _answer(
-            partial.url, config, headers, referrer, allowed=allowed, plain_http=expected.plain_http
-        ) as response:
+        with _answer(partial.url, config, headers, referrer, plain_http=expected.plain_http) as response:
             if response.status_code == NOT_MODIFIED and "If-None-Match" in headers:
                 return False
             partial.accept(response)
@@ -216,7 +197,8 @@ def download(
                     progress.advance(len(piece))
         return True
 
-    if not partial.is_whole and not _with_retries(fetch, config):
+    is_whole = partial.total is not None and partial.num_bytes == partial.total
+    if not is_whole and not _with_retries(fetch, config):
         return False
     _require_size(partial, partial.num_bytes, expected)
     try:
@@ -258,17 +240,16 @@ def _answer(
     headers: Mapping[str, str],
     referrer: str = "",
     *,
-    allowed: Sequence[int],
     plain_http: bool = False,
 ) -> Iterator[httpx.Response]:
-    """Return the response of a URL with an allowed status, after redirects, which are checked as the URL is."""
+    """Return a response with one of the statuses `ANSWERS`, after redirects, which are checked as the URL is."""
     place = url
     try:
         with _client(config, headers) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 check_url(place, referrer=referrer, plain_http=plain_http)
                 with client.stream("GET", place) as response:
-                    if response.status_code in allowed:
+                    if response.status_code in ANSWERS:
                         yield response
                         return
                     if response.next_request is None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from data_catalog.downloads import annotation_files, registry
-from data_catalog.downloads.annotation_files import DownloadJob, read_record, require_space
+from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_by_hand, require_space
 from data_catalog.downloads.registry import parse_registry
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
@@ -138,6 +138,18 @@ def test_existing_files_are_compared_and_never_overwritten(site: Any) -> None:
     with pytest.raises(DamagedError, match="has changed since its download"):
         site.get(entry)
     assert site.upstream.requests == []
+
+
+def test_a_file_that_a_person_replaced_is_compared_again(site: Any) -> None:
+    source = site.source(site.entry(url=None, by_hand="Fill in the form."))
+    job, place = DownloadJob(source=source, folder=site.folder, license_accepted=True), site.folder / PLACE
+    place.parent.mkdir(parents=True)
+    place.write_bytes(site.captions)
+    record_by_hand(source.files[0], job)
+    assert read_record(site.folder)[PLACE].verified_by == "sha256"
+    place.write_bytes(b"changed")
+    with pytest.raises(InputError, match="it is not the published file"):
+        record_by_hand(source.files[0], job)
 
 
 def test_a_full_disk_is_reported_before_the_download(site: Any) -> None:
