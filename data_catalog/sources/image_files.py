@@ -246,12 +246,14 @@ class _Zip(_Place):
         try:
             self._zip = zipfile.ZipFile(self._file)
         except _BAD_ZIP as error:
+            self._file.close()
             raise InputError(
                 f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
                 "compressed tar"
             ) from error
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         if infos and not any(map(_is_usable, infos)):
+            self.close()
             raise InputError(
                 f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
                 "deflate and without a password"
