@@ -5,7 +5,6 @@ Files that are already in the data folder are never overwritten.
 
 import contextlib
 import dataclasses
-import functools
 import lzma
 import shutil
 import stat
@@ -13,17 +12,19 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 from data_catalog.errors import DamagedError, DiskError, InputError
+from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.storage.disk_errors import nearest_existing, raise_if_disk_fails
 from data_catalog.storage.lock import writer_lock
@@ -41,7 +42,6 @@ RECORD = "downloads.json"
 FORMAT = 1
 DOWNLOADS = ".downloads"  # folder next to the files for unfinished downloads; in the data folder also for the lock
 MAX_UNKNOWN_BYTES = 16 * 2**30  # limit of a file whose size is not published
-MAX_MEMBERS = 100_000
 MAX_MEMBER_BYTES = 4 * 2**30  # the largest known captions file has 92 MB
 DEFAULT_CONFIG = DownloadConfig()
 
@@ -62,19 +62,10 @@ class RecordedFile:
 
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
-    """Return the record of a folder, by path with slashes; {} if there is none.
-
-    Raises:
-        DamagedError: the record cannot be read.
-    """
+    """Return the record of a folder, by path with slashes; {} if there is none."""
     path = folder / RECORD
-    kinds = {"num_bytes": int, "license_accepted": bool}
     try:
-        record = {name: RecordedFile(**values) for name, values in read_json(path)["files"].items()}
-        for name, file in record.items():
-            if not all(isinstance(value, kinds.get(key, str)) for key, value in asdict(file).items()):
-                raise TypeError(f"a value of {name} has the wrong type")
-        return record
+        return {name: RecordedFile(**values) for name, values in read_json(path)["files"].items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -133,14 +124,10 @@ def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Pat
     """Check files, anywhere on the disk, with the check that their kind of source runs before a build.
 
     A kind with local images also checks the folder or zip `images`.
-
-    Raises:
-        InputError: the kind cannot read the files, or the images are missing.
     """
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
-    names = {field.name for field in dataclasses.fields(kind.config_type)}
-    if "languages" in names:
+    if "languages" in {field.name for field in dataclasses.fields(kind.config_type)}:
         settings["languages"] = ("en",)  # the check reads no caption
     if source.images:
         settings["images"] = str(images)
@@ -157,8 +144,7 @@ class DownloadJob:
     config: DownloadConfig = DEFAULT_CONFIG  # a size in the registry replaces its `max_bytes`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileResult:
+class FileResult(NamedTuple):
     """Result for one path."""
 
     path: str  # below the data folder
@@ -167,19 +153,19 @@ class FileResult:
 
 
 def download_lock(folder: Path) -> AbstractContextManager[object]:
-    """Lock the data folder for writing. Raises `BusyError` if another process holds the lock."""
+    """Lock the data folder for writing."""
     return writer_lock(folder / DOWNLOADS)
 
 
 def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
-    """Return whether a file has to be downloaded. Raises `DamagedError` if it changed since its download."""
+    """Return whether a file has to be downloaded."""
     return bool(file.url and _missing(file, job))
 
 
 def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
-    """Raise `DiskError` unless the disk has space for all pending files of known size."""
+    """Refuse a disk without space for all pending files of known size."""
     pending = [file for file in files if is_pending(file, job)]
-    needed = sum((file.expected.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
+    needed = sum((file.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
     free = shutil.disk_usage(nearest_existing(job.folder)).free
     if needed > free:
         raise DiskError(
@@ -193,13 +179,6 @@ def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:
 
     An existing file is never overwritten. If it has the published checksum it is recorded, with another checksum it is
     an error, and without a published checksum it is left unrecorded.
-
-    Raises:
-        InputError: the file cannot be downloaded (see `download`), its source cannot read it, or another file has its
-            path.
-        DamagedError: the file changed since its download.
-        DiskError: the disk is full, or cannot be written.
-        TransientError: all tries failed; the next call resumes.
     """
     missing = _missing(file, job)
     if missing:
@@ -207,7 +186,7 @@ def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:
     else:
         _compare_unrecorded(file, job)
     record = read_record(job.folder)
-    return [FileResult(path=path, is_new=path in missing, download=record.get(path)) for path in file.paths]
+    return [FileResult(path, path in missing, record.get(path)) for path in file.paths]
 
 
 def record_by_hand(file: UpstreamFile, job: DownloadJob) -> None:
@@ -231,11 +210,12 @@ def _missing(file: UpstreamFile, job: DownloadJob) -> list[str]:
 
 
 def _compare_unrecorded(file: UpstreamFile, job: DownloadJob) -> None:
-    """Record a file from another origin if it has the published checksum. Raises `InputError` if it has another."""
-    path = file.paths[0]
-    if file.is_archive or not file.expected.algorithm or path in read_record(job.folder):
+    """Record a file from another origin if it has the published checksum; refuse it if it has another."""
+    path, place = file.file, job.folder / file.file
+    if file.members or not file.expected.algorithm:
         return
-    place = job.folder / path
+    if state_of(path, job.folder, read_record(job.folder)) is State.RECORDED:
+        return
     try:
         file.expected.require_checksum(place, named=str(place))
     except InputError as error:
@@ -245,30 +225,30 @@ def _compare_unrecorded(file: UpstreamFile, job: DownloadJob) -> None:
 
 def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJob) -> None:
     """Download, check, record, then move the missing files; a crash in between loses no downloaded bytes."""
-    if not file.url:
-        raise InputError(f"{job.folder / missing[0]} is missing, and no program can download it: {file.by_hand}")
-    partial = partial_download(file, job.folder)
-    downloads = partial.path.parent
+    part = partial_download(file, job.folder)
+    downloads = part.path.parent
     downloads.mkdir(parents=True, exist_ok=True)
     sweep_temporary([downloads])
-    config = replace(job.config, max_bytes=file.expected.num_bytes or MAX_UNKNOWN_BYTES)
-    download(partial, config, expected=file.expected)
+    config = replace(job.config, max_bytes=file.num_bytes or MAX_UNKNOWN_BYTES)
+    download(part, config, expected=file.expected)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=downloads, ignore_cleanup_errors=True) as staging:
         try:
-            staged = _staged(file, missing, partial.path, Path(staging), job)
-        except InputError:
+            staged = _staged(file, missing, part.path, Path(staging), job)
+        except InputError as error:
             if not file.expected.algorithm:
-                partial.remove()  # with a checksum it is the published file, and a new download would be the same
-            raise
+                part.remove()  # with a checksum it is the published file, and a new download would be the same
+            raise InputError(
+                f"the download of {file.url} is not a file that {job.source.name} reads: {error}"
+            ) from error
         for source in staged.values():
             sync(source)
-        _record(file, staged, job, archive_sha256=sha256_of(partial.path) if file.is_archive else "")
+        _record(file, staged, job, archive_sha256=sha256_of(part.path) if file.members else "")
         for path, source in staged.items():
             place = job.folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             source.replace(place)
             sync(place.parent)
-    partial.remove()
+    part.remove()
     with contextlib.suppress(OSError):  # it contains other downloads, or the lock
         downloads.rmdir()
 
@@ -277,37 +257,21 @@ def _staged(
     file: UpstreamFile, missing: Sequence[str], downloaded: Path, staging: Path, job: DownloadJob
 ) -> dict[str, Path]:
     """Return the temporary file of each missing path, unpacked and checked, before it is moved into place."""
-    staged = {file.paths[0]: downloaded}
-    if file.is_archive:
+    staged = {file.file: downloaded}
+    if file.members:
         staged = {path: staging / PurePosixPath(path).name for path in missing}
-        try:
-            _unpack_members(downloaded, [place.name for place in staged.values()], staging)
-        except InputError as error:
-            raise InputError(f"the archive from {file.url} cannot be used: {error}") from error
+        _unpack(downloaded, staged.values())
     if not file.expected.algorithm:
         # The source's check distinguishes the file from an error page. Images are not checked here, since a person
         # may add them later; any folder is passed in their place.
-        try:
-            check_readable(job.source, list(staged.values()), images=downloaded.parent)
-        except InputError as error:
-            raise InputError(
-                f"the download of {file.url} is not a file that {job.source.name} reads, and is removed: {error}"
-            ) from error
+        check_readable(job.source, list(staged.values()), images=staging)
     return staged
 
 
 def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, archive_sha256: str = "") -> None:
-    """Write the entries of a file's paths to the record; call it inside `download_lock`.
-
-    Args:
-        file: the file.
-        places: where the bytes of each path are now.
-        job: source and data folder.
-        archive_sha256: sha256 of the archive, "" for none.
-    """
-    expected = file.expected
-    known = expected.hexdigest if expected.algorithm == "sha256" and not file.is_archive else ""
+    """Write the entries of a file's paths to the record; `places` has the bytes of each path now."""
     record = read_record(job.folder)
+    known = "" if file.members else file.sha256.lower()
     for path, place in places.items():
         record[path] = RecordedFile(
             source=job.source.name,
@@ -315,7 +279,7 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, ar
             num_bytes=place.stat().st_size,
             sha256=known or sha256_of(place),
             archive_sha256=archive_sha256,
-            verified_by=expected.algorithm,
+            verified_by=file.expected.algorithm,
             license=job.source.license,
             license_accepted=job.license_accepted,
             recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -327,7 +291,6 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, ar
 class _Member(NamedTuple):
     name: str
     num_bytes: int
-    is_file: bool
     open: Callable[[], IO[bytes] | None]
 
 
@@ -335,65 +298,43 @@ class _Member(NamedTuple):
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
-def _unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
-    """Unpack the members with these names, in any folder of the archive, to files of the same names in `folder`.
-
-    Raises:
-        InputError: the file is damaged, or not a zip or tar; a member is missing, repeated, too large, a link or
-            encrypted, or its path leaves the archive.
-        DiskError: the disk is full, or cannot be written.
-    """
-    found: dict[str, list[_Member]] = {name: [] for name in names}
+def _unpack(archive: Path, places: Iterable[Path]) -> None:
+    """Unpack the only file that is called like each of `places`, from any folder of a zip or tar."""
     try:
         with _members(archive) as members:
-            for number, member in enumerate(members, start=1):
-                if number > MAX_MEMBERS:
-                    raise InputError(f"{archive} has more than {MAX_MEMBERS:,} members")
-                found.get(member.name.rsplit("/", 1)[-1], []).append(member)
-            for name, called in found.items():
-                if len(called) != 1:
-                    raise InputError(f"{archive} has {len(called) or 'no'} members called {name}: expected one")
-                _unpack(archive, called[0], folder / name)
+            for place in places:
+                found = [member for member in members if PurePosixPath(member.name).name == place.name]
+                if len(found) != 1:
+                    raise InputError(f"it has {len(found) or 'no'} members called {place.name}: expected one")
+                if found[0].num_bytes > MAX_MEMBER_BYTES:
+                    raise InputError(f"its member {place.name} has more than {MAX_MEMBER_BYTES:,} bytes")
+                packed = found[0].open()
+                assert packed is not None  # a regular file has bytes
+                # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares
+                # checksums.
+                with packed, place.open("xb") as file:
+                    shutil.copyfileobj(packed, file, 2**20)
     except _DAMAGE as error:
         if isinstance(error, OSError):
-            raise_if_disk_fails(error, folder / names[0])
-        raise InputError(f"{archive} is damaged, or not an archive ({error})") from error
+            raise_if_disk_fails(error, archive)
+        raise InputError(f"it is damaged, or not an archive ({error})") from error
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[Iterator[_Member]]:
-    """Open an archive, and yield its members without folders."""
+def _members(path: Path) -> Iterator[list[_Member]]:
+    """Open an archive, and return its regular files whose names do not lead outside."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
-            yield (
-                _Member(
-                    info.filename,
-                    info.file_size,
-                    stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
-                    functools.partial(zipped.open, info),
-                )
+            yield [
+                _Member(info.filename, info.file_size, partial(zipped.open, info))
                 for info in zipped.infolist()
-                if not info.is_dir()
-            )
+                if inner_name(info.filename) and not info.is_dir()
+                if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+            ]
     else:
         with tarfile.open(path) as tarred:
-            yield (
-                _Member(info.name, info.size, info.isreg(), functools.partial(tarred.extractfile, info))
+            yield [
+                _Member(info.name, info.size, partial(tarred.extractfile, info))
                 for info in tarred
-                if not info.isdir()
-            )
-
-
-def _unpack(archive: Path, member: _Member, place: Path) -> None:
-    name = member.name
-    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise InputError(f"{archive} contains the unsafe path {name!r}: do not trust this archive")
-    if not member.is_file:
-        raise InputError(f"{archive} contains {name!r}, which is a link or a device")
-    if member.num_bytes > MAX_MEMBER_BYTES:
-        raise InputError(f"{archive} contains {name!r} of {member.num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
-    packed = member.open()
-    assert packed is not None  # a regular file has bytes
-    # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares checksums.
-    with packed, place.open("xb") as file:
-        shutil.copyfileobj(packed, file, 2**20)
+                if inner_name(info.name) and info.isreg()
+            ]

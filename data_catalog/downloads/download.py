@@ -1,24 +1,21 @@
 """HTTP download of one file, with a size limit, retries, resuming after an interruption, and verification."""
 
 import hashlib
-import ipaddress
 import logging
 import re
 import ssl
-import string
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from typing import TypeVar
 
 import httpx
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
-from data_catalog.fetch.client import REDIRECTS, retry_after_s
+from data_catalog.errors import InputError, SettingsError, TransientError
+from data_catalog.fetch.client import retry_after_s
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.shards import read_json, write_json
@@ -27,12 +24,14 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_WAIT_S = 60.0  # longest wait that a server may ask for with Retry-After
-NOT_MODIFIED, RANGE_NOT_SATISFIABLE, TOO_MANY_REQUESTS = 304, 416, 429
-_LONGEST_NUMBER = 18  # digits of a length
-# Patterns of URLs of this machine.
-_THIS_MACHINE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+NOT_MODIFIED, TOO_MANY_REQUESTS = 304, 429
+ANSWERS = (200, 206, NOT_MODIFIED, 416)  # the file, a part of it, nothing new, no such part
+_HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
 ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
+
+_CHANGED = "upstream has changed the file, or sent a part of it. It is removed: run the same command again"
 
 Result = TypeVar("Result")
 
@@ -49,7 +48,7 @@ class DownloadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """Expected size and checksum of a file. Raises `SettingsError` for a malformed checksum."""
+    """Expected size and checksum of a file."""
 
     num_bytes: int | None = None  # None if unknown
     algorithm: str = ""  # a key of `ALGORITHMS`, "" if no checksum is published
@@ -57,7 +56,7 @@ class Expected:
 
     def __post_init__(self) -> None:
         length = ALGORITHMS.get(self.algorithm, 0)
-        if len(self.hexdigest) != length or set(self.hexdigest) - set("0123456789abcdef"):
+        if not re.fullmatch(f"[0-9a-f]{{{length}}}", self.hexdigest):
             raise SettingsError(f"{self.hexdigest!r} is not a valid {self.algorithm}: give {length} hexadecimal digits")
 
     @property
@@ -66,7 +65,7 @@ class Expected:
         return self.algorithm == "sha256"
 
     def require_checksum(self, path: Path, *, named: str) -> None:
-        """Raise `InputError` if the file `path` has another checksum; `named` is its name in the message."""
+        """Refuse a file with another checksum; `named` is its name in the message."""
         if not self.algorithm:
             return
         is_blob = self.algorithm == "git_blob"
@@ -79,121 +78,68 @@ class Expected:
 
 
 def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None:
-    """Check that a URL may be requested.
+    """Refuse a URL that contains a password, or whose bytes anybody on the way may change.
 
     Args:
-        url: the URL.
-        referrer: URL that redirected to it, or "" if the user gave it. A redirect may not lead to this machine, nor by
-            http to another host.
+        referrer: URL that led to it, or "" if the user gave it. It may not lead by http to another host.
         plain_http: whether http is allowed, since the sha256 of the file is known.
-
-    Raises:
-        SettingsError: the URL is not allowed, and the user gave it.
-        InputError: the URL is not allowed, and `referrer` redirected to it.
     """
     refusal = InputError if referrer else SettingsError
-    parts = _parts(url, refusal)
-    if "@" in parts.netloc:
-        raise refusal(f"a URL of {parts.hostname} contains a user name or a password: remove them")
-    led_by = _parts(referrer, refusal) if referrer else parts
-    is_here = _is_this_machine(parts.hostname or "")
-    if is_here and led_by.netloc != parts.netloc:
-        raise InputError(f"{url} is on this machine, and {referrer} may not redirect to it")
-    http_is_safe = is_here or (plain_http and led_by.hostname == parts.hostname)
-    if parts.scheme != "https" and not (parts.scheme == "http" and http_is_safe):
-        raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
-
-
-def _is_this_machine(host: str) -> bool:
-    """Return whether a host is this machine, by its name or address alone; 0.0.0.0 connects to it, too."""
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
-
-
-def _parts(url: str, refusal: type[PipelineError]) -> SplitResult:
-    try:
-        if not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("it contains characters that are not allowed in a URL")
-        parts = urlsplit(url)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError("it has no host")
-    except ValueError as error:
+        asked, led_by = httpx.URL(url), httpx.URL(referrer or url)
+        if not _HOST.fullmatch(asked.host):
+            raise httpx.InvalidURL("it has no host")
+    except httpx.InvalidURL as error:
         raise refusal(f"{url!r} is not a URL to download from: {error}") from error
-    return parts
+    if asked.userinfo:
+        raise refusal(f"a URL of {asked.host} contains a user name or a password: remove them")
+    http_is_safe = asked.host == led_by.host and (plain_http or asked.host in _THIS_MACHINE)
+    if asked.scheme != "https" and not (asked.scheme == "http" and http_is_safe):
+        raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
 
 
 class PartialFile:
     """The downloaded part of a file on the disk, from which a download resumes, also after a crash.
 
-    Bytes of different versions are never joined. The server must state a version (a strong ETag or a date), and answer
-    the request for the rest with the same version. If it states none, the download starts again.
-
-    Args:
-        path: path of the bytes; their version is in the file `<path>.json`.
-        url: URL of the file.
+    Bytes of different versions are never joined. The server must state a version (a strong ETag or a date) and a size,
+    and answer the request for the rest with the same version. If it states none, the download starts again. The version
+    of the bytes at `path` is in the file `<path>.json`.
     """
-
-    _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
 
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
         self._state_path = path.with_name(path.name + ".json")
-        try:
+        self.etag, self.version, self.total = "", "", None
+        with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             state = read_json(self._state_path)
-        except (FileNotFoundError, ValueError):
-            state = {}
-        self._state: dict[str, Any] = state if isinstance(state, dict) and state.get("url") == url else {}
+            if state["url"] == url:
+                self.etag, self.version, self.total = state["etag"], state["version"], state["total"]
 
     @property
     def num_bytes(self) -> int:
         """Return how many bytes are downloaded."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    @property
-    def etag(self) -> str:
-        """Return the server's ETag of the version, or "" if it has none."""
-        return str(self._state.get("etag", ""))
-
-    @property
-    def total(self) -> int | None:
-        """Return the number of bytes of the whole file, or None if the server does not state it."""
-        return self._state.get("total")
-
-    @property
-    def is_whole(self) -> bool:
-        """Return whether all bytes that the server announced are downloaded."""
-        return self.total is not None and self.num_bytes == self.total
-
     def request_headers(self) -> dict[str, str]:
         """Return headers that request the rest, or the whole file if it has changed; {} requests the whole file."""
-        if not self.num_bytes or not self._state.get("version"):
+        if not self.num_bytes or not self.total or not self.version:
             return {}
-        return {"Range": f"bytes={self.num_bytes}-", "If-Range": self._state["version"]}
+        return {"Range": f"bytes={self.num_bytes}-", "If-Range": self.version}
 
     def accept(self, response: httpx.Response) -> None:
-        """Prepare for a body that is appended to the bytes (206) or replaces them (200).
-
-        Raises:
-            TransientError: the server has no further bytes, or sends other ones; the next try requests the whole file.
-        """
+        """Prepare for a body that replaces the bytes (200) or is the requested rest (206); refuse another part."""
         headers = response.headers
         etag = headers.get("ETag", "")
         version = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is no version
         if response.status_code == 200:
             self.remove()
-            self._state = {"etag": etag, "version": version, "url": self.url, "total": _length(response)}
-            write_json(self._state_path, self._state)
+            length = headers.get("Content-Length")
+            self.etag, self.version, self.total = etag, version, int(length) if length else None
+            state = {"url": self.url, "etag": etag, "version": version, "total": self.total}
+            write_json(self._state_path, state)
             return
-        found = self._CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        part = (int(found[1]), int(found[2])) if found else None
-        if response.status_code == RANGE_NOT_SATISFIABLE:
-            self.remove()
-            raise TransientError(f"{self.url} answers HTTP {response.status_code}")
-        if part != (self.num_bytes, self.total) or version != self._state.get("version"):
+        rest = f"bytes {self.num_bytes}-{(self.total or 0) - 1}/{self.total}"
+        if (headers.get("Content-Range"), version) != (rest, self.version):
             self.remove()
             raise TransientError(f"{self.url} sends another part of the file than the requested one")
 
@@ -201,22 +147,15 @@ class PartialFile:
         """Delete the bytes and their version."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
-        self._state = {}
+        self.etag, self.version, self.total = "", "", None
 
 
 def fetch_small(url: str, config: DownloadConfig) -> bytes:
-    """Return the content of a small file.
-
-    Raises:
-        SettingsError: the URL is not allowed.
-        InputError: the server refuses the request, redirects to a URL that is not allowed, or the file is larger than
-            `config.max_bytes`.
-        TransientError: all tries failed.
-    """
+    """Return the content of a small file."""
 
     def fetch() -> bytes:
-        with _open(url, config, {}, answers=(200,)) as response:
-            return b"".join(_chunks(response, url, config))
+        with _answer(url, config, {}) as response:
+            return b"".join(_pieces(response, url, config))
 
     return _with_retries(fetch, config)
 
@@ -234,59 +173,46 @@ def download(
     A complete file that an earlier process downloaded and did not use is not requested again.
 
     Args:
-        partial: the part that is already downloaded, possibly empty.
-        config: limits and retry policy.
-        referrer: URL that redirected here, see `check_url`.
+        referrer: URL that led here, see `check_url`.
         known_etag: ETag of a version that is not downloaded again, "" for none.
         expected: expected size and checksum; a file with others is removed, so that the next call starts again.
 
     Returns:
         True if the file is downloaded; False if the server still has the version of `known_etag`.
-
-    Raises:
-        SettingsError: the URL is not allowed.
-        InputError: the server refuses the request, redirects to a URL that is not allowed, or the file is too large or
-            not the expected one.
-        DiskError: the disk is full, or cannot be written.
-        TransientError: all tries failed; the next call resumes.
     """
     expected = expected or Expected()
 
     def fetch() -> bool:
         headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
-        answers = (200, 206, RANGE_NOT_SATISFIABLE, *([NOT_MODIFIED] if "If-None-Match" in headers else []))
-        with _open(partial.url, config, headers, answers, referrer, plain_http=expected.plain_http) as response:
-            if response.status_code == NOT_MODIFIED:
+        with _answer(partial.url, config, headers, referrer, plain_http=expected.plain_http) as response:
+            if response.status_code == NOT_MODIFIED and "If-None-Match" in headers:
                 return False
             partial.accept(response)
-            if partial.total is not None and expected.num_bytes not in (None, partial.total):
-                announced = f"{partial.url} has {partial.total:,} bytes, expected {expected.num_bytes:,}"
-                partial.remove()
-                raise InputError(f"{announced}: upstream has changed the file, and it is not downloaded")
-            label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
+            _require_size(partial, partial.total, expected)
+            label = f"download {httpx.URL(partial.url).path.rpartition('/')[2]}"
             bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-                for piece in _chunks(response, partial.url, config, num_bytes=partial.num_bytes):
+                for piece in _pieces(response, partial.url, config, start=partial.num_bytes, total=partial.total):
                     file.write(piece)
                     progress.advance(len(piece))
-        total = partial.total or expected.num_bytes
-        if total not in (None, partial.num_bytes):
-            raise TransientError(f"{partial.url} was interrupted after {partial.num_bytes:,} of {total:,} bytes")
         return True
 
-    if not partial.is_whole and not _with_retries(fetch, config):
+    is_whole = partial.total is not None and partial.num_bytes == partial.total
+    if not is_whole and not _with_retries(fetch, config):
         return False
+    _require_size(partial, partial.num_bytes, expected)
     try:
-        if expected.num_bytes not in (None, partial.num_bytes):
-            raise InputError(f"{partial.url} sent {partial.num_bytes:,} bytes, expected {expected.num_bytes:,}")
         expected.require_checksum(partial.path, named=f"the download of {partial.url}")
     except InputError as error:
         partial.remove()
-        raise InputError(
-            f"{error}. The file is removed: run the same command again. If the error repeats, upstream has changed the "
-            "file"
-        ) from error
+        raise InputError(f"{error}: {_CHANGED}") from error
     return True
+
+
+def _require_size(partial: PartialFile, found: int | None, expected: Expected) -> None:
+    if found is not None and expected.num_bytes not in (None, found):
+        partial.remove()
+        raise InputError(f"{partial.url} has {found:,} bytes, expected {expected.num_bytes:,}: {_CHANGED}")
 
 
 def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
@@ -304,78 +230,40 @@ def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
 class _BusyError(TransientError):
     """A server that asks for a later request, after `wait_s` seconds."""
 
-    def __init__(self, text: str, wait_s: float) -> None:
-        super().__init__(text)
-        self.wait_s = wait_s
-
-
-def _chunks(response: httpx.Response, url: str, config: DownloadConfig, num_bytes: int = 0) -> Iterator[bytes]:
-    """Yield the body of a response in chunks.
-
-    Args:
-        response: the response.
-        url: URL of the file, for messages.
-        config: its `max_bytes` limits the size of the file.
-        num_bytes: number of bytes that earlier responses sent.
-
-    Raises:
-        InputError: the file is too large.
-        TransientError: the connection broke.
-    """
-    total = num_bytes + (_length(response) or 0)
-    too_large = InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
-    if total > config.max_bytes:
-        raise too_large
-    try:
-        for piece in response.iter_raw():
-            num_bytes += len(piece)
-            if num_bytes > config.max_bytes:
-                raise too_large
-            yield piece
-    except httpx.HTTPError as error:
-        of = f" of {total:,}" if total > num_bytes else ""
-        raise TransientError(f"{url} was interrupted after {num_bytes:,}{of} bytes ({_error_text(error)})") from error
-
-
-def _length(response: httpx.Response) -> int | None:
-    """Return the length of the body as announced; None if it is not."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
+    wait_s = 0.0
 
 
 @contextmanager
-def _open(
+def _answer(
     url: str,
     config: DownloadConfig,
     headers: Mapping[str, str],
-    answers: Sequence[int],
     referrer: str = "",
     *,
     plain_http: bool = False,
 ) -> Iterator[httpx.Response]:
-    """Return the response of a URL, after redirects, with one of the statuses `answers`.
-
-    Redirects are followed here and not by the client, since `check_url` checks each URL against its referrer.
-
-    Raises:
-        SettingsError: the URL is not allowed.
-        InputError: the server refuses the request, or redirects too often or to a URL that is not allowed.
-        TransientError: there is no response, or a temporary failure of the server.
-    """
-    client = _client(config, headers)
+    """Return a response with one of the statuses `ANSWERS`, after redirects, which are checked as the URL is."""
     place = url
-    with client:
-        for _ in range(MAX_REDIRECTS + 1):
-            check_url(place, referrer=referrer, plain_http=plain_http)
-            with _request_errors(url), client.stream("GET", place) as response:
-                if response.status_code not in REDIRECTS or response.status_code in answers:
-                    _require_status(url, response, answers)
-                    yield response
-                    return
-                referrer, place = place, _redirect_target(place, response)
-            if not place:
-                break
-        _require_status(url, response, answers)
+    try:
+        with _client(config, headers) as client:
+            for _ in range(MAX_REDIRECTS + 1):
+                check_url(place, referrer=referrer, plain_http=plain_http)
+                with client.stream("GET", place) as response:
+                    if response.status_code in ANSWERS:
+                        yield response
+                        return
+                    if response.next_request is None:
+                        break
+                    referrer, place = place, str(response.next_request.url)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        refusal = InputError if "CERTIFICATE_VERIFY_FAILED" in str(error) else TransientError
+        raise refusal(f"{url} cannot be reached ({error!r})") from error
+    status = response.status_code
+    if status != TOO_MANY_REQUESTS and status < 500:
+        raise InputError(f"{url} answers HTTP {status}")
+    busy = _BusyError(f"{url} answers HTTP {status}")
+    busy.wait_s = retry_after_s(response.headers.get("Retry-After")) or 0.0
+    raise busy
 
 
 def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
@@ -384,46 +272,26 @@ def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
         return httpx.Client(
             verify=ssl.create_default_context(),
             timeout=config.timeout_s,
-            mounts=dict.fromkeys(_THIS_MACHINE),  # no proxy is asked for it
+            mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),  # no proxy is asked for it
             headers={**ours, **headers},
         )
     except (ImportError, ValueError) as error:
         raise SettingsError(f"the proxy that the environment names cannot be used: {error}") from error
 
 
-@contextmanager
-def _request_errors(url: str) -> Iterator[None]:
-    """Raise a failure to get any response as an error of ours."""
+def _pieces(
+    response: httpx.Response, url: str, config: DownloadConfig, *, start: int = 0, total: int | None = None
+) -> Iterator[bytes]:
+    """Yield the body in pieces; `start` bytes of the `total` came before."""
+    num_bytes = start
     try:
-        yield
+        for piece in response.iter_raw():
+            num_bytes += len(piece)
+            if max(num_bytes, total or 0) > config.max_bytes:
+                raise InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
+            yield piece
+        if total not in (None, num_bytes):
+            raise httpx.ReadError("the answer ended")
     except httpx.HTTPError as error:
-        causes = error, error.__cause__, error.__context__
-        is_final = any("CERTIFICATE_VERIFY_FAILED" in str(cause) for cause in causes)
-        refused = InputError if is_final or isinstance(error, httpx.LocalProtocolError) else TransientError
-        raise refused(f"{url} cannot be reached ({_error_text(error)})") from error
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise InputError(f"{url} cannot be reached ({error})") from error
-
-
-def _redirect_target(place: str, response: httpx.Response) -> str:
-    """Return the target of a redirect, or "" if it has no host. Raises `InputError` for a malformed one."""
-    location = next((value for name, value in response.headers.raw if name.lower() == b"location"), b"")
-    try:
-        url = urljoin(place, quote(location, safe=string.punctuation)) if location else ""
-        return url if urlsplit(url).hostname else ""
-    except ValueError as error:
-        raise InputError(f"{place} cannot be reached ({error})") from error
-
-
-def _require_status(url: str, response: httpx.Response, answers: Sequence[int]) -> None:
-    status = response.status_code
-    if status in answers:
-        return
-    text = f"{url} answers HTTP {status}"
-    if status == TOO_MANY_REQUESTS or status >= 500:
-        raise _BusyError(text, retry_after_s(response.headers.get("Retry-After")) or 0.0)
-    raise InputError(text + {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, ""))
-
-
-def _error_text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        of = f" of {total:,}" if total else ""
+        raise TransientError(f"{url} was interrupted after {num_bytes:,}{of} bytes ({error!r})") from error

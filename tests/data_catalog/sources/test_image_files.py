@@ -1,5 +1,6 @@
 """Local images: found by name only inside their folder, zip or tar, on a disk and on a store; hostile ones too."""
 
+import gzip
 import io
 import os
 import random
@@ -123,19 +124,15 @@ def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str)
 
 
 def test_what_is_missing_or_of_another_format_is_refused(base: str, tmp_path: Path) -> None:
-    wrong = dict.fromkeys((b"", b"PK\x03\x04 cut", bytes(10_240), b"\xff\xd8\xff"), "a tar or a complete zip")
-    wrong |= {b"\x1f\x8b": "with gzip", b"\xfd7zXZ\x00": "with xz", b"BZh9": "with bzip2"}
-    wrong |= {b"\x04\x22\x4d\x18": "with lz4", b"\x28\xb5\x2f\xfd": "with zstandard"}
-    for content, told in wrong.items():
+    for content in (b"", b"PK\x03\x04 cut", bytes(10_240), b"\xff\xd8\xff", gzip.compress(bytes(10_240))):
         (tmp_path / "images.tar").write_bytes(content)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=r"a tar or a complete zip .*: decompress a compressed tar"):
             opened(f"{tmp_path}/images.tar")
     os.mkfifo(tmp_path / "pipe.zip")
-    with pytest.raises(InputError, match="neither a folder nor a file"):
+    with pytest.raises(InputError, match="cannot be opened"):
         opened(tmp_path / "pipe.zip")
-    with pytest.raises(InputError, match="matches no folder, zip or tar"):
-        opened(f"{base}/none*")
-    for name in (f"{base}/none", f"simplecache::{base}/folder", f"{base}/a.jpg::http://127.0.0.1/"):  # no chains
+    chains = f"simplecache::{base}/folder", f"{base}/a.jpg::http://127.0.0.1/"
+    for name in (f"{base}/none*", f"{base}/none", *chains):
         with pytest.raises(InputError, match=r"images names .*, which does not exist"):
             opened(name)
     for url in ("http://h/i.zip", "HTTPS://h/i", "ssh://h/i", "zip://a::s3://b/c", "hf://x"):
@@ -247,7 +244,7 @@ def test_a_damaged_member_of_a_zip_is_an_os_error(tmp_path: Path, old: bytes, ne
     path = zipped(tmp_path / "images.zip", {"a.jpg": b"A", "train/b.jpg": b"B" * 70_000}, zipfile.ZIP_STORED)
     images = opened(replaced(path, old, new))
     assert images.size("train/b.jpg") == size
-    with pytest.raises(OSError, match=r"train/b\.jpg' .* (cannot be read|bytes instead of|more than any image)"):
+    with pytest.raises(OSError, match=r"train/b\.jpg' (cannot be read|has .* more than any image)"):
         images.read("train/b.jpg")
     assert images.read("a.jpg") == b"A"
     images.close()
@@ -284,9 +281,11 @@ def test_what_is_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
         archive.writestr("a.jpg", bytes(99))
         archive.filelist[-1].file_size = size
     info = member("a.jpg")
-    holes = {"name": "a.jpg", "size": str(size), "map": f"{size},0"}
-    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in holes.items()}
-    packed(tmp_path / "images.tar", [(info, b"")], tarfile.PAX_FORMAT)
+    info.size = 2**33
+    with (tmp_path / "images.tar").open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.seek(info.size, os.SEEK_CUR)
+        file.write(bytes(1024))
     for place in ("folder", "images.zip", "images.tar"):
         images = opened(tmp_path / place)
         assert images.size("a.jpg") in (2**33, size)
@@ -314,18 +313,12 @@ def test_methods_that_unpack_without_bound_are_refused_and_so_is_what_is_encrypt
         opened(path)
 
 
-def test_names_in_a_zip_have_other_decodings_which_exact_names_win_over(tmp_path: Path) -> None:
-    members = {"train\\b.jpg": b"B", "c e.jpg": b"C", "d/a.jpg": b"slash", "d\\a.jpg": b"backslash"}
-    # A name in UTF-8 of which the flag that says so is not set.
-    images = opened(replaced(zipped(tmp_path / "images.zip", members), b"c e.jpg", "ça.jpg".encode()))
-    assert images.read("train/b.jpg") == images.read("train\\b.jpg") == images.read("b.jpg") == b"B"
-    assert images.read("ça.jpg") == b"C"
-    assert (images.read("d/a.jpg"), images.read("d\\a.jpg")) == (b"slash", b"backslash")
-    images.close()
-    with zipfile.ZipFile(tmp_path / "images.zip", "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "images.zip", {"d/a.jpg": b"old"})
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
         file.writestr("d/a.jpg", b"new")
-    images = opened(tmp_path / "images.zip")
-    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new", "the last member of a name counts"
+    images = opened(path)
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new"
     images.close()
 
 
@@ -341,50 +334,42 @@ def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> N
     assert absent(images, "è.jpg")
 
 
-def test_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
+def test_symbolic_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
-    symbolic = {"d/symbolic.jpg": "../a.jpg", "d/twice.jpg": "symbolic.jpg", "to-hard.jpg": "hard.jpg"}
-    symbolic |= {"later.jpg": "b.jpg", "self.jpg": "self.jpg", "up.jpg": "../secret.jpg", "empty.jpg": ""}
-    symbolic |= {"absolute.jpg": f"{tmp_path}/secret.jpg"}
-    hard = {"hard.jpg": "./a.jpg", "hard-later.jpg": "b.jpg", "hard-up.jpg": "../secret.jpg"}
-    hard |= {"a.jpg": "a.jpg", "hard-absolute.jpg": f"{tmp_path}/secret.jpg"}  # a second copy is a link to itself
+    links = {"d/symbolic.jpg": "../a.jpg", "d/twice.jpg": "symbolic.jpg", "later.jpg": "b.jpg", "self.jpg": "self.jpg"}
+    links |= {"up.jpg": "../secret.jpg", "empty.jpg": "", "absolute.jpg": f"{tmp_path}/secret.jpg"}
     kinds = {"pipe.jpg": tarfile.FIFOTYPE, "device.jpg": tarfile.CHRTYPE, "folder.jpg": tarfile.DIRTYPE}
     members = [(member("a.jpg", b"A"), b"A")]
-    members += [(member(name, kind=tarfile.LNKTYPE, link=link), b"") for name, link in hard.items()]
-    members += [(member(name, kind=tarfile.SYMTYPE, link=link), b"") for name, link in symbolic.items()]
+    members += [(member(name, kind=tarfile.SYMTYPE, link=link), b"") for name, link in links.items()]
     members += [(member(name, kind=kind), b"") for name, kind in kinds.items()]
     images = opened(packed(tmp_path / "images.tar", [*members, (member("b.jpg", b"B"), b"B")]))
-    assert [images.read(name) for name in ("a.jpg", "d/symbolic.jpg", "hard.jpg", "to-hard.jpg")] == [b"A"] * 4
-    assert images.read("later.jpg") == b"B"
-    assert absent(images, "d/twice.jpg", "hard-later.jpg", "self.jpg", "absolute.jpg", "up.jpg", "empty.jpg", *kinds)
-    assert absent(images, "hard-up.jpg", "hard-absolute.jpg", "secret.jpg")
+    assert [images.read(name) for name in ("a.jpg", "d/symbolic.jpg", "later.jpg")] == [b"A", b"A", b"B"]
+    assert absent(images, "d/twice.jpg", "self.jpg", "absolute.jpg", "up.jpg", "empty.jpg", *kinds, "secret.jpg")
 
 
 def test_the_last_member_of_a_name_in_a_tar_counts(tmp_path: Path) -> None:
     members = [(member(name, content), content) for name, content in (("d/a.jpg", b"old"), ("b.jpg", b"B"))]
     members += [
-        (member("hard.jpg", kind=tarfile.LNKTYPE, link="d/a.jpg"), b""),
         (member("./d/a.jpg", b"newest"), b"newest"),
         (member("b.jpg", kind=tarfile.DIRTYPE), b""),
-        (member("link.jpg", kind=tarfile.SYMTYPE, link="hard.jpg"), b""),
+        (member("link.jpg", kind=tarfile.SYMTYPE, link="d/a.jpg"), b""),
         (member("link.jpg", b"file"), b"file"),
     ]
     images = opened(packed(tmp_path / "images.tar", members))
     assert images.read("d/a.jpg") == images.read("a.jpg") == b"newest"
-    assert (images.read("hard.jpg"), images.read("link.jpg")) == (b"old", b"file")
+    assert images.read("link.jpg") == b"file"
     assert absent(images, "b.jpg")
 
 
-def test_members_of_a_tar_may_have_holes(tmp_path: Path) -> None:
-    """Holes as GNU tar leaves them out: the map of what is stored stands in the headers."""
-    content = b"A" * 512 + b"B" * 512
-    info = member("holes.bmp", content)
-    holes = {"name": "holes.bmp", "size": "9000", "map": "0,512,4096,512,9000,0"}
-    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in holes.items()}
-    members = [(info, content), (member("z.jpg", b"Z"), b"Z")]
+def test_no_other_member_is_taken_for_a_hard_link_or_a_file_with_holes(tmp_path: Path) -> None:
+    holes = member("holes.jpg", b"H")
+    values = {"name": "holes.jpg", "size": "9000", "map": "0,1,9000,0"}
+    holes.pax_headers = {f"GNU.sparse.{name}": value for name, value in values.items()}
+    members = [(member(f"d/{name}", b"D"), b"D") for name in ("holes.jpg", "hard.jpg")]
+    members += [(holes, b"H"), (member("hard.jpg", kind=tarfile.LNKTYPE, link="d/hard.jpg"), b"")]
     images = opened(packed(tmp_path / "images.tar", members, tarfile.PAX_FORMAT))
-    whole = (b"A" * 512).ljust(4096, b"\0") + (b"B" * 512).ljust(9000 - 4096, b"\0")
-    assert (images.size("holes.bmp"), images.read("holes.bmp"), images.read("z.jpg")) == (9000, whole, b"Z")
+    assert absent(images, "holes.jpg", "hard.jpg")
+    assert images.read("d/holes.jpg") == images.read("d/hard.jpg") == b"D"
 
 
 @pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
