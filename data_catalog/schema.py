@@ -187,3 +187,8 @@ SCORED_PAIRS = _schema(
     ),
 )
 PAIRS = pa.schema([field for field in SCORED_PAIRS if field.name != "image_text_scores"])
+
+
+def parallel_lists(pairs: pa.Schema) -> list[str]:
+    """Return the list columns of pairs that have one item for each caption."""
+    return [field.name for field in pairs if pa.types.is_list(field.type) and field.name != "leaks"]

@@ -25,7 +25,7 @@ from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.report.page import write_report
-from data_catalog.schema import CAPTIONS
+from data_catalog.schema import CAPTIONS, parallel_lists
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.history import append_run, remove_snapshot, sweep_removed
@@ -101,11 +101,6 @@ _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}(-raw)?")  # of a model: the name of its folder in the feature store
 # Text columns of caption rows that a translation memory may contain.
 _TEXTS = ("source_caption", "clean_caption", "caption")
-# Parallel lists of a pair: one item per caption.
-_LISTS = (
-    *("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins", "scores"),
-    "image_text_scores",
-)
 # Columns that are compared with tombstones, as far as a table has them.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")
 
@@ -646,7 +641,7 @@ def _pairs_left(table: pa.Table, *, gone: pa.Array, rights: Mapping[str, dict[st
     stays = pc.invert(pc.is_in(ids.flatten(), gone))
     counts = np.bincount(pc.list_parent_indices(ids).filter(stays).to_numpy(), minlength=table.num_rows)
     offsets = pa.array([0, *np.cumsum(counts).tolist()], pa.int32())
-    for name in (name for name in _LISTS if name in table.column_names):
+    for name in parallel_lists(table.schema):
         field, values = table.schema.field(name), table.column(name).combine_chunks().flatten().filter(stays)
         lists = pa.ListArray.from_arrays(offsets, values, type=field.type)
         table = table.set_column(table.schema.get_field_index(name), field, lists)

@@ -19,6 +19,7 @@ from data_catalog.database.sandbox import require_read_only_query, restrict_thre
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
+from data_catalog.schema import SCORED_PAIRS, parallel_lists
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
@@ -87,6 +88,8 @@ def _created(views: Mapping[str, str]) -> str:
 _FROM = "SELECT step FROM funnel WHERE step_number {} (SELECT max(step_number) FROM funnel WHERE step = '{}')"
 _ASKED, _GOOD = _FROM.format(">=", "fetch"), _FROM.format(">", "normalise")
 
+_LISTS = [name for name in parallel_lists(SCORED_PAIRS) if name != "caption_ids"]
+
 # By law, an SQL query for the rows that break it: its result must be empty.
 CONSERVATION = {
     "every step counted as many rows read, kept and dropped as the caption rows say": """
@@ -106,6 +109,9 @@ CONSERVATION = {
         SELECT caption_id FROM (SELECT unnest(caption_ids) AS caption_id FROM pairs) p
         FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
         WHERE p.caption_id IS NULL OR c.kept_id IS NULL
+    """,
+    "the lists of a pair have one item for each caption": f"""
+        SELECT sample_id FROM pairs WHERE {" OR ".join(f"len({name}) <> len(caption_ids)" for name in _LISTS)}
     """,
     "nothing that is marked as a test set's is in a split": """
         SELECT p.sample_id FROM (SELECT *, unnest(caption_ids) AS caption_id FROM pairs WHERE split <> 'marked') p

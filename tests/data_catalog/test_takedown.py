@@ -241,6 +241,27 @@ def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None
     assert pair["image"] == whole["image"]
 
 
+def test_a_list_that_a_later_version_adds_stays_beside_the_others(before: Snapshot) -> None:
+    files = dict(before.manifest["files"])
+    for number, entry in enumerate(files["pairs"]):
+        path = before.folder / entry["path"]
+        table = pq.read_table(path)
+        table = table.append_column("moods", pa.array([[f"of {one}" for one in ids] for ids in ids_of(table)]))
+        path.unlink()
+        pq.write_table(table, path)
+        files["pairs"] = [*files["pairs"]]
+        files["pairs"][number] = entry | file_entry(path, before.folder, rows=table.num_rows)
+    after = rewrite_files(with_manifest(before, files=files), before.folder.with_name("after"), ("web:b",))
+    for entry in after["pairs"]:
+        table = pq.read_table(before.folder.with_name("after") / entry["path"])
+        assert table.column("moods").to_pylist() == [[f"of {one}" for one in ids] for ids in ids_of(table)]
+
+
+def ids_of(table: pa.Table) -> list[list[str]]:
+    ids: list[list[str]] = table.column("caption_ids").to_pylist()
+    return ids
+
+
 def stating(sample: str, line: int, license: str | None, author: str, **more: Any) -> Row:
     return caption(f"web:{sample}", line, license=license, attribution=author, **more)
 

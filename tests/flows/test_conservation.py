@@ -49,6 +49,7 @@ CHANGES = [
     ("kept or rejected", "captions", set_first("drop_reason", "", outcome="rejected")),
     ("occurs twice", "captions", double_first),
     ("exactly the kept captions", "pairs", lose_first),
+    *(("one item for each caption", "pairs", set_first(name, [])) for name in ("source_langs", "scores")),
     ("marked as a test set's", "pairs", set_first("leaks", ["test_image coco: 1"])),
     ("published with another image", "captions", set_first("merged_into", "nowhere", outcome="kept")),
     ("for the reasons that the images have", "images", set_first("drop_reason", "dns", step="fetch")),
