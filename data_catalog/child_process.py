@@ -26,6 +26,7 @@ class ChildDiedError(Exception):
     """A child that ended, or was killed, before its work was done. The text is equal for equal causes."""
 
     has_begun = False  # it had begun with the work of somebody
+    is_lost = False  # with its machine, so that no work is to blame
 
 
 class ChildProcess:

@@ -39,7 +39,7 @@ class _Journals:
     def __init__(self, folder: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.moved: dict[str, Moved] = {}  # URLs handed over
-        self.under_way: set[str] = set()  # URLs without an outcome, perhaps of a process that died
+        self.under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
         self.starts: dict[str, float] = {}  # by host: the last request
         self.pauses: dict[str, Pause] = {}  # by host
         self.num_failed = 0
@@ -79,6 +79,8 @@ class _Journals:
                     self.under_way.discard(url)
                 elif "moved" in event:
                     self.moved[url] = event["moved"]
+                    self.under_way.discard(url)
+                elif "waits" in event:
                     self.under_way.discard(url)
                 elif "pause" in event:
                     self.pauses[event["host"]] = event["pause"]
@@ -211,8 +213,11 @@ class _Shard:
             ended.result()
         except ChildDiedError as error:
             suspects = self._journals.under_way.intersection(left)
-            self._deaths.update(suspects)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
+            if error.is_lost:
+                self._journals.under_way -= suspects
+                return
+            self._deaths.update(suspects)
             has_begun = error.has_begun or suspects or len(left) < len(task.urls)
             self._early_deaths = 0 if has_begun else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:

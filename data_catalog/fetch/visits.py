@@ -62,7 +62,7 @@ def _stem(url: str) -> str:
 
 @dataclass(slots=True)
 class Job:
-    """The URLs of a shard."""
+    """The URLs of a task. A shard has a task for each owner, and more after deaths: each has limits of its own."""
 
     journal: Journal
     scratch: Path  # folder for large bodies
@@ -145,7 +145,10 @@ class Fetcher:
         return any(time.monotonic() - since > longest_s for since in [*self._under_way.values()])
 
     def _queue(self, visit: Visit | RobotsVisit, *, wait_s: float = 0.0) -> None:
+        # A robots.txt may lead to a host of another process: once a day and host.
         if isinstance(visit, RobotsVisit) or visit.job.owns(self.frontier.host_of(visit.target.host).name):
+            if isinstance(visit, Visit) and visit.asked_at is not None:  # none of its requests is under way
+                visit.job.journal.append({"url": visit.url, "waits": True})
             self.frontier.add(visit, visit.target.host, wait_s=wait_s)
             return
         moved: Moved = {

@@ -240,7 +240,7 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
     rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
     captions, memory, where = texts(table, "clean_caption", rows), job.tools.memory, f"shard {job.label}"
-    if job.tools.windows is not None and job.leave_lane is not None:
+    if job.tools.windows is not None:  # fill the memory elsewhere, before it is read
         job.tools.windows.translate(captions, title="translate", planned=job.leave_lane)
     found = translate_with_memory(
         captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW
@@ -269,7 +269,7 @@ def round_trip(job: Job, *, engine: str) -> StepFacts:
     from_there = pc.equal(table.column("source_lang"), reverse.to_code)
     rows = pending_rows(table, pc.and_(has_original(table), from_there))
     captions, where = texts(table, "caption", rows), f"shard {job.label}"
-    if job.tools.reverse_windows is not None and job.leave_lane is not None:
+    if job.tools.reverse_windows is not None:
         job.tools.reverse_windows.translate(captions, title="translate back", planned=job.leave_lane)
     back = translate_with_memory(captions, reverse, memory, title="translate back", where=where, window=STREAM_WINDOW)
     sources = texts(table, "clean_caption", rows)

@@ -163,5 +163,5 @@ class _Elected:
 
 def _lost(what: str) -> ChildDiedError:
     error = ChildDiedError(f"{what} is lost")
-    error.has_begun = True  # no URL is to blame, however often it happens
+    error.is_lost = True
     return error

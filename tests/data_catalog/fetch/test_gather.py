@@ -158,6 +158,29 @@ def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(t
     assert len(owners.asked) == len(URLS) + 2
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_no_url_is_suspected_that_waited_or_whose_machine_was_lost(is_lost: bool, tmp_path: Path) -> None:
+    owners, run = FakeOwners(lambda url: None), FakeOwners.run
+
+    def die(task: Task) -> None:
+        owners.tasks.append(task)
+        with closing(Journal(task.journal)) as file:
+            for url in task.urls:
+                file.append({"url": url, "host": "a.example", "at": time.time()})
+                if not is_lost:
+                    file.append({"url": url, "waits": True})
+        error = ChildDiedError("signal 9")
+        error.has_begun, error.is_lost = True, is_lost
+        if len(owners.tasks) == 5:
+            owners.run = lambda task: run(owners, task)  # type: ignore[method-assign]
+        raise error
+
+    owners.run = die  # type: ignore[method-assign]
+    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
+    assert {found[url]["reason"] for url in URLS} == {None}
+    assert {len(task.urls) for task in owners.tasks} == {len(URLS)}, "none was tried alone"
+
+
 def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Path) -> None:
     owners = FakeOwners(lambda url: None)
     owners.run = lambda task: (_ for _ in ()).throw(ChildDiedError("exit status 1"))  # type: ignore[method-assign]
