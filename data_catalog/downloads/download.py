@@ -86,14 +86,16 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
     """
     refusal = InputError if referrer else SettingsError
     try:
-        asked, led_by = httpx.URL(url), httpx.URL(referrer or url)
-        if not _HOST.fullmatch(asked.host):
+        asked = httpx.URL(url)
+        host, led_by = (found.raw_host.decode("ascii") for found in (asked, httpx.URL(referrer or url)))
+        if not _HOST.fullmatch(host):
             raise httpx.InvalidURL("it has no host")
-    except httpx.InvalidURL as error:
+        host.encode("idna")  # a label is neither empty nor too long
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise refusal(f"{url!r} is not a URL to download from: {error}") from error
     if asked.userinfo:
-        raise refusal(f"a URL of {asked.host} contains a user name or a password: remove them")
-    http_is_safe = asked.host == led_by.host and (plain_http or asked.host in _THIS_MACHINE)
+        raise refusal(f"a URL of {host} contains a user name or a password: remove them")
+    http_is_safe = host == led_by and (plain_http or host in _THIS_MACHINE)
     if asked.scheme != "https" and not (asked.scheme == "http" and http_is_safe):
         raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
 
@@ -155,6 +157,8 @@ def fetch_small(url: str, config: DownloadConfig) -> bytes:
 
     def fetch() -> bytes:
         with _answer(url, config, {}) as response:
+            if response.status_code != 200:
+                raise InputError(f"{url} answers HTTP {response.status_code}")
             return b"".join(_pieces(response, url, config))
 
     return _with_retries(fetch, config)
@@ -189,10 +193,11 @@ def download(
                 return False
             partial.accept(response)
             _require_size(partial, partial.total, expected)
+            total = partial.total or expected.num_bytes
             label = f"download {httpx.URL(partial.url).path.rpartition('/')[2]}"
             bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-                for piece in _pieces(response, partial.url, config, start=partial.num_bytes, total=partial.total):
+                for piece in _pieces(response, partial.url, config, start=partial.num_bytes, total=total):
                     file.write(piece)
                     progress.advance(len(piece))
         return True
@@ -255,8 +260,9 @@ def _answer(
                     if response.next_request is None:
                         break
                     referrer, place = place, str(response.next_request.url)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        refusal = InputError if "CERTIFICATE_VERIFY_FAILED" in str(error) else TransientError
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: the host of a redirect
+        is_final = isinstance(error, UnicodeError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
+        refusal = InputError if is_final else TransientError
         raise refusal(f"{url} cannot be reached ({error!r})") from error
     status = response.status_code
     if status != TOO_MANY_REQUESTS and status < 500:

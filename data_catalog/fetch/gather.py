@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +23,8 @@ from data_catalog.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-# Deaths of fetching processes at a URL: one beside others, two alone. A process may be killed for another reason.
-_MOST_DEATHS = 3
+# A URL is given up after three deaths of its process, one beside others and two alone, or nine losses of its machine.
+_GIVEN_UP, _DEATH, _LOSS = 9, 3, 1
 _SHOWN = 20
 _MOST_TASKS = 256
 _LOOK_S = 1.0
@@ -36,13 +36,14 @@ _alone = threading.Lock()
 class _Journals:
     """What the journals of a shard say, read on at each look. Processes of other shards have to know of its hosts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, urls: Collection[str]) -> None:
+        self._urls = frozenset(urls)
         self.outcomes: dict[str, Outcome] = {}
         self.moved: dict[str, Moved] = {}  # URLs handed over
         self.under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
         self.starts: dict[str, float] = {}  # by host: the last request
         self.pauses: dict[str, Pause] = {}  # by host
-        self.num_failed = 0
+        self.num_done = self.num_failed = 0  # of the URLs of the shard
         self.lock = threading.RLock()
         self._folder, paths = folder, sorted(folder.glob("*.journal"))
         self._number = max((int(path.stem) for path in paths), default=-1)
@@ -74,7 +75,9 @@ class _Journals:
             for event, piece in reader:
                 url = event.pop("url")
                 if "reason" in event:
-                    self.num_failed += url not in self.outcomes and event["reason"] is not None
+                    if url in self._urls and url not in self.outcomes:
+                        self.num_done += 1
+                        self.num_failed += event["reason"] is not None
                     self.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
                     self.under_way.discard(url)
                 elif "moved" in event:
@@ -117,7 +120,7 @@ def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owne
     The URLs of a process that dies go to its heir at once. Those that were under way are requested at the end, one at a
     time; one at which a process then dies twice is rejected.
     """
-    journals = _Journals(folder)
+    journals = _Journals(folder, urls)
     _open.append(journals)
     try:
         with Progress("fetch", total=len(urls), unit="images") as progress:
@@ -140,12 +143,12 @@ class _Shard:
         paces = (config.default_limits, *self._named.values())
         self._longest_interval_s = 2 * max(SLOWEST_DELAY_S, *(pace.interval_s for pace in paces))
         self._holders: dict[str, Task] = {}  # the last task that got a URL, while it may go on with it
-        self._deaths = Counter[str]()
+        self._guilt = Counter[str]()
         self._early_deaths = 0
 
     def suspects(self, urls: Sequence[str]) -> list[str]:
         """Return the URLs without an outcome that may be tried again."""
-        return [url for url in urls if url not in self._journals.outcomes and self._deaths[url] < _MOST_DEATHS]
+        return [url for url in urls if url not in self._journals.outcomes and self._guilt[url] < _GIVEN_UP]
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
@@ -155,6 +158,9 @@ class _Shard:
         assign_at = time.monotonic()
         try:
             while True:
+                self._journals.look()
+                if new := self._journals.num_done - self._progress.done:
+                    self._progress.advance(new, failed=self._journals.num_failed)
                 # A redirect to another owner's host does not wait for the rest of its task.
                 if time.monotonic() >= assign_at:
                     running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
@@ -164,9 +170,6 @@ class _Shard:
                 for ended in wait(running, min(_LOOK_S, _HANDOVER_S), FIRST_COMPLETED).done:
                     self._end(running.pop(ended), ended)
                     assign_at = time.monotonic()
-                self._journals.look()
-                if new := len(self._journals.outcomes) - self._progress.done:
-                    self._progress.advance(new, failed=self._journals.num_failed)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -214,10 +217,10 @@ class _Shard:
         except ChildDiedError as error:
             suspects = self._journals.under_way.intersection(left)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
+            self._guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
             if error.is_lost:
-                self._journals.under_way -= suspects
+                self._journals.under_way -= {url for url in suspects if self._guilt[url] < _GIVEN_UP}
                 return
-            self._deaths.update(suspects)
             has_begun = error.has_begun or suspects or len(left) < len(task.urls)
             self._early_deaths = 0 if has_begun else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:

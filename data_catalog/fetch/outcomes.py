@@ -278,10 +278,10 @@ class RecordedOutcomes:
         """
         try:
             self._connection.execute(query, paths)
-        except duckdb.Error:
+        except duckdb.Error as error:
             for file in (*files, *pairs):
                 file.require_whole()
-            raise
+            raise DamagedError(f"{files[0].path.parent} cannot be read ({error}). Run `vernaclip verify`") from error
 
 
 def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, bytes]]:

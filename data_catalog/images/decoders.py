@@ -119,7 +119,7 @@ class Decoder:
         except BlockingIOError:
             os.kill(pid, signal.SIGKILL)  # it is still there, so that its id is nobody else's
             return {"drop_reason": CRASH, "detail": f"silent for {self._config.timeout_s:g} s"}
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # also in the middle of an answer
             return {"drop_reason": CRASH, "detail": "a crash"}
         found: Row = json.loads(facts)
         return found | {"thumbnail": bytes.fromhex(found["thumbnail"]), "bytes": picture} if picture else found

@@ -251,7 +251,9 @@ class _Zip(_Place):
                 f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
                 "compressed tar"
             ) from error
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        infos = [
+            info for info in self._zip.infolist() if not info.filename.endswith("/")
+        ]  # is_dir() fails for an empty name
         if infos and not any(map(_is_usable, infos)):
             self.close()
             raise InputError(
@@ -270,9 +272,12 @@ class _Zip(_Place):
         try:
             # read() without a size would decompress all of a member that is longer than it states.
             with self._lock, self._zip.open(info) as member:
-                return member.read(info.file_size)
+                body = member.read(info.file_size)
         except _BAD_ZIP as error:
             raise OSError(f"{info.filename!r} cannot be read: {error}") from error
+        if len(body) != info.file_size:
+            raise OSError(f"{info.filename!r} has {len(body):,} bytes, but states {info.file_size:,}")
+        return body
 
     def close(self) -> None:
         self._zip.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from data_catalog.errors import DiskError, PipelineError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FAILED = (errno.EIO, errno.ESTALE)  # ESTALE: of a network file system
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Messages of pyarrow, DuckDB and SQLite, which may give no errno.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
@@ -65,7 +66,7 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
     # Libraries that give no errno are recognised by their message: importing them for their classes is too slow.
     is_known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
     is_full = number in _FULL or (is_known and any(message in text for message in _FULL_TEXTS))
-    is_failed = number == errno.EIO or (is_known and any(message in text for message in _FAILED_TEXTS))
+    is_failed = number in _FAILED or (is_known and any(message in text for message in _FAILED_TEXTS))
     if number is None and is_failed:  # SQLite reports a disk that is full for its log as an I/O error
         with suppress(OSError):
             room = os.statvfs(path.parent)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads.download import DownloadConfig
-from data_catalog.errors import SettingsError, TransientError
+from data_catalog.downloads.download import DownloadConfig, check_url
+from data_catalog.errors import InputError, SettingsError, TransientError
 
 CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
 PLACE = "cc3m/train.tsv"
@@ -38,6 +38,16 @@ def test_a_redirect_may_lead_to_any_letters(site: Any) -> None:
     site.upstream.files["/caff%C3%A8"] = site.captions
     site.upstream.faults["/p"] = [site.upstream.status(302, Location="/caffè".encode().decode("latin-1"))]
     assert get(site)[0].is_new
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "xn--", ""])
+def test_a_host_that_cannot_be_is_an_error_of_a_sentence(site: Any, host: str) -> None:
+    check_url("https://xn--bcher-kva.example/x")
+    with pytest.raises((InputError, TransientError, SettingsError), match=r"cannot be reached|not a URL"):
+        get(site, url=f"https://{host}/p")
+    site.upstream.faults["/p"] = [site.upstream.status(302, Location=f"https://{host}/p")]
+    with pytest.raises((InputError, TransientError), match=r"cannot be reached|not a URL"):
+        get(site)
 
 
 def test_a_proxy_that_cannot_be_used_is_named(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,6 +313,16 @@ def test_methods_that_unpack_without_bound_are_refused_and_so_is_what_is_encrypt
         opened(path)
 
 
+def test_members_without_a_name_or_shorter_than_stated_cost_no_other(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "images.zip", {"n.jpg": b"N", "a.jpg": b"A", "s.jpg": b"S" * 9}, zipfile.ZIP_STORED)
+    replaced(replaced(path, b"n.jpg", b"\0.jpg"), (9).to_bytes(4, "little") * 2, b"\x09\0\0\0\x0b\0\0\0")
+    images = opened(path)
+    assert images.read("a.jpg") == b"A"
+    with pytest.raises(OSError, match=r"s\.jpg' (has 9 bytes, but states 11|cannot be read)"):
+        images.read("s.jpg")
+    images.close()
+
+
 def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
     path = zipped(tmp_path / "images.zip", {"d/a.jpg": b"old"})
     with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -88,16 +87,6 @@ def huge_annotations(path: Path) -> None:
     write_gzip(path, *({"MANY LISTS": MANY_LISTS, "LONG TEXT": LONG_TEXT}.get(part, part) for part in parts))
 
 
-def zip_directory(path: Path) -> None:
-    num = 1_200_000
-    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0)
-    directory = b"".join(entry + b"%08x" % i for i in range(num))
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 30, 0)
-    path.with_name("images.zip").write_bytes(b"PK\3\4" + b"\0" * 26 + directory + end)
-    path.write_text(json.dumps({"image": "a.jpg", "text": "a dog"}))
-
-
-ZIPPED = {"caption_column": "text", "path_column": "image", "lang": "en", "images": "images.zip"}
 COCO_ROWS = {"good": 1, "image_missing": 1 + NUM_LONG}
 
 
@@ -111,7 +100,6 @@ COCO_ROWS = {"good": 1, "image_missing": 1 + NUM_LONG}
         (json_lines, "p.jsonl.gz", "pairs", PAIRS, FEW_BYTES, {"good": 1 + NUM_LONG, "malformed_row": 9}),
         (lines, "train.txt", "cc3m", {}, FEW_BYTES, {"good": 1, "malformed_row": 40}),
         (huge_annotations, "captions_train2017.json.gz", "mscoco", {}, FEW_BYTES, COCO_ROWS),
-        (zip_directory, "p.jsonl", "pairs", ZIPPED, GB_BYTES, "its directory of"),
     ],
 )
 def test_a_file_that_unpacks_to_gigabytes_is_read_or_refused_within_the_memory_of_readers(
