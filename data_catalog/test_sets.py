@@ -32,8 +32,8 @@ from data_catalog.sources.files import (
 )
 from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
-from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
+from data_catalog.sources.json_documents import describe, id_field, missing_id, records_of, text_field
+from data_catalog.sources.mscoco import karpathy_captions, open_captions
 from data_catalog.sources.rows import Location, MalformedRow, malformed_row
 from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
 from data_catalog.sources.urls import is_web_url
@@ -248,16 +248,15 @@ class CocoTestConfig(TestSetConfig):
     def rows(self) -> Iterator[TestSetRow]:
         """Yield a row for each image of the files, then a row for each caption."""
         for path in upstream_files(self):
-            document = open_json(path, expected=_COCO)
-            if not isinstance(document, dict) or not (images := records_of(document.get("images"))):
+            document = open_captions(path, expected=_COCO)
+            if not (images := records_of(document["images"])):
                 raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
             annotations = records_of(document.get("annotations", []))
             if annotations is None or (annotations and not any("caption" in one for one in annotations)):
                 raise InputError(f"{path} has annotations without captions: expected {_COCO}")
             known: dict[str, tuple[str, frozenset[str]]] = {}
-            budget = MemoryBudget(path)
             for number, image in enumerate(images, start=1):
-                yield from _coco_image(Location(str(path), number, repr(image)), image, known, budget)
+                yield from _coco_image(Location(str(path), number, repr(image)), image, known)
             for number, annotation in enumerate(annotations, start=1):
                 location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
                 if image_id is None:
@@ -269,7 +268,7 @@ class CocoTestConfig(TestSetConfig):
 
 
 def _coco_image(
-    location: Location, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], budget: MemoryBudget
+    location: Location, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]]
 ) -> Iterator[TestSetRow]:
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
@@ -277,7 +276,6 @@ def _coco_image(
         return
     urls = (text_field(image, field) for field in _URL_FIELDS)
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    budget.add(name, *identities)
     if known.setdefault(image_id, (name, identities))[0] != name:
         raise InputError(
             f"{location.upstream_file} has several images with the id {image_id}: correct the file or download it again"
@@ -320,9 +318,8 @@ def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
     Raises:
         InputError: the file is damaged, not one of Karpathy's, or has no image in one of the splits.
     """
-    document = open_json(path, expected=_KARPATHY)
     found: set[str | None] = set()
-    for caption in karpathy_captions(check_karpathy(path, document, expected=_KARPATHY)):
+    for caption in karpathy_captions(path, open_captions(path, expected=_KARPATHY), expected=_KARPATHY):
         found.add(caption.split)
         if caption.split in splits:
             if caption.coco_id is None:

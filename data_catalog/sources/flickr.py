@@ -27,8 +27,7 @@ from data_catalog.sources.files import (
     upstream_files,
 )
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import open_json
-from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
+from data_catalog.sources.mscoco import karpathy_captions, open_captions
 from data_catalog.sources.rows import (
     Candidate,
     JudgedRow,
@@ -78,9 +77,7 @@ def check_flickr(config: FlickrConfig) -> None:
     for path in _captions_files(config):
         check_text_file(path, expected=_EXPECTED)
         reader = _reader_for(path)
-        if reader is _read_karpathy:
-            check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
-        elif reader is _read_captions and next(_read_captions(path), None) is None:
+        if next(reader(path), None) is None:
             raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
@@ -213,7 +210,7 @@ def _read_captions(path: Path) -> Iterator[JudgedRow]:
 
 
 def _read_karpathy(path: Path) -> Iterator[JudgedRow]:
-    document = check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
-    for caption in karpathy_captions(document):
+    document = open_captions(path, expected=_EXPECTED)
+    for caption in karpathy_captions(path, document, expected=_EXPECTED):
         location = Location(str(path), caption.number, caption.raw)
         yield _flickr_row(location, caption.filename, caption.caption_id, caption.text, caption.split)

@@ -12,11 +12,12 @@ from typing import ClassVar
 from data_catalog.errors import InputError
 from data_catalog.settings import PATH
 from data_catalog.sources.files import FilesConfig, Line, check_text_file, first_text, read_lines, upstream_files
-from data_catalog.sources.json_documents import JsonList, describe, open_json
+from data_catalog.sources.json_documents import describe, open_json
 from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"
+_LISTS = ("image_urls", "captions", "user_ids")
 _NO_LINE = Line(0, "", "", None)
 _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions, line by line"
 
@@ -106,15 +107,14 @@ def _row(location: Location, url: str, caption: str, user: object) -> JudgedRow:
     return validate_row(location, found)
 
 
-def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
-    """Return the lists of URLs, captions and users. Raises `InputError` for a file of another format."""
-    document = open_json(path, expected=_EXPECTED_JSON)
-    if not isinstance(document, dict):
+def _load_lists(path: Path) -> tuple[list[object], list[object], list[object]]:
+    """Return the lists of URLs, captions and users; refuse a file of another format."""
+    document = open_json(path, expected=_EXPECTED_JSON, names=_LISTS)
+    fields = document if isinstance(document, dict) else {}
+    urls, captions, users = map(fields.get, _LISTS)
+    if not isinstance(urls, list) or not isinstance(captions, list):
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
-    urls, captions, users = (document.get(name) for name in ("image_urls", "captions", "user_ids"))
-    if not isinstance(urls, JsonList) or not isinstance(captions, JsonList):
-        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
-    users = users if isinstance(users, JsonList) else [None] * len(urls)
+    users = users if isinstance(users, list) else [None] * len(urls)
     if not urls or not len(urls) == len(captions) == len(users):
         counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
         raise InputError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
