@@ -34,7 +34,7 @@ from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, records_of, text_field
 from data_catalog.sources.mscoco import karpathy_captions, open_captions
-from data_catalog.sources.rows import Location, MalformedRow, malformed_row
+from data_catalog.sources.rows import Location, MalformedRow, UpstreamRow, malformed_row, rows_of
 from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 
@@ -383,10 +383,10 @@ def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[Test
                 )
     named = dict.fromkeys(listed, "")
     rows, budget = [], MemoryBudget("the captions")
-    for row in read_flickr_captions(captions) if captions else ():
+    for row in rows_of(read_flickr_captions(captions)):
         if isinstance(row, MalformedRow):
             yield row
-        elif (photo := _photo(row.path or "")) in listed:
+        elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
             named[photo] = named[photo] or row.path or ""
             budget.add(row.caption, row.path)
             rows.append((photo, row))

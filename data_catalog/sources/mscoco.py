@@ -14,8 +14,7 @@ from typing import ClassVar, NamedTuple
 from data_catalog.errors import InputError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import FilesConfig, upstream_files
-from data_catalog.sources.image_files import check_images
+from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
 from data_catalog.sources.json_documents import (
     describe,
     id_field,
@@ -26,7 +25,7 @@ from data_catalog.sources.json_documents import (
     text_field,
 )
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
-from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.rows import Candidate, Location, Records
 from data_catalog.sources.urls import flickr_page
 
 _EXPECTED = "a COCO captions JSON ('images' and 'annotations' with 'caption') or Karpathy's dataset_coco.json"
@@ -118,19 +117,13 @@ def karpathy_captions(path: Path, document: Mapping[str, object], *, expected: s
 
 
 def check_mscoco(config: MscocoConfig) -> None:
-    """Raise `InputError` unless every file is complete and of a known format, and `images`, if set, can be opened."""
-    if config.images is not None:
-        check_images(config.images)
+    """Refuse a file that is incomplete or of an unknown format."""
     for path in upstream_files(config):
         _licenses(path, _load(path))
 
 
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
-    """Return the origin of MSCOCO captions: native, unless the settings state another.
-
-    Raises:
-        SettingsError: origin and translator contradict each other.
-    """
+    """Return the origin of MSCOCO captions: native, unless the settings state another."""
     return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
 
 
@@ -145,8 +138,8 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
-def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
-    """Yield one row for each annotation; captions are in `lang`."""
+def read_mscoco(config: MscocoConfig, lang: str = "en") -> Records:
+    """Yield a record for each annotation; captions are in `lang`."""
     names, local = _FileNames(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
@@ -154,24 +147,23 @@ def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
             yield from _read_annotations(path, document, lang, names, local=local)
         else:
             for caption in karpathy_captions(path, document, expected=_EXPECTED):
-                location, name, image_id = (
-                    Location(str(path), caption.number, caption.raw),
-                    caption.filename,
-                    caption.coco_id,
-                )
+                location = Location(str(path), caption.number, caption.raw)
+                name, image_id = caption.filename, caption.coco_id
                 if image_id is not None and not names.is_consistent(image_id, name):
-                    yield malformed_row(location, "image_missing", f"several images have the id {image_id}")
+                    yield location, Trouble("image_missing", f"several images have the id {image_id}")
                     continue
-                found = Candidate(
-                    sample_key=image_id or name,
-                    caption_key=caption.caption_id,
-                    url=None if local else _image_url(name, _split_and_year(name, None, "")),
-                    path=name if local else None,
-                    caption=caption.text,
-                    lang=lang,
-                    split=caption.split,
+                yield (
+                    location,
+                    Candidate(
+                        sample_key=image_id or name,
+                        caption_key=caption.caption_id,
+                        url=None if local else _image_url(name, _split_and_year(name, None, "")),
+                        path=name if local else None,
+                        caption=caption.text,
+                        lang=lang,
+                        split=caption.split,
+                    ),
                 )
-                yield validate_row(location, found)
 
 
 def _load(path: Path) -> Mapping[str, object]:
@@ -203,7 +195,7 @@ class _FileNames:
 
 def _read_annotations(
     path: Path, document: Mapping[str, object], lang: str, names: _FileNames, *, local: bool
-) -> Iterator[JudgedRow]:
+) -> Records:
     licenses = _licenses(path, document)
     images: dict[str, _Image | None] = {}
     for entry in records_of(document["images"]) or ():
@@ -212,7 +204,7 @@ def _read_annotations(
             is_one = names.is_consistent(image_id, text_field(entry, "file_name") or image.url)
             images[image_id] = image if is_one and images.get(image_id, image) == image else None
     for number, annotation in enumerate(records_of(document["annotations"]) or (), start=1):
-        yield _row(Location(str(path), number, repr(annotation)), annotation, images, lang)
+        yield Location(str(path), number, repr(annotation)), _record(annotation, images, lang)
 
 
 def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
@@ -230,23 +222,18 @@ def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | Non
     return licenses
 
 
-def _row(
-    location: Location, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str
-) -> JudgedRow:
+def _record(annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> Candidate | Trouble:
     image_id, caption = id_field(annotation, "image_id"), annotation.get("caption")
     if caption is not None and not isinstance(caption, str):
-        return malformed_row(location, "malformed_row", f"the caption is {describe(caption)}")
+        return Trouble("malformed_row", f"the caption is {describe(caption)}")
     if image_id is None:
-        return malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
+        return Trouble("image_missing", missing_id(annotation, "image_id"))
     image = images.get(image_id)
     if image is None:
         how_many = "several images have" if image_id in images else "no image has"
-        return malformed_row(location, "image_missing", f"{how_many} the id {image_id}")
+        return Trouble("image_missing", f"{how_many} the id {image_id}")
     caption_key = id_field(annotation, "id")
-    return validate_row(
-        location,
-        Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict()),
-    )
+    return Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict())
 
 
 def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str | None], *, local: bool) -> _Image:
