@@ -82,15 +82,9 @@ class TestSetImages(NamedTuple):
 def image_rows(
     location: Location, name: str, identities: frozenset[str], captions: Iterable[object]
 ) -> Iterator[TestSetRow]:
-    """Yield the rows of one record: one for the image, then one for each caption.
+    """Yield the rows of one record: one for the image, then one for each caption, which may be malformed.
 
     The image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
-
-    Args:
-        location: location of the record.
-        name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
-        identities: identities of the image.
-        captions: captions of the record; each one that is blank, not a text or not storable becomes a malformed row.
     """
     if trouble := text_trouble(name):
         yield malformed_row(location, *trouble)
@@ -109,11 +103,7 @@ def image_rows(
 
 
 def group_by_image(rows: Iterable[TestSetRow]) -> TestSetImages:
-    """Group rows by image.
-
-    Raises:
-        InputError: the rows do not fit the memory of readers.
-    """
+    """Group rows by image."""
     found: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
     budget = MemoryBudget("a test set")
@@ -146,7 +136,7 @@ class TestSetConfig(FilesConfig):
     """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
+        """Yield all rows of the files."""
         raise NotImplementedError
 
 
@@ -167,12 +157,7 @@ class TestSetKind:
     license: str | None = None
 
     def check(self, config: TestSetConfig) -> None:
-        """Check that the set can be read, by reading it.
-
-        Raises:
-            InputError: files are missing, empty, damaged or of another kind, the number of images is not as set, or
-                `images` cannot be opened.
-        """
+        """Check that the set can be read, by reading it, and that its images can be opened."""
         if config.images is not None:
             check_images(config.images)
         self.load(config)
@@ -182,11 +167,7 @@ class TestSetKind:
         return upstream_files(config)
 
     def load(self, config: TestSetConfig) -> TestSetImages:
-        """Return all images of the set, and the malformed rows.
-
-        Raises:
-            InputError: as `check` does; a set is never read in part.
-        """
+        """Return all images of the set, and the malformed rows; a set is never read in part."""
         found = group_by_image(config.rows())
         names = ", ".join(config.files)
         if not found.images:
@@ -202,19 +183,11 @@ class TestSetKind:
         return found
 
     def image_names(self, config: TestSetConfig) -> frozenset[str]:
-        """Return the names of its images in `images`; `num_images` is not checked.
-
-        Raises:
-            InputError: files are missing, empty or damaged.
-        """
+        """Return the names of its images in `images`; `num_images` is not checked."""
         return frozenset(image.name for image in group_by_image(config.rows()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
-        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number.
-
-        Raises:
-            InputError: as `load` does, before the first image.
-        """
+        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number."""
         images, malformed = self.load(config)
         for row in malformed[:_LOGGED_ROWS]:
             logger.warning("%s test set: %s", self.kind, _described(row))
@@ -314,9 +287,6 @@ def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
     """Yield the rows of each image of one of Karpathy's files that is in the splits.
 
     MSCOCO's images have a COCO id; those of the two Flickr datasets are named by their numbers on Flickr.
-
-    Raises:
-        InputError: the file is damaged, not one of Karpathy's, or has no image in one of the splits.
     """
     found: set[str | None] = set()
     for caption in karpathy_captions(path, open_captions(path, expected=_KARPATHY), expected=_KARPATHY):
@@ -536,11 +506,7 @@ class Xtd10Config(TestSetConfig):
                 yield from _xtd10_row(path, name, caption, [caption.text])
 
     def _lists(self) -> tuple[Path, list[Path]]:
-        """Return the list of names, and the lists of captions in the chosen languages.
-
-        Raises:
-            InputError: a file is neither, there is not exactly one list of names, or a language has no list.
-        """
+        """Return the list of names, and the lists of captions in the chosen languages."""
         names: list[Path] = []
         captions: dict[Path, str] = {}
         for path in upstream_files(self):

@@ -69,11 +69,7 @@ class Source:
     limit: RowLimit = ALL_ROWS
 
     def draw(self) -> DrawnSamples | None:
-        """Read all rows and draw the samples within the limit; without a limit return None and read nothing.
-
-        Raises:
-            SettingsError: the limit is less than the captions of one image.
-        """
+        """Read all rows and draw the samples within the limit; without a limit return None and read nothing."""
         if not self.limit.limit:
             return None
         base = _common_folder(self.files)

@@ -32,25 +32,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSpec:
-    """Columns to read, and how to recognise the start of a row in a CSV or TSV file.
-
-    Args:
-        required: columns that must exist.
-        image_column: the column of URLs or paths.
-        is_image: returns whether a text may be a value of that column; used to detect a quote that was never closed.
-    """
+    """Columns to read, and how to recognise the start of a row in CSV and TSV, where a quote may never be closed."""
 
     required: Sequence[str]
     image_column: str
-    is_image: Callable[[str], bool]
+    is_image: Callable[[str], bool]  # may a text be a value of that column?
 
 
 def text_columns(path: Path, expected: str = "a line of column names") -> list[str]:
-    """Return the names of the text columns of a file, in file order.
-
-    Raises:
-        InputError: the file is incomplete, or not of the format that its name states.
-    """
+    """Return the names of the text columns of a file, in file order."""
     suffix = _suffix(path)
     if suffix != ".parquet":
         check_text_file(path, expected=f"a {suffix[1:]} file with {expected}")
@@ -58,7 +48,7 @@ def text_columns(path: Path, expected: str = "a line of column names") -> list[s
 
 
 def check_table(path: Path, wanted: ColumnSpec) -> None:
-    """Raise `InputError` unless a file is complete, of the format that its name states, with the columns and a row."""
+    """Refuse a file that is incomplete, not of the format that its name states, or without the columns or a row."""
     columns = text_columns(path, "the columns " + ", ".join(wanted.required))
     missing = [name for name in wanted.required if name not in columns]
     if missing:
