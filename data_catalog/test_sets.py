@@ -221,23 +221,27 @@ class CocoTestConfig(TestSetConfig):
     def rows(self) -> Iterator[TestSetRow]:
         """Yield a row for each image of the files, then a row for each caption."""
         for path in upstream_files(self):
-            document = open_captions(path, expected=_COCO)
-            if not (images := records_of(document["images"])):
-                raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
-            annotations = records_of(document.get("annotations", []))
-            if annotations is None or (annotations and not any("caption" in one for one in annotations)):
-                raise InputError(f"{path} has annotations without captions: expected {_COCO}")
-            known: dict[str, tuple[str, frozenset[str]]] = {}
-            for number, image in enumerate(images, start=1):
-                yield from _coco_image(Location(str(path), number, repr(image)), image, known)
-            for number, annotation in enumerate(annotations, start=1):
-                location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
-                if image_id is None:
-                    yield malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
-                elif image_id not in known:
-                    yield malformed_row(location, "image_missing", f"no image has the id {image_id}")
-                else:
-                    yield from image_rows(location, *known[image_id], [annotation.get("caption")])
+            yield from _coco_rows(path)
+
+
+def _coco_rows(path: Path) -> Iterator[TestSetRow]:
+    document = open_captions(path, expected=_COCO)
+    if not (images := records_of(document["images"])):
+        raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
+    annotations = records_of(document.get("annotations", []))
+    if annotations is None or (annotations and not any("caption" in one for one in annotations)):
+        raise InputError(f"{path} has annotations without captions: expected {_COCO}")
+    known: dict[str, tuple[str, frozenset[str]]] = {}
+    for number, image in enumerate(images, start=1):
+        yield from _coco_image(Location(str(path), number, repr(image)), image, known)
+    for number, annotation in enumerate(annotations, start=1):
+        location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
+        if image_id is None:
+            yield malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
+        elif image_id not in known:
+            yield malformed_row(location, "image_missing", f"no image has the id {image_id}")
+        else:
+            yield from image_rows(location, *known[image_id], [annotation.get("caption")])
 
 
 def _coco_image(

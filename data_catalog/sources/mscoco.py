@@ -142,28 +142,30 @@ def read_mscoco(config: MscocoConfig, lang: str = "en") -> Records:
     """Yield a record for each annotation; captions are in `lang`."""
     names, local = _FileNames(), config.images is not None
     for path in upstream_files(config):
-        document = _load(path)
-        if "annotations" in document:
-            yield from _read_annotations(path, document, lang, names, local=local)
-        else:
-            for caption in karpathy_captions(path, document, expected=_EXPECTED):
-                location = Location(str(path), caption.number, caption.raw)
-                name, image_id = caption.filename, caption.coco_id
-                if image_id is not None and not names.is_consistent(image_id, name):
-                    yield location, Trouble("image_missing", f"several images have the id {image_id}")
-                    continue
-                yield (
-                    location,
-                    Candidate(
-                        sample_key=image_id or name,
-                        caption_key=caption.caption_id,
-                        url=None if local else _image_url(name, _split_and_year(name, None, "")),
-                        path=name if local else None,
-                        caption=caption.text,
-                        lang=lang,
-                        split=caption.split,
-                    ),
-                )
+        yield from _read_document(path, lang, names, local=local)
+
+
+def _read_document(path: Path, lang: str, names: "_FileNames", *, local: bool) -> Records:
+    document = _load(path)
+    if "annotations" in document:
+        yield from _read_annotations(path, document, lang, names, local=local)
+        return
+    for caption in karpathy_captions(path, document, expected=_EXPECTED):
+        location = Location(str(path), caption.number, caption.raw)
+        name, image_id = caption.filename, caption.coco_id
+        if image_id is not None and not names.is_consistent(image_id, name):
+            yield location, Trouble("image_missing", f"several images have the id {image_id}")
+            continue
+        found = Candidate(
+            sample_key=image_id or name,
+            caption_key=caption.caption_id,
+            url=None if local else _image_url(name, _split_and_year(name, None, "")),
+            path=name if local else None,
+            caption=caption.text,
+            lang=lang,
+            split=caption.split,
+        )
+        yield location, found
 
 
 def _load(path: Path) -> Mapping[str, object]:
