@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import Records, SourceRow, UpstreamRow, rows_of
+from data_catalog.sources.rows import Records, SourceRow, UpstreamRow, row_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,13 @@ class SourceKind:
 
     def read(self, config: Any) -> Iterator[SourceRow]:
         """Yield one row for each upstream row, streaming."""
-        return rows_of(self.records(config))
+        return starmap(row_of, self.records(config))
 
 
 def _splits_of(records: Callable[[Any], Records]) -> Callable[[Any], bool]:
     """Return a function for `states_splits` that reads rows until one states a split."""
     return lambda config: any(
-        isinstance(row, UpstreamRow) and row.split is not None for row in rows_of(records(config))
+        isinstance(row, UpstreamRow) and row.split is not None for row in starmap(row_of, records(config))
     )
 
 

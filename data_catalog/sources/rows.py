@@ -118,15 +118,11 @@ class Location(NamedTuple):
 Records = Iterator[tuple[Location, Candidate | Trouble | UnselectedRow]]
 
 
-def rows_of(records: Records) -> Iterator[SourceRow]:
-    """Yield one row for each record: valid, malformed or unselected."""
-    for location, found in records:
-        if isinstance(found, UnselectedRow):
-            yield found
-        elif isinstance(found, Trouble):
-            yield malformed_row(location, *found)
-        else:
-            yield validate_row(location, found)
+def row_of(location: Location, found: Candidate | Trouble | UnselectedRow) -> SourceRow:
+    """Return the row of a record: valid, malformed or unselected."""
+    if isinstance(found, UnselectedRow):
+        return found
+    return malformed_row(location, *found) if isinstance(found, Trouble) else validate_row(location, found)
 
 
 def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:
