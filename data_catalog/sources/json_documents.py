@@ -9,7 +9,7 @@ from typing import Any
 from data_catalog.errors import InputError
 from data_catalog.sources.files import MAX_EXCERPT_CHARS, check_text_file, gzip_errors, open_bytes
 
-# The largest known document, Karpathy's of MSCOCO, has 148 MB; parsed, it takes three times as much.
+# The largest known document, Karpathy's of MSCOCO, has 148 MB; parsed, it takes four times as much.
 MAX_DOCUMENT_BYTES = 512 * 2**20
 _MAX_NAME_CHARS = 100
 _MAX_NAMES_CHARS = 500

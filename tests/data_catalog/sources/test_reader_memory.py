@@ -1,4 +1,4 @@
-"""Small texts and archives that unpack to much more: read within 1 GB, or refused in a sentence."""
+"""Small texts and archives that unpack to much more are read within 1 GB; so are test sets, or refused."""
 
 import gzip
 import json
@@ -20,19 +20,15 @@ GB_BYTES = 2**30
 READ = """
 import collections, json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-from data_catalog.errors import InputError
 from data_catalog.sources.registry import SOURCE_KINDS
 
 kind, options = sys.argv[1], json.loads(sys.argv[2])
 options["files"] = tuple(options["files"])
 found = collections.Counter()
-try:
-    source = SOURCE_KINDS[kind]
-    config = source.config_type(**options)
-    source.check(config)
-    found.update(getattr(row, "reason", "good") for row in source.read(config))
-except InputError as error:
-    found = str(error)
+source = SOURCE_KINDS[kind]
+config = source.config_type(**options)
+source.check(config)
+found.update(getattr(row, "reason", "good") for row in source.read(config))
 [own] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(json.dumps({"found": found, "peak": int(own) * 1024}))
 """
@@ -92,10 +88,10 @@ COCO_ROWS = {"good": 1, "image_missing": 1 + NUM_LONG}
         (json_lines, "p.jsonl.gz", "pairs", PAIRS, FEW_BYTES, {"good": 1 + NUM_LONG, "malformed_row": 9}),
         (lines, "train.txt", "cc3m", {}, FEW_BYTES, {"good": 1, "malformed_row": 40}),
         (huge_annotations, "captions_train2017.json.gz", "mscoco", {}, GB_BYTES, COCO_ROWS),
-        (zip_directory, "p.jsonl", "pairs", ZIPPED, GB_BYTES, "its directory of"),
+        (zip_directory, "p.jsonl", "pairs", ZIPPED, GB_BYTES, {"good": 1}),
     ],
 )
-def test_a_file_that_unpacks_to_gigabytes_is_read_or_refused_within_the_memory_of_readers(
+def test_a_file_that_unpacks_to_much_more_is_read_within_little_memory(
     tmp_path: Path, write: Any, name: str, kind: str, options: dict[str, str], most_bytes: int, expected: Any
 ) -> None:
     write(tmp_path / name)
@@ -104,7 +100,7 @@ def test_a_file_that_unpacks_to_gigabytes_is_read_or_refused_within_the_memory_o
     assert done.returncode == 0, done.stderr[-2000:]
     answer = json.loads(done.stdout)
     assert answer["peak"] < most_bytes
-    assert expected in answer["found"] if isinstance(expected, str) else answer["found"] == expected
+    assert answer["found"] == expected
 
 
 @pytest.mark.parametrize("kind", ["coco", "list", "xtd10"])
