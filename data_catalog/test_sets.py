@@ -24,6 +24,7 @@ from data_catalog.sources.files import (
     FilesConfig,
     Line,
     MemoryBudget,
+    Trouble,
     check_text_file,
     first_text,
     read_lines,
@@ -32,9 +33,9 @@ from data_catalog.sources.files import (
 )
 from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
-from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import Location, MalformedRow, malformed_row
+from data_catalog.sources.json_documents import describe, id_field, missing_id, records_of, text_field
+from data_catalog.sources.mscoco import karpathy_captions, open_captions
+from data_catalog.sources.rows import Location, MalformedRow, UpstreamRow, malformed_row, row_of
 from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 
@@ -60,18 +61,6 @@ class TestImage:
     caption_files: tuple[str, ...] = ()
 
 
-class ImageRow(NamedTuple):
-    """A row about an image; all rows with the same `name` are about the same image."""
-
-    name: str
-    identities: frozenset[str]
-    caption: str | None = None
-    upstream_file: str = ""
-
-
-TestSetRow = ImageRow | MalformedRow
-
-
 class TestSetImages(NamedTuple):
     """The images of a test set in file order, and the malformed rows."""
 
@@ -79,60 +68,56 @@ class TestSetImages(NamedTuple):
     malformed: tuple[MalformedRow, ...]
 
 
-def image_rows(
-    location: Location, name: str, identities: frozenset[str], captions: Iterable[object]
-) -> Iterator[TestSetRow]:
-    """Yield the rows of one record: one for the image, then one for each caption.
+class ImageRecord(NamedTuple):
+    """What a record of a file says about an image; `captions` may hold what is no caption."""
 
-    The image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
+    name: str
+    identities: frozenset[str]
+    captions: Iterable[object] = ()
 
-    Args:
-        location: location of the record.
-        name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
-        identities: identities of the image.
-        captions: captions of the record; each one that is blank, not a text or not storable becomes a malformed row.
+
+# What a kind of test set yields for each record of its files; records with one name are about one image.
+TestSetRecords = Iterator[tuple[Location, ImageRecord | Trouble]]
+
+
+def group_by_image(records: TestSetRecords) -> TestSetImages:
+    """Group records by image.
+
+    An image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
     """
-    if trouble := text_trouble(name):
-        yield malformed_row(location, *trouble)
-        return
-    if not name.strip():
-        yield malformed_row(location, "image_missing", "no image is named")
-        return
-    yield ImageRow(name, identities)
-    for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
-            yield malformed_row(location, "caption_missing", f"no caption: {caption!r}")
-        elif trouble := text_trouble(caption):
-            yield malformed_row(location, *trouble)
-        else:
-            yield ImageRow(name, identities, caption, location.upstream_file)
-
-
-def group_by_image(rows: Iterable[TestSetRow]) -> TestSetImages:
-    """Group rows by image.
-
-    Raises:
-        InputError: the rows do not fit the memory of readers.
-    """
-    found: dict[str, tuple[set[str], list[str], list[str]]] = {}
+    images: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
     budget = MemoryBudget("a test set")
-    for row in rows:
-        if isinstance(row, MalformedRow):
-            budget.add(row.detail, row.raw)
-            malformed.append(row)
-            continue
-        budget.add(row.name, row.caption, *(() if row.name in found else row.identities))
-        identities, captions, files = found.setdefault(row.name, (set(), [], []))
-        identities |= row.identities
-        if row.caption is not None:
-            captions.append(row.caption)
-            files.append(row.upstream_file)
-    images = (
+
+    def reject(location: Location, trouble: Trouble) -> None:
+        malformed.append(row := malformed_row(location, *trouble))
+        budget.add(row.detail, row.raw)
+
+    for location, found in records:
+        if isinstance(found, Trouble):
+            reject(location, found)
+        elif trouble := text_trouble(found.name):
+            reject(location, trouble)
+        elif not found.name.strip():
+            reject(location, Trouble("image_missing", "no image is named"))
+        else:
+            budget.add(found.name, *(() if found.name in images else found.identities))
+            identities, captions, files = images.setdefault(found.name, (set(), [], []))
+            identities |= found.identities
+            for caption in found.captions:
+                if not isinstance(caption, str) or not caption.strip():
+                    reject(location, Trouble("caption_missing", f"no caption: {caption!r}"))
+                elif trouble := text_trouble(caption):
+                    reject(location, trouble)
+                else:
+                    budget.add(caption)
+                    captions.append(caption)
+                    files.append(location.upstream_file)
+    found_images = (
         TestImage(name=name, identities=frozenset(identities), captions=tuple(captions), caption_files=tuple(files))
-        for name, (identities, captions, files) in found.items()
+        for name, (identities, captions, files) in images.items()
     )
-    return TestSetImages(tuple(images), tuple(malformed))
+    return TestSetImages(tuple(found_images), tuple(malformed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +130,8 @@ class TestSetConfig(FilesConfig):
     num_images: int = how(0)
     """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
+    def records(self) -> TestSetRecords:
+        """Yield all records of the files."""
         raise NotImplementedError
 
 
@@ -167,12 +152,7 @@ class TestSetKind:
     license: str | None = None
 
     def check(self, config: TestSetConfig) -> None:
-        """Check that the set can be read, by reading it.
-
-        Raises:
-            InputError: files are missing, empty, damaged or of another kind, the number of images is not as set, or
-                `images` cannot be opened.
-        """
+        """Check that the set can be read, by reading it, and that its images can be opened."""
         if config.images is not None:
             check_images(config.images)
         self.load(config)
@@ -182,12 +162,8 @@ class TestSetKind:
         return upstream_files(config)
 
     def load(self, config: TestSetConfig) -> TestSetImages:
-        """Return all images of the set, and the malformed rows.
-
-        Raises:
-            InputError: as `check` does; a set is never read in part.
-        """
-        found = group_by_image(config.rows())
+        """Return all images of the set, and the malformed rows; a set is never read in part."""
+        found = group_by_image(config.records())
         names = ", ".join(config.files)
         if not found.images:
             first = f" ({_described(found.malformed[0])})" if found.malformed else ""
@@ -202,19 +178,11 @@ class TestSetKind:
         return found
 
     def image_names(self, config: TestSetConfig) -> frozenset[str]:
-        """Return the names of its images in `images`; `num_images` is not checked.
-
-        Raises:
-            InputError: files are missing, empty or damaged.
-        """
-        return frozenset(image.name for image in group_by_image(config.rows()).images)
+        """Return the names of its images in `images`; `num_images` is not checked."""
+        return frozenset(image.name for image in group_by_image(config.records()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
-        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number.
-
-        Raises:
-            InputError: as `load` does, before the first image.
-        """
+        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number."""
         images, malformed = self.load(config)
         for row in malformed[:_LOGGED_ROWS]:
             logger.warning("%s test set: %s", self.kind, _described(row))
@@ -245,44 +213,43 @@ class CocoTestConfig(TestSetConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """JSON files. Without `annotations`, images have no captions."""
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield a row for each image of the files, then a row for each caption."""
+    def records(self) -> TestSetRecords:
+        """Yield a record for each image of the files, then one for each caption."""
         for path in upstream_files(self):
-            document = open_json(path, expected=_COCO)
-            if not isinstance(document, dict) or not (images := records_of(document.get("images"))):
-                raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
-            annotations = records_of(document.get("annotations", []))
-            if annotations is None or (annotations and not any("caption" in one for one in annotations)):
-                raise InputError(f"{path} has annotations without captions: expected {_COCO}")
-            known: dict[str, tuple[str, frozenset[str]]] = {}
-            budget = MemoryBudget(path)
-            for number, image in enumerate(images, start=1):
-                yield from _coco_image(Location(str(path), number, repr(image)), image, known, budget)
-            for number, annotation in enumerate(annotations, start=1):
-                location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
-                if image_id is None:
-                    yield malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
-                elif image_id not in known:
-                    yield malformed_row(location, "image_missing", f"no image has the id {image_id}")
-                else:
-                    yield from image_rows(location, *known[image_id], [annotation.get("caption")])
+            yield from _coco_records(path)
+
+
+def _coco_records(path: Path) -> TestSetRecords:
+    document = open_captions(path, expected=_COCO)
+    if not (images := records_of(document["images"])):
+        raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
+    annotations = records_of(document.get("annotations", []))
+    if annotations is None or (annotations and not any("caption" in one for one in annotations)):
+        raise InputError(f"{path} has annotations without captions: expected {_COCO}")
+    known: dict[str, tuple[str, frozenset[str]]] = {}
+    for number, image in enumerate(images, start=1):
+        yield Location(str(path), number, repr(image)), _coco_image(path, image, known)
+    for number, annotation in enumerate(annotations, start=1):
+        location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
+        if image_id is None:
+            yield location, Trouble("image_missing", missing_id(annotation, "image_id"))
+        elif image_id not in known:
+            yield location, Trouble("image_missing", f"no image has the id {image_id}")
+        else:
+            yield location, ImageRecord(*known[image_id], [annotation.get("caption")])
 
 
 def _coco_image(
-    location: Location, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], budget: MemoryBudget
-) -> Iterator[TestSetRow]:
+    path: Path, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]]
+) -> ImageRecord | Trouble:
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
-        yield malformed_row(location, "image_missing", "an image without id or file_name")
-        return
+        return Trouble("image_missing", "an image without id or file_name")
     urls = (text_field(image, field) for field in _URL_FIELDS)
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    budget.add(name, *identities)
     if known.setdefault(image_id, (name, identities))[0] != name:
-        raise InputError(
-            f"{location.upstream_file} has several images with the id {image_id}: correct the file or download it again"
-        )
-    yield from image_rows(location, name, identities, [])
+        raise InputError(f"{path} has several images with the id {image_id}: correct the file or download it again")
+    return ImageRecord(name, identities)
 
 
 _KARPATHY = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
@@ -306,23 +273,19 @@ class KarpathyTestConfig(TestSetConfig):
         if not self.splits or not set(self.splits) <= set(_SPLITS):
             raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield the rows of each image in the splits."""
+    def records(self) -> TestSetRecords:
+        """Yield a record for each sentence about an image in the splits."""
         for path in upstream_files(self):
-            yield from _split_rows(path, self.splits)
+            yield from _split_records(path, self.splits)
 
 
-def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
-    """Yield the rows of each image of one of Karpathy's files that is in the splits.
+def _split_records(path: Path, splits: tuple[str, ...]) -> TestSetRecords:
+    """Yield a record for each sentence about an image of one of Karpathy's files that is in the splits.
 
     MSCOCO's images have a COCO id; those of the two Flickr datasets are named by their numbers on Flickr.
-
-    Raises:
-        InputError: the file is damaged, not one of Karpathy's, or has no image in one of the splits.
     """
-    document = open_json(path, expected=_KARPATHY)
     found: set[str | None] = set()
-    for caption in karpathy_captions(check_karpathy(path, document, expected=_KARPATHY)):
+    for caption in karpathy_captions(path, open_captions(path, expected=_KARPATHY), expected=_KARPATHY):
         found.add(caption.split)
         if caption.split in splits:
             if caption.coco_id is None:
@@ -330,7 +293,7 @@ def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
             else:
                 identities = name_identities(caption.filename) | {f"coco:{caption.coco_id}"}
             location = Location(str(path), caption.number, caption.raw)
-            yield from image_rows(location, caption.filename, identities, [caption.text])
+            yield location, ImageRecord(caption.filename, identities, [caption.text])
     if missing := sorted(set(splits) - found):
         has = ", ".join(sorted(split for split in found if split)) or "none"
         raise InputError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
@@ -351,8 +314,8 @@ class FlickrTestConfig(KarpathyTestConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Lists of test images and captions files, or Karpathy's JSON. Without captions files, images have no captions."""
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield the rows of each test image.
+    def records(self) -> TestSetRecords:
+        """Yield the records of each test image.
 
         The first line of a file decides what it is: a name or number alone starts a list (Flickr_8k.testImages.txt, the
         test.txt of Flickr30k Entities), "{" starts Karpathy's JSON, and anything else starts captions.
@@ -369,11 +332,11 @@ class FlickrTestConfig(KarpathyTestConfig):
             names = ", ".join(map(str, captions))
             raise InputError(f"files has captions ({names}) but no list of the test images: add the list")
         for path in documents:
-            yield from _split_rows(path, self.splits)
+            yield from _split_records(path, self.splits)
         yield from _listed_photos(lists, captions)
 
 
-def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[TestSetRow]:
+def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> TestSetRecords:
     listed: dict[str, tuple[Location, str]] = {}
     for path in lists:
         for line in read_lines(path):
@@ -381,26 +344,24 @@ def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[Test
             if _LISTED.fullmatch(name):
                 listed.setdefault(_photo(name), (location, name))
             elif name:
-                yield malformed_row(
-                    location, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}"))
-                )
+                yield location, line.trouble or Trouble("image_missing", f"no name or number of a photo: {name}")
     named = dict.fromkeys(listed, "")
     rows, budget = [], MemoryBudget("the captions")
-    for row in read_flickr_captions(captions) if captions else ():
+    for location, found in read_flickr_captions(captions):
+        row = row_of(location, found)
         if isinstance(row, MalformedRow):
-            yield row
-        elif (photo := _photo(row.path or "")) in listed:
+            yield location, Trouble(row.reason, row.detail)
+        elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
             named[photo] = named[photo] or row.path or ""
             budget.add(row.caption, row.path)
-            rows.append((photo, row))
+            rows.append((photo, location._replace(raw=""), row.caption))
     for photo, (location, name) in listed.items():
         if captions and not named[photo]:
-            yield malformed_row(location, "caption_missing", f"no captions of {name}")
+            yield location, Trouble("caption_missing", f"no captions of {name}")
         named[photo] = named[photo] or (name if "." in name else f"{name}.jpg")
-        yield from image_rows(location, named[photo], photo_identities(name), [])
-    for photo, row in rows:
-        location = Location(row.upstream_file, row.upstream_line)
-        yield from image_rows(location, named[photo], photo_identities(named[photo]), [row.caption])
+        yield location, ImageRecord(named[photo], photo_identities(name))
+    for photo, location, caption in rows:
+        yield location, ImageRecord(named[photo], photo_identities(named[photo]), [caption])
 
 
 def _photo(name: str) -> str:
@@ -427,8 +388,8 @@ class CrossmodalConfig(TestSetConfig):
     """Codes of the languages to read ("it", "quz"). By default the target language; an empty list reads all."""
     num_images: int = how(3600)
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield the rows of each image.
+    def records(self) -> TestSetRecords:
+        """Yield the records of each image.
 
         A line of captions.jsonl is `{"image/key": "000411001ff7dd4f", "image/locale": "bn", "bn": {"caption": [...],
         "caption/tokenized": [...]}, "it": {...}, ...}` (Thapliyal et al., Crossmodal-3600, 2022). The table of
@@ -451,18 +412,14 @@ class CrossmodalConfig(TestSetConfig):
             yield from _crossmodal_addresses(path, seen)
 
 
-def _crossmodal_captions(
-    path: Path, wanted: tuple[str, ...], seen: set[str], languages: set[str]
-) -> Iterator[TestSetRow]:
+def _crossmodal_captions(path: Path, wanted: tuple[str, ...], seen: set[str], languages: set[str]) -> TestSetRecords:
     columns = ColumnSpec(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
         location = Location(str(path), entry.line, entry.raw)
         key = entry.values.get(_KEY_FIELD)
         if entry.trouble or not isinstance(key, str) or not _is_key(key):
-            yield malformed_row(
-                location, *(entry.trouble or ("image_missing", f"no key of 16 hexadecimal digits: {key!r}"))
-            )
+            yield location, entry.trouble or Trouble("image_missing", f"no key of 16 hexadecimal digits: {key!r}")
             continue
         key = key.lower()
         seen.add(key)
@@ -474,10 +431,10 @@ def _crossmodal_captions(
                 languages.add(language)
                 if not wanted or language in wanted:
                     chosen += found if isinstance(found, list) else [found]
-        yield from image_rows(location, f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
+        yield location, ImageRecord(f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
 
 
-def _crossmodal_addresses(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
+def _crossmodal_addresses(path: Path, seen: set[str]) -> TestSetRecords:
     """Yield the Flickr URLs of images that have captions; other rows of the table are skipped."""
     columns = ColumnSpec(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
     check_table(path, columns)
@@ -485,13 +442,13 @@ def _crossmodal_addresses(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
         location = Location(str(path), entry.line, entry.raw)
         key = str(entry.values.get("ImageID")).strip().lower()
         if entry.trouble:
-            yield malformed_row(location, *entry.trouble)
+            yield location, entry.trouble
         elif key in seen:
             url, page = (str(entry.values.get(column) or "").strip() or None for column in _URL_COLUMNS)
             identities = canonical_identities(
                 source_kind="crossmodal3600", sample_id=key, url=url, path=None, page_url=page
             )
-            yield from image_rows(location, f"{key}.jpg", identities | {f"openimages:{key}"}, [])
+            yield location, ImageRecord(f"{key}.jpg", identities | {f"openimages:{key}"})
 
 
 def _is_key(text: str) -> bool:
@@ -516,8 +473,8 @@ class Xtd10Config(TestSetConfig):
     """ISO 639-1 codes of the lists to read. By default the target language; an empty list reads all."""
     num_images: int = how(1000)
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield the rows of each image.
+    def records(self) -> TestSetRecords:
+        """Yield the records of each image.
 
         The lists name 1,000 images of MSCOCO; line n of each list of captions describes the image in line n. Source:
         Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese) and MIC
@@ -526,7 +483,7 @@ class Xtd10Config(TestSetConfig):
         names_path, captions_paths = self._lists()
         names = _aligned_lines(names_path)
         for line in names:
-            yield from _xtd10_row(names_path, line, line, [])
+            yield from _xtd10_records(names_path, line, line, [])
         for path in captions_paths:
             captions = _aligned_lines(path)
             # Captions at the end may be blank, and a final blank line may be missing.
@@ -536,14 +493,10 @@ class Xtd10Config(TestSetConfig):
                 counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
                 raise InputError(f"{counts}: expected one caption per image; download both again")
             for name, caption in zip(names, captions, strict=True):
-                yield from _xtd10_row(path, name, caption, [caption.text])
+                yield from _xtd10_records(path, name, caption, [caption.text])
 
     def _lists(self) -> tuple[Path, list[Path]]:
-        """Return the list of names, and the lists of captions in the chosen languages.
-
-        Raises:
-            InputError: a file is neither, there is not exactly one list of names, or a language has no list.
-        """
+        """Return the list of names, and the lists of captions in the chosen languages."""
         names: list[Path] = []
         captions: dict[Path, str] = {}
         for path in upstream_files(self):
@@ -573,16 +526,16 @@ def _aligned_lines(path: Path) -> list[Line]:
     return lines
 
 
-def _xtd10_row(path: Path, name: Line, line: Line, captions: list[str]) -> Iterator[TestSetRow]:
+def _xtd10_records(path: Path, name: Line, line: Line, captions: list[str]) -> TestSetRecords:
     location = Location(str(path), line.number, line.text)
     image = name.text.strip()
     if name.trouble or not _IMAGE_NAME.fullmatch(image):
         if line is name:  # reported once, not again with each language
-            yield malformed_row(location, *(name.trouble or ("image_missing", f"no name of an image: {image}")))
+            yield location, name.trouble or Trouble("image_missing", f"no name of an image: {image}")
         return
-    yield from image_rows(location, image, name_identities(image), captions if not line.trouble else [])
+    yield location, ImageRecord(image, name_identities(image), captions if not line.trouble else [])
     if line.trouble:
-        yield malformed_row(location, *line.trouble)
+        yield location, line.trouble
 
 
 # --- The user's own -------------------------------------------------------------------------------------------------
@@ -615,8 +568,8 @@ class PairsTestConfig(TestSetConfig):
         if self.images and not self.path_column:
             raise SettingsError("images needs path_column, the column of the images' names")
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield the rows of each image in the tables."""
+    def records(self) -> TestSetRecords:
+        """Yield the records of the tables."""
         image_columns = [name for name in (self.path_column, self.url_column, self.identity_column) if name]
         wanted = ColumnSpec(
             required=[*image_columns, *([self.caption_column] if self.caption_column else [])],
@@ -626,27 +579,21 @@ class PairsTestConfig(TestSetConfig):
         for path in upstream_files(self):
             check_table(path, wanted)
             for entry in read_table(path, wanted):
-                location = Location(str(path), entry.line, entry.raw)
-                if entry.trouble:
-                    yield malformed_row(location, *entry.trouble)
-                else:
-                    yield from self._row(location, entry.values)
+                yield Location(str(path), entry.line, entry.raw), entry.trouble or self._record(entry.values)
 
-    def _row(self, location: Location, values: Mapping[str, object]) -> Iterator[TestSetRow]:
+    def _record(self, values: Mapping[str, object]) -> ImageRecord | Trouble:
         columns = (self.path_column, self.url_column, self.identity_column)
         found = (values.get(column) if column else None for column in columns)
         name, url, written = (value.strip() if isinstance(value, str) else "" for value in found)
         identities = parse_identities(written)
         if identities is None:
-            yield malformed_row(location, "malformed_row", f"no identities: {written}; expected such as coco:391895")
-            return
+            return Trouble("malformed_row", f"no identities: {written}; expected such as coco:391895")
         if url and not is_web_url(url):
-            yield malformed_row(location, "image_missing", f"not an http or https URL: {url}")
-            return
+            return Trouble("image_missing", f"not an http or https URL: {url}")
         identities |= (name_identities(name) if name else frozenset()) | (url_identities(url) if url else frozenset())
         caption = values.get(self.caption_column) if self.caption_column else []
         captions = caption if isinstance(caption, list) else [caption]
-        yield from image_rows(location, name or url or written, identities, captions)
+        return ImageRecord(name or url or written, identities, captions)
 
 
 _LIST = "a list of file names, URLs or identities such as coco:391895, one a line"
@@ -661,24 +608,22 @@ class ListTestConfig(TestSetConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Text files with one file name, URL or identity per line."""
 
-    def rows(self) -> Iterator[TestSetRow]:
-        """Yield a row for each image of the lists."""
+    def records(self) -> TestSetRecords:
+        """Yield a record for each image of the lists."""
         for path in upstream_files(self):
             check_text_file(path, expected=_LIST)
             for line in read_lines(path):
                 location, text = Location(str(path), line.number, line.text), line.text.strip()
                 if line.trouble:
-                    yield malformed_row(location, *line.trouble)
+                    yield location, line.trouble
                 elif text.startswith(_SCHEMES):
                     if (identities := parse_identities(text)) is None:
-                        yield malformed_row(
-                            location, "malformed_row", f"no identities: {text}; expected such as coco:391895"
-                        )
+                        yield location, Trouble("malformed_row", f"no identities: {text}; expected such as coco:391895")
                     else:
-                        yield from image_rows(location, text, identities, [])
+                        yield location, ImageRecord(text, identities)
                 elif text:
                     named = url_identities(text) if is_web_url(text) else name_identities(text)
-                    yield from image_rows(location, text, named, [])
+                    yield location, ImageRecord(text, named)
 
 
 _MSCOCO_IT = "https://github.com/crux82/mscoco-it"

@@ -1,7 +1,6 @@
 """Reader of Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV, no header, no quotes."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -10,13 +9,14 @@ from data_catalog.settings import PATH
 from data_catalog.sources.files import (
     FilesConfig,
     Line,
+    Trouble,
     check_text_file,
     excerpt,
     head_lines,
     read_lines,
     upstream_files,
 )
-from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.rows import Candidate, Location, Records
 from data_catalog.sources.urls import is_web_url, url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
@@ -50,18 +50,13 @@ CC12M = Columns("cc12m", caption=1, url=0)
 
 
 def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> None:
-    """Raise `InputError` unless every file is readable to its end and its first rows have these columns."""
+    """Refuse a file that cannot be read to its end, or whose first lines have other columns."""
     expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
     other = CC12M if columns is CC3M else CC3M
     for path in upstream_files(config):
         check_text_file(path, expected=expected)
-        lines = [line for line in head_lines(path) if line.text]
-        if not lines:
-            raise InputError(f"{path} has only blank lines: expected {expected}")
+        lines = head_lines(path)
         rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]
-        if not rows:
-            found = f"line {lines[0].number}: {excerpt(lines[0].text)[:200]}"
-            raise InputError(f"{path} does not have two columns ({found}): expected {expected}")
         in_place, swapped = (
             sum(is_web_url(cells[place].strip()) for cells in rows) for place in (columns.url, other.url)
         )
@@ -70,26 +65,23 @@ def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns
                 f"{path} has the columns {other.layout}: set kind to {other.kind}, or give {expected} instead"
             )
         if not in_place:
-            raise InputError(f"{path} has no URL in the URL column of its first {len(rows)} rows: expected {expected}")
+            found = f"line 1: {excerpt(lines[0].text)[:200]}"
+            raise InputError(f"{path} does not have two columns with a URL in one ({found}): expected {expected}")
 
 
-def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> Iterator[JudgedRow]:
-    """Yield one row for each line."""
+def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> Records:
+    """Yield a record for each line."""
     for path in upstream_files(config):
         found = _SPLIT_IN_NAME.search(path.name)
         split = found[1].lower() if found else None
         for line in read_lines(path):
             if line.text:
-                yield _row(str(path), line, columns, split)
+                yield Location(str(path), line.number, line.text), line.trouble or _record(line, columns, split)
 
 
-def _row(upstream_file: str, line: Line, columns: Columns, split: str | None) -> JudgedRow:
-    location = Location(upstream_file, line.number, line.text)
-    if line.trouble:
-        return malformed_row(location, *line.trouble)
+def _record(line: Line, columns: Columns, split: str | None) -> Candidate | Trouble:
     cells = line.text.split("\t")
     if len(cells) != 2:
-        return malformed_row(location, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
+        return Trouble("malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
     url = cells[columns.url].strip()
-    caption = cells[columns.caption]
-    return validate_row(location, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))
+    return Candidate(sample_key=url_key(url), url=url, caption=cells[columns.caption], lang="en", split=split)

@@ -76,11 +76,7 @@ class Line(NamedTuple):
 
 
 def upstream_files(config: FilesConfig) -> list[Path]:
-    """Return the files that a config names: globs expanded, duplicates dropped, sorted by path.
-
-    Raises:
-        InputError: a file is missing, a glob matches nothing, or a path is a folder.
-    """
+    """Return the files that a config names: globs expanded, duplicates dropped, sorted by path."""
     found: dict[Path, Path] = {}
     for pattern in config.files:
         for path in _expand(pattern):
@@ -122,15 +118,7 @@ def gzip_errors(path: Path) -> Iterator[None]:
 
 
 def check_text_file(path: Path, *, expected: str) -> None:
-    """Check that a file is text that can be read to its end: not empty, not of another format, not truncated.
-
-    Args:
-        path: an existing file.
-        expected: description of the expected file, for the message ("a WIT TSV").
-
-    Raises:
-        InputError: names the file, what was expected and what was found.
-    """
+    """Refuse a file that is empty, of another format or truncated; `expected` says what it should be ("a WIT TSV")."""
     try:
         with gzip_errors(path), open_bytes(path) as file:
             head = file.read(8)
@@ -223,22 +211,14 @@ def excerpt(text: str) -> str:
 
 
 class MemoryBudget:
-    """Count of the bytes that a reader keeps in memory; more than `MEMORY_BUDGET_BYTES` are refused.
-
-    Args:
-        name: what is read, for the message.
-    """
+    """Count of the bytes that a reader keeps in memory of `name`; more than `MEMORY_BUDGET_BYTES` are refused."""
 
     def __init__(self, name: object) -> None:
         self._name = name
         self._num_bytes = 0
 
     def add(self, *texts: str | None) -> None:
-        """Count one more record, with the texts that are kept of it.
-
-        Raises:
-            InputError: the limit is exceeded.
-        """
+        """Count one more record, with the texts that are kept of it."""
         self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
         if self._num_bytes > MEMORY_BUDGET_BYTES:
             raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

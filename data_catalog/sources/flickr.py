@@ -10,7 +10,7 @@ Flickr8k's official splits are lists of names in the folder of the captions: Fli
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,24 +20,15 @@ from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import (
     FilesConfig,
     Line,
+    Trouble,
     check_text_file,
     excerpt,
     head_lines,
     read_lines,
     upstream_files,
 )
-from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import open_json
-from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import (
-    Candidate,
-    JudgedRow,
-    Location,
-    UpstreamRow,
-    malformed_row,
-    normalised_split,
-    validate_row,
-)
+from data_catalog.sources.mscoco import karpathy_captions, open_captions
+from data_catalog.sources.rows import Candidate, Location, Records, normalised_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 # One name in Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
@@ -72,28 +63,26 @@ class FlickrConfig(FilesConfig):
 
 
 def check_flickr(config: FlickrConfig) -> None:
-    """Raise `InputError` unless every file is complete and of a known format, and `images` can be opened."""
-    check_images(config.images)
+    """Refuse a file that is incomplete, of an unknown format or without rows."""
     _listed_splits(config)
     for path in _captions_files(config):
         check_text_file(path, expected=_EXPECTED)
         reader = _reader_for(path)
-        if reader is _read_karpathy:
-            check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
-        elif reader is _read_captions and next(_read_captions(path), None) is None:
+        if next(reader(path), None) is None:
             raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
-def read_flickr(config: FlickrConfig) -> Iterator[JudgedRow]:
-    """Yield one row for each caption (English), with the split of its photo if a list states one."""
+def read_flickr(config: FlickrConfig) -> Records:
+    """Yield a record for each caption (English), with the split of its photo if a list states one."""
     splits = _listed_splits(config)
-    for row in read_flickr_captions(_captions_files(config)):
-        listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
-        yield replace(row, split=listed) if listed and isinstance(row, UpstreamRow) else row
+    for location, found in read_flickr_captions(_captions_files(config)):
+        if isinstance(found, Candidate):
+            found.split = splits.get(found.sample_key) or found.split
+        yield location, found
 
 
-def read_flickr_captions(paths: Iterable[Path]) -> Iterator[JudgedRow]:
-    """Yield one row for each caption of the files, in any of the formats."""
+def read_flickr_captions(paths: Iterable[Path]) -> Records:
+    """Yield a record for each caption of the files, in any of the formats."""
     for path in paths:
         yield from _reader_for(path)(path)
 
@@ -112,7 +101,7 @@ def _captions_files(config: FlickrConfig) -> list[Path]:
 
 
 def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
-    """Return the split of each listed photo. Raises `InputError` if a photo is in two lists."""
+    """Return the split of each listed photo; refuse a photo in two lists."""
     found: dict[str, tuple[str, Path]] = {}
     for path in flickr_files(config):
         if listed := _LISTED.fullmatch(path.name):
@@ -126,8 +115,8 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
     return {photo: normalised_split(split) for photo, (split, _) in found.items()}
 
 
-def _reader_for(path: Path) -> Callable[[Path], Iterator[JudgedRow]]:
-    """Return the reader for a file, by its first lines. Raises `InputError` for an unknown format."""
+def _reader_for(path: Path) -> Callable[[Path], Records]:
+    """Return the reader for a file, by its first lines."""
     lines = [line for line in head_lines(path) if line.text.strip()]
     first = lines[0].text if lines else ""
     if first.lstrip().startswith("{"):
@@ -141,17 +130,12 @@ def _reader_for(path: Path) -> Callable[[Path], Iterator[JudgedRow]]:
     raise InputError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
 
 
-def _read_tokens(path: Path) -> Iterator[JudgedRow]:
-    for line in read_lines(path):
-        if line.text:
-            yield _line_row(path, line, _TOKEN.fullmatch(line.text), "name.jpg#number<TAB>caption")
+def _read_tokens(path: Path) -> Records:
+    return _matched(path, read_lines(path), "name.jpg#number<TAB>caption", _TOKEN)
 
 
-def _read_results(path: Path) -> Iterator[JudgedRow]:
-    for line in _after_header(path):
-        if line.text:
-            found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
-            yield _line_row(path, line, found, "image_name| comment_number| comment")
+def _read_results(path: Path) -> Records:
+    return _matched(path, _after_header(path), "image_name| comment_number| comment", _RESULT, _RESULT_UNDELIMITED)
 
 
 def _after_header(path: Path) -> Iterator[Line]:
@@ -163,22 +147,22 @@ def _after_header(path: Path) -> Iterator[Line]:
     return lines
 
 
-def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> JudgedRow:
-    location = Location(str(path), line.number, line.text)
-    if line.trouble:
-        return malformed_row(location, *line.trouble)
-    if found is None:
-        return malformed_row(location, "malformed_row", f"not {layout}")
-    return _flickr_row(location, found["name"].strip(), str(int(found["index"])), found["caption"])
+def _matched(path: Path, lines: Iterator[Line], layout: str, *patterns: re.Pattern[str]) -> Records:
+    """Yield a record for each line, by the first pattern that it matches."""
+    for line in lines:
+        if line.text:
+            found = next((match for pattern in patterns if (match := pattern.fullmatch(line.text))), None)
+            location = Location(str(path), line.number, line.text)
+            if line.trouble or found is None:
+                yield location, line.trouble or Trouble("malformed_row", f"not {layout}")
+            else:
+                yield location, _caption(found["name"].strip(), str(int(found["index"])), found["caption"])
 
 
-def _flickr_row(
-    location: Location, name: str, caption_key: str | None, caption: str | None, split: str | None = None
-) -> JudgedRow:
-    found = Candidate(
+def _caption(name: str, caption_key: str | None, caption: str | None, split: str | None = None) -> Candidate:
+    return Candidate(
         sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en", split=split
     )
-    return validate_row(location, found)
 
 
 def _stem(name: str) -> str:
@@ -186,8 +170,8 @@ def _stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0] or name
 
 
-def _read_captions(path: Path) -> Iterator[JudgedRow]:
-    """Yield rows of `image,caption`; the key of a caption is its index among the captions of its image.
+def _read_captions(path: Path) -> Records:
+    """Yield records of `image,caption`; the key of a caption is its index among the captions of its image.
 
     An unquoted caption may contain commas: all after the first comma is the caption.
     """
@@ -204,16 +188,16 @@ def _read_captions(path: Path) -> Iterator[JudgedRow]:
             name, _, caption = record.text.partition(",")
             trouble = None
         if trouble:
-            yield malformed_row(location, *trouble)
+            yield location, trouble
             continue
         name = name.strip()
         index = index + 1 if name == previous else 0
         previous = name
-        yield _flickr_row(location, name, str(index), caption)
+        yield location, _caption(name, str(index), caption)
 
 
-def _read_karpathy(path: Path) -> Iterator[JudgedRow]:
-    document = check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
-    for caption in karpathy_captions(document):
+def _read_karpathy(path: Path) -> Records:
+    document = open_captions(path, expected=_EXPECTED)
+    for caption in karpathy_captions(path, document, expected=_EXPECTED):
         location = Location(str(path), caption.number, caption.raw)
-        yield _flickr_row(location, caption.filename, caption.caption_id, caption.text, caption.split)
+        yield location, _caption(caption.filename, caption.caption_id, caption.text, caption.split)

@@ -69,11 +69,7 @@ class Source:
     limit: RowLimit = ALL_ROWS
 
     def draw(self) -> DrawnSamples | None:
-        """Read all rows and draw the samples within the limit; without a limit return None and read nothing.
-
-        Raises:
-            SettingsError: the limit is less than the captions of one image.
-        """
+        """Read all rows and draw the samples within the limit; without a limit return None and read nothing."""
         if not self.limit.limit:
             return None
         base = _common_folder(self.files)
@@ -100,15 +96,9 @@ def ingest(
 ) -> StepFacts:
     """Read all sources into shards of about `shard_size` samples; all captions of a sample are in one shard.
 
-    Args:
-        folder: where to write `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest).
-        sources: in any order.
-        target_lang: code of the target language.
-        shard_size: samples per shard.
-        keep_splits: reject all rows of an image if one of them states a split with an unknown name.
-
-    Returns:
-        `num_shards` and, per source, `selected`, `malformed` and `unselected`.
+    The folder gets `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest); the facts
+    have the number of shards and the counts of each source. `keep_splits` rejects all rows of an image if one states a
+    split with an unknown name.
     """
     staged = folder / "staged"
     counts: dict[str, SourceCounts] = {
@@ -210,14 +200,7 @@ def _relative(file: str, base: str) -> str:
 def _write_shards(
     staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
 ) -> None:
-    """Cut the sorted rows into shards; an empty shard is a file without rows, and there is at least one shard.
-
-    Args:
-        staged: file of all rows, in any order.
-        folder: folder of the shards.
-        ranges: the shards of each source.
-        rejecting: counts by source, to which rows rejected for an unknown split are added; None to reject none.
-    """
+    """Cut the sorted rows into shards, at least one; reject rows for unknown splits if `rejecting` counts them."""
     num_shards = max([1, *(each.stop for each in ranges.values())])
     shard_id, rows = 0, [CAPTIONS.empty_table()]
 

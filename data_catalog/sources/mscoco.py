@@ -14,14 +14,22 @@ from typing import ClassVar, NamedTuple
 from data_catalog.errors import InputError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import FilesConfig, MemoryBudget, upstream_files
-from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
+from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
+from data_catalog.sources.json_documents import (
+    describe,
+    id_field,
+    missing_id,
+    names_of,
+    open_json,
+    records_of,
+    text_field,
+)
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
-from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.rows import Candidate, Location, Records
 from data_catalog.sources.urls import flickr_page
 
 _EXPECTED = "a COCO captions JSON ('images' and 'annotations' with 'caption') or Karpathy's dataset_coco.json"
+_LISTS = ("images", "annotations", "licenses", "sentences", "caption")  # a caption may be a list by mistake
 _IMAGE_HOST = "http://images.cocodataset.org"
 _DEAD_HOST = "mscoco.org/images/"  # the `coco_url` of the first 2014 files
 _SPLIT_AND_YEAR = re.compile(r"(train|val|test)(20\d\d)")
@@ -75,21 +83,25 @@ class KarpathyCaption(NamedTuple):
     raw: str
 
 
-def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[str, object]:
-    """Return the document. Raises `InputError` unless an image in it has a file name and sentences."""
-    images = records_of(document.get("images")) if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not images:
+def open_captions(path: Path, *, expected: str) -> Mapping[str, object]:
+    """Read a COCO or Karpathy document; refuse one without a list of images."""
+    document = open_json(path, expected=expected, names=_LISTS)
+    if not isinstance(document, dict) or records_of(document.get("images")) is None:
         raise InputError(f"{path} is {describe(document)} and lists no images: expected {expected}")
-    if not any("filename" in image and records_of(image.get("sentences")) for image in images):
-        found = f"keys: {images.first_names}"
-        raise InputError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
     return document
 
 
-def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:
-    """Yield every sentence; an image without sentences yields one caption without text, so that it is counted."""
+def karpathy_captions(path: Path, document: Mapping[str, object], *, expected: str) -> Iterator[KarpathyCaption]:
+    """Yield every sentence; an image without sentences yields one caption without text, so that it is counted.
+
+    A document in which no image has a file name and sentences is refused.
+    """
+    images = records_of(document["images"]) or []
+    if not any("filename" in image and records_of(image.get("sentences")) for image in images):
+        found = f"keys: {names_of(images[0])}" if images else "it lists no images"
+        raise InputError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
     number = 0
-    for image in records_of(document.get("images")) or ():
+    for image in images:
         split = text_field(image, "split")
         for sentence in records_of(image.get("sentences")) or ({},):
             number += 1
@@ -105,19 +117,13 @@ def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaptio
 
 
 def check_mscoco(config: MscocoConfig) -> None:
-    """Raise `InputError` unless every file is complete and of a known format, and `images`, if set, can be opened."""
-    if config.images is not None:
-        check_images(config.images)
+    """Refuse a file that is incomplete or of an unknown format."""
     for path in upstream_files(config):
         _licenses(path, _load(path))
 
 
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
-    """Return the origin of MSCOCO captions: native, unless the settings state another.
-
-    Raises:
-        SettingsError: origin and translator contradict each other.
-    """
+    """Return the origin of MSCOCO captions: native, unless the settings state another."""
     return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
 
 
@@ -132,46 +138,46 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
-def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
-    """Yield one row for each annotation; captions are in `lang`."""
+def read_mscoco(config: MscocoConfig, lang: str = "en") -> Records:
+    """Yield a record for each annotation; captions are in `lang`."""
     names, local = _FileNames(), config.images is not None
     for path in upstream_files(config):
-        document = _load(path)
-        if "annotations" in document:
-            yield from _read_annotations(path, document, lang, names, local=local)
-        else:
-            for caption in karpathy_captions(document):
-                location, name, image_id = (
-                    Location(str(path), caption.number, caption.raw),
-                    caption.filename,
-                    caption.coco_id,
-                )
-                if image_id is not None and not names.is_consistent(image_id, name):
-                    yield malformed_row(location, "image_missing", f"several images have the id {image_id}")
-                    continue
-                found = Candidate(
-                    sample_key=image_id or name,
-                    caption_key=caption.caption_id,
-                    url=None if local else _image_url(name, _split_and_year(name, None, "")),
-                    path=name if local else None,
-                    caption=caption.text,
-                    lang=lang,
-                    split=caption.split,
-                )
-                yield validate_row(location, found)
+        yield from _read_document(path, lang, names, local=local)
+
+
+def _read_document(path: Path, lang: str, names: "_FileNames", *, local: bool) -> Records:
+    document = _load(path)
+    if "annotations" in document:
+        yield from _read_annotations(path, document, lang, names, local=local)
+        return
+    for caption in karpathy_captions(path, document, expected=_EXPECTED):
+        location = Location(str(path), caption.number, caption.raw)
+        name, image_id = caption.filename, caption.coco_id
+        if image_id is not None and not names.is_consistent(image_id, name):
+            yield location, Trouble("image_missing", f"several images have the id {image_id}")
+            continue
+        found = Candidate(
+            sample_key=image_id or name,
+            caption_key=caption.caption_id,
+            url=None if local else _image_url(name, _split_and_year(name, None, "")),
+            path=name if local else None,
+            caption=caption.text,
+            lang=lang,
+            split=caption.split,
+        )
+        yield location, found
 
 
 def _load(path: Path) -> Mapping[str, object]:
-    document = open_json(path, expected=_EXPECTED)
-    if not isinstance(document, dict) or records_of(document.get("images")) is None:
-        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED}")
+    document = open_captions(path, expected=_EXPECTED)
     if "annotations" not in document:
-        return check_karpathy(path, document, expected=_EXPECTED)
+        next(karpathy_captions(path, document, expected=_EXPECTED))
+        return document
     annotations = records_of(document["annotations"])
     if not annotations:
         raise InputError(f"{path} has no annotations: expected {_EXPECTED}")
     if not any("caption" in annotation for annotation in annotations):
-        found = f"keys: {annotations.first_names}"
+        found = f"keys: {names_of(annotations[0])}"
         raise InputError(f"{path} has annotations without captions ({found}): expected {_EXPECTED}")
     return document
 
@@ -181,36 +187,31 @@ class _FileNames:
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
-        self._budget = MemoryBudget("the source's files together")
 
     def is_consistent(self, image_id: str, name: str | None) -> bool:
         """Return whether a name equals the first name of its id; the formats of 2014 and 2017 count as equal."""
         found = _NUMBERED_NAME.fullmatch(name or "")
         name = found[1] if found else name or ""
-        if image_id not in self._names:
-            self._budget.add(name)
         return self._names.setdefault(image_id, name) == name
 
 
 def _read_annotations(
     path: Path, document: Mapping[str, object], lang: str, names: _FileNames, *, local: bool
-) -> Iterator[JudgedRow]:
-    licenses, budget = _licenses(path, document), MemoryBudget(path)
+) -> Records:
+    licenses = _licenses(path, document)
     images: dict[str, _Image | None] = {}
     for entry in records_of(document["images"]) or ():
         if (image_id := id_field(entry, "id")) is not None:
             image = _image(path, entry, licenses, local=local)
-            budget.add(image.url, image.path, image.page_url)
             is_one = names.is_consistent(image_id, text_field(entry, "file_name") or image.url)
             images[image_id] = image if is_one and images.get(image_id, image) == image else None
     for number, annotation in enumerate(records_of(document["annotations"]) or (), start=1):
-        yield _row(Location(str(path), number, repr(annotation)), annotation, images, lang)
+        yield Location(str(path), number, repr(annotation)), _record(annotation, images, lang)
 
 
 def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
     """Return the text of each license by id; a license without id applies to no image."""
     licenses: dict[str, str | None] = {}
-    budget = MemoryBudget(path)
     for entry in records_of(document.get("licenses")) or ():
         license_id = id_field(entry, "id")
         if license_id in licenses:
@@ -220,27 +221,21 @@ def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | Non
         if license_id is not None:
             name, url = text_field(entry, "name"), text_field(entry, "url")
             licenses[license_id] = f"{name} ({url})" if name and url else name or url
-            budget.add(license_id, licenses[license_id])
     return licenses
 
 
-def _row(
-    location: Location, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str
-) -> JudgedRow:
+def _record(annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> Candidate | Trouble:
     image_id, caption = id_field(annotation, "image_id"), annotation.get("caption")
     if caption is not None and not isinstance(caption, str):
-        return malformed_row(location, "malformed_row", f"the caption is {describe(caption)}")
+        return Trouble("malformed_row", f"the caption is {describe(caption)}")
     if image_id is None:
-        return malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
+        return Trouble("image_missing", missing_id(annotation, "image_id"))
     image = images.get(image_id)
     if image is None:
         how_many = "several images have" if image_id in images else "no image has"
-        return malformed_row(location, "image_missing", f"{how_many} the id {image_id}")
+        return Trouble("image_missing", f"{how_many} the id {image_id}")
     caption_key = id_field(annotation, "id")
-    return validate_row(
-        location,
-        Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict()),
-    )
+    return Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict())
 
 
 def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str | None], *, local: bool) -> _Image:

@@ -3,7 +3,7 @@
 `PairsConfig` names the columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,11 +13,11 @@ from data_catalog.errors import SettingsError
 from data_catalog.images.formats import is_image_name
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import FilesConfig, upstream_files
-from data_catalog.sources.image_files import ImageFiles, check_images, inner_name, open_images
+from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
+from data_catalog.sources.image_files import ImageFiles, inner_name, open_images
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.rows import Candidate, Location, Records
 from data_catalog.sources.tables import FORMATS, ColumnSpec, Entry, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
 
@@ -82,11 +82,7 @@ class PairsConfig(FilesConfig):
             raise SettingsError("source_caption_column needs a lang that differs from source_lang, and no lang_column")
 
     def require_use(self, source: str, target_lang: str) -> None:
-        """Check that source captions are used: beside captions that the build translates, they would be dropped.
-
-        Raises:
-            SettingsError: they are not used; the message names the source.
-        """
+        """Refuse source captions that would be dropped, beside captions that the build translates."""
         if self.source_caption_column and self.lang != target_lang:
             raise SettingsError(
                 f"sources.{source} has captions in {self.lang}, which the build translates to {target_lang}. "
@@ -96,31 +92,24 @@ class PairsConfig(FilesConfig):
 
 
 def check_pairs(config: PairsConfig) -> None:
-    """Raise `InputError` unless every file is complete and has the columns, and local images can be opened."""
+    """Refuse a file that is incomplete, or lacks the columns or rows."""
     wanted = _wanted(config)
     for path in upstream_files(config):
         check_table(path, wanted)
-    location = pairs_images(config)
-    if location is not None:
-        check_images(location)
 
 
-def read_pairs(config: PairsConfig) -> Iterator[JudgedRow]:
-    """Yield one row for each record."""
+def read_pairs(config: PairsConfig) -> Records:
+    """Yield every record of the files."""
     wanted, columns = _wanted(config), _columns(config)
     with ExitStack() as stack:
         images = cache(lambda: stack.enter_context(closing(open_images(pairs_images(config) or ""))))
         for path in upstream_files(config):
             for entry in read_table(path, wanted):
-                yield _row(Location(str(path), entry.line, entry.raw), entry, config, columns, images)
+                yield Location(str(path), entry.line, entry.raw), _record(entry, config, columns, images)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
-    """Return the folder, zip or tar of local images, or a glob of them; None if images are fetched by URL.
-
-    Raises:
-        SettingsError: `images` is not set and the files are in several folders.
-    """
+    """Return the folder, zip or tar of local images, or a glob of them; None if images are fetched by URL."""
     if config.url_column:
         return None
     if config.images:
@@ -154,33 +143,28 @@ def _wanted(config: PairsConfig) -> ColumnSpec:
     )
 
 
-def _row(
-    location: Location,
-    entry: Entry,
-    config: PairsConfig,
-    columns: Mapping[str, str],
-    images: Callable[[], ImageFiles],
-) -> JudgedRow:
+def _record(
+    entry: Entry, config: PairsConfig, columns: Mapping[str, str], images: Callable[[], ImageFiles]
+) -> Candidate | Trouble:
     if entry.trouble:
-        return malformed_row(location, *entry.trouble)
+        return entry.trouble
     texts: dict[str, str | None] = {}
     for name, column in columns.items():
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
-            return malformed_row(location, "malformed_row", f"{column} is {describe(value)} instead of a text")
+            return Trouble("malformed_row", f"{column} is {describe(value)} instead of a text")
         if value and name == "url":
             value = value.strip()
         texts[name] = _image_name(value, images) if value and name == "path" else value
     url, path, lang = texts.get("url"), texts.get("path"), texts.pop("lang", None)
     if path:  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
         path = texts["path"] = inner_name(path) or path
-    found = Candidate(
+    return Candidate(
         sample_key=url_key(url) if url else path or "",
         lang=lang.strip().lower() if lang and lang.strip() else config.lang,
         original_lang=config.source_lang,
         **texts,
     )
-    return validate_row(location, found)
 
 
 def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
@@ -194,11 +178,7 @@ def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
-    """Return the origin of the captions, from the settings.
-
-    Raises:
-        SettingsError: origin and translator contradict each other.
-    """
+    """Return the origin of the captions, from the settings."""
     return CaptionOrigin(origin=config.origin, translator=config.translator)
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
+from data_catalog.sources.image_files import check_images
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import SourceRow, UpstreamRow
+from data_catalog.sources.rows import Records, SourceRow, UpstreamRow, row_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +20,8 @@ class SourceKind:
     Args:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
-        check: raises `InputError`, before work starts, if files are missing, empty, damaged or of another kind.
-        read: yields one row for each upstream row, streaming.
+        check_files: refuses files that are missing, empty, damaged or of another kind.
+        records: yields what it finds in each upstream row.
         license: the license that upstream states for the dataset; the license of a row is in the row.
         languages: returns the languages that captions can be in, or None if only the rows state them.
         origin: returns the origin of a file's captions, given the settings and the file's path.
@@ -31,8 +33,8 @@ class SourceKind:
 
     kind: str
     config_type: type[files.FilesConfig]
-    check: Callable[[Any], None]
-    read: Callable[[Any], Iterator[SourceRow]]
+    check_files: Callable[[Any], None]
+    records: Callable[[Any], Records]
     license: str
     languages: Callable[[Any], frozenset[str] | None] = lambda config: frozenset({"en"})
     origin: Callable[[Any, str], CaptionOrigin] = lambda config, upstream_file: CaptionOrigin()
@@ -41,10 +43,22 @@ class SourceKind:
     states_splits: Callable[[Any], bool] = lambda config: False
     operator: str | None = None
 
+    def check(self, config: Any) -> None:
+        """Refuse, before work starts, images that cannot be opened and files that `check_files` refuses."""
+        if (location := self.images(config)) is not None:
+            check_images(location)
+        self.check_files(config)
 
-def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any], bool]:
+    def read(self, config: Any) -> Iterator[SourceRow]:
+        """Yield one row for each upstream row, streaming."""
+        return starmap(row_of, self.records(config))
+
+
+def _splits_of(records: Callable[[Any], Records]) -> Callable[[Any], bool]:
     """Return a function for `states_splits` that reads rows until one states a split."""
-    return lambda config: any(isinstance(row, UpstreamRow) and row.split is not None for row in read(config))
+    return lambda config: any(
+        isinstance(row, UpstreamRow) and row.split is not None for row in starmap(row_of, records(config))
+    )
 
 
 _COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
@@ -53,8 +67,8 @@ _KINDS = (
     SourceKind(
         kind="wit",
         config_type=wit.WitConfig,
-        check=wit.check_wit,
-        read=wit.read_wit,
+        check_files=wit.check_wit,
+        records=wit.read_wit,
         license="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own license on Wikimedia Commons",
         languages=lambda config: frozenset(config.languages),
         operator="Wikimedia",
@@ -62,28 +76,28 @@ _KINDS = (
     SourceKind(
         kind="mscoco",
         config_type=mscoco.MscocoConfig,
-        check=mscoco.check_mscoco,
-        read=partial(mscoco.read_mscoco, lang="en"),
+        check_files=mscoco.check_mscoco,
+        records=partial(mscoco.read_mscoco, lang="en"),
         license=_COCO_LICENSE,
         origin=mscoco.mscoco_origin,
-        states_splits=_splits_of_rows(mscoco.read_mscoco),
+        states_splits=_splits_of(mscoco.read_mscoco),
     ),
     SourceKind(
         kind="mscoco_it",
         config_type=mscoco.MscocoConfig,
-        check=mscoco.check_mscoco,
-        read=partial(mscoco.read_mscoco, lang="it"),
+        check_files=mscoco.check_mscoco,
+        records=partial(mscoco.read_mscoco, lang="it"),
         license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
         languages=lambda config: frozenset({"it"}),
         origin=mscoco.mscoco_it_origin,
-        states_splits=_splits_of_rows(mscoco.read_mscoco),
+        states_splits=_splits_of(mscoco.read_mscoco),
     ),
     *(
         SourceKind(
             kind=columns.kind,
             config_type=conceptual_captions.ConceptualCaptionsConfig,
-            check=partial(conceptual_captions.check_conceptual_captions, columns=columns),
-            read=partial(conceptual_captions.read_conceptual_captions, columns=columns),
+            check_files=partial(conceptual_captions.check_conceptual_captions, columns=columns),
+            records=partial(conceptual_captions.read_conceptual_captions, columns=columns),
             license="free for any purpose, credit to Google LLC appreciated, no warranty; "
             "images belong to third parties",
         )
@@ -93,27 +107,27 @@ _KINDS = (
         SourceKind(
             kind=kind,
             config_type=flickr.FlickrConfig,
-            check=flickr.check_flickr,
-            read=flickr.read_flickr,
+            check_files=flickr.check_flickr,
+            records=flickr.read_flickr,
             upstream_files=flickr.flickr_files,
             license="research and education only; images belong to their owners on Flickr",
-            states_splits=_splits_of_rows(flickr.read_flickr),
+            states_splits=_splits_of(flickr.read_flickr),
         )
         for kind in ("flickr8k", "flickr30k")
     ),
     SourceKind(
         kind="sbu",
         config_type=sbu.SbuConfig,
-        check=sbu.check_sbu,
-        read=sbu.read_sbu,
+        check_files=sbu.check_sbu,
+        records=sbu.read_sbu,
         license="none stated for the captions; images belong to their owners on Flickr",
         operator="Flickr",
     ),
     SourceKind(
         kind="pairs",
         config_type=pairs.PairsConfig,
-        check=pairs.check_pairs,
-        read=pairs.read_pairs,
+        check_files=pairs.check_pairs,
+        records=pairs.read_pairs,
         license="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
         origin=pairs.pairs_origin,

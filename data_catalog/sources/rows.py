@@ -1,13 +1,13 @@
 """Rows that source readers yield, and the validation that all sources share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from data_catalog.drop_reasons import Reason
 from data_catalog.errors import SettingsError
-from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
+from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.shards import order_key
 
@@ -112,6 +112,17 @@ class Location(NamedTuple):
     upstream_file: str
     upstream_line: int
     raw: str = ""
+
+
+# What a reader of a kind of source yields for each record of its files.
+Records = Iterator[tuple[Location, Candidate | Trouble | UnselectedRow]]
+
+
+def row_of(location: Location, found: Candidate | Trouble | UnselectedRow) -> SourceRow:
+    """Return the row of a record: valid, malformed or unselected."""
+    if isinstance(found, UnselectedRow):
+        return found
+    return malformed_row(location, *found) if isinstance(found, Trouble) else validate_row(location, found)
 
 
 def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:

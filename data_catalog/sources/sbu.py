@@ -3,7 +3,6 @@
 Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, each under its owner's terms.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -11,12 +10,21 @@ from typing import ClassVar
 
 from data_catalog.errors import InputError
 from data_catalog.settings import PATH
-from data_catalog.sources.files import FilesConfig, Line, check_text_file, first_text, read_lines, upstream_files
-from data_catalog.sources.json_documents import JsonList, describe, open_json
-from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.files import (
+    FilesConfig,
+    Line,
+    Trouble,
+    check_text_file,
+    first_text,
+    read_lines,
+    upstream_files,
+)
+from data_catalog.sources.json_documents import describe, open_json
+from data_catalog.sources.rows import Candidate, Location, Records
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"
+_LISTS = ("image_urls", "captions", "user_ids")
 _NO_LINE = Line(0, "", "", None)
 _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions, line by line"
 
@@ -32,7 +40,7 @@ class SbuConfig(FilesConfig):
 
 
 def check_sbu(config: SbuConfig) -> None:
-    """Raise `InputError` unless the files are complete, of a known format, and their lists have equal lengths."""
+    """Refuse files that are incomplete, of an unknown format, or lists of unequal lengths."""
     paths = upstream_files(config)
     for path in paths:
         check_text_file(path, expected=_EXPECTED)
@@ -47,8 +55,8 @@ def check_sbu(config: SbuConfig) -> None:
         raise InputError(f"{counts}: expected one caption per URL; download both again")
 
 
-def read_sbu(config: SbuConfig) -> Iterator[JudgedRow]:
-    """Yield one row for each photo; captions are in English."""
+def read_sbu(config: SbuConfig) -> Records:
+    """Yield a record for each photo; captions are in English."""
     paths = upstream_files(config)
     if _are_json(paths):
         for path in paths:
@@ -84,18 +92,18 @@ def _count_lines(path: Path) -> tuple[int, int]:
     return number, last
 
 
-def _read_text(urls: Path, captions: Path) -> Iterator[JudgedRow]:
+def _read_text(urls: Path, captions: Path) -> Records:
     pairs = zip_longest(read_lines(urls), read_lines(captions), fillvalue=_NO_LINE)
     for number, (url, caption) in enumerate(pairs, start=1):
         location = Location(str(captions), number, f"{url.text.strip()}\t{caption.text}")
         if trouble := url.trouble or caption.trouble:
-            yield malformed_row(location, *trouble)
+            yield location, trouble
         elif url.text or caption.text:
-            yield _row(location, url.text.strip(), caption.text, None)
+            yield location, _photo(url.text.strip(), caption.text, None)
 
 
-def _row(location: Location, url: str, caption: str, user: object) -> JudgedRow:
-    found = Candidate(
+def _photo(url: str, caption: str, user: object) -> Candidate:
+    return Candidate(
         sample_key=url_key(url),
         url=url,
         caption=caption,
@@ -103,31 +111,29 @@ def _row(location: Location, url: str, caption: str, user: object) -> JudgedRow:
         attribution=f"Flickr user {user}" if user else None,
         page_url=flickr_page(url),
     )
-    return validate_row(location, found)
 
 
-def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
-    """Return the lists of URLs, captions and users. Raises `InputError` for a file of another format."""
-    document = open_json(path, expected=_EXPECTED_JSON)
-    if not isinstance(document, dict):
+def _load_lists(path: Path) -> tuple[list[object], list[object], list[object]]:
+    """Return the lists of URLs, captions and users; refuse a file of another format."""
+    document = open_json(path, expected=_EXPECTED_JSON, names=_LISTS)
+    fields = document if isinstance(document, dict) else {}
+    urls, captions, users = map(fields.get, _LISTS)
+    if not isinstance(urls, list) or not isinstance(captions, list):
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
-    urls, captions, users = (document.get(name) for name in ("image_urls", "captions", "user_ids"))
-    if not isinstance(urls, JsonList) or not isinstance(captions, JsonList):
-        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
-    users = users if isinstance(users, JsonList) else [None] * len(urls)
+    users = users if isinstance(users, list) else [None] * len(urls)
     if not urls or not len(urls) == len(captions) == len(users):
         counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
         raise InputError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
     return urls, captions, users
 
 
-def _read_lists(path: Path) -> Iterator[JudgedRow]:
+def _read_lists(path: Path) -> Records:
     for number, (url, caption, user) in enumerate(zip(*_load_lists(path), strict=True), start=1):
         location = Location(str(path), number, f"{url}\t{caption}")
         if isinstance(url, str) and isinstance(caption, str):
-            yield _row(location, url.strip(), caption, user)
+            yield location, _photo(url.strip(), caption, user)
         elif url is None or caption is None:
-            yield malformed_row(location, "image_missing" if url is None else "caption_missing", "null in the list")
+            yield location, Trouble("image_missing" if url is None else "caption_missing", "null in the list")
         else:
             wrong = caption if isinstance(url, str) else url
-            yield malformed_row(location, "malformed_row", f"{describe(wrong)} in place of a text")
+            yield location, Trouble("malformed_row", f"{describe(wrong)} in place of a text")

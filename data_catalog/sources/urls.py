@@ -19,11 +19,7 @@ _MOST_DIGITS = 11  # 32 bits in octal
 
 @functools.lru_cache(maxsize=4096)  # most of millions of URLs are on few hosts
 def canonical_host(host: str) -> str:
-    """Return a host in lower case and ASCII, without a final dot, with numeric addresses in their usual form.
-
-    Args:
-        host: a name or an address; an IPv6 address without brackets.
-    """
+    """Return a host in lower case and ASCII, without a final dot, with numeric addresses in their usual form."""
     given = host.lower()
     if ":" in given:
         try:
@@ -38,10 +34,7 @@ def canonical_host(host: str) -> str:
 
 
 def _ipv4(host: str) -> str | None:
-    """Return an IPv4 address written as one to four numbers, or None; the last number fills the remaining bytes.
-
-    The numbers may be decimal, octal or hexadecimal.
-    """
+    """Return an IPv4 address from one to four decimal, octal or hexadecimal numbers; the last fills the other bytes."""
     *first, last = numbers = [_number(part) for part in host.split(".")]
     bytes_left = 5 - len(numbers)
     if last is None or bytes_left < 1 or last >= 256**bytes_left or any(n is None or n > 255 for n in first):

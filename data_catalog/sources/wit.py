@@ -13,8 +13,16 @@ from typing import ClassVar
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
-from data_catalog.sources.files import FilesConfig, Line, check_text_file, read_lines, text_trouble, upstream_files
-from data_catalog.sources.rows import Candidate, Location, SourceRow, UnselectedRow, malformed_row, validate_row
+from data_catalog.sources.files import (
+    FilesConfig,
+    Line,
+    Trouble,
+    check_text_file,
+    read_lines,
+    text_trouble,
+    upstream_files,
+)
+from data_catalog.sources.rows import Candidate, Location, Records, UnselectedRow
 from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _EXPECTED = "a WIT TSV with its header line"
@@ -69,12 +77,7 @@ class _Layout:
 
 
 def check_wit(config: WitConfig) -> None:
-    """Check that every file is readable to its end, and has the columns and at least one row.
-
-    Raises:
-        InputError: a file does not.
-        SettingsError: the settings name no language.
-    """
+    """Refuse a file that cannot be read to its end, or lacks the columns or rows."""
     if not config.languages:
         raise SettingsError("languages must name at least one language, such as ['it']")
     for path in upstream_files(config):
@@ -85,8 +88,8 @@ def check_wit(config: WitConfig) -> None:
             raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
-def read_wit(config: WitConfig) -> Iterator[SourceRow]:
-    """Yield an `UpstreamRow` for each selected caption of a row, or one malformed or unselected row.
+def read_wit(config: WitConfig) -> Records:
+    """Yield a record for each selected caption of a row, or one that is malformed or unselected.
 
     A row that cannot be split into its columns is malformed in any case, since its language is uncertain.
     """
@@ -96,7 +99,8 @@ def read_wit(config: WitConfig) -> Iterator[SourceRow]:
         layout = _read_header(path, lines, config)
         records = read_records(lines, delimiter="\t", num_cells=layout.num_cells, starts_row=layout.starts_row)
         for record in records:
-            yield from _rows(str(path), record, layout, languages)
+            for found in _found(record, layout, languages):
+                yield Location(str(path), record.line, record.text), found
 
 
 def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layout:
@@ -120,15 +124,14 @@ def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layou
     )
 
 
-def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozenset[str]) -> Iterator[SourceRow]:
-    location = Location(upstream_file, record.line, record.text)
+def _found(record: Record, layout: _Layout, languages: frozenset[str]) -> Iterator[Candidate | Trouble | UnselectedRow]:
     cells = record.cells
     language = _modern(cells[layout.language]) if cells else ""
     if cells and language not in languages and not text_trouble(language):
         yield UnselectedRow(reason="language")
         return
     if record.trouble:
-        yield malformed_row(location, *record.trouble)
+        yield record.trouble
         return
     captions = {kind: cells[place] for kind, place in layout.captions.items() if cells[place].strip()}
     if not captions:
@@ -136,7 +139,7 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
         return
     url = cells[layout.image_url]
     if not is_web_url(url.strip()):
-        yield malformed_row(location, "image_missing", f"image_url is not a URL: {url}")
+        yield Trouble("image_missing", f"image_url is not a URL: {url}")
         return
     page_url = cells[layout.page_url].strip() if layout.page_url is not None else ""
     section = cells[layout.section] if layout.section is not None else ""
@@ -144,7 +147,7 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
     place = hashlib.sha1(f"{page_url}\n{section}".encode(), usedforsecurity=False).hexdigest()[:12]
     sample_key = url_key(canonical_url(url))
     for kind, caption in captions.items():
-        found = Candidate(
+        yield Candidate(
             sample_key=sample_key,
             caption_key=f"{kind}-{place}",
             url=url,
@@ -152,7 +155,6 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
             lang=language,
             page_url=page_url,
         )
-        yield validate_row(location, found)
 
 
 def _modern(language: str) -> str:

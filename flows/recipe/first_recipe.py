@@ -33,7 +33,8 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
-from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
+from data_catalog.sources.pairs import PairsConfig
+from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
 from data_catalog.sources.tables import ColumnSpec, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
@@ -252,7 +253,7 @@ def _analyse(pairs: str, images: str | None, pack: LanguagePack) -> _PairsAnalys
         config, doubts = _columns(samples, probe, pack, opened)
         look = _PairsAnalysis(config=config, where=where, doubts=doubts)
         with _prefixed_errors("--pairs"):
-            check_pairs(config)
+            SOURCE_KINDS["pairs"].check(config)
             _read_rows(look)
         if config.path_column:
             with _prefixed_errors("--images"):
@@ -408,7 +409,7 @@ def _read_rows(look: _PairsAnalysis) -> None:
     Raises:
         InputError: no row is a pair.
     """
-    for row in islice(read_pairs(look.config), MAX_ROWS):
+    for row in islice(SOURCE_KINDS["pairs"].read(look.config), MAX_ROWS):
         look.num_rows += 1
         if isinstance(row, MalformedRow):
             look.malformed[row.reason] += 1

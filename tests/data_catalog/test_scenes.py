@@ -34,8 +34,9 @@ from data_catalog.sample.scene import (
     random_scene,
 )
 from data_catalog.sample.server import serve
+from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
-from data_catalog.sources.wit import WitConfig, read_wit
+from data_catalog.sources.wit import WitConfig
 
 
 def scenes(num: int) -> list[tuple[Scene, Layout]]:
@@ -182,7 +183,7 @@ def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, Any], messa
 @pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
 def test_native_captions_are_in_the_target_language(tmp_path: Path, lang: str, word: str) -> None:
     draw_upstream(small(tmp_path / "sample", target_language=lang))
-    wit = read_wit(WitConfig(files=(f"{tmp_path}/sample/wit/wit.tsv.gz",), languages=(lang,)))
+    wit = SOURCE_KINDS["wit"].read(WitConfig(files=(f"{tmp_path}/sample/wit/wit.tsv.gz",), languages=(lang,)))
     native = [row.caption for row in wit if isinstance(row, UpstreamRow)]
     assert sum(word in caption for caption in native) > len(native) / 4
     faults = faults_of(tmp_path / "sample")["wrong_language"]

@@ -16,7 +16,7 @@ import numpy as np
 from data_catalog.errors import InputError
 from data_catalog.identities import name_identities
 from data_catalog.sources.image_files import ImageFiles, check_images, open_images
-from data_catalog.sources.json_documents import describe, json_items
+from data_catalog.sources.json_documents import describe, open_json
 from data_catalog.storage.shards import sha256_of
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
@@ -207,7 +207,10 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
     views: dict[tuple[str, Any], int] = {}
     pairs: dict[CaptionPair, None] = {}
     left_out: Counter[str] = Counter()
-    for number, item in enumerate(json_items(path, expected=_EXPECTED), start=1):
+    items = open_json(path, expected=_EXPECTED, names=["caption_options"])
+    if not isinstance(items, list):
+        raise InputError(f"{path} is {describe(items)}: expected {_EXPECTED}")
+    for number, item in enumerate(items, start=1):
         record = _record(item, f"record {number:,} of {path}")
         if record.image not in found:
             found[record.image] = _name_in(files, record.image)

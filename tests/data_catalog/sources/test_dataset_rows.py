@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import SettingsError
-from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
+from data_catalog.sources.pairs import PairsConfig, pairs_images
+from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
 URL = "https://host.example/a.jpg"
@@ -412,20 +413,21 @@ def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_pa
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "p.csv").write_text("text, image\nun gatto, sub/a.jpg \n")
     config = PairsConfig(files=(f"{tmp_path}/a/p.csv",), caption_column="text", path_column="image", lang="it")
-    (row,) = read_pairs(config)
+    (row,) = SOURCE_KINDS["pairs"].read(config)
     assert isinstance(row, UpstreamRow)
     assert (row.path, row.url, row.sample_key) == ("sub/a.jpg", None, "sub/a.jpg")
     assert pairs_images(config) == f"{tmp_path}/a"
     assert pairs_images(replace(config, images=f"{tmp_path}/b")) == f"{tmp_path}/b"
     with pytest.raises(SettingsError, match="2 folders"):
-        check_pairs(replace(config, files=(f"{tmp_path}/*/p.csv",)))
+        SOURCE_KINDS["pairs"].check(replace(config, files=(f"{tmp_path}/*/p.csv",)))
 
 
 def test_white_space_around_a_path_counts_where_an_image_has_it_in_its_name(tmp_path: Path) -> None:
     for name in (" a.jpg", "b.jpg", " c.jpg", "c.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "p.csv").write_text("text,image\nx, a.jpg\nx, b.jpg\nx, c.jpg\nx,c.jpg \nx,  \n")
-    rows = read_pairs(PairsConfig(files=(f"{tmp_path}/p.csv",), caption_column="text", path_column="image", lang="it"))
+    config = PairsConfig(files=(f"{tmp_path}/p.csv",), caption_column="text", path_column="image", lang="it")
+    rows = SOURCE_KINDS["pairs"].read(config)
     assert [getattr(row, "path", None) for row in rows] == [" a.jpg", "b.jpg", " c.jpg", "c.jpg", None]
 
 

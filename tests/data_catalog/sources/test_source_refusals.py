@@ -54,7 +54,7 @@ def parquet(image: Any) -> bytes:
         ("mscoco", [COCO | {"annotations": []}], {}, "no annotations"),
         ("mscoco", [COCO | {"annotations": [{"bbox": []}]}], {}, r"without captions \(keys: bbox"),
         ("mscoco", [COCO | {"licenses": [{"id": 3}, {"id": "3"}]}], {}, "several licenses with the id 3"),
-        ("mscoco", ['{"images": [], "images": []}'], {}, "'images' is repeated in the outermost object"),
+        ("mscoco", ['{"images": [], "images": []}'], {}, "'images' stands twice in one object"),
         ("mscoco", [[1, 2]], {}, "a list"),
         ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
         ("wit", [WIT], IT, "no rows"),

@@ -277,7 +277,7 @@ VAL = {"a.json": karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "s
         ("coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], [])}, {}, "several images with the id 9"),
         ("coco", {"a.json": coco([{"id": 1}], [CAPTION_9])}, {}, "has no image in .*record 1: image_missing"),
         # One damaged file spoils the set: it is all of it or nothing.
-        ("coco", {"a.json": coco([IMAGE_9], []), "b.json": b'{"images": [{"id": 9'}, {}, "b.json ends too early"),
+        ("coco", {"a.json": coco([IMAGE_9], []), "b.json": b'{"images": [{"id": 9'}, {}, "b.json is not valid JSON"),
         ("xtd10", {**LIST, "test_1kcaptions_it.txt": "uno\ndue"}, {"num_images": 3}, "2 captions in"),
         ("xtd10", LIST, {}, "3 images instead of 1000, and 0 malformed rows"),
         ("xtd10", {**LIST, "more.txt": NAMES}, {}, "2 lists of image names"),
