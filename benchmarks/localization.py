@@ -20,7 +20,7 @@ import numpy as np
 from harness import Goals, judge, options_of, print_table
 from recipe import build_scenes
 
-from data_catalog.sample import italian
+from data_catalog.sample.grammar import Wording, caption
 from data_catalog.sample.scene import Scene, encode, paint, place, random_scene
 from flows.jobs import train_model
 from training.data.features import text_features
@@ -71,7 +71,7 @@ def questions() -> Iterator[Question]:
             size = np.array([layout.width, layout.height] * 2)
             boxes = tuple(tuple(np.array(box) / size) for box in sides)
             if len(scene.groups) > 1:
-                yield Question(image, italian.render(alone, "plain", 0), boxes)
+                yield Question(image, caption(alone, "it", Wording(template="plain")), boxes)
 
 
 def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from recipe import build_scenes
 from data_catalog.sample import italian
 from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.datasets import COMMIT_FILE
-from data_catalog.sample.grammar import templates
+from data_catalog.sample.grammar import Wording, caption, templates
 from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, Scene
 from data_catalog.storage.shards import read_json
@@ -71,7 +71,7 @@ def shown(sample: Sample) -> Scene:
 def says(scene: Scene) -> set[str]:
     """Return the wordings of all captions that the grammar has for a scene as it was planned."""
     both = ((template, synonym) for template in templates(scene) for synonym in (0, 1))
-    return {wording(italian.render(scene, template, synonym)) for template, synonym in both}
+    return {wording(caption(scene, "it", Wording(template=template, synonym=synonym))) for template, synonym in both}
 
 
 def fitting(scene: Scene) -> set[str]:

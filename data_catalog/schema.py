@@ -112,7 +112,7 @@ PAIR_COLUMNS: Mapping[str, str] = {
     "original_height": _AS_IT_CAME,
     "sha256": _SHA256,
     "phash": _PHASH,
-    "original": "the image's bytes before normalisation, if the recipe keeps them",
+    "original": "the image's bytes before normalisation, if the recipe keeps them, with camera, place and author",
     "url": "address of the image, as upstream has it; null for local images",
     "license": _LICENSE,
     "attribution": _ATTRIBUTION,

@@ -3,20 +3,20 @@
 Texts from upstream are escaped. The card does not depend on the time or place of writing.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.exports.counts import PairCounts
+from data_catalog.exports.counts import PairCounts, totals
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
 from data_catalog.report.ablations import AblationTable
-from data_catalog.schema import NATIVE
+from data_catalog.schema import NATIVE, PAIR_COLUMNS
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
 from data_catalog.storage.publish import UPSTREAM
@@ -79,7 +79,7 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
     removed, target = manifest["tombstones"]["digest"], markdown_text(manifest["target_lang"])
     taken_down = f" A list of take-downs was applied; its digest is `{removed}`." if removed else ""
     examples = [[markdown_text(source), markdown_text(caption)] for source, caption in parts.examples]
-    columns = [[f"`{name}`", COLUMNS.get(name, "")] for name in (parts.schema.names if parts.schema else ())]
+    columns = [[f"`{name}`", PAIR_COLUMNS.get(name, "")] for name in (parts.schema.names if parts.schema else ())]
     sections = {
         "How to load it": parts.loading,
         "Contents": _contents(parts),
@@ -126,46 +126,52 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
 
 
 def _front_matter(manifest: Manifest, counts: PairCounts, configs: Sequence[DataConfig]) -> str:
-    """Return the card's YAML front matter; texts are quoted as in JSON, which YAML can read."""
+    from huggingface_hub import DatasetCardData
+
     target, used = manifest["target_lang"], [config for config in configs if config.splits]
     codes = {code for _, code in counts.languages if code and code.isascii() and code.isalpha()}
     languages = [target, *sorted({code for code in codes if len(code) <= 3} - {target})]
     num_rows = sum(found.rows for config in used for found in config.splits.values())
-    lines = ["---", f"pretty_name: {json.dumps(manifest['dataset'])}"]
-    lines += ["language:", *(f"- {json.dumps(code)}" for code in languages)]
-    lines += ["license: other", "license_name: by-image-and-source"]
-    lines += ["multilinguality:", "- monolingual" if len(languages) == 1 else "- translation"]
-    lines += ["task_categories:", "- zero-shot-image-classification", "- image-to-text", "- text-to-image"]
-    lines += ["tags:", "- clip", "- vernaclip", "size_categories:"]
-    lines += [f"- {next((name for limit, name in _SIZES.items() if num_rows < limit), '1B<n<10B')}"]
-    lines += ["configs:"] if used else []
-    for config in used:
-        lines += [f"- config_name: {config.name}", *(["  default: true"] if config is used[0] else []), "  data_files:"]
-        for split, found in config.splits.items():
-            lines += [f"  - split: {SPLIT_NAMES[split]}", f"    path: {json.dumps(found.pattern)}"]
-    lines += ["dataset_info:"] if any(config.schema is not None for config in used) else []
-    for config in used:
-        if config.schema is not None:
-            lines += [f"- config_name: {config.name}", "  features:"]
-            lines += [line for column in config.schema for line in _feature(column, "  ")]
-            lines.append("  splits:")
-            for split, found in config.splits.items():
-                lines += [f"  - name: {SPLIT_NAMES[split]}", f"    num_bytes: {found.num_bytes}"]
-                lines.append(f"    num_examples: {found.rows}")
-            size = sum(found.num_bytes for found in config.splits.values())
-            lines += [f"  download_size: {size}", f"  dataset_size: {size}"]
-    return "\n".join([*lines, "---"])
+    data = DatasetCardData(
+        pretty_name=manifest["dataset"],
+        language=languages,
+        license="other",
+        license_name="by-image-and-source",
+        multilinguality=["monolingual" if len(languages) == 1 else "translation"],
+        task_categories=["zero-shot-image-classification", "image-to-text", "text-to-image"],
+        tags=["clip", "vernaclip"],
+        size_categories=[next((name for limit, name in _SIZES.items() if num_rows < limit), "1B<n<10B")],
+        configs=[_files(config) | ({"default": True} if config is used[0] else {}) for config in used] or None,
+        dataset_info=[_info(config, config.schema) for config in used if config.schema is not None] or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
-def _feature(column: pa.Field, indent: str) -> list[str]:
+def _files(config: DataConfig) -> dict[str, Any]:
+    files = [{"split": SPLIT_NAMES[split], "path": found.pattern} for split, found in config.splits.items()]
+    return {"config_name": config.name, "data_files": files}
+
+
+def _info(config: DataConfig, schema: pa.Schema) -> dict[str, Any]:
+    splits = [
+        {"name": SPLIT_NAMES[split], "num_bytes": found.num_bytes, "num_examples": found.rows}
+        for split, found in config.splits.items()
+    ]
+    size = sum(found.num_bytes for found in config.splits.values())
+    features = [_feature(column) for column in schema]
+    sizes = {"download_size": size, "dataset_size": size}
+    return {"config_name": config.name, "features": features, "splits": splits, **sizes}
+
+
+def _feature(column: pa.Field) -> dict[str, Any]:
     """Return a column's name and type as `datasets` spells them; a struct of bytes and path is an image."""
-    lines, kind = [f"{indent}- name: {column.name}"], column.type
-    is_struct, is_list = pa.types.is_struct(kind), pa.types.is_list(kind)
-    if is_struct and [inner.name for inner in kind] != ["bytes", "path"]:
-        lines.append(f"{indent}  struct:")
-        return lines + [line for inner in kind for line in _feature(inner, f"{indent}  ")]
-    name = "image" if is_struct else str(kind.value_type if is_list else kind)
-    return [*lines, f"{indent}  {'list' if is_list else 'dtype'}: {'float32' if name == 'float' else name}"]
+    kind, is_list = column.type, pa.types.is_list(column.type)
+    if not pa.types.is_struct(kind):
+        name = str(kind.value_type if is_list else kind)
+        return {"name": column.name, "list" if is_list else "dtype": "float32" if name == "float" else name}
+    if [inner.name for inner in kind] == ["bytes", "path"]:
+        return {"name": column.name, "dtype": "image"}
+    return {"name": column.name, "struct": [_feature(inner) for inner in kind]}
 
 
 def _contents(parts: CardParts) -> str:
@@ -176,14 +182,12 @@ def _contents(parts: CardParts) -> str:
 
 
 def _by_split(counts: PairCounts) -> str:
-    images, captions = counts.splits(), Counter[str]()
-    for (_, split), count in counts.captions.items():
-        captions[split] += count
+    images, captions = totals(counts.images, 1), totals(counts.captions, 1)
     splits = [split for split in (*SPLITS, MARKED) if split in images]
     rows = [
         [markdown_text(source)]
         + [f"{counts.images[source, split]:,} / {counts.captions[source, split]:,}" for split in splits]
-        for source in counts.sources()
+        for source in sorted(totals(counts.images, 0))
     ]
     return table(
         ["source", *splits], [*rows, ["all", *(f"{images[split]:,} / {captions[split]:,}" for split in splits)]]
@@ -191,9 +195,8 @@ def _by_split(counts: PairCounts) -> str:
 
 
 def _sources(manifest: Manifest, parts: CardParts) -> str:
-    stated: Counter[str] = Counter()
-    for (source, license), count in (parts.counts + parts.listed).licenses.items():
-        stated[source] += count if license else 0
+    licenses = (parts.counts + parts.listed).licenses
+    stated = totals(Counter({key: count for key, count in licenses.items() if key[1]}), 0)
     shown = {"images": parts.counts} | ({"listed": parts.listed} if parts.listed.images else {})
     rows = [
         [markdown_text(name), f"`{manifest['settings']['sources'][name]['kind']}`", markdown_text(entry["license"])]
@@ -287,6 +290,15 @@ def upstream_paper(manifest: Manifest, source: str) -> str | None:
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])
 
 
+LOAD_PAIRS = """```python
+from datasets import load_dataset
+
+pairs = load_dataset("FOLDER", split="train")
+pairs[0]["image"], pairs[0]["captions"]
+```
+
+`croissant.json` describes the same files for `mlcroissant`. Any Parquet reader can read them, too."""
+
 TERMS = """The terms of each dataset are quoted from upstream. An image may have its own license: `license`,
 `attribution` and `page_url` of its row. That license applies to the image, whatever the terms of the dataset say. If
 you redistribute images or captions, both apply to you. Nobody has checked upstream's statements."""
@@ -345,31 +357,3 @@ LIMITS = (
     "The dataset is suitable for training and comparing image-text models. It is not suitable for decisions about "
     "people.",
 )
-
-COLUMNS = {
-    "sample_id": "id of the image, with its source as prefix",
-    "source": "name of its source",
-    "split": "train, val or test; `datasets` calls val validation",
-    "image": "the image: JPEG, WebP or PNG, RGB, upright",
-    "width": "width of the image in pixels",
-    "height": "height of the image in pixels",
-    "original_width": "width of the original image in pixels",
-    "original_height": "height of the original image in pixels",
-    "sha256": "sha256 of the original bytes, not of those here",
-    "phash": "perceptual hash, 16 hexadecimal digits",
-    "original": "original bytes, if the recipe keeps them, with their metadata on camera, place and author",
-    "url": "address of the image on the web; empty if it was local",
-    "license": "license of the image, in upstream's words; empty if upstream states none",
-    "attribution": "whom to credit, in upstream's words",
-    "page_url": "a page that shows the image, or the photographer's page",
-    "caption_ids": "id of each caption",
-    "captions": "captions in the dataset's language",
-    "source_captions": "each caption as upstream has it",
-    "source_langs": "language of each source caption",
-    "translators": "fingerprint of the build's engine, or the translator that upstream names; `native`: not translated",
-    "origins": "who wrote each caption: native, human_translation, machine_translation or "
-    "machine_translation_corrected",
-    "scores": "mean log-probability per token of each translation",
-    "leaks": "overlaps with test sets, if the recipe marks them",
-    "image_text_scores": "how well each caption fits the image, by a model: standard deviations above random captions",
-}

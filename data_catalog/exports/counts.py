@@ -1,8 +1,8 @@
 """Counts of published pairs: images and captions by source and split, licenses, languages, origins."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,63 +34,50 @@ class PairCounts:
         if not pairs.num_rows:
             return
         lists = {name: pairs.column(name).combine_chunks() for name in ("source_langs", "origins", "translators")}
-        lengths = pc.list_value_length(lists["translators"])
+        captions = pc.list_value_length(lists["translators"])
+        images = pairs.select(["source", "split", "license"]).append_column("captions", captions)
         # One row for each item of the lists, which are parallel.
         sources = pairs.column("source").take(pc.list_parent_indices(lists["translators"]))
         made = pa.table({"source": sources, **{name: pc.list_flatten(column) for name, column in lists.items()}})
-        images = pairs.select(["source", "split", "license"]).append_column("captions", lengths)
-        for key, count, captions in _groups(images, ["source", "split"], ("captions", "sum")):
-            self.images[key] += count
-            self.captions[key] += captions
-        for counts, table, names in (
-            (self.licenses, images, ["source", "license"]),
-            (self.languages, made, ["source", "source_langs"]),
-            (self.origins, made, ["source", "origins", "translators"]),
-        ):
-            for key, count in _groups(table, names):
-                counts[key] += count
+        _add(self.images, images, ["source", "split"])
+        _add(self.captions, images, ["source", "split"], weight="captions")
+        _add(self.licenses, images, ["source", "license"])
+        _add(self.languages, made, ["source", "source_langs"])
+        _add(self.origins, made, ["source", "origins", "translators"])
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
         """Return the sum of two counts."""
-        return PairCounts(
-            images=self.images + other.images,
-            captions=self.captions + other.captions,
-            licenses=self.licenses + other.licenses,
-            languages=self.languages + other.languages,
-            origins=self.origins + other.origins,
-        )
+        return PairCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def splits(self) -> dict[str, int]:
         """Return the number of images by split."""
-        found: Counter[str] = Counter()
-        for (_, split), count in self.images.items():
-            found[split] += count
-        return dict(found)
-
-    def sources(self) -> list[str]:
-        """Return the sources that have images, sorted."""
-        return sorted({source for source, _ in self.images})
+        return dict(totals(self.images, 1))
 
     def of_source(self, counts: Counter[tuple[str, str]], source: str) -> int:
         """Return the sum of one source's counts over the splits."""
-        return sum(count for (name, _), count in counts.items() if name == source)
-
-    def of_origin(self, *origins: str) -> int:
-        """Return the number of captions with one of the given origins."""
-        return sum(count for (_, origin, _), count in self.origins.items() if origin in origins)
+        return totals(counts, 0)[source]
 
     def machine_translated(self) -> int:
         """Return the number of machine-translated captions, including those that people corrected."""
-        return self.of_origin(MACHINE_TRANSLATION, CORRECTED)
+        by_origin = totals(self.origins, 1)
+        return by_origin[MACHINE_TRANSLATION] + by_origin[CORRECTED]
 
     def makers(self) -> str:
         """Return the numbers of machine and human translations, to follow "machine translation made" in a sentence."""
-        num_captions, by_machine = sum(self.origins.values()), self.machine_translated()
-        corrected, by_people = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION))
+        by_origin, num_captions, by_machine = totals(self.origins, 1), self.origins.total(), self.machine_translated()
         share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
+        corrected, by_people = by_origin[CORRECTED], by_origin[HUMAN_TRANSLATION]
         more = f", of which people corrected {corrected:,}" if corrected else ""
         people = f" People translated {by_people:,}." if by_people else ""
         return f"{by_machine:,} ({share}){more}.{people}"
+
+
+def totals(counts: Counter[Any], place: int) -> Counter[str]:
+    """Return the sums of counts by the item of their keys at `place`."""
+    found: Counter[str] = Counter()
+    for key, count in counts.items():
+        found[key[place]] += count
+    return found
 
 
 def count_pairs(files: Iterable[Path]) -> PairCounts:
@@ -102,9 +89,10 @@ def count_pairs(files: Iterable[Path]) -> PairCounts:
     return counts
 
 
-def _groups(table: pa.Table, names: list[str], *more: tuple[str, str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the key of each group of rows, its number of rows, and the other aggregates."""
-    found = table.group_by(names, use_threads=False).aggregate([([], "count_all"), *more])
-    columns = [found.column(name).to_pylist() for name in ("count_all", *("_".join(each) for each in more))]
-    keys = zip(*(found.column(name).to_pylist() for name in names), strict=True)
-    return zip(keys, *columns, strict=True)
+def _add(counts: Counter[Any], table: pa.Table, names: list[str], *, weight: str | None = None) -> None:
+    """Add for each group of rows their number, or the sum of a column."""
+    aggregate = ([], "count_all") if weight is None else (weight, "sum")
+    found = table.group_by(names, use_threads=False).aggregate([aggregate])
+    sums = found.column("count_all" if weight is None else f"{weight}_sum").to_pylist()
+    for *key, count in zip(*(found.column(name).to_pylist() for name in names), sums, strict=True):
+        counts[tuple(key)] += count

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from data_catalog.exports.card import (
     CARD_FILE,
-    COLUMNS,
     LIMITS,
+    LOAD_PAIRS,
     MAKING,
     METHOD,
     TERMS,
@@ -30,48 +30,38 @@ from data_catalog.exports.card import (
 )
 from data_catalog.exports.counts import count_pairs
 from data_catalog.exports.markdown import markdown_text, table
+from data_catalog.schema import PAIR_COLUMNS
 from data_catalog.storage.manifest import SPLITS, DocumentEntry, Manifest
 from data_catalog.storage.shards import write_bytes
 
 CROISSANT_FILE, TERMS_FILE = "croissant.json", "ATTRIBUTION.md"
 
-LOADING = """```python
-from datasets import load_dataset
-
-pairs = load_dataset("FOLDER", split="train")  # this folder
-pairs[0]["image"], pairs[0]["captions"]
-```
-
-`croissant.json` describes the same files for `mlcroissant`. Any Parquet reader can read them, too."""
-
 
 def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
-    """Write the card and the metadata of a snapshot into its folder; call it before the manifest is written.
+    """Write the card and the metadata of a snapshot into its folder, which has all its pair shards.
 
-    Args:
-        folder: folder of the snapshot, with all its pair shards.
-        manifest: the future manifest, without "documents" and the checksum.
-
-    Returns:
-        The manifest's "documents": path, sha256 and bytes of each.
+    Return the "documents" of the manifest, which is written after them.
     """
     pairs = manifest["files"]["pairs"]
-    counts = count_pairs(folder / entry["path"] for entry in pairs)
-    by_split = {split: [entry for entry in pairs if entry["split"] == split] for split in SPLITS}
+    entries = [entry for entry in pairs if entry["split"] in SPLITS]
     splits = {
         split: SplitFiles(
             pattern=f"pairs/{split}-*.parquet",
-            rows=sum(entry["rows"] for entry in entries),
-            num_bytes=sum(entry["bytes"] for entry in entries),
+            rows=sum(entry["rows"] for entry in entries if entry["split"] == split),
+            num_bytes=sum(entry["bytes"] for entry in entries if entry["split"] == split),
         )
-        for split, entries in by_split.items()
-        if entries
+        for split in SPLITS
+        if any(entry["split"] == split for entry in entries)
     }
-    entries = [entry for entry in pairs if entry["split"] in SPLITS]
     files = [folder / entry["path"] for entry in entries]
     config = DataConfig(name="default", splits=splits, schema=pq.read_schema(files[0]) if files else None)
-    examples = example_captions(files)
-    parts = CardParts(counts=counts, configs=[config], schema=config.schema, examples=examples, loading=LOADING)
+    parts = CardParts(
+        counts=count_pairs(folder / entry["path"] for entry in pairs),
+        configs=[config],
+        schema=config.schema,
+        examples=example_captions(files),
+        loading=LOAD_PAIRS,
+    )
     texts = {CARD_FILE: card_text(manifest, parts), CROISSANT_FILE: croissant_text(manifest, entries, config)}
     return [
         {"path": name, "sha256": write_bytes(folder / name, text.encode()), "bytes": len(text.encode())}
@@ -125,11 +115,7 @@ _DATA_TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "float": "sc:Float"
 
 
 def croissant_text(
-    manifest: Manifest,
-    files: Sequence[Mapping[str, Any]],
-    config: DataConfig,
-    *,
-    published: str | None = None,
+    manifest: Manifest, files: Sequence[Mapping[str, Any]], config: DataConfig, *, published: str | None = None
 ) -> str:
     """Return the Croissant metadata as JSON text.
 
@@ -140,39 +126,16 @@ def croissant_text(
         published: date of publication in ISO 8601, or None.
     """
     sources = {name: entry["license"] for name, entry in sorted(manifest["sources"].items())}
-    distribution: list[dict[str, Any]] = [
-        {
-            "@type": "cr:FileObject",
-            "@id": file["path"],
-            "name": file["path"].rsplit("/", 1)[-1],
-            "contentUrl": file["path"],
-            "contentSize": f"{file['bytes']} B",
-            "encodingFormat": _PARQUET,
-            "sha256": file["sha256"],
-        }
-        for file in files
-    ]
-    if files:
-        shards = {"@type": "cr:FileSet", "@id": "pairs", "name": "pairs", "encodingFormat": _PARQUET}
-        patterns = [found.pattern for found in config.splits.values()]
-        distribution.append({**shards, "description": "all shards of pairs", "includes": patterns})
-    pair = {
-        "@type": "cr:RecordSet",
-        "@id": "pair",
-        "name": "pair",
-        "description": "One image with its captions.",
-        "key": {"@id": "pair/sample_id"},
-        "field": [_field(column) for column in config.schema or ()],
-    }
+    about = (
+        f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from {', '.join(sources)}. "
+        f"README.md describes how, and what was not filtered. {' '.join(TERMS.split())}"
+    )
     value = {
         "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",
         "conformsTo": _CROISSANT,
         "name": manifest["dataset"],
-        "description": (
-            f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from "
-            f"{', '.join(sources)}. README.md describes how, and what was not filtered. {' '.join(TERMS.split())}"
-        ),
+        "description": about,
         "version": f"1.0.0+{manifest['snapshot']}",
         **({"datePublished": published} if published else {}),
         "license": [f"{name}: {license}" for name, license in sources.items()],
@@ -185,10 +148,41 @@ def croissant_text(
         "rai:dataCollection": "Upstream datasets' files were read, and images fetched from their addresses.",
         "rai:dataLimitations": not_filtered(manifest),
         "rai:dataBiases": list(LIMITS[:2]),
-        "distribution": distribution,
-        "recordSet": [] if config.schema is None else [pair],
+        "distribution": _distribution(files, config),
+        "recordSet": [] if config.schema is None else [_record_set(config.schema)],
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _distribution(files: Sequence[Mapping[str, Any]], config: DataConfig) -> list[dict[str, Any]]:
+    shards = [
+        {
+            "@type": "cr:FileObject",
+            "@id": file["path"],
+            "name": file["path"].rsplit("/", 1)[-1],
+            "contentUrl": file["path"],
+            "contentSize": f"{file['bytes']} B",
+            "encodingFormat": _PARQUET,
+            "sha256": file["sha256"],
+        }
+        for file in files
+    ]
+    if not files:
+        return []
+    patterns = [found.pattern for found in config.splits.values()]
+    together = {"@type": "cr:FileSet", "@id": "pairs", "name": "pairs", "encodingFormat": _PARQUET}
+    return [*shards, {**together, "description": "all shards of pairs", "includes": patterns}]
+
+
+def _record_set(schema: pa.Schema) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "pair",
+        "name": "pair",
+        "description": "One image with its captions.",
+        "key": {"@id": "pair/sample_id"},
+        "field": [_field(column) for column in schema],
+    }
 
 
 def _origin(manifest: Manifest, source: str) -> dict[str, Any]:
@@ -209,7 +203,7 @@ def _field(column: pa.Field) -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"pair/{column.name}",
         "name": column.name,
-        "description": COLUMNS.get(column.name, column.name),
+        "description": PAIR_COLUMNS.get(column.name, column.name),
         "dataType": "sc:ImageObject" if is_image else _DATA_TYPES.get(str(kind), "sc:Text"),
         "source": source,
         # `repeated` is the name before 1.1, by which mlcroissant still reads lists.

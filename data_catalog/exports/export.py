@@ -26,7 +26,7 @@ from data_catalog.exports.export_folder import (
 )
 from data_catalog.exports.formats import FORMATS
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, inclusion_advice, policy_of
-from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
+from data_catalog.exports.sinks import CAPTIONS, FIRST, SINKS, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
 from data_catalog.settings import require_values
@@ -34,7 +34,7 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
-VERSION = 7  # increase it when the files of the same snapshot and config change
+VERSION = 8  # increase it when the files of the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +59,18 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require_values("", self, "samples_per_shard", format=FORMATS, pixels=POLICIES, captions=CAPTIONS)
-        if self.published is not None:
-            try:
-                is_date = datetime.date.fromisoformat(self.published).isoformat() == self.published
-            except ValueError:
-                is_date = False
-            if not is_date:
-                raise SettingsError(f"published must be a date such as 2026-01-31, got {self.published!r}")
+        try:
+            if self.published is not None:
+                datetime.date.fromisoformat(self.published)
+        except ValueError as error:
+            raise SettingsError(f"published must be a date such as 2026-01-31: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """Result of an export.
+    """Result of an export; `up_to_date`: it existed already, so that nothing was done.
 
     Args:
-        folder: folder of the export.
-        up_to_date: whether the export existed already, so that nothing was done.
         images: number of images with pixels, by split.
         samples: number of rows, or of samples in tars, by split.
         listed: number of images without pixels, listed by URL, by split.
@@ -94,15 +90,7 @@ class ExportReport:
 
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
-    """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held.
-
-    Raises:
-        SettingsError: the folder cannot be used or contains other files, an allowed source is unknown, or the export
-            would have no image.
-        BusyError: another process exports to that folder.
-        DiskError: the disk is full, or nothing can be written there.
-        DamagedError: a shard is damaged.
-    """
+    """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
     unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
@@ -120,8 +108,7 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
             "version": VERSION,
         }
         record = record_of(place)
-        is_there = record is not None and is_whole(place, record)
-        if record is not None and is_there and all(record.get(name) == wanted[name] for name in wanted):
+        if record is not None and is_whole(place, record) and record.items() >= wanted.items():
             _refuse_empty(snapshot, config, record["counts"])
             return ExportReport(folder=folder, up_to_date=True, **record["counts"])
         if record is not None:
@@ -135,10 +122,10 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
     """Write the files of an export, except its record, into a folder; return the record's entries for them."""
-    manifest, kind = snapshot.manifest, FORMATS[config.format]
-    pixels = config.pixels if kind.has_pixels else NONE
+    manifest, format_sink = snapshot.manifest, SINKS[config.format]
+    pixels = config.pixels if format_sink.has_pixels else NONE
     policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
-    sink = kind.open_sink(folder, config.samples_per_shard, config.captions)
+    sink = format_sink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
     links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()
@@ -148,43 +135,39 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
         credits_writer(folder, policy) as add_credits,
         Progress(f"export {config.format}", total=total, unit="images") as progress,
     ):
-        for split in SPLITS:
-            for shard in judged_shards(snapshot, policy, split):
-                sink.add(shard)
-                links.add(shard)
-                add_credits(shard)
-                counted = shard.rows.select(list(COUNTED_COLUMNS))
-                counts.add(counted.filter(shard.is_exported))
-                listed.add(counted.filter(shard.is_listed))
-                sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
-                for source, reason, has_address in zip(sources, shard.reasons, is_listed, strict=True):
-                    if reason is not None:
-                        withheld[source, reason] += 1
-                        unlisted[source] += not has_address
-                progress.advance(len(shard.reasons))
-            links.end_split(split)
-    written, linked = sink.end(), links.config()
-    entries = sink.entries
-    loading = [kind.loading] if written.splits else []
-    loading += [LOAD_LINKS] if linked.splits else []
+        for shard in (shard for split in SPLITS for shard in judged_shards(snapshot, policy, split)):
+            sink.add(shard)
+            links.add(shard)
+            add_credits(shard)
+            counted = shard.rows.select(list(COUNTED_COLUMNS))
+            counts.add(counted.filter(shard.is_exported))
+            listed.add(counted.filter(shard.is_listed))
+            sources = counted.column("source").to_pylist()
+            for source, reason, has_address in zip(sources, shard.reasons, shard.is_listed.to_pylist(), strict=True):
+                if reason is not None:
+                    withheld[source, reason] += 1
+                    unlisted[source] += not has_address
+            progress.advance(len(shard.reasons))
+    written, linked = sink.end(), links.end()
+    loading = [sink.LOADING] * bool(written.splits) + [links.LOADING] * bool(linked.splits)
     parts = CardParts(
         counts=counts,
         listed=listed,
         # `datasets` reads all configurations of a card with one reader, so a Parquet list beside tars cannot be one.
-        configs=[written, linked] if kind.is_parquet or not written.splits else [written],
-        schema=written.schema if entries else None,
-        examples=example_captions(folder / entry["path"] for entry in entries),
+        configs=[written, linked] if sink.is_parquet or not written.splits else [written],
+        schema=written.schema if sink.entries else None,
+        examples=example_captions(folder / entry["path"] for entry in sink.entries),
         loading="\n\n".join(loading) or "It has no image that may be passed on, and none with an address.",
         withheld=withheld,
         ablations=ablations,
     )
     texts = {CARD_FILE: card_text(manifest, parts), TERMS_FILE: terms_text(manifest)}
-    if kind.has_croissant:
-        texts[CROISSANT_FILE] = croissant_text(manifest, entries, written, published=config.published)
+    if sink.has_pixels and sink.is_parquet:
+        texts[CROISSANT_FILE] = croissant_text(manifest, sink.entries, written, published=config.published)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    known = {entry["path"]: entry["sha256"] for entry in entries}
+    known = {entry["path"]: entry["sha256"] for entry in sink.entries}
     return {
         "files": {name: known.get(name) or sha256_of(path) for name, path in files.items()},
         "bytes": {name: path.stat().st_size for name, path in files.items()},
@@ -201,7 +184,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
 
 def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str, Any]) -> None:
     """Refuse an export without images or, if it has no pixels, without addresses; an earlier export stays."""
-    has_pixels, listed = FORMATS[config.format].has_pixels, sum(counts["listed"].values())
+    has_pixels, listed = SINKS[config.format].has_pixels, sum(counts["listed"].values())
     wants_pixels = has_pixels and config.pixels != NONE
     if sum(counts["images"].values()) or (listed and not wants_pixels):
         return
@@ -225,17 +208,3 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
         why += inclusion_advice(reason, source)
         why += f". --pixels none exports a list of the {listed:,} that have an address" if listed else ""
     raise SettingsError(f"the export of {snapshot.dataset} would have no image: {why}")
-
-
-LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, for img2dataset:
-
-```
-img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
-  --save_additional_columns '["sample_id","license","attribution","page_url"]' \\
-  --output_folder OUT --output_format webdataset
-```
-
-`sha256` is the hash of the original bytes, so `--verify_hash '["sha256","sha256"]'` detects images that have changed.
-Images of Wikimedia were fetched in another size, so their hashes always differ.
-
-`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads the lists, too."""

@@ -27,13 +27,7 @@ _ELSEWHERE = "name another folder with --out"
 
 
 def resolve_export_folder(folder: Path, root: Path) -> Path:
-    """Return the resolved path of an export's folder.
-
-    Raises:
-        SettingsError: the folder is not on this machine, cannot be replaced, or is in a folder of the root that has no
-            exports.
-        DiskError: the disk cannot have such a path.
-    """
+    """Return the resolved path of an export's folder."""
     refuse_misread(folder)
     with _as_place(folder):
         place = folder.resolve()
@@ -66,12 +60,7 @@ def _beside(place: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def export_lock(place: Path) -> Iterator[None]:
-    """Hold the lock of an export's folder; put back an export that a killed process had moved away.
-
-    Raises:
-        BusyError: another process exports to it; the text names it.
-        DiskError: nothing can be written there.
-    """
+    """Hold the lock of an export's folder; put back an export that a killed process had moved away."""
     with place_lock(place):
         with _as_place(place):
             temporary, old = _beside(place)
@@ -89,12 +78,7 @@ def export_lock(place: Path) -> Iterator[None]:
 
 
 def record_of(place: Path) -> dict[str, Any] | None:
-    """Return the record of an existing export; None if there is none.
-
-    Raises:
-        SettingsError: the folder has other content.
-        DamagedError: the record of the export is damaged.
-    """
+    """Return the record of an existing export; None if there is none."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None
     path = place / EXPORT_RECORD
@@ -120,11 +104,7 @@ def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
 
 
 def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
-    """Refuse to replace an export with an added file or an edited document.
-
-    Raises:
-        SettingsError: there is such a file; the text names it.
-    """
+    """Refuse to replace an export with an added file or an edited document."""
     files: Mapping[str, str] = record["files"]
     for path in sorted(place.rglob("*")):
         if path.is_dir() and not path.is_symlink():
@@ -144,9 +124,6 @@ def replace_folder(place: Path) -> Iterator[Path]:
 
     Call it within `export_lock`. A process that is killed between the two renames leaves no export; `export_lock`
     then puts the old one back.
-
-    Raises:
-        DiskError: nothing can be written there, or the disk is full or fails.
     """
     temporary, old = _beside(place)
     with disk_errors(place):

@@ -13,17 +13,11 @@ FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class License:
-    """Permissions of a license.
-
-    Args:
-        name: SPDX name without the version.
-        passing_on: right to pass on resized copies: `FREE`, `NONCOMMERCIAL` or `FORBIDDEN`.
-        credit: whether copies must name the author, or link to a page that does.
-    """
+    """Permissions of a license: its SPDX name without the version, and the right to pass on resized copies."""
 
     name: str
     passing_on: str
-    credit: bool = True
+    credit: bool = True  # copies must name the author, or link to a page that does
 
 
 _PUBLIC_DOMAIN = License(name="public domain", passing_on=FREE, credit=False)
@@ -37,26 +31,18 @@ _CREATIVE_COMMONS = {
     for code in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 }
 _NAMES = {
-    "cc0": _CC0,
-    "creative commons zero": _CC0,
-    "cc0 universal": _CC0,
-    "creative commons cc0": _CC0,
-    "public domain": _PUBLIC_DOMAIN,
-    "public domain mark": _PUBLIC_DOMAIN,
-    "pdm": _PUBLIC_DOMAIN,
-    "no known copyright restrictions": _PUBLIC_DOMAIN,
-    "united states government work": _PUBLIC_DOMAIN,
+    **dict.fromkeys(("cc0", "creative commons zero", "cc0 universal", "creative commons cc0"), _CC0),
+    **dict.fromkeys(("public domain", "public domain mark", "pdm"), _PUBLIC_DOMAIN),
+    **dict.fromkeys(("no known copyright restrictions", "united states government work"), _PUBLIC_DOMAIN),
     "mit": License(name="MIT", passing_on=FREE),
     "apache": License(name="Apache-2.0", passing_on=FREE),
     "all rights reserved": License(name="all rights reserved", passing_on=FORBIDDEN),
 }
+_PUBLIC_PAGES = ("flickr.com/commons/usage", "usa.gov/copyright.shtml")
 _URLS = {
     "creativecommons.org/publicdomain/zero": _CC0,
     "creativecommons.org/publicdomain/mark": _PUBLIC_DOMAIN,
-    "flickr.com/commons/usage": _PUBLIC_DOMAIN,
-    "www.flickr.com/commons/usage": _PUBLIC_DOMAIN,
-    "usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
-    "www.usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
+    **{f"{start}{page}": _PUBLIC_DOMAIN for page in _PUBLIC_PAGES for start in ("", "www.")},
     **{f"creativecommons.org/licenses/{kind}": license for kind, license in _CREATIVE_COMMONS.items()},
 }
 # Two letters after a version are the country that it was adapted to, unless they are a misplaced term of the license.
@@ -66,13 +52,7 @@ _URL = re.compile(
     rf"https?://(?P<place>[^?#\s]+?)(/[1-4]\.[05](/igo|/{_COUNTRY})?)?(/(deed|legalcode)(\.[a-z_]{{2,5}})?)?/?"
 )
 _VERSION = re.compile(rf"\s+(v\s?)?[1-4](\.[0-9])?(\s+(unported|generic|international|universal|{_COUNTRY}))?$")
-_WORDS = {
-    "attribution": "by",
-    "sharealike": "sa",
-    "noncommercial": "nc",
-    "noderivs": "nd",
-    "noderivatives": "nd",
-}
+_WORDS = {"attribution": "by", "sharealike": "sa", "noncommercial": "nc", "noderivs": "nd", "noderivatives": "nd"}
 
 
 def read_license(text: str | None) -> License | None:
@@ -112,10 +92,7 @@ def _by_name(name: str) -> License | None:
 
 
 def _creative_commons(name: str) -> License | None:
-    """Return the license of "cc by sa" or "creative commons attribution share alike", or None.
-
-    It also reads Flickr's "attribution noncommercial license".
-    """
+    """Return the license of "cc by sa", "creative commons attribution share alike" or "attribution license"."""
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
     if spelled == name and not name.endswith(" license"):  # "Attribution" alone may be any license that asks for credit
         return None
@@ -157,17 +134,11 @@ class SourceRights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Rules that decide whether the pixels of a row are exported.
+    """Rules that decide whether the pixels of a row are exported."""
 
-    Args:
-        pixels: one of `POLICIES`.
-        sources: rights that the recipe states, by source.
-        allowed: sources whose images may be passed on, as the user states.
-    """
-
-    pixels: str
-    sources: Mapping[str, SourceRights]
-    allowed: frozenset[str] = frozenset()
+    pixels: str  # one of `POLICIES`
+    sources: Mapping[str, SourceRights]  # rights that the recipe states
+    allowed: frozenset[str] = frozenset()  # sources whose images may be passed on, as the user states
 
     def license(self, row: Mapping[str, Any]) -> str | None:
         """Return the text of the license that applies to a row's image: its own, or the recipe's for the source."""
@@ -175,11 +146,7 @@ class Policy:
         return own or self._rights(row).license
 
     def withheld_reason(self, row: Mapping[str, Any]) -> str | None:
-        """Return the reason to withhold the pixels of a row; None if they may be exported.
-
-        Args:
-            row: row with "source", "license", "attribution" and "page_url".
-        """
+        """Return the reason to withhold the pixels of a row; None if they may be exported."""
         rights = self._rights(row)
         if self.pixels == NONE:
             return WITHOUT_PIXELS

@@ -4,20 +4,19 @@ import csv
 import hashlib
 import json
 import tarfile
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError
-from data_catalog.exports.card import DataConfig, SplitFiles
+from data_catalog.exports.card import LOAD_PAIRS, DataConfig, SplitFiles
 from data_catalog.exports.markdown import one_line
 from data_catalog.exports.rights import Policy
 from data_catalog.plain_text import spreadsheet_text
@@ -30,49 +29,38 @@ PIXEL_COLUMNS = ("image", "original")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedShard:
-    """Shard of pairs with a verdict on the pixels of each row.
+    """Shard of pairs, whose sha256 was checked, with a verdict on the pixels of each row.
 
     Args:
-        path: path of the shard, whose sha256 was checked.
+        path: path of the shard.
         entry: its entry of the manifest.
         rows: all columns but pixels.
         reasons: for each row, the reason to withhold its pixels, or None.
+        is_exported: for each row, whether its pixels are exported.
+        is_listed: for each row, whether its pixels are withheld, and it is listed by its address.
     """
 
     path: Path
     entry: Mapping[str, Any]
     rows: pa.Table
     reasons: Sequence[str | None]
-
-    @property
-    def is_exported(self) -> pa.Array:
-        """Return for each row whether its pixels are exported."""
-        return pa.array([reason is None for reason in self.reasons], pa.bool_())
-
-    @property
-    def is_listed(self) -> pa.Array:
-        """Return for each row whether it is listed by its address: its pixels are withheld and it has one."""
-        urls = self.rows.column("url").to_pylist()
-        return pa.array([bool(reason and url) for reason, url in zip(self.reasons, urls, strict=True)], pa.bool_())
+    is_exported: pa.Array
+    is_listed: pa.Array
 
     def pair_groups(self) -> Iterator[pa.Table]:
         """Yield the pairs whose pixels are exported, pixels included, one row group at a time."""
-        is_exported, start = self.is_exported, 0
+        start = 0
         with pq.ParquetFile(self.path) as source:
             for number in range(source.num_row_groups):
                 rows = source.metadata.row_group(number).num_rows
-                chosen = is_exported.slice(start, rows)
+                chosen = self.is_exported.slice(start, rows)
                 start += rows
                 if chosen.true_count:
                     yield source.read_row_group(number).filter(chosen)
 
 
 def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[JudgedShard]:
-    """Yield the shards of a split in order; check the sha256 of each first.
-
-    Raises:
-        DamagedError: a shard is damaged.
-    """
+    """Yield the shards of a split in order; check the sha256 of each first."""
     for entry in snapshot.manifest["files"]["pairs"]:
         if entry["split"] != split:
             continue
@@ -82,8 +70,17 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
             raise DamagedError(f"{problem}. Nothing is exported; `vernaclip verify` lists all damaged files")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
         rows = pq.read_table(path, columns=names)
-        asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
-        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.withheld_reason(row) for row in asked])
+        asked = rows.select(["source", "license", "attribution", "page_url", "url"]).to_pylist()
+        reasons = [policy.withheld_reason(row) for row in asked]
+        listed = [bool(reason and row["url"]) for row, reason in zip(asked, reasons, strict=True)]
+        yield JudgedShard(
+            path=path,
+            entry=entry,
+            rows=rows,
+            reasons=reasons,
+            is_exported=pa.array([reason is None for reason in reasons], pa.bool_()),
+            is_listed=pa.array(listed, pa.bool_()),
+        )
 
 
 def sample_key(sample_id: str) -> str:
@@ -91,48 +88,59 @@ def sample_key(sample_id: str) -> str:
     return hashlib.sha256(sample_id.encode()).hexdigest()[:24]
 
 
-class PairSink(ABC):
-    """Writer of the pairs of an export in one format.
+FIRST, EVERY = "first", "every"
+CAPTIONS = (FIRST, EVERY)
+
+
+class PairSink:
+    """Format without pixels, and the base class of the writers of pairs in the others.
 
     `entries` are its Parquet shards of pairs, with path, sha256 and bytes: the card takes columns and examples from
     them, and the metadata describe them.
+
+    Args:
+        folder: folder to write into.
+        samples_per_shard: samples of every tar shard of a split but its last.
+        captions: of tars. `FIRST`: one sample an image, whose text is its first caption; `EVERY`: one for each caption.
     """
 
-    def __init__(self, folder: Path) -> None:
+    LOADING: ClassVar = ""  # Markdown for the card on how to load the pairs, if there are any
+    has_pixels: ClassVar = False
+    is_parquet: ClassVar = True  # as the lists of links beside the pairs
+
+    def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
         self.entries: list[dict[str, Any]] = []
-        self._folder = folder
+        self._folder, self._samples_per_shard, self._captions = folder, samples_per_shard, captions
         self._rows: Counter[str] = Counter()  # by split
 
-    @abstractmethod
     def add(self, shard: JudgedShard) -> None:
         """Write the pairs of a shard whose pixels are exported; all shards of a split come one after the other."""
 
-    @abstractmethod
     def end(self) -> DataConfig:
         """Finish all files; return them by split, and how `datasets` loads them."""
+        return DataConfig(name="default")
 
 
 class ParquetSink(PairSink):
     """Writer of pair shards below `data/`: links to the snapshot's shards if all rows are exported, else new files."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.schema: pa.Schema | None = None
+    LOADING = LOAD_PAIRS
+    has_pixels = True
+    _schema: pa.Schema | None = None
 
     def add(self, shard: JudgedShard) -> None:
-        """Link a shard, write the exported part of it, or skip it if no row is exported."""
-        rows = shard.is_exported.true_count
+        """Link a shard, or write the part of it that is exported."""
+        rows, split = shard.is_exported.true_count, shard.entry["split"]
         if not rows:
             return
-        split = shard.entry["split"]
         path = self._folder / "data" / f"{split}-{shard.entry['shard']:05d}.parquet"
         path.parent.mkdir(exist_ok=True)
-        self.schema = pq.read_schema(shard.path)
+        self._schema = pq.read_schema(shard.path)
         if rows == len(shard.reasons):
             link_file(shard.path, path)
             found = shard.entry["sha256"]
         else:
-            with open_image_writer(path, self.schema) as writer:
+            with open_image_writer(path, self._schema) as writer:
                 for group in shard.pair_groups():
                     writer.write_table(group, row_group_size=group.num_rows)
             found = sha256_of(path)
@@ -143,11 +151,9 @@ class ParquetSink(PairSink):
     def end(self) -> DataConfig:
         """Return the files by split."""
         splits = _split_files(self._folder, "data/{}-*.parquet", self._rows)
-        return DataConfig(name="default", splits=splits, schema=self.schema)
+        return DataConfig(name="default", splits=splits, schema=self._schema)
 
 
-FIRST, EVERY = "first", "every"
-CAPTIONS = (FIRST, EVERY)
 SIZES_FILE = "sizes.json"
 # Columns of pairs that are not in KEY.json, and the number of captions that have keys of their own there.
 _OMITTED = (*PIXEL_COLUMNS, "leaks")
@@ -160,21 +166,28 @@ class TarSink(PairSink):
     """Writer of tar shards with a fixed number of samples (`train-000000.tar` etc.) and of open_clip's `sizes.json`.
 
     Each sample is KEY.jpg (.webp, .png), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
-
-    Args:
-        folder: folder to write into.
-        samples_per_shard: samples of every shard of a split but its last.
-        captions: `FIRST`: one sample an image, whose text is its first caption; `EVERY`: one for each caption.
     """
 
+    LOADING = """```python
+import webdataset
+
+pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
+```
+
+Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's trainer reads
+`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and reads the number of samples from
+`sizes.json`. `KEY.txt` is one caption. `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
+`caption_4`, from which newer versions of open_clip sample with `--json-text-key` and `--json-text-key-probs`.
+
+`datasets.load_dataset("FOLDER")` reads them, too."""
+    has_pixels, is_parquet = True, False
+    _tar: tarfile.TarFile | None = None
+    _pairs: pa.Schema | None = None
+
     def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, samples_per_shard=samples_per_shard, captions=captions)
         self._sizes: dict[str, int] = {}
-        self._samples_per_shard = samples_per_shard
-        self._captions = captions
         self._suffixes: set[str] = set()
-        self._pairs: pa.Schema | None = None
-        self._tar: tarfile.TarFile | None = None
 
     def add(self, shard: JudgedShard) -> None:
         """Write the samples of a shard."""
@@ -189,7 +202,7 @@ class TarSink(PairSink):
                         self._add_sample(shard.entry["split"], row, f"{key}-{number:03d}", caption)
 
     def _add_sample(self, split: str, row: Mapping[str, Any], key: str, caption: str) -> None:
-        """Write a sample into the current shard of its split, or a new one; all of a split come one after the other."""
+        """Write a sample into the current shard of its split, or a new one."""
         number, place = divmod(self._rows[split], self._samples_per_shard)
         self._rows[split] += 1
         name = f"{split}-{number:06d}.tar"
@@ -214,7 +227,6 @@ class TarSink(PairSink):
     def _close(self) -> None:
         if self._tar is not None:
             self._tar.close()
-        self._tar = None
 
     def end(self) -> DataConfig:
         """Close the last shard and write the sizes; return the files and the schema of samples in `datasets`."""
@@ -229,6 +241,10 @@ class TarSink(PairSink):
         names = [*((suffix, image) for suffix in sorted(self._suffixes)), ("json", pa.struct(fields))]
         schema = pa.schema([*names, *((name, pa.string()) for name in ("txt", "__key__", "__url__"))])
         return DataConfig(name="default", splits=splits, schema=schema)
+
+
+# Writers of pairs by format, one for each of `FORMATS`; lists of links go beside the pairs of every format.
+SINKS: Mapping[str, type[PairSink]] = {"huggingface": ParquetSink, "webdataset": TarSink, "urls": PairSink}
 
 
 def _split_files(folder: Path, pattern: str, rows: Mapping[str, int]) -> dict[str, SplitFiles]:
@@ -246,23 +262,16 @@ LINKS = pa.schema(
         "key": pa.string(),
         "url": pa.string(),
         "caption": pa.string(),  # the first of `captions`
-        "captions": pa.list_(pa.string()),
-        "source_captions": pa.list_(pa.string()),
-        "source_langs": pa.list_(pa.string()),
-        "translators": pa.list_(pa.string()),
-        "origins": pa.list_(pa.string()),
-        "sample_id": pa.string(),
-        "source": pa.string(),
-        "split": pa.string(),
-        "width": pa.int32(),  # of the original image
-        "height": pa.int32(),
+        **dict.fromkeys(("captions", "source_captions", "source_langs"), pa.list_(pa.string())),
+        **dict.fromkeys(("translators", "origins"), pa.list_(pa.string())),
+        **dict.fromkeys(("sample_id", "source", "split"), pa.string()),
+        **dict.fromkeys(("width", "height"), pa.int32()),  # of the original image
         "sha256": pa.string(),  # of the original bytes
         "license": pa.string(),  # the row's, or the recipe's for the source
         "attribution": pa.string(),
         "page_url": pa.string(),
     }
 )
-_ROWS_PER_GROUP = 50_000
 
 
 class LinkWriter:
@@ -271,50 +280,49 @@ class LinkWriter:
     Each list has a folder of its own, since img2dataset reads all files of a folder.
     """
 
+    LOADING: ClassVar = """`links/SPLIT/` lists images by address, without pixels, for img2dataset:
+
+```
+img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
+  --save_additional_columns '["sample_id","license","attribution","page_url"]' \\
+  --output_folder OUT --output_format webdataset
+```
+
+`sha256` is the hash of the original bytes, so `--verify_hash '["sha256","sha256"]'` detects images that have changed.
+Images of Wikimedia were fetched in another size, so their hashes always differ.
+
+`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads the lists, too."""
+
     def __init__(self, folder: Path, policy: Policy) -> None:
         self._folder, self._policy = folder, policy
         self._rows: Counter[str] = Counter()
-        self._held: list[dict[str, Any]] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._writers: dict[str, pq.ParquetWriter] = {}
 
     def add(self, shard: JudgedShard) -> None:
         """List the rows whose pixels are withheld and that have a URL."""
-        listed = shard.rows.filter(shard.is_listed)
-        needed = [name for name in listed.column_names if name in {*LINKS.names, "original_width", "original_height"}]
-        for row in listed.select(needed).to_pylist():
+        rows, split = shard.rows.filter(shard.is_listed).to_pylist(), shard.entry["split"]
+        if not rows:
+            return
+        for row in rows:
             row |= {"key": sample_key(row["sample_id"]), "caption": row["captions"][0]}
             row |= {"width": row["original_width"], "height": row["original_height"]}
             row["license"] = self._policy.license(row)
-            self._held.append({name: row[name] for name in LINKS.names})
-        if len(self._held) >= _ROWS_PER_GROUP:
-            self._flush(shard.entry["split"])
-
-    def end_split(self, split: str) -> None:
-        """Finish the file of a split, if there is one."""
-        self._flush(split)
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
-
-    def _flush(self, split: str) -> None:
-        if not self._held:
-            return
-        if self._writer is None:
+        if split not in self._writers:
             path = self._folder / "links" / split / "part-00000.parquet"
             path.parent.mkdir(parents=True)
             # Pages that end where the text says stay the same in a later export, and the hub stores them once. Shards
             # with images are uncompressed, so that the hub finds equal images by itself: more pages would only harm.
             options = {"write_page_checksum": True, "use_content_defined_chunking": True}
-            self._writer = pq.ParquetWriter(path, LINKS, compression="zstd", **options)
-        self._writer.write_table(pa.Table.from_pylist(self._held, schema=LINKS))
-        self._rows[split] += len(self._held)
-        self._held = []
+            self._writers[split] = pq.ParquetWriter(path, LINKS, compression="zstd", **options)
+        self._writers[split].write_table(pa.Table.from_pylist(rows, schema=LINKS))
+        self._rows[split] += len(rows)
 
-    def config(self) -> DataConfig:
-        """Return the files by split."""
-        return DataConfig(
-            name="links", splits=_split_files(self._folder, "links/{}/*.parquet", self._rows), schema=LINKS
-        )
+    def end(self) -> DataConfig:
+        """Finish all files; return them by split."""
+        for writer in self._writers.values():
+            writer.close()
+        splits = _split_files(self._folder, "links/{}/*.parquet", self._rows)
+        return DataConfig(name="links", splits=splits, schema=LINKS)
 
 
 CREDITS_FILE = "ATTRIBUTION.csv"

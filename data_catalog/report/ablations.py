@@ -30,23 +30,13 @@ class AblationTable:
 
 
 def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationTable) -> None:
-    """Write the record of an ablation, with its table.
-
-    Args:
-        folder: of the ablation.
-        record: results, with the keys `dataset` and `snapshot`.
-        table: for people.
-    """
+    """Write the record of an ablation, which has the keys `dataset` and `snapshot`, with its table for people."""
     shown = {"columns": list(table.columns), "rows": [list(row) for row in table.rows], "notes": list(table.notes)}
     write_checksummed(folder / RECORD_FILE, {**record, "key": table.key, "table": shown})
 
 
 def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
-    """Return the ablations of a snapshot in its root, sorted by key.
-
-    Raises:
-        DamagedError: a record is damaged.
-    """
+    """Return the ablations of a snapshot in its root, sorted by key."""
     found = []
     for path in sorted((snapshot.folder.parents[2] / FOLDER).glob(f"*/{RECORD_FILE}")):
         remedy = f"remove {path} and run `vernaclip ablate` again, which reuses the trained models"

@@ -1,14 +1,11 @@
-"""The charts of the report: captions by step, lengths, translation scores, and sizes of images."""
+"""The charts of the report: lengths of captions, translation scores, and sizes of images."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_catalog.charts import COLOURS, SERIES, SIZE, chart_label, svg_chart
+from data_catalog.charts import COLOURS, SERIES, chart_label, svg_chart
 from data_catalog.report.contents import Rows
 
 if TYPE_CHECKING:
@@ -18,18 +15,12 @@ if TYPE_CHECKING:
 # Share of the captions after which the rest of a distribution is drawn as one last bar.
 _TAIL = 0.995
 _MAX_BARS = 60
-_MAX_SERIES = len(SERIES)
-# Points of the curve between two rows of the stream chart.
-_STEPS_OF_CURVE = 24
 _ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
 _KIBIBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
 
 
 def charts_of(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the charts of the contents that `gather` returns, by name; leave out charts without data."""
-    if contents["num_read"]:
-        yield "stream", _stream_chart(contents["steps"], contents["funnel"])
-        yield "losses", _losses_chart(contents["funnel"])
     for unit in ("characters", "words"):
         rows = [row for row in contents["lengths"] if row["unit"] == unit]
         if rows:
@@ -50,12 +41,7 @@ def charts_of(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _length_chart(unit: str, rows: Rows) -> str:
-    """Draw distributions of lengths on top of each other.
-
-    Args:
-        unit: of the lengths.
-        rows: `what`, `length` and `num_captions`, at least one.
-    """
+    """Draw distributions of lengths on top of each other; the last bar has all longer captions."""
     series: dict[str, dict[int, int]] = {}
     for row in rows:
         series.setdefault(row["what"], {})[row["length"]] = row["num_captions"]
@@ -105,13 +91,7 @@ def _per_image_chart(rows: Rows) -> str:
 
 
 def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: float) -> str:
-    """Draw distributions of translation scores.
-
-    Args:
-        counts: by engine, number of captions by bin; at least one engine, none of them empty.
-        low: lower edge of bin 0.
-        width: of a bin.
-    """
+    """Draw the number of captions by engine and bin of scores; `low` is the lower edge of bin 0."""
     last = max(max(bins) for bins in counts.values())
     edges = [low + width * edge for edge in range(last + 2)]
 
@@ -146,15 +126,7 @@ def _size_chart(rows: Rows) -> str:
 
 
 def _octave_chart(name: str, counts: Mapping[int, int], per_octave: int, labels: Mapping[float, str], axis: str) -> str:
-    """Draw a histogram of images over a logarithmic axis.
-
-    Args:
-        name: of the chart.
-        counts: number of images by bin, at least one; the centre of bin `n` is `2 ** (n / per_octave)`.
-        per_octave: number of bins for each doubling.
-        labels: of the values that are marked on the axis.
-        axis: label of the axis.
-    """
+    """Draw a histogram of images over a logarithmic axis; the centre of bin `n` is `2 ** (n / per_octave)`."""
     first, last = min(counts), max(counts)
 
     def draw(figure: "Figure") -> None:
@@ -200,97 +172,3 @@ def _tail_start(counts: Mapping[int, int]) -> int:
         if total >= most:
             return value
     return max(counts)
-
-
-def _stream_chart(steps: Sequence[str], funnel: Mapping[str, Rows]) -> str:
-    """Draw the captions of each source as a stream from top to bottom that narrows at steps that drop captions.
-
-    Args:
-        steps: names, in order.
-        funnel: by source, its rows of these steps.
-    """
-    kept = {source: [rows[0]["read"], *(row["kept"] for row in rows)] for source, rows in funnel.items()}
-    series = {source: [*values, values[-1]] for source, values in _few_series(kept).items()}
-    rows_of = ["read", *steps, "kept"]
-    places = np.arange((len(rows_of) - 1) * _STEPS_OF_CURVE + 1) / _STEPS_OF_CURVE
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        _hide_axes(axes)
-        totals = np.sum(list(series.values()), axis=0)
-        left = -totals / 2
-        for number, (source, values) in enumerate(series.items()):
-            right = left + values
-            axes.fill_betweenx(
-                places,
-                _smooth(left, places),
-                _smooth(right, places),
-                facecolor=COLOURS[SERIES[number % _MAX_SERIES]],
-                edgecolor=COLOURS["card"],
-                linewidth=1.5,
-                label=chart_label(source),
-            )
-            left = right
-        axes.set_ylim(len(rows_of) - 0.85, -0.15)
-        axes.set_yticks(range(len(rows_of)), rows_of)
-        for row, (before, after) in enumerate(zip([totals[0], *totals], totals, strict=False)):
-            said = f"{after:,}" if row in (0, len(rows_of) - 1) else f"−{before - after:,}" if before > after else ""
-            axes.text(1.02, row, said, transform=axes.get_yaxis_transform(), va="center", color=COLOURS["ink"])
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
-
-    return svg_chart("Captions of each source after each step", draw, size=(SIZE[0], 4.6))
-
-
-def _losses_chart(funnel: Mapping[str, Rows]) -> str:
-    """Draw for each source the share of captions that are kept, and the shares that each step drops."""
-    sources = list(funnel)[:_MAX_SERIES]
-    steps = zip(*(funnel[source] for source in sources), strict=True)
-    lost = {rows[0]["step"]: [row["dropped"] for row in rows] for rows in steps}
-    parts: dict[str, Sequence[int]] = {"kept": [funnel[source][-1]["kept"] for source in sources]}
-    parts |= _few_series({step: values for step, values in lost.items() if any(values)}, _MAX_SERIES - 1)
-    totals = [max(1, sum(values)) for values in zip(*parts.values(), strict=True)]
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        _hide_axes(axes)
-        axes.spines.bottom.set_visible(True)
-        axes.set_xticks(range(0, 101, 25))
-        axes.xaxis.set_major_formatter("{x:g}%")
-        left = [0.0] * len(sources)
-        for (label, values), colour in zip(parts.items(), SERIES, strict=False):
-            widths = [100 * value / total for value, total in zip(values, totals, strict=True)]
-            axes.barh(range(len(sources)), widths, left=left, height=0.62, color=COLOURS[colour], label=label)
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.set_yticks(range(len(sources)), [chart_label(source) for source in sources])
-        axes.set_ylim(len(sources) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
-
-    height = 1.1 + 0.42 * max(2, len(sources))
-    return svg_chart("Share of each source's captions kept and dropped, by step", draw, size=(SIZE[0], height))
-
-
-def _few_series(series: Mapping[str, Sequence[int]], most: int = _MAX_SERIES) -> dict[str, Sequence[int]]:
-    """Return at most `most` series: the largest ones, and one for all others together."""
-    if len(series) <= most:
-        return dict(series)
-    by_size = sorted(series, key=lambda name: (-max(series[name]), name))
-    few = {name: values for name, values in series.items() if name in by_size[: most - 1]}
-    rest = [series[name] for name in by_size[most - 1 :]]
-    return {**few, f"{len(rest)} others": [sum(values) for values in zip(*rest, strict=True)]}
-
-
-def _smooth(edge: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interpolate an edge, given at whole numbers, with a curve that is level at each of them."""
-    before = np.minimum(places.astype(np.int64), len(edge) - 2)
-    part = places - before
-    found: NDArray[np.float64] = edge[before] + (edge[before + 1] - edge[before]) * part * part * (3 - 2 * part)
-    return found
-
-
-def _hide_axes(axes: "Axes") -> None:
-    axes.grid(visible=False)
-    axes.set_xticks([])
-    axes.tick_params(axis="y", length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)

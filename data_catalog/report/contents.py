@@ -31,6 +31,18 @@ _MAX_ENGINES = 4
 _SCORE_PARTS = 5
 _SCORE_BINS = 40
 _LEAST_BIN = 0.0001
+_MAX_FILES = 20  # upstream files of each source
+_PERCENTILES = ("low", "median", "high")
+_MERGED = "the captions are published with a duplicate of their image, so none is lost"
+# What says nothing of captions whose original is not there.
+_COMPARED = (
+    "mean_score",
+    "mean_length_ratio",
+    "num_numbers",
+    "num_truncated",
+    "num_repetitive",
+    "mean_round_trip_chrf",
+)
 _LONGEST = 2000  # words or characters; longer captions are counted with this length
 
 # Requested images by host and drop reason.
@@ -41,19 +53,24 @@ ASKED = """
 
 # Queries whose results the templates show unchanged, by the name that the templates use.
 QUERIES = {
-    "published": """
-        SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
-        FROM pairs GROUP BY ALL ORDER BY ALL
+    # Published images by source, and of all sources in the last row.
+    "published": f"""
+        SELECT if(GROUPING(source) = 1, 'All', source) AS source, count(*) AS num_images,
+               sum(len(captions))::BIGINT AS num_captions,
+               {", ".join(f"count(*) FILTER (split = '{split}') AS {split}" for split in (*SPLITS, MARKED))}
+        FROM pairs GROUP BY ROLLUP (source) ORDER BY GROUPING(source), source
     """,
     # Captions by the language that upstream states.
     "languages": """
-        SELECT source_lang AS language, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+        SELECT coalesce(source_lang, 'no language given') AS language, count(*) AS num_captions,
+               count(*) FILTER (outcome = 'kept') AS num_kept,
                count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
         FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
     """,
     # Detected languages of source captions and of translations.
     "detected_languages": f"""
-        SELECT side, expected, detected, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
+        SELECT side, expected, detected, expected IS DISTINCT FROM detected AS is_odd, count(*) AS num_captions,
+               count(*) FILTER (outcome = 'kept') AS num_kept
         FROM (
             SELECT 'upstream' AS side, source_lang AS expected, detected_source_lang AS detected, outcome FROM captions
             UNION ALL
@@ -90,12 +107,17 @@ QUERIES = {
             FROM pairs WHERE least(original_width, original_height) > 0
         ) GROUP BY octaves ORDER BY octaves
     """,
-    # Percentiles 5, 50 and 95 of sizes before normalisation; the shortest and the longest published side.
+    # Sides before normalisation with their percentiles 5, 50 and 95, and the published ones.
     "sides": """
-        SELECT quantile_disc(original_width, [0.05, 0.5, 0.95]) AS widths,
-               quantile_disc(original_height, [0.05, 0.5, 0.95]) AS heights,
-               min(least(width, height)) AS shortest, max(greatest(width, height)) AS longest
-        FROM pairs
+        SELECT what, min(side) AS shortest, quantile_disc(side, 0.05) AS low, quantile_disc(side, 0.5) AS median,
+               quantile_disc(side, 0.95) AS high, max(side) AS longest
+        FROM (
+            UNPIVOT (
+                SELECT original_width AS "width, original", original_height AS "height, original",
+                       width AS "width, published", height AS "height, published"
+                FROM pairs
+            ) ON * INTO NAME what VALUE side
+        ) GROUP BY what ORDER BY what
     """,
     # Sizes of files in quarters of an octave.
     "file_sizes": """
@@ -103,28 +125,32 @@ QUERIES = {
         FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY octave
     """,
     "formats": """
-        SELECT original_format, count(*) AS num_images, sum(num_bytes)::BIGINT AS num_bytes
-        FROM image_outcomes WHERE drop_reason IS NULL GROUP BY ALL ORDER BY num_images DESC, original_format
+        SELECT coalesce(original_format, 'unknown') AS format, count(*) AS num_images,
+               sum(num_bytes)::BIGINT AS num_bytes, sum(num_bytes) / count(*) AS mean_bytes
+        FROM image_outcomes WHERE drop_reason IS NULL GROUP BY format ORDER BY num_images DESC, format
     """,
     "hosts": f"""
-        SELECT host AS name, sum(num_images)::BIGINT AS num_asked,
+        SELECT coalesce(nullif(host, ''), 'no host') AS name, sum(num_images)::BIGINT AS num_asked,
                coalesce(sum(num_images) FILTER (drop_reason IS NULL), 0)::BIGINT AS num_came,
-               list({{'reason': drop_reason, 'num_images': num_images}} ORDER BY num_images DESC, drop_reason)
-                   FILTER (drop_reason IS NOT NULL) AS reasons
-        FROM ({ASKED}) GROUP BY host ORDER BY num_asked DESC, name
+               array_to_string(
+                   list(drop_reason || ' ' || num_images ORDER BY num_images DESC, drop_reason)
+                       FILTER (drop_reason IS NOT NULL), ', '
+               ) AS reasons
+        FROM ({ASKED}) GROUP BY ALL ORDER BY num_asked DESC, name
     """,
     "lost_images": """
-        SELECT step, drop_reason, url IS NOT NULL AS is_remote, count(*) AS num_images
+        SELECT step, drop_reason, if(url IS NULL, 'files', 'the web') AS place, count(*) AS num_images
         FROM image_outcomes WHERE drop_reason IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, drop_reason
     """,
+    # Duplicates, the merged ones last: their captions are published with another image.
     "duplicates": """
         SELECT step, drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
-        FROM captions WHERE step = 'deduplicate' OR drop_reason = 'near_duplicate_caption'
-        GROUP BY ALL ORDER BY num_images DESC, drop_reason
-    """,
-    "merged": """
-        SELECT count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
-        FROM captions WHERE merged_into IS NOT NULL
+        FROM (
+            SELECT step, drop_reason, sample_id FROM captions
+            WHERE step = 'deduplicate' OR drop_reason = 'near_duplicate_caption'
+            UNION ALL
+            SELECT NULL, 'merged', sample_id FROM captions WHERE merged_into IS NOT NULL
+        ) GROUP BY step, drop_reason ORDER BY step IS NULL, num_images DESC, drop_reason
     """,
     "leaks": """
         SELECT test_set, source, reason, outcome, count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
@@ -273,11 +299,7 @@ THUMBNAILS = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN
 
 
 def downloads_of(snapshot: Snapshot) -> Diagnosis:
-    """Return the outcomes of a snapshot's images that were requested from the web.
-
-    Raises:
-        DamagedError: a file of the snapshot is damaged or missing.
-    """
+    """Return the outcomes of a snapshot's images that were requested from the web."""
     with snapshot_queries(snapshot) as table:
         return diagnose(table(ASKED), *_notes(snapshot))
 
@@ -294,6 +316,9 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
+    manifest = snapshot.manifest
+    # Runs that did steps and ended with this snapshot, the latest first.
+    ours = [run for run in reversed(runs) if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")]
     with snapshot_queries(snapshot) as table:
 
         def query(sql: str, **parameters: Any) -> Rows:
@@ -301,34 +326,23 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             return found
 
         answers = {name: query(sql) for name, sql in QUERIES.items()}
-        translators, published = _engines(query, num_examples), answers["published"]
-        ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
-        other_origins: Counter[str] = Counter()
-        for row in translators:
-            if row not in ours:
-                other_origins[ORIGINS[row["origin"]]] += row["num_kept"]
+        for row in answers["lost_images"] + answers["duplicates"]:
+            row["meaning"] = _MERGED if row["step"] is None else snapshot.meaning(row["step"], row["drop_reason"])
+        engines = _engines(query, num_examples)
         return {
             **answers,
-            "sides": answers["sides"][0],
-            "merged": answers["merged"][0],
-            **_funnel(snapshot.manifest),
-            "warnings": heavy_losses(snapshot.manifest),
-            "num_images": sum(row["num_images"] for row in published),
-            "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
+            **_funnel(manifest),
+            **_sources(manifest, answers["published"]),
+            **_making(manifest, ours),
+            "warnings": heavy_losses(manifest),
             "reasons": _reasons(query, snapshot, num_examples),
-            "engines": translators,
-            "ours": ours,  # captions that were translated by the build
-            "other_origins": dict(other_origins.most_common()),  # other kept captions, by origin
-            "scores": _scores(query, translators),
+            "engines": engines,
+            "has_translations": any(row["origin"] != NATIVE for row in engines),
+            "scores": _scores(query, engines),
             "gallery": _pictures(query, query(CHOSEN)),
             "fit": _fit(query, snapshot),
             "diagnosis": diagnose(table(ASKED), *_notes(snapshot)),
             "duplicate_examples": _duplicate_examples(query),
-            "files": _files(snapshot.manifest),
-            # Runs that did steps and ended with this snapshot, the latest first.
-            "runs": [
-                run for run in reversed(runs) if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")
-            ],
             "ablations": ablations_of(snapshot),
         }
 
@@ -345,6 +359,61 @@ def _funnel(manifest: Manifest) -> dict[str, Any]:
     rows = list(total.values())
     read, kept = (rows[0]["read"], rows[-1]["kept"]) if rows else (0, 0)
     return {"funnel": funnel, "steps": list(total), "total": rows, "num_read": read, "num_captions": kept}
+
+
+def _sources(manifest: Manifest, published: Rows) -> dict[str, Any]:
+    """Return the number of published images, the splits that have any, and licenses and unselected rows by source."""
+    *rows, total = published
+    num_images = {row["source"]: row["num_images"] for row in rows}
+    sources = sorted(manifest["sources"].items())
+    return {
+        "num_images": total["num_images"],
+        "split_columns": [(split, split) for split in (*SPLITS, MARKED) if total[split]],
+        "sources": [
+            {"source": name, "license": entry["license"], "num_images": num_images.get(name, 0)}
+            for name, entry in sources
+        ],
+        "unselected": [
+            {"source": name, "num_rows": count, "why": _unselected(why)}
+            for name, entry in sources
+            for why, count in sorted(entry["unselected"].items())
+            if count
+        ],
+    }
+
+
+def _unselected(why: str) -> str:
+    return "beyond its limit" if why == "limit" else f"of another {why.replace('_', ' ')}"
+
+
+def _making(manifest: Manifest, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the runs, the time of the latest one by step, the files read and written, and the settings by section."""
+    times = runs[0].get("seconds_by_step") or {} if runs else {}
+    upstream: Rows = []
+    for source, entry in sorted(manifest["sources"].items()):
+        rows = [{"source": source, "name": each["name"], "sha256": each["sha256"]} for each in entry["files"]]
+        more = len(rows) - _MAX_FILES
+        upstream += rows[:_MAX_FILES]
+        upstream += [{"source": source, "name": f"and {more:,} more", "sha256": None}] if more > 0 else []
+    files: dict[str, Counter[str]] = {}
+    for kind, entries in sorted(manifest["files"].items()):
+        for file in entries:
+            name = f"{kind}, {file['split']}" if "split" in file else kind
+            files.setdefault(name, Counter()).update(files=1, rows=file["rows"], bytes=file["bytes"])
+    for document in manifest["documents"]:
+        files.setdefault("documents", Counter()).update(files=1, rows=0, bytes=document["bytes"])
+    settings = manifest["settings"]
+    recipe = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    sections = sorted((name, value) for name, value in settings.items() if isinstance(value, Mapping))
+    return {
+        "runs": runs,
+        "step_times": [
+            {"step": step, "seconds": times[step]} for step in sorted(times, key=lambda step: (-times[step], step))
+        ],
+        "files": [{"what": name, **count} for name, count in files.items()],
+        "upstream_files": upstream,
+        "settings_sections": [("recipe", recipe), *sections],
+    }
 
 
 def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
@@ -380,6 +449,10 @@ def _engines(query: Query, num_examples: int) -> Rows:
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
         sql = TRANSLATIONS.format(num_examples=num_examples)
         row["samples"] = query(sql, cuts=row["cuts"] or [], **group) if has_samples else []
+        is_native = row["origin"] == NATIVE
+        row |= {"name": "none needed" if is_native else row["translator"] or "unknown", "made": ORIGINS[row["origin"]]}
+        if not row["has_original"]:  # nothing to compare with
+            row |= dict.fromkeys(("source_lang", *_COMPARED))
     return found
 
 
@@ -404,18 +477,6 @@ def _scores(query: Query, engines: Rows) -> dict[str, Any] | None:
     }
 
 
-def _files(manifest: Manifest) -> Rows:
-    """Return the number, rows and bytes of a snapshot's files by kind, of pairs by split."""
-    counts: dict[str, Counter[str]] = {}
-    for kind, entries in sorted(manifest["files"].items()):
-        for entry in entries:
-            name = f"{kind}, {entry['split']}" if "split" in entry else kind
-            counts.setdefault(name, Counter()).update(files=1, rows=entry["rows"], bytes=entry["bytes"])
-    for document in manifest["documents"]:
-        counts.setdefault("documents", Counter()).update(files=1, rows=0, bytes=document["bytes"])
-    return [{"what": name, **count} for name, count in counts.items()]
-
-
 def _duplicate_examples(query: Query) -> Rows:
     """Return examples of dropped or merged duplicates, each with the image that it duplicates."""
     rows = [{"reason": row["reason"], **example} for row in query(DUPLICATE_EXAMPLES) for example in row["examples"]]
@@ -436,16 +497,14 @@ def _fit(query: Query, snapshot: Snapshot) -> dict[str, Any] | None:
     names = sorted({row["shown"] for rows in ends.values() for row in rows})
     pictures = {row["sample_id"]: row["thumbnail"] for row in _pictures(query, query(PLACES, sample_ids=names))}
     shown = {name: [{**row, "thumbnail": pictures.get(row["shown"])} for row in rows] for name, rows in ends.items()}
-    return {**query(FIT)[0], **shown}
+    found = query(FIT)[0]
+    kinds = (("Score", found["scores"]), ("Lost by translation", found["drops"]))
+    percentiles = [{"what": what, **dict(zip(_PERCENTILES, values, strict=True))} for what, values in kinds if values]
+    return {**found, **shown, "percentiles": percentiles}
 
 
 def _pictures(query: Query, places: Rows) -> Rows:
-    """Return pairs with their thumbnails.
-
-    Args:
-        query: runs queries.
-        places: `sample_id` and `filename` of the pairs.
-    """
+    """Return pairs with their thumbnails; `places` are their `sample_id` and `filename`."""
     if not places:
         return []
     files = sorted({row["filename"] for row in places})

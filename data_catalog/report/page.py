@@ -9,11 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.report import texts
+from data_catalog.report import tables, texts
 from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
 from data_catalog.schema import NATIVE
-from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
-PAGE_VERSION = 6
+PAGE_VERSION = 7
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
@@ -36,19 +35,9 @@ def report_path(root: Path, dataset: str) -> Path:
 def write_report(
     root: Path, snapshot: Snapshot, *, out: Path | None = None, num_examples: int = DEFAULT_EXAMPLES
 ) -> Path:
-    """Write the report on a snapshot.
+    """Write the report on a snapshot, by default in its dataset's folder; return its path.
 
-    Args:
-        root: of the catalog.
-        snapshot: that the report describes.
-        out: path of the file; None: in the dataset's folder.
-        num_examples: captions shown for each reason, and translations for each part of an engine's scores.
-
-    Returns:
-        The path of the report.
-
-    Raises:
-        DiskError: the disk is full, or fails.
+    `num_examples` captions are shown for each reason, and as many translations for each part of an engine's scores.
     """
     contents = gather(snapshot, list(runs(root, snapshot.dataset)), num_examples=num_examples)
     content = _page(contents, snapshot).encode(errors="replace")  # a lone surrogate cannot be shown
@@ -62,15 +51,9 @@ def write_report(
 
 
 def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
-    """Write the report if it is missing, if it is on another snapshot or of another version, or after a run.
+    """Write the report if it is missing, on another snapshot or of another version, or if a run has done steps for it.
 
-    Args:
-        root: of the catalog.
-        snapshot: that the report describes.
-        has_run: a run has done steps for it, which the report lists.
-
-    Returns:
-        The path of the report.
+    Return its path.
     """
     path = report_path(root, snapshot.dataset)
     is_due = has_run
@@ -106,11 +89,8 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
             style=style,
             charts=defaultdict(lambda: None, charts),
             language=texts.language_name(snapshot.manifest["target_lang"]),
-            language_name=texts.language_name,
             meaning_of=snapshot.meaning,
-            anchor=_anchor,
             native=NATIVE,
-            origins=ORIGINS,
         )
     )
 
@@ -126,7 +106,9 @@ def _templates() -> "Environment":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {name: getattr(texts, name) for name in (*_FILTERS, "language_name")}
+    environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
+    environment.globals |= {"language_name": texts.language_name, "anchor": _anchor}
+    environment.globals |= {"bar": tables.bar, "heading": tables.heading, "table_rows": tables.table_rows}
     environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
     return environment
 

@@ -77,7 +77,7 @@ def number(value: Any) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def decimal(value: float | None, digits: int) -> str:
+def decimal(value: float | None, digits: int = 2) -> str:
     """Return a number with a minus sign instead of a hyphen; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 

@@ -111,12 +111,7 @@ class ServeConfig:
 
 
 def require_rates(rates: Mapping[str, float]) -> None:
-    """Check rates that replace those of `FAULTS`.
-
-    Raises:
-        SettingsError: there is no such fault, a rate is not between 0 and 0.5, or more than half of a source's images
-            would have a fault.
-    """
+    """Check rates that replace those of `FAULTS`."""
     for kind, rate in rates.items():
         if kind not in FAULTS:
             raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")

@@ -353,11 +353,6 @@ def draw_upstream(config: ScenesConfig) -> bool:
 
     Returns:
         True if anything was drawn.
-
-    Raises:
-        SettingsError: the folder contains something else.
-        BusyError: another process draws it.
-        DiskError: the disk is full, or cannot be written.
     """
     folder, settings = config.folder, _settings(config)
     key = digest(settings)

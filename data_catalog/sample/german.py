@@ -1,13 +1,9 @@
 """German captions of scenes, with agreement of gender, number and case in articles, adjectives and nouns."""
 
-from dataclasses import replace
-from typing import Literal
-
 from data_catalog.sample.scene import Group, Scene
 
-Case = Literal["nominative", "accusative", "dative"]
-
-_CASES: tuple[Case, ...] = ("nominative", "accusative", "dative")
+AND = "und"
+CASES: tuple[str, ...] = ("nominative", "accusative", "dative")
 # Shape -> gender, singular, dative singular, plural, dative plural; the accusative equals the nominative.
 _NOUNS = {
     "circle": ("m", "Kreis", "Kreis", "Kreise", "Kreisen"),
@@ -55,7 +51,7 @@ _DEFINITE = {
     "dative": {"m": ("dem", "en"), "f": ("der", "en"), "n": ("dem", "en"), "p": ("den", "en")},
 }
 # All take the dative.
-_RELATIONS = {
+RELATIONS = {
     "above": ("über", "über"),
     "below": ("unter", "unter"),
     "left": ("links von", "links neben"),
@@ -63,9 +59,9 @@ _RELATIONS = {
     "next": ("neben", "neben"),
     "between": ("zwischen", "zwischen"),
 }
-_FURTHER = {"above": "weiter unten", "below": "weiter oben", "left": "weiter rechts", "right": "weiter links"}
+FURTHER = {"above": "weiter unten", "below": "weiter oben", "left": "weiter rechts", "right": "weiter links"}
 # {nominative}, {accusative} and {dative} are the main phrase in that case.
-_TEMPLATES = {
+TEMPLATES = {
     "plain": "{nominative}",
     "background": "{nominative} {where}",
     "picture": "ein Bild von {dative}",
@@ -85,51 +81,36 @@ _TEMPLATES = {
 }
 
 
-def render(scene: Scene, template: str, synonym: int) -> str:
-    """Return the caption of `scene` by a template that fits it, without an initial capital and a full stop."""
-    first, relation = scene.groups[0], scene.relation
-    words = {
+def words(scene: Scene, synonym: int) -> dict[str, str]:
+    """Return the words of templates that agree with the scene."""
+    first = scene.groups[0]
+    return {
         "be": "ist" if first.count == 1 else "sind",
         "background": _ADJECTIVES[scene.background],
         "where": f"auf {_inflected(scene.background, 'em')} Hintergrund",
         "where_on_one": f"auf einem {_inflected(scene.background, 'en')} Hintergrund",
-        "first": _noun_phrase(first, "nominative"),
-        "second": _noun_phrase(scene.groups[-1], "nominative"),
-        "further": _FURTHER.get(relation, ""),
         "colour": _ADJECTIVES.get(first.colour, ""),
-        "definite": _noun_phrase(first, "nominative", definite=True),
-        "colourless": _noun_phrase(replace(first, colour=""), "nominative", definite=True),
     }
-    if relation in _RELATIONS:
-        words["relative_to"] = _relative_to(scene, synonym)
-        words["relative_to_the"] = _relative_to(scene, synonym, definite=True)
-    for case in _CASES:
-        phrases = [_noun_phrase(group, case) for group in scene.groups]
-        words[case] = f"{phrases[0]} {words['relative_to']}" if relation in _RELATIONS else phrases[0]
-        if relation == "list":
-            words[case] = f"{phrases[0]}, {phrases[1]} und {phrases[2]}"
-    return _TEMPLATES[template].format(**words)
 
 
-def _relative_to(scene: Scene, synonym: int, *, definite: bool = False) -> str:
-    """Return the relation and its objects: "über einem blauen Quadrat", "links vom roten Stern"."""
-    others = " und ".join(_noun_phrase(group, "dative", definite=definite) for group in scene.groups[1:])
-    return f"{_RELATIONS[scene.relation][synonym]} {others}".replace("von dem ", "vom ")
+def relative(words: str, definite: str) -> str:
+    """Join a relation and definite noun phrases: "über dem blauen Quadrat", "links vom roten Stern"."""
+    return f"{words} {definite}".replace("von dem ", "vom ")
 
 
-def _noun_phrase(group: Group, case: Case, *, definite: bool = False) -> str:
+def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
     """Return a noun phrase with article or number: "ein kleiner roter Stern", "den zwei roten Sternen"."""
     gender, *nouns = _NOUNS[group.shape]
     plural = group.count > 1
     article, ending = (_DEFINITE if definite else _INDEFINITE)[case]["p" if plural else gender]
-    words = (
+    found = (
         article,
         _NUMBERS[group.count],
         _inflected(group.size, ending) if group.size else "",
         _inflected(group.colour, ending) if group.colour else "",
         nouns[2 * plural + (case == "dative")],
     )
-    return " ".join(word for word in words if word)
+    return " ".join(word for word in found if word)
 
 
 def _inflected(adjective: str, ending: str) -> str:

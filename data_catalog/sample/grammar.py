@@ -3,13 +3,14 @@
 `write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from data_catalog.errors import DiskError, SettingsError
-from data_catalog.sample import german, italian
+from data_catalog.sample import english, german, italian
 from data_catalog.sample.config import LANGUAGES
 from data_catalog.sample.scene import Group, Scene, pick, random_scene, shuffled
 from data_catalog.storage.shards import write_atomically
@@ -53,11 +54,64 @@ def templates(scene: Scene) -> tuple[str, ...]:
     return (*_ANY, "seen", "drawn", "definite", "inverted", "further")
 
 
+class Grammar(Protocol):
+    """The grammar of a language, a module: templates, and the words that fill them.
+
+    A relation has words for each synonym; {nominative} and the other cases of a template are the main phrase.
+    """
+
+    AND: str
+    CASES: tuple[str, ...]
+    RELATIONS: dict[str, tuple[str, str]]
+    FURTHER: dict[str, str]
+    TEMPLATES: dict[str, str]
+
+    def phrase(self, group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
+        """Return the noun phrase of a group."""
+
+    def relative(self, words: str, definite: str) -> str:
+        """Join a relation and definite noun phrases."""
+
+    def words(self, scene: Scene, synonym: int) -> dict[str, str]:
+        """Return the words of templates that agree with the scene."""
+
+
+_GRAMMARS: Mapping[str, Grammar] = {"en": english, "it": italian, "de": german}
+
+
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
     """Return the exact caption of `scene` in `lang`. Raises `SettingsError` for others than `LANGUAGES`."""
-    if lang not in _RENDER:
+    if lang not in _GRAMMARS:
         raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
-    return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
+    return _styled(_rendered(scene, _GRAMMARS[lang], wording.template, wording.synonym), lang, wording.style)
+
+
+def _rendered(scene: Scene, grammar: Grammar, template: str, synonym: int) -> str:
+    """Return the caption of a scene by a template that fits it, without an initial capital and a full stop."""
+
+    def phrases(groups: Sequence[Group], case: str, *, definite: bool = False) -> list[str]:
+        return [grammar.phrase(group, case, synonym, definite=definite) for group in groups]
+
+    (first, *others), relation, joint = scene.groups, scene.relation, f" {grammar.AND} "
+    objects = grammar.CASES[-1]  # the case after a relation
+    words = grammar.words(scene, synonym) | {
+        "first": grammar.phrase(first, "nominative", synonym),
+        "second": grammar.phrase(scene.groups[-1], "nominative", synonym),
+        "further": grammar.FURTHER.get(relation, ""),
+        "definite": grammar.phrase(first, "nominative", synonym, definite=True),
+        "colourless": grammar.phrase(replace(first, colour=""), "nominative", synonym, definite=True),
+    }
+    if relation in grammar.RELATIONS:
+        prefix = grammar.RELATIONS[relation][synonym]
+        words["relative_to"] = f"{prefix} {joint.join(phrases(others, objects))}"
+        words["relative_to_the"] = grammar.relative(prefix, joint.join(phrases(others, objects, definite=True)))
+    for case in grammar.CASES:
+        named = phrases(scene.groups, case)
+        if relation == "list":
+            words[case] = f"{', '.join(named[:-1])}{joint}{named[-1]}"
+        else:
+            words[case] = f"{named[0]} {words['relative_to']}" if relation else named[0]
+    return grammar.TEMPLATES[template].format(**words)
 
 
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
@@ -97,12 +151,7 @@ def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[t
 
 
 def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> None:
-    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, the caption in `lang`; one pair per line, no header.
-
-    Raises:
-        SettingsError: there are no captions in `lang`, or `num_pairs` is less than 1.
-        DiskError: the file cannot be written.
-    """
+    """Write parallel pairs to `path` as UTF-8 TSV without a header: English, tab, the caption in `lang`."""
     others = [known for known in LANGUAGES if known != "en"]
     if lang not in others:
         raise SettingsError(f"the sample has pairs of English and {' or '.join(others)}, not of English and {lang}")
@@ -118,90 +167,3 @@ def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> N
         write_atomically(path, write)
     except OSError as error:
         raise DiskError(f"{path} cannot be written: {error.strerror}") from error
-
-
-# --- English, with agreement of articles, plurals and verbs ---------------------------------------------------------
-
-_PLURALS = {"cross": "crosses"}  # all others add -s
-_NUMBERS = ("", "one", "two", "three", "four")
-_SIZES = {"": ("", ""), "small": ("small", "little"), "large": ("large", "big")}
-_RELATIONS = {
-    "above": ("above", "over"),
-    "below": ("below", "under"),
-    "left": ("to the left of", "left of"),
-    "right": ("to the right of", "right of"),
-    "next": ("next to", "beside"),
-    "between": ("between", "in between"),
-}
-_FURTHER = {"above": "further down", "below": "further up", "left": "further right", "right": "further left"}
-_TEMPLATES = {
-    "plain": "{core}",
-    "background": "{core} {where}",
-    "picture": "a picture of {core}",
-    "drawing": "a drawing of {core} {where}",
-    "image_with": "an image with {core}",
-    "there": "there {be} {core}",
-    "there_background": "{where} there {be} {core}",
-    "background_and": "the background is {background} and there {be} {core}",
-    "background_with": "the background is {background}, with {core}",
-    "seen": "you can see {core} {where}",
-    "drawn": "{core}, drawn {where}",
-    "only": "only {counted}",
-    "predicate": "the {bare} {be} {colour} and the background is {background}",
-    "definite": "the {coloured} {be} {relative_to_the}",
-    "inverted": "{relative_to} there {be} {first}",
-    "further": "{first} and, {further}, {second}",
-}
-
-
-def _english(scene: Scene, template: str, synonym: int) -> str:
-    """Return the English caption of `scene` by a template that fits it, in lower case, without a full stop."""
-    first, relation = scene.groups[0], scene.relation
-    phrases = [_noun_phrase(group, synonym) for group in scene.groups]
-    words = {
-        "core": phrases[0],
-        "be": "is" if first.count == 1 and relation != "list" else "are",
-        "background": scene.background,
-        "where": f"on {_indefinite(scene.background)} background",
-        "first": phrases[0],
-        "second": phrases[-1],
-        "further": _FURTHER.get(relation, ""),
-        "bare": _bare(replace(first, colour=""), synonym),
-        "colour": first.colour,
-        "coloured": _bare(first, synonym),
-        "counted": f"one {_bare(first, synonym)}" if first.count == 1 else phrases[0],
-    }
-    if relation == "list":
-        words["core"] = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
-    elif relation:
-        prefix = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{prefix} {' and '.join(phrases[1:])}"
-        words["relative_to_the"] = f"{prefix} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
-        words["core"] = f"{phrases[0]} {words['relative_to']}"
-    return _TEMPLATES[template].format(**words)
-
-
-def _indefinite(phrase: str) -> str:
-    """Return `phrase` with "a" or "an" before it."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _noun_phrase(group: Group, synonym: int) -> str:
-    bare = _bare(group, synonym)
-    return _indefinite(bare) if group.count == 1 else bare
-
-
-def _bare(group: Group, synonym: int) -> str:
-    """Return number, adjectives and noun without an article: "two small red stars", "red star", "star"."""
-    plural = group.count > 1
-    words = (
-        _NUMBERS[group.count] if plural else "",
-        _SIZES[group.size][synonym],
-        group.colour,
-        _PLURALS.get(group.shape, group.shape + "s") if plural else group.shape,
-    )
-    return " ".join(word for word in words if word)
-
-
-# Language -> function that returns the caption of a scene, by template and synonym.
-_RENDER: dict[str, Callable[[Scene, str, int], str]] = {"en": _english, "it": italian.render, "de": german.render}

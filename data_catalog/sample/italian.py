@@ -1,7 +1,5 @@
 """Italian captions of scenes, with agreement of gender and number in articles, adjectives, participles and verbs."""
 
-from dataclasses import replace
-
 from data_catalog.sample.scene import Group, Scene
 
 # Shape -> singular, plural, gender.
@@ -41,8 +39,10 @@ _ADJECTIVES = {
     "drawn": ("disegnato", "disegnata", "disegnati", "disegnate"),
 }
 _NUMBERS = ("", "", "due", "tre", "quattro")
+AND = "e"
+CASES: tuple[str, ...] = ("nominative",)
 # Relation -> words before the noun phrase; a final "a" or "di" contracts with a definite article.
-_RELATIONS = {
+RELATIONS = {
     "above": ("sopra", "sopra"),
     "below": ("sotto", "sotto"),
     "left": ("a sinistra di", "a sinistra di"),
@@ -50,20 +50,20 @@ _RELATIONS = {
     "next": ("accanto a", "vicino a"),
     "between": ("tra", "tra"),
 }
-_FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
+FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
 _CONTRACTIONS = {"a": "al", "di": "del"}
-_TEMPLATES = {
-    "plain": "{core}",
-    "background": "{core} su sfondo {background}",
-    "picture": "una figura con {core}",
-    "drawing": "un disegno di {core} su sfondo {background}",
-    "image_with": "un'immagine con {core}",
-    "there": "{there} {core}",
-    "there_background": "su uno sfondo {background} {there} {core}",
-    "background_and": "lo sfondo è {background} e {there} {core}",
-    "background_with": "lo sfondo è {background}, con {core}",
-    "seen": "si {see} {core} su uno sfondo {background}",
-    "drawn": "{core}, {drawn} su sfondo {background}",
+TEMPLATES = {
+    "plain": "{nominative}",
+    "background": "{nominative} su sfondo {background}",
+    "picture": "una figura con {nominative}",
+    "drawing": "un disegno di {nominative} su sfondo {background}",
+    "image_with": "un'immagine con {nominative}",
+    "there": "{there} {nominative}",
+    "there_background": "su uno sfondo {background} {there} {nominative}",
+    "background_and": "lo sfondo è {background} e {there} {nominative}",
+    "background_with": "lo sfondo è {background}, con {nominative}",
+    "seen": "si {see} {nominative} su uno sfondo {background}",
+    "drawn": "{nominative}, {drawn} su sfondo {background}",
     "only": "{only}",
     "predicate": "{colourless} {be} {colour} e lo sfondo è {background}",
     "definite": "{definite} {be} {relative_to_the}",
@@ -72,39 +72,23 @@ _TEMPLATES = {
 }
 
 
-def render(scene: Scene, template: str, synonym: int) -> str:
-    """Return the caption of `scene` by a template that fits it, in lower case, without a full stop."""
-    first, relation = scene.groups[0], scene.relation
-    phrases = [_noun_phrase(group) for group in scene.groups]
+def words(scene: Scene, synonym: int) -> dict[str, str]:
+    """Return the words of templates that agree with the scene."""
+    first = scene.groups[0]
     gender, one = _NOUNS[first.shape][2], first.count == 1
-    are_one = one and relation != "list"
+    are_one = one and scene.relation != "list"
     # The participle of several nouns is masculine if one of them is.
-    genders = {_NOUNS[group.shape][2] for group in scene.groups}
-    words = {
-        "core": phrases[0],
+    masculine = "m" in {_NOUNS[group.shape][2] for group in scene.groups}
+    only = f"{'una' if gender == 'f' else 'un'} {agree('only', gender, plural=False)}" if one else "solo"
+    return {
         "be": "è" if one else "sono",
         "there": "c'è" if are_one else "ci sono",
         "see": "vede" if are_one else "vedono",
-        "drawn": agree("drawn", "f" if genders == {"f"} else "m", plural=len(phrases) > 1 or not one),
+        "drawn": agree("drawn", "m" if masculine else "f", plural=len(scene.groups) > 1 or not one),
         "background": agree(scene.background, "m", plural=False),
-        "first": phrases[0],
-        "second": phrases[-1],
-        "further": _FURTHER.get(relation, ""),
         "colour": agree(first.colour, gender, plural=not one) if first.colour else "",
-        "definite": _definite(first),
-        "colourless": _definite(replace(first, colour="")),
-        "only": f"solo {phrases[0]}",
+        "only": f"{only} {_bare(first) if one else phrase(first, 'nominative', synonym)}",  # "una sola stella rossa"
     }
-    if one:  # "una sola stella rossa"
-        words["only"] = f"{'una' if gender == 'f' else 'un'} {agree('only', gender, plural=False)} {_bare(first)}"
-    if relation == "list":
-        words["core"] = f"{phrases[0]}, {phrases[1]} e {phrases[2]}"
-    elif relation:
-        prefix = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{prefix} {' e '.join(phrases[1:])}"
-        words["relative_to_the"] = _contract(prefix, " e ".join(_definite(group) for group in scene.groups[1:]))
-        words["core"] = f"{phrases[0]} {words['relative_to']}"
-    return _TEMPLATES[template].format(**words)
 
 
 def agree(adjective: str, gender: str, *, plural: bool) -> str:
@@ -112,7 +96,7 @@ def agree(adjective: str, gender: str, *, plural: bool) -> str:
     return _ADJECTIVES[adjective][2 * plural + (gender == "f")]
 
 
-def _contract(words: str, definite: str) -> str:
+def relative(words: str, definite: str) -> str:
     """Join words and a definite noun phrase: a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
     start, _, preposition = words.rpartition(" ")
     root = _CONTRACTIONS.get(preposition)  # "al" or "del"
@@ -124,25 +108,17 @@ def _contract(words: str, definite: str) -> str:
     return f"{start} {root[:-1]}{definite}".lstrip()  # "i ..." -> "ai ...", "dei ..."
 
 
-def _noun_phrase(group: Group) -> str:
-    """Return an indefinite noun phrase: "una piccola stella rossa", "due stelle rosse"."""
-    bare = _bare(group)
+def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
+    """Return a noun phrase: "una piccola stella rossa", "due stelle rosse", "l'anello", "le due stelle rosse"."""
+    bare, is_feminine = _bare(group), _NOUNS[group.shape][2] == "f"
     if group.count > 1:
-        return f"{_NUMBERS[group.count]} {bare}"
-    if _NOUNS[group.shape][2] == "f":
-        return f"un'{bare}" if bare[0] in "aeiou" else f"una {bare}"
-    return f"uno {bare}" if _takes_lo(bare) else f"un {bare}"
-
-
-def _definite(group: Group) -> str:
-    """Return a definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
-    bare = _bare(group)
-    feminine = _NOUNS[group.shape][2] == "f"
-    if group.count > 1:
-        return f"{'le' if feminine else 'i'} {_NUMBERS[group.count]} {bare}"
-    if bare[0] in "aeiou":
-        return f"l'{bare}"
-    return f"{'la' if feminine else 'lo' if _takes_lo(bare) else 'il'} {bare}"
+        counted = f"{_NUMBERS[group.count]} {bare}"
+        return f"{'le' if is_feminine else 'i'} {counted}" if definite else counted
+    if bare[0] in "aeiou" and (definite or is_feminine):
+        return f"l'{bare}" if definite else f"un'{bare}"
+    takes_lo = bare[0] == "z" or (bare[0] == "s" and bare[1] not in "aeiou")  # "lo" and "uno", if it is masculine
+    articles = ("una", "la") if is_feminine else ("uno", "lo") if takes_lo else ("un", "il")
+    return f"{articles[definite]} {bare}"
 
 
 def _bare(group: Group) -> str:
@@ -155,8 +131,3 @@ def _bare(group: Group) -> str:
         agree(group.colour, gender, plural=plural) if group.colour else "",
     )
     return " ".join(word for word in words if word)
-
-
-def _takes_lo(word: str) -> bool:
-    """Return whether a masculine word takes "lo" and "uno": it starts with z, or with s and a consonant."""
-    return word[0] == "z" or (word[0] == "s" and word[1] not in "aeiou")

@@ -48,11 +48,6 @@ def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
         folder: an existing folder; names that start with a dot are never served.
         port: port, or 0 for any free one.
         host: a loopback IPv4 address.
-
-    Raises:
-        SettingsError: the host is not a loopback address.
-        InputError: the folder is missing, or its rules are invalid.
-        BusyError: the port is in use.
     """
     try:
         is_loopback = IPv4Address(host).is_loopback

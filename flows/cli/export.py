@@ -86,7 +86,7 @@ class ExportOptions(_HubOptions):
     """Date of publication for croissant.json, such as 2026-01-31."""
 
 
-@_listing({name: kind.help for name, kind in FORMATS.items()})
+@_listing(FORMATS)
 def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
     """Export a dataset as a folder for other tools, such as Hugging Face datasets, WebDataset or img2dataset.
 
