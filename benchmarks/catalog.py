@@ -279,8 +279,8 @@ def ids_of(root: Path) -> dict[str, str]:
 
 def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Return all queries as functions that run in this process."""
-    from data_catalog.database.catalog import query
     from data_catalog.database.overview import overview
+    from data_catalog.database.query import query
     from data_catalog.database.sample_record import find_sample_records, not_found_text
     from data_catalog.storage.manifest import current_snapshots
 

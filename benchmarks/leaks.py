@@ -21,7 +21,7 @@ from harness import exit_without, judge, print_table
 from near_images import Change, cropped, mirrored, scaled
 from pictures import jpeg
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.errors import PipelineError
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset, train_model

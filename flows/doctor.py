@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.database import sandbox
 from data_catalog.errors import DiskError, InputError, SettingsError, install_hint
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
@@ -179,12 +178,6 @@ def _places(_project: Path, root: Path) -> Iterator[Finding]:
         if package.is_dir() and not (package / "metadata.json").is_file():
             text = f"{package} is not an Argos package (it has no metadata.json) and hides all others: move it away"
             yield Finding("broken", text)
-    if sandbox.landlock_version() == 0:
-        text = (
-            "the kernel has no Landlock, so only the check of each statement prevents `vernaclip sql` from writing: do "
-            "not run untrusted SQL here"
-        )
-        yield Finding("warning", text)
 
 
 def _api(project: Path, _root: Path) -> Iterator[Finding]:

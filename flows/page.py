@@ -42,7 +42,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from data_catalog.database.catalog import query
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.sample_record import find_sample_records, record_lines
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.manifest import Snapshot, require_datasets, require_snapshot
@@ -268,8 +268,8 @@ class Page:
         try:
             with self._present():
                 return self._rows(
-                    "SELECT sample_id, captions[1] AS caption FROM pairs WHERE dataset = $dataset "
-                    "AND split <> 'marked' ORDER BY split <> 'test', md5(sample_id) LIMIT $number",
+                    "SELECT sample_id, captions[1] AS caption FROM pairs WHERE split <> 'marked' "
+                    "ORDER BY split <> 'test', md5(sample_id) LIMIT $number",
                     {"number": number},
                 )
         except PipelineError as error:
@@ -461,12 +461,12 @@ class Page:
         opened.require_present()
 
     def _rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a query on the catalog; the parameters that it does not name are left out."""
+        """Return the rows of a query on the newest snapshot; the parameters that it does not name are left out."""
         assert self.shown.root is not None
         assert self.shown.snapshot is not None
-        given = {"dataset": self.shown.snapshot.dataset, **(values or {})}
-        used = {name: value for name, value in given.items() if re.search(rf"\${name}\b", sql)}
-        found: list[dict[str, Any]] = query(self.shown.root, sql, used).to_pylist()
+        used = {name: value for name, value in (values or {}).items() if re.search(rf"\${name}\b", sql)}
+        with snapshot_queries(require_snapshot(self.shown.root, self.shown.snapshot.dataset)) as ask:
+            found: list[dict[str, Any]] = ask(sql, **used).to_pylist()
         return found
 
     def _card(self, row: Mapping[str, Any], image: bytes | None) -> str:
@@ -631,18 +631,16 @@ SAMPLES = f"""
                  'score': score}} ORDER BY caption_id)[:5] AS captions
     FROM (
         SELECT c.*, c.SCORE AS score, p.split, coalesce(c.merged_into, c.sample_id) AS image_id
-        FROM captions c LEFT JOIN (SELECT dataset, sample_id, split FROM pairs) p
-        ON c.dataset = p.dataset AND coalesce(c.merged_into, c.sample_id) = p.sample_id
-        WHERE c.dataset = $dataset
+        FROM captions c LEFT JOIN (SELECT sample_id, split FROM pairs) p
+        ON coalesce(c.merged_into, c.sample_id) = p.sample_id
     ) WHERE CONDITIONS GROUP BY sample_id ORDER BY sample_id LIMIT {SAMPLES_PER_PAGE} OFFSET $first
 """
-IMAGES = "SELECT sample_id, image.bytes AS image FROM pairs WHERE dataset = $dataset AND list_contains($ids, sample_id)"
+IMAGES = "SELECT sample_id, image.bytes AS image FROM pairs WHERE list_contains($ids, sample_id)"
 KINDS = {
-    "source": "SELECT DISTINCT source AS value FROM captions WHERE dataset = $dataset ORDER BY 1",
-    "split": "SELECT DISTINCT split AS value FROM pairs WHERE dataset = $dataset ORDER BY 1",
-    "outcome": "SELECT DISTINCT coalesce(drop_reason, outcome) AS value FROM captions WHERE dataset = $dataset "
-    "ORDER BY 1",
-    "origin": "SELECT DISTINCT origin AS value FROM captions WHERE dataset = $dataset AND origin <> '' ORDER BY 1",
+    "source": "SELECT DISTINCT source AS value FROM captions ORDER BY 1",
+    "split": "SELECT DISTINCT split AS value FROM pairs ORDER BY 1",
+    "outcome": "SELECT DISTINCT coalesce(drop_reason, outcome) AS value FROM captions ORDER BY 1",
+    "origin": "SELECT DISTINCT origin AS value FROM captions WHERE origin <> '' ORDER BY 1",
 }
 
 

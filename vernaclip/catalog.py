@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.catalog import query, stream_query
+from data_catalog.database.query import query, stream_query
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 
@@ -16,9 +16,9 @@ from data_catalog.storage.roots import open_root
 class Catalog:
     """The DuckDB views of a catalog, for SQL queries. `FROM duckdb_views()` lists the views.
 
-    Each query runs on its own connection. It reads the newest snapshots and no other files, writes nothing, and cannot
-    change DuckDB's settings, so SQL from untrusted users is safe to run. To do more, query `PairDataset.arrow()` on a
-    DuckDB connection of your own.
+    Each query runs on its own connection, which can open no file: it reads the newest snapshots, writes nothing, and
+    cannot change DuckDB's settings. Nothing else guards against defects of DuckDB. To do more, query
+    `PairDataset.arrow()` on a DuckDB connection of your own.
 
     >>> import vernaclip
     >>> catalog = vernaclip.Catalog("catalog")
@@ -42,7 +42,7 @@ class Catalog:
         True
 
         Args:
-            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            statement: one SQL statement that has a result.
             parameters: values for the placeholders `$name` in the statement.
 
         Raises:
@@ -67,7 +67,7 @@ class Catalog:
         True
 
         Args:
-            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            statement: one SQL statement that has a result.
             parameters: values for the placeholders `$name` in the statement.
 
         Raises:

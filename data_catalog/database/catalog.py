@@ -1,39 +1,23 @@
 """The catalog of a root: one DuckDB file of views over the current snapshots, which any DuckDB can open and query.
 
 The file is rebuilt beside the old one and swapped in, so that open readers keep what they see. It is never held open
-for writing. Its views name every file by its absolute path: rebuild it after moving a root.
+for writing. Its views name every file by its absolute path: rebuild it after moving a root. `query.py` does without it.
 """
 
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from data_catalog.database.sandbox import require_read_only_query, restrict_thread
-from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.plain_text import command
+from data_catalog.database.views import FUNNEL_COLUMNS, commented_text, counted_text, created_text, literal, view_texts
+from data_catalog.errors import DamagedError
 from data_catalog.schema import SCORED_PAIRS, parallel_lists
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
-from data_catalog.storage.manifest import (
-    CATALOG_FILE,
-    CaptionCounts,
-    Snapshot,
-    current_snapshots,
-    datasets_folder,
-)
-from data_catalog.storage.reading import open_to_readers
+from data_catalog.storage.manifest import CATALOG_FILE, CaptionCounts, Snapshot, current_snapshots
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
-_ROWS_PER_BATCH = 10_000
 # Older releases of DuckDB's command line must be able to open the file.
 STORAGE_VERSION = "v1.2.0"
 
@@ -69,16 +53,11 @@ def _write_views(root: Path, temporary: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {literal(str(temporary))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
         connection.execute("USE target")
-        views = view_texts(list(current_snapshots(root)))
+        views = created_text(view_texts(list(current_snapshots(root))))
         # One transaction: DuckDB syncs each to disk, and there are hundreds of comments.
-        connection.execute(f"BEGIN; {_created(views)}; {'; '.join(comment_texts())}; COMMIT")
+        connection.execute(f"BEGIN; {views}; {commented_text()}; COMMIT")
         connection.execute("USE memory")
         connection.execute("DETACH target")
-
-
-def _created(views: Mapping[str, str]) -> str:
-    """Return SQL that creates views, in their order."""
-    return "; ".join(f"CREATE VIEW {name} AS {query}" for name, query in views.items())
 
 
 # The conservation laws, which a snapshot must satisfy before it is committed. The view `counted` has the counts that
@@ -143,20 +122,12 @@ CONSERVATION = {
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
-    """Return the conservation laws that a snapshot, committed or about to be, breaks.
-
-    Raises:
-        DamagedError: one of its files is missing or damaged.
-    """
+    """Return the conservation laws that a snapshot, committed or about to be, breaks."""
     return examined(snapshot)[0]
 
 
 def examined(snapshot: Snapshot) -> tuple[list[str], CaptionCounts]:
-    """Return the laws that a snapshot breaks, and what its caption rows count.
-
-    Raises:
-        DamagedError: one of its files is missing or damaged.
-    """
+    """Return the laws that a snapshot breaks, and what its caption rows count."""
     with _views_of(snapshot) as connection:
         connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
         first = {law: f"SELECT 1 FROM ({query}) LIMIT 1" for law, query in CONSERVATION.items()}
@@ -165,11 +136,7 @@ def examined(snapshot: Snapshot) -> tuple[list[str], CaptionCounts]:
 
 
 def recounted(snapshot: Snapshot) -> CaptionCounts:
-    """Return a manifest's `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
-
-    Raises:
-        DamagedError: one of its files is missing or damaged.
-    """
+    """Return a manifest's `funnel` and `drop_reasons`, counted on the caption rows of a snapshot."""
     with _views_of(snapshot) as connection:
         return _counts(connection)
 
@@ -195,133 +162,7 @@ def _views_of(snapshot: Snapshot) -> Iterator[Any]:
         with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
             connection.execute("SET parquet_metadata_cache = true")  # each law reads the same files
             texts = view_texts([snapshot])
-            connection.execute(_created({name: texts[name] for name in _COUNTED_VIEWS}))
+            connection.execute(created_text({name: texts[name] for name in _COUNTED_VIEWS}))
             yield connection
     except duckdb.IOException as error:
         raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` lists the damaged files") from error
-
-
-def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-    """Return the result of a query on a root's catalog; the connection can read the root's datasets and nothing else.
-
-    Args:
-        root: root of the catalog.
-        sql: one read-only query.
-        parameters: values of the query's parameters, which it names as `$name`.
-
-    Raises:
-        InputError: the root has no catalog.
-        DamagedError: the catalog cannot be read.
-        SettingsError: DuckDB refuses the query.
-    """
-    with stream_query(root, sql, parameters) as (schema, batches):
-        return pa.Table.from_batches(batches, schema)
-
-
-@contextmanager
-def stream_query(
-    root: Path, sql: str, parameters: Mapping[str, Any] | None = None
-) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """Yield the schema of a query's result and its rows in batches, for results that are larger than the memory.
-
-    Args:
-        root: root of the catalog.
-        sql: one read-only query.
-        parameters: values of the query's parameters, by name.
-
-    Raises:
-        InputError: the root has no catalog.
-        SettingsError: DuckDB or vernaclip refuses the query.
-        DamagedError: the catalog's file or a shard cannot be read.
-    """
-    import duckdb
-
-    path = catalog_path(root)
-    if not path.is_file():
-        raise InputError(f"{root} holds no catalog: run `{command('build', 'RECIPE', '--root', root)}` first")
-    open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,
-            ThreadPoolExecutor(1) as thread,
-            _connection(thread, root, Path(scratch)) as connection,
-        ):
-            wait = partial(_wait, connection, thread)
-            wait(lambda: require_read_only_query(connection, sql))
-            reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
-            yield reader.schema, _batches(reader, wait)
-    except duckdb.IOException as error:
-        raise DamagedError(
-            f"DuckDB cannot read the catalog ({error}): if it is damaged or the root was moved, run "
-            f"`{command('catalog', '--rebuild', '--root', root)}` to rebuild it"
-        ) from error
-    except duckdb.PermissionException as error:
-        raise SettingsError(
-            f"DuckDB refuses the query: {error}. If the root was copied or moved, run "
-            f"`{command('catalog', '--rebuild', '--root', root)}` first"
-        ) from error
-    except duckdb.Error as error:
-        raise SettingsError(f"DuckDB refuses the query: {error}") from error
-
-
-def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
-    """Return the result of DuckDB's work in another thread, and interrupt it on Ctrl-C, which DuckDB itself ignores."""
-    try:
-        return thread.submit(ask).result()
-    except KeyboardInterrupt:
-        connection.interrupt()
-        raise
-
-
-def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], Any]) -> Iterator[pa.RecordBatch]:
-    """Yield batches of rows; errors of DuckDB arrive here as errors of Arrow."""
-    batches = iter(reader)
-    while True:
-        try:
-            batch = wait(lambda: next(batches, None))
-        except (OSError, pa.ArrowException) as error:
-            raise SettingsError(f"DuckDB cannot finish the query: {error}") from error
-        if batch is None:
-            return
-        yield batch
-
-
-@contextmanager
-def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
-    """Open a connection in a thread that can write to nothing but `scratch`; DuckDB's own threads inherit this.
-
-    The connection reads the datasets of a root. It can change neither them nor the settings that limit it. Data that
-    does not fit the memory is spilled to `scratch`, which is outside the root and removed at the end.
-    """
-    import duckdb
-
-    path = catalog_path(root)
-    # DuckDB itself reads the interpreter's files, the time zone, and the limits of memory and cores.
-    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
-    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
-    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
-    readable = [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
-
-    def connect() -> Any:
-        restrict_thread(readable, [scratch])
-        settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
-        try:
-            connection = duckdb.connect(
-                str(path), read_only=True, config=settings | {"autoload_known_extensions": False}
-            )
-        except duckdb.IOException:
-            raise
-        except duckdb.Error as error:
-            again = command("catalog", "--rebuild", "--root", root)
-            raise DamagedError(f"{path} is damaged ({error}): run `{again}` to rebuild it") from error
-        folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
-        connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        return connection
-
-    connection = thread.submit(connect).result()
-    try:
-        yield connection
-    finally:
-        thread.submit(connection.close).result()

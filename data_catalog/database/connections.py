@@ -1,10 +1,10 @@
 """DuckDB connections of bounded memory that spill to a temporary folder.
 
-Connections to the catalog of a root, which run users' queries, are in `catalog.py`.
+Connections to the catalog of a root, which run users' queries, are in `query.py`.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = "2GB"
 RunQuery = Callable[..., pa.Table]
+# Views that read shards: their schema, and the files that a snapshot has for them.
+SHARDS: Mapping[str, tuple[pa.Schema, Callable[[Snapshot], tuple[Path, ...]]]] = {
+    "pairs": (SCORED_PAIRS, Snapshot.all_pair_files),
+    "captions": (SCORED_CAPTIONS, Snapshot.caption_files),
+    "image_outcomes": (OUTCOMES, Snapshot.image_files),
+}
 
 
 def connect_spilling(folder: Path) -> "DuckDBPyConnection":
@@ -37,10 +43,6 @@ def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
 
     Args:
         failure: beginning of the error's text if a file is damaged or missing; DuckDB's message names the file.
-
-    Raises:
-        DamagedError: a file is damaged or missing.
-        DiskError: the disk of temporary files is full.
     """
     import duckdb
 
@@ -97,12 +99,8 @@ def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
 
     The views `captions`, `pairs` and `image_outcomes` have the snapshot's rows with their `filename`. They read the
     files that the manifest lists, and neither other snapshots nor the catalog's file.
-
-    Raises:
-        DamagedError: a file of the snapshot is damaged or missing; DuckDB's message names it.
     """
     with scratch_connection(f"{snapshot.dataset} {snapshot.snapshot} cannot be read") as connection:
-        create_view(connection, "captions", snapshot.caption_files(), SCORED_CAPTIONS, filename=True)
-        create_view(connection, "pairs", snapshot.all_pair_files(), SCORED_PAIRS, filename=True)
-        create_view(connection, "image_outcomes", snapshot.image_files(), OUTCOMES, filename=True)
+        for name, (schema, files_of) in SHARDS.items():
+            create_view(connection, name, files_of(snapshot), schema, filename=True)
         yield lambda sql, **parameters: connection.sql(sql, params=parameters or None).to_arrow_table()

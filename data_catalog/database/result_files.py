@@ -38,11 +38,7 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
 
 
 def rows_of(batches: Batches) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a query result as Python values.
-
-    Raises:
-        SettingsError: Python has no value for a date or a time: its years are 1 to 9999.
-    """
+    """Yield the rows of a query result as Python values."""
     for batch in batches:
         try:
             rows = batch.to_pylist()

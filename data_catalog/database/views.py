@@ -9,16 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.connections import sql_type
+from data_catalog.database.connections import SHARDS, sql_type
 from data_catalog.fetch.reasons import FETCH_REASONS
-from data_catalog.schema import (
-    CAPTION_COLUMNS,
-    OUTCOME_COLUMNS,
-    OUTCOMES,
-    PAIR_COLUMNS,
-    SCORED_CAPTIONS,
-    SCORED_PAIRS,
-)
+from data_catalog.schema import CAPTION_COLUMNS, OUTCOME_COLUMNS, PAIR_COLUMNS
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
 
 VIEWS: Mapping[str, str] = {
@@ -223,10 +216,11 @@ TRANSLATORS = """
 def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     """Return the definitions of all views, in an order in which they can be created."""
     return {
-        "pairs": _union(SCORED_PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
-        "captions": _union(SCORED_CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
+        **{
+            name: _union(schema, [(snapshot, files_of(snapshot)) for snapshot in snapshots])
+            for name, (schema, files_of) in SHARDS.items()
+        },
         "rejects": REJECTS,
-        "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
         "images": IMAGES.replace("STEPS", _step_order(snapshots))
         .replace("SPLITS", str(list(SPLITS)))
         .replace("RETRYABLE", ", ".join(literal(name) for name, found in FETCH_REASONS.items() if found.retryable)),
@@ -243,14 +237,20 @@ def counted_text(snapshot: Snapshot) -> str:
     return _values(FUNNEL_COLUMNS, [snapshot], lambda manifest: manifest["funnel"])
 
 
-def comment_texts() -> list[str]:
-    """Return SQL statements that describe every view and each of its columns."""
+def created_text(views: Mapping[str, str]) -> str:
+    """Return SQL that creates views, in their order."""
+    return "; ".join(f"CREATE VIEW {name} AS {query}" for name, query in views.items())
+
+
+def commented_text() -> str:
+    """Return SQL that describes every view and each of its columns."""
     views = [f"COMMENT ON VIEW {view} IS {literal(text)}" for view, text in VIEWS.items()]
-    return views + [
+    columns = [
         f"COMMENT ON COLUMN {view}.{name} IS {literal(text)}"
         for view, columns in COLUMNS.items()
         for name, text in columns.items()
     ]
+    return "; ".join(views + columns)
 
 
 BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.fromkeys(

@@ -278,7 +278,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
       vernaclip sql "SELECT source, count(*) FROM rejects GROUP BY ALL" --root italy --format csv --out rejects.csv
       vernaclip sql "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal" --root italy
 
-    The query can read the datasets of this root only, and can write nothing. Tables show control characters as codes.
+    The query reads the views and no file by its path, and writes nothing. Tables show control characters as codes.
     In CSV, texts that a spreadsheet would run as formulas (they begin with = + - @, a tab or a carriage return) get a
     leading apostrophe, and control characters except tabs and line ends become codes; --raw turns this off. JSON and
     Parquet contain all texts unchanged.
@@ -288,7 +288,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     """
     import pyarrow as pa
 
-    from data_catalog.database.catalog import stream_query
+    from data_catalog.database.query import stream_query
     from data_catalog.database.result_files import CUT, distinct_names, rows_of, short_value, write_parquet
     from data_catalog.storage.shards import write_atomically
     from flows.signals import interrupted_by_sigterm

@@ -157,7 +157,7 @@ def build(
             "seconds": report.seconds,
             "pairs": snapshot.num_pairs,
             "funnel": report.funnel,
-            "drop_reasons": _top_reasons(job.root, snapshot.dataset),
+            "drop_reasons": snapshot.manifest["drop_reasons"],
             "warnings": report.warnings,
             "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
             "report": _report_of(job.root, snapshot.dataset),
@@ -406,15 +406,6 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
         say(f"\nA build would refuse the recipe: {lacking}")
 
 
-def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
-    """Return the drop reasons of a dataset's captions with their counts, by source and step."""
-    from data_catalog.database.catalog import query
-
-    sql = f"SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{dataset}' ORDER BY ALL"
-    rows: list[dict[str, Any]] = query(root, sql).to_pylist()
-    return rows
-
-
 def _print_build(report: "BuildReport", job: Job) -> None:
     """Print the funnel, the drop reasons and the outcomes of images of a build."""
     from textwrap import fill
@@ -423,7 +414,7 @@ def _print_build(report: "BuildReport", job: Job) -> None:
     say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
     say_table(report.funnel)
     say("\nDrop reasons of captions\n")
-    say_table(_top_reasons(job.root, dataset))
+    say_table(report.snapshot.manifest["drop_reasons"])
     if downloads.rows():
         say("\nOutcomes of the images that were fetched from the web\n")
         say_table(downloads.rows())

@@ -196,8 +196,8 @@ def test_damaged_views_are_told_and_written_anew(root: Path, told: Any) -> None:
     path = root / "catalog.duckdb"
     for place in (10, path.stat().st_size // 2):
         with flipped(path, place):
-            error = told(["sql", "FROM builds", "--root", str(root)], code=1)
-            assert f"`vernaclip catalog --rebuild --root {root}`" in error
+            assert any(is_about(finding, path) for finding in damage(root))
+            assert "scenes" in told(["sql", "FROM builds", "--root", str(root)])
             told(["catalog", "--rebuild", "--root", str(root)])
             told(["verify", "--root", str(root)])
 

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database import sorting
-from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.errors import BusyError, DiskError, SettingsError
 from data_catalog.sources import ingest
 from data_catalog.storage import failpoints

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.sample.samples import COCO, coco_id, plan
 from data_catalog.settings import json_values
 from flows.cli.app import parse

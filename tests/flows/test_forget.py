@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.database.catalog import broken_laws, query, rebuild
+from data_catalog.database.catalog import broken_laws, rebuild
+from data_catalog.database.query import query
 from data_catalog.storage.failpoints import REGISTRY
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot, snapshot_names

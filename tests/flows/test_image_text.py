@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.errors import InputError, PipelineError
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS, IMAGE_TEXT, PAIRS

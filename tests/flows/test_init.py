@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.manifest import require_snapshot

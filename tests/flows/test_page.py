@@ -24,7 +24,8 @@ import yaml
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.errors import BusyError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.takedown import forget

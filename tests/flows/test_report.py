@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import linked, percent
 from data_catalog.storage.history import runs

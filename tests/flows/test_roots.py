@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.storage.diff import diff_snapshots

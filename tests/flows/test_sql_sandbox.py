@@ -1,8 +1,7 @@
-"""Nothing that a statement of `vernaclip sql` can say creates, changes or removes a byte, and questions are answered.
+"""Nothing that a statement of `vernaclip sql` can say changes a byte or reads another file, and questions are answered.
 
-Each of two walls holds by itself, under the oldest DuckDB that we take and the newest: what reads the statement, and
-Landlock, by which the kernel keeps DuckDB's threads from files. Whatever lies around the root is compared after every
-statement: the folder that commands are run in, that of the user, that of temporary files. Below: how answers are given.
+Under the oldest DuckDB that we take and the newest. Whatever lies around the root is compared after every statement:
+the folder that commands are run in, that of the user, that of temporary files. Below: how answers are given.
 """
 
 import csv
@@ -24,16 +23,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.database import sandbox
 from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
+from data_catalog.database.views import VIEWS
 from data_catalog.plain_text import spreadsheet_text
-from flows.doctor import diagnose
 
 CHILD = """
 import contextlib, io, json, os, resource, sys
 from pathlib import Path
-import duckdb
-import data_catalog.database.catalog, data_catalog.database.sandbox, flows.cli.catalog
+import duckdb, pyarrow
+import data_catalog.database.query, flows.cli.catalog
 from flows.cli import main
 
 def contents(place):
@@ -42,23 +41,21 @@ def contents(place):
 def ask(statement):  # in a process of its own, which DuckDB may abort
     reader, writer = os.pipe()
     if os.fork() == 0:
-        error = io.StringIO()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
-            code = main(["sql", statement, "--root", root])
-        os.write(writer, json.dumps({"code": code, "error": error.getvalue()}).encode())
+        output, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+            code = main(["sql", statement, "--root", root, "--format", "csv"])
+        told = {"code": code, "error": error.getvalue(), "output": output.getvalue()[:10_000]}
+        os.write(writer, json.dumps(told).encode())
         os._exit(0)
     os.close(writer)
     with open(reader) as told:
         text = told.read()
     os.wait()
-    return json.loads(text or '{"code": 134, "error": "aborted"}')
+    return json.loads(text or '{"code": 134, "error": "aborted", "output": ""}')
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-root, place, walls, statements = json.load(sys.stdin)
-if walls == "statements":
-    data_catalog.database.sandbox.landlock_version = lambda: 0
-if walls == "landlock":
-    data_catalog.database.catalog.require_read_only_query = lambda connection, sql: None
+root, place, statements = json.load(sys.stdin)
+data_catalog.database.query.variable = pyarrow.table({"text": ["PRIVATE"]})
 main(["sql", "FROM funnel", "--root", root, "--format", "csv", "--out", "warm.csv"])  # loads what all need
 Path("warm.csv").unlink()
 print(duckdb.__version__)
@@ -71,48 +68,148 @@ for statement in statements:
     before = after
 """
 
-# {root} is that of the statement, {out} a folder beside it, {serialized} such a statement as JSON, {copy} a COPY.
+# {root} is that of the statement, {out} a folder beside it, {copy} a COPY, {serialized} a statement with one as JSON,
+# {calls} one as JSON that calls the function at an address, {shard} a file of captions, {spill} where DuckDB spills.
 COPY = "COPY (SELECT 1) TO '{root}/datasets/x.csv'"
 WRITING = [
     "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/scenes' (FORMAT parquet, PER_THREAD_OUTPUT, OVERWRITE)) SELECT 1",
     "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/own.txt' (FORMAT csv, USE_TMP_FILE false)) SELECT 1",
+    "WITH x AS (COPY (SELECT 1) TO '{shard}' (FORMAT parquet)) FROM captions LIMIT 1",
+    "WITH x AS MATERIALIZED (COPY (SELECT 1) TO '{shard}' (FORMAT csv)) FROM x, captions LIMIT 1",
     "WITH x AS (COPY (SELECT 1) TO '~/x.csv') SELECT 1",
     "WITH RECURSIVE x AS ({copy}) SELECT 1",
     "SELECT 1 UNION ALL (WITH x AS ({copy}) SELECT EXISTS (FROM x))",
     "EXPLAIN ANALYZE WITH x AS ({copy}) SELECT 1",
     "EXPLAIN ANALYZE EXPLAIN ANALYZE {copy}",
+    "EXPLAIN ANALYZE {copy}",
     "SELECT 1; {copy}",
+    "{copy}; SELECT 1",
+    "PREPARE p AS {copy}; EXECUTE p",
     COPY,
+    "COPY captions TO '{shard}' (FORMAT parquet)",
+    "COPY captions TO '{root}/datasets' (FORMAT parquet, PARTITION_BY (outcome), OVERWRITE_OR_IGNORE)",
+    "COPY (SELECT 1) TO '/dev/stdout'",
+    "COPY FROM DATABASE memory TO other",
     "FROM JSON_EXECUTE_SERIALIZED_SQL('{serialized}')",
     "EXPLAIN ANALYZE FROM system.main.json_execute_serialized_sql('{serialized}')",
+    "PRAGMA json_execute_serialized_sql('{serialized}')",
+    "FROM query('FROM json_exec' || 'ute_serialized_sql(''{serialized}'')')",
+    "FROM query('WITH x AS ({quoted}) SELECT 1')",
     "FROM enable_logging('QueryLog', storage = 'file', storage_config = {{'path': '{out}/logs'}})",
+    "CALL enable_logging(storage_path = '{out}/logs')",
+    "CALL enable_profiling(save_location = '{out}/profile.json')",
     "PRAGMA profiling_output = '{root}/datasets/profile.json'",
+    "PRAGMA enable_profiling; PRAGMA profile_output = '{out}/profile.json'; SELECT 1",
     "ATTACH '{root}/datasets/new.duckdb' AS x; CREATE TABLE x.t AS SELECT 1; DETACH x",
+    "ATTACH IF NOT EXISTS '{root}/datasets/other.duckdb' AS x; INSERT INTO x.t VALUES (2)",
+    "ATTACH '{out}/x.sqlite' (TYPE sqlite)",
     "EXPORT DATABASE '{root}/datasets/exported'",
+    "EXPORT DATABASE '{out}' (FORMAT parquet)",
     "CREATE PERSISTENT SECRET s (TYPE http)",
+    "CREATE PERSISTENT SECRET s IN local_file (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    "INSTALL httpfs",
+    "FORCE INSTALL json FROM '{out}'",
+    "INSTALL spatial FROM community; LOAD spatial",
+    "UPDATE EXTENSIONS",
+    "SET temp_directory = '{root}/datasets'",
+    "SET log_query_path = '{out}/log'",
+    "SET home_directory = '{out}'; SET secret_directory = '{out}'",
+    "SET extension_directory = '{out}'",
+    "SET GLOBAL enable_external_access = true; {copy}",
+    "SET SESSION allowed_directories = ['{root}']; {copy}",
+    "RESET allowed_paths; {copy}",
+    "RESET lock_configuration; SET enable_external_access = true; {copy}",
+    "PRAGMA lock_configuration = false",
+    "SET python_enable_replacements = true",
+    "CREATE TABLE t AS FROM range(3); CHECKPOINT; FORCE CHECKPOINT; VACUUM t; DROP VIEW captions; SELECT 1",
+    "INSERT INTO captions SELECT * FROM captions",
+    "DELETE FROM captions",
+    "UPDATE pairs SET split = 'test'",
+    "MERGE INTO captions USING captions c USING (caption_id) WHEN MATCHED THEN DELETE",
+    "TRUNCATE captions",
+    "DROP VIEW captions; CREATE VIEW captions AS SELECT 1; COMMENT ON VIEW captions IS 'x'; FROM captions",
+    "FROM which_secret('s3://x', 's3')",
+    "FROM arrow_scan(1, 2, 3)",
+    "FROM arrow_scan('0x1234'::POINTER, '0x1234'::POINTER, '0x1234'::POINTER)",
+    "FROM pandas_scan('0x1234'::POINTER)",
+    "FROM json_execute_serialized_sql('{calls}')",
+    "PRAGMA json_execute_serialized_sql('{calls}')",
+    "FROM query('FROM json_exec' || 'ute_serialized_sql(''{calls}'')')",
 ]
-REFUSED = [
+# Reading what is none of the root's datasets: the text PRIVATE is in every other file, variable and setting of theirs.
+READING = [
+    "FROM read_text('{out}/own.txt')",
+    "FROM read_text('own.txt')",
+    "FROM read_text('~/own.txt')",
+    "FROM read_text('file://{out}/own.txt')",
+    "FROM read_text('/proc/self/environ')",
+    "FROM read_text(['/dev/fd/0', '{root}/datasets/own.txt'])",
+    "FROM read_blob('{root}/datasets/own.txt')",
+    "FROM read_csv('{root}/datasets/own.txt', header = false)",
+    "FROM read_csv_auto('{out}/*.txt', header = false, filename = true)",
+    "FROM sniff_csv('{out}/own.txt')",
+    "FROM read_json_objects('{out}/own.json')",
+    "FROM read_ndjson('{out}/own.json')",
+    "FROM read_parquet('{shard}')",
+    "FROM parquet_schema('{shard}')",
+    "FROM parquet_metadata('{shard}')",
+    "FROM parquet_kv_metadata('{root}/datasets/*/*/captions/*.parquet')",
+    "FROM glob('{out}/*')",
+    "FROM glob('/etc/*')",
+    "FROM '{out}/own.json'",
+    "FROM '{shard}'",
+    'FROM "{out}/own.csv"',
+    "FROM '{root}/datasets/other.duckdb'",
+    "FROM query_table('{out}/own.csv')",
+    "FROM query('FROM read_text(''{out}/own.txt'')')",
+    "FROM query_table(['captions', '{shard}'], by_name := true)",
+    "SELECT (FROM read_text('{out}/own.txt') SELECT content)",
+    "SELECT content FROM captions, LATERAL (FROM read_text('{out}/own.txt')) LIMIT 1",
+    "CREATE VIEW v AS FROM read_text('{out}/own.txt'); FROM v",
+    "CREATE MACRO m(p) AS TABLE FROM read_text(p); FROM m('{out}/own.txt')",
+    "CREATE TABLE t (text VARCHAR); COPY t FROM '{out}/own.txt'; FROM t",
+    "CREATE TABLE t AS SELECT 1; INSERT INTO t SELECT length(content) FROM read_text('{out}/own.txt'); FROM t",
+    "IMPORT DATABASE '{out}'",
+    "ATTACH '{root}/datasets/other.duckdb' AS other (READ_ONLY); FROM other.t",
+    "ATTACH '{root}/catalog.duckdb' AS other (READ_ONLY); FROM other.funnel",
+    "ATTACH ':memory:' AS other; CREATE VIEW other.v AS FROM read_text('{out}/own.txt'); FROM other.v",
+    "LOAD '{out}/own.so'",
+    "LOAD httpfs",
+    "SELECT getenv('PRIVATE')",
+    "SELECT getenv('HOME')",
+    "FROM duckdb_secrets()",
+    "FROM variable",
+    "FROM parameters",
+    "FROM snapshots",
+    "FROM connection",
+    "FROM 'https://127.0.0.1:1/x.parquet'",
+    "FROM read_csv('http://127.0.0.1:1/x.csv')",
+    "FROM read_text('s3://bucket/x')",
+    "FROM read_text('hf://datasets/a/b')",
+    "WITH x AS (FROM read_csv('{out}/own.txt', store_rejects = true)) FROM x",
+]
+# Statements with an effect of some kind within the connection: answered or not.
+ODD = [
+    "",
+    "-- nothing",
+    ";",
+    "SELECT write_log('x', level := 'error')",
+    "SELECT setseed(0.5), random(), uuid(), txid_current()",
     "WITH x AS (INSERT INTO funnel VALUES (1) RETURNING *) FROM x",
     "EXPLAIN (FORMAT json) SELECT 1",
     "PIVOT funnel ON step USING sum(dropped)",
     "FROM query('SELECT 1')",
-    "CALL enable_logging()",
     "CREATE TEMP TABLE t AS SELECT 1",
-    "PREPARE p AS {copy}",
-    "INSTALL httpfs",
-    "SET temp_directory = '{root}/datasets'",
-    "SELECT getenv('HOME')",
-    "",
-    "-- nothing",
-]
-# Functions with an effect of some kind, and files that DuckDB writes beside what it reads: answered or not.
-ODD = [
-    "SELECT write_log('x', level := 'error')",
-    "SELECT setseed(0.5), random(), uuid(), txid_current()",
-    "FROM '{root}/datasets/other.duckdb'",
-    "FROM read_csv('{root}/datasets/own.txt', store_rejects = true)",
-    "FROM 'https://127.0.0.1:1/x.parquet'",
-    "SELECT " + "1 + " * 900 + "1",
+    "CREATE SEQUENCE s; SELECT nextval('s')",
+    "SET VARIABLE v = 1",
+    "BEGIN; SELECT 1; ROLLBACK",
+    "USE memory",
+    "CALL pragma_version()",
+    "CALL force_checkpoint()",
+    "SHOW ALL TABLES",
+    "FROM duckdb_settings()",
+    "FROM duckdb_views()",
+    "SELECT " + "1 + " * 300 + "1",
 ]
 ORDINARY = [
     "-- how many\nSELECT count(*) FROM captions",
@@ -123,10 +220,11 @@ ORDINARY = [
     "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 5) FROM r",
     "PIVOT funnel ON step IN ('clean') USING sum(dropped) GROUP BY source",
     "SUMMARIZE funnel",
+    "DESCRIBE captions",
+    "SHOW TABLES",
     "EXPLAIN SELECT count(*) FROM captions",
-    "FROM read_parquet('{root}/datasets/scenes/*/captions/*.parquet', filename = true)",
-    "SELECT content FROM read_text('{root}/datasets/own.txt')",
     "SELECT range FROM range(1_000_000) ORDER BY hash(range) LIMIT 3",
+    *(f"FROM {view} LIMIT 3" for view in VIEWS),
 ]
 OLDEST = Path(sys.prefix) / "duckdb-1.4"
 Results = dict[str, dict[str, Any]]
@@ -140,10 +238,11 @@ def place(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets = Path(shutil.copytree(built[0], folder / "root", ignore=ignored)) / "datasets"
     for owned in (*(folder / name for name in ("out", "cwd", "home", "tmp")), datasets):
         owned.mkdir(exist_ok=True)
-        (owned / "own.txt").write_text("own", encoding="utf-8")
+        for name, text in {"txt": "PRIVATE\n", "csv": "text\nPRIVATE\n", "json": '{"text": "PRIVATE"}'}.items():
+            (owned / f"own.{name}").write_text(text, encoding="utf-8")
     with duckdb.connect(str(datasets / "other.duckdb")) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # its log stays, which a writer would clear away
-        connection.execute("CREATE TABLE t AS SELECT 1")
+        connection.execute("CREATE TABLE t AS SELECT 'PRIVATE' AS text")
     rebuild(folder / "root")
     return folder
 
@@ -156,17 +255,28 @@ def library(request: pytest.FixtureRequest) -> list[str]:
     return [str(OLDEST)] if request.param == "oldest" else []
 
 
-def ask_behind(place: Path, library: list[str], walls: str, statements: Sequence[str]) -> Results:
-    """What came of each statement, asked one after the other where these walls stand."""
+def serialized(statement: str) -> str:
+    [[text]] = duckdb.sql("SELECT json_serialize_sql($sql)", params={"sql": statement}).fetchall()
+    return str(text).replace("'", "''")
+
+
+def answers(place: Path, library: list[str], statements: Sequence[str]) -> Results:
+    """What came of each statement, asked one after the other."""
     root = str(place / "root")
     copy = COPY.format(root=root)
-    writing = f"WITH x AS ({copy}) SELECT 1"
-    [[serialized]] = duckdb.sql("SELECT json_serialize_sql($sql)", params={"sql": writing}).fetchall()
-    words = {"root": root, "out": str(place / "out"), "copy": copy, "serialized": serialized.replace("'", "''")}
-    paths = {"PYTHONPATH": os.pathsep.join([*library, *filter(None, sys.path)])}
+    words = {
+        "root": root,
+        "out": str(place / "out"),
+        "copy": copy,
+        "quoted": copy.replace("'", "''"),
+        "shard": str(next((place / "root" / "datasets").glob("scenes/*/captions/*.parquet"))),
+        "serialized": serialized(f"WITH x AS ({copy}) SELECT 1"),
+        "calls": serialized("FROM arrow_scan(4660, 4660, 4660)").replace('"id":"INTEGER"', '"id":"POINTER"'),
+    }
+    paths = {"PYTHONPATH": os.pathsep.join([*library, *filter(None, sys.path)]), "PRIVATE": "PRIVATE"}
     found = subprocess.run(
         [sys.executable, "-c", CHILD],
-        input=json.dumps([root, str(place), walls, [statement.format(**words) for statement in statements]]),
+        input=json.dumps([root, str(place), [statement.format(**words) for statement in statements]]),
         env={**os.environ, **paths, "HOME": str(place / "home"), "TMPDIR": str(place / "tmp")},
         cwd=place / "cwd",
         capture_output=True,
@@ -176,45 +286,61 @@ def ask_behind(place: Path, library: list[str], walls: str, statements: Sequence
     assert found.returncode == 0, found.stderr
     version, *lines = found.stdout.splitlines()
     assert version.startswith("1.4.") == bool(library)
-    return {asked: json.loads(line) for asked, line in zip(statements, lines, strict=True)}
+    results = {asked: json.loads(line) for asked, line in zip(statements, lines, strict=True)}
+    assert {asked: result["changed"] for asked, result in results.items() if result["changed"]} == {}
+    strange = ("defect", "Traceback", "aborted")
+    assert [asked for asked, result in results.items() if any(word in result["error"] for word in strange)] == []
+    return results
 
 
-def changes(results: Results) -> dict[str, list[str]]:
-    """What each statement changed; an aborted process leaves the one folder that was its own."""
-    return {
-        asked: changed
-        for asked, result in results.items()
-        if (changed := [each for each in result["changed"] if result["code"] != 134 or "vernaclip-sql-" not in each])
-    }
+def test_no_statement_changes_a_byte(place: Path, library: list[str]) -> None:
+    results = answers(place, library, WRITING + ODD)
+    assert all(
+        result["error"].startswith("vernaclip: DuckDB refuses ") for result in results.values() if result["code"]
+    )
+    assert "Permission Error" in results[COPY]["error"]
 
 
-def test_what_is_no_question_is_refused_in_a_sentence_by_what_it_says_alone(place: Path, library: list[str]) -> None:
-    results = ask_behind(place, library, "statements", WRITING + REFUSED + ODD)
-    assert changes(results) == {}
-    for asked in WRITING + REFUSED:
-        assert results[asked]["error"].startswith("vernaclip: DuckDB refuses "), asked
-    assert [asked for asked, result in results.items() if "defect" in result["error"]] == []
-
-
-@pytest.mark.skipif(sandbox.landlock_version() == 0, reason="the kernel has no Landlock")
-def test_landlock_alone_keeps_every_byte(place: Path, library: list[str]) -> None:
-    results = ask_behind(place, library, "landlock", WRITING + ODD)
-    assert changes(results) == {}
-    assert "Permission denied" in results[COPY]["error"]
+def test_no_statement_reads_another_file(place: Path, library: list[str]) -> None:
+    results = answers(place, library, READING)
+    told = {asked: result["output"] for asked, result in results.items() if result["code"] == 0}
+    assert {asked: text for asked, text in told.items() if len(text.splitlines()) > 1} == {}
+    assert [asked for asked, result in results.items() if "PRIVATE\n" in result["error"]] == []
 
 
 def test_questions_are_answered(place: Path, library: list[str]) -> None:
-    results = ask_behind(place, library, "both", ORDINARY)
-    assert changes(results) == {}
+    results = answers(place, library, ORDINARY)
     assert {asked: result["error"] for asked, result in results.items() if result["code"]} == {}
 
 
-@pytest.mark.parametrize("version", [0, 1])
-def test_doctor_tells_that_the_kernel_has_no_landlock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
-) -> None:
-    monkeypatch.setattr(sandbox, "landlock_version", lambda: version)
-    assert ("Landlock" in str(diagnose(tmp_path, tmp_path))) == (version == 0)
+def test_the_views_are_those_of_the_file(place: Path) -> None:
+    root = place / "root"
+    asked = (
+        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL",
+        "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY ALL",
+        *(f"SELECT count(*), bit_xor(hash(v)) FROM {view} v" for view in VIEWS),
+    )
+    with duckdb.connect(str(root / "catalog.duckdb"), read_only=True) as connection:
+        for sql in asked:
+            assert query(root, sql).to_pylist() == connection.sql(sql).to_arrow_table().to_pylist(), sql
+
+
+def test_a_moved_root_answers_and_a_damaged_file_is_told(place: Path, tmp_path: Path, told: Any) -> None:
+    root = tmp_path / "moved, it's"
+    shutil.copytree(place / "root", root)
+    (root / "catalog.duckdb").unlink()
+    ask = ["sql", "SELECT count(*) AS n, max(c::VARCHAR) FROM captions c", "--root", str(root)]
+    assert "n" in told(ask)
+    path = next((root / "datasets").glob("scenes/*/captions/*.parquet"))
+    content = path.read_bytes()
+    middle = len(content) // 2
+    for damaged in (b"", b"damaged", content[:middle] + bytes(100) + content[middle + 100 :], None):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        error = told(ask, code=1)
+        assert "`vernaclip verify" in error
+        assert error.count("\n") == 1
 
 
 Ask = Callable[..., str]

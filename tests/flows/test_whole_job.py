@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from training.trained_models import current_model

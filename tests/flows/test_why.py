@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.schema import CAPTIONS, OUTCOMES, SCORED_CAPTIONS
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from data_catalog.database.catalog import query
+from data_catalog.database.query import query
 from data_catalog.storage.failpoints import VARIABLE
 from data_catalog.storage.shards import read_json, sha256_of
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.catalog import query
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import IMAGE_TEXT, KEPT
 from data_catalog.sources.origins import HAS_ORIGINAL
@@ -47,7 +47,7 @@ _CANDIDATES = f"""
                md5(concat_ws(chr(31), $seed, 'draw', clean_caption, caption)) AS draw_key,
                md5(concat_ws(chr(31), $seed, 'show', clean_caption, caption)) AS show_key
         FROM captions
-        WHERE dataset = $dataset AND outcome = '{KEPT}' AND {HAS_ORIGINAL}
+        WHERE outcome = '{KEPT}' AND {HAS_ORIGINAL}
         WINDOW same AS (PARTITION BY clean_caption, caption)
         QUALIFY row_number() OVER (same ORDER BY caption_id) = 1
     ), warned AS (
@@ -116,8 +116,8 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     """
     if num_rows < 1:
         raise SettingsError(f"an audit needs at least one row, got --n {num_rows}: give --n 1 or more")
-    require_snapshot(root, dataset)
-    candidates = query(root, _CANDIDATES, {"dataset": dataset, "seed": str(seed), "num_rows": num_rows}).to_pylist()
+    with snapshot_queries(require_snapshot(root, dataset)) as ask:
+        candidates = ask(_CANDIDATES, seed=str(seed), num_rows=num_rows).to_pylist()
     if not candidates:
         raise InputError(
             f"dataset {dataset!r} of {root} has no kept captions with a translation and its original: there is nothing "
