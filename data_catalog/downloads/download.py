@@ -88,7 +88,7 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
     try:
         asked = httpx.URL(url)
         host, led_by = (found.raw_host.decode("ascii") for found in (asked, httpx.URL(referrer or url)))
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(host) or host not in url.lower():  # a host of other letters is written as xn--
             raise httpx.InvalidURL("it has no host")
         host.encode("idna")  # a label is neither empty nor too long
     except (httpx.InvalidURL, UnicodeError) as error:

@@ -255,7 +255,7 @@ def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
 ) -> None:
     command = build_command("split.val=0.3")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while holder_of(root) is None:
+        while f"process {process.pid} " not in (holder_of(root) or ""):  # until then the file names an earlier one
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)

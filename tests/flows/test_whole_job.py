@@ -109,14 +109,13 @@ def test_jobs_and_models_answer_as_json_and_do_nothing_twice(
 def test_a_copied_root_is_scored_mended_and_trained_in_where_the_engine_is_gone(
     root: Path, model: Path, arguments: list[str], tmp_path: Path, told: Any
 ) -> None:
-    """Views of its catalog name files of the root that it was copied from."""
+    """The views of catalog.duckdb name files of the root that it was copied from; `sql` needs them not."""
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("work"))
     place, count = ["--root", str(copy)], ["sql", "SELECT count(*) FROM pairs"]
     assert "vernaclip search '" in told(["evaluate", "scenes", *place, *arguments])
-    assert f"vernaclip catalog --rebuild --root {copy}" in told([*count, *place], code=1)
-    assert main(["catalog", "--rebuild", *place]) == 0
     assert main([*count, *place]) == 0
+    assert main(["catalog", "--rebuild", *place]) == 0
     gone = [*arguments, "--set", f"translate.package={tmp_path / 'gone.argosmodel'}", "--set", "train.seed=1"]
     assert main(["train", "scenes", *place, *gone]) == 0
     assert main(["evaluate", "scenes", *place, *gone]) == 0
