@@ -69,7 +69,7 @@ class TestSetImages(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """What a record of a file says about an image; `captions` may hold what is no caption."""
+    """An image in a record of a file; `captions` may hold other values than texts."""
 
     name: str
     identities: frozenset[str]

@@ -124,7 +124,7 @@ def _raise_if_damaged(error: Exception) -> None:
         raise DamagedError(f"a file of the datasets cannot be read ({text}): see `vernaclip verify`") from error
 
 
-def open_views(snapshots: Sequence[Snapshot], scratch: Path, *, is_described: bool = True) -> "DuckDBPyConnection":
+def open_views(snapshots: Sequence[Snapshot], scratch: Path, *, is_described: bool) -> "DuckDBPyConnection":
     """Open a connection with the views over some snapshots that can write to nothing but `scratch`, where it spills."""
     import duckdb
 

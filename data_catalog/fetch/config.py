@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 from urllib.parse import urlsplit
 
 from data_catalog.errors import SettingsError
@@ -151,17 +150,6 @@ class FetchConfig:
                 raise SettingsError(f"fetch.{name} must be printable ASCII, got {text!r}")
         if self.contact is not None and "@" not in self.contact and "://" not in self.contact:
             raise SettingsError(f"fetch.contact must be a mail address or a URL, got {self.contact!r}")
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "FetchConfig":
-        """Return the settings from values that `to_values` returned."""
-        hosts = {name: HostLimits(**limits) for name, limits in values["hosts"].items()}
-        consent = ConsentConfig(ignore=tuple(values["consent"]["ignore"]))
-        return cls(**{**values, "hosts": hosts, "ports": tuple(values["ports"]), "consent": consent})
-
-    def to_values(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self)
 
     @property
     def robot(self) -> str:

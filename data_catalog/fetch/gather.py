@@ -34,7 +34,7 @@ _alone = threading.Lock()
 
 
 class _Journals:
-    """What the journals of a shard say, read on at each look. Processes of other shards have to know of its hosts."""
+    """The journals of a shard, read on at each look. Other shards read what its hosts were asked for."""
 
     def __init__(self, folder: Path, urls: Collection[str]) -> None:
         self._urls = frozenset(urls)

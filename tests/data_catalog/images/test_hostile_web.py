@@ -3,8 +3,8 @@
 import datetime
 import gzip
 import io
-import json
 import os
+import pickle
 import socket
 import ssl
 import subprocess
@@ -391,14 +391,13 @@ def tls(server: Any, authority: trustme.CA) -> Iterator[Mapping[str, tuple[str |
 
 # In a process of its own, so that nothing but fetching and normalising is measured.
 APART = """
-import json, resource, sys
+import pickle, resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
-config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()))
+config = pickle.loads((folder / "config").read_bytes())
 with ImageWorkers() as workers:
     workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
     workers.normalise([folder / "raw"], NormaliseConfig(image_size=32), folder / "images")
@@ -421,7 +420,7 @@ def run_apart(urls: list[str], config: FetchConfig, folder: Path, **variables: s
     pq.write_table(
         pa.table({"sample_id": urls, "url": urls, "path": nothing, "location": nothing}), folder / "requests"
     )
-    (folder / "config.json").write_text(json.dumps(config.to_values()))
+    (folder / "config").write_bytes(pickle.dumps(config))
     command = [sys.executable, "-c", APART, str(folder)]
     done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, check=True, text=True)
     raw, images = (
