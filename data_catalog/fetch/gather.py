@@ -15,7 +15,7 @@ from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.frontier import SLOWEST_DELAY_S
 from data_catalog.fetch.journal import JournalReader
-from data_catalog.fetch.owner import Owners, Task, owner_of
+from data_catalog.fetch.owner import Owners, Task
 from data_catalog.fetch.urls import parse_url
 from data_catalog.fetch.visits import Moved, Pause
 from data_catalog.images.tables import Outcome, failed
@@ -184,21 +184,20 @@ class _Shard:
                 left.append(url)
         if not left:
             return
-        names = tuple(self._owners.names())
-        if not names:
-            raise InputError("images: all fetching processes have ended. Run the same command again")
-        by_owner = defaultdict[str, list[str]](list)
-        for url in left:
-            host = parse_url(moved[url]["to"] if url in moved else url).host
-            by_owner[owner_of(group_of(host, self._named), names)].append(url)
+        hosts = [group_of(parse_url(moved[url]["to"] if url in moved else url).host, self._named) for url in left]
+        owner_of = self._owners.assign(Counter(hosts))
+        parts = defaultdict[str, list[str]](list)
+        for url, host in zip(left, hosts, strict=True):
+            parts[owner_of[host]].append(url)
+        is_alone = len(self._owners.names()) == 1
         starts, pauses = _hosts_since(time.time() - self._longest_interval_s)
-        for owner, part in by_owner.items():
+        for owner, part in parts.items():
             task = Task(
                 urls=part,
                 config=self._config,
                 journal=self._journals.new(),
                 owner=owner,
-                owners=names,
+                hosts=None if is_alone else [host for host in owner_of if owner_of[host] == owner],
                 starts=starts,
                 pauses=pauses,
                 moved={url: moved[url] for url in part if url in moved},

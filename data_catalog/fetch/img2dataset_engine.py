@@ -52,6 +52,7 @@ class Img2dataset(Owners):
     """img2dataset in place of the fetching process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._children: set[subprocess.Popen[bytes]] = set()
 
     def close(self) -> None:

@@ -9,15 +9,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from hashlib import blake2b
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_catalog.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
 from data_catalog.errors import KINDS, DefectError, DiskError, InputError, PipelineError
@@ -37,12 +36,6 @@ _ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS
 _ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
 
 
-@lru_cache(maxsize=4096)
-def owner_of(group: str, names: tuple[str, ...]) -> str:
-    """Return the owner of a host, by rendezvous hashing: only hosts of an owner that died get another one."""
-    return max(names, key=lambda name: blake2b(f"{name} {group}".encode(), digest_size=8).digest())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """URLs that a process is to fetch into a new journal, and what other processes know of them and of hosts."""
@@ -51,21 +44,39 @@ class Task:
     config: FetchConfig
     journal: Path  # its folder gets large bodies, for a while
     owner: str  # name of the process
-    owners: tuple[str, ...]  # names of all processes
+    hosts: Collection[str] | None  # hosts that the process owns from now on; None: all
     starts: Mapping[str, float]  # by host: when the last request began, in seconds since 1970
     pauses: Mapping[str, Pause]  # by host
     moved: Mapping[str, Moved]  # by URL: the state of those that another process has handed over
 
 
-class Owners(Protocol):
+class Owners:
     """Fetching processes, each of which alone requests the URLs of its hosts; by default there is only one."""
 
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}  # by host
+        self._num_urls = Counter[str]()  # by owner
+        self._assigning = threading.Lock()
+
     def names(self) -> Sequence[str]:
-        """Return the names of those that are alive."""
+        """Return the names of those that are alive; none joins them."""
         return [""]
+
+    def assign(self, num_urls: Mapping[str, int]) -> dict[str, str]:
+        """Return the owners of hosts: one that is new, or whose owner ended, goes to the process with fewest URLs."""
+        with self._assigning:
+            names = self.names()
+            if not names:
+                raise InputError("images: all fetching processes have ended. Run the same command again")
+            for host in sorted(num_urls, key=lambda host: -num_urls[host]):
+                if self._owners.get(host) not in names:
+                    self._owners[host] = min(names, key=lambda name: self._num_urls[name])
+                self._num_urls[self._owners[host]] += num_urls[host]
+            return {host: self._owners[host] for host in num_urls}
 
     def run(self, task: Task) -> None:
         """Fetch the URLs of a task by its owner. Raise `ChildDiedError` if the owner ends, or hangs and is killed."""
+        raise NotImplementedError
 
 
 class Owner:
@@ -76,6 +87,7 @@ class Owner:
         self._sending = threading.Lock()
         self._store: HostStore | None = None
         self._fetchers: dict[str, Fetcher] = {}  # by settings
+        self._owned: set[str] = set()  # hosts
         self._has_begun = False
 
     def serve(self) -> None:
@@ -101,8 +113,10 @@ class Owner:
             journal.close()
             self._tell(ended=number)
 
-        def owns(group: str) -> bool:
-            return owner_of(group, task.owners) == task.owner
+        self._owned.update(task.hosts or ())
+
+        def owns(host: str) -> bool:
+            return task.hosts is None or host in self._owned
 
         fetcher.start(Job(journal, task.journal.parent, len(task.urls), ended, owns), task.urls, task.moved)
 
@@ -150,6 +164,7 @@ class FetchingProcess(Owners):
     """
 
     def __init__(self, hosts: Path, *lease: str) -> None:
+        super().__init__()
         self._hosts, self._lease = hosts, lease
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None

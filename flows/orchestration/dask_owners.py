@@ -50,6 +50,7 @@ class DaskOwners(Owners):
     """
 
     def __init__(self, client: Client, remote: Callable[[Callable[[], Any]], Callable[[], Any]], hosts: Path) -> None:
+        super().__init__()
         self._client, self._remote, self._hosts = client, remote, hosts
         self._lease = hosts / f"{_LEASE}{uuid4().hex}"
         self._workers: dict[str, _Elected] = {}  # by machine

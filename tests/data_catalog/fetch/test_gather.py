@@ -16,7 +16,7 @@ from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
 from data_catalog.fetch.journal import Journal, JournalReader
-from data_catalog.fetch.owner import Owners, Task, owner_of
+from data_catalog.fetch.owner import Owners, Task
 
 EVENTS = [({"url": "a", "n": 1}, None), ({"url": "é"}, b"body"), ({"url": "c"}, b""), ({"url": "d"}, bytes(3000))]
 
@@ -67,6 +67,7 @@ class FakeOwners(Owners):
     """Owners whose answers are a function of the URL; one that raises `ChildDiedError` kills the owner."""
 
     def __init__(self, answer: Callable[[str], str | None], names: tuple[str, ...] = ("one",)) -> None:
+        super().__init__()
         self.answer, self.alive = answer, list(names)
         self.asked: list[str] = []
         self.tasks: list[Task] = []
@@ -188,12 +189,14 @@ def test_an_owner_that_dies_before_it_asks_for_anything_is_an_error(tmp_path: Pa
         fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
 
 
-@given(names=st.sets(st.text(min_size=1), min_size=2, max_size=9), gone=st.randoms())
-def test_only_hosts_of_an_owner_that_died_get_another_one(names: set[str], gone: Any) -> None:
-    groups = [f"host{number}.example" for number in range(50)]
-    before = {group: owner_of(group, tuple(sorted(names))) for group in groups}
-    dead = gone.choice(sorted(names))
-    after = {group: owner_of(group, tuple(sorted(names - {dead}))) for group in groups}
-    assert {group for group in groups if before[group] != after[group]} == {
-        group for group in groups if before[group] == dead
-    }
+@given(num_urls=st.lists(st.integers(1, 100), min_size=1, max_size=50), names=st.integers(2, 9), gone=st.randoms())
+def test_hosts_go_to_owners_with_little_to_do_and_stay_there(num_urls: list[int], names: int, gone: Any) -> None:
+    owners = FakeOwners(lambda url: None, tuple(map(str, range(names))))
+    hosts = {f"host{number}.example": count for number, count in enumerate(num_urls)}
+    before = owners.assign(hosts)
+    loads = [sum(hosts[host] for host in hosts if before[host] == name) for name in owners.alive]
+    assert max(loads) - min(loads) <= max(num_urls)
+    owners.alive.remove(dead := gone.choice(owners.alive))
+    after = owners.assign(hosts)
+    assert {host for host in hosts if before[host] != after[host]} == {host for host in hosts if before[host] == dead}
+    assert dead not in after.values()

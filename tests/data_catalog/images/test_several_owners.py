@@ -21,7 +21,7 @@ from data_catalog.fetch import lease as leases
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.lease import Lease, renew
-from data_catalog.fetch.owner import FetchingProcess, Owners, Task, owner_of
+from data_catalog.fetch.owner import FetchingProcess, Owners, Task
 
 CONFIG = FetchConfig(
     allow_loopback=True, retries=1, backoff_s=0.1, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
@@ -32,6 +32,7 @@ class Machines(Owners):
     """Fetching processes as two machines have them; a machine that is lost stays away."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        super().__init__()
         self.processes = {name: FetchingProcess(folder / name) for name in names}
         self.lost: set[str] = set()
         self.tasks: list[Task] = []
@@ -71,17 +72,17 @@ def fetch(machines: Machines, workers: Any, make_requests: Any, tmp_path: Path) 
     return run
 
 
-def owned(make_site: Any, owner: str) -> Any:
-    """A site that a machine owns."""
-    while owner_of((site := make_site()).server_address[0], ("one", "two")) != owner:
-        pass
+def owned(make_site: Any, machines: Machines, owner: str) -> Any:
+    """A site that a machine owns: each in turn."""
+    host = (site := make_site()).server_address[0]
+    assert machines.assign({host: 1}) == {host: owner}
     return site
 
 
 def test_a_redirect_to_a_host_of_another_machine_is_followed_by_that_machine(
     make_site: Any, machines: Machines, fetch: Any
 ) -> None:
-    one, two = owned(make_site, "one"), owned(make_site, "two")
+    one, two = owned(make_site, machines, "one"), owned(make_site, machines, "two")
     # Content-Usage of the first host's robots.txt holds for the whole way.
     one.behaviours["/robots.txt"] = lambda it: it.answer(200, b"User-agent: *\nContent-Usage: train-ai=y\n")
     one.behaviours["/there"] = lambda it: it.answer(302, b"", Location=two.url("/and-back"))
@@ -107,11 +108,21 @@ def test_a_redirect_to_a_host_of_another_machine_is_followed_by_that_machine(
         assert all(place.startswith(site.url("")) for place in places)
 
 
+def test_a_redirect_to_a_host_of_no_machine_gets_it_one(make_site: Any, machines: Machines, fetch: Any) -> None:
+    one, two, new = owned(make_site, machines, "one"), owned(make_site, machines, "two"), make_site()
+    for site in (one, two):
+        site.behaviours["/there"] = lambda it: it.answer(302, b"", Location=new.url("/image"))
+    new.files["/image"] = b"x"
+    rows = fetch(one.url("/there"), two.url("/there"))
+    assert [row["bytes"] for row in rows] == [b"x", b"x"]
+    assert len({task.owner for task in machines.tasks if any(state["to"] for state in task.moved.values())}) == 1
+
+
 def test_a_redirect_to_another_machine_does_not_wait_for_the_rest_of_its_shard(
-    make_site: Any, fetch: Any, monkeypatch: pytest.MonkeyPatch
+    make_site: Any, machines: Machines, fetch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gather, "_HANDOVER_S", 0.1)
-    one, two = owned(make_site, "one"), owned(make_site, "two")
+    one, two = owned(make_site, machines, "one"), owned(make_site, machines, "two")
     arrived = threading.Event()
     one.behaviours["/there"] = lambda it: it.answer(302, b"", Location=two.url("/image"))
     two.behaviours["/image"] = lambda it: (arrived.set(), it.answer(200, b"x"))
@@ -124,7 +135,7 @@ def test_a_redirect_to_another_machine_does_not_wait_for_the_rest_of_its_shard(
 def test_hosts_of_a_machine_that_dies_go_to_the_other_and_keep_their_pace(
     make_site: Any, request_log: Any, machines: Machines, fetch: Any, children: Any
 ) -> None:
-    sites = [owned(make_site, name) for name in ("one", "two", "one", "two")]
+    sites = [owned(make_site, machines, name) for name in ("one", "two", "one", "two")]
     logs = [request_log() for _ in sites]
     for site, log in zip(sites, logs, strict=True):
         for number in range(12):
@@ -154,7 +165,7 @@ def test_hosts_of_a_machine_that_dies_go_to_the_other_and_keep_their_pace(
 
 
 def test_a_pause_goes_to_the_heir_of_a_host(make_site: Any, machines: Machines, fetch: Any, children: Any) -> None:
-    site, before = owned(make_site, "one"), children("fetch")
+    site, before = owned(make_site, machines, "one"), children("fetch")
     site.behaviours["/busy"] = lambda it: it.answer(429, b"", Retry_After="1000")
     site.files["/late"] = b"x"
 
