@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from data_catalog.errors import BusyError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.takedown import forget
 from data_catalog.tombstones import new_tombstone
+from flows.recipe.language_packs import available_language_packs
 from training.scores.encoders import open_open_clip
 from training.towers.model import LoadedModel, create_model, write_model_config
 from training.towers.model_files import save_weights
@@ -42,12 +44,9 @@ from translation.memory import forget_texts
 if find_spec("gradio") is None:
     pytest.skip("Gradio is not installed: the extra dev has it", allow_module_level=True)
 
-from gradio_client import Client, handle_file
-
-from flows.page import MAX_UPLOAD_BYTES, Shown, interface_texts, open_shown, served
-from flows.recipe.language_packs import available_language_packs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Gradio's dependencies warn of one another
+MAX_UPLOAD_BYTES = 20 << 20
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(2)} {{alert 3}} **bold** rosso"
 COLOURS = {"rosso": (200, 0, 0), "verde": (0, 200, 0), "blu": (0, 0, 200), "grigio": (120, 120, 120)}
 
@@ -121,18 +120,33 @@ def root(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(colours: LoadedModel, pictures: Path, root: Path) -> Iterator[str]:
     name = next(iter(query(root, "FROM builds").to_pylist()))["dataset"]
     gallery = folder_gallery(pictures, colours)
-    shown = Shown(model=colours, language="it", gallery=gallery, root=root, snapshot=require_snapshot(root, name))
-    with served(shown) as address:
+    snapshot = require_snapshot(root, name)
+    with served(model=colours, language="it", gallery=gallery, root=root, snapshot=snapshot) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Client:
+def client(url: str) -> Any:
     return reader(url, "it-IT,it;q=0.9,en;q=0.8")
 
 
-def reader(url: str, accepted: str) -> Client:
+# Gradio takes seconds to load: only the process that runs these tests pays them, and none that collects.
+def served(host: str = "127.0.0.1", port: int | None = None, **shown: Any) -> AbstractContextManager[str]:
+    from flows.page import Shown, served
+
+    return served(Shown(**shown), host=host, port=port)
+
+
+def handle_file(path: Path) -> Any:
+    from gradio_client import handle_file
+
+    return handle_file(path)
+
+
+def reader(url: str, accepted: str = "") -> Any:
     """Return a program that asks as a browser does whose reader prefers these languages."""
+    from gradio_client import Client
+
     return Client(url, verbose=False, analytics_enabled=False, headers={"Accept-Language": accepted})
 
 
@@ -168,7 +182,7 @@ def test_the_page_speaks_the_language_of_its_reader(
     assert ("Write to" in shown or "Schreiben Sie dem" in shown) == (language != "it"), "the model reads Italian"
 
 
-def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Client) -> None:
+def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Any) -> None:
     answer = client.predict("un quadrato rosso", 2, api_name="/search")
     assert answer.count("<img ") == answer.count('<img src="data:image/jpeg;base64,') == 2
     first, second = re.findall(r'<figcaption><p lang="it">(.*?)</p>', answer)
@@ -178,7 +192,7 @@ def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Client) -> 
     assert "Inserisci un testo." in client.predict(" ", 2, api_name="/search")
 
 
-def test_a_match_that_random_letters_have_too_is_said_to_be_weak(client: Client, url: str) -> None:
+def test_a_match_that_random_letters_have_too_is_said_to_be_weak(client: Any, url: str) -> None:
     """The model takes any text without a colour's name for grey."""
     weak = client.predict("un dinosauro", 2, api_name="/search")
     assert texts_of(weak).strip().startswith("Risultato debole: ")
@@ -187,7 +201,7 @@ def test_a_match_that_random_letters_have_too_is_said_to_be_weak(client: Client,
     assert "A weak match: " in reader(url, "en").predict("un dinosauro", 2, api_name="/search")
 
 
-def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Path, url: str) -> None:
+def test_an_image_is_described_by_the_nearest_text(client: Any, pictures: Path, url: str) -> None:
     answer = client.predict(
         handle_file(pictures / "verde.png"), f"un prato verde\n{HOSTILE}\nblu", api_name="/classify"
     )
@@ -204,7 +218,7 @@ def test_an_image_is_described_by_the_nearest_text(client: Client, pictures: Pat
     assert html.unescape(refused).partition('<span lang="en">')[0].endswith("Il motivo, in inglese: ")
 
 
-def test_the_red_part_is_where_the_text_is(client: Client, flag: Path, url: str) -> None:
+def test_the_red_part_is_where_the_text_is(client: Any, flag: Path, url: str) -> None:
     from base64 import b64decode
     from io import BytesIO
 
@@ -222,9 +236,7 @@ def test_the_red_part_is_where_the_text_is(client: Client, flag: Path, url: str)
 @pytest.mark.parametrize(
     "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"0" * 50, b"<svg onload=alert(1)></svg>"]
 )
-def test_a_damaged_image_gets_a_sentence_and_is_deleted(
-    client: Client, tmp_path: Path, content: bytes, url: str
-) -> None:
+def test_a_damaged_image_gets_a_sentence_and_is_deleted(client: Any, tmp_path: Path, content: bytes, url: str) -> None:
     (tmp_path / "image.png").write_bytes(content)
     for name in ("/classify", "/localize"):
         answer = client.predict(handle_file(tmp_path / "image.png"), "rosso\nblu", api_name=name)
@@ -233,7 +245,7 @@ def test_a_damaged_image_gets_a_sentence_and_is_deleted(
     assert left_behind(url) == []
 
 
-def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Client, root: Path) -> None:
+def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Any, root: Path) -> None:
     row = query(root, "SELECT * FROM captions WHERE outcome = 'kept' ORDER BY sample_id LIMIT 1").to_pylist()[0]
     word = max(row["caption"].split(), key=len).strip(".,")
     every = ("", "", "", "", "", "", "", 1)
@@ -274,7 +286,7 @@ def test_a_reloaded_page_shows_no_caption_of_a_sample_that_was_forgotten_since(
     snapshot = require_snapshot(copied, "scenes")
     captions = query(copied, "SELECT captions[1], any_value(sample_id) FROM pairs GROUP BY 1 HAVING count(*) = 1")
     gallery, language = folder_gallery(pictures, colours), snapshot.manifest["target_lang"]
-    with served(Shown(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot)) as address:
+    with served(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot) as address:
         before = reloaded(address)
         caption, sample = next(pair for pair in zip(*captions.to_pydict().values(), strict=True) if pair[0] in before)
         forget(copied, [new_tombstone("sample", sample)], forget_texts=forget_texts)
@@ -300,7 +312,7 @@ def test_examples_of_images_are_seen_and_chosen_until_they_are_forgotten(colours
     rebuild(copied)
     snapshot = require_snapshot(copied, "scenes")
     language = snapshot.manifest["target_lang"]
-    with served(Shown(model=colours, language=language, root=copied, snapshot=snapshot)) as address:
+    with served(model=colours, language=language, root=copied, snapshot=snapshot) as address:
         config = httpx.get(f"{address}config").json()
         kinds = {component["id"]: component["type"] for component in config["components"]}
         events = config["dependencies"]
@@ -346,8 +358,8 @@ def test_the_server_asks_no_other_host(colours: LoadedModel, pictures: Path, fla
             reached.append(address[0] if isinstance(address, tuple) else address)
 
     sys.addaudithook(listen)
-    with served(Shown(model=colours, language="it", gallery=folder_gallery(pictures, colours))) as address:
-        own = Client(address, verbose=False, analytics_enabled=False)
+    with served(model=colours, language="it", gallery=folder_gallery(pictures, colours)) as address:
+        own = reader(address)
         assert "grigio.png" in own.predict("grigio", 1, api_name="/search")
         assert 'class="heat"' in own.predict(handle_file(flag), "rosso", api_name="/localize")
         assert "un cane sulla spiaggia" in reloaded(address), "examples are in the model's language, not the reader's"
@@ -392,7 +404,7 @@ def test_another_site_cannot_make_a_browser_write_here(url: str) -> None:
 @pytest.mark.parametrize("path", ["{photo}", "{photo}/../gone.jpg", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
 @pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}])
 def test_only_an_upload_is_taken_for_an_image(
-    client: Client, url: str, path: str, meta: dict[str, object], tmp_path: Path
+    client: Any, url: str, path: str, meta: dict[str, object], tmp_path: Path
 ) -> None:
     """An upload is deleted with its folder, and Gradio looks only at paths that are marked as files."""
     photo = tmp_path / "photo.jpg"
@@ -418,7 +430,7 @@ def test_only_an_upload_is_taken_for_an_image(
 
 def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
     def ask(number: int) -> str:
-        own = Client(url, verbose=False, analytics_enabled=False)
+        own = reader(url)
         return str(own.predict(handle_file(flag), f"rosso\nblu\n{number}", api_name="/classify"))
 
     with ThreadPoolExecutor(20) as threads:
@@ -429,7 +441,7 @@ def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
 
 def test_uploads_that_nobody_used_go_with_the_page(colours: LoadedModel, pictures: Path) -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with served(Shown(model=colours, language="el")) as address:
+    with served(model=colours, language="el") as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).raise_for_status()
         assert [path.read_bytes() for path in folder.rglob("*") if path.is_file()] == [b"0"]
@@ -445,7 +457,7 @@ def test_uploads_that_nobody_used_go_after_a_while_and_their_number_is_limited(
 ) -> None:
     monkeypatch.setattr("flows.page.KEPT_S", 2.0)
     monkeypatch.setattr("flows.page.MAX_UPLOADS_BYTES", 3)
-    with served(Shown(model=colours, language="")) as address:
+    with served(model=colours, language="") as address:
         assert "captions in an unknown language" in httpx.get(address).text
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         codes = [httpx.post(f"{address}gradio_api/upload", files={"files": b"0"}).status_code for _ in range(5)]
@@ -465,18 +477,18 @@ def test_the_page_is_served_where_it_is_told_whatever_the_environment_says(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port) as address:
+    with served(model=colours, language="it", host="127.0.0.2", port=free_port) as address:
         assert address == f"http://127.0.0.2:{free_port}/"
         with httpx.Client(trust_env=False) as client:
             assert client.get(address).status_code == 200
             assert client.get(address, headers={"host": "evil.example"}).status_code == 421
-        taken = served(Shown(model=colours, language="it"), host="127.0.0.2", port=free_port)
+        taken = served(model=colours, language="it", host="127.0.0.2", port=free_port)
         with pytest.raises(BusyError, match=f"port {free_port} of 127.0.0.2 is taken"), taken:
             pass
     for host in ("192.0.2.1", "no.such.host.invalid", "2001:db8::1"):
         with (
             pytest.raises(SettingsError, match=f"--host {host} is"),
-            served(Shown(model=colours, language="it"), host=host),
+            served(model=colours, language="it", host=host),
         ):
             pass
     assert "no_proxy" not in os.environ
@@ -596,6 +608,8 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
 
 
 def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
+    from flows.page import interface_texts
+
     texts = interface_texts()
     assert set(texts) >= {"en", "it", "de"}
     for language, words in texts.items():
@@ -608,5 +622,7 @@ def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
 
 
 def test_what_cannot_be_shown_is_said_before_the_page_opens() -> None:
+    from flows.page import open_shown
+
     with pytest.raises(SettingsError, match="name a model"):
         open_shown(None)

@@ -1,4 +1,7 @@
-"""Our tasks under mteb, offline: models, and exports as mteb's own loaders open them, score as on the scoreboard."""
+"""Our tasks under mteb, offline: models, and exports as mteb's own loaders open them, score as on the scoreboard.
+
+mteb takes seconds to load: only the process that runs these tests loads it, and none that collects them.
+"""
 
 import runpy
 import shutil
@@ -7,18 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mteb
 import pytest
-from mteb.models.model_implementations.clip_models import CLIPModel
-from mteb.models.model_implementations.openclip_models import openclip_loader
-from mteb.models.model_meta import ModelMeta
 
 from data_catalog.errors import SettingsError
 from training.config import EvaluateConfig
 from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.encoders import open_encoder
 from training.scores.galleries import Gallery
-from training.scores.mteb_tasks import MtebEncoder, gallery_tasks, write_mteb_results
 from training.scores.scoreboard import ModelToScore, Scoreboard, score_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*autocast")  # of mteb's loader for open_clip
@@ -78,6 +76,13 @@ def of_mteb(results: Iterable[Any]) -> dict[str, float]:
 def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
     italian: Path, gallery: Gallery, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import mteb
+    from mteb.models.model_implementations.clip_models import CLIPModel
+    from mteb.models.model_implementations.openclip_models import openclip_loader
+    from mteb.models.model_meta import ModelMeta
+
+    from training.scores.mteb_tasks import MtebEncoder, gallery_tasks, write_mteb_results
+
     tasks = gallery_tasks(gallery, "it")
     facts = tasks[0].metadata
     assert (facts.eval_langs, facts.license, facts.sample_creation) == (["ita-Latn"], "cc-by-4.0", "machine-translated")
@@ -111,6 +116,10 @@ def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
 
 def test_only_ties_are_scored_otherwise(italian: Path, gallery: Gallery, offline: None) -> None:
     """Every image is there twice: mteb orders the two by their ids, and the scoreboard counts it against the model."""
+    import mteb
+
+    from training.scores.mteb_tasks import MtebEncoder, gallery_tasks
+
     owners = [place + 4 for place in gallery.owners[:8]]  # the second of each two, which mteb puts first
     images = [*gallery.images[:4], *gallery.images[:4]]
     twins = replace(gallery, images=images, captions=gallery.captions[:8], owners=owners, made_by=["human"] * 8)
@@ -122,5 +131,7 @@ def test_only_ties_are_scored_otherwise(italian: Path, gallery: Gallery, offline
 
 
 def test_a_language_that_mteb_does_not_know_is_refused(gallery: Gallery) -> None:
+    from training.scores.mteb_tasks import gallery_tasks
+
     with pytest.raises(SettingsError, match="does not know the language qq of squares 1"):
         gallery_tasks(gallery, "qq")
