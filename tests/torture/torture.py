@@ -22,6 +22,7 @@ from on_cluster import SETTINGS, builds_on_clusters, install_engine
 from trials import Trial
 
 from data_catalog.plain_text import plain_table
+from data_catalog.sample.server import serve
 
 NUM_IMAGES = 44
 SMALL = (
@@ -71,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     """All series that are asked for."""
-    overrides = options.overrides or [*SMALL, *_served_on(_unused_port())]
+    port = _unused_port()
+    overrides = options.overrides or [*SMALL, f'scenes.base_url="http://127.0.0.1:{port}"', f"serve.port={port}"]
     numbers = iter(range(1_000_000))
 
     def trial(*more: str) -> Trial:
@@ -80,14 +82,18 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     rng, outcomes = random.Random(options.seed), list[Outcome]()
     if options.on_clusters:
         install_engine(folder / "engine")
-        outcomes.append(
-            builds_on_clusters(
-                lambda *executor: replace(trial(*SETTINGS), executor=executor),
-                _measured(lambda: trial(*SETTINGS), None, 0),
-                options.on_clusters,
-                rng,
+        measured = _measured(lambda: trial(*SETTINGS), None, 0)
+        # The web outlives a flow: what workers ask for in the moment after its death must not be lost.
+        elsewhere = f"serve.port={_unused_port()}"
+        with serve(measured.reference / "upstream" / "www", port):
+            outcomes.append(
+                builds_on_clusters(
+                    lambda *executor: replace(trial(*SETTINGS, elsewhere), executor=executor),
+                    measured,
+                    options.on_clusters,
+                    rng,
+                )
             )
-        )
     series = _measured(trial, options.reference, options.build_s)
     outcomes += [random_kills(series, options.kills, rng)] if options.kills else []
     if names := _chosen(options.failpoints):
@@ -127,10 +133,6 @@ def _rows(outcome: Outcome) -> list[dict[str, object]]:
 
 def _chosen(text: str) -> list[str]:
     return {"all": all_failpoints(), "none": []}.get(text, text.split(","))
-
-
-def _served_on(port: int) -> list[str]:
-    return [f'scenes.base_url="http://127.0.0.1:{port}"', f"serve.port={port}"]
 
 
 def _unused_port() -> int:
