@@ -202,7 +202,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "Do
     Raises:
         InputError: a file is missing.
     """
-    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_by_hand
+    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_existing
 
     places = [(path, file) for file in files for path in file.paths if not (job.folder / path).is_file()]
     if places:
@@ -218,7 +218,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "Do
     check_readable(source, there, images=job.folder / source.images)
     with download_lock(job.folder):
         for file in files:
-            record_by_hand(file, job)
+            record_existing(file, job)
     say(f"present, and readable as {source.kind}: {', '.join(map(str, there))}")
 
 
