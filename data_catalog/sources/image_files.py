@@ -8,13 +8,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
 from fsspec.core import strip_protocol
@@ -23,23 +24,19 @@ from fsspec.spec import AbstractFileSystem
 from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.images.formats import MAX_IMAGE_BYTES
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
 _EXTRAS = {"file": "", "memory": "", "s3": "s3", "gs": "gs", "gcs": "gs"}
 # Names under which file systems report a file's version; checksums first, since copies of a file share them.
 _VERSIONS = ("md5Hash", "ETag", "etag", "mtime", "LastModified")
-_MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage
 # Read-ahead for a store: enough for a whole picture, or several headers of a tar.
 _BLOCK_BYTES = 256 * 1024
-_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 # Exceptions of the standard library's readers for damaged archives.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
 _BAD_TAR = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
-
-Entry = TypeVar("Entry", bound=Hashable)
 
 
 class Stamp(NamedTuple):
@@ -83,8 +80,6 @@ class StorePath:
 
     def info(self) -> dict[str, Any] | None:
         """Return the file system's record of it, or None if it does not exist."""
-        if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
-            return None
         try:
             with self.store_errors():
                 return dict(self.system.info(self.path))
@@ -137,9 +132,9 @@ class _File(io.BufferedReader):
 
 
 def inner_name(name: str) -> str | None:
-    """Return a name without "." and empty parts; None if it is empty, absolute (also on Windows) or has ".."."""
+    """Return a name without "." and empty parts; None if it is empty, absolute or has ".."."""
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or _WINDOWS_ROOT.match(name):
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         return None
     return str(path)
 
@@ -219,30 +214,41 @@ class _Folder(_Place):
         return body
 
 
-class _Names(Generic[Entry]):
-    """The members of an archive, by exact name or by the only one whose path ends alike in another folder."""
+class _Member(NamedTuple):
+    key: Any  # what a zip or tar finds it by
+    size: int
 
-    def __init__(self, members: Mapping[str, Entry | None]) -> None:
+
+class _Archive(_Place):
+    """The members of a zip or tar, by exact name or by the only one whose path ends alike in another folder.
+
+    The last one of members with equal names counts. One that is None cannot be read, but no other is taken for it.
+    """
+
+    def __init__(self, members: Mapping[str, _Member | None]) -> None:
         self._members = members
-        self._by_basename: dict[str, list[str]] = {}
+        self._by_basename = defaultdict[str, list[str]](list)
         for name in members:
-            self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
+            self._by_basename[name.rpartition("/")[2]].append(name)
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> _Image | None:
         if name in self._members:
-            return self._members[name]
-        candidates = (f"/{candidate}" for candidate in self._by_basename.get(name.rpartition("/")[2], []))
-        same = (tail for tail in candidates if tail.endswith(f"/{name}") or f"/{name}".endswith(tail))
-        matches = {self._members[tail[1:]] for tail in same}
-        return matches.pop() if len(matches) == 1 else None
+            found = {self._members[name]}
+        else:
+            tails = {f"/{each}": self._members[each] for each in self._by_basename.get(name.rpartition("/")[2], [])}
+            found = {tails[tail] for tail in tails if tail.endswith(f"/{name}") or f"/{name}".endswith(tail)}
+        member = found.pop() if len(found) == 1 else None
+        return member and _Image(member.size, partial(self._read, member))
+
+    def _read(self, member: _Member) -> bytes:
+        raise NotImplementedError
 
 
-class _Zip(_Place):
-    """Images in a zip; the last one of members with equal names counts."""
+class _Zip(_Archive):
+    """Images in a zip."""
 
     def __init__(self, place: StorePath) -> None:
-        self._lock = Lock()
-        self._file = place.open()
+        self._lock, self._file = Lock(), place.open()
         try:
             self._zip = zipfile.ZipFile(self._file)
         except _BAD_ZIP as error:
@@ -251,28 +257,24 @@ class _Zip(_Place):
                 f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
                 "compressed tar"
             ) from error
-        infos = [
-            info for info in self._zip.infolist() if not info.filename.endswith("/")
-        ]  # is_dir() fails for an empty name
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(map(_is_usable, infos)):
             self.close()
             raise InputError(
                 f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
                 "deflate and without a password"
             )
-        self._names = _Names({name: info for info in infos if (name := inner_name(info.filename))})
+        names = ((inner_name(info.filename), info) for info in infos)
+        super().__init__({name: _Member(info, info.file_size) for name, info in names if name})
 
-    def find(self, name: str) -> _Image | None:
-        info = self._names.find(name)
-        return None if info is None else _Image(info.file_size, partial(self._read, info))
-
-    def _read(self, info: zipfile.ZipInfo) -> bytes:
+    def _read(self, member: _Member) -> bytes:
+        info: zipfile.ZipInfo = member.key
         if not _is_usable(info):
             raise OSError(f"{info.filename!r} is encrypted or packed by another method than deflate")
         try:
             # read() without a size would decompress all of a member that is longer than it states.
-            with self._lock, self._zip.open(info) as member:
-                body = member.read(info.file_size)
+            with self._lock, self._zip.open(info) as opened:
+                body = opened.read(info.file_size)
         except _BAD_ZIP as error:
             raise OSError(f"{info.filename!r} cannot be read: {error}") from error
         if len(body) != info.file_size:
@@ -288,16 +290,11 @@ def _is_usable(info: zipfile.ZipInfo) -> bool:
     return info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
 
 
-class _Member(NamedTuple):
-    offset: int
-    size: int
-
-
-class _Tar(_Place):
+class _Tar(_Archive):
     """Images in an uncompressed tar, which is opened again for each read, to detect that it changed.
 
-    The last one of members with equal names counts. A symbolic link to a regular file of the tar is followed. A hard
-    link, a sparse file, a link to a link, or to a file outside the tar, does not exist.
+    A symbolic link to a regular file of the tar is followed. A hard link, a sparse file, a link to a link, or to a file
+    outside the tar, does not exist.
     """
 
     def __init__(self, place: StorePath, stamp: Stamp) -> None:
@@ -307,27 +304,21 @@ class _Tar(_Place):
         try:
             with place.open(stamp.size) as file:
                 for info in _headers(file):
-                    if (name := inner_name(info.name)) is None:
-                        continue
-                    is_plain = info.isreg() and not info.issparse()
-                    # What cannot be read has its name, too: no other member is taken for it.
-                    members[name] = _Member(info.offset_data, info.size) if is_plain else None
-                    links.pop(name, None)
-                    if info.issym():
-                        links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
+                    if name := inner_name(info.name):
+                        is_plain = info.isreg() and not info.issparse()
+                        members[name] = _Member(info.offset_data, info.size) if is_plain else None
+                        links.pop(name, None)
+                        if info.issym():
+                            links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
         except _BAD_TAR as error:
             raise InputError(
                 f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
             ) from error
-        self._names = _Names(members | {name: members.get(target) for name, target in links.items()})
-
-    def find(self, name: str) -> _Image | None:
-        member = self._names.find(name)
-        return None if member is None else _Image(member.size, partial(self._read, member))
+        super().__init__(members | {name: members.get(target) for name, target in links.items()})
 
     def _read(self, member: _Member) -> bytes:
         with self._place.open(self._stamp.size) as file:
-            file.seek(member.offset)
+            file.seek(member.key)
             body = file.read(member.size)
         if self._place.stamp() != self._stamp:
             raise OSError(f"{self._place} has changed since it was opened")
@@ -401,7 +392,7 @@ def image_locations(location: str) -> list[StorePath]:
 
 def _place(location: str) -> StorePath:
     url = _URL.match(location)
-    scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
+    scheme = url[1].lower() if url else "file"
     if scheme not in _EXTRAS:
         raise SettingsError(
             f"images names {location}, which is neither a path nor an s3:// or gs:// URL. Images on the web are "
@@ -414,4 +405,4 @@ def _place(location: str) -> StorePath:
         raise InputError(
             f"images names {location}, which needs an extra of vernaclip: {install_hint(_EXTRAS[scheme])}"
         ) from error
-    return StorePath(system, strip_protocol(f"{scheme}://{rest}"))
+    return StorePath(system, strip_protocol(location if url else f"file://{location}"))
