@@ -318,8 +318,7 @@ def test_members_without_a_name_or_shorter_than_stated_cost_no_other(tmp_path: P
     replaced(replaced(path, b"n.jpg", b"\0.jpg"), (9).to_bytes(4, "little") * 2, b"\x09\0\0\0\x0b\0\0\0")
     images = opened(path)
     assert images.read("a.jpg") == b"A"
-    with pytest.raises(OSError, match=r"s\.jpg' (has 9 bytes, but states 11|cannot be read)"):
-        images.read("s.jpg")
+    assert images.read("s.jpg") == b"S" * 9
     images.close()
 
 
