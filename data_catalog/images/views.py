@@ -62,13 +62,8 @@ def image_views(raw: bytes) -> list[View]:
 def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWorkers) -> None:
     """Write the views of images, schema `VIEWS`, in the order of the names; one row with a reason if there are none.
 
-    The child processes of `workers` decode the files, so a file that crashes a decoder costs only itself.
-
-    Args:
-        location: a folder, a zip, an uncompressed tar, or a glob of them.
-        names: of images in the location.
-        out: a new file.
-        workers: read and decode.
+    The names are those of images in a folder, a zip, an uncompressed tar, or a glob of them. The child processes of
+    `workers` decode the files, so a file that crashes a decoder costs only itself.
     """
     with disk_errors(out):
         write_rows(_rows(workers.normalise_local(location, names, _CONFIG)), VIEWS, out)

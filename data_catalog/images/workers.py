@@ -72,12 +72,12 @@ class ImageWorkers(ExitStack):
         journals: Path | None = None,
         owners: Owners | None = None,
     ) -> None:
-        """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
+        """Fetch images and write them to a new file, schema `RAW_IMAGES`: one row for each request, in the same order.
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
             config: settings of `[fetch]`.
-            out: a new file.
+            out: the new file.
             attempt: number of the dataset's attempt.
             log: file for tries and latencies, schema `FETCH_LOG`.
             journals: folder in which a call that is interrupted leaves what came, for the next one; None: a temporary
@@ -98,15 +98,10 @@ class ImageWorkers(ExitStack):
     def normalise(
         self, files: Sequence[Path], config: NormaliseConfig, out: Path, *, order: Sequence[int] | None = None
     ) -> None:
-        """Normalise images, and write one row for each to the new file `out`, schema `IMAGES`.
+        """Normalise images, and write one row for each to a new file, schema `IMAGES`.
 
-        A row that was not fetched keeps its reason.
-
-        Args:
-            files: of the schema `RAW_IMAGES`, or `IMAGES`: those are normalised already.
-            config: settings of `[normalise]`.
-            out: a new file.
-            order: for each row of `out`, the number of the file that it comes from; None: there is one file.
+        The files have the schema `RAW_IMAGES`, or `IMAGES`: those are normalised already. A row that was not fetched
+        keeps its reason. `order` is, for each row of `out`, the number of its file; None: there is one file.
         """
         num_rows = sum(pq.read_metadata(file).num_rows for file in files)
         with disk_errors(out), Progress("normalise", total=num_rows, unit="images") as progress:
