@@ -291,5 +291,5 @@ def _members(path: Path) -> Iterator[list[_Member]]:
             yield [_Member(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
     else:
         with tarfile.open(path) as tarred:
-            infos = [info for info in tarred if inner_name(info.name) and info.isreg()]
-            yield [_Member(info.name, info.size, partial(tarred.extractfile, info)) for info in infos]
+            headers = [info for info in tarred if inner_name(info.name) and info.isreg()]
+            yield [_Member(info.name, info.size, partial(tarred.extractfile, info)) for info in headers]
