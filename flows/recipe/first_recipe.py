@@ -446,7 +446,7 @@ def _try_images(look: _PairsAnalysis) -> None:
     with ImageWorkers() as workers:
         names = ("drop_reason", "original_width", "original_height")
         images = workers.normalise_local(look.where, some, NormaliseConfig())
-        facts = [{name: image.get(name) for name in names} for image in images]
+        facts: list[dict[str, Any]] = [{name: image.get(name) for name in names} for image in images]
     look.tried = Counter(row["drop_reason"] or "" for row in facts)
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
 
