@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import lzma
 import shutil
-import stat
 import tarfile
 import tempfile
 import zipfile
@@ -16,17 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
-from data_catalog.errors import DamagedError, DiskError, InputError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.storage.disk_errors import nearest_existing, raise_if_disk_fails
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
@@ -43,6 +41,10 @@ FORMAT = 1
 DOWNLOADS = ".downloads"  # folder next to the files for unfinished downloads; in the data folder also for the lock
 MAX_UNKNOWN_BYTES = 16 * 2**30  # limit of a file whose size is not published
 MAX_MEMBER_BYTES = 4 * 2**30  # the largest known captions file has 92 MB
+# States of a file in the data folder, as users see them.
+MISSING, RECORDED, UNRECORDED, CHANGED = "no", "yes", "yes, not recorded", "changed since its download"
+# Exceptions of the archive readers and decompressors for damaged data; bz2 raises OSError.
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 DEFAULT_CONFIG = DownloadConfig()
 
 
@@ -74,23 +76,14 @@ def read_record(folder: Path) -> dict[str, RecordedFile]:
         ) from error
 
 
-class State(Enum):
-    """State of a file in the data folder; the values are shown to users."""
-
-    MISSING = "no"
-    RECORDED = "yes"
-    UNRECORDED = "yes, not recorded"
-    CHANGED = "changed since its download"
-
-
-def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> State:
+def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> str:
     """Return the state of one path of a registry, by existence and size."""
     place = folder / path
     if not place.is_file():
-        return State.MISSING
+        return MISSING
     if path not in record:
-        return State.UNRECORDED
-    return State.RECORDED if place.stat().st_size == record[path].num_bytes else State.CHANGED
+        return UNRECORDED
+    return RECORDED if place.stat().st_size == record[path].num_bytes else CHANGED
 
 
 def partial_download(file: UpstreamFile, folder: Path) -> PartialFile:
@@ -101,7 +94,7 @@ def partial_download(file: UpstreamFile, folder: Path) -> PartialFile:
 def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, RecordedFile]) -> Iterator[dict[str, object]]:
     """Yield a table row for each path of a source: size of the download, checksum, and state in the folder."""
     for file in source.files:
-        num_bytes = file.expected.num_bytes
+        num_bytes = file.num_bytes
         size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
         downloaded = partial_download(file, folder).num_bytes if file.url else 0
         for path in file.paths:
@@ -111,7 +104,7 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
                 "file": path,
                 "download MB": size if path == file.paths[0] else "the same",
                 "published checksum": file.expected.algorithm or "none",
-                f"in {folder}": f"{downloaded:,} bytes" if state is State.MISSING and downloaded else state.value,
+                f"in {folder}": f"{downloaded:,} bytes" if state == MISSING and downloaded else state,
             }
 
 
@@ -120,7 +113,7 @@ def existing_files(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
     return [folder / path for file in files for path in file.paths if (folder / path).is_file()]
 
 
-def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Path) -> None:
+def check_readable(source: UpstreamSource, files: Iterable[Path], *, images: Path) -> None:
     """Check files, anywhere on the disk, with the check that their kind of source runs before a build.
 
     A kind with local images also checks the folder or zip `images`.
@@ -162,65 +155,48 @@ def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
     return bool(file.url and _missing(file, job))
 
 
-def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
-    """Refuse a disk without space for all pending files of known size."""
-    pending = [file for file in files if is_pending(file, job)]
-    needed = sum((file.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
-    free = shutil.disk_usage(nearest_existing(job.folder)).free
-    if needed > free:
-        raise DiskError(
-            f"{job.source.name} needs {needed:,} more bytes, but the disk of {job.folder} has {free:,} free: free "
-            "space, choose another folder with --to, or fewer files with --only"
-        )
-
-
 def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:
-    """Download one file of the job's source; call it inside `download_lock`.
-
-    An existing file is never overwritten. If it has the published checksum it is recorded, with another checksum it is
-    an error, and without a published checksum it is left unrecorded.
-    """
+    """Download one file of the job's source, unless it exists; call it inside `download_lock`."""
     missing = _missing(file, job)
     if missing:
         _download_missing(file, missing, job)
     else:
-        _compare_unrecorded(file, job)
+        record_existing(file, job)
     record = read_record(job.folder)
     return [FileResult(path, path in missing, record.get(path)) for path in file.paths]
 
 
-def record_by_hand(file: UpstreamFile, job: DownloadJob) -> None:
-    """Record a file that a person added or replaced; call it inside `download_lock`, after a check of the file."""
-    _compare_unrecorded(file, job)
+def record_existing(file: UpstreamFile, job: DownloadJob) -> None:
+    """Record a file of another origin if it has the published checksum; refuse it if it has another.
+
+    Without a published checksum, a file that a person fetched is recorded, and any other is left unrecorded. Call it
+    inside `download_lock`.
+    """
     record = read_record(job.folder)
-    new = [path for path in file.paths if state_of(path, job.folder, record) is not State.RECORDED]
-    _record(file, {path: job.folder / path for path in new}, job)
+    new = {path: job.folder / path for path in file.paths if state_of(path, job.folder, record) != RECORDED}
+    is_published = bool(file.file and file.expected.algorithm)
+    if new and is_published:
+        place, expected = new[file.file], file.expected
+        found = expected.checksum_of(place)
+        if found != expected.hexdigest:
+            raise InputError(
+                f"the {expected.algorithm} of {place} is {found}, expected {expected.hexdigest}: it is not the "
+                "published file; move it away and run the command again"
+            )
+    if new and (is_published or file.by_hand):
+        _record(file, new, job)
 
 
 def _missing(file: UpstreamFile, job: DownloadJob) -> list[str]:
     record = read_record(job.folder)
     states = {path: state_of(path, job.folder, record) for path in file.paths}
     for path, state in states.items():
-        if state is State.CHANGED:
+        if state == CHANGED:
             raise DamagedError(
                 f"{job.folder / path} has changed since its download, when it had {record[path].num_bytes:,} bytes: "
                 "move it away and run the command again, which downloads it again"
             )
-    return [path for path, state in states.items() if state is State.MISSING]
-
-
-def _compare_unrecorded(file: UpstreamFile, job: DownloadJob) -> None:
-    """Record a file from another origin if it has the published checksum; refuse it if it has another."""
-    path, place = file.file, job.folder / file.file
-    if file.members or not file.expected.algorithm:
-        return
-    if state_of(path, job.folder, read_record(job.folder)) is State.RECORDED:
-        return
-    try:
-        file.expected.require_checksum(place, named=str(place))
-    except InputError as error:
-        raise InputError(f"{error}: it is not the published file; move it away and run the command again") from error
-    _record(file, {path: place}, job)
+    return [path for path, state in states.items() if state == MISSING]
 
 
 def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJob) -> None:
@@ -229,11 +205,17 @@ def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJ
     downloads = part.path.parent
     downloads.mkdir(parents=True, exist_ok=True)
     sweep_temporary([downloads])
-    config = replace(job.config, max_bytes=file.num_bytes or MAX_UNKNOWN_BYTES)
-    download(part, config, expected=file.expected)
+    download(part, replace(job.config, max_bytes=file.num_bytes or MAX_UNKNOWN_BYTES), expected=file.expected)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=downloads, ignore_cleanup_errors=True) as staging:
+        staged = {file.file: part.path}
         try:
-            staged = _staged(file, missing, part.path, Path(staging), job)
+            if file.members:
+                staged = {path: Path(staging) / PurePosixPath(path).name for path in missing}
+                _unpack(part.path, staged.values())
+            if not file.expected.algorithm:
+                # The source's check distinguishes the file from an error page. Images are not checked here, since a
+                # person may add them later; any folder is passed in their place.
+                check_readable(job.source, staged.values(), images=Path(staging))
         except InputError as error:
             if not file.expected.algorithm:
                 part.remove()  # with a checksum it is the published file, and a new download would be the same
@@ -253,25 +235,10 @@ def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJ
         downloads.rmdir()
 
 
-def _staged(
-    file: UpstreamFile, missing: Sequence[str], downloaded: Path, staging: Path, job: DownloadJob
-) -> dict[str, Path]:
-    """Return the temporary file of each missing path, unpacked and checked, before it is moved into place."""
-    staged = {file.file: downloaded}
-    if file.members:
-        staged = {path: staging / PurePosixPath(path).name for path in missing}
-        _unpack(downloaded, staged.values())
-    if not file.expected.algorithm:
-        # The source's check distinguishes the file from an error page. Images are not checked here, since a person
-        # may add them later; any folder is passed in their place.
-        check_readable(job.source, list(staged.values()), images=staging)
-    return staged
-
-
 def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, archive_sha256: str = "") -> None:
     """Write the entries of a file's paths to the record; `places` has the bytes of each path now."""
     record = read_record(job.folder)
-    known = "" if file.members else file.sha256.lower()
+    known = file.sha256.lower() if file.file else ""
     for path, place in places.items():
         record[path] = RecordedFile(
             source=job.source.name,
@@ -294,10 +261,6 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-# Exceptions of the archive readers and decompressors for damaged data; bz2 raises OSError.
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
-
-
 def _unpack(archive: Path, places: Iterable[Path]) -> None:
     """Unpack the only file that is called like each of `places`, from any folder of a zip or tar."""
     try:
@@ -315,26 +278,18 @@ def _unpack(archive: Path, places: Iterable[Path]) -> None:
                 with packed, place.open("xb") as file:
                     shutil.copyfileobj(packed, file, 2**20)
     except _DAMAGE as error:
-        if isinstance(error, OSError):
-            raise_if_disk_fails(error, archive)
+        raise_if_disk_fails(error, archive)
         raise InputError(f"it is damaged, or not an archive ({error})") from error
 
 
 @contextmanager
 def _members(path: Path) -> Iterator[list[_Member]]:
-    """Open an archive, and return its regular files whose names do not lead outside."""
+    """Open an archive, and return its files whose names do not lead outside."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
-            yield [
-                _Member(info.filename, info.file_size, partial(zipped.open, info))
-                for info in zipped.infolist()
-                if inner_name(info.filename) and not info.is_dir()
-                if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
-            ]
+            infos = [info for info in zipped.infolist() if inner_name(info.filename) and not info.is_dir()]
+            yield [_Member(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
     else:
         with tarfile.open(path) as tarred:
-            yield [
-                _Member(info.name, info.size, partial(tarred.extractfile, info))
-                for info in tarred
-                if inner_name(info.name) and info.isreg()
-            ]
+            headers = [info for info in tarred if inner_name(info.name) and info.isreg()]
+            yield [_Member(info.name, info.size, partial(tarred.extractfile, info)) for info in headers]

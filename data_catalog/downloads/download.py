@@ -6,10 +6,11 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import httpx
@@ -30,7 +31,6 @@ _HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
 ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
-
 _CHANGED = "upstream has changed the file, or sent a part of it. It is removed: run the same command again"
 
 Result = TypeVar("Result")
@@ -59,45 +59,37 @@ class Expected:
         if not re.fullmatch(f"[0-9a-f]{{{length}}}", self.hexdigest):
             raise SettingsError(f"{self.hexdigest!r} is not a valid {self.algorithm}: give {length} hexadecimal digits")
 
-    @property
-    def plain_http(self) -> bool:
-        """Return whether plain http is safe: a sha256 detects manipulated bytes, an md5 does not."""
-        return self.algorithm == "sha256"
-
-    def require_checksum(self, path: Path, *, named: str) -> None:
-        """Refuse a file with another checksum; `named` is its name in the message."""
+    def checksum_of(self, path: Path) -> str:
+        """Return a file's checksum by the algorithm of `hexdigest`, "" for none."""
         if not self.algorithm:
-            return
+            return ""
         is_blob = self.algorithm == "git_blob"
         start = f"blob {path.stat().st_size}\0".encode() if is_blob else b""
         checksum = hashlib.new("sha1" if is_blob else self.algorithm, start, usedforsecurity=False)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: checksum).hexdigest()
-        if found != self.hexdigest:
-            raise InputError(f"the {self.algorithm} of {named} is {found}, expected {self.hexdigest}")
+            return hashlib.file_digest(file, lambda: checksum).hexdigest()
 
 
-def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None:
+def check_url(url: str, *, referrer: str = "", algorithm: str = "") -> None:
     """Refuse a URL that contains a password, or whose bytes anybody on the way may change.
 
     Args:
+        url: the URL.
         referrer: URL that led to it, or "" if the user gave it. It may not lead by http to another host.
-        plain_http: whether http is allowed, since the sha256 of the file is known.
+        algorithm: that of the file's checksum. With a sha256, which detects manipulated bytes, http is allowed.
     """
-    refusal = InputError if referrer else SettingsError
     try:
         asked = httpx.URL(url)
         host, led_by = (found.raw_host.decode("ascii") for found in (asked, httpx.URL(referrer or url)))
         if not _HOST.fullmatch(host) or host not in url.lower():  # a host of other letters is written as xn--
             raise httpx.InvalidURL("it has no host")
-        host.encode("idna")  # a label is neither empty nor too long
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise refusal(f"{url!r} is not a URL to download from: {error}") from error
+    except httpx.InvalidURL as error:
+        raise InputError(f"{url!r} is not a URL to download from: {error}") from error
     if asked.userinfo:
-        raise refusal(f"a URL of {host} contains a user name or a password: remove them")
-    http_is_safe = host == led_by and (plain_http or host in _THIS_MACHINE)
+        raise InputError(f"a URL of {host} contains a user name or a password: remove them")
+    http_is_safe = host == led_by and (algorithm == "sha256" or host in _THIS_MACHINE)
     if asked.scheme != "https" and not (asked.scheme == "http" and http_is_safe):
-        raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
+        raise InputError(f"{url} is not requested: only https is safe from manipulation on the way")
 
 
 class PartialFile:
@@ -114,8 +106,7 @@ class PartialFile:
         self.etag, self.version, self.total = "", "", None
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             state = read_json(self._state_path)
-            if state["url"] == url:
-                self.etag, self.version, self.total = state["etag"], state["version"], state["total"]
+            self.etag, self.version, self.total = state["etag"], state["version"], state["total"]
 
     @property
     def num_bytes(self) -> int:
@@ -133,17 +124,15 @@ class PartialFile:
         headers = response.headers
         etag = headers.get("ETag", "")
         version = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is no version
-        if response.status_code == 200:
-            self.remove()
-            length = headers.get("Content-Length")
-            self.etag, self.version, self.total = etag, version, int(length) if length else None
-            state = {"url": self.url, "etag": etag, "version": version, "total": self.total}
-            write_json(self._state_path, state)
-            return
         rest = f"bytes {self.num_bytes}-{(self.total or 0) - 1}/{self.total}"
-        if (headers.get("Content-Range"), version) != (rest, self.version):
-            self.remove()
-            raise TransientError(f"{self.url} sends another part of the file than the requested one")
+        if response.status_code == 206 and (headers.get("Content-Range"), version) == (rest, self.version):
+            return
+        self.remove()
+        if response.status_code != 200:
+            raise httpx.RemoteProtocolError("it is another part of the file than the requested one")
+        length = headers.get("Content-Length")
+        self.etag, self.version, self.total = etag, version, int(length) if length else None
+        write_json(self._state_path, {"etag": etag, "version": version, "total": self.total})
 
     def remove(self) -> None:
         """Delete the bytes and their version."""
@@ -154,14 +143,10 @@ class PartialFile:
 
 def fetch_small(url: str, config: DownloadConfig) -> bytes:
     """Return the content of a small file."""
-
-    def fetch() -> bytes:
-        with _answer(url, config, {}) as response:
-            if response.status_code != 200:
-                raise InputError(f"{url} answers HTTP {response.status_code}")
-            return b"".join(_pieces(response, url, config))
-
-    return _with_retries(fetch, config)
+    with TemporaryDirectory(prefix="vernaclip-download-") as folder:
+        partial = PartialFile(Path(folder) / "file", url)
+        download(partial, config)
+        return partial.path.read_bytes()
 
 
 def download(
@@ -177,6 +162,8 @@ def download(
     A complete file that an earlier process downloaded and did not use is not requested again.
 
     Args:
+        partial: the file.
+        config: limits and retries.
         referrer: URL that led here, see `check_url`.
         known_etag: ETag of a version that is not downloaded again, "" for none.
         expected: expected size and checksum; a file with others is removed, so that the next call starts again.
@@ -184,92 +171,85 @@ def download(
     Returns:
         True if the file is downloaded; False if the server still has the version of `known_etag`.
     """
-    expected = expected or Expected()
+    expected, url = expected or Expected(), partial.url
+
+    def require_size(found: int | None) -> None:
+        if found is not None and expected.num_bytes not in (None, found):
+            partial.remove()
+            raise InputError(f"{url} has {found:,} bytes, expected {expected.num_bytes:,}: {_CHANGED}")
 
     def fetch() -> bool:
         headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
-        with _answer(partial.url, config, headers, referrer, plain_http=expected.plain_http) as response:
+        with _answer(url, config, headers, referrer or url, expected.algorithm) as response:
             if response.status_code == NOT_MODIFIED and "If-None-Match" in headers:
                 return False
             partial.accept(response)
-            _require_size(partial, partial.total, expected)
-            total = partial.total or expected.num_bytes
-            label = f"download {httpx.URL(partial.url).path.rpartition('/')[2]}"
-            bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
+            require_size(partial.total)
+            num_bytes, label = partial.num_bytes, f"download {httpx.URL(url).path.rpartition('/')[2]}"
+            bar = Progress(label, total=partial.total, unit="bytes", initial=num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-                for piece in _pieces(response, partial.url, config, start=partial.num_bytes, total=total):
+                for piece in response.iter_raw():
+                    num_bytes += len(piece)
+                    if max(num_bytes, partial.total or 0) > config.max_bytes:
+                        raise InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
                     file.write(piece)
                     progress.advance(len(piece))
+            if partial.total not in (None, num_bytes):
+                raise httpx.ReadError(f"{num_bytes:,} of {partial.total:,} bytes came")
         return True
 
     is_whole = partial.total is not None and partial.num_bytes == partial.total
-    if not is_whole and not _with_retries(fetch, config):
+    if not is_whole and not _with_retries(fetch, url, config):
         return False
-    _require_size(partial, partial.num_bytes, expected)
-    try:
-        expected.require_checksum(partial.path, named=f"the download of {partial.url}")
-    except InputError as error:
+    require_size(partial.num_bytes)
+    found = expected.checksum_of(partial.path)
+    if found != expected.hexdigest:
         partial.remove()
-        raise InputError(f"{error}: {_CHANGED}") from error
+        raise InputError(
+            f"the {expected.algorithm} of the download of {url} is {found}, expected {expected.hexdigest}: {_CHANGED}"
+        )
     return True
 
 
-def _require_size(partial: PartialFile, found: int | None, expected: Expected) -> None:
-    if found is not None and expected.num_bytes not in (None, found):
-        partial.remove()
-        raise InputError(f"{partial.url} has {found:,} bytes, expected {expected.num_bytes:,}: {_CHANGED}")
-
-
-def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
-    for number in range(config.num_tries - 1):
+def _with_retries(act: Callable[[], Result], url: str, config: DownloadConfig) -> Result:
+    """Return the result of `act`; make errors of httpx that may pass a `TransientError` when all tries have failed."""
+    for number in range(config.num_tries):
+        asked_s = 0.0
         try:
             return act()
-        except TransientError as error:
-            asked_s = error.wait_s if isinstance(error, _BusyError) else 0.0
-            wait_s = max(config.backoff_s * 2**number, min(asked_s, MAX_WAIT_S))
-            logger.warning("%s: trying again in %.1f s", error, wait_s)
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            failure = f"{url} answers HTTP {status}"
+            if status != TOO_MANY_REQUESTS and status < 500:
+                raise InputError(failure) from error
+            asked_s = min(retry_after_s(error.response.headers.get("Retry-After")) or 0.0, MAX_WAIT_S)
+        except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: of a host's name
+            failure = f"{url} cannot be reached, or broke off ({error!r})"
+        if number + 1 < config.num_tries:
+            wait_s = max(config.backoff_s * 2**number, asked_s)
+            logger.warning("%s: trying again in %.1f s", failure, wait_s)
             time.sleep(wait_s)
-    return act()
-
-
-class _BusyError(TransientError):
-    """A server that asks for a later request, after `wait_s` seconds."""
-
-    wait_s = 0.0
+    raise TransientError(failure)
 
 
 @contextmanager
 def _answer(
-    url: str,
-    config: DownloadConfig,
-    headers: Mapping[str, str],
-    referrer: str = "",
-    *,
-    plain_http: bool = False,
+    url: str, config: DownloadConfig, headers: Mapping[str, str], referrer: str, algorithm: str
 ) -> Iterator[httpx.Response]:
     """Return a response with one of the statuses `ANSWERS`, after redirects, which are checked as the URL is."""
-    place = url
-    try:
-        with _client(config, headers) as client:
-            for _ in range(MAX_REDIRECTS + 1):
-                check_url(place, referrer=referrer, plain_http=plain_http)
-                with client.stream("GET", place) as response:
-                    if response.status_code in ANSWERS:
-                        yield response
-                        return
-                    if response.next_request is None:
-                        break
-                    referrer, place = place, str(response.next_request.url)
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: the host of a redirect
-        is_final = isinstance(error, UnicodeError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
-        refusal = InputError if is_final else TransientError
-        raise refusal(f"{url} cannot be reached ({error!r})") from error
-    status = response.status_code
-    if status != TOO_MANY_REQUESTS and status < 500:
-        raise InputError(f"{url} answers HTTP {status}")
-    busy = _BusyError(f"{url} answers HTTP {status}")
-    busy.wait_s = retry_after_s(response.headers.get("Retry-After")) or 0.0
-    raise busy
+    check_url(url, referrer=referrer, algorithm=algorithm)
+    with _client(config, headers) as client, ExitStack() as responses:
+        request: httpx.Request | None = client.build_request("GET", url)
+        # Not by httpx's own `follow_redirects`, which reads the bodies of redirects whole.
+        for _ in range(MAX_REDIRECTS + 1):
+            if request is None:
+                break
+            check_url(str(request.url), referrer=referrer, algorithm=algorithm)
+            response = responses.enter_context(closing(client.send(request, stream=True)))
+            request = response.next_request
+        if response.status_code not in ANSWERS:
+            response.raise_for_status()
+        yield response
 
 
 def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
@@ -283,21 +263,3 @@ def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
         )
     except (ImportError, ValueError) as error:
         raise SettingsError(f"the proxy that the environment names cannot be used: {error}") from error
-
-
-def _pieces(
-    response: httpx.Response, url: str, config: DownloadConfig, *, start: int = 0, total: int | None = None
-) -> Iterator[bytes]:
-    """Yield the body in pieces; `start` bytes of the `total` came before."""
-    num_bytes = start
-    try:
-        for piece in response.iter_raw():
-            num_bytes += len(piece)
-            if max(num_bytes, total or 0) > config.max_bytes:
-                raise InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
-            yield piece
-        if total not in (None, num_bytes):
-            raise httpx.ReadError("the answer ended")
-    except httpx.HTTPError as error:
-        of = f" of {total:,}" if total else ""
-        raise TransientError(f"{url} was interrupted after {num_bytes:,}{of} bytes ({error!r})") from error

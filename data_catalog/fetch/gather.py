@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
 from data_catalog.errors import InputError
@@ -78,7 +77,7 @@ class _Journals:
                     if url in self._urls and url not in self.outcomes:
                         self.num_done += 1
                         self.num_failed += event["reason"] is not None
-                    self.outcomes.setdefault(url, cast("Outcome", {**event, "piece": piece}))
+                    self.outcomes.setdefault(url, {**event, "piece": piece})
                     self.under_way.discard(url)
                 elif "moved" in event:
                     self.moved[url] = event["moved"]

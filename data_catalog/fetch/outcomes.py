@@ -22,7 +22,7 @@ from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
 from data_catalog.fetch.reasons import FETCH_REASONS, image_step, is_retryable
-from data_catalog.images.tables import IMAGE_COLUMNS, PieceReader, Row, read_groups, write_rows
+from data_catalog.images.tables import IMAGE_COLUMNS, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
@@ -173,11 +173,10 @@ class RecordedOutcomes:
             where[position] = IN_IMAGES if facts[position]["normalised"] else IN_RAW
             if where[position] == IN_RAW:
                 row["bytes"] = row.pop("original", row.get("bytes"))
-        with PieceReader() as reader:
-            for place, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
-                chosen = (rows[position] for position, at in enumerate(where) if at == place)
-                if place in where:
-                    write_rows(map(reader.filled, chosen), schema, folder / name)
+        for place, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
+            chosen = (rows[position] for position, at in enumerate(where) if at == place)
+            if place in where:
+                write_rows(map(_filled, chosen), schema, folder / name)
         scratch.unlink()
         return where
 
@@ -282,6 +281,10 @@ class RecordedOutcomes:
             for file in (*files, *pairs):
                 file.require_whole()
             raise DamagedError(f"{files[0].path.parent} cannot be read ({error}). Run `vernaclip verify`") from error
+
+
+def _filled(row: Row) -> Row:
+    return {name: value.read() if isinstance(value, Piece) else value for name, value in row.items()}
 
 
 def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, bytes]]:

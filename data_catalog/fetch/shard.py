@@ -15,7 +15,7 @@ from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
 from data_catalog.fetch.owner import Owners
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
-from data_catalog.images.tables import Outcome, PieceReader, Row, failed
+from data_catalog.images.tables import Outcome, Row, failed
 from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
@@ -50,7 +50,6 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig,
     with ExitStack() as stack:
         locations = sorted({row["location"] for row in rows if row["path"] is not None and row["location"] is not None})
         folders = {location: stack.enter_context(closing(open_images(location))) for location in locations}
-        pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
             place: Row = {}
             if row["path"] is None:
@@ -58,7 +57,7 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig,
                 place = {"url": fetchable_url(row["url"]), "attempt": attempt}
             else:
                 outcome = _read_local(row, folders.get(row["location"]), config.max_bytes)
-            body = pieces.read(outcome["piece"]) if outcome["piece"] else outcome.get("bytes")
+            body = outcome["piece"].read() if outcome["piece"] else outcome.get("bytes")
             yield {
                 **outcome,  # it has more than the schema
                 **place,

@@ -94,9 +94,7 @@ class Decoder:
     def normalise(self, raw: bytes, ahead: bytes | None = None) -> Row:
         """Return columns of `IMAGES`, with a reason if there is no picture: an image may kill its process twice.
 
-        Args:
-            raw: the image.
-            ahead: the next one, which the process begins while this one is written.
+        `ahead` is the next image, which the process begins while this one is written.
         """
         for _ in range(_TRIES):
             found = self._ask(raw, ahead)

@@ -126,30 +126,25 @@ class Decoded:
 
 
 def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fraction: int, profiles: bool) -> Decoded:
-    """Decode an image: plain JPEGs by OpenCV, which is faster, and all others by Pillow, which supports more.
+    """Decode a file that `open_image` has opened: plain JPEGs by OpenCV, which is faster, and all others by Pillow.
 
-    Args:
-        raw: the file's bytes.
-        image: the same file, as `open_image` returns it.
-        matte: RGB colour behind transparent pixels.
-        fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth of its size; 1: at full size.
-        profiles: return an embedded colour profile, so that it can be applied.
+    `matte` is the RGB colour behind transparent pixels. A JPEG is decoded at 1/`fraction` (1, 1/2, 1/4, 1/8) of its
+    size. With `profiles`, an embedded colour profile is returned, so that it can be applied.
     """
-    if image.format not in ("JPEG", "MPO"):
-        return decode_opened(image, matte, profiles=profiles)
-    size = image.size
-    if image.mode == "RGB":
+    size, is_jpeg = image.size, image.format in ("JPEG", "MPO")
+    if is_jpeg and image.mode == "RGB":
         flags = _REDUCED[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels: Pixels | None = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
         if pixels is not None:  # else Pillow decodes it, or says what is wrong
             return Decoded(pixels, _profile(image, profiles), _orientation(image), size)
-    if fraction > 1:
+    if is_jpeg and fraction > 1:
         image.draft(None, (size[0] // fraction, size[1] // fraction))
-    return replace(decode_opened(image, matte, profiles=profiles), size=size)
+    decoded = decode_opened(image, matte, profiles=profiles)
+    return replace(decoded, size=size) if is_jpeg else decoded
 
 
 def decode_opened(image: Image.Image, matte: tuple[int, int, int], *, profiles: bool) -> Decoded:
-    """Decode a Pillow image of any mode by Pillow, as `decode` does, which explains the arguments."""
+    """Decode a Pillow image of any mode by Pillow, as `decode` does."""
     image.load()
     picture, profile = _rgb(image, matte, _profile(image, profiles))
     # Pillow turns some TIFFs upright while it decodes them: their size is known only now.

@@ -5,9 +5,7 @@ matches the view of the test image that was changed in the same way. Re-encoding
 """
 
 import io
-import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig, grey_miniature, normalise_image, perceptual_hash, thumbnail
-from data_catalog.images.tables import Row, read_groups, write_rows
+from data_catalog.images.tables import Row, write_rows
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.storage.disk_errors import disk_errors
 
 VIEWS = pa.schema(
     [
@@ -46,7 +44,6 @@ _MIRRORED = "mirrored "
 _CONFIG = NormaliseConfig(
     encode_format="png", encode_quality=1, min_image_size=1, max_aspect_ratio=100.0, animated="first"
 )
-_NAMES_AT_ONCE = 500
 
 
 class View(NamedTuple):
@@ -65,31 +62,18 @@ def image_views(raw: bytes) -> list[View]:
 def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWorkers) -> None:
     """Write the views of images, schema `VIEWS`, in the order of the names; one row with a reason if there are none.
 
-    The child processes of `workers` decode the files, so a file that crashes a decoder costs only itself.
-
-    Args:
-        location: a folder, a zip, an uncompressed tar, or a glob of them.
-        names: of images in the location.
-        out: a new file; temporary files go into its folder too.
-        workers: read and decode.
+    The names are those of images in a folder, a zip, an uncompressed tar, or a glob of them. The child processes of
+    `workers` decode the files, so a file that crashes a decoder costs only itself.
     """
-    write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
+    with disk_errors(out):
+        write_rows(_rows(workers.normalise_local(location, names, _CONFIG)), VIEWS, out)
 
 
-def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorkers) -> Iterator[Row]:
-    while some := list(islice(names, _NAMES_AT_ONCE)):
-        none = pa.nulls(len(some), pa.string())
-        requests = pa.table({"sample_id": some, "url": none, "path": some, "location": [location] * len(some)})
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
-            raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
-            workers.fetch(requests, FetchConfig(), raw)
-            workers.normalise([raw], _CONFIG, images)
-            for image in chain.from_iterable(read_groups(images)):
-                known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
-                if image["bytes"] is None:
-                    yield known
-                else:
-                    yield from (known | view._asdict() for view in _views(image["bytes"]))
+def _rows(images: Iterable[Row]) -> Iterator[Row]:
+    for image in images:
+        known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
+        views = _views(image["bytes"]) if image["bytes"] else []
+        yield from [known | view._asdict() for view in views] or [known]
 
 
 def _views(png: bytes) -> list[View]:

@@ -15,7 +15,7 @@ from data_catalog.fetch.config import IMG2DATASET, FetchConfig
 from data_catalog.fetch.img2dataset_engine import Img2dataset
 from data_catalog.fetch.owner import FetchingProcess, Owners
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
-from data_catalog.images.decoders import CRASH, Decoder, Decoders
+from data_catalog.images.decoders import CRASH, Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.progress import Progress
@@ -25,7 +25,7 @@ from data_catalog.storage.disk_errors import disk_errors
 logger = logging.getLogger(__name__)
 
 
-class ImageWorkers:
+class ImageWorkers(ExitStack):
     """Child processes for images: started when needed, and ended with the context. Safe for threads.
 
     One process fetches the images of all shards; each call of `normalise` has a decoding process. The files that they
@@ -40,25 +40,15 @@ class ImageWorkers:
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
-        self._closing = ExitStack()
+        super().__init__()
         if hosts is None:
-            hosts = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="vernaclip-hosts-")))
+            hosts = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="vernaclip-hosts-")))
         self._fetching, self._img2dataset, self._decoders = FetchingProcess(hosts), Img2dataset(), Decoders()
         for child in (self._decoders, self._img2dataset, self._fetching):
-            self._closing.callback(child.close)
+            self.callback(child.close)
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
         return _process_workers, ()
-
-    def __enter__(self) -> "ImageWorkers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the children; kill those that are at work."""
-        self._closing.close()
 
     def end_idle(self) -> None:
         """End the decoding processes, unless one works; new ones are started when they are needed."""
@@ -82,12 +72,12 @@ class ImageWorkers:
         journals: Path | None = None,
         owners: Owners | None = None,
     ) -> None:
-        """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
+        """Fetch images and write them to a new file, schema `RAW_IMAGES`: one row for each request, in the same order.
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
             config: settings of `[fetch]`.
-            out: a new file.
+            out: the new file.
             attempt: number of the dataset's attempt.
             log: file for tries and latencies, schema `FETCH_LOG`.
             journals: folder in which a call that is interrupted leaves what came, for the next one; None: a temporary
@@ -95,8 +85,7 @@ class ImageWorkers:
             owners: fetching processes of other machines; None: that of this one.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
-        with ExitStack() as stack:
-            stack.enter_context(disk_errors(out))
+        with disk_errors(out), ExitStack() as stack:
             if journals is None:
                 temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-")
                 journals = Path(stack.enter_context(temporary))
@@ -109,25 +98,45 @@ class ImageWorkers:
     def normalise(
         self, files: Sequence[Path], config: NormaliseConfig, out: Path, *, order: Sequence[int] | None = None
     ) -> None:
-        """Normalise images, and write one row for each to the new file `out`, schema `IMAGES`.
+        """Normalise images, and write one row for each to a new file, schema `IMAGES`.
 
-        A row that was not fetched keeps its reason.
-
-        Args:
-            files: of the schema `RAW_IMAGES`, or `IMAGES`: those are normalised already.
-            config: settings of `[normalise]`.
-            out: a new file.
-            order: for each row of `out`, the number of the file that it comes from; None: there is one file.
+        The files have the schema `RAW_IMAGES`, or `IMAGES`: those are normalised already. A row that was not fetched
+        keeps its reason. `order` is, for each row of `out`, the number of its file; None: there is one file.
         """
         num_rows = sum(pq.read_metadata(file).num_rows for file in files)
-        with (
-            disk_errors(out),
-            Progress("normalise", total=num_rows, unit="images") as progress,
-            self._decoders.lend(config) as decoder,
-        ):
+        with disk_errors(out), Progress("normalise", total=num_rows, unit="images") as progress:
             streams = [chain.from_iterable(read_groups(file)) for file in files]
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
-            write_rows(_image_rows(rows, decoder, progress, keep_original=config.keep_original), IMAGES, out)
+            write_rows(self._normalised(rows, config, progress), IMAGES, out)
+
+    def normalise_local(self, location: str, names: Iterable[str], config: NormaliseConfig) -> Iterator[Row]:
+        """Yield a row of the schema `IMAGES` for each name of an image in a folder, a zip, a tar, or a glob of them."""
+        asked = [{"sample_id": name, "url": None, "path": name, "location": location} for name in names]
+        with Progress("normalise", total=len(asked), unit="images") as progress:
+            yield from self._normalised(raw_rows(asked, {}, FetchConfig()), config, progress)
+
+    def _normalised(self, rows: Iterable[Row], config: NormaliseConfig, progress: Progress) -> Iterator[Row]:
+        with self._decoders.lend(config) as decoder:
+            for row, following in pairwise(chain(rows, [None])):
+                assert row is not None
+                raw, found = _to_decode(row), row
+                if raw is not None:
+                    found = {**row, "bytes": None, **decoder.normalise(raw, _to_decode(following))}
+                    if found["drop_reason"] == CRASH:
+                        detail = found["detail"]
+                        logger.warning("images: %s is given up: its decoder ended: %s", row["sample_id"], detail)
+                    if config.keep_original and found["bytes"]:
+                        found["original"] = raw
+                progress.advance()
+                yield found
+
+
+def _to_decode(row: Row | None) -> bytes | None:
+    """Return the bytes that are not normalised yet, if a row has some."""
+    if row is None or "phash" in row or row["drop_reason"] is not None:
+        return None
+    raw: bytes = row["bytes"]
+    return raw
 
 
 _workers: list[ImageWorkers] = []
@@ -146,25 +155,3 @@ def end_process_workers() -> None:
     """End the idle children that calls from other processes have started in this one."""
     for workers in _workers:
         workers.end_idle()
-
-
-def _image_rows(rows: Iterable[Row], decoder: Decoder, progress: Progress, *, keep_original: bool) -> Iterator[Row]:
-    for row, following in pairwise(chain(rows, [None])):
-        assert row is not None
-        raw, found = _to_decode(row), row
-        if raw is not None:
-            found = {**row, "bytes": None, **decoder.normalise(raw, _to_decode(following))}
-            if found["drop_reason"] == CRASH:
-                logger.warning("images: %s is given up, since its decoder ended: %s", row["sample_id"], found["detail"])
-            if keep_original and found["bytes"]:
-                found["original"] = raw
-        progress.advance()
-        yield found
-
-
-def _to_decode(row: Row | None) -> bytes | None:
-    """Return the bytes that are not normalised yet, if a row has some."""
-    if row is None or "phash" in row or row["drop_reason"] is not None:
-        return None
-    raw: bytes = row["bytes"]
-    return raw

@@ -8,13 +8,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import strip_protocol
@@ -23,23 +24,19 @@ from fsspec.spec import AbstractFileSystem
 from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.images.formats import MAX_IMAGE_BYTES
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
 _EXTRAS = {"file": "", "memory": "", "s3": "s3", "gs": "gs", "gcs": "gs"}
 # Names under which file systems report a file's version; checksums first, since copies of a file share them.
 _VERSIONS = ("md5Hash", "ETag", "etag", "mtime", "LastModified")
-_MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage
 # Read-ahead for a store: enough for a whole picture, or several headers of a tar.
 _BLOCK_BYTES = 256 * 1024
-_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 # Exceptions of the standard library's readers for damaged archives.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
 _BAD_TAR = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
-
-Entry = TypeVar("Entry", bound=Hashable)
 
 
 class Stamp(NamedTuple):
@@ -83,8 +80,6 @@ class StorePath:
 
     def info(self) -> dict[str, Any] | None:
         """Return the file system's record of it, or None if it does not exist."""
-        if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
-            return None
         try:
             with self.store_errors():
                 return dict(self.system.info(self.path))
@@ -137,9 +132,9 @@ class _File(io.BufferedReader):
 
 
 def inner_name(name: str) -> str | None:
-    """Return a name without "." and empty parts; None if it is empty, absolute (also on Windows) or has ".."."""
+    """Return a name without "." and empty parts; None if it is empty, absolute or has ".."."""
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or _WINDOWS_ROOT.match(name):
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         return None
     return str(path)
 
@@ -151,15 +146,7 @@ class _Image(NamedTuple):
     read: Callable[[], bytes]
 
 
-class _Place(Protocol):
-    """A folder or an archive; may be read from several threads."""
-
-    def find(self, name: str) -> _Image | None:
-        """Return the only image of an `inner_name`."""
-
-    def close(self) -> None:
-        """Close open files, if any."""
-        return
+_Find = Callable[[str], _Image | None]  # returns the only image of an `inner_name` in a place; for several threads
 
 
 class ImageFiles:
@@ -169,8 +156,10 @@ class ImageFiles:
     that cannot be read is another `OSError`, and a store that cannot be read now a `TransientError`.
     """
 
-    def __init__(self, places: Sequence[_Place]) -> None:
-        self._places = places
+    def __init__(self, places: Iterable[StorePath]) -> None:
+        with ExitStack() as closing:
+            self._finders = [_open(place, closing) for place in places]
+            self._closing = closing.pop_all()
 
     def read(self, name: str) -> bytes:
         """Return the bytes of an image."""
@@ -185,157 +174,151 @@ class ImageFiles:
 
     def close(self) -> None:
         """Close open files, if any."""
-        for place in self._places:
-            place.close()
+        self._closing.close()
 
     def _find(self, name: str) -> _Image:
         inner = inner_name(name)
-        found = [image for place in self._places if inner and (image := place.find(inner))]
+        found = [image for find in self._finders if inner and (image := find(inner))]
         if len(found) != 1:
-            raise FileNotFoundError(f"{name!r} is in {len(found) or 'none'} of {len(self._places)} places of images")
+            raise FileNotFoundError(f"{name!r} is in {len(found) or 'none'} of {len(self._finders)} places of images")
         return found[0]
 
 
-class _Folder(_Place):
-    """Images in a folder, by exact relative name; symbolic links are followed, also to places outside."""
-
-    def __init__(self, folder: StorePath) -> None:
-        self._folder = folder
-
-    def find(self, name: str) -> _Image | None:
-        place = StorePath(self._folder.system, f"{self._folder.path.rstrip('/')}/{name}")
-        try:
-            stamp = place.stamp()
-        except FileNotFoundError:
-            return None
-        return _Image(stamp.size, partial(self._read, place, stamp))
-
-    def _read(self, place: StorePath, stamp: Stamp) -> bytes:
-        with place.open(stamp.size) as file:
-            body = file.read(stamp.size + 1)
-        # One response of a store is always of one version, so only local files are checked again.
-        if len(body) != stamp.size or (place.local and place.stamp() != stamp):
-            raise OSError(f"{place} changed while it was read")
-        return body
+def open_images(location: str) -> ImageFiles:
+    """Open a folder, a zip or an uncompressed tar of images, or all matches of a glob as one."""
+    return ImageFiles(image_locations(location))
 
 
-class _Names(Generic[Entry]):
-    """The members of an archive, by exact name or by the only one whose path ends alike in another folder."""
+def check_images(location: str) -> None:
+    """Refuse a location of images that cannot be opened."""
+    open_images(location).close()
 
-    def __init__(self, members: Mapping[str, Entry | None]) -> None:
-        self._members = members
-        self._by_basename: dict[str, list[str]] = {}
+
+def _open(place: StorePath, closing: ExitStack) -> _Find:
+    if (place.info() or {}).get("type") == "directory":
+        return partial(_find_file, place)
+    try:
+        stamp = place.stamp()
+        with place.open() as file, suppress(tarfile.TarError):
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
+            return _open_tar(place, stamp)
+        return _open_zip(place, closing)
+    except OSError as error:
+        raise InputError(f"images names {place}, which cannot be opened ({error})") from error
+
+
+def _find_file(folder: StorePath, name: str) -> _Image | None:
+    """Find a file by its exact relative name; symbolic links are followed, also to places outside."""
+    place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{name}")
+    try:
+        stamp = place.stamp()
+    except FileNotFoundError:
+        return None
+    return _Image(stamp.size, partial(_read_file, place, stamp))
+
+
+def _read_file(place: StorePath, stamp: Stamp) -> bytes:
+    with place.open(stamp.size) as file:
+        body = file.read(stamp.size + 1)
+    # One response of a store is always of one version, so only local files are checked again.
+    if len(body) != stamp.size or (place.local and place.stamp() != stamp):
+        raise OSError(f"{place} changed while it was read")
+    return body
+
+
+class _Member(NamedTuple):
+    key: Any  # what a zip or tar finds it by
+    size: int
+
+
+class _Members:
+    """The members of a zip or tar, by exact name or by the only one whose path ends alike in another folder.
+
+    The last one of members with equal names counts. One that is None cannot be read, but no other is taken for it.
+    """
+
+    def __init__(self, members: Mapping[str, _Member | None], read: Callable[[_Member], bytes]) -> None:
+        self._members, self._read = members, read
+        self._by_basename = defaultdict[str, list[str]](list)
         for name in members:
-            self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
-
-    def find(self, name: str) -> Entry | None:
-        if name in self._members:
-            return self._members[name]
-        candidates = (f"/{candidate}" for candidate in self._by_basename.get(name.rpartition("/")[2], []))
-        same = (tail for tail in candidates if tail.endswith(f"/{name}") or f"/{name}".endswith(tail))
-        matches = {self._members[tail[1:]] for tail in same}
-        return matches.pop() if len(matches) == 1 else None
-
-
-class _Zip(_Place):
-    """Images in a zip; the last one of members with equal names counts."""
-
-    def __init__(self, place: StorePath) -> None:
-        self._lock = Lock()
-        self._file = place.open()
-        try:
-            self._zip = zipfile.ZipFile(self._file)
-        except _BAD_ZIP as error:
-            self._file.close()
-            raise InputError(
-                f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
-                "compressed tar"
-            ) from error
-        infos = [
-            info for info in self._zip.infolist() if not info.filename.endswith("/")
-        ]  # is_dir() fails for an empty name
-        if infos and not any(map(_is_usable, infos)):
-            self.close()
-            raise InputError(
-                f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
-                "deflate and without a password"
-            )
-        self._names = _Names({name: info for info in infos if (name := inner_name(info.filename))})
+            self._by_basename[name.rpartition("/")[2]].append(name)
 
     def find(self, name: str) -> _Image | None:
-        info = self._names.find(name)
-        return None if info is None else _Image(info.file_size, partial(self._read, info))
+        found = {self._members.get(name)}
+        if name not in self._members:
+            tails = {f"/{each}": self._members[each] for each in self._by_basename.get(name.rpartition("/")[2], [])}
+            found = {tails[tail] for tail in tails if tail.endswith(f"/{name}") or f"/{name}".endswith(tail)}
+        member = found.pop() if len(found) == 1 else None
+        return None if member is None else _Image(member.size, partial(self._read, member))
 
-    def _read(self, info: zipfile.ZipInfo) -> bytes:
-        if not _is_usable(info):
-            raise OSError(f"{info.filename!r} is encrypted or packed by another method than deflate")
+
+def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
+    file, lock = closing.enter_context(place.open()), Lock()
+    try:
+        opened = closing.enter_context(zipfile.ZipFile(file))
+    except _BAD_ZIP as error:
+        raise InputError(
+            f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
+            "compressed tar"
+        ) from error
+    infos = [info for info in opened.infolist() if not info.filename.endswith("/")]
+    if infos and not any(map(_is_usable, infos)):
+        raise InputError(
+            f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
+            "deflate and without a password"
+        )
+
+    def read(member: _Member) -> bytes:
+        if not _is_usable(member.key):
+            raise OSError(f"{member.key.filename!r} is encrypted or packed by another method than deflate")
         try:
             # read() without a size would decompress all of a member that is longer than it states.
-            with self._lock, self._zip.open(info) as member:
-                body = member.read(info.file_size)
+            with lock, opened.open(member.key) as packed:
+                return packed.read(member.size)
         except _BAD_ZIP as error:
-            raise OSError(f"{info.filename!r} cannot be read: {error}") from error
-        if len(body) != info.file_size:
-            raise OSError(f"{info.filename!r} has {len(body):,} bytes, but states {info.file_size:,}")
-        return body
+            raise OSError(f"{member.key.filename!r} cannot be read: {error}") from error
 
-    def close(self) -> None:
-        self._zip.close()
-        self._file.close()
+    names = ((inner_name(info.filename), info) for info in infos)
+    return _Members({name: _Member(info, info.file_size) for name, info in names if name}, read).find
 
 
 def _is_usable(info: zipfile.ZipInfo) -> bool:
     return info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
 
 
-class _Member(NamedTuple):
-    offset: int
-    size: int
+# Each shard opens its images again, and an index takes all headers.
+@lru_cache(maxsize=1024)
+def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
+    """Index an uncompressed tar, which is opened again for each read, to detect that it changed.
 
-
-class _Tar(_Place):
-    """Images in an uncompressed tar, which is opened again for each read, to detect that it changed.
-
-    The last one of members with equal names counts. A symbolic link to a regular file of the tar is followed. A hard
-    link, a sparse file, a link to a link, or to a file outside the tar, does not exist.
+    A symbolic link to a regular file of the tar is followed. A hard link, a sparse file, a link to a link, or to a file
+    outside the tar, does not exist.
     """
-
-    def __init__(self, place: StorePath, stamp: Stamp) -> None:
-        self._place, self._stamp = place, stamp
-        members: dict[str, _Member | None] = {}
-        links: dict[str, str] = {}
-        try:
-            with place.open(stamp.size) as file:
-                for info in _headers(file):
-                    if (name := inner_name(info.name)) is None:
-                        continue
+    members: dict[str, _Member | None] = {}
+    links: dict[str, str] = {}
+    try:
+        with place.open(stamp.size) as file:
+            for info in _headers(file):
+                if name := inner_name(info.name):
                     is_plain = info.isreg() and not info.issparse()
-                    # What cannot be read has its name, too: no other member is taken for it.
                     members[name] = _Member(info.offset_data, info.size) if is_plain else None
                     links.pop(name, None)
                     if info.issym():
                         links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
-        except _BAD_TAR as error:
-            raise InputError(
-                f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
-            ) from error
-        self._names = _Names(members | {name: members.get(target) for name, target in links.items()})
+    except _BAD_TAR as error:
+        raise InputError(
+            f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
+        ) from error
 
-    def find(self, name: str) -> _Image | None:
-        member = self._names.find(name)
-        return None if member is None else _Image(member.size, partial(self._read, member))
-
-    def _read(self, member: _Member) -> bytes:
-        with self._place.open(self._stamp.size) as file:
-            file.seek(member.offset)
+    def read(member: _Member) -> bytes:
+        with place.open(stamp.size) as file:
+            file.seek(member.key)
             body = file.read(member.size)
-        if self._place.stamp() != self._stamp:
-            raise OSError(f"{self._place} has changed since it was opened")
+        if place.stamp() != stamp:
+            raise OSError(f"{place} has changed since it was opened")
         return body
 
-
-# Each shard opens its images again, and an index takes all headers.
-_indexed_tar = lru_cache(maxsize=1024)(_Tar)
+    return _Members(members | {name: members.get(target) for name, target in links.items()}, read).find
 
 
 def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
@@ -352,32 +335,6 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no header and no end at byte {end}")
-
-
-def open_images(location: str) -> ImageFiles:
-    """Open a folder, a zip or an uncompressed tar of images, or all matches of a glob as one."""
-    with ExitStack() as stack:
-        places = [stack.enter_context(closing(_open(place))) for place in image_locations(location)]
-        stack.pop_all()
-    return ImageFiles(places)
-
-
-def check_images(location: str) -> None:
-    """Refuse a location of images that cannot be opened."""
-    open_images(location).close()
-
-
-def _open(place: StorePath) -> _Place:
-    if (place.info() or {}).get("type") == "directory":
-        return _Folder(place)
-    try:
-        stamp = place.stamp()
-        with place.open() as file, suppress(tarfile.TarError):
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
-            return _indexed_tar(place, stamp)
-        return _Zip(place)
-    except OSError as error:
-        raise InputError(f"images names {place}, which cannot be opened ({error})") from error
 
 
 def image_locations(location: str) -> list[StorePath]:
@@ -401,7 +358,7 @@ def image_locations(location: str) -> list[StorePath]:
 
 def _place(location: str) -> StorePath:
     url = _URL.match(location)
-    scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
+    scheme = url[1].lower() if url else "file"
     if scheme not in _EXTRAS:
         raise SettingsError(
             f"images names {location}, which is neither a path nor an s3:// or gs:// URL. Images on the web are "
@@ -414,4 +371,4 @@ def _place(location: str) -> StorePath:
         raise InputError(
             f"images names {location}, which needs an extra of vernaclip: {install_hint(_EXTRAS[scheme])}"
         ) from error
-    return StorePath(system, strip_protocol(f"{scheme}://{rest}"))
+    return StorePath(system, strip_protocol(location if url else f"file://{location}"))

@@ -147,13 +147,7 @@ def _say_terms(source: "UpstreamSource") -> None:
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
     """Download missing files if their license is accepted, then check the files that a person must fetch by hand."""
-    from data_catalog.downloads.annotation_files import (
-        DownloadJob,
-        download_file,
-        download_lock,
-        is_pending,
-        require_space,
-    )
+    from data_catalog.downloads.annotation_files import DownloadJob, download_file, download_lock, is_pending
 
     accepted = _folded(options.accept or "") == _folded(source.license)
     job = DownloadJob(source=source, folder=options.to, license_accepted=accepted)
@@ -167,7 +161,6 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         raise SettingsError(
             f'the license of {source.name} is not accepted, so nothing is downloaded: add --accept "{source.license}"'
         )
-    require_space(files, job)
     if with_url := [file for file in files if file.url]:
         with download_lock(job.folder):
             for file in with_url:
@@ -202,7 +195,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "Do
     Raises:
         InputError: a file is missing.
     """
-    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_by_hand
+    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_existing
 
     places = [(path, file) for file in files for path in file.paths if not (job.folder / path).is_file()]
     if places:
@@ -218,7 +211,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "Do
     check_readable(source, there, images=job.folder / source.images)
     with download_lock(job.folder):
         for file in files:
-            record_by_hand(file, job)
+            record_existing(file, job)
     say(f"present, and readable as {source.kind}: {', '.join(map(str, there))}")
 
 

@@ -14,18 +14,13 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cleaning.languages.engines import canonical_code, language_names
 from cleaning.languages.identification import detectable_code, language_identifier, wrong_language
 from cleaning.text.scripts import count_words
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.formats import is_image_name
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
@@ -448,15 +443,10 @@ def _try_images(look: _PairsAnalysis) -> None:
     """Decode some of the images with the decoder of a build, in child processes, and record the outcomes."""
     there = list(look.images.keys() - set(look.missing))
     some = Random(0).sample(sorted(there), min(len(there), _IMAGES_TRIED))
-    schema = pa.schema([(name, pa.string()) for name in ("sample_id", "url", "path", "location")])
-    asked = pa.Table.from_pylist(
-        [{"sample_id": name, "url": None, "path": name, "location": look.where} for name in some], schema=schema
-    )
-    with TemporaryDirectory(prefix="vernaclip-init-") as folder, ImageWorkers() as workers:
-        raw, normalised = Path(folder, "raw.parquet"), Path(folder, "normalised.parquet")
-        workers.fetch(asked, FetchConfig(), raw)
-        workers.normalise([raw], NormaliseConfig(), normalised)
-        facts = pq.read_table(normalised, columns=["drop_reason", "original_width", "original_height"]).to_pylist()
+    with ImageWorkers() as workers:
+        names = ("drop_reason", "original_width", "original_height")
+        images = workers.normalise_local(look.where, some, NormaliseConfig())
+        facts: list[dict[str, Any]] = [{name: image.get(name) for name in names} for image in images]
     look.tried = Counter(row["drop_reason"] or "" for row in facts)
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
 

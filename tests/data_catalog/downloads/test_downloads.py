@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import stat
 import subprocess
 import tarfile
 import tomllib
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from data_catalog.downloads import annotation_files, registry
-from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_by_hand, require_space
+from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing
 from data_catalog.downloads.registry import parse_registry
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
+from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 
 PLACE = "cc3m/train.tsv"
 TRAIN, VAL = "coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json"
@@ -145,30 +144,20 @@ def test_a_file_that_a_person_replaced_is_compared_again(site: Any) -> None:
     job, place = DownloadJob(source=source, folder=site.folder, license_accepted=True), site.folder / PLACE
     place.parent.mkdir(parents=True)
     place.write_bytes(site.captions)
-    record_by_hand(source.files[0], job)
+    record_existing(source.files[0], job)
     assert read_record(site.folder)[PLACE].verified_by == "sha256"
     place.write_bytes(b"changed")
     with pytest.raises(InputError, match="it is not the published file"):
-        record_by_hand(source.files[0], job)
-
-
-def test_a_full_disk_is_reported_before_the_download(site: Any) -> None:
-    huge = site.source(site.entry(num_bytes=10**18))
-    job = DownloadJob(source=huge, folder=site.folder, license_accepted=True)
-    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
-        require_space(huge.files, job)
-    assert not site.folder.exists()
+        record_existing(source.files[0], job)
 
 
 # Archives
 
 
-def zip_of(contents: dict[str, bytes], mode: int = 0) -> bytes:
+def zip_of(contents: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
-            member = zipfile.ZipInfo(name)
-            member.external_attr = mode << 16
-            archive.writestr(member, data)
+            archive.writestr(name, data)
     return buffer.getvalue()
 
 
@@ -210,7 +199,6 @@ NAME = "captions_val2014.json"
         (zip_of({f"../../{NAME}": b"1"}), f"no members called {NAME}"),
         (zip_of({f"/etc/{NAME}": b"1"}), f"no members called {NAME}"),
         (tar_of({f"../{NAME}": b"1"}), f"no members called {NAME}"),
-        (zip_of({NAME: b"/etc/passwd"}, stat.S_IFLNK | 0o777), f"no members called {NAME}"),
         (tar_of({NAME: b""}, tarfile.SYMTYPE), f"no members called {NAME}"),
         (zip_of({NAME: bytes(1_001)}), "has more than 1,000 bytes"),
         (zip_of({NAME: b"1" * 99})[:-30], "is damaged, or not an archive"),
@@ -263,12 +251,9 @@ ROOT = Path(__file__).resolve().parents[3]
         (FILE | {"file": "../b.tsv"}, "is not a path inside"),
         (FILE | {"file": 3}, "file 1: .*int"),
         (FILE | {"size": 3}, "unexpected keyword argument 'size'"),
-        (FILE | {"num_bytes": 0}, "num_bytes must be a whole number"),
         (FILE | {"sha256": SHA256[1:]}, "is not a valid sha256: give 64 hexadecimal digits"),
-        (FILE | {"sha256": SHA256, "md5": "0" * 32}, "both sha256 and md5 are given"),
         (FILE | {"url": "ftp://example.org/b"}, "is not requested: only https"),
         (FILE | {"url": "https://me:secret@example.org/b"}, "contains a user name or a password"),
-        ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same file name"),
         ("b.tsv", "file 1: .*must be a mapping"),
     ],
 )
@@ -278,13 +263,12 @@ def test_invalid_files_are_refused(site: Any, entry: Any, message: str) -> None:
 
 
 def test_invalid_sources_are_refused(site: Any) -> None:
-    for files, changes, message in (
-        ((FILE, FILE), {}, r"two files at a/b\.tsv"),
-        ((FILE,), {"kind": "laion"}, "kind must be one of wit, mscoco, "),
-        ((FILE,), {"license": ""}, "a license needs a name"),
+    for changes, message in (
+        ({"kind": "laion"}, "kind must be one of wit, mscoco, "),
+        ({"license": ""}, "a license needs a name"),
     ):
         with pytest.raises(SettingsError, match=message):
-            site.source(*files, **changes)
+            site.source(FILE, **changes)
     with pytest.raises(SettingsError, match="registry: some needs 'files'"):
         parse_registry({"some": {}}, named="registry")
 
@@ -294,12 +278,14 @@ def test_the_shipped_registry_has_the_sources_and_the_paths_of_the_recipes(recip
     text = Path(registry.__file__).with_suffix(".toml").read_text(encoding="utf-8")
     shipped = parse_registry(tomllib.loads(text), named="the registry")
     assert [name for name, source in shipped.items() if not all(file.url for file in source.files)] == ["flickr30k"]
+    paths = [path for source in shipped.values() for file in source.files for path in file.paths]
+    assert len(paths) == len({*paths})
     document = tomllib.loads((ROOT / "flows" / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))
     for name, settings in document["sources"].items():
         assert shipped[name].kind == settings.get("kind", name)
-        paths = {path for file in shipped[name].files for path in file.paths}
+        known = {path for file in shipped[name].files for path in file.paths}
         wanted = [pattern.removeprefix("{data}/") for pattern in settings["files"]]
-        assert all(any(fnmatch(path, pattern) for path in paths) for pattern in wanted)
+        assert all(any(fnmatch(path, pattern) for path in known) for pattern in wanted)
         if "images" in settings:
             assert settings["images"] == f"{{data}}/{shipped[name].images}"
     wit = [path for file in shipped["wit"].files for path in file.paths]
