@@ -52,11 +52,12 @@ class Kept(NamedTuple):
     record: str
     """What the path of their record has more than theirs; nothing for a document, which has its own checksum."""
     remedy: str
+    """What to do about damage; `{}` is the path."""
     is_needed: Callable[[Path], bool] = Path.exists
     """Whether a missing record has to be there."""
     otherwise: str = ""
     """What one is that has no record and needs none."""
-    unlisted: tuple[Kind, str] | None = None
+    unlisted: Kind | None = None
     """What a file of the folder is that the record does not list."""
 
 
@@ -82,7 +83,6 @@ def _has_trained_models(pointer: Path) -> bool:
 
 
 _RESTORE = "restore it from a copy"
-_UNPACK = "remove the folder, and the package is unpacked again"
 _KEY = "[0-9a-f]" * 8 + "*"
 KEPT = (
     Kept("forgotten.json", "", f"{_RESTORE}: without it builds would bring back removed images", _has_take_downs),
@@ -95,7 +95,7 @@ KEPT = (
         "run a build that translates, which writes a missing record. If it stays damaged, remove it: its captions are "
         "then translated again, in other batches and perhaps with other scores",
     ),
-    Kept("packages/*", "/files.json", _UNPACK, unlisted=("damage", _UNPACK)),
+    Kept("packages/*", "/files.json", "remove the folder {}, and the package is unpacked again", unlisted="damage"),
     Kept("datasets/{}/current.json", "", f"{_RESTORE}, or remove it and build again", _with("*/manifest.json")),
     Kept("datasets/{}/runs.jsonl", ".json", f"{_RESTORE}, or build again: it only logs", _with("*/manifest.json")),
     Kept("datasets/{}/report.html", ".json", "`vernaclip report` writes it again"),
@@ -106,18 +106,18 @@ KEPT = (
         f"{_RESTORE}, or remove its snapshot and build again",
         _was_published,
         "its build is running, or was killed and resumes when run again; `vernaclip prune` removes it",
-        ("stray", "nothing reads it"),
+        "stray",
     ),
-    Kept(f"work/{{}}/*/{_KEY}", "/commit.json", "remove the folder, and the step runs again"),
+    Kept(f"work/{{}}/*/{_KEY}", "/commit.json", "remove the folder {}, and the step runs again"),
     Kept(
         "exports/{}/*",
         "/export.json",
-        "remove the folder and export again",
+        "remove the folder {} and export again",
         lambda folder: folder.name in FORMATS,
         "it is not an export",
     ),
     Kept("models/{}/current.json", "", f"remove it and {TRAIN_AGAIN}", _has_trained_models),
-    Kept("models/{}/*", "/files.json", "remove the folder and train again", lambda path: (path / RESULT).is_file()),
+    Kept("models/{}/*", "/files.json", "remove the folder {} and train again", lambda path: (path / RESULT).is_file()),
 )
 
 
@@ -195,7 +195,7 @@ def _places(folder: Path, parts: Sequence[str], record: str, errors: dict[str, O
 
 
 def _checks_of(root: Path, kept: Kept, place: Path) -> Iterator[Check]:
-    record = Path(f"{place}{kept.record}")
+    record, kept = Path(f"{place}{kept.record}"), kept._replace(remedy=kept.remedy.replace("{}", str(place)))
     if kept.record.startswith("/") and not place.is_dir():
         return
     if not record.exists():
@@ -206,7 +206,7 @@ def _checks_of(root: Path, kept: Kept, place: Path) -> Iterator[Check]:
     for name, sha256 in files.items():
         yield partial(_file, record, content, name, sha256, kept.remedy)
     if kept.unlisted is not None:
-        yield partial(_unlisted, record, files, *kept.unlisted)
+        yield partial(_unlisted, record, files, kept.unlisted, kept.remedy)
     if place.name == CURRENT_FILE:
         yield from map(_found, _pointer(place, kept.remedy))
     if place.name == RUN_LOG:
@@ -245,8 +245,8 @@ def _file(record: Path, content: bytes, name: str, sha256: str, remedy: str) -> 
         yield Finding("damage", record.parent / name, f"{problem}: {remedy}")
 
 
-def _unlisted(record: Path, listed: Container[str], kind: Kind, what: str) -> Iterator[Finding]:
-    folder = record.parent
+def _unlisted(record: Path, listed: Container[str], kind: Kind, remedy: str) -> Iterator[Finding]:
+    folder, what = record.parent, remedy if kind == "damage" else "nothing reads it"
     for place, _, names in os.walk(folder):  # it raises no error if the folder is removed meanwhile
         for path in (Path(place, name) for name in sorted(names)):
             if path != record and path.relative_to(folder).as_posix() not in listed:
