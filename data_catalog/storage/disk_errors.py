@@ -3,20 +3,19 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
-from data_catalog.errors import DiskError, PipelineError
+from data_catalog.errors import DiskError
 
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FAILED = (errno.EIO, errno.ESTALE)  # ESTALE: of a network file system
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Messages of pyarrow, DuckDB and SQLite, which may give no errno.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 _FAILED_TEXTS = ("Input/output error", "disk I/O error")
-_NO_ROOM_BYTES = 1024 * 1024
-# These raise their own error classes, not `OSError`.
+# These raise their own error classes, not `OSError`, and importing them is slow.
 _LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
 
 
@@ -25,8 +24,6 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Raise a `DiskError` for a full or failing disk while `path`, or something below it, is written."""
     try:
         yield
-    except PipelineError:
-        raise
     except Exception as error:
         raise_if_disk_fails(error, path)
         raise
@@ -34,75 +31,46 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def access_errors() -> Iterator[None]:
-    """Raise a `DiskError` for a file or folder that this user may not use, or not write; for the end of a job.
-
-    Whoever can say more of such a file, such as which setting names it, does so before.
-    """
+    """Raise a `DiskError` for a file or folder that this user may not use, or not write; for the end of a job."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DENIED or not isinstance(error.filename, str | bytes):
             raise
         named = Path(os.fsdecode(error.filename))
-        place, what = named, "used"
-        if named.name.startswith(".tmp-"):  # users do not know the temporary file
-            place, what = named.parent if named.parent.name else Path.cwd(), "written"
+        is_temporary = named.name.startswith(".tmp-")  # users do not know it
+        place, what = (named.absolute().parent, "written") if is_temporary else (named, "used")
         raise DiskError(
             f"{place} cannot be {what} ({error.strerror}): change its permissions, or choose another place"
         ) from error
 
 
 def raise_if_disk_fails(error: Exception, path: Path) -> None:
-    """Raise a `DiskError` for "no space left" and "input/output error"; leave other errors to the caller.
-
-    Args:
-        error: error of the operating system, DuckDB, SQLite or pyarrow.
-        path: the path that was being written.
-
-    Raises:
-        DiskError: the disk or the user's quota is full, or the disk could not be read or written.
-    """
-    number, text = error.errno if isinstance(error, OSError) else None, str(error)
-    # Libraries that give no errno are recognised by their message: importing them for their classes is too slow.
-    is_known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
-    is_full = number in _FULL or (is_known and any(message in text for message in _FULL_TEXTS))
-    is_failed = number in _FAILED or (is_known and any(message in text for message in _FAILED_TEXTS))
-    if number is None and is_failed:  # SQLite reports a disk that is full for its log as an I/O error
-        with suppress(OSError):
-            room = os.statvfs(path.parent)
-            is_full = is_full or room.f_bavail * room.f_frsize < _NO_ROOM_BYTES
-    if not is_full and not is_failed:
+    """Raise a `DiskError` for a full or failing disk while `path` was written; leave other errors to the caller."""
+    number, text = getattr(error, "errno", None), str(error)
+    if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
         return
-    # Users do not know the temporary file that an error may name.
     named = Path(str(getattr(error, "filename", None) or path))
-    if is_full:
-        folder = Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parent.parts))
+    known = Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parts))  # no user knows temporary files
+    if number in _FULL or any(message in text for message in _FULL_TEXTS):
+        folder = named.parent if known == named else known
         raise DiskError(f"the disk that holds {folder} is full: free space and run the same command again") from error
-    place = path if any(part.startswith(".tmp-") for part in named.parts) else named
-    raise DiskError(
-        f"the disk failed at {place} (input/output error): check the disk, then run the same command again. It resumes "
-        "from the finished steps"
-    ) from error
+    if number in _FAILED or any(message in text for message in _FAILED_TEXTS):
+        place = named if known == named else path
+        raise DiskError(
+            f"the disk failed at {place} (input/output error): check the disk, then run the same command again. It "
+            "resumes from the finished steps"
+        ) from error
 
 
 def nearest_existing(path: Path) -> Path:
     """Return the path itself or its nearest existing folder: free space and permissions can be read there."""
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def make_writable_folder(folder: Path, option: str) -> None:
-    """Make a folder for results, and check that it is writable, before the work starts.
-
-    Args:
-        folder: the folder.
-        option: the option that named it, for the error's text.
-
-    Raises:
-        DiskError: the folder cannot be made or written to.
-    """
+    """Make a folder for results, which an option named, and check that it is writable, before the work starts."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,6 @@ passage of `atomic.before_write`. The action `stop` stops the process until it r
 
 import errno
 import os
-import re
 import signal
 import threading
 from pathlib import Path
@@ -80,8 +79,6 @@ REGISTRY = {
     "fetch.after_event": "in the fetching process: the journal has it, with the image's bytes",
 }
 
-
-_ARMING = re.compile(r"(?P<name>[^:=]*)(?::(?P<passage>0*[1-9][0-9]*))?=(?P<action>.*)")
 _lock = threading.Lock()
 # By failpoint, the passage at which it acts, and the action; None: the environment has not been read yet.
 _armed: dict[str, tuple[int, str]] | None = None
@@ -89,22 +86,13 @@ _parent: int | None = None  # of this child process
 
 
 def failpoint(name: str, path: Path | None = None) -> None:
-    """Pass the failpoint `name`; at the armed passage, kill or stop the process or raise a disk error.
-
-    Args:
-        name: one of `REGISTRY`.
-        path: the path that is being written, for the error's text.
-
-    Raises:
-        OSError: ENOSPC, EDQUOT or EIO, if the failpoint is armed with it.
-        SettingsError: the environment names an unknown failpoint or action.
-    """
+    """Pass a failpoint of `REGISTRY`; at the armed passage, kill or stop the process, or raise an error of the disk."""
     global _armed
     if _armed is not None and name not in _armed:
         return
     with _lock:
         if _armed is None:
-            _armed = parse(os.environ.get(VARIABLE, ""))
+            _armed = _parse(os.environ.get(VARIABLE, ""))
         passages_left, action = _armed.get(name, (0, ""))
         _armed |= {name: (passages_left - 1, action)} if action else {}
     if passages_left != 1:
@@ -122,23 +110,13 @@ def kill_with_parent() -> None:
     _parent = os.getppid()
 
 
-def parse(text: str) -> dict[str, tuple[int, str]]:
-    """Return the armed failpoints of `VERNACLIP_FAILPOINTS`: the passage and the action, by failpoint.
-
-    Raises:
-        SettingsError: the text has another form, or names an unknown failpoint or action.
-    """
+def _parse(text: str) -> dict[str, tuple[int, str]]:
     found: dict[str, tuple[int, str]] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        arming = _ARMING.fullmatch(part)
-        if arming is None:
-            raise SettingsError(
-                f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}"
-            )
-        name, passage, action = arming.groups()
-        if name not in REGISTRY:
-            raise SettingsError(f"{VARIABLE} names {name!r}, which is not one of {', '.join(REGISTRY)}")
-        if action not in (KILL, STOP, *ERRORS):
-            raise SettingsError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
+    for part in filter(None, text.replace(" ", "").split(",")):
+        place, _, action = part.partition("=")
+        name, _, passage = place.partition(":")
+        if name not in REGISTRY or action not in (KILL, STOP, *ERRORS) or passage == "0":
+            example = "NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill"
+            raise SettingsError(f"{VARIABLE}: {part!r} is not {example}, or its name or action is unknown")
         found[name] = (int(passage or 1), action)
     return found

@@ -20,7 +20,7 @@ from data_catalog.database.catalog import rebuild
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.integrity import (
     checksummed_line,
-    line_problem,
+    content_problem,
     read_checksummed,
     record_problem,
     recorded,
@@ -87,7 +87,7 @@ def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
     """Yield the lines of a dataset's run log, oldest first; skip damaged lines, which `vernaclip verify` reports."""
     path = datasets_folder(root) / dataset / RUN_LOG
     for line in path.read_bytes().splitlines() if path.is_file() else ():
-        if line_problem(line) is None:
+        if content_problem(line) is None:
             yield json.loads(line)
 
 
@@ -97,7 +97,7 @@ def append_run(root: Path, dataset: str, **facts: Any) -> None:
     path = datasets_folder(root) / dataset / RUN_LOG
     problem = record_problem(path)
     if problem is not None:
-        logger.warning("%s is damaged (%s): lines of earlier runs may be lost", path, problem)
+        logger.warning("%s: lines of earlier runs may be lost", problem)
     with recorded(path):
         append_line(path, checksummed_line(line))
 

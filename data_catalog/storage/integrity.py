@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ CHECKSUM = "checksum"
 FOLDER_RECORD = "files.json"
 RECORD_SUFFIX = ".json"
 _BLANK = "0" * 64
-# Position in a document: an indentation of one space, which only its top-level keys have.
-_IN_FILE = re.compile(rb'(?<=\n "checksum": ")[0-9a-f]{64}(?=")')
-# Position in a line of a log: its first key.
-_IN_LINE = re.compile(rb'(?<=\A\{"checksum": ")[0-9a-f]{64}(?=")')
+# A top-level key of a document, since only those are indented by one space; or the first key of a line of a log.
+_PLACE = re.compile(rb'(?:\n |\A\{)"checksum": "([0-9a-f]{64})"')
 
 
 def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
@@ -34,15 +32,7 @@ def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
 
 
 def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Return the value of a document.
-
-    Args:
-        path: the file.
-        remedy: what a user can do if it is damaged, such as "restore it from a copy".
-
-    Raises:
-        DamagedError: it is damaged or cannot be read.
-    """
+    """Return the value of a document; `remedy` ends the error of a damaged one, such as "restore it from a copy"."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -51,42 +41,28 @@ def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
     if problem is not None:
         raise DamagedError(f"{path} is damaged ({problem}): {remedy}")
     value: dict[str, Any] = json.loads(content)
-    value.pop(CHECKSUM, None)
+    del value[CHECKSUM]
     return value
 
 
 def content_problem(content: bytes) -> str | None:
-    """Return what is wrong with the bytes of a document; None if nothing is."""
-    return _problem(content, _IN_FILE)
+    """Return what is wrong with a document, or with a line of a log without its newline; None if nothing is."""
+    found = _PLACE.search(content)
+    if found is None:
+        return "its checksum is missing or not in its place"
+    blank = content[: found.start(1)] + _BLANK.encode() + content[found.end(1) :]
+    is_whole = hashlib.sha256(blank).hexdigest().encode() == found[1]
+    return None if is_whole else "its text does not match its checksum"
 
 
 def checksummed_line(value: Mapping[str, Any]) -> str:
     """Return a line of a JSON log with its checksum as the first key, without the newline."""
-    rest = json.dumps(dict(value), sort_keys=True)[1:]
-    found = hashlib.sha256(f'{{"{CHECKSUM}": "{_BLANK}", {rest}'.encode()).hexdigest()
-    return f'{{"{CHECKSUM}": "{found}", {rest}'
-
-
-def line_problem(line: bytes) -> str | None:
-    """Return what is wrong with one line of a log, given without its newline; None if nothing is."""
-    return _problem(line, _IN_LINE)
-
-
-def _problem(content: bytes, place: re.Pattern[bytes]) -> str | None:
-    found = place.search(content)
-    if found is None:
-        return "its checksum is missing or not in its place"
-    blank = content[: found.start()] + _BLANK.encode() + content[found.end() :]
-    whole = hashlib.sha256(blank).hexdigest().encode() == found.group()
-    return None if whole else "its text does not match its checksum"
+    blank = f'{{"{CHECKSUM}": "{_BLANK}", {json.dumps(dict(value), sort_keys=True)[1:]}'
+    return blank.replace(_BLANK, hashlib.sha256(blank.encode()).hexdigest(), 1)
 
 
 def read_record(path: Path, *, remedy: str) -> dict[str, str]:
-    """Return the sha256 of every file that a record lists, by its path relative to the record.
-
-    Raises:
-        DamagedError: the record is damaged, cannot be read, or lists no files.
-    """
+    """Return the sha256 of every file that a record lists, by its path relative to the record's folder."""
     files = read_checksummed(path, remedy=remedy).get("files")
     if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
         raise DamagedError(f"{path} is damaged (it lists no files): {remedy}")
@@ -156,35 +132,18 @@ def is_recorded(path: Path) -> bool:
 
 
 def record_problem(path: Path) -> str | None:
-    """Return in a few words what is wrong with a file or its record; None if nothing is, or if it has no record.
+    """Return one sentence on what is wrong with a file that has a record; None if nothing is.
 
     A file that another process replaces at this moment is not reported.
     """
     record = record_path(path)
-    try:
-        while (before := _content(record)) is not None:
-            problem = _compared(path, record, before)
-            if problem is None or _content(record) == before:
-                return problem
-    except OSError as error:
-        return f"its record {record.name} cannot be read: {error.strerror}"
+    with suppress(FileNotFoundError):
+        content = record.read_bytes()
+        problem = content_problem(content)
+        if problem is not None:
+            problem = f"{record} is damaged ({problem})"
+        else:
+            problem = file_problem(path, json.loads(content)["files"].get(path.name, ""))
+        if problem is not None and record.read_bytes() == content:
+            return problem
     return None
-
-
-def _compared(path: Path, record: Path, content: bytes) -> str | None:
-    files = json.loads(content)["files"] if content_problem(content) is None else {}
-    if list(files) != [path.name]:
-        return f"its record {record.name} is damaged"
-    try:
-        return None if sha256_of(path) == files[path.name] else f"its sha256 is not the one in {record.name}"
-    except FileNotFoundError:
-        return "it is missing"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

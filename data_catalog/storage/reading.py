@@ -25,21 +25,40 @@ TOMBSTONES_FILE = "forgotten.json"
 # Errors of disks that do not support locks, or locks on folders.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
-# Identifies one content of the tombstones' file, which is replaced and never changed; None: there is no file.
-_State = tuple[int, int, int] | None
-# State of this process: the snapshot folders opened within `reading`, with their root and its state; and the roots in
-# which this process carries out a take-down.
-_opened: dict[Path, tuple[Path, _State]] | None = None
+
+class OpenSnapshot:
+    """A snapshot that a program keeps open for longer than one command; each access checks that it still exists."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root, self._folder = root.resolve(), folder.resolve()
+        self._state = _state(self.root)
+        _require_finished(self.root)
+
+    def was_taken_down(self) -> bool:
+        """Return whether a take-down has removed the snapshot; raise DamagedError if one is unfinished."""
+        if _state(self.root) == self._state:
+            return False
+        _require_finished(self.root)
+        return not self._folder.is_dir()
+
+    def require_present(self) -> None:
+        """Raise DamagedError if the snapshot was removed, or a take-down of its root is unfinished."""
+        if self.was_taken_down() or not self._folder.is_dir():
+            raise DamagedError(
+                f"{self._folder} was taken down or removed while it was open, and can no longer be read: open the "
+                "dataset again"
+            )
+
+
+# State of this process: the snapshots opened within `reading`, by folder; and the roots in which this process carries
+# out a take-down.
+_opened: dict[Path, OpenSnapshot] | None = None
 _taken_down: set[Path] = set()
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Register the snapshots that one command or flow opens.
-
-    Raises:
-        DamagedError: an error occurred after a take-down had removed an opened snapshot, which explains the error.
-    """
+    """Register the snapshots that one command or flow opens; a take-down of one of them explains any error."""
     global _opened
     before, _opened = _opened, {}
     try:
@@ -53,42 +72,32 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def running_job(root: Path) -> Iterator[None]:
-    """Run one command or flow on a root: register what it opens, and report files and disks that cannot be used.
-
-    Raises:
-        DamagedError: as `reading` does.
-        DiskError: the disk is full or fails, or this user may not use a file.
-    """
+    """Run one command or flow on a root: register what it opens, and report files and disks that cannot be used."""
     with access_errors(), disk_errors(root / "catalog"), reading():
         yield
 
 
 def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
-    """Register that the snapshots in some folders of a root are read.
-
-    Raises:
-        DamagedError: a take-down of the root is unfinished, or has removed a snapshot that was opened before.
-    """
+    """Register that some snapshots of a root are read; raise DamagedError if a take-down of it is unfinished."""
     root = root.resolve()
     if root in _taken_down:
         return
-    state = _state(root)
     _require_finished(root)
     if _opened is not None:
         _require_present()
         for folder in folders:
-            _opened.setdefault(folder.resolve(), (root, state))
+            if folder.resolve() not in _opened:
+                _opened[folder.resolve()] = OpenSnapshot(root, folder)
 
 
 @contextmanager
 def block_takedowns() -> Iterator[None]:
     """Block take-downs while an output that may contain data of an opened snapshot is moved to its final path.
 
-    Raises:
-        DamagedError: a take-down has removed an opened snapshot, or was killed before its end.
+    A take-down that has removed such a snapshot, or is unfinished, raises DamagedError.
     """
     with ExitStack() as stack:
-        for root in {root for root, _ in (_opened or {}).values()}:
+        for root in {opened.root for opened in (_opened or {}).values()}:
             stack.enter_context(_locked(root, fcntl.LOCK_SH))
         _require_present()
         yield
@@ -99,7 +108,7 @@ def taking_down(root: Path) -> Iterator[None]:
     """Give this process the only access to a root for a take-down. Call it with the writer's lock held."""
     root = root.resolve()
     with _locked(root, fcntl.LOCK_EX):
-        for folder in [folder for folder, (own, _) in (_opened or {}).items() if own == root]:
+        for folder in [folder for folder, opened in (_opened or {}).items() if opened.root == root]:
             del (_opened or {})[folder]
         _taken_down.add(root)
         try:
@@ -108,41 +117,13 @@ def taking_down(root: Path) -> Iterator[None]:
             _taken_down.remove(root)
 
 
-class OpenSnapshot:
-    """A snapshot that a program keeps open for longer than one command; each access checks that it still exists."""
-
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root, self._folder = root.resolve(), folder.resolve()
-        self._state = _state(self._root)
-        _require_finished(self._root)
-        self.require_present()
-
-    def require_present(self) -> None:
-        """Raise an error if the snapshot was taken down, or a take-down of its root is unfinished.
-
-        Raises:
-            DamagedError: the snapshot was removed, or a take-down is unfinished.
-        """
-        state = _state(self._root)
-        if state != self._state:
-            _require_finished(self._root)
-        if not self._folder.is_dir():
-            raise DamagedError(
-                f"{self._folder} was taken down or removed while it was open, and can no longer be read: open the "
-                "dataset again"
-            )
-        self._state = state
-
-
 def _require_present() -> None:
-    for folder, (root, state) in list((_opened or {}).items()):
-        if _state(root) != state:
-            _require_finished(root)
-            if not folder.is_dir():
-                raise DamagedError(
-                    f"a snapshot in {root} was taken down while it was read, and no result is written: run the same "
-                    "command again"
-                )
+    for opened in list((_opened or {}).values()):
+        if opened.was_taken_down():
+            raise DamagedError(
+                f"a snapshot in {opened.root} was taken down while it was read, and no result is written: run the same "
+                "command again"
+            )
 
 
 def _require_finished(root: Path) -> None:
@@ -162,7 +143,8 @@ def _require_finished(root: Path) -> None:
         )
 
 
-def _state(root: Path) -> _State:
+def _state(root: Path) -> tuple[int, int, int] | None:
+    """Return what identifies one content of the tombstones' file, which is replaced and never changed."""
     try:
         found = (root / TOMBSTONES_FILE).stat()
     except OSError:

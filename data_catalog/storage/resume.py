@@ -34,13 +34,10 @@ def save_resume_state(
     Args:
         path: file to write.
         key: hash of all that decides the run; only a run with the same key may resume from it.
-        modules: torch modules by name, such as "model".
-        optimizer: optimizer whose moments are saved.
+        modules: torch modules by name.
+        optimizer: its moments are saved.
         generators: states of random generators by name.
-        progress: progress of the run, as JSON values.
-
-    Raises:
-        DiskError: the disk is full.
+        progress: JSON values.
     """
     import torch
 
@@ -65,22 +62,9 @@ def load_resume_state(
     set_generators: Callable[[dict[str, "torch.Tensor"]], None],
     progress_of: Callable[[dict[str, Any]], T],
 ) -> T | None:
-    """Load a resume state into modules, optimizer and generators.
+    """Load what `save_resume_state` wrote, if there is such a file; return what `progress_of` makes of the progress.
 
-    Args:
-        path: file to read.
-        key: key of this run.
-        modules: torch modules by name, as they were saved.
-        optimizer: optimizer of the run.
-        set_generators: receives the saved `generators`.
-        progress_of: makes the return value from the saved `progress`.
-
-    Returns:
-        The result of `progress_of`; None if there is no file.
-
-    Raises:
-        SettingsError: the file belongs to another run.
-        DamagedError: it is damaged, or was written by library versions whose modules differ.
+    A damaged file, and one of another run or of library versions whose modules differ, is refused.
     """
     from safetensors import SafetensorError, safe_open
 

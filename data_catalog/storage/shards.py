@@ -24,8 +24,8 @@ from data_catalog.storage.reading import block_takedowns
 if TYPE_CHECKING:
     import torch
 
-_One = TypeVar("_One")
-_Found = TypeVar("_Found")
+One = TypeVar("One")
+Found = TypeVar("Found")
 
 TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
@@ -71,16 +71,9 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`; return its sha256.
 
     The file has the permissions of any new file, by the umask or the folder's rules.
-
-    Returns:
-        The sha256 of the file.
-
-    Raises:
-        DiskError: the disk is full or fails.
-        SettingsError: `path` is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
         raise SettingsError(f"{path} exists and is not a regular file: give another name")
@@ -103,7 +96,8 @@ def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callabl
         make_folder(shown_path.parent)
         temporary = shown_path.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
         try:  # from its creation on: Ctrl-C may come at any moment
-            mode = _create(temporary)
+            temporary.touch(exist_ok=False)
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             failpoint("atomic.before_write", shown_path)
             write(temporary)
             temporary.chmod(mode)  # `write` may have replaced the file
@@ -122,21 +116,8 @@ def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callabl
     return path, found
 
 
-def _create(path: Path) -> int:
-    """Create an empty file and return its mode. A thread can read the umask only from the mode of a new file."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
-
-
 def append_line(path: Path, line: str) -> None:
-    """Append one line to a log and sync it; a partial last line that a killed process left becomes a line of its own.
-
-    Raises:
-        DiskError: the disk is full or fails.
-    """
+    """Append one line to a log and sync it; a partial last line of a killed process becomes a line of its own."""
     with disk_errors(path):
         make_folder(path.parent)
         with path.open("a+b", buffering=0) as file:
@@ -182,11 +163,7 @@ def save_parquet(table: pa.Table, path: Path) -> None:
 
 @contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
-    """Raise a `DamagedError` if a Parquet file that is read is damaged or missing.
-
-    Raises:
-        DamagedError: the file cannot be read.
-    """
+    """Raise a `DamagedError` if a Parquet file that is read is damaged or missing."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -194,29 +171,19 @@ def parquet_errors(path: Path) -> Iterator[None]:
 
 
 def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
-    """Return columns of a file.
-
-    It avoids `read_table`, which loads pandas and takes longer, as all scalars of Arrow do.
-
-    Raises:
-        DamagedError: the file is damaged or missing.
-    """
+    """Return columns of a file, without `read_table`, which loads pandas and takes longer."""
     with parquet_errors(path), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
 
 
-def of_each_file(find: Callable[[_One], _Found], files: Iterable[_One], *, most: int = 8) -> Iterator[_Found]:
+def of_each_file(find: Callable[[One], Found], files: Iterable[One], *, most: int = 8) -> Iterator[Found]:
     """Yield the result of `find` for each file, in order; at most `most` files are worked on at a time, in threads."""
     with ThreadPoolExecutor(min(most, os.cpu_count() or 1)) as pool:
         yield from pool.map(find, files)
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a file's columns.
-
-    Raises:
-        DamagedError: the file is damaged or missing.
-    """
+    """Return the names of a file's columns."""
     with parquet_errors(path):
         names: list[str] = pq.read_schema(path).names
         return names
@@ -228,25 +195,14 @@ def open_image_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
-    """Write named tensors atomically; return the file's sha256.
-
-    Args:
-        tensors: tensors by name.
-        path: file to write.
-        metadata: at most one entry, since safetensors writes several in random order.
-
-    Raises:
-        DiskError: the disk is full.
-    """
+    """Write named tensors atomically, with at most one entry of metadata; return the file's sha256."""
     from safetensors.torch import save
 
     # Copies, since safetensors refuses tensors that share memory, as averaged weights may after a load. On the CPU,
     # since a GPU may have no memory for a second model and its moments.
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # As bytes, since safetensors' own writer leaves a temporary file when it is killed, and has an error class of its
-    # own for a full disk.
-    content = save(whole, metadata=metadata)
-    return write_bytes(path, content)
+    # As bytes, since safetensors' own writer has an error class of its own for a full disk.
+    return write_bytes(path, save(whole, metadata=metadata))
 
 
 def order_key(identity: str) -> str:

@@ -30,18 +30,17 @@ _NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz
 class FileHashes:
     """Cache of the sha256 of files, in one JSON file of the root.
 
-    A file is read again when its size, modification time (nanoseconds), inode or change time differs: programs can set
-    the modification time back, but not the change time.
+    A file is read again when its size, inode or times differ: programs can set back all but its change time.
     """
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._known: dict[str, list[object]] = {}
+        self._known: dict[str, list[Any]] = {}
         self._changed = False
         try:
             if store.is_file():
                 self._known = read_checksummed(store, remedy="upstream files are hashed again")
-        except DamagedError as error:  # the hashes can be computed again
+        except DamagedError as error:
             logger.warning("%s", error)
 
     def sha256(self, path: Path) -> str:
@@ -49,32 +48,27 @@ class FileHashes:
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
         name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
-        known = self._known.get(name)
-        if known is None or known[:-1] != stamp:
-            known = [*stamp, sha256_of(path)]
-            self._known[name] = known
+        if self._known.get(name, [])[:-1] != stamp:
+            self._known[name] = [*stamp, sha256_of(path)]
             self._changed = True
-        return str(known[-1])
+        return str(self._known[name][-1])
 
     def folder_digest(self, folder: Path, *, without: Collection[Path] = ()) -> str:
         """Return the digest of the names and contents of the files below a folder that may be images.
 
         Left out are hidden files and folders, recipes and tables, which change with runs and settings, and `without`
-        (absolute paths). A row may name such a file, but a change of it goes unseen. Links to folders are followed, as
-        readers of the images follow them; a link to a parent folder is not. An unreadable file counts by its name only:
-        a row that needs it is rejected with a reason.
+        (absolute paths): a change of such a file goes unseen. Links are followed, but not to a parent folder. An
+        unreadable file counts by its name only: a row that needs it is rejected with a reason.
         """
-        files = sorted(_files_below(folder.absolute(), without))
-        hashes = [(path.relative_to(folder.absolute()).as_posix(), self._sha256_if_readable(path)) for path in files]
-        return digest([[name, sha256] for name, sha256 in hashes if sha256 is not None])
-
-    def _sha256_if_readable(self, path: Path) -> str | None:
-        """Return a file's hash; "" if it cannot be read, None if it is not a file."""
-        try:
-            return self.sha256(path) if path.is_file() else None
-        except OSError as error:
-            logger.warning("%s cannot be read (%s): rows that need it are rejected", path, error.strerror)
-            return ""
+        hashes: list[list[str]] = []
+        for path in sorted(_files_below(folder.absolute(), without)):
+            name = path.relative_to(folder.absolute()).as_posix()
+            try:
+                hashes += [[name, self.sha256(path)]] if path.is_file() else []
+            except OSError as error:
+                logger.warning("%s cannot be read (%s): rows that need it are rejected", path, error.strerror)
+                hashes.append([name, ""])
+        return digest(hashes)
 
     def save(self) -> None:
         """Write new hashes to the cache. Call it with the writer's lock held."""
@@ -119,31 +113,22 @@ def entries_identity(entries: Iterable[NamedHash]) -> list[list[str]]:
 
 
 def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | None:
-    """Hash the images of a test set by name and content; None if its settings name no location of images.
-
-    Location and packing do not change the hash, nor do other files at the location.
-
-    Raises:
-        InputError: the set's files or the location of its images are missing or damaged.
-    """
-    location: str | None = config.images
-    if location is None:
+    """Hash the images of a test set by name and content, however packed; None if its settings name no location."""
+    if config.images is None:
         return None
-    names = kind.image_names(config)
-    places = image_locations(location)
-    folder = places[0].local if len(places) == 1 else None
-    folder = folder if folder and folder.is_dir() else None
-    with closing(open_images(location)) as images:
-        return digest([[name, _image_sha256(images, folder, name, hashes)] for name in sorted(names)])
+    places = image_locations(config.images)
+    folder = places[0].local if len(places) == 1 and places[0].local and places[0].local.is_dir() else None
+    names = sorted(kind.image_names(config))
 
+    def sha256_of_image(images: ImageFiles, name: str) -> str | None:
+        try:
+            images.size(name)  # raises an error for a name outside the folder
+            return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
+        except OSError:  # it is missing or unreadable
+            return None
 
-def _image_sha256(images: ImageFiles, folder: Path | None, name: str, hashes: FileHashes) -> str | None:
-    """Hash an image's bytes, cached if it is a file in a folder; None if it is missing or unreadable."""
-    try:
-        images.size(name)  # raises an error for a name outside the folder
-        return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
-    except OSError:
-        return None
+    with closing(open_images(config.images)) as images:
+        return digest([[name, sha256_of_image(images, name)] for name in names])
 
 
 def location_digest(location: str, root: Path, hashes: FileHashes) -> str:

@@ -54,19 +54,15 @@ class StepFacts(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
-    """Everything that decides a step's output.
-
-    Args:
-        step: name of the step; its folder in the work folder.
-        version: version of the step, increased by hand when the code changes its output.
-        inputs: content hashes of the step's inputs, in order.
-        settings: settings that change the step's output.
-    """
+    """Everything that decides a step's output."""
 
     step: str
     version: int
+    """Increased by hand when the code changes the step's output."""
     inputs: tuple[str, ...]
+    """Hashes of the contents of the inputs, in order."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that change the output."""
 
     @property
     def key(self) -> str:
@@ -76,19 +72,13 @@ class StepKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A finished step output: its folder, its files with their sha256, and its facts.
-
-    Args:
-        folder: folder of the output.
-        files: sha256 by file name.
-        facts: counts and facts of the step.
-        reused: whether the output was found, and not made by this run.
-    """
+    """A finished step output: its folder, the sha256 of its files by name, and its facts."""
 
     folder: Path
     files: Mapping[str, str]
     facts: StepFacts
     reused: bool = False
+    """The output was found, and not made by this run."""
 
     def path(self, name: str) -> Path:
         """Return the path of one of the step's files."""
@@ -113,22 +103,14 @@ class WorkStore:
 
     def sweep(self) -> None:
         """Remove the temporary files that killed processes left. Call it with the writer's lock held."""
-        if self.folder.is_dir():
-            sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
+        sweep_temporary([self.folder, *self.folder.glob("*/")])
 
     def empty(self, *, keep: Collection[Path] = ()) -> None:
-        """Remove all step outputs after their snapshot is committed.
-
-        Args:
-            keep: folders of outputs to keep.
-        """
-        if not self.folder.is_dir():
-            return
-        steps = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
+        """Remove all step outputs but those to keep, after their snapshot is committed."""
         staying = {path.parent for path in keep}
-        doomed = [step for step in steps if step not in staying]
-        doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
-        for folder in doomed:
+        steps = sorted(self.folder.glob("*/"))
+        outputs = [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
+        for folder in (*(step for step in steps if step not in staying), *outputs):
             away = rename_for_removal(folder)
             failpoint("work.after_rename", folder)
             shutil.rmtree(away, ignore_errors=True)
@@ -143,24 +125,16 @@ class WorkStore:
 
     def commits(self, step: str) -> Iterator[tuple[Commit, Mapping[str, Any]]]:
         """Yield every committed output of a step with its readable key, in the order of their folders."""
-        for folder in sorted((self.folder / step).glob("*")):
-            found = None if folder.name.startswith(TEMPORARY_PREFIX) else _committed(folder)
-            if found is not None:
-                yield found
+        folders = sorted(path for path in self.folder.glob(f"{step}/*") if not path.name.startswith(TEMPORARY_PREFIX))
+        return filter(None, map(_committed, folders))
 
     def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
         """Return the committed output of a step, or run `produce` to make it.
 
-        `produce` fills the temporary folder that it receives and returns facts (JSON values), which are stored with it.
-
         Args:
             key: key of the step.
-            produce: runs the step.
+            produce: fills the temporary folder that it receives, and returns facts that are stored with it.
             reads: outputs that the step reads; those that another run wrote are verified first.
-
-        Raises:
-            DiskError: the disk is full or fails.
-            DamagedError: an input that an earlier run wrote is damaged.
         """
         found = self.find(key)
         if found is not None:
@@ -186,14 +160,9 @@ class WorkStore:
     def require_whole(self, commit: Commit) -> None:
         """Check files that another run wrote; remove the folder of a damaged one, so that its step runs again.
 
-        Files that this run wrote are not checked. Parquet does not detect changed bits in the bytes of an image.
-
-        Raises:
-            DamagedError: a file is missing or damaged.
+        Parquet does not detect changed bits in the bytes of an image.
         """
-        if not commit.reused:
-            return
-        for name, sha256 in commit.files.items():
+        for name, sha256 in commit.files.items() if commit.reused else ():
             path = commit.path(name)
             if (path, sha256) in self._verified:
                 continue
@@ -239,17 +208,15 @@ def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
     path = folder / COMMIT_FILE
     if not path.is_file():
         return None
-    again = "the step runs again"
     try:
-        content = read_checksummed(path, remedy=again)
+        content = read_checksummed(path, remedy="the step runs again")
     except DamagedError as error:
         logger.warning("%s", error)
         return None
-    if not {"files", "facts", "key"} <= content.keys():
-        logger.warning("%s is damaged (it is not the record of a step): %s", path, again)
-        return None
+    if "key" not in content:
+        return None  # an early version wrote it
     missing = [folder / name for name in content["files"] if not (folder / name).is_file()]
     if missing:
-        logger.warning("%s is missing: %s", missing[0], again)
+        logger.warning("%s is missing: the step runs again", missing[0])
         return None
     return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True), content["key"]

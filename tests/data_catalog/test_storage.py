@@ -17,7 +17,6 @@ from data_catalog.storage.integrity import (
     checksummed_line,
     content_problem,
     is_recorded,
-    line_problem,
     read_checksummed,
     read_record,
     record_path,
@@ -189,9 +188,9 @@ def test_every_damage_of_a_document_or_a_line_shows(tmp_path: Path) -> None:
     assert read_checksummed(path, remedy="restore it") == VALUE
     content, line = path.read_bytes(), checksummed_line(VALUE).encode()
     assert [bad for bad in [*damaged(content), content + b" ", b" " + content] if content_problem(bad) is None] == []
-    assert line_problem(line) is None
+    assert content_problem(line) is None
     assert json.loads(line)["name"] == VALUE["name"]
-    assert [bad for bad in damaged(line) if line_problem(bad) is None] == []
+    assert [bad for bad in damaged(line) if content_problem(bad) is None] == []
 
 
 @pytest.mark.parametrize(
