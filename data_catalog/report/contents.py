@@ -208,7 +208,10 @@ def _reasons(snapshot: Snapshot, rows: Rows, num_examples: int) -> Rows:
         # One example of each source in turn, so that all sources are shown.
         turns = chain.from_iterable(zip_longest(*(part["examples"] for part in parts)))
         row = {
-            **{"Step": step, "Reason": reason, "Captions": count, "Share of all read": count / num_read},
+            "Step": step,
+            "Reason": reason,
+            "Captions": count,
+            "Share of all read": count / num_read,
             **{source: dropped.get(source) for source in sources},
             "Decided by": deciding_settings_text(snapshot.decided_by(step, reason)),
         }

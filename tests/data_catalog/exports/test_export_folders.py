@@ -141,12 +141,12 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [
-        ({}, {}, "--allow photos .*--pixels none exports a list of the 1 "),
-        ({"url": None}, {"kind": "webdataset"}, "--allow photos includes them: use it if you"),
+        ({}, {}, "since no license is stated; --allow SOURCE .*--pixels none lists the 1 "),
+        ({"url": None}, {"kind": "webdataset"}, "--allow SOURCE includes those that you have the right to pass on"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, "--pixels noncommercial"),
-        ({"url": None}, {"kind": "urls"}, "--format huggingface .*--allow photos"),
-        ({"url": None}, {"pixels": "none"}, "--pixels licensed .*--allow photos"),
-        ({"source": "mine"}, {}, "remove redistribution = false"),
+        ({"url": None}, {"kind": "urls"}, "--format huggingface"),
+        ({"url": None}, {"pixels": "none"}, "--pixels licensed"),
+        ({"source": "mine"}, {}, "the recipe forbids passing on"),
         (None, {}, "no pairs"),
         (None, {"kind": "urls"}, "no pairs"),
     ],
