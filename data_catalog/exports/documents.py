@@ -40,7 +40,7 @@ def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
     Return the "documents" of the manifest, which is written after them.
     """
     shards = manifest["files"]["pairs"]
-    entries = [dict(entry) for split in SPLITS for entry in shards if entry["split"] == split]
+    entries: list[dict[str, Any]] = [{**entry} for split in SPLITS for entry in shards if entry["split"] == split]
     paths = [folder / entry["path"] for entry in entries]
     schema = pq.read_schema(paths[0]) if paths else None
     pairs = DataFiles(pattern="pairs/{}-*.parquet", entries=entries, schema=schema)

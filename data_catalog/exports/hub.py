@@ -37,7 +37,7 @@ class Repository:
 def require_hub_name(name: str) -> None:
     """Refuse a name that no repository of the hub can have."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     with suppress(HFValidationError):
         validate_repo_id(name)

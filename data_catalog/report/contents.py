@@ -144,14 +144,17 @@ def _manifest_tables(manifest: Manifest, runs: Sequence[Mapping[str, Any]]) -> d
     ]
     upstream: Rows = []
     for name, entry in sources:
-        named = [{"Source": name, "File": file["name"], "sha256": file["sha256"]} for file in entry["files"]]
+        named: Rows = [{"Source": name, "File": each["name"], "sha256": each["sha256"]} for each in entry["files"]]
         more = [{"Source": name, "File": f"and {len(named) - _MAX_FILES:,} more", "sha256": None}]
         upstream += named[:_MAX_FILES] + more * (len(named) > _MAX_FILES)
     kinds: dict[str, Counter[str]] = {}
-    entries = [(kind, entry) for kind, entries in sorted(manifest["files"].items()) for entry in entries]
-    for kind, entry in [*entries, *(("documents", document) for document in manifest["documents"])]:
-        name = f"{kind}, {entry['split']}" if "split" in entry else kind
-        kinds.setdefault(name, Counter()).update(Files=1, Rows=entry.get("rows", 0), Size=entry["bytes"])
+    written: list[tuple[str, Any]] = [
+        *((kind, file) for kind, found in sorted(manifest["files"].items()) for file in found),
+        *(("documents", document) for document in manifest["documents"]),
+    ]
+    for kind, file in written:
+        name = f"{kind}, {file['split']}" if "split" in file else kind
+        kinds.setdefault(name, Counter()).update(Files=1, Rows=file.get("rows", 0), Size=file["bytes"])
     times = runs[0].get("seconds_by_step") or {} if runs else {}
     steps = sorted(times.items(), key=lambda item: (-item[1], item[0]))
     return {

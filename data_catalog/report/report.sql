@@ -148,7 +148,7 @@ FROM pairs GROUP BY ALL ORDER BY source, count(*) DESC, license;
 -- Drop reasons by source, with examples that are sampled by hash.
 SELECT step, drop_reason AS reason, source, count(*) AS dropped, min_by(
     {'Caption': {text: coalesce(caption, source_caption), lang: if(caption IS NULL, source_lang, target_lang)},
-     'Original': {text: nullif(source_caption, caption), lang: source_lang},
+     'Original': {text: nullif(source_caption, coalesce(caption, source_caption)), lang: source_lang},
      'Detail': concat_ws(' ', detail, if(step IN ('fetch', 'normalise'), coalesce(url, path), NULL)),
      'Row': format('{}, line {}: {}', upstream_file, upstream_line, caption_id)},
     md5_number_lower(caption_id), greatest(1, $num_examples)

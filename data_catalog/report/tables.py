@@ -30,8 +30,7 @@ _BY_HEADING: Mapping[str, Callable[[Any], str]] = {
     "Duration": duration,
     "Share": _bar,
     "Share good": lambda share: _bar(share, "third"),
-    "Share kept": lambda share: percent(share, 1),
-    "Share of all read": lambda share: _bar(share, "second"),
+    **dict.fromkeys(("Share kept", "Share of all read"), lambda share: percent(share, 1)),
 }
 _BY_TYPE: Mapping[type, Callable[[Any], str]] = {
     int: number,
@@ -42,7 +41,7 @@ _BY_TYPE: Mapping[type, Callable[[Any], str]] = {
 }
 _CLASSES = {
     **dict.fromkeys(("Meaning", "Decided by", "License"), "words"),
-    **dict.fromkeys(("Share", "Share good", "Share of all read"), "wide"),
+    **dict.fromkeys(("Share", "Share good"), "wide"),
     **dict.fromkeys(("Row", "Flags"), "place"),
     "Score": "narrow",
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from data_catalog.progress import Progress
@@ -19,7 +19,8 @@ _PNG_SHARE = 0.25  # share of PNG in the datasets that have other formats than J
 _ACCENTED_NAME_SHARE = 0.05  # share of WIT's file names with an accent
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
     """An image of one of the datasets.
 
     Args:
@@ -66,8 +67,8 @@ def plan(
     for source in SOURCES:
         indices = [index for index, name in enumerate(sources) if name == source]
         remaining = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
-        for kind, fault in FAULTS.items():
-            rate = rate_of(kind, fault_rates or {}) if source in fault.sources else 0
+        for kind in FAULTS:
+            rate = rate_of(kind, fault_rates or {}) if source in FAULTS[kind].sources else 0
             count = max(1, round(rate * len(indices))) if rate else 0
             faults.update(dict.fromkeys(remaining[:count], kind))
             remaining = remaining[count:]
@@ -81,7 +82,8 @@ def plan(
         fault = faults.get(index, "")
         original = pick(rng, originals) if fault == "duplicate_image" else index
         path = _path(source, index, formats[index], Random(f"scenes:{seed}:{index}:name"))
-        samples.append(Sample(seed, index, source, fault, original, formats[index], path, figures))
+        facts: dict[str, Any] = {"seed": seed, "index": index, "source": source, "fault": fault, "figures": figures}
+        samples.append(Sample(**facts, original=original, file_format=formats[index], path=path))
     return samples
 
 
@@ -149,7 +151,8 @@ class ImageFolder:
         layout, fault = sample.layout(), FAULTS.get(sample.fault)
         if fault and fault.of_image:
             original = self.samples[sample.original]
-            self.record(sample, **({} if original is sample else {"same_as": url_of(original, self.base_url)}))
+            facts: dict[str, Any] = {} if original is sample else {"same_as": url_of(original, self.base_url)}
+            self.record(sample, **facts)
         path = self.local / sample.path if sample.source == FLICKR8K else self.web / sample.path
         if fault and fault.rule:
             rule = {key: value.format(sample.path) if key == "location" else value for key, value in fault.rule.items()}
