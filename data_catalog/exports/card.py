@@ -121,9 +121,12 @@ def card_text(
 
 def not_filtered(manifest: Manifest) -> list[str]:
     """Return what no step of the build searched for."""
-    judged = any(entry["step"] == "fit" for entry in manifest["steps"])
-    by_img2dataset = [IMG2DATASET_LIMITS] if manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET else []
-    return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)] + by_img2dataset
+    texts = list(_NOT_FILTERED)
+    if any(entry["step"] == "fit" for entry in manifest["steps"]):
+        texts.remove(_NOT_COMPARED)
+    if manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET:
+        return [*texts, _ONLY_TAGS, IMG2DATASET_LIMITS]
+    return [*texts, _OPT_OUTS]
 
 
 def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
@@ -351,8 +354,9 @@ _NOT_FILTERED = (
     "Watermarks, logos, screenshots, advertising and text inside images.",
     _NOT_COMPARED,
     "Copyright of single images, beyond upstream's statements.",
-    "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets.",
 )
+_OPT_OUTS = "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets."
+_ONLY_TAGS = "Opt-outs outside HTTP, and `robots.txt`: of all opt-outs, `X-Robots-Tag` was followed as the recipe sets."
 
 ABLATIONS = (
     "Models were trained with and without a filter, for the same number of steps, and scored on the same held-out "

@@ -256,6 +256,16 @@ def test_the_card_says_what_an_honest_card_says(kind: str, shared: Shared) -> No
         assert shown in html, "examples are shown as they are"
 
 
+def test_a_card_of_images_by_img2dataset_does_not_claim_that_robots_txt_was_followed(
+    make_snapshot: Any, tmp_path: Path
+) -> None:
+    settings = make_snapshot(tmp_path / "polite").manifest["settings"] | {"fetch": {"engine": "img2dataset"}}
+    export(make_snapshot(tmp_path / "catalog", settings=settings), tmp_path / "out", "urls")
+    _, body = card(tmp_path / "out")
+    assert "it reads no robots.txt, keeps no pace of a host" in body
+    assert "`robots.txt` and `X-Robots-Tag` were followed" not in body
+
+
 def test_credits_are_one_line_each_and_no_formula(make_snapshot: Any, make_pair: Any, tmp_path: Path) -> None:
     shown = {
         "=1+1": "'=1+1",
