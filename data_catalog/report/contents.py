@@ -165,7 +165,7 @@ def _manifest_tables(manifest: Manifest, runs: Sequence[Mapping[str, Any]]) -> d
         "unselected": ("Rows that the recipe does not select, which are not counted above.", unselected),
         "runs": (
             "Runs that ended with this snapshot, the latest first.",
-            [{"Begun": run["time"], "Steps done": run["num_steps"], "Duration": run["seconds"]} for run in runs[:10]],
+            [{"Ended": run["time"], "Steps done": run["num_steps"], "Duration": run["seconds"]} for run in runs[:10]],
         ),
         "step_times": (
             "Time of the latest run by step. Steps run in parallel, so their sum may exceed the duration of the run. "
@@ -173,7 +173,7 @@ def _manifest_tables(manifest: Manifest, runs: Sequence[Mapping[str, Any]]) -> d
             [{"Step": step, "Duration": time, "Share": time / sum(times.values())} for step, time in steps],
         ),
         "files": (
-            "Files. manifest.json has the sha256 of each, and `vernaclip verify` checks them.",
+            "Files. manifest.json has the sha256 of each; vernaclip verify checks them.",
             [{"Content": name, **count} for name, count in kinds.items()],
         ),
         "upstream_files": ("Upstream files.", upstream),
