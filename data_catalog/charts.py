@@ -28,8 +28,7 @@ COLOURS = {
     "seventh": "#77690a",
     "eighth": "#6a6f78",
 }
-# Colours of data series, in order of use.
-SERIES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+SERIES = tuple(COLOURS)[4:]  # colours of data series, in order of use
 # Inches; on a phone, at most 25 rem wide, letters are then about as large as those of the page.
 SIZE = (4.8, 3.1)
 _STYLE: dict[Any, Any] = {
@@ -59,15 +58,13 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
 
 def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
-    """Return a chart as SVG; `draw` draws it on an empty figure with a constrained layout.
+    """Return a chart as one `svg` element; the same drawing gives the same element.
 
     Args:
         name: what the chart shows, for screen readers; unique within a page.
-        draw: uses the colours in `COLOURS` only, and passes labels from a dataset through `chart_label`.
+        draw: draws on an empty figure with a constrained layout, in the colours of `COLOURS` only, and passes labels
+            from a dataset through `chart_label`.
         size: width and height in inches.
-
-    Returns:
-        One `svg` element, the same for the same drawing.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG

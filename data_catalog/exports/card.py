@@ -30,68 +30,80 @@ _SIZES |= {10**7: "1M<n<10M", 10**8: "10M<n<100M", 10**9: "100M<n<1B"}
 NUM_EXAMPLES = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitFiles:
-    """Files of a split: a glob relative to the card, the number of rows, and the number of bytes."""
-
-    pattern: str
-    rows: int
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """A configuration of `datasets`: files by split (by our names), and the schema of their rows if it is needed."""
-
-    name: str
-    splits: Mapping[str, SplitFiles] = field(default_factory=dict)
-    schema: pa.Schema | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardParts:
-    """Contents of the card of one folder, in addition to its manifest.
+@dataclass(slots=True, kw_only=True)
+class DataFiles:
+    """Files that `datasets` loads as one configuration.
 
     Args:
+        name: of the configuration.
+        pattern: glob of the files of a split, relative to the card, with a placeholder for the split.
+        entries: the files in the order of the splits, each with path, split, rows and bytes.
+        schema: schema of their rows, if it is needed.
+    """
+
+    name: str = "default"
+    pattern: str = ""
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    schema: pa.Schema | None = None
+
+    def total(self, key: str, split: str | None = None) -> int:
+        """Return the sum of "rows" or "bytes" of a split, or of all."""
+        return sum(entry[key] for entry in self.entries if split in (None, entry["split"]))
+
+    @property
+    def is_tars(self) -> bool:
+        """Return whether `datasets` reads the files as tars."""
+        return self.pattern.endswith(".tar")
+
+    def splits(self) -> list[str]:
+        """Return the splits that have files."""
+        return list(dict.fromkeys(entry["split"] for entry in self.entries))
+
+
+def card_text(
+    manifest: Manifest,
+    pairs: DataFiles,
+    counts: PairCounts,
+    loading: str,
+    *,
+    links: DataFiles | None = None,
+    listed: PairCounts | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+    withheld: Mapping[tuple[str, str], int] | None = None,
+    ablations: Sequence[AblationTable] = (),
+) -> str:
+    """Return the whole card as Markdown with its YAML front matter.
+
+    Args:
+        manifest: manifest of the snapshot.
+        pairs: files of pairs.
         counts: counts of the pairs that the folder has with pixels.
-        configs: ways to load the folder, the default one first; those without files are left out.
         loading: Markdown on how to load the folder.
-        listed: counts of the pairs that the folder lists by address.
-        schema: schema of the rows of pairs, for the table of columns; None without such rows.
+        links: lists of images by address.
+        listed: counts of the pairs that they list.
         examples: a few source captions with their captions.
         withheld: number of images that are not in the folder, by source and reason; None for the snapshot itself.
         ablations: results of ablations of the filters.
     """
-
-    counts: PairCounts
-    configs: Sequence[DataConfig]
-    loading: str
-    listed: PairCounts = field(default_factory=PairCounts)
-    schema: pa.Schema | None = None
-    examples: Sequence[tuple[str, str]] = ()
-    withheld: Mapping[tuple[str, str], int] | None = None
-    ablations: Sequence[AblationTable] = ()
-
-
-def card_text(manifest: Manifest, parts: CardParts) -> str:
-    """Return the whole card as Markdown with its YAML front matter."""
-    all_counts, papers = parts.counts + parts.listed, {upstream_paper(manifest, name) for name in manifest["sources"]}
+    listed = listed or PairCounts()
+    all_counts, papers = counts + listed, {upstream_paper(manifest, name) for name in manifest["sources"]}
+    # `datasets` reads all configurations of a card with one reader, so a Parquet list beside tars cannot be one.
+    configs = [files for files in (pairs, links) if files and files.entries and (files is pairs or not pairs.is_tars)]
     removed, target = manifest["tombstones"]["digest"], markdown_text(manifest["target_lang"])
     taken_down = f" A list of take-downs was applied; its digest is `{removed}`." if removed else ""
-    examples = [[markdown_text(source), markdown_text(caption)] for source, caption in parts.examples]
-    columns = [[f"`{name}`", PAIR_COLUMNS.get(name, "")] for name in (parts.schema.names if parts.schema else ())]
+    schema = None if pairs.is_tars else pairs.schema
+    examples_table = [[markdown_text(source), markdown_text(caption)] for source, caption in examples]
+    columns = [[f"`{name}`", PAIR_COLUMNS.get(name, "")] for name in (schema.names if schema else ())]
     sections = {
-        "How to load it": parts.loading,
-        "Contents": _contents(parts),
-        "Sources and terms": _sources(manifest, parts),
-        "Withheld images": "" if parts.withheld is None else _withheld(parts.withheld),
+        "How to load it": loading,
+        "Contents": _contents(counts, listed),
+        "Sources and terms": _sources(manifest, counts, listed),
+        "Withheld images": "" if withheld is None else _withheld(withheld),
         "How it was made": _making(manifest),
         "Languages and translation": _translation(manifest, all_counts),
-        "Examples": table(["source caption", "caption"], examples) if examples else "",
+        "Examples": table(["source caption", "caption"], examples_table) if examples else "",
         "Columns": table(["column", "meaning"], columns) if columns else "",
-        "Ablation of the filters": "\n\n".join([ABLATIONS, *map(_ablation, parts.ablations)])
-        if parts.ablations
-        else "",
+        "Ablation of the filters": "\n\n".join([ABLATIONS, *map(_ablation, ablations)]) if ablations else "",
         "What was not filtered": bullets(not_filtered(manifest)),
         "Limits": bullets(LIMITS),
         "Removal requests": REMOVAL,
@@ -103,16 +115,18 @@ def card_text(manifest: Manifest, parts: CardParts) -> str:
         f"CLIP-Italian. vernaclip built them from {len(manifest['sources'])} sources. This is snapshot "
         f"`{manifest['snapshot']}`: the same inputs and settings give the same files, byte for byte.{taken_down}"
     )
-    head, title = _front_matter(manifest, all_counts, parts.configs), f"# {markdown_text(manifest['dataset'])}"
-    texts = [head, title, introduction]
+    texts = [_front_matter(manifest, all_counts, configs), f"# {markdown_text(manifest['dataset'])}", introduction]
     return "\n\n".join([*texts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
 def not_filtered(manifest: Manifest) -> list[str]:
     """Return what no step of the build searched for."""
-    judged = any(entry["step"] == "fit" for entry in manifest["steps"])
-    by_img2dataset = [IMG2DATASET_LIMITS] if manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET else []
-    return [text for text in _NOT_FILTERED if not (judged and text is _NOT_COMPARED)] + by_img2dataset
+    texts = list(_NOT_FILTERED)
+    if any(entry["step"] == "fit" for entry in manifest["steps"]):
+        texts.remove(_NOT_COMPARED)
+    if manifest["settings"].get("fetch", {}).get("engine") == IMG2DATASET:
+        return [*texts, _ONLY_TAGS, IMG2DATASET_LIMITS]
+    return [*texts, _OPT_OUTS]
 
 
 def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
@@ -125,13 +139,13 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
     return []
 
 
-def _front_matter(manifest: Manifest, counts: PairCounts, configs: Sequence[DataConfig]) -> str:
+def _front_matter(manifest: Manifest, counts: PairCounts, configs: Sequence[DataFiles]) -> str:
     from huggingface_hub import DatasetCardData
 
-    target, used = manifest["target_lang"], [config for config in configs if config.splits]
+    target = manifest["target_lang"]
     codes = {code for _, code in counts.languages if code and code.isascii() and code.isalpha()}
     languages = [target, *sorted({code for code in codes if len(code) <= 3} - {target})]
-    num_rows = sum(found.rows for config in used for found in config.splits.values())
+    num_rows = sum(config.total("rows") for config in configs)
     data = DatasetCardData(
         pretty_name=manifest["dataset"],
         language=languages,
@@ -141,26 +155,25 @@ def _front_matter(manifest: Manifest, counts: PairCounts, configs: Sequence[Data
         task_categories=["zero-shot-image-classification", "image-to-text", "text-to-image"],
         tags=["clip", "vernaclip"],
         size_categories=[next((name for limit, name in _SIZES.items() if num_rows < limit), "1B<n<10B")],
-        configs=[_files(config) | ({"default": True} if config is used[0] else {}) for config in used] or None,
-        dataset_info=[_info(config, config.schema) for config in used if config.schema is not None] or None,
+        configs=[_files(config) | ({"default": True} if config is configs[0] else {}) for config in configs] or None,
+        dataset_info=[_info(config, config.schema) for config in configs if config.schema is not None] or None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _files(config: DataConfig) -> dict[str, Any]:
-    files = [{"split": SPLIT_NAMES[split], "path": found.pattern} for split, found in config.splits.items()]
+def _files(config: DataFiles) -> dict[str, Any]:
+    files = [{"split": SPLIT_NAMES[split], "path": config.pattern.format(split)} for split in config.splits()]
     return {"config_name": config.name, "data_files": files}
 
 
-def _info(config: DataConfig, schema: pa.Schema) -> dict[str, Any]:
+def _info(config: DataFiles, schema: pa.Schema) -> dict[str, Any]:
+    numbers = {"num_bytes": "bytes", "num_examples": "rows"}
     splits = [
-        {"name": SPLIT_NAMES[split], "num_bytes": found.num_bytes, "num_examples": found.rows}
-        for split, found in config.splits.items()
+        {"name": SPLIT_NAMES[split], **{name: config.total(key, split) for name, key in numbers.items()}}
+        for split in config.splits()
     ]
-    size = sum(found.num_bytes for found in config.splits.values())
-    features = [_feature(column) for column in schema]
-    sizes = {"download_size": size, "dataset_size": size}
-    return {"config_name": config.name, "features": features, "splits": splits, **sizes}
+    sizes = dict.fromkeys(("download_size", "dataset_size"), config.total("bytes"))
+    return {"config_name": config.name, "features": [_feature(column) for column in schema], "splits": splits, **sizes}
 
 
 def _feature(column: pa.Field) -> dict[str, Any]:
@@ -174,11 +187,14 @@ def _feature(column: pa.Field) -> dict[str, Any]:
     return {"name": column.name, "struct": [_feature(inner) for inner in kind]}
 
 
-def _contents(parts: CardParts) -> str:
-    marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
-    here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
-    listed = f"Images listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
-    return "\n\n".join(filter(None, (here or "There are no images with pixels.", listed))) + marked
+def _contents(counts: PairCounts, listed: PairCounts) -> str:
+    here = f"Images / captions, by source and split.\n\n{_by_split(counts)}" if counts.images else ""
+    texts = [here or "There are no images with pixels."]
+    if listed.images:
+        texts.append(f"Images listed by address, without pixels.\n\n{_by_split(listed)}")
+    if MARKED in counts.splits():
+        texts.append(MARKED_PAIRS)
+    return "\n\n".join(texts)
 
 
 def _by_split(counts: PairCounts) -> str:
@@ -194,10 +210,10 @@ def _by_split(counts: PairCounts) -> str:
     )
 
 
-def _sources(manifest: Manifest, parts: CardParts) -> str:
-    licenses = (parts.counts + parts.listed).licenses
+def _sources(manifest: Manifest, counts: PairCounts, listed: PairCounts) -> str:
+    shown = {"images": counts} | ({"listed": listed} if listed.images else {})
+    licenses = (counts + listed).licenses
     stated = totals(Counter({key: count for key, count in licenses.items() if key[1]}), 0)
-    shown = {"images": parts.counts} | ({"listed": parts.listed} if parts.listed.images else {})
     rows = [
         [markdown_text(name), f"`{manifest['settings']['sources'][name]['kind']}`", markdown_text(entry["license"])]
         + [f"{counts.of_source(counts.images, name):,}" for counts in shown.values()]
@@ -338,8 +354,9 @@ _NOT_FILTERED = (
     "Watermarks, logos, screenshots, advertising and text inside images.",
     _NOT_COMPARED,
     "Copyright of single images, beyond upstream's statements.",
-    "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets.",
 )
+_OPT_OUTS = "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets."
+_ONLY_TAGS = "Opt-outs outside HTTP, and `robots.txt`: of all opt-outs, `X-Robots-Tag` was followed as the recipe sets."
 
 ABLATIONS = (
     "Models were trained with and without a filter, for the same number of steps, and scored on the same held-out "

@@ -6,7 +6,6 @@ publisher of a folder adds `datePublished`, `creator` and `url`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ from data_catalog.exports.card import (
     MAKING,
     METHOD,
     TERMS,
-    CardParts,
-    DataConfig,
-    SplitFiles,
+    DataFiles,
     card_text,
     example_captions,
     not_filtered,
@@ -42,30 +39,16 @@ def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
 
     Return the "documents" of the manifest, which is written after them.
     """
-    pairs = manifest["files"]["pairs"]
-    entries = [entry for entry in pairs if entry["split"] in SPLITS]
-    splits = {
-        split: SplitFiles(
-            pattern=f"pairs/{split}-*.parquet",
-            rows=sum(entry["rows"] for entry in entries if entry["split"] == split),
-            num_bytes=sum(entry["bytes"] for entry in entries if entry["split"] == split),
-        )
-        for split in SPLITS
-        if any(entry["split"] == split for entry in entries)
-    }
-    files = [folder / entry["path"] for entry in entries]
-    config = DataConfig(name="default", splits=splits, schema=pq.read_schema(files[0]) if files else None)
-    parts = CardParts(
-        counts=count_pairs(folder / entry["path"] for entry in pairs),
-        configs=[config],
-        schema=config.schema,
-        examples=example_captions(files),
-        loading=LOAD_PAIRS,
-    )
-    texts = {CARD_FILE: card_text(manifest, parts), CROISSANT_FILE: croissant_text(manifest, entries, config)}
+    shards = manifest["files"]["pairs"]
+    entries: list[dict[str, Any]] = [{**entry} for split in SPLITS for entry in shards if entry["split"] == split]
+    paths = [folder / entry["path"] for entry in entries]
+    schema = pq.read_schema(paths[0]) if paths else None
+    pairs = DataFiles(pattern="pairs/{}-*.parquet", entries=entries, schema=schema)
+    counts = count_pairs(folder / entry["path"] for entry in shards)
+    card = card_text(manifest, pairs, counts, LOAD_PAIRS, examples=example_captions(paths))
+    texts = {CARD_FILE: card.encode(), CROISSANT_FILE: croissant_text(manifest, pairs).encode()}
     return [
-        {"path": name, "sha256": write_bytes(folder / name, text.encode()), "bytes": len(text.encode())}
-        for name, text in texts.items()
+        {"path": name, "sha256": write_bytes(folder / name, text), "bytes": len(text)} for name, text in texts.items()
     ]
 
 
@@ -114,17 +97,8 @@ _PARQUET = "application/x-parquet"
 _DATA_TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "float": "sc:Float", "bool": "sc:Boolean"}
 
 
-def croissant_text(
-    manifest: Manifest, files: Sequence[Mapping[str, Any]], config: DataConfig, *, published: str | None = None
-) -> str:
-    """Return the Croissant metadata as JSON text.
-
-    Args:
-        manifest: manifest of the snapshot.
-        files: all shards of pairs, with "path" relative to the metadata, "sha256" and "bytes".
-        config: globs of the shards by split, and the schema of their rows.
-        published: date of publication in ISO 8601, or None.
-    """
+def croissant_text(manifest: Manifest, pairs: DataFiles, *, published: str | None = None) -> str:
+    """Return the Croissant metadata of some pair shards as JSON text, with the date of publication if there is one."""
     sources = {name: entry["license"] for name, entry in sorted(manifest["sources"].items())}
     about = (
         f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from {', '.join(sources)}. "
@@ -148,13 +122,15 @@ def croissant_text(
         "rai:dataCollection": "Upstream datasets' files were read, and images fetched from their addresses.",
         "rai:dataLimitations": not_filtered(manifest),
         "rai:dataBiases": list(LIMITS[:2]),
-        "distribution": _distribution(files, config),
-        "recordSet": [] if config.schema is None else [_record_set(config.schema)],
+        "distribution": _distribution(pairs),
+        "recordSet": [] if pairs.schema is None else [_record_set(pairs.schema)],
     }
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _distribution(files: Sequence[Mapping[str, Any]], config: DataConfig) -> list[dict[str, Any]]:
+def _distribution(pairs: DataFiles) -> list[dict[str, Any]]:
+    if not pairs.entries:
+        return []
     shards = [
         {
             "@type": "cr:FileObject",
@@ -165,13 +141,17 @@ def _distribution(files: Sequence[Mapping[str, Any]], config: DataConfig) -> lis
             "encodingFormat": _PARQUET,
             "sha256": file["sha256"],
         }
-        for file in files
+        for file in pairs.entries
     ]
-    if not files:
-        return []
-    patterns = [found.pattern for found in config.splits.values()]
-    together = {"@type": "cr:FileSet", "@id": "pairs", "name": "pairs", "encodingFormat": _PARQUET}
-    return [*shards, {**together, "description": "all shards of pairs", "includes": patterns}]
+    together = {
+        "@type": "cr:FileSet",
+        "@id": "pairs",
+        "name": "pairs",
+        "encodingFormat": _PARQUET,
+        "description": "all shards of pairs",
+        "includes": [pairs.pattern.format(split) for split in pairs.splits()],
+    }
+    return [*shards, together]
 
 
 def _record_set(schema: pa.Schema) -> dict[str, Any]:

@@ -8,12 +8,11 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
+from data_catalog.exports.card import CARD_FILE, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
 from data_catalog.exports.export_folder import (
@@ -25,7 +24,7 @@ from data_catalog.exports.export_folder import (
     resolve_export_folder,
 )
 from data_catalog.exports.formats import FORMATS
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, inclusion_advice, policy_of
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, SINKS, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
@@ -108,29 +107,36 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
             "version": VERSION,
         }
         record = record_of(place)
-        if record is not None and is_whole(place, record) and record.items() >= wanted.items():
-            _refuse_empty(snapshot, config, record["counts"])
-            return ExportReport(folder=folder, up_to_date=True, **record["counts"])
-        if record is not None:
-            require_no_foreign_files(place, record)
-        with replace_folder(place) as temporary:
-            filled = _fill(snapshot, config, temporary, ablations)
-            _refuse_empty(snapshot, config, filled["counts"])
-            write_checksummed(temporary / EXPORT_RECORD, {**wanted, **filled})
-    return ExportReport(folder=folder, up_to_date=False, **filled["counts"])
+        is_current = record is not None and record.items() >= wanted.items() and is_whole(place, record)
+        if record is None or not is_current:
+            if record is not None:
+                require_no_foreign_files(place, record)
+            with replace_folder(place) as temporary:
+                counts = _fill(snapshot, config, temporary, ablations)
+                _refuse_empty(snapshot, config, counts)
+                files = {
+                    path.relative_to(temporary).as_posix(): path for path in temporary.rglob("*") if path.is_file()
+                }
+                record = {
+                    **wanted,
+                    "counts": counts,
+                    "files": {name: sha256_of(path) for name, path in files.items()},
+                    "bytes": {name: path.stat().st_size for name, path in files.items()},
+                }
+                write_checksummed(temporary / EXPORT_RECORD, record)
+    return ExportReport(folder=folder, up_to_date=is_current, **record["counts"])
 
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
-    """Write the files of an export, except its record, into a folder; return the record's entries for them."""
+    """Write the files of an export, except its record, into a folder; return what was counted."""
     manifest, format_sink = snapshot.manifest, SINKS[config.format]
-    pixels = config.pixels if format_sink.has_pixels else NONE
-    policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
+    policy = policy_of(manifest, config.pixels if format_sink.PATTERN else NONE, allowed=frozenset(config.allowed))
     sink = format_sink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
     links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()
-    pairs = manifest["files"]["pairs"]
-    total = sum(entry["rows"] for entry in pairs if entry["split"] in SPLITS)
+    shards = manifest["files"]["pairs"]
+    total = sum(entry["rows"] for entry in shards if entry["split"] in SPLITS)
     with (
         credits_writer(folder, policy) as add_credits,
         Progress(f"export {config.format}", total=total, unit="images") as progress,
@@ -148,63 +154,49 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
                     withheld[source, reason] += 1
                     unlisted[source] += not has_address
             progress.advance(len(shard.reasons))
-    written, linked = sink.end(), links.end()
-    loading = [sink.LOADING] * bool(written.splits) + [links.LOADING] * bool(linked.splits)
-    parts = CardParts(
-        counts=counts,
+    sink.end()
+    links.end()
+    pairs = sink.files
+    loading = [sink.LOADING] * bool(pairs.entries) + [links.LOADING] * bool(links.files.entries)
+    card = card_text(
+        manifest,
+        pairs,
+        counts,
+        "\n\n".join(loading) or "It has no image that may be passed on, and none with an address.",
+        links=links.files,
         listed=listed,
-        # `datasets` reads all configurations of a card with one reader, so a Parquet list beside tars cannot be one.
-        configs=[written, linked] if sink.is_parquet or not written.splits else [written],
-        schema=written.schema if sink.entries else None,
-        examples=example_captions(folder / entry["path"] for entry in sink.entries),
-        loading="\n\n".join(loading) or "It has no image that may be passed on, and none with an address.",
+        examples=[] if pairs.is_tars else example_captions(folder / entry["path"] for entry in pairs.entries),
         withheld=withheld,
         ablations=ablations,
     )
-    texts = {CARD_FILE: card_text(manifest, parts), TERMS_FILE: terms_text(manifest)}
-    if sink.has_pixels and sink.is_parquet:
-        texts[CROISSANT_FILE] = croissant_text(manifest, sink.entries, written, published=config.published)
+    texts = {CARD_FILE: card, TERMS_FILE: terms_text(manifest)}
+    if config.format == "huggingface":
+        texts[CROISSANT_FILE] = croissant_text(manifest, pairs, published=config.published)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    known = {entry["path"]: entry["sha256"] for entry in sink.entries}
     return {
-        "files": {name: known.get(name) or sha256_of(path) for name, path in files.items()},
-        "bytes": {name: path.stat().st_size for name, path in files.items()},
-        "counts": {
-            "images": counts.splits(),
-            "samples": {split: found.rows for split, found in written.splits.items()},
-            "listed": {split: found.rows for split, found in linked.splits.items()},
-            "withheld": [[source, reason, count] for (source, reason), count in sorted(withheld.items())],
-            "unlisted": {source: count for source, count in sorted(unlisted.items()) if count},
-            "marked": sum(entry["rows"] for entry in pairs if entry["split"] == MARKED),
-        },
+        "images": counts.splits(),
+        "samples": {split: pairs.total("rows", split) for split in pairs.splits()},
+        "listed": listed.splits(),
+        "withheld": [[source, reason, count] for (source, reason), count in sorted(withheld.items())],
+        "unlisted": {source: count for source, count in sorted(unlisted.items()) if count},
+        "marked": sum(entry["rows"] for entry in shards if entry["split"] == MARKED),
     }
 
 
 def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str, Any]) -> None:
     """Refuse an export without images or, if it has no pixels, without addresses; an earlier export stays."""
-    has_pixels, listed = SINKS[config.format].has_pixels, sum(counts["listed"].values())
+    has_pixels, listed = bool(SINKS[config.format].PATTERN), sum(counts["listed"].values())
     wants_pixels = has_pixels and config.pixels != NONE
-    if sum(counts["images"].values()) or (listed and not wants_pixels):
+    if counts["images"] or (listed and not wants_pixels):
         return
-    if not counts["withheld"]:
-        marked = f" but {counts['marked']:,} that overlap a test set" if counts["marked"] else ""
-        why = (
-            f"the dataset has no pairs{marked}: see `vernaclip report {snapshot.dataset}`, correct the recipe and "
-            "build again"
-        )
-    elif not wants_pixels:
-        switch = f"--pixels {LICENSED}" if has_pixels else "--format huggingface"
-        rights = policy_of(snapshot.manifest, config.pixels).sources
-        doubtful = sorted({source for source, _, _ in counts["withheld"] if not rights[source].redistribution})
-        why = f"none of its images has an address. {switch} exports the pixels of images that may be passed on"
-        if doubtful:
-            sources = " ".join(f"--allow {source}" for source in doubtful)
-            why += f". With {sources} it exports all images; use that if you have the right to pass them on"
+    why = [f"{count:,} of {source} are withheld, since {reason}" for source, reason, count in counts["withheld"]]
+    if not why:
+        why = [f"the dataset has no pairs: see `vernaclip report {snapshot.dataset}`"]
+    elif wants_pixels:
+        why += ["--allow SOURCE includes those that you have the right to pass on, and --pixels noncommercial those "]
+        why[-1] += "that forbid only commercial use"
+        why += [f"--pixels none lists the {listed:,} that have an address"] * bool(listed)
     else:
-        source, reason, count = max(counts["withheld"], key=itemgetter(2))
-        why = f"{count:,} of {source} {'is' if count == 1 else 'are'} withheld, since {reason}. "
-        why += inclusion_advice(reason, source)
-        why += f". --pixels none exports a list of the {listed:,} that have an address" if listed else ""
-    raise SettingsError(f"the export of {snapshot.dataset} would have no image: {why}")
+        why += [f"none has an address: {'--pixels licensed' if has_pixels else '--format huggingface'} exports pixels"]
+    raise SettingsError(f"the export of {snapshot.dataset} would have no image: {'; '.join(why)}")

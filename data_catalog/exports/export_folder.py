@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +26,27 @@ EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
 _ELSEWHERE = "name another folder with --out"
 
 
+@contextmanager
+def _errors_at(folder: Path) -> Iterator[None]:
+    """Name the folder in errors of the system, such as those of names that are too long or of links in a circle."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise_if_disk_fails(error, folder)
+        raise DiskError(f"{folder} cannot be used for the export: {error}") from error
+
+
 def resolve_export_folder(folder: Path, root: Path) -> Path:
     """Return the resolved path of an export's folder."""
     refuse_misread(folder)
-    with _as_place(folder):
+    with _errors_at(folder):
         place = folder.resolve()
         if Path.cwd().is_relative_to(place):
             raise SettingsError(f"an export replaces its folder, which cannot be the current one: {_ELSEWHERE}")
-        if place.is_mount():
-            raise SettingsError(f"{folder} is a mount point, which cannot be replaced: name a folder in it")
         for name in sorted(WITHOUT_EXPORTS):
             if place.is_relative_to((root / name).resolve()):
                 raise SettingsError(f"{folder} is in {root / name}, which is not for exports: {_ELSEWHERE}")
-        for path in _beside(place):
-            path.exists()  # raises an error if a name is too long
     return place
-
-
-@contextmanager
-def _as_place(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise_if_disk_fails(error, folder)
-        raise DiskError(f"{folder} cannot be used for the export: {error}") from error
 
 
 def _beside(place: Path) -> tuple[Path, Path]:
@@ -62,15 +59,12 @@ def _beside(place: Path) -> tuple[Path, Path]:
 def export_lock(place: Path) -> Iterator[None]:
     """Hold the lock of an export's folder; put back an export that a killed process had moved away."""
     with place_lock(place):
-        with _as_place(place):
+        with _errors_at(place):
             temporary, old = _beside(place)
             if old.is_dir() and not place.exists():
-                try:
-                    record = record_of(old)
-                except (DamagedError, SettingsError):
-                    record = None
-                if record is not None and is_whole(old, record):  # a partial one was being removed
-                    old.rename(place)
+                with suppress(DamagedError, SettingsError):  # a partial one, which was being removed
+                    if is_whole(old, record_of(old) or {}):
+                        old.rename(place)
             for leftover in (temporary, old):
                 if leftover.exists():
                     shutil.rmtree(leftover)
@@ -82,11 +76,9 @@ def record_of(place: Path) -> dict[str, Any] | None:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None
     path = place / EXPORT_RECORD
-    record = None
-    if path.is_file():
-        remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
-        record = read_checksummed(path, remedy=remedy)
-    if record is None or not record.keys() >= RECORD_KEYS:
+    remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
+    record = read_checksummed(path, remedy=remedy) if path.is_file() else {}
+    if not record.keys() >= RECORD_KEYS:
         raise SettingsError(f"{place} exists and is not an export of vernaclip: {_ELSEWHERE}")
     return record
 
@@ -96,22 +88,21 @@ def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
 
     `vernaclip verify` checks their contents.
     """
-    sizes: Mapping[str, int] = record["bytes"]
-    files = {name: place / name for name in sizes}
-    return all(
-        path.is_file() and (name in EDITED or path.stat().st_size == sizes[name]) for name, path in files.items()
+    sizes: Mapping[str, int] = record.get("bytes", {})
+    found = {name: place / name for name in sizes}
+    return bool(sizes) and all(
+        path.is_file() and (name in EDITED or path.stat().st_size == sizes[name]) for name, path in found.items()
     )
 
 
 def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
     """Refuse to replace an export with an added file or an edited document."""
-    files: Mapping[str, str] = record["files"]
+    ours: Mapping[str, str] = record["files"]
     for path in sorted(place.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
         name = path.relative_to(place).as_posix()
-        is_ours = name in files or name == EXPORT_RECORD
-        if not is_ours or (name in EDITED and sha256_of(path) != files[name]):
+        if name == EXPORT_RECORD or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name not in ours or (name in EDITED and sha256_of(path) != ours[name]):
             raise SettingsError(
                 f"{path} was added to the export or edited, and a new export would remove it: move it away, or "
                 f"{_ELSEWHERE}"
@@ -128,16 +119,13 @@ def replace_folder(place: Path) -> Iterator[Path]:
     temporary, old = _beside(place)
     with disk_errors(place):
         try:
-            make_folder(temporary)
-        except OSError as error:
-            raise_if_disk_fails(error, temporary)
-            raise DiskError(f"{place.parent} is not a writable folder: {error.strerror}") from error
-        try:
+            with _errors_at(place):
+                make_folder(temporary)
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
-            with block_takedowns():
+            with _errors_at(place), block_takedowns():
                 if place.exists():
                     place.rename(old)
                 temporary.rename(place)

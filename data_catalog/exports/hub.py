@@ -5,9 +5,8 @@ created when its export is complete.
 """
 
 import glob
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 DATASET, MODEL = "dataset", "model"
-_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
-_NAME = re.compile(f"{_PART}/{_PART}")  # a part has no consecutive dashes or dots, and neither at its ends
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-_UNREADABLE = "make it readable, or move it away, and run the same command again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +36,14 @@ class Repository:
 
 def require_hub_name(name: str) -> None:
     """Refuse a name that no repository of the hub can have."""
-    if not _NAME.fullmatch(name) or name.endswith(".git"):
-        raise SettingsError(f"a name on the hub has the form OWNER/NAME, got {name!r}")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        if "/" in name:
+            return
+    raise SettingsError(f"a name on the hub has the form OWNER/NAME, got {name!r}")
 
 
 def open_repository(name: str, kind: str, *, private: bool) -> Repository:
@@ -101,10 +103,10 @@ def _files_of_earlier(repository: Repository) -> list[str]:
 
 @contextmanager
 def _hub_errors(repository: Repository) -> Iterator[None]:
-    """Turn errors of huggingface_hub, of the connection and of local files into sentences without the token."""
+    """Turn errors of huggingface_hub and of the connection into sentences without the token."""
     # `HTTPError` is that of the HTTP library that this release of huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-    from huggingface_hub.utils import LocalEntryNotFoundError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+    from huggingface_hub.utils import OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     name, api = repository.name, repository.api
     try:
@@ -113,34 +115,18 @@ def _hub_errors(repository: Repository) -> Iterator[None]:
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         cause: BaseException = error
-        # Errors of a thread that sends a file, and of a download.
-        while isinstance(cause, (RuntimeError, LocalEntryNotFoundError)) and cause.__cause__ is not None:
+        while not isinstance(cause, HTTPError) and cause.__cause__ is not None:  # of a thread, or of a download
             cause = cause.__cause__
-        said = str(cause).partition("\n")[0].replace(str(api.token), "TOKEN") or type(cause).__name__
-        if isinstance(cause, HfHubHTTPError):
-            raise _refusal(cause.response.status_code, cause.server_message or "", repository) from None
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
+        said = cause.server_message if isinstance(cause, HfHubHTTPError) else str(cause).partition("\n")[0]
+        said = " ".join((said or type(cause).__name__).split()).replace(str(api.token), "TOKEN")
         if isinstance(cause, OfflineModeIsEnabled):
-            why = "HF_HUB_OFFLINE forbids it: unset it, or leave out --push-to-hub"
-            raise InputError(f"{name} cannot be uploaded, because {why}") from None
-        if isinstance(cause, OSError) and cause.filename is not None:
-            raise InputError(f"{cause.filename} cannot be read ({cause.strerror}): {_UNREADABLE}") from cause
-        if isinstance(cause, ValueError):
-            raise InputError(f"{api.endpoint} does not take {name}: {said}") from None
+            raise InputError("HF_HUB_OFFLINE forbids it: unset it, or leave out --push-to-hub") from None
+        if status in (401, 403):
+            told = f"{api.endpoint} does not let your token write to {name} ({status}: {said})"
+            raise InputError(f"{told}: choose an OWNER that you may write to, or {_LOG_IN}") from None
+        is_refused = 400 <= status < 500 and status not in (408, 429)
+        if is_refused or isinstance(cause, ValueError) or getattr(cause, "filename", None) is not None:
+            raise InputError(f"{name} cannot be uploaded to {api.endpoint}: {said}") from None
         again = "run the same command again, which sends what is missing"
         raise TransientError(f"the connection to {api.endpoint} failed ({said}): {again}") from None
-
-
-def _refusal(status: int, said: str, repository: Repository) -> PipelineError:
-    """Return the error for a response with an error status."""
-    name, hub = repository.name, repository.api.endpoint
-    said = " ".join(said.split()).replace(str(repository.api.token), "TOKEN")
-    told = f"{status}: {said}" if said else str(status)
-    if status == 401:
-        return InputError(f"{hub} does not accept your token ({told}): {_LOG_IN}")
-    if status == 403:
-        remedy = f"make one with write access on {hub}/settings/tokens, or choose an OWNER that you may write to"
-        return InputError(f"your token may not write to {name} ({told}): {remedy}; then {_LOG_IN}")
-    if status in (408, 429) or status >= 500:
-        again = "run the same command again later, which sends what is missing"
-        return TransientError(f"{hub} cannot take {name} at present ({told}): {again}")
-    return InputError(f"{hub} refuses {name} ({told})")

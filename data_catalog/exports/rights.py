@@ -172,18 +172,6 @@ class Policy:
         return self.sources.get(row["source"], _NOTHING_SAID)
 
 
-def inclusion_advice(reason: str, source: str) -> str:
-    """Return advice on how to include images that are withheld for a reason."""
-    if reason == SOURCE_FORBIDS:
-        return (
-            f"If you have the right to pass them on, remove redistribution = false from [sources.{source}] and build "
-            "again"
-        )
-    if reason == TRADE_FORBIDDEN:
-        return f"--pixels {WITH_NONCOMMERCIAL} includes them"
-    return f"--allow {source} includes them: use it if you have the right to pass them on"
-
-
 def _has_text(text: str | None) -> bool:
     """Return whether a cell has more than blanks."""
     return bool(text and text.strip())

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError
-from data_catalog.exports.card import LOAD_PAIRS, DataConfig, SplitFiles
+from data_catalog.exports.card import LOAD_PAIRS, DataFiles
 from data_catalog.exports.markdown import one_line
 from data_catalog.exports.rights import Policy
 from data_catalog.plain_text import spreadsheet_text
@@ -73,12 +73,13 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         asked = rows.select(["source", "license", "attribution", "page_url", "url"]).to_pylist()
         reasons = [policy.withheld_reason(row) for row in asked]
         listed = [bool(reason and row["url"]) for row, reason in zip(asked, reasons, strict=True)]
+        exported = pa.array([reason is None for reason in reasons], pa.bool_())
         yield JudgedShard(
             path=path,
             entry=entry,
             rows=rows,
             reasons=reasons,
-            is_exported=pa.array([reason is None for reason in reasons], pa.bool_()),
+            is_exported=exported,
             is_listed=pa.array(listed, pa.bool_()),
         )
 
@@ -95,38 +96,35 @@ CAPTIONS = (FIRST, EVERY)
 class PairSink:
     """Format without pixels, and the base class of the writers of pairs in the others.
 
-    `entries` are its Parquet shards of pairs, with path, sha256 and bytes: the card takes columns and examples from
-    them, and the metadata describe them.
-
     Args:
         folder: folder to write into.
         samples_per_shard: samples of every tar shard of a split but its last.
         captions: of tars. `FIRST`: one sample an image, whose text is its first caption; `EVERY`: one for each caption.
     """
 
-    LOADING: ClassVar = ""  # Markdown for the card on how to load the pairs, if there are any
-    has_pixels: ClassVar = False
-    is_parquet: ClassVar = True  # as the lists of links beside the pairs
+    LOADING: ClassVar = ""  # Markdown for the card on how to load the pairs
+    PATTERN: ClassVar = ""  # of the files of a split
 
     def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
-        self.entries: list[dict[str, Any]] = []
+        self.files = DataFiles(pattern=self.PATTERN)
         self._folder, self._samples_per_shard, self._captions = folder, samples_per_shard, captions
-        self._rows: Counter[str] = Counter()  # by split
 
     def add(self, shard: JudgedShard) -> None:
         """Write the pairs of a shard whose pixels are exported; all shards of a split come one after the other."""
 
-    def end(self) -> DataConfig:
-        """Finish all files; return them by split, and how `datasets` loads them."""
-        return DataConfig(name="default")
+    def end(self) -> None:
+        """Finish all files."""
+
+    def _record(self, path: Path, split: str, rows: int, **more: Any) -> None:
+        size, name = path.stat().st_size, path.relative_to(self._folder).as_posix()
+        self.files.entries.append({"path": name, "split": split, "rows": rows, "bytes": size, **more})
 
 
 class ParquetSink(PairSink):
     """Writer of pair shards below `data/`: links to the snapshot's shards if all rows are exported, else new files."""
 
     LOADING = LOAD_PAIRS
-    has_pixels = True
-    _schema: pa.Schema | None = None
+    PATTERN = "data/{}-*.parquet"
 
     def add(self, shard: JudgedShard) -> None:
         """Link a shard, or write the part of it that is exported."""
@@ -135,23 +133,16 @@ class ParquetSink(PairSink):
             return
         path = self._folder / "data" / f"{split}-{shard.entry['shard']:05d}.parquet"
         path.parent.mkdir(exist_ok=True)
-        self._schema = pq.read_schema(shard.path)
+        self.files.schema = pq.read_schema(shard.path)
         if rows == len(shard.reasons):
             link_file(shard.path, path)
             found = shard.entry["sha256"]
         else:
-            with open_image_writer(path, self._schema) as writer:
+            with open_image_writer(path, self.files.schema) as writer:
                 for group in shard.pair_groups():
                     writer.write_table(group, row_group_size=group.num_rows)
             found = sha256_of(path)
-        name = path.relative_to(self._folder).as_posix()
-        self.entries.append({"path": name, "sha256": found, "bytes": path.stat().st_size})
-        self._rows[split] += rows
-
-    def end(self) -> DataConfig:
-        """Return the files by split."""
-        splits = _split_files(self._folder, "data/{}-*.parquet", self._rows)
-        return DataConfig(name="default", splits=splits, schema=self._schema)
+        self._record(path, split, rows, sha256=found)
 
 
 SIZES_FILE = "sizes.json"
@@ -180,19 +171,18 @@ Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_cl
 `caption_4`, from which newer versions of open_clip sample with `--json-text-key` and `--json-text-key-probs`.
 
 `datasets.load_dataset("FOLDER")` reads them, too."""
-    has_pixels, is_parquet = True, False
-    _tar: tarfile.TarFile | None = None
-    _pairs: pa.Schema | None = None
+    PATTERN = "{}-*.tar"
 
     def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
         super().__init__(folder, samples_per_shard=samples_per_shard, captions=captions)
-        self._sizes: dict[str, int] = {}
+        self._tar: tarfile.TarFile | None = None
+        self._split, self._shards, self._rows = "", Counter[str](), 0  # of the open shard: its split, its rows
         self._suffixes: set[str] = set()
 
     def add(self, shard: JudgedShard) -> None:
         """Write the samples of a shard."""
         for group in shard.pair_groups():
-            self._pairs = group.schema
+            self.files.schema = group.schema
             for row in group.to_pylist():
                 key = sample_key(row["sample_id"])
                 if self._captions == FIRST:
@@ -203,13 +193,12 @@ Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_cl
 
     def _add_sample(self, split: str, row: Mapping[str, Any], key: str, caption: str) -> None:
         """Write a sample into the current shard of its split, or a new one."""
-        number, place = divmod(self._rows[split], self._samples_per_shard)
-        self._rows[split] += 1
-        name = f"{split}-{number:06d}.tar"
-        if place == 0 or self._tar is None:
+        if self._tar is None or self._split != split or self._rows == self._samples_per_shard:
             self._close()
-            self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - see _close
-        self._sizes[name] = place + 1
+            path = self._folder / f"{split}-{self._shards[split]:06d}.tar"
+            self._tar, self._split = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT), split  # noqa: SIM115
+            self._shards[split] += 1
+        self._rows += 1
         image: bytes = row["image"]["bytes"]
         suffix = next((name for name, start in _STARTS.items() if image.startswith(start)), "jpg")
         self._suffixes.add(suffix)
@@ -227,34 +216,23 @@ Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_cl
     def _close(self) -> None:
         if self._tar is not None:
             self._tar.close()
+            self._record(Path(str(self._tar.name)), self._split, self._rows)
+        self._rows = 0
 
-    def end(self) -> DataConfig:
-        """Close the last shard and write the sizes; return the files and the schema of samples in `datasets`."""
+    def end(self) -> None:
+        """Close the last shard, write the sizes, and find the schema of samples in `datasets`."""
         self._close()
-        write_json(self._folder / SIZES_FILE, self._sizes)
-        splits = _split_files(self._folder, "{}-*.tar", self._rows)
-        if self._pairs is None:
-            return DataConfig(name="default", splits=splits)
-        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        fields = [column for column in self._pairs if column.name not in _OMITTED]
-        fields += [pa.field(name, pa.string()) for name in ("caption", *(f"caption_{n}" for n in range(_NUMBERED)))]
-        names = [*((suffix, image) for suffix in sorted(self._suffixes)), ("json", pa.struct(fields))]
-        schema = pa.schema([*names, *((name, pa.string()) for name in ("txt", "__key__", "__url__"))])
-        return DataConfig(name="default", splits=splits, schema=schema)
+        write_json(self._folder / SIZES_FILE, {entry["path"]: entry["rows"] for entry in self.files.entries})
+        if self.files.schema is not None:
+            image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+            fields = [column for column in self.files.schema if column.name not in _OMITTED]
+            fields += [pa.field(name, pa.string()) for name in ("caption", *(f"caption_{n}" for n in range(_NUMBERED)))]
+            names = [*((suffix, image) for suffix in sorted(self._suffixes)), ("json", pa.struct(fields))]
+            self.files.schema = pa.schema([*names, *((name, pa.string()) for name in ("txt", "__key__", "__url__"))])
 
 
 # Writers of pairs by format, one for each of `FORMATS`; lists of links go beside the pairs of every format.
 SINKS: Mapping[str, type[PairSink]] = {"huggingface": ParquetSink, "webdataset": TarSink, "urls": PairSink}
-
-
-def _split_files(folder: Path, pattern: str, rows: Mapping[str, int]) -> dict[str, SplitFiles]:
-    """Return the files of each split that has rows, by a glob below `folder` with a placeholder for the split."""
-    found = {split: sum(path.stat().st_size for path in folder.glob(pattern.format(split))) for split in rows}
-    return {
-        split: SplitFiles(pattern=pattern.format(split), rows=rows[split], num_bytes=size)
-        for split, size in found.items()
-    }
-
 
 # All columns are nullable: img2dataset uses these types for its own rows, failed ones included.
 LINKS = pa.schema(
@@ -294,6 +272,7 @@ Images of Wikimedia were fetched in another size, so their hashes always differ.
 `datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads the lists, too."""
 
     def __init__(self, folder: Path, policy: Policy) -> None:
+        self.files = DataFiles(name="links", pattern="links/{}/*.parquet", schema=LINKS)
         self._folder, self._policy = folder, policy
         self._rows: Counter[str] = Counter()
         self._writers: dict[str, pq.ParquetWriter] = {}
@@ -308,7 +287,7 @@ Images of Wikimedia were fetched in another size, so their hashes always differ.
             row |= {"width": row["original_width"], "height": row["original_height"]}
             row["license"] = self._policy.license(row)
         if split not in self._writers:
-            path = self._folder / "links" / split / "part-00000.parquet"
+            path = self._path(split)
             path.parent.mkdir(parents=True)
             # Pages that end where the text says stay the same in a later export, and the hub stores them once. Shards
             # with images are uncompressed, so that the hub finds equal images by itself: more pages would only harm.
@@ -317,12 +296,15 @@ Images of Wikimedia were fetched in another size, so their hashes always differ.
         self._writers[split].write_table(pa.Table.from_pylist(rows, schema=LINKS))
         self._rows[split] += len(rows)
 
-    def end(self) -> DataConfig:
-        """Finish all files; return them by split."""
-        for writer in self._writers.values():
+    def _path(self, split: str) -> Path:
+        return self._folder / "links" / split / "part-00000.parquet"
+
+    def end(self) -> None:
+        """Finish all files."""
+        for split, writer in self._writers.items():
             writer.close()
-        splits = _split_files(self._folder, "links/{}/*.parquet", self._rows)
-        return DataConfig(name="links", splits=splits, schema=LINKS)
+            size = self._path(split).stat().st_size
+            self.files.entries.append({"split": split, "rows": self._rows[split], "bytes": size})
 
 
 CREDITS_FILE = "ATTRIBUTION.csv"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot
 
@@ -14,19 +13,16 @@ FOLDER, RECORD_FILE = "ablations", "ablation.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationTable:
-    """The table of an ablation, for people.
-
-    Args:
-        key: name of its folder.
-        columns: of the table.
-        rows: one per filter; cells are plain text.
-        notes: what was measured, on what, and what the numbers mean; one or two sentences each.
-    """
+    """The table of an ablation, for people: its folder's name, a row for each filter, and notes on the numbers."""
 
     key: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
+
+    def named(self) -> list[dict[str, str]]:
+        """Return the rows by the names of the columns."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationTable) -> None:
@@ -37,13 +33,9 @@ def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationT
 
 def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
     """Return the ablations of a snapshot in its root, sorted by key."""
-    found = []
-    for path in sorted((snapshot.folder.parents[2] / FOLDER).glob(f"*/{RECORD_FILE}")):
-        remedy = f"remove {path} and run `vernaclip ablate` again, which reuses the trained models"
-        record = read_checksummed(path, remedy=remedy)
-        if (record.get("dataset"), record.get("snapshot")) == (snapshot.dataset, snapshot.snapshot):
-            try:
-                found.append(AblationTable(key=record["key"], **record["table"]))
-            except (KeyError, TypeError) as error:
-                raise DamagedError(f"{path} is damaged (it has no table): {remedy}") from error
-    return found
+    paths = sorted((snapshot.folder.parents[2] / FOLDER).glob(f"*/{RECORD_FILE}"))
+    remedy = "remove {} and run `vernaclip ablate` again, which reuses the trained models"
+    records = [read_checksummed(path, remedy=remedy.format(path)) for path in paths]
+    ours = (snapshot.dataset, snapshot.snapshot)
+    found = [record for record in records if (record.get("dataset"), record.get("snapshot")) == ours]
+    return [AblationTable(key=record["key"], **record["table"]) for record in found]

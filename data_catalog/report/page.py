@@ -1,8 +1,6 @@
 """Writing of the report: one HTML file without scripts or external resources."""
 
 import functools
-import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.report import tables, texts
 from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
-from data_catalog.schema import NATIVE
 from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
-PAGE_VERSION = 7
+PAGE_VERSION = 8
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
@@ -50,22 +47,11 @@ def write_report(
     return path
 
 
-def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
-    """Write the report if it is missing, on another snapshot or of another version, or if a run has done steps for it.
-
-    Return its path.
-    """
+def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> None:
+    """Write the report if it is missing, on another snapshot or of another version, or if a run has done steps."""
     path = report_path(root, snapshot.dataset)
-    is_due = has_run
-    if not has_run:
-        try:
-            with path.open("rb") as file:
-                is_due = _version_tag(snapshot).encode() not in file.read(2000)
-        except FileNotFoundError:
-            is_due = True
-    if is_due:
+    if has_run or not path.is_file() or _version_tag(snapshot).encode() not in path.read_bytes():
         write_report(root, snapshot)
-    return path
 
 
 def _version_tag(snapshot: Snapshot) -> str:
@@ -78,9 +64,11 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
 
     # Mark, style and charts are our own markup. Texts of the dataset are escaped.
     style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
-    charts = {name: Markup(chart) for name, chart in charts_of(contents)}  # noqa: S704
+    charts = {name: Markup(chart) for name, chart in charts_of(contents["histograms"], contents["sizes"])}  # noqa: S704
+    absent = ["fit"] * (contents["judged"] is None) + ["ablations"] * (not contents["ablations"])
+    _, funnel = contents["tables"]["funnel"]
     return (
-        _templates()
+        _environment()
         .get_template("report.html")
         .render(
             **contents,
@@ -89,30 +77,20 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
             style=style,
             charts=defaultdict(lambda: None, charts),
             language=texts.language_name(snapshot.manifest["target_lang"]),
-            meaning_of=snapshot.meaning,
-            native=NATIVE,
+            sources=[row["Source"] for row in funnel[:-1]],
+            total=funnel[-1],
+            meanings=defaultdict(str, {step: snapshot.meaning(step) for step in snapshot.steps}),
+            absent=absent,
         )
     )
 
 
 @functools.cache
-def _templates() -> "Environment":
+def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("data_catalog.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
-    environment.globals |= {"language_name": texts.language_name, "anchor": _anchor}
-    environment.globals |= {"bar": tables.bar, "heading": tables.heading, "table_rows": tables.table_rows}
-    environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
-    return environment
-
-
-def _anchor(*parts: object) -> str:
-    """Return the id of an HTML element for names from the dataset."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")
+    loader = PackageLoader("data_catalog.report")
+    found = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    found.filters |= {name: getattr(texts, name) for name in _FILTERS}
+    found.globals |= {"look": tables.look, "cell": tables.cell, "language_name": texts.language_name}
+    return found

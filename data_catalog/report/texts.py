@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 from markupsafe import Markup, escape
 
 MAX_TEXT = 400
-# Invisible characters that change how other characters are displayed. Joiners, which many scripts need, are left out.
-_INVISIBLE = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+# Characters that are invisible or change how others are displayed. Joiners, which many scripts need, are left out.
+_SPECIAL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f\ud800-\udfff]"
 )
-_SPECIAL = re.compile(f"{_INVISIBLE.pattern}|[\x00-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 _URL = re.compile(r"(https?://[^\s<>\"'()\[\]{}|\\^`]+)", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
@@ -22,12 +22,10 @@ def text(value: object) -> Markup:
     return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_cut(str(value)))
 
 
-def caption(value: object, language: object = None) -> Markup:
+def caption(value: object, language: str | None = None) -> Markup:
     """Return a caption as `text` does, with the `lang` attribute; it is empty if `language` is not a language code."""
-    if value is None:
-        return Markup("")
-    code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""
-    return Markup('<bdi lang="{}">{}</bdi>').format(code, _cut(str(value)))
+    code = language if language and _LANGUAGE.fullmatch(language) else ""
+    return Markup("") if value is None else Markup('<bdi lang="{}">{}</bdi>').format(code, _cut(str(value)))
 
 
 def linked(value: object) -> Markup:
@@ -52,10 +50,10 @@ def plain(value: object, limit: int = MAX_TEXT) -> str:
 
 def _link(url: str) -> Markup:
     try:
-        is_safe = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+        is_safe = bool(urlsplit(url).hostname) and not _SPECIAL.search(url)
     except ValueError:
         is_safe = False
-    if not is_safe or _SPECIAL.search(url):
+    if not is_safe:
         return _visible(url)
     return Markup('<a href="{}" rel="noopener noreferrer nofollow">{}</a>').format(url, url)
 
@@ -77,18 +75,17 @@ def number(value: Any) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def decimal(value: float | None, digits: int = 2) -> str:
+def decimal(value: float | None) -> str:
     """Return a number with a minus sign instead of a hyphen; a dash for None."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{value:,.2f}".replace("-", "−")
 
 
-def percent(part: float, whole: float, digits: int = 1) -> str:
+def percent(part: float, whole: float) -> str:
     """Return a share as a percentage. Only a share of 0 is shown as 0 %, and only a share of 1 as 100 %."""
     share = part / whole if whole else 0.0
-    least = 10.0 ** -(digits + 2)
-    if 0 < share < least:
-        return f"< {least:.{digits}%}"
-    return f"> {1 - least:.{digits}%}" if 1 - least < share < 1 else f"{share:.{digits}%}"
+    if 0 < share < 0.001:
+        return "< 0.1%"
+    return "> 99.9%" if 0.999 < share < 1 else f"{share:.1%}"
 
 
 def size(num_bytes: float) -> str:

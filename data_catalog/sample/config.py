@@ -3,62 +3,62 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import PATH, require_values
+from data_catalog.settings import PATH, require_between, require_values
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
 WIT, COCO, CC3M, FLICKR8K = "wit", "coco", "cc3m", "flickr8k"
 SOURCES = (WIT, COCO, CC3M, FLICKR8K)
-_ON_THE_WEB = (WIT, COCO, CC3M)
+_WEB = (WIT, COCO, CC3M)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(NamedTuple):
     """A kind of fault that the sample contains on purpose.
 
     Args:
         sources: the datasets that have it.
         rate: share of the images of these datasets that have it (at least one image in each).
         meaning: the fault, and the expected outcome of its rows.
+        of_image: the fault is one of the image, not of a caption or a row.
+        rule: the server's rule for the image; `{}` in a location is the path of the image.
     """
 
     sources: tuple[str, ...]
     rate: float
     meaning: str
+    of_image: bool = False
+    rule: Mapping[str, Any] = {}
 
 
 MOST_FIGURES = 0.4  # maximum share of images with figures, which replace scenes of one group
 MOST_FAULTY = 0.5  # maximum share of a source's images with a fault
+_BUSY = {"status": 503, "times": 1, "retry_after_s": 1}
+_HTML = {"content_type": "text/html; charset=utf-8"}
 
 # An image has at most one fault; of several captions of one image at most one is faulty.
 FAULTS = {
-    "dead_link": Fault(sources=_ON_THE_WEB, rate=0.02, meaning="the URL answers 404: rejected"),
-    "missing_file": Fault(sources=(FLICKR8K,), rate=0.007, meaning="the local image is absent: rejected"),
-    "html_instead_of_image": Fault(sources=_ON_THE_WEB, rate=0.007, meaning="a .jpg URL sends HTML: rejected"),
-    "truncated_image": Fault(sources=SOURCES, rate=0.007, meaning="the JPEG file ends in its middle: rejected"),
-    "tiny_image": Fault(sources=_ON_THE_WEB, rate=0.003, meaning="a picture of 1x1 pixel: rejected"),
-    "duplicate_image": Fault(
-        sources=_ON_THE_WEB, rate=0.01, meaning="the bytes of another image (`same_as`): one of the two is rejected"
-    ),
-    "redirect": Fault(sources=_ON_THE_WEB, rate=0.005, meaning="the URL answers 302 to another: kept"),
-    "flaky": Fault(sources=_ON_THE_WEB, rate=0.003, meaning="the first request answers 503: kept if it is tried again"),
-    "wrong_language": Fault(sources=SOURCES, rate=0.015, meaning="a caption in another language: rejected"),
-    "mojibake": Fault(sources=(WIT,), rate=0.02, meaning="UTF-8 read as Windows-1252: repaired and kept"),
-    "bare_name": Fault(sources=(WIT,), rate=0.02, meaning="the caption is a proper name: rejected"),
-    "empty_caption": Fault(sources=(COCO, CC3M, FLICKR8K), rate=0.004, meaning="the caption is empty: rejected"),
-    "missing_caption": Fault(sources=(COCO, FLICKR8K), rate=0.002, meaning="the row has no caption field: rejected"),
-    "short_caption": Fault(sources=SOURCES, rate=0.005, meaning="a caption of one word: rejected"),
-    "file_name_caption": Fault(sources=SOURCES, rate=0.005, meaning="the caption is a file name: rejected"),
-    "attribution_only": Fault(
-        sources=(WIT,), rate=0.05, meaning="a WIT row with an attribution but no reference caption: not selected"
-    ),
-    "unterminated_quote": Fault(
-        sources=(WIT,), rate=0.001, meaning="a WIT row whose last quote never closes: rejected"
-    ),
-    "unknown_image": Fault(sources=(COCO,), rate=0.001, meaning="one more annotation, of no image: rejected"),
-    "wrong_field_count": Fault(sources=(CC3M,), rate=0.002, meaning="one more line, without a tab: rejected"),
+    "dead_link": Fault(_WEB, 0.02, "the URL answers 404: rejected", True),
+    "missing_file": Fault((FLICKR8K,), 0.007, "the local image is absent: rejected", True),
+    "html_instead_of_image": Fault(_WEB, 0.007, "a .jpg URL sends HTML: rejected", True, _HTML),
+    "truncated_image": Fault(SOURCES, 0.007, "the JPEG file ends in its middle: rejected", True),
+    "tiny_image": Fault(_WEB, 0.003, "a picture of 1x1 pixel: rejected", True),
+    "duplicate_image": Fault(_WEB, 0.01, "the bytes of another image (`same_as`): one of the two is rejected", True),
+    "redirect": Fault(_WEB, 0.005, "the URL answers 302 to another: kept", True, {"location": "/moved/{}"}),
+    "flaky": Fault(_WEB, 0.003, "the first request answers 503: kept if it is tried again", True, _BUSY),
+    "wrong_language": Fault(SOURCES, 0.015, "a caption in another language: rejected"),
+    "mojibake": Fault((WIT,), 0.02, "UTF-8 read as Windows-1252: repaired and kept"),
+    "bare_name": Fault((WIT,), 0.02, "the caption is a proper name: rejected"),
+    "empty_caption": Fault((COCO, CC3M, FLICKR8K), 0.004, "the caption is empty: rejected"),
+    "missing_caption": Fault((COCO, FLICKR8K), 0.002, "the row has no caption field: rejected"),
+    "short_caption": Fault(SOURCES, 0.005, "a caption of one word: rejected"),
+    "file_name_caption": Fault(SOURCES, 0.005, "the caption is a file name: rejected"),
+    "attribution_only": Fault((WIT,), 0.05, "a WIT row with an attribution but no reference caption: not selected"),
+    "unterminated_quote": Fault((WIT,), 0.001, "a WIT row whose last quote never closes: rejected"),
+    "unknown_image": Fault((COCO,), 0.001, "one more annotation, of no image: rejected"),
+    "wrong_field_count": Fault((CC3M,), 0.002, "one more line, without a tab: rejected"),
 }
 
 
@@ -87,13 +87,27 @@ class ScenesConfig:
         if self.num_images < MIN_IMAGES:
             raise SettingsError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
         require_values("scenes", self, "", target_language=LANGUAGES)
-        require_rates(self.fault_rates)
-        if not 0 <= self.figures <= MOST_FIGURES:
-            raise SettingsError(f"scenes.figures must be between 0 and {MOST_FIGURES}, got {self.figures}")
+        require_between("scenes.figures", self.figures, 0, MOST_FIGURES)
+        for kind, rate in self.fault_rates.items():
+            if kind not in FAULTS:
+                raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")
+            require_between(f"scenes.fault_rates.{kind}", rate, 0, MOST_FAULTY)
+        for source in SOURCES:
+            total = sum(rate_of(kind, self.fault_rates) for kind, fault in FAULTS.items() if source in fault.sources)
+            if total > MOST_FAULTY:
+                raise SettingsError(
+                    f"scenes.fault_rates, with the default rates of the other faults, would give {total:.1%} of the "
+                    f"images of {source} a fault: at most {MOST_FAULTY:.0%} may have one"
+                )
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
             raise SettingsError(
                 f"scenes.base_url must be http(s)://host:port without a final slash, got {self.base_url}"
             )
+
+
+def rate_of(kind: str, rates: Mapping[str, float]) -> float:
+    """Return the share of images with a fault, by other rates than the default ones if there are any."""
+    return rates.get(kind, FAULTS[kind].rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,21 +120,4 @@ class ServeConfig:
     """Port on this machine. Changing it changes all image URLs."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise SettingsError(f"serve.port must be from 1 to 65535, got {self.port}")
-
-
-def require_rates(rates: Mapping[str, float]) -> None:
-    """Check rates that replace those of `FAULTS`."""
-    for kind, rate in rates.items():
-        if kind not in FAULTS:
-            raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")
-        if not 0 <= rate <= MOST_FAULTY:
-            raise SettingsError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
-    for source in SOURCES if rates else ():
-        total = sum(rates.get(kind, fault.rate) for kind, fault in FAULTS.items() if source in fault.sources)
-        if total > MOST_FAULTY:
-            raise SettingsError(
-                f"scenes.fault_rates, with the default rates of the other faults, would give {total:.1%} of the images "
-                f"of {source} a fault: at most {MOST_FAULTY:.0%} may have one"
-            )
+        require_between("serve.port", self.port, 1, 65535)

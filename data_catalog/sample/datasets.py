@@ -79,8 +79,8 @@ _CONTEXTS = (
 )
 
 
-def write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, native: str) -> None:
-    """Write `wit/wit.tsv.gz`: reference captions in the language `native`, and rows in other languages.
+def _write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, native: str) -> None:
+    """Write reference captions in the language `native`, and rows in other languages, in random order.
 
     A row with an unterminated quote opens a quote in its 16th field and ends there, as some rows of WIT do.
     """
@@ -92,10 +92,9 @@ def write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, nati
             start = _tsv_line(rows[-1][:15]).rstrip("\n")
             lines[-1] = f'{start}\t"La figura, nata come esempio, ha dato il nome a una raccolta.\n'
     text = "".join(shuffled(Random(f"scenes:wit-order:{samples[0].seed}"), lines))
-    path = folder / WIT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-        packed.write(("\t".join(_WIT_COLUMNS) + "\n" + text).encode("utf-8"))
+    content = ("\t".join(_WIT_COLUMNS) + "\n" + text).encode("utf-8")
+    with (folder / WIT_FILE).open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+        packed.write(content)
 
 
 def _tsv_line(values: Sequence[object]) -> str:
@@ -134,12 +133,12 @@ def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[ob
     good, second = captions(scene, native, num=2, rng=rng, styles=_STYLES[WIT])
     reference, attribution = good, ""
     if sample.fault in ("attribution_only", "unterminated_quote"):
-        images.record(sample, url=url, caption=good)
+        images.record(sample, caption=good)
         if sample.fault == "attribution_only":
             reference, attribution = "", good
     elif fault := _caption_fault(sample, native, rng):
         reference = fault["caption"]
-        images.record(sample, url=url, **fault)
+        images.record(sample, **fault)
     else:
         attribution = "English: Coloured shapes" if rng.random() < 0.5 else ""
     rows = [row(native, reference, attribution)]
@@ -151,25 +150,43 @@ def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[ob
     return rows
 
 
-def write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `coco/captions_scenes.json`: images and annotations in random order, 3 to 5 captions per image."""
+def _english(sample: Sample, num: int, rng: Random, images: ImageFolder, **facts: Any) -> list[str | None]:
+    """Return English captions of an image, of which the last one may be faulty: it is recorded with the facts."""
+    texts: list[str | None] = [*captions(sample.scene(), "en", num=num, rng=rng, styles=_STYLES[sample.source])]
+    if fault := _caption_fault(sample, "en", rng):
+        texts[-1] = fault["caption"]
+        images.record(sample, **facts, **fault)
+    return texts
+
+
+def _write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write images and annotations in random order, 3 to 5 captions per image."""
     records, annotations = [], []
     for sample in samples:
         width, height = images.add(sample)
-        rng = sample.rng("coco")
-        records.append(_coco_image(sample, width, height, images.base_url, rng))
-        texts = _captions(sample, 3 + int(rng.random() * 3), rng)
-        fault = _caption_fault(sample, "en", rng)
+        rng, index, image_id = sample.rng("coco"), sample.index, coco_id(sample.index)
+        records.append(
+            {
+                "license": 1 + int(rng.random() * len(_LICENSES)),
+                "file_name": Path(sample.path).name,
+                "coco_url": url_of(sample, images.base_url),
+                "height": height,
+                "width": width,
+                "date_captured": f"2013-11-{1 + index % 28:02d} {index % 24:02d}:{index % 60:02d}:00",
+                "flickr_url": f"http://farm{1 + index % 9}.staticflickr.example/{image_id}_z.jpg",
+                "id": image_id,
+            }
+        )
+        num = 3 + int(rng.random() * 3)
+        texts = _english(sample, num, rng, images, caption_id=10 * image_id + num - 1)
         for number, text in enumerate(texts):
-            annotation: dict[str, Any] = {"image_id": coco_id(sample.index), "id": 10 * coco_id(sample.index) + number}
-            if fault and number == len(texts) - 1:
-                text = fault["caption"]
-                images.record(sample, url=records[-1]["coco_url"], caption_id=annotation["id"], **fault)
+            annotation: dict[str, Any] = {"image_id": image_id, "id": 10 * image_id + number}
             annotations.append(annotation if text is None else {**annotation, "caption": text})
         if sample.fault == "unknown_image":
-            no_image = {"image_id": coco_id(sample.index) + 1, "id": 10 * coco_id(sample.index) + 9}
-            annotations.append({**no_image, "caption": texts[0]})
-            images.record(sample, caption_id=no_image["id"], image_id=no_image["image_id"], caption=texts[0])
+            no_image = {"image_id": image_id + 1, "id": 10 * image_id + 9, "caption": texts[0]}
+            annotations.append(no_image)
+            facts = {"caption_id": no_image["id"], "image_id": no_image["image_id"], "caption": texts[0]}
+            images.record(sample, with_place=False, **facts)
     rng = Random(f"scenes:coco-order:{samples[0].seed}")
     document = {
         "info": {
@@ -187,60 +204,33 @@ def write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> 
     _write_text(folder / COCO_FILE, json.dumps(document))
 
 
-def _coco_image(sample: Sample, width: int, height: int, base_url: str, rng: Random) -> dict[str, Any]:
-    return {
-        "license": 1 + int(rng.random() * len(_LICENSES)),
-        "file_name": Path(sample.path).name,
-        "coco_url": url_of(sample, base_url),
-        "height": height,
-        "width": width,
-        "date_captured": f"2013-11-{1 + sample.index % 28:02d} {sample.index % 24:02d}:{sample.index % 60:02d}:00",
-        "flickr_url": f"http://farm{1 + sample.index % 9}.staticflickr.example/{coco_id(sample.index)}_z.jpg",
-        "id": coco_id(sample.index),
-    }
-
-
-def write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `cc3m/cc3m.tsv`: one caption and URL per line, no header."""
+def _write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write one caption and URL per line, no header."""
     lines = []
     for sample in shuffled(Random(f"scenes:cc3m-order:{samples[0].seed}"), samples):
         images.add(sample)
-        rng = sample.rng("cc3m")
-        url = url_of(sample, images.base_url)
-        text = _captions(sample, 1, rng)[0]
-        if fault := _caption_fault(sample, "en", rng):
-            text = fault["caption"]
-            images.record(sample, url=url, **fault)
-        lines.append(f"{text}\t{url}\n")
+        (text,) = _english(sample, 1, sample.rng("cc3m"), images)
+        lines.append(f"{text}\t{url_of(sample, images.base_url)}\n")
         if sample.fault == "wrong_field_count":
             lines.append(f"{text}\n")
-            images.record(sample, caption=text, line=len(lines))
+            images.record(sample, with_place=False, caption=text, line=len(lines))
     _write_text(folder / CC3M_FILE, "".join(lines))
 
 
-def write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `flickr8k/Flickr8k.token.txt`: five lines per image, `name.jpg#0` to `#4`, tab, caption."""
-    lines = []
+def _write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write five lines per image: `name.jpg#0` to `#4`, tab, caption."""
+    lines, last = [], _FLICKR8K_CAPTIONS - 1
     for sample in shuffled(Random(f"scenes:flickr8k-order:{samples[0].seed}"), samples):
         images.add(sample)
-        rng = sample.rng("flickr8k")
-        texts: list[str | None] = [*_captions(sample, _FLICKR8K_CAPTIONS, rng)]
-        if fault := _caption_fault(sample, "en", rng):
-            texts[-1] = fault["caption"]
-            key = f"{sample.path}#{len(texts) - 1}"
-            images.record(sample, path=sample.path, caption_id=key, **fault)
+        facts = {"caption_id": f"{sample.path}#{last}"}
+        texts = _english(sample, _FLICKR8K_CAPTIONS, sample.rng("flickr8k"), images, **facts)
         for number, text in enumerate(texts):
             key = f"{sample.path}#{number}"
             lines.append(f"{key}\n" if text is None else f"{key}\t{text}\n")
     _write_text(folder / FLICKR8K_FILE, "".join(lines))
 
 
-def _captions(sample: Sample, num: int, rng: Random) -> list[str]:
-    return captions(sample.scene(), "en", num=num, rng=rng, styles=_STYLES[sample.source])
-
-
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -354,7 +344,13 @@ def draw_upstream(config: ScenesConfig) -> bool:
     Returns:
         True if anything was drawn.
     """
-    folder, settings = config.folder, _settings(config)
+    folder = config.folder
+    settings = {
+        "generator_version": GENERATOR_VERSION,
+        **{name: getattr(config, name) for name in ("num_images", "seed", "base_url", "target_language")},
+        **({"fault_rates": dict(config.fault_rates)} if config.fault_rates else {}),
+        **({"figures": config.figures} if config.figures else {}),
+    }
     key = digest(settings)
     # The folder is made here and then renamed; it is next to `folder`, so on the same disk.
     staging = folder.parent / f".tmp-{folder.name}"
@@ -371,19 +367,6 @@ def draw_upstream(config: ScenesConfig) -> bool:
                 write_json(fresh / COMMIT_FILE, {"key": key, "settings": settings})
         shutil.rmtree(staging)
     return to_draw
-
-
-def _settings(config: ScenesConfig) -> dict[str, Any]:
-    settings = {
-        "generator_version": GENERATOR_VERSION,
-        "num_images": config.num_images,
-        "seed": config.seed,
-        "base_url": config.base_url,
-        "target_language": config.target_language,
-    }
-    # Defaults are not part of the key.
-    given = {"fault_rates": dict(config.fault_rates), "figures": config.figures}
-    return settings | {name: value for name, value in given.items() if value}
 
 
 def _committed_key(folder: Path) -> str | None:
@@ -415,19 +398,21 @@ def _new_folder(folder: Path, staging: Path) -> Iterator[Path]:
 
 def _draw(config: ScenesConfig, folder: Path) -> None:
     samples = plan(config.seed, config.num_images, config.fault_rates, figures=config.figures)
-    by_source = {name: [s for s in samples if s.source == name] for name in SOURCES}
+    wit, coco, cc3m, flickr8k = ([sample for sample in samples if sample.source == name] for name in SOURCES)
+    for name in (*SOURCES, WEB_FOLDER):
+        (folder / name).mkdir()
     with Progress("draw scenes", total=len(samples), unit="images") as progress:
         images = ImageFolder(
             web=folder / WEB_FOLDER,
             local=folder / FLICKR8K / "images",
             base_url=config.base_url,
-            originals={sample.index: sample for sample in samples},
+            samples=samples,
             progress=progress,
         )
-        write_wit(by_source[WIT], folder, images, config.target_language)
-        write_coco(by_source[COCO], folder, images)
-        write_cc3m(by_source[CC3M], folder, images)
-        write_flickr8k(by_source[FLICKR8K], folder, images)
+        _write_wit(wit, folder, images, config.target_language)
+        _write_coco(coco, folder, images)
+        _write_cc3m(cc3m, folder, images)
+        _write_flickr8k(flickr8k, folder, images)
     write_json(folder / WEB_FOLDER / RULES_FILE, images.rules)
     kinds = {kind: fault.meaning for kind, fault in FAULTS.items()}
     write_json(folder / FAULTS_FILE, {"kinds": kinds, "faults": images.faults})

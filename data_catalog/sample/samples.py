@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from data_catalog.progress import Progress
-from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY, SOURCES, WIT
+from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY, SOURCES, WIT, rate_of
 from data_catalog.sample.scene import Layout, Scene, encode, paint, pick, place, random_scene, shuffled
 
 _SHARES = {WIT: 0.30, COCO: 0.35, CC3M: 0.20, FLICKR8K: 0.15}
@@ -65,7 +65,13 @@ def plan(
     sources = [SOURCES[bisect_right(ends, (index + 0.5) / num_images)] for index in range(num_images)]
     faults: dict[int, str] = {}
     for source in SOURCES:
-        faults.update(_assign_faults(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
+        indices = [index for index, name in enumerate(sources) if name == source]
+        remaining = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
+        for kind in FAULTS:
+            rate = rate_of(kind, fault_rates or {}) if source in FAULTS[kind].sources else 0
+            count = max(1, round(rate * len(indices))) if rate else 0
+            faults.update(dict.fromkeys(remaining[:count], kind))
+            remaining = remaining[count:]
     are_png = [rng.random() < _PNG_SHARE for _ in range(num_images)]
     formats = [
         "PNG" if are_png[i] and sources[i] in (WIT, CC3M) and i not in faults else "JPEG" for i in range(num_images)
@@ -79,21 +85,6 @@ def plan(
         facts: dict[str, Any] = {"seed": seed, "index": index, "source": source, "fault": fault, "figures": figures}
         samples.append(Sample(**facts, original=original, file_format=formats[index], path=path))
     return samples
-
-
-def _assign_faults(
-    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None
-) -> dict[int, str]:
-    """Return the fault of each faulty image of a source; at most half of its images have one."""
-    remaining = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
-    assigned: dict[int, str] = {}
-    for kind, fault in FAULTS.items():
-        if source in fault.sources:
-            rate = (rates or {}).get(kind, fault.rate)
-            count = max(1, round(rate * len(indices))) if rate else 0
-            chosen, remaining = remaining[:count], remaining[count:]
-            assigned.update(dict.fromkeys(chosen, kind))
-    return assigned
 
 
 def _path(source: str, index: int, file_format: str, rng: Random) -> str:
@@ -126,27 +117,17 @@ _HTML = """<!DOCTYPE html>
 <body><h1>This picture is no longer available</h1><p>Please visit our home page.</p></body></html>
 """
 _KEPT_SHARE_OF_TRUNCATED = 0.4
-IMAGE_FAULTS = (
-    "dead_link",
-    "missing_file",
-    "html_instead_of_image",
-    "truncated_image",
-    "tiny_image",
-    "duplicate_image",
-    "redirect",
-    "flaky",
-)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ImageFolder:
-    """Writer of image files, which records the faults and the rules of the server.
+    """Writer of image files, which collects the faults and the rules of the server.
 
     Args:
         web: the folder to be served.
         local: the folder of flickr8k's images.
         base_url: base URL of the served folder.
-        originals: samples by index, to find the originals of duplicates.
+        samples: all samples, by index.
         progress: counts the written images.
         rules: rules of the server, by URL path.
         faults: all faults, in the order of writing.
@@ -155,46 +136,37 @@ class ImageFolder:
     web: Path
     local: Path
     base_url: str
-    originals: Mapping[int, Sample]
+    samples: Sequence[Sample]
     progress: Progress
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
-    def record(self, sample: Sample, **facts: Any) -> None:
-        """Record the fault of a sample with facts that identify it, such as `url`, `path`, `caption` or `same_as`."""
-        self.faults.append({"kind": sample.fault, "source": sample.source, **facts})
+    def record(self, sample: Sample, *, with_place: bool = True, **facts: Any) -> None:
+        """Record the fault of a sample with facts that identify it, such as the place of its image, or a caption."""
+        place = {"path" if sample.source == FLICKR8K else "url": url_of(sample, self.base_url)} if with_place else {}
+        self.faults.append({"kind": sample.fault, "source": sample.source, **place, **facts})
 
     def add(self, sample: Sample) -> tuple[int, int]:
         """Write the image of `sample` with its fault, if any; return width and height in pixels."""
-        layout = sample.layout()
-        if sample.fault in IMAGE_FAULTS:
-            facts = {"path" if sample.source == FLICKR8K else "url": url_of(sample, self.base_url)}
-            if sample.fault == "duplicate_image":
-                facts["same_as"] = url_of(self.originals[sample.original], self.base_url)
+        layout, fault = sample.layout(), FAULTS.get(sample.fault)
+        if fault and fault.of_image:
+            original = self.samples[sample.original]
+            facts: dict[str, Any] = {} if original is sample else {"same_as": url_of(original, self.base_url)}
             self.record(sample, **facts)
-        data = _file_bytes(sample)
+        path = self.local / sample.path if sample.source == FLICKR8K else self.web / sample.path
+        if fault and fault.rule:
+            rule = {key: value.format(sample.path) if key == "location" else value for key, value in fault.rule.items()}
+            self.rules[f"/{sample.path}"] = rule
+            path = self.web / rule.get("location", f"/{sample.path}").removeprefix("/")
+        data = _file_bytes(sample, layout)
         if data is not None:
-            path = self._place(sample)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self.progress.advance()
         return (layout.width, layout.height) if sample.fault != "tiny_image" else (1, 1)
 
-    def _place(self, sample: Sample) -> Path:
-        if sample.source == FLICKR8K:
-            return self.local / sample.path
-        if sample.fault == "redirect":
-            moved = f"moved/{sample.path}"
-            self.rules[f"/{sample.path}"] = {"location": f"/{moved}"}
-            return self.web / moved
-        if sample.fault == "flaky":
-            self.rules[f"/{sample.path}"] = {"status": 503, "times": 1, "retry_after_s": 1}
-        if sample.fault == "html_instead_of_image":
-            self.rules[f"/{sample.path}"] = {"content_type": "text/html; charset=utf-8"}
-        return self.web / sample.path
 
-
-def _file_bytes(sample: Sample) -> bytes | None:
+def _file_bytes(sample: Sample, layout: Layout) -> bytes | None:
     """Return the bytes of the image file, or None if its fault is a missing file."""
     from PIL import Image
 
@@ -204,6 +176,6 @@ def _file_bytes(sample: Sample) -> bytes | None:
         case "html_instead_of_image":
             return _HTML.encode()
         case "tiny_image":
-            return encode(Image.new("RGB", (1, 1), sample.layout().rgb), sample.file_format)
-    data = encode(paint(sample.layout()), sample.file_format)
+            return encode(Image.new("RGB", (1, 1), layout.rgb), sample.file_format)
+    data = encode(paint(layout), sample.file_format)
     return data[: int(len(data) * _KEPT_SHARE_OF_TRUNCATED)] if sample.fault == "truncated_image" else data

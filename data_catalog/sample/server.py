@@ -7,85 +7,50 @@ The folder may contain `.rules.json`, an object of rules by URL path, for other 
      "/c.jpg": {"content_type": "text/html"}}                      the file is sent with this type
 """
 
-import json
 import logging
-import os
+import mimetypes
 import socketserver
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from data_catalog.errors import BusyError, InputError, SettingsError
+from data_catalog.errors import BusyError, InputError
+from data_catalog.storage.shards import read_json
 
 logger = logging.getLogger(__name__)
 
 RULES_FILE = ".rules.json"
-_RULE_KEYS = {"status", "times", "retry_after_s", "location", "content_type"}
 _IDLE_CONNECTION_S = 30
-_CONTENT_TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".html": "text/html; charset=utf-8",
-    ".txt": "text/plain; charset=utf-8",
-    ".json": "application/json",
-}
 
 
 @contextmanager
-def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
-    """Serve the files below `folder` until the block ends; yield the base URL, without a final slash.
+def serve(folder: Path, port: int) -> Iterator[str]:
+    """Serve the files below a folder to this machine until the block ends; yield the base URL, without a final slash.
 
-    Args:
-        folder: an existing folder; names that start with a dot are never served.
-        port: port, or 0 for any free one.
-        host: a loopback IPv4 address.
+    Names that start with a dot are never served. Port 0 is any free one.
     """
-    try:
-        is_loopback = IPv4Address(host).is_loopback
-    except AddressValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise SettingsError(
-            f"serve: {host} is not a loopback address. Files are served to this machine only: use 127.0.0.1"
-        )
     if not folder.is_dir():
         raise InputError(f"serve.folder {folder} is not a folder: create it first, or correct the path")
-    rules = _read_rules(folder / RULES_FILE)
+    rules = read_json(folder / RULES_FILE) if (folder / RULES_FILE).is_file() else {}
     try:
-        server = _FolderServer((host, port), folder.resolve(), rules)
-    except (OSError, OverflowError) as error:
+        server = _FolderServer(port, folder.resolve(), rules)
+    except OSError as error:
         raise BusyError(
-            f"serve.port {port} on {host} cannot be used ({error}): stop the program that uses it, or set another port"
+            f"serve.port {port} cannot be used ({error}): stop the program that uses it, or set another port"
         ) from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="serve", daemon=True)
     thread.start()
     try:
-        yield f"http://{host}:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _read_rules(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        rules = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): correct it or remove it") from error
-    if not isinstance(rules, dict) or not all(isinstance(r, dict) and r.keys() <= _RULE_KEYS for r in rules.values()):
-        raise InputError(f"{path} must be an object of rules by path, each with keys among {sorted(_RULE_KEYS)}")
-    return rules
 
 
 class _FolderServer(socketserver.ThreadingTCPServer):
@@ -94,23 +59,30 @@ class _FolderServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True  # allows a port in TIME_WAIT, but not one that another program listens on
     request_queue_size = 256
     daemon_threads = True
-    block_on_close = False  # do not wait for idle keep-alive connections
 
-    def __init__(self, address: tuple[str, int], folder: Path, rules: dict[str, dict[str, Any]]) -> None:
-        self.folder, self.rules = folder, rules
+    def __init__(self, port: int, folder: Path, rules: dict[str, dict[str, Any]]) -> None:
+        self.folder, self._rules = folder, rules
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
-        super().__init__(address, _FileHandler)
+        super().__init__(("127.0.0.1", port), _FileHandler)
 
     def rule_for(self, path: str) -> dict[str, Any]:
         """Return the rule for this request of `path`; a rule with `times` applies to that many requests."""
-        rule = self.rules.get(path)
-        if rule is None:
-            return {}
+        rule = self._rules.get(path, {})
         with self._lock:
-            self._asked[path] += 1
-            spent = self._asked[path] > rule.get("times", self._asked[path])
-        return {} if spent else rule
+            self._asked[path] += bool(rule)
+            return rule if self._asked[path] <= rule.get("times", self._asked[path]) else {}
+
+    def file_at(self, path: str) -> Path | None:
+        """Return the file at an unquoted URL path; None for a folder, a dotted name, or a link that leads outside."""
+        parts = path.split("/")[1:]
+        if "\0" in path or any(not part or part.startswith(".") for part in parts):
+            return None
+        try:
+            file = self.folder.joinpath(*parts).resolve()  # follows links
+            return file if file.is_relative_to(self.folder) and file.is_file() else None
+        except (OSError, RuntimeError):  # a name that is too long, or circular links
+            return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log errors of a request at debug level instead of printing them; clients often close connections."""
@@ -129,20 +101,18 @@ class _FileHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path, errors="surrogateescape")
-        rule = self.server.rule_for(path)
+        rule, file = self.server.rule_for(path), self.server.file_at(path)
         if "location" in rule:
             self._send(302, b"", {"Location": rule["location"]})
         elif "status" in rule:
-            extra = {"Retry-After": str(rule["retry_after_s"])} if "retry_after_s" in rule else {}
-            self._send(rule["status"], b"not now\n", extra)
-        elif (file := _file_at(self.server.folder, path)) is None:
+            self._send(rule["status"], b"not now\n", {"Retry-After": str(rule.get("retry_after_s", 0))})
+        elif file is None:
             self._send(404, b"not found\n", {})
         else:
-            usual = _CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
-            self._send(200, file.read_bytes(), {"Content-Type": rule.get("content_type") or usual})
+            kind = rule.get("content_type") or mimetypes.guess_type(file.name, strict=False)[0]
+            self._send(200, file.read_bytes(), {"Content-Type": kind or "application/octet-stream"})
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -153,18 +123,3 @@ class _FileHandler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
         self.wfile.flush()
-
-
-def _file_at(folder: Path, path: str) -> Path | None:
-    """Return the file below `folder` at an unquoted URL path, or None.
-
-    None is also returned for folders, for names that start with a dot, and for links that lead outside `folder`.
-    """
-    parts = path.split("/")[1:]
-    if "\0" in path or os.sep != "/" or not parts or any(not part or part.startswith(".") for part in parts):
-        return None
-    try:
-        file = folder.joinpath(*parts).resolve()  # follows links, so that one leading outside is detected
-        return file if file.is_relative_to(folder) and file.is_file() else None
-    except (OSError, RuntimeError):  # a name that is too long, or circular links
-        return None

@@ -256,16 +256,11 @@ def test_files_come_with_type_and_length_and_rules_say_which_fail_move_or_have_a
         assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
 
 
-def test_another_host_than_loopback_a_bad_folder_or_bad_rules_are_refused(folder: Path) -> None:
-    for host in ("0.0.0.0", "192.0.2.1", "", "example.org", "::"):
-        with pytest.raises(SettingsError, match="not a loopback address"), serve(folder, 0, host=host):
-            raise AssertionError("never reached")
+def test_a_bad_folder_or_port_is_refused_and_only_this_machine_is_served(folder: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"), serve(folder / "absent", 0):
         raise AssertionError("never reached")
-    for text in ("{", "[]", '{"/a": {"colour": "red"}}', '{"/a": 1}'):
-        (folder / ".rules.json").write_text(text)
-        with pytest.raises(InputError, match=r"\.rules\.json"), serve(folder, 0):
-            raise AssertionError("never reached")
+    with serve(folder, 0) as url:
+        assert url.startswith("http://127.0.0.1:")
     for port in (0, 65536):
         with pytest.raises(SettingsError, match=r"serve\.port"):
             ServeConfig(folder=folder, port=port)

@@ -293,7 +293,7 @@ def test_after_a_lost_connection_the_same_command_sends_the_rest(
     ("token", "more", "said"),
     [
         ("", [], "no token of the Hugging Face hub is stored: log in with `hf auth login`, or set HF_TOKEN"),
-        (WRONG, [], "does not accept your token (401): log in"),
+        (WRONG, [], "does not let your token write to somebody/it (401: "),
         (TOKEN, ["--push-to-hub", "it"], "a name on the hub has the form OWNER/NAME, got 'it'"),
         (TOKEN, ["--push-to-hub", ""], "a name on the hub has the form OWNER/NAME, got ''"),
     ],
@@ -344,7 +344,7 @@ def test_a_right_that_only_the_hub_knows_is_missed_at_the_upload(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", LIMITED)
     error = told(words, code=1)
-    assert rf"your token may not write to {words[-1]} (403: no rights\x1b[31m for TOKEN): make one with" in error
+    assert rf"does not let your token write to {words[-1]} (403: no rights\x1b[31m for TOKEN): choose an OWNER" in error
     assert not hub.files
 
 

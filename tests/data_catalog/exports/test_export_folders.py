@@ -141,12 +141,12 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [
-        ({}, {}, "--allow photos .*--pixels none exports a list of the 1 "),
-        ({"url": None}, {"kind": "webdataset"}, "--allow photos includes them: use it if you"),
+        ({}, {}, "since no license is stated; --allow SOURCE .*--pixels none lists the 1 "),
+        ({"url": None}, {"kind": "webdataset"}, "--allow SOURCE includes those that you have the right to pass on"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, "--pixels noncommercial"),
-        ({"url": None}, {"kind": "urls"}, "--format huggingface .*--allow photos"),
-        ({"url": None}, {"pixels": "none"}, "--pixels licensed .*--allow photos"),
-        ({"source": "mine"}, {}, "remove redistribution = false"),
+        ({"url": None}, {"kind": "urls"}, "--format huggingface"),
+        ({"url": None}, {"pixels": "none"}, "--pixels licensed"),
+        ({"source": "mine"}, {}, "the recipe forbids passing on"),
         (None, {}, "no pairs"),
         (None, {"kind": "urls"}, "no pairs"),
     ],
@@ -254,6 +254,16 @@ def test_the_card_says_what_an_honest_card_says(kind: str, shared: Shared) -> No
         html = MarkdownIt("commonmark").enable("table").render(body)
         shown = "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) =1+1 gnp.exe [31m | ``` www.evil"
         assert shown in html, "examples are shown as they are"
+
+
+def test_a_card_of_images_by_img2dataset_does_not_claim_that_robots_txt_was_followed(
+    make_snapshot: Any, tmp_path: Path
+) -> None:
+    settings = make_snapshot(tmp_path / "polite").manifest["settings"] | {"fetch": {"engine": "img2dataset"}}
+    export(make_snapshot(tmp_path / "catalog", settings=settings), tmp_path / "out", "urls")
+    _, body = card(tmp_path / "out")
+    assert "it reads no robots.txt, keeps no pace of a host" in body
+    assert "`robots.txt` and `X-Robots-Tag` were followed" not in body
 
 
 def test_credits_are_one_line_each_and_no_formula(make_snapshot: Any, make_pair: Any, tmp_path: Path) -> None:

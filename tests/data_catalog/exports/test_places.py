@@ -70,11 +70,11 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     monkeypatch.chdir(out / "links")
     for error, place, told in (
-        (SettingsError, Path("/proc"), "mount point"),
+        (SettingsError, Path("/proc"), "not an export"),
         (SettingsError, tmp_path / "file", "not an export"),
         (DiskError, tmp_path / "file/out", "not a writable folder"),
         (DiskError, tmp_path / "loop/out", "cannot be used for the export"),
-        (DiskError, tmp_path / ("x" * 250), "cannot be used for the export"),
+        (DiskError, tmp_path / ("x" * 250), "File name too long"),
         (SettingsError, out, "current"),
     ):
         with pytest.raises(error, match=told):
