@@ -24,6 +24,21 @@ from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.publish.publish import KINDS, RIGHTS, strictest_rights
+from data_catalog.publish.tombstones import (
+    FORGET,
+    FORGET_STEP,
+    LINE_COLUMNS,
+    Matcher,
+    Tombstone,
+    Tombstones,
+    belongs_to,
+    forget_rows,
+    is_of_samples,
+    read_tombstones,
+    without_texts,
+    write_tombstones,
+)
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS, parallel_lists
 from data_catalog.sources.ingest import STEP as INGEST
@@ -53,7 +68,6 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import (
@@ -72,20 +86,6 @@ from data_catalog.storage.shards import (
     write_named_atomically,
 )
 from data_catalog.storage.work import UNFINISHED
-from data_catalog.tombstones import (
-    FORGET,
-    FORGET_STEP,
-    LINE_COLUMNS,
-    Matcher,
-    Tombstone,
-    Tombstones,
-    belongs_to,
-    forget_rows,
-    is_of_samples,
-    read_tombstones,
-    without_texts,
-    write_tombstones,
-)
 
 logger = logging.getLogger(__name__)
 

@@ -12,19 +12,19 @@ import pytest
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, shards_with, write_lookup
 from data_catalog.errors import DamagedError
-from data_catalog.schema import CAPTIONS, IMAGES
-from data_catalog.sources.urls import address_key
-from data_catalog.storage.manifest import Snapshot, file_entry
-from data_catalog.storage.publish import KINDS, SplitConfig, publish_shard
-from data_catalog.storage.shards import order_key, save_parquet
-from data_catalog.takedown import Matches, files_of, rewrite_files, texts_only_in_forgotten_rows
-from data_catalog.tombstones import (
+from data_catalog.publish.publish import KINDS, SplitConfig, publish_shard
+from data_catalog.publish.takedown import Matches, files_of, rewrite_files, texts_only_in_forgotten_rows
+from data_catalog.publish.tombstones import (
     FORGET_STEP,
     Matcher,
     Tombstone,
     Tombstones,
     new_tombstone,
 )
+from data_catalog.schema import CAPTIONS, IMAGES
+from data_catalog.sources.urls import address_key
+from data_catalog.storage.manifest import Snapshot, file_entry
+from data_catalog.storage.shards import order_key, save_parquet
 
 DOMAIN, URL = new_tombstone("domain", "città.org"), new_tombstone("url", "http://other.net/a b.jpg")
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from data_catalog.database.catalog import broken_laws, rebuild
 from data_catalog.database.query import query
+from data_catalog.publish.takedown import TakeDownResult
+from data_catalog.publish.takedown import forget as take_down
+from data_catalog.publish.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from data_catalog.storage.failpoints import REGISTRY
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
-from data_catalog.takedown import TakeDownResult
-from data_catalog.takedown import forget as take_down
-from data_catalog.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset

@@ -8,11 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
-from data_catalog.sources.urls import address_key
-from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot
-from data_catalog.storage.shards import write_json
-from data_catalog.takedown import (
+from data_catalog.publish.takedown import (
     Matches,
     clear_exports,
     clear_features,
@@ -20,7 +16,11 @@ from data_catalog.takedown import (
     models_of,
     with_found_copies,
 )
-from data_catalog.tombstones import Tombstones, new_tombstone
+from data_catalog.publish.tombstones import Tombstones, new_tombstone
+from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
+from data_catalog.sources.urls import address_key
+from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot
+from data_catalog.storage.shards import write_json
 
 Row = dict[str, object]
 GONE: Row = {"dataset": "web", "snapshot": "0123456789ab", "format": "urls", "tombstones": None, "files": {}}
