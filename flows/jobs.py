@@ -17,7 +17,7 @@ from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis
 from data_catalog.plain_text import command
 from data_catalog.precision import refuse_slow_precision, with_precision
-from data_catalog.publish.takedown import Matches, clear_work, finish_forgetting
+from data_catalog.publish.takedown import clear_work, finish_forgetting
 from data_catalog.report.contents import downloads_of
 from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.datasets import draw_upstream
@@ -217,7 +217,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
-            clear_work(root / "work" / recipe.name, Matches(tombstones))
+            clear_work(root / "work" / recipe.name, tombstones)
         report = BuildReport(
             snapshot=built.snapshot,
             up_to_date=built.up_to_date,

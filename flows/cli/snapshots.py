@@ -206,7 +206,7 @@ def _print(rows: Sequence[Row], form: Form) -> None:
 
 
 if TYPE_CHECKING:
-    from data_catalog.publish.takedown import AffectedSample, TakeDownResult
+    from data_catalog.publish.takedown import AffectedSample, TakeDown
     from data_catalog.publish.tombstones import Tombstone
 
 _MOST_ROWS = 200  # of a dry run; there may be millions
@@ -348,7 +348,7 @@ def _say_affected(found: "Sequence[AffectedSample]") -> None:
     say(f"{counted(len(images), 'image')} would be forgotten; nothing was changed")
 
 
-def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: Path) -> None:
+def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -> None:
     for one in done.rewritten:
         say(
             f"{one.dataset}: {counted(one.num_samples, 'image')} and {counted(one.num_captions, 'caption')} are "
@@ -367,8 +367,6 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
         say(f"removed export: {folder}")
     if done.removed_files.get("export"):
         say("`vernaclip export` writes exports again, from the new snapshots")
-    if done.log_lines:
-        say(f"removed from fetch logs: {counted(done.log_lines, 'line')}")
     if done.num_translations:
         say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")
     for model in done.models:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_catalog.database.catalog import broken_laws, rebuild
 from data_catalog.database.query import query
-from data_catalog.publish.takedown import TakeDownResult
+from data_catalog.publish.takedown import TakeDown
 from data_catalog.publish.takedown import forget as take_down
 from data_catalog.publish.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from data_catalog.storage.failpoints import REGISTRY
@@ -33,7 +33,7 @@ CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano co
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
 
 
-def forget(root: Path, *more: Tombstone) -> TakeDownResult:
+def forget(root: Path, *more: Tombstone) -> TakeDown:
     return take_down(root, more, forget_texts=forget_texts)
 
 
