@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,6 @@ _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}(-raw)?")  # of a model: the name of its folder in the feature store
 # Text columns of caption rows that a translation memory may contain.
 _TEXTS = ("source_caption", "clean_caption", "caption")
-# Columns that tell which images matching rows are of.
-_IDENTIFYING = ("sample_id", "url", "sha256", "drop_reason")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +154,9 @@ class Matches:
         """Return the matching samples, each with the number of its tombstone."""
         names = ["sample_id", *self.matcher.columns]
         found: dict[str, int] = {}
-        for samples in of_each_file(lambda path: self.matcher.samples(read_columns(path, names)), self.files):
-            found = samples | found
+        compared = of_each_file(lambda path: self.matcher.samples(read_columns(path, names)), self.files)
+        for samples in reversed(list(compared)):  # the first file decides
+            found |= samples
         return found
 
     @cached_property
@@ -170,7 +170,7 @@ class Matches:
         """Return whether any row matches."""
         return bool(self.samples or self.lines)
 
-    @property
+    @cached_property
     def captions(self) -> Any:
         """Return the caption rows as an Arrow dataset."""
         return _caption_rows(path for path in self.files if "source_caption" in column_names(path))
@@ -193,8 +193,12 @@ def _go_with(samples: Collection[str]) -> pc.Expression:
 
 def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDown:
     """Add tombstones, and remove everything that matches them from a root; `forget_texts` clears the memories."""
-    with writer_lock(root):
-        return _take_down(root, read_tombstones(root), more, forget_texts)
+    with writer_lock(root), taking_down(root):
+        sweep_removed(root)
+        known = read_tombstones(root)
+        stones, found = closure(root, known.with_more(more))
+        write_tombstones(root, replace(stones, is_unfinished=True))
+        return _carry_out(root, stones, found, forget_texts, is_resumed=known.is_unfinished)
 
 
 def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
@@ -202,26 +206,30 @@ def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
 
     Call it with the writer's lock held.
     """
-    known = read_tombstones(root)
-    if known.is_unfinished:
+    stones = read_tombstones(root)
+    if stones.is_unfinished:
         logger.info("forget: completing an unfinished take-down")
-        for model in _take_down(root, known, (), forget_texts).models:
+        with taking_down(root):
+            sweep_removed(root)
+            done = _carry_out(root, stones, list(_places(root, stones)), forget_texts, is_resumed=True)
+        for model in done.models:
             logger.warning("%s may have learned a forgotten image: train again, then remove that folder", model)
-    return read_tombstones(root)
+    return replace(stones, is_unfinished=False)
 
 
 def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[AffectedSample]:
     """Yield the samples in all snapshots of a root that match new or existing tombstones; write nothing."""
     for matches in closure(root, read_tombstones(root).with_more(more))[1]:
-        snapshot, stones = matches.snapshot, matches.matcher.tombstones.tombstones
-        for sample_id, (url, count) in sorted(_captions_of(matches).items()) if snapshot is not None else ():
+        if (snapshot := matches.snapshot) is None:
+            continue
+        for sample_id, (url, count) in sorted(_captions_of(matches).items()):
             yield AffectedSample(
                 dataset=snapshot.dataset,
                 snapshot=snapshot.snapshot,
                 sample_id=sample_id,
                 url=url,
                 num_captions=count,
-                tombstone=stones[matches.samples[sample_id]],
+                tombstone=matches.matcher.tombstones.tombstones[matches.samples[sample_id]],
             )
 
 
@@ -237,37 +245,36 @@ def _captions_of(matches: Matches) -> dict[str, tuple[str | None, int]]:
     return found
 
 
-def _take_down(root: Path, known: Tombstones, more: Sequence[Tombstone], forget_texts: ForgetTexts) -> TakeDown:
-    done, is_resumed = TakeDown(), known.is_unfinished
-    with taking_down(root):
-        sweep_removed(root)
-        stones, found = closure(root, known.with_more(more))
-        write_tombstones(root, replace(stones, is_unfinished=True))
-        texts = forgotten_texts(root, found)  # they do not exist afterwards
-        done.num_translations = forget_texts(root / "memory", texts) if texts else 0
-        for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
-            if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
-                remove_snapshot(root, folder.parent.name, folder.name)  # left by a killed build or take-down
-        olds = [(matches, matches.snapshot) for matches in found if matches.snapshot is not None and matches.has_any]
-        done.rewritten = [_publish(root, matches, old) for matches, old in olds if _is_current(root, old)]
-        if done.rewritten or is_resumed:
-            rebuild(root)
-        for _, old in olds:
-            if not _is_current(root, old):
-                remove_snapshot(root, old.dataset, old.snapshot)
-                done.removed.append((old.dataset, old.snapshot))
-        datasets = dataset_names(root) if is_resumed else sorted({old.dataset for _, old in olds})
-        sweep_temporary([root / "work"])
-        done.removed_files = clear_caches(root, datasets) | {"export": clear_exports(root), "step output": []}
-        for folder in _work_folders(root):
-            done.removed_files["step output"] += clear_work(folder, stones.of(folder.name), is_resumed=is_resumed)
-        done.removed_files["fetch log"] = clear_logs(root, stones)
-        done.models = models_of(root) if datasets else []
-        write_tombstones(root, replace(stones, is_unfinished=False))
-        for dataset in datasets:  # a take-down that was killed may have removed reports before
-            snapshot, report = current_snapshot(root, dataset), datasets_folder(root) / dataset / REPORT_FILE
-            if snapshot is not None and (is_resumed or report in done.removed_files["report"]):
-                write_report(root, snapshot)
+def _carry_out(
+    root: Path, stones: Tombstones, found: Sequence[Matches], forget_texts: ForgetTexts, *, is_resumed: bool
+) -> TakeDown:
+    """Rewrite and remove all that matches. Each part checks what exists, so that all can be repeated."""
+    done = TakeDown()
+    texts = forgotten_texts(root, found)  # they do not exist afterwards
+    done.num_translations = forget_texts(root / "memory", texts) if texts else 0
+    for folder in sorted(path for path in datasets_folder(root).glob("*/*/") if is_snapshot_name(path.name)):
+        if read_snapshot(root, folder.parent.name, folder.name) is None:
+            remove_snapshot(root, folder.parent.name, folder.name)  # left by a killed build or take-down
+    olds = [(matches, matches.snapshot) for matches in found if matches.snapshot is not None and matches.has_any]
+    done.rewritten = [_publish(root, matches, old) for matches, old in olds if _is_current(root, old)]
+    if done.rewritten or is_resumed:
+        rebuild(root)
+    for _, old in olds:
+        if not _is_current(root, old):
+            remove_snapshot(root, old.dataset, old.snapshot)
+            done.removed.append((old.dataset, old.snapshot))
+    datasets = dataset_names(root) if is_resumed else sorted({old.dataset for _, old in olds})
+    sweep_temporary([root / "work"])
+    done.removed_files = clear_caches(root, datasets) | {"export": clear_exports(root), "step output": []}
+    for folder in _work_folders(root):
+        done.removed_files["step output"] += clear_work(folder, stones.of(folder.name), is_resumed=is_resumed)
+    done.removed_files["fetch log"] = clear_logs(root, stones)
+    done.models = models_of(root) if datasets else []
+    write_tombstones(root, replace(stones, is_unfinished=False))
+    for dataset in datasets:  # a take-down that was killed may have removed reports before
+        snapshot, report = current_snapshot(root, dataset), datasets_folder(root) / dataset / REPORT_FILE
+        if snapshot is not None and (is_resumed or report in done.removed_files["report"]):
+            write_report(root, snapshot)
     return done
 
 
@@ -362,12 +369,12 @@ def forgotten_texts(root: Path, found: Sequence[Matches]) -> set[str]:
     """Return the texts of matching rows that no row has that stays. Call it before anything is removed."""
     if not any(matches.samples for matches in found):
         return set()
-    texts = f"(SELECT unnest([{', '.join(_TEXTS)}]) AS text FROM rows)"
+    texts = f"(SELECT unnest([{', '.join(_TEXTS)}]) AS text FROM captions)"
     with scratch_connection("captions cannot be compared") as connection:
         connection.execute("CREATE TABLE gone (text VARCHAR); CREATE TABLE stays (text VARCHAR)")
 
         def insert(query: str, matches: Matches, where: pc.Expression) -> None:
-            connection.register("rows", matches.captions.scanner(columns=_TEXTS, filter=where).to_reader())
+            connection.register("captions", matches.captions.scanner(columns=_TEXTS, filter=where).to_reader())
             connection.execute(query)
 
         for matches in found:
@@ -399,8 +406,8 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     losing = {row["merged_into"] for row in gone if row["merged_into"] is not None}.difference(samples)
     stay, names = ~_among("caption_id", captions), ["sample_id", "merged_into", *RIGHTS]
     own = rows.to_table(names, filter=stay & _among("sample_id", losing)).to_pylist()
-    merged = rows.to_table(names, filter=stay & _among("merged_into", losing)).sort_by("sample_id").to_pylist()
-    rights = strictest_rights(own, merged)
+    merged = rows.to_table(names, filter=stay & _among("merged_into", losing)).to_pylist()
+    rights = strictest_rights(own, sorted(merged, key=itemgetter("sample_id")))  # as a build merges them
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, is_of_samples(table, captions, "caption_id"))
@@ -488,7 +495,7 @@ def _work_folders(root: Path) -> list[Path]:
 
 def _step_outputs(folder: Path) -> list[Path]:
     """Return the committed files of steps that have a `sample_id` column."""
-    paths = sorted(folder.glob("[!.]*/[!.]*/*.parquet"))
+    paths = sorted(folder.glob("[!.]*/[!.]*/[!.]*.parquet"))
     return [path for path in paths if "sample_id" in column_names(path)]
 
 

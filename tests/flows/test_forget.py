@@ -444,6 +444,26 @@ def test_a_killed_take_down_is_in_force_hands_out_nothing_and_ends_alike(
         assert not read_tombstones(root).is_unfinished
 
 
+@pytest.mark.parametrize("kill", ["atomic.after_rename:9", "snapshot.after_manifest"])
+def test_tombstones_of_all_kinds_killed_midway_publish_alike_and_leave_no_more(
+    whole: Path, tmp_path: Path, kill: str, child: Any
+) -> None:
+    pairs = query(whole, "SELECT sample_id, phash, url FROM pairs ORDER BY sample_id").to_pylist()
+    url = next(row["url"] for row in pairs if "/23-" in row["url"])
+    roots = [copy(whole, tmp_path / name) for name in ("at once", "killed")]
+    words = ["--sample", pairs[0]["sample_id"], "--phash", pairs[1]["phash"], "--distance", "2", "--url", url]
+    with child(["forget", "--root", str(roots[1]), *words], f"{kill}=kill") as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = []
+    for root in roots:
+        assert main(["forget", "--root", str(root), *words]) == 0
+        assert broken_laws(require_snapshot(root, "web")) == []
+        left.append({path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()})
+    assert published(roots[1]) == published(roots[0])
+    assert left[1] <= left[0]
+
+
 @pytest.mark.parametrize(
     "command", ["sql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("report", "train"))]
 )
