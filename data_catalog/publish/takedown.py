@@ -374,7 +374,7 @@ def forgotten_texts(root: Path, found: Sequence[Matches]) -> set[str]:
         connection.execute("CREATE TABLE gone (text VARCHAR); CREATE TABLE stays (text VARCHAR)")
 
         def insert(query: str, matches: Matches, where: pc.Expression) -> None:
-            connection.register("captions", matches.captions.scanner(columns=_TEXTS, filter=where).to_reader())
+            connection.register("captions", matches.captions.scanner(columns=list(_TEXTS), filter=where).to_reader())
             connection.execute(query)
 
         for matches in found:
