@@ -265,6 +265,7 @@ def _carry_out(
             done.removed.append((old.dataset, old.snapshot))
     datasets = dataset_names(root) if is_resumed else sorted({old.dataset for _, old in olds})
     sweep_temporary([root / "work"])
+    sweep_temporary([root], files_only=True)
     done.removed_files = clear_caches(root, datasets) | {"export": clear_exports(root), "step output": []}
     for folder in _work_folders(root):
         done.removed_files["step output"] += clear_work(folder, stones.of(folder.name), is_resumed=is_resumed)
@@ -418,6 +419,9 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
 
     def pairs_left(table: pa.Table) -> pa.Table:
         stays = [[one not in captions for one in ids] for ids in table.column("caption_ids").to_pylist()]
+        table, stays = table.filter(pa.array(map(any, stays), pa.bool_())), list(filter(any, stays))
+        if all(map(all, stays)):
+            return table
         names = table.column("sample_id").to_pylist()
         for name in (*parallel_lists(table.schema), *RIGHTS):
             place, values = table.schema.get_field_index(name), table.column(name).to_pylist()
@@ -426,7 +430,7 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
             else:
                 now = [list(compress(*items)) for items in zip(values, stays, strict=True)]
             table = table.set_column(place, table.schema.field(place), pa.array(now, table.schema.field(place).type))
-        return table.filter(pa.array(map(any, stays), pa.bool_()))
+        return table
 
     changes = {"pairs": pairs_left, "captions": captions_left, "images": images_left, "spare": images_left}
 
