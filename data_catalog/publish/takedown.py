@@ -7,6 +7,7 @@ checks what exists, so that all can be repeated. A snapshot that loses rows is c
 import logging
 import re
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.connections import scratch_connection
+from data_catalog.database.connections import connect_spilling
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError
 from data_catalog.exports.documents import write_documents
@@ -371,7 +372,10 @@ def forgotten_texts(root: Path, found: Sequence[Matches]) -> set[str]:
     if not any(matches.samples for matches in found):
         return set()
     texts = f"(SELECT unnest([{', '.join(_TEXTS)}]) AS text FROM captions)"
-    with scratch_connection("captions cannot be compared") as connection:
+    with (  # after a kill, `clear_exports` finds it as the rest of a removal
+        tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}removed-", dir=root) as scratch,
+        connect_spilling(Path(scratch)) as connection,
+    ):
         connection.execute("CREATE TABLE gone (text VARCHAR); CREATE TABLE stays (text VARCHAR)")
 
         def insert(query: str, matches: Matches, where: pc.Expression) -> None:
