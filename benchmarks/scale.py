@@ -85,7 +85,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
     from cleaning.duplicates.images import DuplicatesConfig
     from cleaning.leaks import LeaksConfig
     from data_catalog.language_pack import function_word_meanings
-    from data_catalog.storage.publish import SplitConfig, split_of
+    from data_catalog.publish.publish import SplitConfig, split_of
     from data_catalog.storage.work import WorkStore
     from flows.build.captions import Threads
     from flows.build.engine import call_of

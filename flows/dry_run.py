@@ -25,6 +25,7 @@ from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.plain_text import deciding_settings_text
+from data_catalog.publish.tombstones import read_tombstones
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what_values
@@ -34,7 +35,6 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.upstream_hashes import file_entries
 from data_catalog.storage.work import WorkStore
-from data_catalog.tombstones import read_tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor

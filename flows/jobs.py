@@ -17,6 +17,7 @@ from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis
 from data_catalog.plain_text import command
 from data_catalog.precision import refuse_slow_precision, with_precision
+from data_catalog.publish.takedown import clear_work, finish_forgetting
 from data_catalog.report.contents import downloads_of
 from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.datasets import draw_upstream
@@ -29,6 +30,7 @@ from data_catalog.storage.manifest import (
     CURRENT_FILE,
     DATASET_FILE,
     RUN_FILE,
+    UPSTREAM,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -36,7 +38,6 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     trained_on,
 )
-from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import save_parquet, write_atomically, write_json
 from data_catalog.storage.upstream_hashes import (
@@ -47,7 +48,6 @@ from data_catalog.storage.upstream_hashes import (
     open_hashes,
     save_hashes,
 )
-from data_catalog.takedown import Matches, clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.build.inputs import require_buildable
@@ -217,7 +217,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
-            clear_work(root / "work" / recipe.name, Matches(tombstones))
+            clear_work(root / "work" / recipe.name, tombstones)
         report = BuildReport(
             snapshot=built.snapshot,
             up_to_date=built.up_to_date,

@@ -32,10 +32,10 @@ from cleaning.text.scripts import exact_key
 from data_catalog.database.sorting import thumbnails_in_order
 from data_catalog.errors import SettingsError
 from data_catalog.images.normalise import THUMBNAIL_BYTES
+from data_catalog.publish.publish import SplitConfig, split_of
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
-from data_catalog.storage.manifest import MARKED
-from data_catalog.storage.publish import UPSTREAM, SplitConfig, split_of
+from data_catalog.storage.manifest import MARKED, UPSTREAM
 
 Flags = NDArray[np.bool_]
 

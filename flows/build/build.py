@@ -13,6 +13,8 @@ from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
 from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, needed_fetch_outputs
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.publish.publish import WriteDocuments, make_current, write_carried, write_snapshot
+from data_catalog.publish.tombstones import FORGOTTEN, Matcher
 from data_catalog.schema import NATIVE
 from data_catalog.settings import what_values
 from data_catalog.stages import Counts
@@ -28,11 +30,9 @@ from data_catalog.storage.manifest import (
     find_snapshot,
     snapshot_names,
 )
-from data_catalog.storage.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.upstream_hashes import entries_identity
 from data_catalog.storage.work import WorkStore
-from data_catalog.tombstones import FORGOTTEN, Matcher
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
 from flows.build.fit import open_judges
@@ -177,7 +177,7 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
         engine: the engine, after its run.
         root: of the catalog.
         fetching: settings and attempt that the images were fetched with.
-        write_documents: see `data_catalog.storage.publish.write_snapshot`.
+        write_documents: see `data_catalog.publish.publish.write_snapshot`.
 
     Raises:
         DefectError: a conservation law is violated. Nothing is committed.

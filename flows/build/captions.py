@@ -19,6 +19,7 @@ from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_iden
 from cleaning.text.mending import clean_text
 from data_catalog.drop_reasons import Reason
 from data_catalog.language_pack import LanguagePack
+from data_catalog.publish.tombstones import FORGET, ActiveTombstones, Matcher, forget_rows, is_of_samples, without_texts
 from data_catalog.settings import how
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
@@ -34,7 +35,6 @@ from data_catalog.stages import (
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
 from data_catalog.test_sets import TEST_SET_KINDS
-from data_catalog.tombstones import FORGET, ActiveTombstones, Matcher, forget_rows, is_of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
 from translation.evaluate import sentence_chrf

@@ -28,13 +28,20 @@ from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
+from data_catalog.publish.publish import SplitConfig, publish_shard
+from data_catalog.publish.tombstones import (
+    FORGOTTEN,
+    ActiveTombstones,
+    Matcher,
+    forgotten_image,
+    is_of_samples,
+    without_texts,
+)
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.settings import json_values
 from data_catalog.stages import count_rows, pending_rows, texts
-from data_catalog.storage.publish import SplitConfig, publish_shard
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.tombstones import FORGOTTEN, ActiveTombstones, Matcher, forgotten_image, is_of_samples, without_texts
 from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 from flows.build.fit import image_drops

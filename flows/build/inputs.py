@@ -14,11 +14,11 @@ from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.fetch.owner import Owners
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
+from data_catalog.publish.tombstones import Tombstones, read_tombstones
 from data_catalog.settings import json_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
-from data_catalog.storage.manifest import NamedHash
-from data_catalog.storage.publish import UPSTREAM
+from data_catalog.storage.manifest import UPSTREAM, NamedHash
 from data_catalog.storage.shards import digest
 from data_catalog.storage.upstream_hashes import (
     entries_identity,
@@ -27,7 +27,6 @@ from data_catalog.storage.upstream_hashes import (
     location_digest,
     open_hashes,
 )
-from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.build.fit import Judges, judge_identities
 from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route, open_engine, open_reverse_engine, require_packages

@@ -161,8 +161,8 @@ def report(
 
 
 if TYPE_CHECKING:
+    from data_catalog.publish.tombstones import Tombstone
     from data_catalog.storage.manifest import Snapshot
-    from data_catalog.tombstones import Tombstone
 
 MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
@@ -194,7 +194,7 @@ def why(
         rules: Show the settings of every step, not only of the steps that dropped a row.
     """
     from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines, record_values
-    from data_catalog.tombstones import find_tombstone
+    from data_catalog.publish.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
     records = [record for found in snapshots for record in find_sample_records(found, identity)]

@@ -206,8 +206,8 @@ def _print(rows: Sequence[Row], form: Form) -> None:
 
 
 if TYPE_CHECKING:
-    from data_catalog.takedown import AffectedSample, TakeDownResult
-    from data_catalog.tombstones import Tombstone
+    from data_catalog.publish.takedown import AffectedSample, TakeDown
+    from data_catalog.publish.tombstones import Tombstone
 
 _MOST_ROWS = 200  # of a dry run; there may be millions
 
@@ -249,11 +249,11 @@ def forget(
         dry_run: List the matching images, and change nothing.
         lists: List all tombstones (records of forgotten images).
     """
+    from data_catalog.publish.takedown import affected_samples
+    from data_catalog.publish.takedown import forget as take_down
+    from data_catalog.publish.tombstones import read_tombstones
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
-    from data_catalog.takedown import affected_samples
-    from data_catalog.takedown import forget as take_down
-    from data_catalog.tombstones import read_tombstones
     from translation.memory import forget_texts
 
     require_root(root)
@@ -286,7 +286,7 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
     Raises:
         SettingsError: a value is invalid for its option; or no image is selected and no interrupted take-down exists.
     """
-    from data_catalog.tombstones import KINDS, new_tombstone, read_tombstones
+    from data_catalog.publish.tombstones import KINDS, new_tombstone, read_tombstones
 
     today = datetime.now(UTC).date().isoformat()
     found = [
@@ -306,7 +306,7 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
 
 
 def _list(root: Path) -> None:
-    from data_catalog.tombstones import read_tombstones
+    from data_catalog.publish.tombstones import read_tombstones
 
     found = read_tombstones(root)
     if not found.tombstones:
@@ -348,7 +348,7 @@ def _say_affected(found: "Sequence[AffectedSample]") -> None:
     say(f"{counted(len(images), 'image')} would be forgotten; nothing was changed")
 
 
-def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: Path) -> None:
+def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -> None:
     for one in done.rewritten:
         say(
             f"{one.dataset}: {counted(one.num_samples, 'image')} and {counted(one.num_captions, 'caption')} are "
@@ -367,8 +367,6 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
         say(f"removed export: {folder}")
     if done.removed_files.get("export"):
         say("`vernaclip export` writes exports again, from the new snapshots")
-    if done.log_lines:
-        say(f"removed from fetch logs: {counted(done.log_lines, 'line')}")
     if done.num_translations:
         say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")
     for model in done.models:

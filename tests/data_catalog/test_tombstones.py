@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.publish.tombstones import Matcher, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from data_catalog.sources.urls import address_key, canonical_url, host_of, is_web_url, url_key
-from data_catalog.tombstones import Matcher, Tombstones, new_tombstone, read_tombstones, write_tombstones
 
 
 def test_a_value_has_one_spelling() -> None:

@@ -14,13 +14,13 @@ from PIL import Image
 
 from data_catalog.database.catalog import broken_laws, rebuild
 from data_catalog.database.query import query
+from data_catalog.publish.takedown import TakeDown
+from data_catalog.publish.takedown import forget as take_down
+from data_catalog.publish.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from data_catalog.storage.failpoints import REGISTRY
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
-from data_catalog.takedown import TakeDownResult
-from data_catalog.takedown import forget as take_down
-from data_catalog.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -33,7 +33,7 @@ CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano co
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
 
 
-def forget(root: Path, *more: Tombstone) -> TakeDownResult:
+def forget(root: Path, *more: Tombstone) -> TakeDown:
     return take_down(root, more, forget_texts=forget_texts)
 
 
@@ -442,6 +442,26 @@ def test_a_killed_take_down_is_in_force_hands_out_nothing_and_ends_alike(
         assert (root / "datasets" / "web" / "report.html").is_file(), "it is written again"
         assert read_tombstones(root).digest == read_tombstones(forgotten).digest
         assert not read_tombstones(root).is_unfinished
+
+
+@pytest.mark.parametrize("kill", ["atomic.after_rename:9", "snapshot.after_manifest"])
+def test_tombstones_of_all_kinds_killed_midway_publish_alike_and_leave_no_more(
+    whole: Path, tmp_path: Path, kill: str, child: Any
+) -> None:
+    pairs = query(whole, "SELECT sample_id, phash, url FROM pairs ORDER BY sample_id").to_pylist()
+    url = next(row["url"] for row in pairs if "/23-" in row["url"])
+    roots = [copy(whole, tmp_path / name) for name in ("at once", "killed")]
+    words = ["--sample", pairs[0]["sample_id"], "--phash", pairs[1]["phash"], "--distance", "2", "--url", url]
+    with child(["forget", "--root", str(roots[1]), *words], f"{kill}=kill") as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = []
+    for root in roots:
+        assert main(["forget", "--root", str(root), *words]) == 0
+        assert broken_laws(require_snapshot(root, "web")) == []
+        left.append({path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()})
+    assert published(roots[1]) == published(roots[0])
+    assert left[1] <= left[0]
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_catalog.publish.takedown import (
+    clear_caches,
+    clear_exports,
+    clear_work,
+    closure,
+    models_of,
+)
+from data_catalog.publish.tombstones import Tombstones, new_tombstone
 from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot
 from data_catalog.storage.shards import write_json
-from data_catalog.takedown import (
-    Matches,
-    clear_exports,
-    clear_features,
-    clear_work,
-    models_of,
-    with_found_copies,
-)
-from data_catalog.tombstones import Tombstones, new_tombstone
 
 Row = dict[str, object]
 GONE: Row = {"dataset": "web", "snapshot": "0123456789ab", "format": "urls", "tombstones": None, "files": {}}
@@ -84,7 +83,7 @@ def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
     for name in (model, f".tmp-removed-{model}", "mine"):
         (tmp_path / "disk" / name).mkdir(parents=True)
     (tmp_path / "kept-features").symlink_to(tmp_path / "disk")
-    assert clear_features(tmp_path) == [tmp_path / "kept-features" / model]
+    assert clear_caches(tmp_path, ["web"])["cached features folder"] == [tmp_path / "kept-features" / model]
     assert [path.name for path in (tmp_path / "kept-features").iterdir()] == ["mine"]
 
 
@@ -132,12 +131,12 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
         {"sample_id": "photos:3", "phash": "0" * 16, "sha256": "cc"},
     ]
     doomed = [write_step(tmp_path, "clean", captions, CAPTIONS), write_step(tmp_path, "normalise", images, IMAGES)]
-    stays = write_step(tmp_path, "screen", captions[2:], CAPTIONS)
+    stays = write_step(tmp_path, "fetch", images[2:], IMAGES)
     # Of another dataset, which the tombstone is not of: it stays and teaches nothing.
     others = write_step(tmp_path, "normalise", [images[0] | {"sha256": "dd"}], IMAGES, dataset="other")
     one = new_tombstone("phash", LOOK, datasets=["web"])
-    found = with_found_copies(tmp_path, Tombstones(tombstones=(one,)))
-    (one,) = found.tombstones.tombstones
+    stones, _ = closure(tmp_path, Tombstones(tombstones=(one,)))
+    (one,) = stones.tombstones
     assert (one.images, one.addresses, one.samples) == (("aa", "bb"), (address_key(url),), ("photos:1",))
     # What an interrupted fetch left has bytes of images, too.
     journal = tmp_path / "work" / "web" / ".unfinished" / "key-0" / "00000.journal"
@@ -145,22 +144,25 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     journal.write_bytes(b"x")
     # As after a kill that left the captions alone: what tells the look is gone.
     (doomed[1] / "shard.parquet").unlink()
-    assert clear_work(tmp_path / "work" / "web", found) == doomed[:1]
+    assert clear_work(tmp_path / "work" / "web", stones) == doomed[:1]
     assert not journal.exists()
-    assert clear_work(tmp_path / "work" / "other", found) == []
+    assert clear_work(tmp_path / "work" / "other", stones.of("other")) == []
     assert stays.is_dir()
     assert others.is_dir()
 
 
-def test_step_outputs_of_pairs_go_for_captions_that_were_merged_into_them(tmp_path: Path) -> None:
-    """They go first: of what stays after a kill the captions tell whose the pairs' are."""
+def test_step_outputs_go_that_do_not_tell_whose_their_captions_are(tmp_path: Path) -> None:
+    """Also after a kill that left none which tells; images of others stay, so that nothing is requested twice."""
     own = REQUIRED | {"caption_id": "own", "sample_id": "web:1", "url": "http://a.net/1.jpg"}
     other = REQUIRED | {"caption_id": "other", "sample_id": "web:2", "url": "http://b.net/2.jpg"}
     captions = write_step(tmp_path, "check", [own, other], CAPTIONS)
+    stays = write_step(tmp_path, "fetch", [{"sample_id": "web:1", "url": own["url"]}], IMAGES)
     schema = pa.schema([PAIRS.field(name) for name in ("sample_id", "url", "caption_ids")])
     pair: Row = {"sample_id": "web:1", "url": "http://a.net/1.jpg"}
     pairs = write_step(tmp_path, "publish", [pair | {"caption_ids": ["own", "other"]}], schema)
-    stays = write_step(tmp_path, "spared", [pair | {"caption_ids": ["own"]}], schema)
-    found = Matches(Tombstones(tombstones=(new_tombstone("domain", "b.net"),)))
-    assert clear_work(tmp_path / "work" / "web", found) == [pairs, captions]
+    stones = Tombstones(tombstones=(new_tombstone("domain", "b.net"),))
+    assert clear_work(tmp_path / "work" / "web", stones) == [captions, pairs]
+    pairs = write_step(tmp_path, "publish", [pair | {"caption_ids": ["own", "other"]}], schema)
+    assert clear_work(tmp_path / "work" / "web", stones) == []
+    assert clear_work(tmp_path / "work" / "web", stones, is_resumed=True) == [pairs]
     assert stays.is_dir()

@@ -1,7 +1,8 @@
-"""Publish finished captions and images shard by shard, and commit their files as a snapshot."""
+"""Publish finished captions and images shard by shard, and commit the files of a snapshot."""
 
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,27 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.catalog import examined
+from data_catalog.database.catalog import examined, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
 from data_catalog.fetch.reasons import image_step
-from data_catalog.images.tables import groups_of, read_groups, write_rows
-from data_catalog.schema import (
-    IMAGES,
-    KEPT,
-    OUTCOMES,
-    PAIRS,
-    PENDING,
-    SCORE,
-    SCORED_PAIRS,
-)
+from data_catalog.images.tables import IMAGE_COLUMNS, Row, groups_of, read_groups, write_rows
+from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING, SCORE, SCORED_PAIRS
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
     MARKED,
     SPLITS,
+    UPSTREAM,
     BuildFacts,
     DocumentEntry,
     FileEntry,
@@ -53,17 +47,28 @@ from data_catalog.storage.shards import (
     link_file,
     open_image_writer,
     save_parquet,
-    sweep_temporary,
     unit_interval,
     write_named_atomically,
 )
 from data_catalog.storage.work import Commit
 
-UPSTREAM = "upstream"
 KINDS = ("pairs", "captions", "images", "spare")
+RIGHTS = ("license", "attribution", "page_url")
+Files = dict[str, list[FileEntry]]  # entries of a manifest, by kind
 WriteDocuments = Callable[[Path, Manifest], list[DocumentEntry]]
 _GROUP_BYTES = 128 * 1024 * 1024
-RIGHTS = ("license", "attribution", "page_url")
+# The parallel lists of a pair, and the column of caption rows that each is made from.
+_LISTS = {
+    "caption_ids": "caption_id",
+    "captions": "caption",
+    "source_captions": "source_caption",
+    "source_langs": "source_lang",
+    "translators": "translator",
+    "origins": "origin",
+    "scores": "translation_score",
+    "image_text_scores": SCORE,
+}
+_OF_IMAGE = ("width", "height", "original_width", "original_height", "sha256", "phash", "original")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,23 +88,14 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):
             raise SettingsError(f'split.by must be "upstream" or "hash", got {self.by!r}')
-        for name, share in (("val", self.val), ("test", self.test)):
-            if not 0 <= share < 1:
-                raise SettingsError(f"split.{name} must be at least 0 and below 1, got {share}")
-        if self.val + self.test >= 1:
+        if self.val < 0 or self.test < 0 or not self.val + self.test < 1:
             raise SettingsError(
-                "split.val and split.test together leave nothing to train on: make their sum less than 1"
+                f"split.val is {self.val} and split.test {self.test}: both must be at least 0, and they must not leave "
+                "nothing to train on"
             )
 
     def require_choice(self, stating: Sequence[str]) -> None:
-        """Check that `by` is set if sources state splits, and is not "upstream" if none does.
-
-        Args:
-            stating: names of the sources that state splits.
-
-        Raises:
-            SettingsError: names the sources, and the settings to choose from.
-        """
+        """Check that `by` is set if some sources, given by name, state splits, and is not "upstream" if none does."""
         if stating and self.by is None:
             names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
             raise SettingsError(f'{names} splits: set [split] by = "upstream" to keep them, or "hash" to ignore them')
@@ -113,10 +109,7 @@ class SplitConfig:
 def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] = ()) -> str:
     """Return the split of a sample; the same id, stated splits, shares and salt always give the same split.
 
-    Args:
-        sample_id: id of the sample.
-        config: section `[split]`.
-        stated: splits that upstream states in the rows of the sample, in any order; the last of `SPLITS` wins.
+    Of the splits that upstream states in the rows of the sample, the last of `SPLITS` wins.
     """
     if config.by == UPSTREAM and (kept := [split for split in stated if split is not None]):
         return max(kept, key=SPLITS.index)
@@ -135,55 +128,64 @@ def publish_shard(
     image_rows: Sequence[str],
     merged: Path | None = None,
 ) -> dict[str, int]:
-    """Write the files of one shard: captions, image outcomes, spare images, and pairs by split.
+    """Write the files of one shard into a folder; return the number of rows of each, by its name without suffix.
 
-    Pairs that are marked as overlapping a test set are in no split: they have a file of their own. Spare images are
-    good images that no pair uses, kept so that later builds do not fetch them again.
+    They are `captions`, `images` (outcomes) and, if they have rows, `spare` (good images that no pair uses, kept for
+    later builds) and the pairs of each split; marked pairs are in no split, but in a file of their own.
 
     Args:
         captions: finished caption rows (schema `CAPTIONS`), with the outcome pending if they are to be kept.
         images: normalised images of the same shard (schema `IMAGES`).
-        folder: folder to write to: `captions.parquet`, `images.parquet`, `spare.parquet`, `train.parquet`, ...
+        folder: to write to.
         config: section `[split]`.
         image_rows: rows of the funnel that drop captions whose images were requested.
         merged: caption rows of any shard that are published with the image named in `merged_into`.
-
-    Returns:
-        Number of rows by file. A spare file or a pair file without rows is not written.
     """
-    table = keep_pending(pq.read_table(captions))
+    table = pq.read_table(captions)
+    place, outcome = table.schema.get_field_index("outcome"), table.column("outcome")
+    outcome = pc.if_else(pc.equal(outcome, PENDING), KEPT, outcome)
+    table = table.set_column(place, table.schema.field(place), outcome)
     save_parquet(table, folder / "captions.parquet")
     outcomes = _outcomes(table, images, image_rows)
     save_parquet(outcomes, folder / "images.parquet")
     rows = {"captions": table.num_rows, "images": outcomes.num_rows}
-    samples = _kept_samples(table, merged, config)
-    merged_rows = (row for rows in samples.values() for row in rows if row["merged_into"])
-    rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist(), merged_rows)
-    rows["spare"] = _write_spare(outcomes, images, samples, folder / "spare.parquet")
-    for split in (*SPLITS, MARKED):
-        chosen = {sample_id: found for sample_id, found in samples.items() if found[0]["split"] == split}
-        if chosen:
-            _write_pairs(chosen, rights, images, folder / f"{split}.parquet")
-            rows[split] = len(chosen)
-    return {name: count for name, count in rows.items() if name != "spare" or count}
-
-
-def keep_pending(table: pa.Table) -> pa.Table:
-    """Set the outcome of the rows that no step rejected to `kept`."""
-    outcome = table.column("outcome")
-    kept = pc.if_else(pc.equal(outcome, PENDING), KEPT, outcome)
-    return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
+    samples = _kept_rows(table, merged)
+    spare = {
+        row["sample_id"]: row
+        for row in outcomes.to_pylist()
+        if row["drop_reason"] is None and row["url"] is not None and row["sample_id"] not in samples
+    }
+    if spare:
+        good = ((image, spare[image["sample_id"]]) for image in _good_images(images, spare))
+        write_rows(
+            (row | {name: image[name] for name in IMAGE_COLUMNS} for image, row in good),
+            SPARE,
+            folder / "spare.parquet",
+        )
+        rows["spare"] = len(spare)
+    moved = (row for kept in samples.values() for row in kept if row["merged_into"])
+    rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist(), moved)
+    stated = defaultdict[str, set[str | None]](set)
+    for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # dropped rows count, too
+        stated[row["sample_id"]].add(row["upstream_split"])
+    by_split = defaultdict[str, dict[str, list[Row]]](dict)
+    for name, kept in samples.items():
+        split = MARKED if any(row["leaks"] for row in kept) else split_of(name, config, stated[name])
+        by_split[split][name] = kept
+    for split, chosen in by_split.items():
+        pairs = (pair_row(chosen[image["sample_id"]], image, split=split) for image in _good_images(images, chosen))
+        schema = SCORED_PAIRS if SCORE in table.schema.names else PAIRS
+        _write_pairs((pair | rights[pair["sample_id"]] for pair in pairs), schema, folder / f"{split}.parquet")
+        rows[split] = len(chosen)
+    return rows
 
 
 def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa.Table:
-    """Return rows of the schema `OUTCOMES`, one for each requested image of a shard, without pixels."""
-    names = [name for name in OUTCOMES.names if name in IMAGES.names]
+    """Return rows of the schema `OUTCOMES`, one for each requested image of a shard."""
     came = pc.is_in(captions.column("step"), pa.array([*image_rows, None], pa.string()))
     asked = captions.filter(came).select(["sample_id", "source", "url", "path"]).to_pylist()
-    samples: dict[str, dict[str, Any]] = {}
-    for row in asked:  # the request used the first caption's spelling of the URL
-        samples.setdefault(row["sample_id"], row)
-    rows = pq.read_table(images, columns=names).to_pylist()
+    samples = {row["sample_id"]: row for row in reversed(asked)}  # the request used the first caption's URL
+    rows = pq.read_table(images, columns=[name for name in OUTCOMES.names if name in IMAGES.names]).to_pylist()
     for row in rows:
         canonical = row["url"]
         row |= samples[row["sample_id"]]
@@ -192,44 +194,19 @@ def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def _write_spare(outcomes: pa.Table, images: Path, published: Container[str], path: Path) -> int:
-    """Write the good images from the web that no pair uses; return their number."""
-    facts = {
-        row["sample_id"]: row
-        for row in outcomes.to_pylist()
-        if row["drop_reason"] is None and row["url"] is not None and row["sample_id"] not in published
-    }
-    if facts:
-        pictures = (
-            facts[row["sample_id"]] | {"bytes": row["bytes"], "original": row["original"]}
-            for row in _good_images(images, facts)
-        )
-        write_rows(pictures, SPARE, path)
-    return len(facts)
-
-
-def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
-    """Return kept caption rows by sample, each with its split, in shard order; rows of other samples come last."""
+def _kept_rows(table: pa.Table, merged: Path | None) -> dict[str, list[Row]]:
+    """Return kept caption rows by sample, in shard order; rows of other samples that were merged into it come last."""
     own = pc.and_(pc.equal(table.column("outcome"), KEPT), pc.is_null(table.column("merged_into")))
-    samples: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[Row]] = {}
     for row in table.filter(own).to_pylist():
         samples.setdefault(row["sample_id"], []).append(row)
     if merged and samples:
         for row in pq.read_table(merged, filters=[("merged_into", "in", list(samples))]).to_pylist():
             samples[row["merged_into"]].append(row)
-    stated: dict[str, set[str | None]] = {}
-    for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # dropped rows count, too
-        stated.setdefault(row["sample_id"], set()).add(row["upstream_split"])
-    for sample_id, rows in samples.items():
-        split = MARKED if any(row["leaks"] for row in rows) else split_of(sample_id, config, stated[sample_id])
-        for row in rows:
-            row["split"] = split
     return samples
 
 
-def strictest_rights(
-    own: Iterable[Mapping[str, Any]], merged: Iterable[Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def strictest_rights(own: Iterable[Row], merged: Iterable[Row]) -> dict[str, Row]:
     """Return license, attribution and page of each sample, from its row with the strictest license, else its first row.
 
     Args:
@@ -242,54 +219,38 @@ def strictest_rights(
     return {sample_id: {name: row[name] for name in RIGHTS} for sample_id, row in reversed(stated)}
 
 
-def _write_pairs(
-    samples: Mapping[str, list[dict[str, Any]]], rights: Mapping[str, dict[str, Any]], images: Path, path: Path
-) -> None:
-    is_scored = any(SCORE in row for rows in samples.values() for row in rows)
-    schema = SCORED_PAIRS if is_scored else PAIRS
-    with open_image_writer(path, schema) as writer:
-        good = ((image["sample_id"], image) for image in _good_images(images, samples))
-        pairs = (_pair(samples[name], image) | rights[name] for name, image in good)
-
-        def num_bytes(pair: dict[str, Any]) -> int:
-            return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
-
-        for rows in groups_of(pairs, num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-
-def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any]]:
-    for group in read_groups(images):
-        for row in group:
-            if row["drop_reason"] is not None or row["sample_id"] not in wanted:
-                continue
+def _good_images(images: Path, wanted: Container[str]) -> Iterator[Row]:
+    for row in chain.from_iterable(read_groups(images)):
+        if row["drop_reason"] is None and row["sample_id"] in wanted:
             if row["bytes"] is None:
                 raise DefectError(f"the good image of {row['sample_id']} has no bytes. This is a defect: report it")
             yield row
 
 
-def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
+def caption_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return the parallel lists of a pair, with one item for each of its caption rows; nothing else makes them."""
+    return {name: [row.get(column) for row in rows] for name, column in _LISTS.items()}
+
+
+def pair_row(rows: Sequence[Row], image: Row, *, split: str) -> Row:
     """Return one published row, without its rights, from an image and its kept captions, the sample's own first."""
-    first = rows[0]
     return {
-        "sample_id": first["sample_id"],
-        "source": first["source"],
-        "split": first["split"],
+        **{name: rows[0][name] for name in ("sample_id", "source", "url")},
+        "split": split,
         "image": {"bytes": image["bytes"], "path": None},
-        **{name: image[name] for name in ("width", "height", "original_width", "original_height", "sha256")},
-        "phash": image["phash"],
-        "original": image["original"],
-        "url": first["url"],
-        "caption_ids": [row["caption_id"] for row in rows],
-        "captions": [row["caption"] for row in rows],
-        "source_captions": [row["source_caption"] for row in rows],
-        "source_langs": [row["source_lang"] for row in rows],
-        "translators": [row["translator"] for row in rows],
-        "origins": [row["origin"] for row in rows],
-        "scores": [row["translation_score"] for row in rows],
+        **{name: image[name] for name in _OF_IMAGE},
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
-        "image_text_scores": [row.get(SCORE) for row in rows],
+        **caption_columns(rows),
     }
+
+
+def _write_pairs(pairs: Iterable[Row], schema: pa.Schema, path: Path) -> None:
+    def num_bytes(pair: Row) -> int:
+        return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
+
+    with open_image_writer(path, schema) as writer:
+        for rows in groups_of(pairs, num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def write_snapshot(
@@ -300,81 +261,58 @@ def write_snapshot(
     carry: Callable[[Path, Sequence[Path]], Iterable[FileEntry]],
     write_documents: WriteDocuments,
 ) -> Snapshot:
-    """Write the files of a snapshot, check the conservation laws on them, and commit it.
+    """Write the files of a build's snapshot, and commit it, unless it is there.
 
     Args:
-        root: root of the catalog.
-        facts: the manifest's facts of the build: "dataset", "build_key", "attempt" and others.
+        root: of the catalog.
+        facts: the manifest's facts of the build.
         outputs: outputs of `publish_shard`, in shard order.
         carry: writes images to carry over for later builds, given the snapshot's folder and its files of image
             outcomes; returns their entries of the manifest.
         write_documents: writes the documents of the snapshot into its folder; returns the manifest's "documents".
-
-    Raises:
-        DefectError: a conservation law is broken; nothing is committed.
-        DamagedError: a file is damaged; its step's output is removed.
     """
     dataset = facts["dataset"]
-    contents = [sorted(commit.files.items()) for commit in outputs]
+    contents = [sorted(output.files.items()) for output in outputs]
     # After a tombstone was lifted, the same files make another snapshot, which a later build finds up to date.
     identities = facts["tombstones"].get("identities", [])
-    made_of = [facts["build_key"], facts["attempt"], contents, *([identities] if identities else [])]
-    snapshot_id = digest(made_of)[:12]
+    snapshot_id = digest([facts["build_key"], facts["attempt"], contents, *([identities] if identities else [])])[:12]
     same = read_snapshot(root, dataset, snapshot_id)
     if same is not None:  # a committed snapshot is never written again
         return make_current(root, same)
     folder = snapshot_folder(root, dataset, snapshot_id)
-    if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
+    if folder.is_dir():  # a killed build left it
+        shutil.rmtree(folder)
     failpoint("snapshot.before_files", folder)
     there = {  # a file that another snapshot has is linked and takes no space
         entry["sha256"]: snapshot.folder / entry["path"]
         for snapshot in committed_snapshots(root, dataset)
         for entry in snapshot.entries()
     }
-    files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
+    files: Files = {kind: [] for kind in KINDS}
     for number, output in enumerate(outputs):
         for kind, entry in _placed(output, folder, number, there):
             files[kind].append(entry)
     files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
-    # Remove files that a killed build left and this one did not write: no manifest would list them.
-    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
-    for path in sorted(path for kind in ("pairs", "captions", "images") for path in (folder / kind).glob("*")):
-        if path not in listed:
-            path.unlink()
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
-    its_own = {"format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files}
-    manifest = cast("Manifest", {**facts, **its_own})
-    snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
-    broken, counts = examined(snapshot)
-    if broken:
-        raise DefectError(
-            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
-        )
-    manifest["drop_reasons"] = counts["drop_reasons"]
-    manifest["documents"] = write_documents(folder, manifest)
-    return make_current(root, commit_snapshot(root, manifest, is_current=False))
+    manifest = cast("Manifest", {**facts, "format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files})
+    return make_current(root, commit(root, manifest, write_documents=write_documents))
 
 
 def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]) -> Iterator[tuple[str, FileEntry]]:
     """Link the published files of a shard into a snapshot's folder; yield the manifest's kind and entry of each."""
-    rows = output.facts["rows"]
     for stem in ("captions", "images", "spare", *SPLITS, MARKED):
-        if stem not in rows:
+        if stem not in output.facts["rows"]:
             continue
-        kind = stem if stem in KINDS else "pairs"
-        name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
-        path = folder / ("images" if kind == "spare" else kind) / name
-        sha256 = output.files[f"{stem}.parquet"]
+        kind, sha256 = stem if stem in KINDS else "pairs", output.files[f"{stem}.parquet"]
+        path = folder / ("images" if kind == "spare" else kind) / f"{stem}-{number:05d}-{sha256[:12]}.parquet"
+        split = stem if kind == "pairs" else None
         for source in (there.get(sha256), output.path(f"{stem}.parquet")):
             if source is None or not source.is_file():
                 continue
-            if not path.is_file():
-                link_file(source, path)
-                failpoint("snapshot.after_link", path)
-            split = stem if kind == "pairs" else None
-            entry = file_entry(path, folder, rows=rows[stem], shard=number, split=split)
+            link_file(source, path)
+            failpoint("snapshot.after_link", path)
+            entry = file_entry(path, folder, rows=output.facts["rows"][stem], shard=number, split=split)
             if entry["sha256"] == sha256:
                 yield kind, entry
                 break
@@ -397,24 +335,38 @@ def write_carried(
 ) -> Iterator[FileEntry]:
     """Write the images that unfinished builds of the dataset have and this one did not request; yield their entry.
 
-    Args:
-        root: root of the catalog.
-        fetching: how the images were fetched.
-        folder: folder of the snapshot.
-        published: the snapshot's files of image outcomes.
-        is_gone: returns for each row of a table of outcomes whether a take-down removes it.
+    `published` are the snapshot's files of image outcomes; `is_gone` returns which rows of a table a take-down removes.
     """
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
         rows = unpublished_outcomes(root, fetching, published, is_gone, Path(scratch))
         first = next(rows, None)
-        if first is None:
-            return
-        path = write_named_atomically(
-            folder / "images",
-            lambda found: f"spare-carried-{found[:12]}.parquet",
-            lambda path: write_rows(chain([first], rows), SPARE, path),
+        if first is not None:
+            path = write_named_atomically(
+                folder / "images",
+                lambda found: f"spare-carried-{found[:12]}.parquet",
+                lambda path: write_rows(chain([first], rows), SPARE, path),
+            )
+            yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
+
+
+def commit(root: Path, manifest: Manifest, *, write_documents: WriteDocuments) -> Snapshot:
+    """Check the laws on the files of a snapshot, write its documents and its manifest: builds and take-downs end here.
+
+    A take-down counts its funnel on its own rows, since no step counted them.
+    """
+    dataset, snapshot_id = manifest["dataset"], manifest["snapshot"]
+    folder = snapshot_folder(root, dataset, snapshot_id)
+    snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    if "forget_of" in manifest:
+        manifest["funnel"] = recounted(snapshot)["funnel"]
+    broken, counts = examined(snapshot)
+    if broken:
+        raise DefectError(
+            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )
-    yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
+    manifest["drop_reasons"] = counts["drop_reasons"]
+    manifest["documents"] = write_documents(folder, manifest)
+    return commit_snapshot(root, manifest, is_current=False)
 
 
 def make_current(root: Path, snapshot: Snapshot) -> Snapshot:

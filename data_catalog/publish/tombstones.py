@@ -8,7 +8,7 @@ addresses. A `Matcher` finds the matching rows of tables. A matching caption row
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.drop_reasons import Reason
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.images.tables import Row
 from data_catalog.schema import REJECTED
 from data_catalog.settings import HOW
@@ -53,7 +53,12 @@ FORGET_STEP: StepEntry = {
 # In bits of 64. Unrelated pictures differ in about 32 bits, rarely in fewer than 20.
 MAX_DISTANCE = 12
 
-_REMEDY = "restore it from a copy; without it, removed images would come back"
+_FORMS = {
+    "url": "a URL: it must start with http:// or https:// and name a host",
+    "domain": "a host name: give only the name, such as example.org",
+    "sample": "a sample: its id must have the form SOURCE:ID, such as mscoco:391895",
+    "phash": "a perceptual hash: it must have 16 hexadecimal digits",
+}
 _PHASH = re.compile(r"[0-9a-f]{16}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 _SCHEME = re.compile("^https?://")
@@ -65,17 +70,8 @@ _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]*(?P<host>[^/?#\\]*)"
 LINE_COLUMNS = ("source_caption", "detail")
 # Columns that a forgotten caption row keeps. Texts, addresses, rights and measures are removed.
 STAYING = (
-    "sample_id",
-    "caption_id",
-    "source",
-    "upstream_split",
-    "source_lang",
-    "target_lang",
-    "upstream_file",
-    "upstream_line",
-    "outcome",
-    "step",
-    "drop_reason",
+    *("sample_id", "caption_id", "source", "upstream_split", "source_lang", "target_lang"),
+    *("upstream_file", "upstream_line", "outcome", "step", "drop_reason"),
 )
 # For each row, the number of a tombstone, or -1.
 Numbers = npt.NDArray[np.int64]
@@ -83,18 +79,10 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstone:
-    """A removed image, or group of images. `new_tombstone` checks its value.
+    """A removed image, or group of images: what the user named, in the spelling of `new_tombstone`, and what was found.
 
-    Args:
-        kind: one of `KINDS`.
-        value: a URL, a host name, a `sample_id` or a perceptual hash, in canonical spelling.
-        distance: bits by which a perceptual hash may differ.
-        datasets: names of the datasets that it applies to; empty: all.
-        reason: as the user gave it.
-        date: of the day on which it was written.
-        images: sha256 of the bytes, before normalisation, of images that were found.
-        addresses: keys of addresses of images that were found and that the value does not cover (see `address_key`).
-        samples: `sample_id` of local images that were found.
+    `images` are sha256 of bytes before normalisation. `addresses` are keys (`address_key`) of those addresses that the
+    value does not cover. `samples` are local images, by `sample_id`. Without `datasets` it applies to all datasets.
     """
 
     kind: str
@@ -126,11 +114,9 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstones:
-    """The tombstones of a root, or of one dataset, in the order in which they were written.
+    """The distinct tombstones of a root, or of one dataset, in the order in which they were written.
 
-    Args:
-        tombstones: distinct ones.
-        is_unfinished: a take-down was begun and not completed, so that matching files may still exist.
+    While they are unfinished, a take-down was begun and not completed, so that matching files may still exist.
     """
 
     tombstones: tuple[Tombstone, ...] = ()
@@ -164,24 +150,17 @@ class Tombstones:
         """Return these tombstones and others. An existing one keeps its date, but gets a new reason if one is given."""
         known = {one.identity: one for one in self.tombstones}
         for one in more:
-            old = known.get(one.identity)
-            if old is not None:
-                merged = replace(old, distance=max(old.distance, one.distance), reason=one.reason or old.reason)
-                one = merged.with_found(one.images, one.addresses, one.samples)
-            known[one.identity] = one
+            old = known.get(one.identity, one)
+            merged = replace(old, distance=max(old.distance, one.distance), reason=one.reason or old.reason)
+            known[one.identity] = merged.with_found(one.images, one.addresses, one.samples)
         return replace(self, tombstones=tuple(known.values()))
 
     def match(self, *, sample_id: str | None = None, url: str | None = None) -> Tombstone | None:
-        """Return the first tombstone that matches a single sample, or an image at an address; None if none does."""
-        key, host = (address_key(url), host_of(url)) if url else (None, None)
-        for one in self.tombstones:
-            if sample_id is not None and (sample_id in one.samples or (one.kind, one.value) == ("sample", sample_id)):
-                return one
-            if key is not None and (key in one.addresses or (one.kind == "url" and address_key(one.value) == key)):
-                return one
-            if host is not None and one.kind == "domain" and one.value in domains_of(host):
-                return one
-        return None
+        """Return the tombstone that matches a single sample, or an image at an address; None if none does."""
+        named = {"sample_id": sample_id, "url": url}
+        row = {name: text and text.encode(errors="replace").decode() for name, text in named.items()}
+        number = Matcher(self).numbers(pa.Table.from_pylist([row], pa.schema(dict.fromkeys(row, pa.string()))))[0]
+        return self.tombstones[number] if number >= 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +185,9 @@ def new_tombstone(
     reason: str | None = None,
     date: str | None = None,
 ) -> Tombstone:
-    """Return a tombstone with its value in canonical spelling.
+    """Return a tombstone with its value in canonical spelling. One that can match nothing, or far too much, is refused.
 
-    Raises:
-        SettingsError: the value is not valid for its kind, or the distance is out of range.
+    Only the distance of perceptual hashes counts.
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise SettingsError(
@@ -227,75 +205,54 @@ def new_tombstone(
 
 
 def _spelling(kind: str, value: str) -> str:
-    """Return the canonical spelling of a value.
-
-    Raises:
-        SettingsError: the value is not valid for its kind.
-    """
-    found = value.strip()
+    """Return the canonical spelling of a value; refuse one that can match nothing."""
+    found, spelled = value.strip(), None
     if kind == "domain":
-        return _domain(value)
-    if kind == "url":
-        if not is_web_url(found) or host_of(value) is None:
-            raise SettingsError(f"--url {value!r} is not a URL: it must start with http:// or https:// and name a host")
-        return canonical_url(value)
-    if kind == "sample":
-        if not all(found.partition(":")):
-            raise SettingsError(
-                f"--sample {value!r} is not a sample: its id must have the form SOURCE:ID, such as mscoco:391895"
-            )
-        return found
-    if not _PHASH.fullmatch(found.lower()):
-        raise SettingsError(f"--phash {value!r} is not a perceptual hash: it must have 16 hexadecimal digits")
-    return found.lower()
+        spelled = _domain(found.removeprefix("*."))
+    elif kind == "url" and is_web_url(found) and host_of(value) is not None:
+        spelled = canonical_url(value)
+    elif kind == "sample" and all(found.partition(":")):
+        spelled = found
+    elif kind == "phash" and _PHASH.fullmatch(found.lower()):
+        spelled = found.lower()
+    if spelled is None:
+        raise SettingsError(f"--{kind} {value!r} is not {_FORMS[kind]}")
+    return spelled
 
 
-def _domain(value: str) -> str:
-    """Return a host name in lower case and ASCII, without a leading `*.`, since a domain includes all its hosts.
-
-    Raises:
-        SettingsError: it is not a host name, or it is a public suffix.
-    """
+def _domain(name: str) -> str | None:
+    """Return a host name in lower case and ASCII, which includes all hosts below it; None if it is not a host name."""
     from publicsuffixlist import PublicSuffixList
 
-    name = value.strip().removeprefix("*.")
     host = host_of(f"http://{name}/")
     odd = set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set())
     is_name = host is not None and ":" not in host
     if host is None or odd or (is_name and not all(_LABEL.fullmatch(label) for label in host.split("."))):
-        raise SettingsError(f"--domain {value!r} is not a host name: give only the name, such as example.org")
+        return None
     is_number = domains_of(host) == [host] and "." in host
     if is_name and not is_number and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host):
-        raise SettingsError(
-            f"--domain {value!r} would remove the images of every host under it: name a single domain, such as "
-            "example.org"
-        )
+        raise SettingsError(f"--domain {name!r} would remove the images of every host under it: name a single domain")
     return host
 
 
 def read_tombstones(root: Path) -> Tombstones:
-    """Return the tombstones of a root; none if nothing was ever taken down.
-
-    Raises:
-        DamagedError: their file is damaged.
-        InputError: their file has another format.
-    """
-    path = root / TOMBSTONES_FILE
+    """Return the tombstones of a root; none if nothing was ever taken down."""
+    path, remedy = root / TOMBSTONES_FILE, "restore it from a copy; without it, removed images would come back"
     if not path.is_file():
         return Tombstones()
-    content = read_checksummed(path, remedy=_REMEDY)
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {content.get('format')}, but this version reads {FORMAT}. Use a newer version"
-        )
+    content = read_checksummed(path, remedy=remedy)
     try:
+        if content["format"] != FORMAT:
+            raise DamagedError(
+                f"{path} has format {content['format']}, but this version reads {FORMAT}: use a newer one"
+            )
         found = []
         for one in content["tombstones"]:
             lists = {name: tuple(one[name]) for name in ("datasets", "images", "addresses", "samples")}
             found.append(Tombstone(**{**one, **lists}))
         return Tombstones(tombstones=tuple(found), is_unfinished=bool(content["unfinished"]))
     except (KeyError, TypeError) as error:
-        raise DamagedError(f"{path} is damaged (it contains no tombstones): {_REMEDY}") from error
+        raise DamagedError(f"{path} is damaged (it contains no tombstones): {remedy}") from error
 
 
 def write_tombstones(root: Path, tombstones: Tombstones) -> None:
@@ -307,47 +264,36 @@ def write_tombstones(root: Path, tombstones: Tombstones) -> None:
 
 def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tombstone | None:
     """Return the tombstone that matches an id, an address or a hash, or one of the samples that it refers to."""
-    tombstones = read_tombstones(root)
-    identity = identity.strip()
-    named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
+    tombstones, identity = read_tombstones(root), identity.strip()
+    found = tombstones.match(**({"url": identity} if is_web_url(identity) else {"sample_id": identity}))
     hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
-    found = tombstones.match(**named) or next(hashed, None)
-    is_of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
-    return found or next((one for one in is_of_samples if one is not None), None)
+    of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
+    return found or next(hashed, None) or next(filter(None, of_samples), None)
 
 
 class Matcher:
-    """A lookup of tombstones, for comparison with tables.
+    """A lookup of tombstones, for comparison with tables; of several that match a row, the first counts."""
 
-    Args:
-        tombstones: in order; of several that match a row, the first counts.
-        besides: a lookup of the same tombstones when they knew fewer images, whose matches are known: only rows that
-            match otherwise, or another tombstone, are looked for.
-    """
-
-    def __init__(self, tombstones: Tombstones, *, besides: "Matcher | None" = None) -> None:
+    def __init__(self, tombstones: Tombstones) -> None:
         self.tombstones = tombstones
         values: dict[str, dict[str, int]] = {kind: {} for kind in (*KINDS, "image")}
         for number, one in enumerate(tombstones.tombstones):
-            values[one.kind].setdefault(one.value, number)
-        values["url"] = {address_key(url): number for url, number in values["url"].items()}
+            values[one.kind].setdefault(address_key(one.value) if one.kind == "url" else one.value, number)
         for number, one in enumerate(tombstones.tombstones):
             for kind, found in (("url", one.addresses), ("sample", one.samples), ("image", one.images)):
                 for name in found:
                     values[kind].setdefault(name, number)
-        self._values = values
-        if besides is not None:
-            values = {kind: dict(own.items() - besides._values[kind].items()) for kind, own in values.items()}
-        self._domains, self._samples, self._looks = values["domain"], values["sample"], values["phash"]
-        self._addresses, self._images = values["url"], values["image"]
+        self._addresses, self._domains = values["url"], values["domain"]
+        self._samples, self._looks, self._images = values["sample"], values["phash"], values["image"]
         self._address_hosts = {key.partition("-")[0] for key in self._addresses}
         self._of_host = lru_cache(maxsize=1 << 16)(self._by_host)  # files of a dataset name the same hosts
-        by_url = self.by_url if self._domains or self._addresses else None
         finders = {
-            "sample_id": self.by_sample if self._samples else None,
-            **dict.fromkeys(("url", "page_url", "final_url"), by_url),
-            "sha256": self.by_bytes if self._images else None,
-            "phash": self.by_look if self._looks else None,
+            "sample_id": partial(_by_text, numbers=self._samples) if self._samples else None,
+            **dict.fromkeys(
+                ("url", "page_url", "final_url"), self.by_url if self._domains or self._addresses else None
+            ),
+            "sha256": partial(_by_text, numbers=self._images) if self._images else None,
+            "phash": self._by_look if self._looks else None,
         }
         self._finders = {name: find for name, find in finders.items() if find is not None}
 
@@ -398,15 +344,12 @@ class Matcher:
         plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
         hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
         by_host = [self._of_host(name) for name in hosts.dictionary.to_pylist()]
-        domains: Numbers = np.full(len(column), -1, np.int64)
-        if any(number >= 0 for number, _ in by_host):
-            domains = _take(np.array([number for number, _ in by_host], np.int64), hosts.indices)
-        if any(is_near for _, is_near in by_host):
-            near = _take(np.array([is_near for _, is_near in by_host], np.int64), hosts.indices)
-            rows = np.flatnonzero(near == 1)
-            for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
-                domains[row] = self._addresses.get(address_key(url), -1)
-        return domains
+        found = _take(np.array([number for number, _ in by_host], np.int64), hosts.indices)
+        near = _take(np.array([is_near for _, is_near in by_host], np.int64), hosts.indices)
+        rows = np.flatnonzero(near == 1)
+        for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
+            found[row] = self._addresses.get(address_key(url), -1)
+        return found
 
     def _by_host(self, name: str) -> tuple[int, bool]:
         """Return the number of a tombstone that matches a host, else -1 and whether any matches an address there."""
@@ -414,23 +357,14 @@ class Matcher:
         number = next((self._domains[domain] for domain in domains_of(host) if domain in self._domains), -1)
         return number, number < 0 and host_key(host) in self._address_hosts
 
-    def by_sample(self, column: pa.Array) -> Numbers:
-        """Match by `sample_id`."""
-        return _by_text(column, self._samples)
-
-    def by_bytes(self, column: pa.Array) -> Numbers:
-        """Match by the sha256 of images that were found when tombstones were written."""
-        return _by_text(column, self._images)
-
-    def by_look(self, column: pa.Array) -> Numbers:
+    def _by_look(self, column: pa.Array) -> Numbers:
         """Match by perceptual hash, within the distance of each tombstone."""
         found: Numbers = np.full(len(column), -1, np.int64)
-        if self._looks:
-            rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
-            hashes = np.array([int(text, 16) for text in column.take(pa.array(rows)).to_pylist()], np.uint64)
-            for value, number in reversed(self._looks.items()):
-                bits = np.bitwise_count(hashes ^ np.uint64(int(value, 16)))
-                found[rows[bits <= self.tombstones.tombstones[number].distance]] = number
+        rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+        hashes = np.array([int(text, 16) for text in column.take(pa.array(rows)).to_pylist()], np.uint64)
+        for value, number in reversed(self._looks.items()):
+            bits = np.bitwise_count(hashes ^ np.uint64(int(value, 16)))
+            found[rows[bits <= self.tombstones.tombstones[number].distance]] = number
         return found
 
 

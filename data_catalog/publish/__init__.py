@@ -1,0 +1,1 @@
+"""Snapshots as they are published, and take-downs, which publish them again without what is forgotten."""
