@@ -185,7 +185,7 @@ def test_wikimedia_is_not_asked_without_a_contact(load: Any, tmp_path: Path) -> 
         open_inputs(load(text=WIT), tmp_path, {})
     recipe = load("fetch.contact=someone@example.org", text=WIT)
     assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"
-    assert recipe.fetch.limits().user_agent.endswith("someone@example.org")
+    assert recipe.fetch.full_user_agent.endswith("someone@example.org")
 
 
 def test_what_is_wrong_and_what_is_missing_is_told_at_once(load: Any, tmp_path: Path) -> None:
