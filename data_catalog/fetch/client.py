@@ -7,6 +7,7 @@ resolved a second time.
 import http
 import http.client
 import io
+import ipaddress
 import os
 import socket
 import ssl
@@ -77,17 +78,12 @@ class GuardedClient:
     ) -> "Response":
         """Send a GET request, and return an answer with a body or a redirect; else raise `FetchError`.
 
-        Args:
-            target: the URL, as `parse_url` returns it.
-            deadline: for reading the whole body; None: `deadline_s` from now.
-            before_connect: called after the look-up, right before the connection is made; it may wait or raise.
+        The deadline is that of the whole body. `before_connect` is called after the look-up; it may wait or raise.
         """
         config, deadline = self._config, deadline or Deadline(self._config.deadline_s)
-        look_up = partial(self._look_up, deadline)
+        look_up, allowed = partial(self._look_up, deadline), config.allow_loopback
         try:
-            addresses = checked_addresses(
-                target, allow_loopback=config.allow_loopback, resolver=look_up, ports=config.ports
-            )
+            addresses = checked_addresses(target, allow_loopback=allowed, resolver=look_up, ports=config.ports)
             before_connect()
             return self._request(target, addresses, deadline)
         except FetchError as error:
@@ -96,6 +92,9 @@ class GuardedClient:
 
     def _look_up(self, deadline: Deadline, host: str, port: int) -> Sequence[str]:
         """Resolve a name, or raise `TimeoutError` at the deadline: the system's resolver has no time-out."""
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
+            return self._resolver(host, port)  # an address needs no thread
         thread = ThreadPoolExecutor(1)
         try:
             return thread.submit(self._resolver, host, port).result(deadline.left())
@@ -147,12 +146,10 @@ class _TimedStream(io.RawIOBase):
         return True
 
     def sendall(self, data: bytes) -> None:
-        """Send all bytes."""
         self._raw.settimeout(self._deadline.wait_s(self._wait_s))
         self._raw.sendall(data)
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes into a buffer."""
         self._raw.settimeout(self._deadline.wait_s(self._wait_s))
         count = self._raw.recv_into(buffer)
         if self.head_bytes is not None:
@@ -162,7 +159,6 @@ class _TimedStream(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close the socket."""
         self._raw.close()
         super().close()
 
@@ -255,9 +251,7 @@ class Response(http.client.HTTPResponse):
     def failure(self, reason: str, detail: str | None = None) -> FetchError:
         """Return a failure with the facts of the answer."""
         wait_s = retry_after_s(self.headers.get("Retry-After"))
-        error = FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s)
-        error.url = self.url
-        return error
+        return FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s, url=self.url)
 
 
 def failure_of(error: OSError | http.client.HTTPException) -> FetchError:

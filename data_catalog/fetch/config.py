@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from urllib.parse import urlsplit
 
 from data_catalog.errors import SettingsError
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS
+from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS, fetchable_url, parse_url
 from data_catalog.images.formats import MAX_IMAGE_BYTES
 from data_catalog.settings import HOW, how, require_between, require_values
 
@@ -191,9 +189,6 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 
 def main_host(urls: Collection[str], config: FetchConfig) -> str | None:
     """Return the host, or group of hosts, that at least half of a shard's URLs are on; None if there is none."""
-    named, hosts = config.named_limits, Counter[str]()
-    for url in urls:
-        with suppress(ValueError):  # it is not a URL
-            if host := urlsplit(url).hostname:
-                hosts[group_of(host, named)] += 1
+    named = config.named_limits
+    hosts = Counter(group_of(parse_url(url).host, named) for url in urls if fetchable_url(url))
     return next((group for group, count in hosts.most_common(1) if 2 * count >= len(urls)), None)

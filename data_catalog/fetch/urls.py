@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -31,22 +31,19 @@ _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*(?<!-)\.?")
 
 
+@dataclass(eq=False)
 class FetchError(PipelineError):
     """A failure to fetch an image. Equal causes have an equal `detail`; None if the reason says everything."""
 
+    reason: str
+    detail: str | None = None
+    _: KW_ONLY
+    http_status: int | None = None
+    retry_after_s: float | None = None  # the wait that the server asks for
     url: str | None = None  # of the last request, set by the code that made it
 
-    def __init__(
-        self,
-        reason: str,
-        detail: str | None = None,
-        *,
-        http_status: int | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
-        self.http_status, self.retry_after_s = http_status, retry_after_s  # of the answer, if one came
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +163,6 @@ def is_public(address: Address) -> bool:
     return address.is_global
 
 
-def is_loopback(address: Address) -> bool:
-    """Return whether an address is in 127.0.0.0/8 or ::1, or in their IPv4-mapped form."""
-    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (inner or address).is_loopback
-
-
 def checked_addresses(
     target: Target, *, allow_loopback: bool, resolver: Resolver = resolve, ports: Collection[int] = USUAL_PORTS
 ) -> list[str]:
@@ -191,7 +182,7 @@ def checked_addresses(
     if not addresses:
         raise FetchError("dns", f"no address for {target.host}")
     for address in addresses:
-        if allow_loopback and is_loopback(address):
+        if allow_loopback and (getattr(address, "ipv4_mapped", None) or address).is_loopback:
             continue
         if not is_public(address):
             raise FetchError("private_address", str(address))
