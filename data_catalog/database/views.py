@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_catalog.database.connections import SHARDS, sql_type
-from data_catalog.fetch.reasons import FETCH_REASONS
+from data_catalog.fetch.reasons import RETRYABLE
 from data_catalog.schema import CAPTION_COLUMNS, OUTCOME_COLUMNS, PAIR_COLUMNS
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
 
@@ -223,7 +223,7 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "rejects": REJECTS,
         "images": IMAGES.replace("STEPS", _step_order(snapshots))
         .replace("SPLITS", str(list(SPLITS)))
-        .replace("RETRYABLE", ", ".join(literal(name) for name, found in FETCH_REASONS.items() if found.retryable)),
+        .replace("RETRYABLE", ", ".join(map(literal, sorted(RETRYABLE)))),
         "funnel": FUNNEL.replace("STEPS", _values(STEP_COLUMNS, snapshots, _steps)),
         "drop_reasons": DROP_REASONS,
         "leaks": LEAKS,

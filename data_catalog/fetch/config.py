@@ -2,14 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from urllib.parse import urlsplit
 
 from data_catalog.errors import SettingsError
-from data_catalog.fetch.client import Limits
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.urls import USUAL_PORTS, check_width
+from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS, fetchable_url, parse_url
 from data_catalog.images.formats import MAX_IMAGE_BYTES
 from data_catalog.settings import HOW, how, require_between, require_values
 
@@ -40,7 +37,7 @@ class HostLimits:
     """Maximum requests per second, as `host_requests_per_s`."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError`, naming the field, if a value is out of range."""
+        """Refuse values out of range."""
         if self.concurrency is not None:
             require_between("fetch.hosts.*.concurrency", self.concurrency, 1, 256)
         if self.requests_per_s is not None:
@@ -134,7 +131,7 @@ class FetchConfig:
     fetches originals."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError`, naming the field, if a value is out of range."""
+        """Refuse values out of range."""
         for name, (low, high) in _BOUNDS.items():
             require_between(f"fetch.{name}", getattr(self, name), low, high)
         for host in self.hosts:
@@ -142,7 +139,8 @@ class FetchConfig:
                 raise SettingsError(f"fetch.hosts names {host!r}, but needs a host or domain such as example.org")
         distributors = ("multiprocessing", "pyspark", "ray")
         require_values("fetch", self, "processes", engine=(POLITE, IMG2DATASET), distributor=distributors)
-        check_width(self.wikimedia_width)
+        if self.wikimedia_width not in (0, *WIDTHS):
+            raise SettingsError(f"fetch.wikimedia_width must be 0 or one of {WIDTHS}, got {self.wikimedia_width}")
         for port in self.ports:
             require_between("fetch.ports", port, 1, 65535)
         for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
@@ -167,16 +165,10 @@ class FetchConfig:
         """Return the limits of hosts that are not in `named_limits`."""
         return HostPace(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
 
-    def limits(self) -> Limits:
-        """Return the limits for the HTTP client."""
-        return Limits(
-            timeout_s=self.timeout_s,
-            deadline_s=self.deadline_s,
-            max_bytes=self.max_bytes,
-            user_agent=f"{self.user_agent} {self.contact}" if self.contact else self.user_agent,
-            allow_loopback=self.allow_loopback,
-            ports=self.ports,
-        )
+    @property
+    def full_user_agent(self) -> str:
+        """Return the User-Agent header."""
+        return f"{self.user_agent} {self.contact}" if self.contact else self.user_agent
 
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -197,9 +189,6 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 
 def main_host(urls: Collection[str], config: FetchConfig) -> str | None:
     """Return the host, or group of hosts, that at least half of a shard's URLs are on; None if there is none."""
-    named, hosts = config.named_limits, Counter[str]()
-    for url in urls:
-        with suppress(ValueError):  # it is not a URL
-            if host := urlsplit(url).hostname:
-                hosts[group_of(host, named)] += 1
+    named = config.named_limits
+    hosts = Counter(group_of(parse_url(url).host, named) for url in urls if fetchable_url(url))
     return next((group for group, count in hosts.most_common(1) if 2 * count >= len(urls)), None)

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from data_catalog.errors import SettingsError
+from data_catalog.settings import require_values
 
 # The drafts of the IETF's working group AIPREF that this module implements, both of 19 August 2026: how a statement of
 # preference is attached to a file, and its vocabulary. Read their newest versions before you change a label.
@@ -18,10 +19,7 @@ ATTACH_DRAFT = "draft-ietf-aipref-attach-05"
 VOCAB_DRAFT = "draft-ietf-aipref-vocab-07"
 DRAFTS = f"{ATTACH_DRAFT}, {VOCAB_DRAFT}"
 
-ROBOTS_TXT = "robots.txt"
-ROBOTS_TAG = "x-robots-tag"
-TDM_RESERVATION = "tdm-reservation"
-HEADER = "header"
+ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, HEADER = "robots.txt", "x-robots-tag", "tdm-reservation", "header"
 
 # Labels of the vocabulary that forbid our use if their value is "n". The categories of the newest draft do not overlap,
 # so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
@@ -34,9 +32,7 @@ SIGNALS = (ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, *LABELS)
 
 # Longer statements are ignored: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
-_LONGEST_RECORD = 1000
-_MOST_RECORDS = 10
-_LONGEST_DETAIL = 200
+_LONGEST_RECORD, _MOST_RECORDS, _LONGEST_DETAIL = 1000, 10, 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +45,7 @@ class ConsentConfig:
 
     def __post_init__(self) -> None:
         """Refuse an unknown signal. Sort the names, so that their order changes no key."""
-        for name in self.ignore:
-            if name not in SIGNALS:
-                raise SettingsError(
-                    f"consent.ignore names an unknown signal {name!r}. The signals are {', '.join(SIGNALS)}"
-                )
+        require_values("consent", self, "", ignore=SIGNALS)
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def respects(self, signal: str) -> bool:
@@ -63,50 +55,35 @@ class ConsentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """A Content-Usage statement.
+    """A Content-Usage statement."""
 
-    Args:
-        value: as sent by the server, at most 1000 characters.
-        where: `HEADER` or `ROBOTS_TXT`.
-        denied: the `LABELS` whose value is "n".
-        draft: that was used to parse it.
-    """
-
-    value: str
-    where: str
-    denied: tuple[str, ...]
-    draft: str = DRAFTS
+    value: str  # as sent by the server, at most 1000 characters
+    where: str  # `HEADER` or `ROBOTS_TXT`
+    denied: tuple[str, ...]  # the `LABELS` whose value is "n"
+    draft: str = DRAFTS  # that was used to parse it
 
 
 def _usage(text: str, where: str) -> Usage:
     """Return a statement with the labels that it denies; none if it can't be parsed, as the draft requires."""
     from http_sf import StructuredFieldError, Token, parse
 
-    denied = []
+    values: dict[str, object] = {}
     if len(text) <= _LONGEST_STATEMENT:
         with suppress(StructuredFieldError):
-            dictionary = parse(text.encode("utf-8", "surrogatepass"), tltype="dictionary")
-            assert isinstance(dictionary, dict)
-            for name in LABELS:
-                member = dictionary.get(name)
-                value = member[0] if isinstance(member, tuple) else None  # the rest are parameters, without a meaning
-                if isinstance(value, Token) and str(value) == "n":  # a quoted string has no meaning
-                    denied.append(name)
+            members: Any = parse(text.encode("utf-8", "surrogatepass"), tltype="dictionary")
+            values = {name: value for name, (value, _) in members.items()}  # parameters have no meaning
+    # A quoted string has no meaning, either.
+    denied = [name for name in LABELS if isinstance(values.get(name), Token) and values[name] == "n"]
     return Usage(value=text[:_LONGEST_RECORD], where=where, denied=tuple(denied))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptOutSignals:
-    """The opt-out signals of one answer.
+    """The opt-out signals of one answer."""
 
-    Args:
-        robots_tags: the values of all X-Robots-Tag headers, then those of TDM-Reservation, each as
-            "tdm-reservation: VALUE".
-        usages: Content-Usage statements; those that deny a label come first.
-    """
-
+    # The values of all X-Robots-Tag headers, then those of TDM-Reservation, each as "tdm-reservation: VALUE".
     robots_tags: tuple[str, ...] = ()
-    usages: tuple[Usage, ...] = ()
+    usages: tuple[Usage, ...] = ()  # those that deny a label come first
 
     def refusal(self, config: ConsentConfig, robot: str) -> tuple[str, str] | None:
         """Return the drop reason and detail if a signal forbids the use of the file, else None.
@@ -180,36 +157,35 @@ class RobotsTxt:
         lines = _own_lines(body, robot.lower())
         # Only our own group is parsed. Protego stores each rule for each robot: a file with thousands of both would
         # fill the memory.
-        self._rules = Protego.parse("\n".join(["User-agent: *", *lines]))
-        self._usages = _usage_rules(lines)
+        rules = Protego.parse("\n".join(["User-agent: *", *lines]))
+        self._can_fetch = rules.can_fetch
+        self.crawl_delay = rules.crawl_delay("*") or 0.0  # in seconds; 0 if there is none
+        # Statements by pattern in normal form: a prefix in which "*" matches anything, and a final "$" the end.
+        self._usages: dict[str, list[Usage]] = {}
+        for found in filter(None, map(_USAGE_RULE.fullmatch, lines)):
+            path, end, statement = found.groups(default="")
+            pattern = re.sub(r"\*+", "*", _normal(path, "/%*")) + end
+            usages = self._usages.setdefault(pattern, [])
+            if statement:  # a pattern without one cancels those of shorter patterns
+                usages.append(_usage(statement, ROBOTS_TXT))
 
     def allows(self, url: str) -> bool:
         """Return whether the URL may be fetched."""
-        return self._rules.can_fetch(url, "*")
-
-    @property
-    def crawl_delay(self) -> float:
-        """Return the Crawl-delay in seconds; 0 if there is none."""
-        return self._rules.crawl_delay("*") or 0.0
+        return self._can_fetch(url, "*")
 
     def content_usage(self, path: str) -> tuple[Usage, ...]:
         """Return the Content-Usage statements for a path with its query, as it is requested.
 
-        They come from the rule with the longest matching pattern. All rules with patterns of that length count: the
-        draft applies each of them, and the most restrictive wins.
+        They come from the rules with the longest matching patterns: the draft applies each of them.
         """
-        path = _normal(path, _SAFE_IN_PATH)
-        found: dict[Usage, None] = {}
-        longest = 0
-        for pattern, usages in self._usages.items():
-            if len(pattern) < longest:
-                break
-            if _matches(pattern, path):
-                longest = len(pattern)
-                found |= dict.fromkeys(usages)
-        return tuple(found)
+        path = _normal(path, "/%")
+        matching = [pattern for pattern in self._usages if _matches(pattern, path)]
+        longest = max(map(len, matching), default=0)
+        found = [usage for pattern in matching if len(pattern) == longest for usage in self._usages[pattern]]
+        return tuple(dict.fromkeys(found))
 
 
+_USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*?)(\$?)(?:[ \t]+|$))?(.*)", re.IGNORECASE | re.ASCII)
 # Protego accepts all these spellings, so we do, too. Comments are removed before.
 _WORDS = r"(?!\S)([^:]*(?::\S.*)?)$"  # the rest of a line whose key has no colon
 _AGENT_LINE = re.compile(rf"user[- ]?agent\s*:(.*)|(?:user-?agent|user\s+agent){_WORDS}", re.DOTALL)
@@ -252,24 +228,6 @@ def _product_token(name: str) -> str:
     return found[0] if found else name
 
 
-_USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*)[ \t]*)?(.*)", re.IGNORECASE | re.ASCII)
-
-
-def _usage_rules(lines: Iterable[str]) -> dict[str, list[Usage]]:
-    """Return the Content-Usage statements of a group by pattern in normal form, longest pattern first.
-
-    A pattern (RFC 9309) is a prefix in which "*" matches any characters, and a final "$" the end of the path.
-    """
-    rules: dict[str, list[Usage]] = {}
-    for found in filter(None, map(_USAGE_RULE.fullmatch, lines)):
-        text = found[1] or ""
-        normal = re.sub(r"\*+", "*", _normal(text.removesuffix("$"), _SAFE_IN_PATTERN))
-        usages = rules.setdefault(f"{normal}$" if text.endswith("$") else normal, [])
-        if found[2]:  # a pattern without a statement cancels those of shorter patterns
-            usages.append(_usage(found[2], ROBOTS_TXT))
-    return dict(sorted(rules.items(), key=lambda rule: -len(rule[0])))
-
-
 def _matches(pattern: str, path: str) -> bool:
     """Return whether a pattern in normal form matches a path. A regular expression could take exponential time."""
     first, *others = (pattern.removesuffix("$") if pattern.endswith("$") else f"{pattern}*").split("*")
@@ -289,8 +247,6 @@ def _matches(pattern: str, path: str) -> bool:
 
 # Escapes of characters with another meaning: a separator, a wildcard, the start of an escape.
 _SPECIAL = re.compile(rb"%(2[5AF])", re.IGNORECASE)
-_SAFE_IN_PATH = "/%"
-_SAFE_IN_PATTERN = "/%*"
 
 
 def _normal(path: str, safe: str) -> str:

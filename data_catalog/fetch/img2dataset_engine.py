@@ -1,6 +1,6 @@
 """Fetching with img2dataset, by its public `download`: for millions of images on many hosts, and on Spark or Ray.
 
-`python -m data_catalog.fetch.img2dataset_engine OPTIONS` calls it in a process of its own. Its outcomes become a
+`python -m data_catalog.fetch.img2dataset_engine SOCKET OPTIONS` calls it in a process of its own. Its outcomes become a
 journal; originals are kept as they came, and normalised as those of our own fetching process.
 """
 
@@ -9,19 +9,20 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.child_process import ChildProcess
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TAG
@@ -30,7 +31,6 @@ from data_catalog.fetch.owner import Owners, Task
 from data_catalog.fetch.reasons import http_reason
 
 _RESULT = "jpg"  # its column of bytes, which may have any format
-_TAIL = 2000
 _HTTP_ERROR = re.compile(r"HTTP Error (\d{3})")
 # Its messages are those of Python's urllib.
 _REASONS = {
@@ -53,12 +53,12 @@ class Img2dataset(Owners):
 
     def __init__(self) -> None:
         super().__init__()
-        self._children: set[subprocess.Popen[bytes]] = set()
+        self._children: set[ChildProcess] = set()
 
     def close(self) -> None:
         """Kill what runs."""
         for child in [*self._children]:
-            _kill(child)
+            child.kill()
 
     def run(self, task: Task) -> None:
         """Fetch URLs into a new journal."""
@@ -68,41 +68,24 @@ class Img2dataset(Owners):
             folder = Path(scratch)
             pq.write_table(pa.table({"url": pa.array(task.urls, pa.string())}), folder / "urls.parquet")
             options = json.dumps(_options(folder, len(task.urls), task.config))
-            command = [sys.executable, "-P", "-m", "data_catalog.fetch.img2dataset_engine", options]
-            with (
-                (folder / "log").open("w+b") as log,
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-                ) as child,
-            ):
+            with closing(ChildProcess(__name__, options)) as child:
                 self._children.add(child)
                 try:
-                    child.wait()
+                    child.socket.poll(None)  # until it ends
                 finally:
-                    _kill(child)
                     self._children.discard(child)
-                if child.returncode:
-                    said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-_TAIL:]
-                    raise InputError(f"img2dataset ended with status {child.returncode}: {said}")
+                if (ended := child.cause_of_death()) != "exit status 0":
+                    raise InputError(f"img2dataset ended with {ended}: {child.printed()}")
             with closing(Journal(task.journal)) as journal:
-                _record(task, _rows(folder / "out"), journal)
-
-
-def _kill(child: "subprocess.Popen[bytes]") -> None:
-    """Kill a process with its own ones."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _record(task: Task, rows: Iterator[dict[str, Any]], journal: Journal) -> None:
-    left = dict.fromkeys(task.urls)
-    for row in rows:
-        if row["url"] in left:
-            del left[row["url"]]
-            outcome = outcome_of(row, task.config)
-            journal.append({"url": row["url"], **outcome}, None if outcome["reason"] else BytesIO(row[_RESULT]))
-    for url in left:  # rows in = rows out, whatever it loses
-        journal.append({"url": url, "reason": "fetch_lost", "detail": "img2dataset returned no outcome"})
+                left = dict.fromkeys(task.urls)
+                for row in _rows(folder / "out"):
+                    if row["url"] in left:
+                        del left[row["url"]]
+                        outcome = outcome_of(row, task.config)
+                        body = None if outcome["reason"] else BytesIO(row[_RESULT])
+                        journal.append({"url": row["url"], **outcome}, body)
+                for url in left:  # rows in = rows out, whatever it loses
+                    journal.append({"url": url, "reason": "fetch_lost", "detail": "img2dataset returned no outcome"})
 
 
 def _options(folder: Path, num_urls: int, config: FetchConfig) -> dict[str, Any]:
@@ -153,17 +136,18 @@ def outcome_of(row: Mapping[str, Any], config: FetchConfig) -> dict[str, Any]:
     return {"reason": reason, "detail": detail, "http_status": status}
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # `sys.stdin` could not be closed at the end of this process
+def _end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv()
     os.killpg(0, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:
-    """Call `download` with the options, and end with the parent, whose pipe is the standard input."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Call `download` with the options, and end with the parent, whose socket is given."""
+    threading.Thread(target=_end_with, args=(Connection(int(arguments[0])),), daemon=True).start()
     from img2dataset import download
 
-    options = json.loads(arguments[0])
+    options = json.loads(arguments[1])
     if options["distributor"] == "pyspark":
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         from pyspark.sql import SparkSession

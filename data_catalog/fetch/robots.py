@@ -20,12 +20,8 @@ HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address"
 _MAX_BYTES = 512 * 1024
 _RULES_AGE_S = 24 * 3600.0
 _FAILURE_AGE_S = 60.0
-# Parsed rules take about thirty times the memory of their text.
-_TEXT_IN_MEMORY = 4 * 1024 * 1024
-# Smallest size that an origin's rules are counted with, in bytes of text.
-_LEAST_TEXT = 500
-# Some servers announce gzip and send plain text.
-_PLAIN_CODINGS = ("", "identity", *GZIP_CODINGS)
+# Parsed rules take about thirty times the memory of their text. Those of an origin count as at least `_LEAST_TEXT`.
+_TEXT_IN_MEMORY, _LEAST_TEXT = 4 * 1024 * 1024, 500
 
 
 @dataclass(slots=True, eq=False)
@@ -101,8 +97,7 @@ class Robots:
         if error.reason in HOST_FAILURES or error.retry_after_s is not None:
             age_s = 0.0  # a retry tries to reach the host itself; or the host is paused
         if error.reason not in HOST_FAILURES:
-            status, wait_s = error.http_status, error.retry_after_s
-            error = FetchError("robots_unreachable", str(error), http_status=status, retry_after_s=wait_s)
+            error = replace(error, reason="robots_unreachable", detail=str(error))
         self._remember(origin, _Known(error, time.monotonic() + age_s, failures=failures + 1))
         return error
 
@@ -117,14 +112,13 @@ class Robots:
 def robots_text(response: Response) -> str:
     """Return the start of a robots.txt, which some servers compress unasked; its rules would be missed otherwise."""
     body = response.read_start(_MAX_BYTES)
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
     if body.startswith(GZIP):
         try:
             body = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, _MAX_BYTES)
         except zlib.error as error:
             raise FetchError("not_http", "damaged gzip") from error
-    elif coding not in _PLAIN_CODINGS:
-        raise FetchError("not_http", f"Content-Encoding: {coding[:20]}")
+    elif response.coding not in ("", "identity", *GZIP_CODINGS):  # some announce gzip and send plain text
+        raise FetchError("not_http", f"Content-Encoding: {response.coding[:20]}")
     return body.decode("utf-8-sig", "replace")
 
 

@@ -8,11 +8,11 @@ import re
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import PipelineError
 from data_catalog.sources.urls import ascii_name
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,27 +31,19 @@ _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*(?<!-)\.?")
 
 
+@dataclass(eq=False)
 class FetchError(PipelineError):
-    """A failure to fetch an image, with its drop reason and the status of the answer.
+    """A failure to fetch an image. Equal causes have an equal `detail`; None if the reason says everything."""
 
-    `detail` is equal in all runs for equal causes; None if the reason says everything. `retry_after_s` is the wait that
-    the server asks for.
-    """
+    reason: str
+    detail: str | None = None
+    _: KW_ONLY
+    http_status: int | None = None
+    retry_after_s: float | None = None  # the wait that the server asks for
+    url: str | None = None  # of the last request, set by the code that made it
 
-    def __init__(
-        self,
-        reason: str,
-        detail: str | None = None,
-        *,
-        http_status: int | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-        self.http_status = http_status
-        self.retry_after_s = retry_after_s
-        self.url: str | None = None  # of the last request, set by the code that made it
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,27 +79,27 @@ def fetchable_url(url: str | None) -> str | None:
 @lru_cache(maxsize=4096)  # each URL is parsed several times during its fetch
 def parse_url(url: str | None) -> Target:
     """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form."""
-    if url is None or not url.strip():
+    text = (url or "").strip()
+    if not text:
         raise FetchError("bad_url", "empty")
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
+    if not parts.scheme:
+        raise FetchError("bad_url", "no scheme")
     if parts.scheme not in DEFAULT_PORTS:
-        raise FetchError("scheme", parts.scheme[:20]) if parts.scheme else FetchError("bad_url", "no scheme")
+        raise FetchError("scheme", parts.scheme[:20])
     if "@" in parts.netloc:
         raise FetchError("userinfo")
-    query = f"?{_escape(parts.query, _QUERY_SAFE)}" if parts.query else ""
-    path = (_escape(parts.path, _PATH_SAFE) or "/") + query
+    path = _escape(parts.path, _PATH_SAFE) or "/"
+    if parts.query:
+        path += f"?{_escape(parts.query, _QUERY_SAFE)}"
     if len(path) > LONGEST_PATH:
         raise FetchError("bad_url", "too long")
-    return Target(
-        scheme=parts.scheme,
-        host=_ascii_host(parts.hostname),
-        port=DEFAULT_PORTS[parts.scheme] if port is None else port,
-        path=path,
-    )
+    port = DEFAULT_PORTS[parts.scheme] if port is None else port
+    return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname), port=port, path=path)
 
 
 def redirect_target(target: Target, location: str) -> Target:
@@ -143,8 +135,12 @@ def _ascii_host(host: str | None) -> str:
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of IPv4-only hosts, as IPv6-only networks see them
-# Some versions of Python take these for public: 6to4 relays, the dummy address of IPv4, documentation.
-_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.8/32", "3fff::/20")))
+# Some versions of Python take these for public: 6to4 relays, the dummy address of IPv4, documentation, site-local
+# addresses, and the obsolete tunnels 6to4 and Teredo.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in ("192.88.99.0/24", "192.0.0.8/32", "3fff::/20", "fec0::/10", "2002::/16", "2001::/32")
+]
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -156,25 +152,15 @@ def resolve(host: str, port: int) -> list[str]:
 def is_public(address: Address) -> bool:
     """Return whether an address is globally routable unicast; an IPv4 address inside an IPv6 address must be, too."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
         if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        # 6to4 and Teredo are obsolete, and Python's versions treat them differently.
-        tunnel = address.sixtofour is not None or address.teredo is not None
-        if address.is_site_local or address.scope_id is not None or tunnel:
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.scope_id is not None:
             return False
-    if any(address in network for network in _NOT_PUBLIC):
+    if address.is_multicast or address.is_reserved or any(address in network for network in _NOT_PUBLIC):
         return False
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-
-
-def is_loopback(address: Address) -> bool:
-    """Return whether an address is in 127.0.0.0/8 or ::1, or in their IPv4-mapped form."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    return address.is_global
 
 
 def checked_addresses(
@@ -191,12 +177,12 @@ def checked_addresses(
         addresses = [ipaddress.ip_address(name) for name in resolver(target.host, target.port)]
     except TimeoutError as error:
         raise FetchError("dns", f"no answer about {target.host} in time") from error
-    except (OSError, ValueError) as error:  # UnicodeError, of over-long labels, is a ValueError
-        raise FetchError("dns", f"no address for {target.host}") from error
+    except (OSError, ValueError):  # UnicodeError, of over-long labels, is a ValueError
+        addresses = []
     if not addresses:
         raise FetchError("dns", f"no address for {target.host}")
     for address in addresses:
-        if allow_loopback and is_loopback(address):
+        if allow_loopback and (getattr(address, "ipv4_mapped", None) or address).is_loopback:
             continue
         if not is_public(address):
             raise FetchError("private_address", str(address))
@@ -210,20 +196,12 @@ WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 
 # /wikipedia/<project>/<h>/<hh>/<name> is an original, /wikipedia/<project>/thumb/<h>/<hh>/<name>/<width>px-... is not.
 _ORIGINAL = re.compile(
-    r"(https?://upload\.wikimedia\.org/wikipedia/[\w-]+)/([0-9a-f]/[0-9a-f]{2}/([^/?]+\.(?:jpe?g|png|webp|svg|tiff?)))",
+    r"(https?://upload\.wikimedia\.org/wikipedia/[\w-]+)"
+    r"/([0-9a-f]/[0-9a-f]{2}/([^/?]+(\.(?:jpe?g|png|webp|svg|tiff?))))",
     re.IGNORECASE,
 )
 # Originals with longer names have a thumbnail whose name is "thumbnail".
 _LONGEST_NAME_BYTES = 165
-
-
-def check_width(width: int) -> None:
-    """Refuse a width of which Wikimedia serves no thumbnails, other than 0 (originals)."""
-    if width and width not in WIDTHS:
-        served = ", ".join(map(str, WIDTHS))
-        raise SettingsError(
-            f"fetch.wikimedia_width must be 0 (originals) or a width that Wikimedia serves ({served}), got {width}"
-        )
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
@@ -234,11 +212,10 @@ def thumbnail_url(url: str, width: int) -> str | None:
     found = _ORIGINAL.fullmatch(url)
     if found is None or not width:
         return None
-    base, place, name = found.groups()
-    short = name if len(unquote(name)) <= _LONGEST_NAME_BYTES else "thumbnail" + name[name.rindex(".") :]
-    # Thumbnails of drawings and TIFFs have another format.
-    extension = name.rpartition(".")[2].lower()
-    prefix, suffix = ("lossy-page1-", ".jpg") if extension in ("tif", "tiff") else ("", "")
-    if extension == "svg":
-        suffix = ".png"
-    return f"{base}/thumb/{place}/{prefix}{width}px-{short}{suffix}"
+    base, place, name, suffix = found.groups()
+    if len(unquote(name)) > _LONGEST_NAME_BYTES:
+        name = f"thumbnail{suffix}"
+    kind = suffix.lower()
+    page = "lossy-page1-" if kind in (".tif", ".tiff") else ""
+    other_format = ".jpg" if page else ".png" if kind == ".svg" else ""
+    return f"{base}/thumb/{place}/{page}{width}px-{name}{other_format}"

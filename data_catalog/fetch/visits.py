@@ -114,7 +114,7 @@ class Fetcher:
     ) -> None:
         self.frontier = Frontier(config.named_limits, config.default_limits, config.max_wait_s)
         self._config, self._store, self._fail, self._permit = config, store, fail, permit
-        self._client = client or GuardedClient(config.limits())
+        self._client = client or GuardedClient(config)
         self._robots = Robots(config, store, self.frontier) if config.consent.respects(ROBOTS_TXT) else None
         self._lock = threading.Lock()  # of the counters of jobs
         self._under_way: dict[int, float] = {}  # by thread: since when

@@ -17,7 +17,7 @@ from data_catalog.database.views import COLUMNS, VIEWS
 from data_catalog.drop_reasons import Reason
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
-from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS, is_retryable
 from data_catalog.language_pack import ChangeWords, LanguagePack, RoleWords
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.settings import FILE
@@ -180,7 +180,7 @@ def reasons_of_images(_: str) -> list[str]:
         assert reasons
         http: dict[str, list[str]] = {}  # reasons that are an HTTP status and nothing else, by whether they are retried
         for name, reason in reasons.items():
-            retried = "yes" if getattr(reason, "retryable", False) else ""
+            retried = "yes" if is_retryable(name) else ""
             if re.fullmatch(r"http_\d{3}", name):
                 http.setdefault(retried, []).append(f"`{name}`")
             else:

@@ -79,7 +79,7 @@ def test_defaults_and_overrides_with_their_types(load: Any, tmp_path: Path) -> N
         (["split.val=nan"], r"split\.val must be a finite number, got nan"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
-        (["consent.ignore=noai"], r"consent\.ignore names an unknown signal 'noai'\. The signals are .*train-ai"),
+        (["consent.ignore=noai"], r"consent\.ignore has an unknown name 'noai': use .*train-ai"),
         (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': use one of .*pairs"),
@@ -185,7 +185,7 @@ def test_wikimedia_is_not_asked_without_a_contact(load: Any, tmp_path: Path) -> 
         open_inputs(load(text=WIT), tmp_path, {})
     recipe = load("fetch.contact=someone@example.org", text=WIT)
     assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"
-    assert recipe.fetch.limits().user_agent.endswith("someone@example.org")
+    assert recipe.fetch.full_user_agent.endswith("someone@example.org")
 
 
 def test_what_is_wrong_and_what_is_missing_is_told_at_once(load: Any, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def usages(body: str, path: str = "/a.jpg", robot: str = "vernaclip") -> list[st
 
 def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
     known = "robots.txt, x-robots-tag, tdm-reservation, train-ai"
-    with pytest.raises(SettingsError, match=rf"consent\.ignore .* unknown signal 'Robots\.txt'.* {known}"):
+    with pytest.raises(SettingsError, match=rf"consent\.ignore .* unknown name 'Robots\.txt'.* {known}"):
         ConsentConfig(ignore=("Robots.txt",))
     assert ", ".join(SIGNALS) == known
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")

@@ -84,7 +84,7 @@ class Client(GuardedClient):
     """A client of that server. `trips` are raised in place of an answer, in turn, by URL."""
 
     def __init__(self, web: Web, config: FetchConfig) -> None:
-        super().__init__(config.limits())
+        super().__init__(config)
         self.web = web
         self.trips: dict[str, list[Exception]] = {}
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_catalog.fetch.client import GuardedClient, Limits, retry_after_s
+from data_catalog.fetch.client import GuardedClient, retry_after_s
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.reasons import FETCH_REASONS
 from data_catalog.fetch.urls import FetchError, parse_url, thumbnail_url
 from data_catalog.fetch.visits import is_placeholder
 
 CAP = 1000
-LIMITS = Limits(timeout_s=5, deadline_s=5, max_bytes=CAP, user_agent="probe/1", allow_loopback=True)
+LIMITS = FetchConfig(timeout_s=5, deadline_s=5, max_bytes=CAP, allow_loopback=True)
 
 
 def read(url: str, **options: Any) -> bytes:

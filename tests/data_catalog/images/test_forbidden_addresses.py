@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.fetch import urls
-from data_catalog.fetch.client import GuardedClient, Limits
+from data_catalog.fetch.client import GuardedClient
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.urls import FetchError, checked_addresses, parse_url, redirect_target
 from data_catalog.sources.urls import host_of
@@ -108,7 +108,7 @@ def client(ports: Collection[int]) -> GuardedClient:
     def resolver(host: str, port: int) -> Sequence[str]:
         return NAMES.get(host) or urls.resolve(host, port)
 
-    limits = Limits(timeout_s=1.0, deadline_s=2.0, max_bytes=1000, user_agent="probe/1", ports=ports)
+    limits = FetchConfig(timeout_s=1.0, deadline_s=2.0, max_bytes=1000, ports=tuple(ports))
     return GuardedClient(limits, resolver=resolver)
 
 

@@ -36,7 +36,7 @@ def test_rows_of_img2dataset_are_ours(
 @pytest.mark.slower
 def test_what_img2dataset_says_when_it_fails_is_the_error(fetch: Any, quick: FetchConfig) -> None:
     config = replace(quick, engine="img2dataset", distributor="pyspark")
-    with pytest.raises(InputError, match=r"(?s)img2dataset ended with status 1: .*pyspark"):
+    with pytest.raises(InputError, match=r"(?s)img2dataset ended with exit status 1: .*pyspark"):
         fetch("http://127.0.0.1:9/", config=config)
 
 
