@@ -81,15 +81,7 @@ def require_values(
 ) -> None:
     """Refuse settings of a section that are no number of that sign, or not among their choices.
 
-    Args:
-        section: name of the section; empty for settings without one.
-        config: its settings.
-        positive: names of the numbers that must be positive, separated by blanks.
-        not_negative: names of those that must not be negative.
-        choices: allowed texts by name, also for each item of a tuple; empty ones are not listed in the error.
-
-    Raises:
-        SettingsError: there is such a setting; the text names it.
+    Names of numbers are separated by blanks; a choice counts for each item of a tuple, and an empty one is not listed.
     """
     path = f"{section}." if section else ""
     for name in positive.split():
@@ -109,15 +101,7 @@ def require_values(
 
 
 def require_list(given: object, item: str) -> None:
-    """Refuse one item where a list of them belongs. A text would be taken for a list of its letters.
-
-    Args:
-        given: what should be a list.
-        item: what one item is called, such as "text".
-
-    Raises:
-        SettingsError: it is one item.
-    """
+    """Refuse one item, such as a "text", where a list belongs. A text would be taken for a list of its letters."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise SettingsError(f"give a list of {item}s, not one {item}")
 

@@ -1,20 +1,19 @@
 """Local images: read by name from folders, zips and tars, on this machine's disks or on an object store."""
 
 import glob
-import io
 import posixpath
 import re
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import IO, Any, NamedTuple, Protocol
 
 import fsspec
 from fsspec.core import strip_protocol
@@ -36,10 +35,10 @@ _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 # Exceptions of the standard library's readers for damaged archives.
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
-_BAD_TAR = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
-
-Entry = TypeVar("Entry", bound=Hashable)
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError),
+    *(tarfile.TarError, IndexError, OverflowError),
+)
 
 
 class Stamp(NamedTuple):
@@ -70,11 +69,11 @@ class StorePath:
 
     @contextmanager
     def store_errors(self) -> Iterator[None]:
-        """Turn an error of a store, except a missing file, into a `TransientError`: no image is at fault."""
+        """Turn an error of a store into a `TransientError`, except for what is missing or damaged there."""
         try:
             yield
         except Exception as error:
-            if self.local or isinstance(error, FileNotFoundError | UnicodeError):
+            if self.local or isinstance(error, (FileNotFoundError, *_DAMAGED)):
                 raise
             raise TransientError(
                 f"images: {self} cannot be read now ({type(error).__name__}: {error}). Check the store, the network "
@@ -98,12 +97,13 @@ class StorePath:
             raise FileNotFoundError(f"no file {self}")
         return _stamp(info)
 
-    def open(self, size: int | None = None) -> "_File":
-        """Open a file; with `size`, a store is not queried for the size."""
+    def open(self, size: int | None = None) -> IO[bytes]:
+        """Open a file; with `size`, a store is not queried for the size. Read it inside `store_errors`."""
         if self.local:  # fsspec would seek to the end first; errors of a failing disk must come from the read
-            return _File(self, self.local.open("rb", buffering=0))
+            return self.local.open("rb")
         with self.store_errors():
-            return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
+            opened: IO[bytes] = self.system.open(self.path, size=size, block_size=_BLOCK_BYTES)
+            return opened
 
     def files(self) -> "Iterator[tuple[str, StorePath, Stamp]]":
         """Yield the files in a folder and its subfolders, or the file itself: relative name, place, stamp; sorted."""
@@ -117,23 +117,6 @@ class StorePath:
 def _stamp(info: Mapping[str, Any]) -> Stamp:
     version = next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), None)
     return Stamp(info["size"], version, info.get("ino"))
-
-
-class _File(io.BufferedReader):
-    """An open file, of which at most an image is read at once: a damaged archive may state terabytes."""
-
-    def __init__(self, place: StorePath, file: Any) -> None:
-        super().__init__(file)
-        self._place = place
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_IMAGE_BYTES + 1:
-            raise ValueError(f"a read of {size:,} bytes")
-        with self._place.store_errors():
-            return super().read(size)
-
-    def __del__(self) -> None:
-        self.close()  # as ZipFile does with a file that it opened itself
 
 
 def inner_name(name: str) -> str | None:
@@ -177,7 +160,13 @@ class ImageFiles:
         image = self._find(name)
         if image.size > MAX_IMAGE_BYTES:  # a few kilobytes of a zip may state terabytes
             raise OSError(f"{name!r} has {image.size:,} bytes, more than any image")
-        return image.read()
+        try:
+            body = image.read()
+        except _DAMAGED as error:
+            raise OSError(f"{name!r} cannot be read: {error}") from error
+        if len(body) != image.size:
+            raise OSError(f"{name!r} has not the {image.size:,} bytes that it states: it is damaged, or it changed")
+        return body
 
     def size(self, name: str) -> int:
         """Return how many bytes `read` would return, so that a limit can be checked."""
@@ -205,96 +194,88 @@ class _Folder(_Place):
     def find(self, name: str) -> _Image | None:
         place = StorePath(self._folder.system, f"{self._folder.path.rstrip('/')}/{name}")
         try:
-            stamp = place.stamp()
+            size = place.stamp().size
         except FileNotFoundError:
             return None
-        return _Image(stamp.size, partial(self._read, place, stamp))
-
-    def _read(self, place: StorePath, stamp: Stamp) -> bytes:
-        with place.open(stamp.size) as file:
-            body = file.read(stamp.size + 1)
-        # One response of a store is always of one version, so only local files are checked again.
-        if len(body) != stamp.size or (place.local and place.stamp() != stamp):
-            raise OSError(f"{place} changed while it was read")
-        return body
+        return _Image(size, partial(_read_range, place, size, 0, size + 1))
 
 
-class _Names(Generic[Entry]):
+def _read_range(place: StorePath, size: int, start: int, length: int) -> bytes:
+    with place.store_errors(), place.open(size) as file:
+        file.seek(start)
+        return file.read(length)
+
+
+class _Archive(_Place):
     """The members of an archive, by exact name or by the only one whose path ends alike in another folder."""
 
-    def __init__(self, members: Mapping[str, Entry | None]) -> None:
+    def __init__(self, members: Mapping[str, Any]) -> None:
         self._members = members
         self._by_basename: dict[str, list[str]] = {}
         for name in members:
             self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
 
-    def find(self, name: str) -> Entry | None:
-        if name in self._members:
-            return self._members[name]
+    def find(self, name: str) -> _Image | None:
+        found = {self._members[name]} if name in self._members else self._like(name)
+        member = found.pop() if len(found) == 1 else None
+        return None if member is None else self._image(member)
+
+    def _like(self, name: str) -> set[Any]:
         candidates = (f"/{candidate}" for candidate in self._by_basename.get(name.rpartition("/")[2], []))
         same = (tail for tail in candidates if tail.endswith(f"/{name}") or f"/{name}".endswith(tail))
-        matches = {self._members[tail[1:]] for tail in same}
-        return matches.pop() if len(matches) == 1 else None
+        return {self._members[tail[1:]] for tail in same}
+
+    def _image(self, member: Any) -> _Image:
+        raise NotImplementedError
 
 
-class _Zip(_Place):
+class _Zip(_Archive):
     """Images in a zip; the last one of members with equal names counts."""
 
     def __init__(self, place: StorePath) -> None:
-        self._lock = Lock()
-        self._file = place.open()
+        self._place, self._lock, self._file = place, Lock(), place.open()
         try:
-            self._zip = zipfile.ZipFile(self._file)
-        except _BAD_ZIP as error:
+            with place.store_errors():
+                self._zip = zipfile.ZipFile(self._file)
+        except _DAMAGED as error:
             self._file.close()
             raise InputError(
                 f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
                 "compressed tar"
             ) from error
-        infos = [
-            info for info in self._zip.infolist() if not info.filename.endswith("/")
-        ]  # is_dir() fails for an empty name
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(map(_is_usable, infos)):
             self.close()
             raise InputError(
                 f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
                 "deflate and without a password"
             )
-        self._names = _Names({name: info for info in infos if (name := inner_name(info.filename))})
+        super().__init__({name: info for info in infos if (name := inner_name(info.filename))})
 
-    def find(self, name: str) -> _Image | None:
-        info = self._names.find(name)
-        return None if info is None else _Image(info.file_size, partial(self._read, info))
+    def _image(self, member: zipfile.ZipInfo) -> _Image:
+        return _Image(member.file_size, partial(self._read, member))
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         if not _is_usable(info):
             raise OSError(f"{info.filename!r} is encrypted or packed by another method than deflate")
-        try:
-            # read() without a size would decompress all of a member that is longer than it states.
-            with self._lock, self._zip.open(info) as member:
-                body = member.read(info.file_size)
-        except _BAD_ZIP as error:
-            raise OSError(f"{info.filename!r} cannot be read: {error}") from error
-        if len(body) != info.file_size:
-            raise OSError(f"{info.filename!r} has {len(body):,} bytes, but states {info.file_size:,}")
-        return body
+        # read() without a size would decompress all of a member that is longer than it states.
+        with self._place.store_errors(), self._lock, self._zip.open(info) as member:
+            return member.read(info.file_size)
 
     def close(self) -> None:
         self._zip.close()
         self._file.close()
+
+    def __del__(self) -> None:
+        self._file.close()  # as ZipFile does with a file that it opened itself
 
 
 def _is_usable(info: zipfile.ZipInfo) -> bool:
     return info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
 
 
-class _Member(NamedTuple):
-    offset: int
-    size: int
-
-
-class _Tar(_Place):
-    """Images in an uncompressed tar, which is opened again for each read, to detect that it changed.
+class _Tar(_Archive):
+    """Images in an uncompressed tar, which is opened again for each read, so that several threads can read.
 
     The last one of members with equal names counts. A symbolic link to a regular file of the tar is followed. A hard
     link, a sparse file, a link to a link, or to a file outside the tar, does not exist.
@@ -302,34 +283,31 @@ class _Tar(_Place):
 
     def __init__(self, place: StorePath, stamp: Stamp) -> None:
         self._place, self._stamp = place, stamp
-        members: dict[str, _Member | None] = {}
+        members: dict[str, tuple[int, int] | None] = {}
         links: dict[str, str] = {}
         try:
-            with place.open(stamp.size) as file:
+            with place.store_errors(), place.open(stamp.size) as file:
                 for info in _headers(file):
                     if (name := inner_name(info.name)) is None:
                         continue
                     is_plain = info.isreg() and not info.issparse()
                     # What cannot be read has its name, too: no other member is taken for it.
-                    members[name] = _Member(info.offset_data, info.size) if is_plain else None
+                    members[name] = (info.offset_data, info.size) if is_plain else None
                     links.pop(name, None)
                     if info.issym():
                         links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
-        except _BAD_TAR as error:
+        except (*_DAMAGED, MemoryError) as error:  # a damaged header may state terabytes
             raise InputError(
                 f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
             ) from error
-        self._names = _Names(members | {name: members.get(target) for name, target in links.items()})
+        super().__init__(members | {name: members.get(target) for name, target in links.items()})
 
-    def find(self, name: str) -> _Image | None:
-        member = self._names.find(name)
-        return None if member is None else _Image(member.size, partial(self._read, member))
+    def _image(self, member: tuple[int, int]) -> _Image:
+        return _Image(member[1], partial(self._read, *member))
 
-    def _read(self, member: _Member) -> bytes:
-        with self._place.open(self._stamp.size) as file:
-            file.seek(member.offset)
-            body = file.read(member.size)
-        if self._place.stamp() != self._stamp:
+    def _read(self, offset: int, size: int) -> bytes:
+        body = _read_range(self._place, self._stamp.size, offset, size)
+        if self._place.stamp() != self._stamp:  # else another image could be taken for this one
             raise OSError(f"{self._place} has changed since it was opened")
         return body
 
@@ -338,7 +316,7 @@ class _Tar(_Place):
 _indexed_tar = lru_cache(maxsize=1024)(_Tar)
 
 
-def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
+def _headers(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -372,8 +350,9 @@ def _open(place: StorePath) -> _Place:
         return _Folder(place)
     try:
         stamp = place.stamp()
-        with place.open() as file, suppress(tarfile.TarError):
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
+        with suppress(tarfile.TarError):
+            header = _read_range(place, stamp.size, 0, tarfile.BLOCKSIZE)
+            tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")  # any dialect of tar
             return _indexed_tar(place, stamp)
         return _Zip(place)
     except OSError as error:

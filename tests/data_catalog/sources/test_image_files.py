@@ -154,7 +154,7 @@ def test_links_of_a_folder_are_followed_to_regular_files_only(disk: str, tmp_pat
     assert absent(images, "pipe.jpg", "device.jpg", "dangling.jpg", "loop.jpg")
     # What the kernel makes up as it is read has no size beforehand, as a file has that someone still writes.
     (folder / "growing.jpg").symlink_to("/proc/self/status")
-    with pytest.raises(OSError, match="changed while it was read"):
+    with pytest.raises(OSError, match="damaged, or it changed"):
         images.read("growing.jpg")
 
 
@@ -205,7 +205,7 @@ def test_a_failing_store_is_a_transient_error(
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.readinto", fail)
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", fail)
     with pytest.raises(TransientError, match=r"cannot be read now \(ConnectionError: no route\)"):
         images.read("train/b.jpg")
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", fail)
@@ -244,7 +244,7 @@ def test_a_damaged_member_of_a_zip_is_an_os_error(tmp_path: Path, old: bytes, ne
     path = zipped(tmp_path / "images.zip", {"a.jpg": b"A", "train/b.jpg": b"B" * 70_000}, zipfile.ZIP_STORED)
     images = opened(replaced(path, old, new))
     assert images.size("train/b.jpg") == size
-    with pytest.raises(OSError, match=r"train/b\.jpg' (cannot be read|has .* more than any image)"):
+    with pytest.raises(OSError, match=r"train/b\.jpg' (cannot be read|has not the|has .* more than any image)"):
         images.read("train/b.jpg")
     assert images.read("a.jpg") == b"A"
     images.close()
@@ -318,7 +318,7 @@ def test_members_without_a_name_or_shorter_than_stated_cost_no_other(tmp_path: P
     replaced(replaced(path, b"n.jpg", b"\0.jpg"), (9).to_bytes(4, "little") * 2, b"\x09\0\0\0\x0b\0\0\0")
     images = opened(path)
     assert images.read("a.jpg") == b"A"
-    with pytest.raises(OSError, match=r"s\.jpg' (has 9 bytes, but states 11|cannot be read)"):
+    with pytest.raises(OSError, match=r"s\.jpg' (has not the 11 bytes that it states|cannot be read)"):
         images.read("s.jpg")
     images.close()
 
