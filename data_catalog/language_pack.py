@@ -67,7 +67,6 @@ class ChangeWords:
     punctuation, a function word or the end of the text."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for tables that do not fit together, or words that would change into two things."""
         pairs = [*self.positions, *([self.negations] if self.negations else [])]
         if any(len(pair) != 2 or len(pair[0]) != len(pair[1]) for pair in pairs):
             raise SettingsError("changes.positions and changes.negations need two lists with equally many phrases")
@@ -180,7 +179,6 @@ class LanguagePack:
         return cls(code=code)
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for values that would silently disable a check."""
         if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
             raise SettingsError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
         known = {*self.function_words}.__contains__

@@ -1,15 +1,18 @@
 """Settings: what-settings and how-settings of config dataclasses, conversion to JSON values, and range checks."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
+
+_BOUNDS = ("ge", "gt", "le")  # pydantic's and annotated_types' names
 
 # Metadata of a how-setting: it decides how a run goes, not its output, and is in no key and no manifest.
 HOW: Mapping[str, bool] = MappingProxyType({"how": True})
@@ -106,15 +109,34 @@ def require_list(given: object, item: str) -> None:
         raise SettingsError(f"give a list of {item}s, not one {item}")
 
 
-def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raise `SettingsError`, naming the setting, unless low <= value <= high."""
-    if not low <= value <= high:
-        raise SettingsError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+@functools.cache
+def bounds_of(config_type: type) -> Mapping[str, Mapping[str, float]]:
+    """Return the bounds of a config's numbers by name, from annotations such as `Annotated[int, Interval(ge=1, le=9)]`.
+
+    The annotation may be that of an option of a union, or of the items of a tuple.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, hint in get_type_hints(config_type, include_extras=True).items():
+        marks = [mark for part in (hint, *get_args(hint)) for mark in getattr(part, "__metadata__", ())]
+        bounds = {
+            bound: value for mark in marks for bound in _BOUNDS if (value := getattr(mark, bound, None)) is not None
+        }
+        found |= {name: bounds} if bounds else {}
+    return found
+
+
+def check_bounds(config: Any, section: str = "") -> None:
+    """Raise `SettingsError`, naming the setting, for a number outside the bounds of its annotation."""
+    for name, bounds in bounds_of(type(config)).items():
+        value = getattr(config, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is not None:
+                require_bounds(item, bounds, f"{section}.{name}".removeprefix("."))
 
 
 def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
     """Raise `SettingsError` unless a setting is within the bounds of its field. NaN is never within bounds."""
-    ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
+    ge, gt, le = map(bounds.get, _BOUNDS)
     is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
     if not is_within:
         if gt is not None:

@@ -251,7 +251,6 @@ class KarpathyTestConfig(TestSetConfig):
     """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, no splits or unknown splits."""
         FilesConfig.__post_init__(self)
         if not self.splits or not set(self.splits) <= set(_SPLITS):
             raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
@@ -457,19 +456,12 @@ class Xtd10Config(TestSetConfig):
             raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
         for path, language in languages.items():
             if not self.languages or language in self.languages:
-                for name, line in _aligned(lists[0], names, path):
+                lines = list(read_lines(path))
+                if len(lines) < len(names) or any(line.text for line in lines[len(names) :]):
+                    counts = f"{len(lines)} captions in {path}, {len(names)} images in {lists[0]}"
+                    raise InputError(f"{counts}: expected one caption per image; download both again")
+                for name, line in zip(names, lines, strict=False):  # blank lines may follow
                     yield from _xtd10_records(path, name, line, [line.text])
-
-
-def _aligned(names_path: Path, names: list[Line], path: Path) -> Iterator[tuple[Line, Line]]:
-    """Yield each name with its caption; blank captions after the last name do not count."""
-    captions = list(read_lines(path))
-    if not any(line.text for line in captions[len(names) :]):
-        captions = captions[: len(names)]
-    if len(captions) != len(names):
-        counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
-        raise InputError(f"{counts}: expected one caption per image; download both again")
-    return zip(names, captions, strict=True)
 
 
 def _xtd10_records(path: Path, name: Line, line: Line, captions: list[str]) -> TestSetRecords:
@@ -507,7 +499,6 @@ class PairsTestConfig(TestSetConfig):
     """Column of the captions; in JSON Lines it may hold lists."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, or no column that identifies the images."""
         FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
             raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")

@@ -49,7 +49,6 @@ class FilesConfig:
     """Paths or globs of the files."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files."""
         if not self.files:
             raise SettingsError(f"files must name at least one file: {self.EXPECTED}")
 

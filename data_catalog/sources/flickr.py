@@ -55,7 +55,6 @@ class FlickrConfig(FilesConfig):
     """Folder, zip or tar of the images, or a glob of them."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files or no images."""
         FilesConfig.__post_init__(self)
         if not self.images:
             raise SettingsError("images must name the folder, zip or tar that contains the images")

@@ -142,7 +142,6 @@ class _Place(Protocol):
 
     def close(self) -> None:
         """Close open files, if any."""
-        return
 
 
 class ImageFiles:

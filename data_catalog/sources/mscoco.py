@@ -49,7 +49,6 @@ class MscocoConfig(FilesConfig):
     """Person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, or for settings that contradict each other."""
         FilesConfig.__post_init__(self)
         _ = mscoco_origin(self)
 

@@ -46,7 +46,6 @@ class CaptionOrigin:
     translator: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for an unknown origin, or for a translator of native captions."""
         if self.origin not in ORIGINS:
             *others, last = ORIGINS
             near = get_close_matches(self.origin, ORIGINS, n=1, cutoff=0.4)

@@ -75,7 +75,6 @@ class PairsConfig(FilesConfig):
     """Column of the upstream splits (train, val, test). `split.by` decides whether they are used."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, no image, no language, or settings that contradict each other."""
         FilesConfig.__post_init__(self)
         if bool(self.url_column) == bool(self.path_column):
             raise SettingsError("exactly one of url_column and path_column must be set")

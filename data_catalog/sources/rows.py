@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge
 
 from data_catalog.drop_reasons import Reason
-from data_catalog.errors import SettingsError
+from data_catalog.settings import check_bounds
 from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.shards import order_key
@@ -186,16 +188,14 @@ class RowLimit:
     Whole samples are drawn by a hash of their ids, in two passes with bounded memory.
     """
 
-    limit: int = 0
+    limit: Annotated[int, Ge(0)] = 0
     """Maximum number of rows, drawn at random from those that the other settings select, with all captions of an image
     or none. Malformed rows count. A larger limit adds rows; 0 reads all."""
     limit_seed: int = 0
     """Seed of the draw."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for a negative limit."""
-        if self.limit < 0:
-            raise SettingsError(f"limit must not be negative, got {self.limit}")
+        check_bounds(self)
 
     def stated(self) -> dict[str, Any]:
         """Return the settings for keys and manifest; empty if all rows are read."""

@@ -54,28 +54,19 @@ def read_sbu(config: SbuConfig) -> OpenFiles:
 
 
 def _read_texts(urls: Path, captions: Path) -> Records:
-    _require_aligned(urls, captions)
     pairs = zip_longest(read_lines(urls), read_lines(captions), fillvalue=_NO_LINE)
     for number, (url, caption) in enumerate(pairs, start=1):
         location = Location(str(captions), number, f"{url.text.strip()}\t{caption.text}")
+        has_text = bool(url.text or caption.text)
+        if has_text and _NO_LINE in (url, caption):  # blank lines at the end do not misalign the lists
+            raise InputError(
+                f"one of {urls} and {captions} has more than {number - 1} lines, the other has not: expected one "
+                "caption per URL; download both again"
+            )
         if trouble := url.trouble or caption.trouble:
             yield location, trouble
-        elif url.text or caption.text:
+        elif has_text:
             yield location, _photo(url.text.strip(), caption.text, None)
-
-
-def _require_aligned(*paths: Path) -> None:
-    """Refuse lists of other lengths: their lines would be paired wrongly. A blank line at the end does not count."""
-    lengths, lasts = [], []
-    for path in paths:
-        number = last = 0
-        for line in read_lines(path):
-            number, last = line.number, line.number if line.text else last
-        lengths.append(number)
-        lasts.append(last)
-    if len({*lengths}) > 1 and len({*lasts}) > 1:
-        counts = " and ".join(f"{path} has {length} lines" for path, length in zip(paths, lengths, strict=True))
-        raise InputError(f"{counts}: expected one caption per URL; download both again")
 
 
 def _photo(url: str, caption: str, user: object) -> Candidate:

@@ -42,7 +42,6 @@ class WitConfig(FilesConfig):
     image's own page, often in another language) and "alt_text"."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, or for unknown or no kinds of captions."""
         FilesConfig.__post_init__(self)
         if not self.caption_kinds or not {*self.caption_kinds} <= _CAPTION_COLUMNS.keys():
             raise SettingsError(
