@@ -125,7 +125,7 @@ def bounds_of(config_type: type) -> Mapping[str, Mapping[str, float]]:
     return found
 
 
-def check_bounds(config: Any, section: str = "") -> None:
+def check_bounds(config: object, section: str = "") -> None:
     """Raise `SettingsError`, naming the setting, for a number outside the bounds of its annotation."""
     for name, bounds in bounds_of(type(config)).items():
         value = getattr(config, name)

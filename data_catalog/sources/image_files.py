@@ -142,6 +142,7 @@ class _Place(Protocol):
 
     def close(self) -> None:
         """Close open files, if any."""
+        return
 
 
 class ImageFiles:
