@@ -232,13 +232,13 @@ class _Archive(_Place):
 class _Zip(_Archive):
     """Images in a zip; the last one of members with equal names counts."""
 
-    def __init__(self, place: StorePath) -> None:
-        self._place, self._lock, self._file = place, Lock(), place.open()
+    def __init__(self, place: StorePath, file: IO[bytes]) -> None:
+        self._place, self._lock, self._file = place, Lock(), file
         try:
             with place.store_errors():
-                self._zip = zipfile.ZipFile(self._file)
+                self._zip = zipfile.ZipFile(file)
         except _DAMAGED as error:
-            self._file.close()
+            file.close()
             raise InputError(
                 f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
                 "compressed tar"
@@ -354,7 +354,7 @@ def _open(place: StorePath) -> _Place:
             header = _read_range(place, stamp.size, 0, tarfile.BLOCKSIZE)
             tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")  # any dialect of tar
             return _indexed_tar(place, stamp)
-        return _Zip(place)
+        return _Zip(place, place.open())
     except OSError as error:
         raise InputError(f"images names {place}, which cannot be opened ({error})") from error
 
