@@ -141,14 +141,7 @@ class TestSetConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """A kind of test set.
-
-    Args:
-        kind: its name in a recipe.
-        config_type: the config that reads it.
-        home: URL of its home page, if it is a public dataset.
-        license: of its captions: an id, or the URL of the terms. None: none is stated, or it is the user's.
-    """
+    """A kind of test set; `home` is its page on the web, and `license` an id or the URL of the captions' terms."""
 
     kind: str
     config_type: type[TestSetConfig]

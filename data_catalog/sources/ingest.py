@@ -54,12 +54,10 @@ class Source:
 
     Args:
         name: value of the column `source`, and prefix of ids.
-        files: its upstream files.
         file_entries: their names and sha256, in the order of `files`.
         settings: the settings that decide which rows are selected, and their contents.
         read: opens the files and yields their rows.
         origin: returns who wrote the captions of a file, given its path as it is in the rows.
-        limit: how many of the rows are read.
     """
 
     name: str

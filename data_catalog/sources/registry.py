@@ -21,7 +21,6 @@ class SourceKind:
     """A kind of source: its settings, and the functions that read its files.
 
     Args:
-        kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
         open: yields each file with what is found in its records.
         license: the license that upstream states for the dataset; the license of a row is in the row.
