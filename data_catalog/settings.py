@@ -127,7 +127,8 @@ def bounds_of(config_type: type) -> Mapping[str, Mapping[str, float]]:
 
 def check_bounds(config: object, section: str = "") -> None:
     """Raise `SettingsError`, naming the setting, for a number outside the bounds of its annotation."""
-    for name, bounds in bounds_of(type(config)).items():
+    config_type: Any = type(config)
+    for name, bounds in bounds_of(config_type).items():
         value = getattr(config, name)
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None:
