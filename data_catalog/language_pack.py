@@ -1,8 +1,9 @@
 """Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from data_catalog.errors import SettingsError
 from data_catalog.settings import ADDED
@@ -66,10 +67,11 @@ class ChangeWords:
     punctuation, a function word or the end of the text."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for tables that do not fit together, or words that would change into two things."""
         pairs = [*self.positions, *([self.negations] if self.negations else [])]
         if any(len(pair) != 2 or len(pair[0]) != len(pair[1]) for pair in pairs):
             raise SettingsError("changes.positions and changes.negations need two lists with equally many phrases")
+        if any(len(set(side)) < len(side) for pair in pairs for side in pair):
+            raise SettingsError("changes.positions or changes.negations has a phrase twice in one list")
         num_forms = len(self.agreement) or max(map(len, self.colours), default=1)
         for forms in self.colours:
             if len(forms) not in (1, num_forms):
@@ -77,44 +79,37 @@ class ChangeWords:
                     f"changes.colours need one form or {num_forms}, as many as changes.agreement has lists, got "
                     f"{len(forms)} of {forms[0] if forms else ''!r}"
                 )
-        if unknown := {name for names in self.alike for name in names} - {forms[0] for forms in self.colours if forms}:
-            raise SettingsError(
-                f"changes.alike has {min(unknown)!r}, which is not the first form of one of changes.colours"
-            )
         for group in self.nouns:
             if len({len(forms) for forms in group}) > 1:
                 raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
-        if hollow := [phrase for phrase in self.left_alone if not _has_word(phrase)]:
-            raise SettingsError(f"changes.left_alone must name words, got {hollow[0]!r}")
-        words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
-        if unknown := set(self.sides) - words:
-            raise SettingsError(f"changes.sides has {min(unknown)!r}, which no phrase of changes.positions has")
         if any(len(articles) != 2 or not any(articles) for articles in self.before_vowels):
             raise SettingsError("changes.before_vowels needs pairs of articles")
-        groups = {
-            "positions": [set(side) for pair in self.positions for side in pair],
-            "negations": [set(side) for side in self.negations],
-            "numbers": [{number} for number in self.numbers],
-            "colours": [set(forms) for forms in self.colours],
-            "nouns": [set(forms) for group in self.nouns for forms in group],
+        words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
+        colours = {forms[0] for forms in self.colours if forms}
+        _require("changes.alike", chain(*self.alike), colours.__contains__, "be first forms of changes.colours")
+        _require("changes.left_alone", self.left_alone, _has_word, "name words")
+        _require("changes.sides", self.sides, words.__contains__, "be words of changes.positions")
+        groups: dict[str, Iterable[Forms]] = {
+            "positions": [side for pair in self.positions for side in pair],
+            "negations": self.negations,
+            "numbers": [(number,) for number in self.numbers],
+            "colours": self.colours,
+            "nouns": [forms for group in self.nouns for forms in group],
         }
+        wanted = "have no empty list, and no word without letters"
         for name, things in groups.items():
             seen: set[str] = set()
             for thing in things:
-                if not all(map(_has_word, thing or ("",))):
-                    raise SettingsError(
-                        f"changes.{name} must have no empty list, and no word without letters or digits"
-                    )
-                if both := seen & thing:
+                _require(f"changes.{name}", thing or ("",), _has_word, wanted)
+                if both := seen.intersection(thing):
                     raise SettingsError(f"changes.{name} has {min(both)!r} twice")
-                seen |= thing
-        for name, sides in (
-            ("positions", [side for pair in self.positions for side in pair]),
-            ("negations", [*self.negations]),
-        ):
-            for side in sides:
-                if len(set(side)) < len(side):
-                    raise SettingsError(f"changes.{name} has a phrase twice in one list")
+                seen.update(thing)
+
+
+def _require(name: str, words: Iterable[str], is_right: Callable[[str], bool], wanted: str) -> None:
+    for word in words:
+        if not is_right(word):
+            raise SettingsError(f"{name} must {wanted}, got {word!r}")
 
 
 def _has_word(phrase: str) -> bool:
@@ -184,32 +179,33 @@ class LanguagePack:
         return cls(code=code)
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for values that would silently disable a check."""
         if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
             raise SettingsError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
-        for word in self.function_words:
-            if not _is_spelt(word) or word != word.lower():
-                raise SettingsError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
-        for word in set(self.negations).difference(self.function_words):
-            raise SettingsError(f"negations must be among function_words, got {word!r}")
-        for word in {word for group in self.contrasts or () for word in group}.difference(self.function_words):
-            raise SettingsError(f"contrasts must be among function_words, got {word!r}")
-        for word in self.common_nouns:
-            if not _is_spelt(word) or word != word.lower():
-                raise SettingsError(f"common_nouns must be lower-case letters, got {word!r}")
+        known = {*self.function_words}.__contains__
+        for name, words, is_right, wanted in (
+            ("function_words", self.function_words, _is_spelt, "be lower-case letters without apostrophe"),
+            ("negations", self.negations, known, "be among function_words"),
+            ("contrasts", chain(*(self.contrasts or ())), known, "be among function_words"),
+            ("common_nouns", self.common_nouns, _is_spelt, "be lower-case letters"),
+            ("shared_words", self.shared_words, _is_shared, "be lower-case words of four letters or more"),
+            ("prompt_templates", self.prompt_templates, _has_name, "each contain {c} once"),
+        ):
+            _require(name, words, is_right, wanted)
         if len(self.tens) not in (0, 8):
             raise SettingsError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
-        for word in self.shared_words:
-            if len(word) < MIN_SHARED_LETTERS or word != word.lower():
-                raise SettingsError(f"shared_words must be lower-case words of four letters or more, got {word!r}")
-        for template in self.prompt_templates:
-            if template.count("{c}") != 1:
-                raise SettingsError(f"prompt_templates must each contain {{c}} once, got {template!r}")
 
 
 def _is_spelt(word: str) -> bool:
-    """Return whether a word consists of letters and their marks, such as the vowel signs of Hindi and Thai."""
-    return word != "" and all(unicodedata.category(char)[0] in "LM" for char in word)
+    """Return whether a word consists of small letters and their marks, such as the vowel signs of Hindi and Thai."""
+    return word != "" and word == word.lower() and all(unicodedata.category(char)[0] in "LM" for char in word)
+
+
+def _is_shared(word: str) -> bool:
+    return len(word) >= MIN_SHARED_LETTERS and word == word.lower()
+
+
+def _has_name(template: str) -> bool:
+    return template.count("{c}") == 1
 
 
 def function_word_meanings(packs: Mapping[str, LanguagePack]) -> dict[str, dict[str, str]]:
@@ -234,15 +230,7 @@ def _contrasts(pack: LanguagePack) -> dict[str, str]:
 
 
 def require_language(code: str, where: str) -> str:
-    """Return a language code if it is valid.
-
-    Args:
-        code: the code.
-        where: the setting or option that gives it, for the message.
-
-    Raises:
-        SettingsError: it is not a valid code.
-    """
+    """Return a language code if it is valid; `where` is the setting or option that gives it."""
     try:
         return LanguagePack.minimal(code).code
     except SettingsError as error:

@@ -1,15 +1,18 @@
 """Settings: what-settings and how-settings of config dataclasses, conversion to JSON values, and range checks."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
+
+_BOUNDS = ("ge", "gt", "le")  # pydantic's and annotated_types' names
 
 # Metadata of a how-setting: it decides how a run goes, not its output, and is in no key and no manifest.
 HOW: Mapping[str, bool] = MappingProxyType({"how": True})
@@ -81,15 +84,7 @@ def require_values(
 ) -> None:
     """Refuse settings of a section that are no number of that sign, or not among their choices.
 
-    Args:
-        section: name of the section; empty for settings without one.
-        config: its settings.
-        positive: names of the numbers that must be positive, separated by blanks.
-        not_negative: names of those that must not be negative.
-        choices: allowed texts by name, also for each item of a tuple; empty ones are not listed in the error.
-
-    Raises:
-        SettingsError: there is such a setting; the text names it.
+    Names of numbers are separated by blanks; a choice counts for each item of a tuple, and an empty one is not listed.
     """
     path = f"{section}." if section else ""
     for name in positive.split():
@@ -109,28 +104,40 @@ def require_values(
 
 
 def require_list(given: object, item: str) -> None:
-    """Refuse one item where a list of them belongs. A text would be taken for a list of its letters.
-
-    Args:
-        given: what should be a list.
-        item: what one item is called, such as "text".
-
-    Raises:
-        SettingsError: it is one item.
-    """
+    """Refuse one item, such as a "text", where a list belongs. A text would be taken for a list of its letters."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise SettingsError(f"give a list of {item}s, not one {item}")
 
 
-def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raise `SettingsError`, naming the setting, unless low <= value <= high."""
-    if not low <= value <= high:
-        raise SettingsError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+@functools.cache
+def bounds_of(config_type: type) -> Mapping[str, Mapping[str, float]]:
+    """Return the bounds of a config's numbers by name, from annotations such as `Annotated[int, Interval(ge=1, le=9)]`.
+
+    The annotation may be that of an option of a union, or of the items of a tuple.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, hint in get_type_hints(config_type, include_extras=True).items():
+        marks = [mark for part in (hint, *get_args(hint)) for mark in getattr(part, "__metadata__", ())]
+        bounds = {
+            bound: value for mark in marks for bound in _BOUNDS if (value := getattr(mark, bound, None)) is not None
+        }
+        found |= {name: bounds} if bounds else {}
+    return found
+
+
+def check_bounds(config: object, section: str = "") -> None:
+    """Raise `SettingsError`, naming the setting, for a number outside the bounds of its annotation."""
+    config_type: Any = type(config)
+    for name, bounds in bounds_of(config_type).items():
+        value = getattr(config, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is not None:
+                require_bounds(item, bounds, f"{section}.{name}".removeprefix("."))
 
 
 def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
     """Raise `SettingsError` unless a setting is within the bounds of its field. NaN is never within bounds."""
-    ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
+    ge, gt, le = map(bounds.get, _BOUNDS)
     is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
     if not is_within:
         if gt is not None:

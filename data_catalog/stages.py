@@ -47,15 +47,7 @@ def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: 
 def apply_measure(
     table: pa.Table, measure: Measure, *, source: str, target: str, where: pa.Array | None = None
 ) -> pa.Table:
-    """Fill the columns of a measure in every pending row, from the texts of two columns.
-
-    Args:
-        table: caption rows.
-        measure: returns the values of one or more columns.
-        source: first column of texts.
-        target: second column of texts.
-        where: only rows in which it is true; None: all.
-    """
+    """Fill the columns of a measure in every pending row in which `where`, if given, is true."""
     rows = pending_rows(table, where)
     for name, values in measure(texts(table, source, rows), texts(table, target, rows)).items():
         table = set_values(table, name, rows, values)
@@ -63,14 +55,7 @@ def apply_measure(
 
 
 def reject(table: pa.Table, rows: Sequence[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:
-    """Reject the rows that have a verdict.
-
-    Args:
-        table: caption rows.
-        rows: indices of the rows that were checked.
-        verdicts: one for each of `rows`; None keeps the row.
-        step: that rejects them.
-    """
+    """Reject those of the rows that have a verdict."""
     drops = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
     if not drops:
         return table
@@ -101,11 +86,7 @@ def texts(table: pa.Table, column: str, rows: Sequence[int]) -> list[str]:
 
 
 def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequence[object]) -> pa.Table:
-    """Return a table with `values` in `column` at the given rows, which are distinct; the rest is unchanged.
-
-    Raises:
-        ValueError: the numbers of values and rows differ.
-    """
+    """Return a table with `values` in `column` at the given rows, which are distinct; the rest is unchanged."""
     if len(rows) != len(values):
         raise ValueError(f"{len(values)} values for {len(rows)} rows")
     where = table.schema.get_field_index(column)

@@ -25,18 +25,18 @@ from data_catalog.sources.files import (
     Line,
     MemoryBudget,
     Trouble,
-    check_text_file,
+    check_file,
     first_text,
     read_lines,
     text_trouble,
     upstream_files,
 )
-from data_catalog.sources.flickr import read_flickr_captions
+from data_catalog.sources.flickr import read_captions
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import describe, id_field, missing_id, records_of, text_field
-from data_catalog.sources.mscoco import karpathy_captions, open_captions
-from data_catalog.sources.rows import Location, MalformedRow, UpstreamRow, malformed_row, row_of
-from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
+from data_catalog.sources.json_documents import id_field, open_object, records_in, text_field
+from data_catalog.sources.mscoco import LISTS, image_of, karpathy_sentences
+from data_catalog.sources.rows import Candidate, Location, MalformedRow, UpstreamRow, malformed_row, row_of
+from data_catalog.sources.tables import FORMATS, read_table
 from data_catalog.sources.urls import is_web_url
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def group_by_image(records: TestSetRecords) -> TestSetImages:
 
     An image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
     """
-    images: dict[str, tuple[set[str], list[str], list[str]]] = {}
+    images: dict[str, tuple[set[str], list[tuple[str, str]]]] = {}
     malformed: list[MalformedRow] = []
     budget = MemoryBudget("a test set")
 
@@ -102,7 +102,7 @@ def group_by_image(records: TestSetRecords) -> TestSetImages:
             reject(location, Trouble("image_missing", "no image is named"))
         else:
             budget.add(found.name, *(() if found.name in images else found.identities))
-            identities, captions, files = images.setdefault(found.name, (set(), [], []))
+            identities, captions = images.setdefault(found.name, (set(), []))
             identities |= found.identities
             for caption in found.captions:
                 if not isinstance(caption, str) or not caption.strip():
@@ -111,11 +111,15 @@ def group_by_image(records: TestSetRecords) -> TestSetImages:
                     reject(location, trouble)
                 else:
                     budget.add(caption)
-                    captions.append(caption)
-                    files.append(location.upstream_file)
+                    captions.append((caption, location.upstream_file))
     found_images = (
-        TestImage(name=name, identities=frozenset(identities), captions=tuple(captions), caption_files=tuple(files))
-        for name, (identities, captions, files) in images.items()
+        TestImage(
+            name=name,
+            identities=frozenset(identities),
+            captions=tuple(caption for caption, _ in captions),
+            caption_files=tuple(file for _, file in captions),
+        )
+        for name, (identities, captions) in images.items()
     )
     return TestSetImages(tuple(found_images), tuple(malformed))
 
@@ -137,14 +141,7 @@ class TestSetConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """A kind of test set.
-
-    Args:
-        kind: its name in a recipe.
-        config_type: the config that reads it.
-        home: URL of its home page, if it is a public dataset.
-        license: of its captions: an id, or the URL of the terms. None: none is stated, or it is the user's.
-    """
+    """A kind of test set; `home` is its page on the web, and `license` an id or the URL of the captions' terms."""
 
     kind: str
     config_type: type[TestSetConfig]
@@ -155,6 +152,8 @@ class TestSetKind:
         """Check that the set can be read, by reading it, and that its images can be opened."""
         if config.images is not None:
             check_images(config.images)
+        for path in upstream_files(config):
+            check_file(path, expected=config.EXPECTED)
         self.load(config)
 
     def upstream_files(self, config: TestSetConfig) -> list[Path]:
@@ -163,17 +162,13 @@ class TestSetKind:
 
     def load(self, config: TestSetConfig) -> TestSetImages:
         """Return all images of the set, and the malformed rows; a set is never read in part."""
-        found = group_by_image(config.records())
-        names = ", ".join(config.files)
-        if not found.images:
-            first = f" ({_described(found.malformed[0])})" if found.malformed else ""
-            raise InputError(f"the {self.kind} test set has no image in {names}{first}: correct its files setting")
-        if config.num_images and len(found.images) != config.num_images:
-            counts = (
-                f"{len(found.images)} images instead of {config.num_images}, and {len(found.malformed)} malformed rows"
-            )
+        images, malformed = found = group_by_image(config.records())
+        if not images or len(images) != (config.num_images or len(images)):
+            instead = f" instead of {config.num_images}" if config.num_images else ""
+            first = f" ({malformed[0]})" if malformed else ""
             raise InputError(
-                f"the {self.kind} test set has {counts}, in {names}: get the complete files, or set num_images"
+                f"the {self.kind} test set has {len(images)} images{instead}, and {len(malformed)} malformed rows"
+                f"{first}, in {', '.join(config.files)}: get the complete files, or correct files and num_images"
             )
         return found
 
@@ -185,7 +180,7 @@ class TestSetKind:
         """Yield the images in file order, after a warning for each malformed row (at most 20), and their number."""
         images, malformed = self.load(config)
         for row in malformed[:_LOGGED_ROWS]:
-            logger.warning("%s test set: %s", self.kind, _described(row))
+            logger.warning("%s test set: %s", self.kind, row)
         if malformed:
             logger.warning(
                 "%s test set: %d rows are malformed; %d images were read", self.kind, len(malformed), len(images)
@@ -193,13 +188,8 @@ class TestSetKind:
         yield from images
 
 
-def _described(row: MalformedRow) -> str:
-    return f"{row.upstream_file}, line or record {row.upstream_line}: {row.reason}, {row.detail}"
-
-
 # --- COCO, Karpathy -------------------------------------------------------------------------------------------------
 
-_COCO = "a COCO captions JSON ('images' with 'id' and 'file_name', 'annotations' with 'caption')"
 # MSCOCO-IT and the first files of 2014 have `flickr_url` under the name `url`.
 _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
@@ -208,51 +198,37 @@ _URL_FIELDS = ("coco_url", "flickr_url", "url")
 class CocoTestConfig(TestSetConfig):
     """COCO captions files; all images in them are test images, by their `file_name`."""
 
-    EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
+    EXPECTED: ClassVar = "a COCO captions JSON ('images' with 'id' and 'file_name', 'annotations' with 'caption')"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """JSON files. Without `annotations`, images have no captions."""
 
     def records(self) -> TestSetRecords:
-        """Yield a record for each image of the files, then one for each caption."""
+        """Yield a record for each image of a file, then one for each caption."""
         for path in upstream_files(self):
-            yield from _coco_records(path)
+            document = open_object(path, expected=self.EXPECTED, names=LISTS)
+            known: dict[str, ImageRecord | None] = {}
+            for number, image in enumerate(records_in(document, "images"), start=1):
+                yield Location(str(path), number, repr(image)), _coco_image(image, known)
+            for number, annotation in enumerate(records_in(document, "annotations"), start=1):
+                found = image_of(annotation, known)
+                if isinstance(found, ImageRecord):
+                    found = found._replace(captions=[annotation.get("caption")])
+                yield Location(str(path), number, repr(annotation)), found
 
 
-def _coco_records(path: Path) -> TestSetRecords:
-    document = open_captions(path, expected=_COCO)
-    if not (images := records_of(document["images"])):
-        raise InputError(f"{path} is {describe(document)} and lists no images: expected {_COCO}")
-    annotations = records_of(document.get("annotations", []))
-    if annotations is None or (annotations and not any("caption" in one for one in annotations)):
-        raise InputError(f"{path} has annotations without captions: expected {_COCO}")
-    known: dict[str, tuple[str, frozenset[str]]] = {}
-    for number, image in enumerate(images, start=1):
-        yield Location(str(path), number, repr(image)), _coco_image(path, image, known)
-    for number, annotation in enumerate(annotations, start=1):
-        location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
-        if image_id is None:
-            yield location, Trouble("image_missing", missing_id(annotation, "image_id"))
-        elif image_id not in known:
-            yield location, Trouble("image_missing", f"no image has the id {image_id}")
-        else:
-            yield location, ImageRecord(*known[image_id], [annotation.get("caption")])
-
-
-def _coco_image(
-    path: Path, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]]
-) -> ImageRecord | Trouble:
+def _coco_image(image: Mapping[str, object], known: dict[str, ImageRecord | None]) -> ImageRecord | Trouble:
+    """Return an image, and add it to those that are known by id; an id of several images is of none."""
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
         return Trouble("image_missing", "an image without id or file_name")
     urls = (text_field(image, field) for field in _URL_FIELDS)
-    identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    if known.setdefault(image_id, (name, identities))[0] != name:
-        raise InputError(f"{path} has several images with the id {image_id}: correct the file or download it again")
-    return ImageRecord(name, identities)
+    found = ImageRecord(name, name_identities(name).union(*(url_identities(url) for url in urls if url)))
+    first = known.setdefault(image_id, found)
+    known[image_id] = first if first and first.name == name else None
+    return found
 
 
-_KARPATHY = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
 _SPLITS = ("test", "val", "train")
 
 
@@ -260,7 +236,7 @@ _SPLITS = ("test", "val", "train")
 class KarpathyTestConfig(TestSetConfig):
     """Files of Karpathy's splits, and the splits whose images are test images."""
 
-    EXPECTED_FILES: ClassVar = _KARPATHY
+    EXPECTED: ClassVar = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """JSON files."""
@@ -268,7 +244,6 @@ class KarpathyTestConfig(TestSetConfig):
     """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, no splits or unknown splits."""
         FilesConfig.__post_init__(self)
         if not self.splits or not set(self.splits) <= set(_SPLITS):
             raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
@@ -276,32 +251,24 @@ class KarpathyTestConfig(TestSetConfig):
     def records(self) -> TestSetRecords:
         """Yield a record for each sentence about an image in the splits."""
         for path in upstream_files(self):
-            yield from _split_records(path, self.splits)
+            yield from self._sentences(path)
 
-
-def _split_records(path: Path, splits: tuple[str, ...]) -> TestSetRecords:
-    """Yield a record for each sentence about an image of one of Karpathy's files that is in the splits.
-
-    MSCOCO's images have a COCO id; those of the two Flickr datasets are named by their numbers on Flickr.
-    """
-    found: set[str | None] = set()
-    for caption in karpathy_captions(path, open_captions(path, expected=_KARPATHY), expected=_KARPATHY):
-        found.add(caption.split)
-        if caption.split in splits:
-            if caption.coco_id is None:
-                identities = photo_identities(caption.filename)
-            else:
-                identities = name_identities(caption.filename) | {f"coco:{caption.coco_id}"}
-            location = Location(str(path), caption.number, caption.raw)
-            yield location, ImageRecord(caption.filename, identities, [caption.text])
-    if missing := sorted(set(splits) - found):
-        has = ", ".join(sorted(split for split in found if split)) or "none"
-        raise InputError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
+    def _sentences(self, path: Path) -> TestSetRecords:
+        """Yield the records of a file of Karpathy's; images of the two Flickr datasets have no id of COCO."""
+        missing = {*self.splits}
+        for location, found in karpathy_sentences(path, open_object(path, expected=self.EXPECTED, names=LISTS)):
+            if isinstance(found, Candidate) and found.split in self.splits:
+                missing.discard(found.split)
+                name = found.path or ""
+                has_id = found.sample_key != name
+                identities = name_identities(name) | {f"coco:{found.sample_key}"} if has_id else photo_identities(name)
+                yield location, ImageRecord(name, identities, [found.caption])
+        if missing:
+            raise InputError(f"{path} has no image of the split {', '.join(sorted(missing))}: change splits")
 
 
 # --- Flickr8k, Flickr30k --------------------------------------------------------------------------------------------
 
-_FLICKR = "a list of image names or photo numbers, captions (tokens, results.csv, captions.txt) or Karpathy's JSON"
 _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 
 
@@ -309,7 +276,9 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 class FlickrTestConfig(KarpathyTestConfig):
     """Files that list the test images, and files of captions."""
 
-    EXPECTED_FILES: ClassVar = f"at least one file: {_FLICKR}"
+    EXPECTED: ClassVar = (
+        "a list of image names or photo numbers, captions (tokens, results.csv, captions.txt) or Karpathy's JSON"
+    )
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Lists of test images and captions files, or Karpathy's JSON. Without captions files, images have no captions."""
@@ -320,45 +289,40 @@ class FlickrTestConfig(KarpathyTestConfig):
         The first line of a file decides what it is: a name or number alone starts a list (Flickr_8k.testImages.txt, the
         test.txt of Flickr30k Entities), "{" starts Karpathy's JSON, and anything else starts captions.
         """
-        documents: list[Path] = []
-        lists: list[Path] = []
+        listed: dict[str, tuple[Location, str]] = {}
         captions: list[Path] = []
         for path in upstream_files(self):
-            check_text_file(path, expected=_FLICKR)
-            first = first_text(path)
-            kind = documents if first.startswith("{") else lists if _LISTED.fullmatch(first) else captions
-            kind.append(path)
-        if captions and not lists:
-            names = ", ".join(map(str, captions))
-            raise InputError(f"files has captions ({names}) but no list of the test images: add the list")
-        for path in documents:
-            yield from _split_records(path, self.splits)
-        yield from _listed_photos(lists, captions)
+            if (first := first_text(path)).startswith("{"):
+                yield from self._sentences(path)
+            elif not _LISTED.fullmatch(first):
+                captions.append(path)
+            else:
+                for line in read_lines(path):
+                    location, name = Location(str(path), line.number, line.text), line.text.strip()
+                    if _LISTED.fullmatch(name):
+                        listed.setdefault(_photo(name), (location, name))
+                    elif name:
+                        trouble = Trouble("image_missing", f"no name or number of a photo: {name}")
+                        yield location, line.trouble or trouble
+        yield from _listed_photos(listed, captions)
 
 
-def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> TestSetRecords:
-    listed: dict[str, tuple[Location, str]] = {}
-    for path in lists:
-        for line in read_lines(path):
-            location, name = Location(str(path), line.number, line.text), line.text.strip()
-            if _LISTED.fullmatch(name):
-                listed.setdefault(_photo(name), (location, name))
-            elif name:
-                yield location, line.trouble or Trouble("image_missing", f"no name or number of a photo: {name}")
-    named = dict.fromkeys(listed, "")
-    rows, budget = [], MemoryBudget("the captions")
-    for location, found in read_flickr_captions(captions):
-        row = row_of(location, found)
-        if isinstance(row, MalformedRow):
-            yield location, Trouble(row.reason, row.detail)
-        elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
-            named[photo] = named[photo] or row.path or ""
-            budget.add(row.caption, row.path)
-            rows.append((photo, location._replace(raw=""), row.caption))
+def _listed_photos(listed: Mapping[str, tuple[Location, str]], captions: list[Path]) -> TestSetRecords:
+    """Yield the listed photos, by their names in the files of captions, then their captions."""
+    named: dict[str, str] = {}
+    rows: list[tuple[str, Location, str]] = []
+    for path in captions:
+        for location, found in read_captions(path):
+            row = row_of(location, found)
+            if isinstance(row, MalformedRow):
+                yield location, Trouble(row.reason, row.detail)
+            elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
+                named.setdefault(photo, row.path or "")
+                rows.append((photo, location._replace(raw=""), row.caption))
     for photo, (location, name) in listed.items():
-        if captions and not named[photo]:
+        if captions and photo not in named:
             yield location, Trouble("caption_missing", f"no captions of {name}")
-        named[photo] = named[photo] or (name if "." in name else f"{name}.jpg")
+        named.setdefault(photo, name if "." in name else f"{name}.jpg")
         yield location, ImageRecord(named[photo], photo_identities(name))
     for photo, location, caption in rows:
         yield location, ImageRecord(named[photo], photo_identities(named[photo]), [caption])
@@ -380,7 +344,7 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 class CrossmodalConfig(TestSetConfig):
     """Files of Crossmodal-3600, languages, and the location of the images, which are named `<key>.jpg`."""
 
-    EXPECTED_FILES: ClassVar = "Crossmodal-3600's captions.jsonl"
+    EXPECTED: ClassVar = "Crossmodal-3600's captions.jsonl"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """captions.jsonl, and optionally the CSV of attributions (columns ImageID, OriginalURL, OriginalLandingURL)."""
@@ -397,13 +361,11 @@ class CrossmodalConfig(TestSetConfig):
         """
         paths = upstream_files(self)
         tables = [path for path in paths if path.name.lower().removesuffix(".gz").endswith(".csv")]
-        captions = [path for path in paths if path not in tables]
-        if not captions:
-            raise InputError(f"files has no captions.jsonl, only {', '.join(map(str, tables))}")
         seen: set[str] = set()
         languages: set[str] = set()
-        for path in captions:
-            yield from _crossmodal_captions(path, self.languages, seen, languages)
+        for path in paths:
+            if path not in tables:
+                yield from _crossmodal_captions(path, self.languages, seen, languages)
         if missing := sorted({*self.languages} - languages):
             raise InputError(
                 f"no image has captions in {', '.join(missing)}: the files have {', '.join(sorted(languages))}"
@@ -413,16 +375,12 @@ class CrossmodalConfig(TestSetConfig):
 
 
 def _crossmodal_captions(path: Path, wanted: tuple[str, ...], seen: set[str], languages: set[str]) -> TestSetRecords:
-    columns = ColumnSpec(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
-    check_table(path, columns)
-    for entry in read_table(path, columns):
-        location = Location(str(path), entry.line, entry.raw)
-        key = entry.values.get(_KEY_FIELD)
+    for entry in read_table(path, [_KEY_FIELD], _is_key):
+        location, key = Location(str(path), entry.line, entry.raw), entry.values.get(_KEY_FIELD)
         if entry.trouble or not isinstance(key, str) or not _is_key(key):
             yield location, entry.trouble or Trouble("image_missing", f"no key of 16 hexadecimal digits: {key!r}")
             continue
-        key = key.lower()
-        seen.add(key)
+        seen.add(key := key.lower())
         chosen: list[object] = []
         for language, value in entry.values.items():
             # A field whose value is an object with a "caption" list has the captions of one language.
@@ -436,11 +394,8 @@ def _crossmodal_captions(path: Path, wanted: tuple[str, ...], seen: set[str], la
 
 def _crossmodal_addresses(path: Path, seen: set[str]) -> TestSetRecords:
     """Yield the Flickr URLs of images that have captions; other rows of the table are skipped."""
-    columns = ColumnSpec(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
-    check_table(path, columns)
-    for entry in read_table(path, columns):
-        location = Location(str(path), entry.line, entry.raw)
-        key = str(entry.values.get("ImageID")).strip().lower()
+    for entry in read_table(path, ["ImageID", *_URL_COLUMNS], _is_key):
+        location, key = Location(str(path), entry.line, entry.raw), str(entry.values.get("ImageID")).strip().lower()
         if entry.trouble:
             yield location, entry.trouble
         elif key in seen:
@@ -455,7 +410,6 @@ def _is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-_XTD10 = "XTD10's test_image_names.txt, or test_1kcaptions_<language>.txt"
 _IMAGE_NAME = re.compile(r"\S+\.(?:jpe?g|png)", re.IGNORECASE)
 _CAPTIONS_NAME = re.compile(r"test_1kcaptions_(\w+)\.txt(?:\.gz)?", re.IGNORECASE)
 _RENAMED_LANGS = {"jp": "ja"}
@@ -465,7 +419,7 @@ _RENAMED_LANGS = {"jp": "ja"}
 class Xtd10Config(TestSetConfig):
     """Lists of XTD10, and the location of the images."""
 
-    EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
+    EXPECTED: ClassVar = "XTD10's test_image_names.txt, or test_1kcaptions_<language>.txt"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """A list of image names, and lists of captions."""
@@ -480,50 +434,27 @@ class Xtd10Config(TestSetConfig):
         Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese) and MIC
         (German, French) that come with it have the same format.
         """
-        names_path, captions_paths = self._lists()
-        names = _aligned_lines(names_path)
+        paths = {path: _CAPTIONS_NAME.fullmatch(path.name) for path in upstream_files(self)}
+        lists = [path for path, named in paths.items() if named is None]
+        if len(lists) != 1:
+            raise InputError(f"files has {len(lists)} lists of image names: expected one, {self.EXPECTED}")
+        names = list(read_lines(lists[0]))
+        while names and not names[-1].text.strip():
+            names.pop()
         for line in names:
-            yield from _xtd10_records(names_path, line, line, [])
-        for path in captions_paths:
-            captions = _aligned_lines(path)
-            # Captions at the end may be blank, and a final blank line may be missing.
-            if not any(line.text for line in captions[len(names) :]):
-                captions = captions[: len(names)]
-            if len(captions) != len(names):
-                counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
-                raise InputError(f"{counts}: expected one caption per image; download both again")
-            for name, caption in zip(names, captions, strict=True):
-                yield from _xtd10_records(path, name, caption, [caption.text])
-
-    def _lists(self) -> tuple[Path, list[Path]]:
-        """Return the list of names, and the lists of captions in the chosen languages."""
-        names: list[Path] = []
-        captions: dict[Path, str] = {}
-        for path in upstream_files(self):
-            check_text_file(path, expected=_XTD10)
-            if (language := _CAPTIONS_NAME.fullmatch(path.name)) is not None:
-                captions[path] = _RENAMED_LANGS.get(language[1].lower(), language[1].lower())
-            elif _IMAGE_NAME.fullmatch(first_text(path)):
-                names.append(path)
-            else:
-                raise InputError(f"{path} is not {_XTD10}")
-        if len(names) != 1:
-            raise InputError(f"files has {len(names)} lists of image names: expected one, {_XTD10}")
-        if missing := ", ".join(sorted({*self.languages} - {*captions.values()})):
+            yield from _xtd10_records(lists[0], line, line, [])
+        captions = {path: named[1].lower() for path, named in paths.items() if named}
+        languages = {path: _RENAMED_LANGS.get(code, code) for path, code in captions.items()}
+        if missing := ", ".join(sorted({*self.languages} - {*languages.values()})):
             raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
-        wanted = self.languages or tuple(captions.values())
-        return names[0], [path for path, language in captions.items() if language in wanted]
-
-
-def _aligned_lines(path: Path) -> list[Line]:
-    """Return the lines of a list, without blank lines at the end of a list of names; lists are aligned by line."""
-    lines, budget = [], MemoryBudget(path)
-    for line in read_lines(path):
-        budget.add(line.text)
-        lines.append(line)
-    while lines and not lines[-1].text.strip() and not _CAPTIONS_NAME.fullmatch(path.name):
-        lines.pop()
-    return lines
+        for path, language in languages.items():
+            if not self.languages or language in self.languages:
+                lines = list(read_lines(path))
+                if len(lines) < len(names) or any(line.text for line in lines[len(names) :]):
+                    counts = f"{len(lines)} captions in {path}, {len(names)} images in {lists[0]}"
+                    raise InputError(f"{counts}: expected one caption per image; download both again")
+                for name, line in zip(names, lines, strict=False):  # blank lines may follow
+                    yield from _xtd10_records(path, name, line, [line.text])
 
 
 def _xtd10_records(path: Path, name: Line, line: Line, captions: list[str]) -> TestSetRecords:
@@ -547,7 +478,7 @@ _SCHEMES = ("coco:", "flickr:", "wikimedia:", "openimages:", "url:")
 class PairsTestConfig(TestSetConfig):
     """Tables of your own test set, and the names of their columns; at least one column identifies the image."""
 
-    EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
+    EXPECTED: ClassVar = f"a table ({FORMATS})"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
@@ -561,7 +492,6 @@ class PairsTestConfig(TestSetConfig):
     """Column of the captions; in JSON Lines it may hold lists."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, or no column that identifies the images."""
         FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
             raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")
@@ -570,15 +500,9 @@ class PairsTestConfig(TestSetConfig):
 
     def records(self) -> TestSetRecords:
         """Yield the records of the tables."""
-        image_columns = [name for name in (self.path_column, self.url_column, self.identity_column) if name]
-        wanted = ColumnSpec(
-            required=[*image_columns, *([self.caption_column] if self.caption_column else [])],
-            image_column=image_columns[0],
-            is_image=lambda text: text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text),
-        )
+        columns = [self.path_column, self.url_column, self.identity_column, self.caption_column]
         for path in upstream_files(self):
-            check_table(path, wanted)
-            for entry in read_table(path, wanted):
+            for entry in read_table(path, [column for column in columns if column], _is_image):
                 yield Location(str(path), entry.line, entry.raw), entry.trouble or self._record(entry.values)
 
     def _record(self, values: Mapping[str, object]) -> ImageRecord | Trouble:
@@ -596,14 +520,15 @@ class PairsTestConfig(TestSetConfig):
         return ImageRecord(name or url or written, identities, captions)
 
 
-_LIST = "a list of file names, URLs or identities such as coco:391895, one a line"
+def _is_image(text: str) -> bool:
+    return text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTestConfig(TestSetConfig):
     """Lists of test images."""
 
-    EXPECTED_FILES: ClassVar = f"at least one file: {_LIST}"
+    EXPECTED: ClassVar = "a list of file names, URLs or identities such as coco:391895, one a line"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Text files with one file name, URL or identity per line."""
@@ -611,19 +536,17 @@ class ListTestConfig(TestSetConfig):
     def records(self) -> TestSetRecords:
         """Yield a record for each image of the lists."""
         for path in upstream_files(self):
-            check_text_file(path, expected=_LIST)
             for line in read_lines(path):
-                location, text = Location(str(path), line.number, line.text), line.text.strip()
-                if line.trouble:
-                    yield location, line.trouble
-                elif text.startswith(_SCHEMES):
-                    if (identities := parse_identities(text)) is None:
-                        yield location, Trouble("malformed_row", f"no identities: {text}; expected such as coco:391895")
-                    else:
-                        yield location, ImageRecord(text, identities)
-                elif text:
-                    named = url_identities(text) if is_web_url(text) else name_identities(text)
-                    yield location, ImageRecord(text, named)
+                if line.trouble or line.text.strip():
+                    yield Location(str(path), line.number, line.text), line.trouble or _listed(line.text.strip())
+
+
+def _listed(text: str) -> ImageRecord | Trouble:
+    if not text.startswith(_SCHEMES):
+        return ImageRecord(text, url_identities(text) if is_web_url(text) else name_identities(text))
+    if (identities := parse_identities(text)) is None:
+        return Trouble("malformed_row", f"no identities: {text}; expected such as coco:391895")
+    return ImageRecord(text, identities)
 
 
 _MSCOCO_IT = "https://github.com/crux82/mscoco-it"

@@ -121,7 +121,7 @@ def check_readable(source: UpstreamSource, files: Iterable[Path], *, images: Pat
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
     if "languages" in {field.name for field in dataclasses.fields(kind.config_type)}:
-        settings["languages"] = ("en",)  # the check reads no caption
+        settings["languages"] = ("en",)  # rows in other languages are not malformed
     if source.images:
         settings["images"] = str(images)
     kind.check(kind.config_type(**settings))

@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated
+
+from annotated_types import Interval
 
 from data_catalog.errors import SettingsError
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS, fetchable_url, parse_url
 from data_catalog.images.formats import MAX_IMAGE_BYTES
-from data_catalog.settings import HOW, how, require_between, require_values
+from data_catalog.settings import HOW, check_bounds, how, require_values
 
 MAX_BACKOFF_S = 300.0
 MAX_REQUESTS_PER_S = 10_000
@@ -31,17 +34,13 @@ class HostPace:
 class HostLimits:
     """Limits that a recipe sets for a host, or for a domain with all its hosts; None leaves the default."""
 
-    concurrency: int | None = None
+    concurrency: Annotated[int, Interval(ge=1, le=256)] | None = None
     """Maximum concurrent requests."""
-    requests_per_s: float | None = None
+    requests_per_s: Annotated[float, Interval(ge=0, le=MAX_REQUESTS_PER_S)] | None = None
     """Maximum requests per second, as `host_requests_per_s`."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.concurrency is not None:
-            require_between("fetch.hosts.*.concurrency", self.concurrency, 1, 256)
-        if self.requests_per_s is not None:
-            require_between("fetch.hosts.*.requests_per_s", self.requests_per_s, 0, MAX_REQUESTS_PER_S)
+        check_bounds(self, "fetch.hosts.*")
 
     def over(self, pace: HostPace) -> HostPace:
         """Return a pace with the limits that are set here replaced."""
@@ -86,36 +85,36 @@ class FetchConfig:
     """img2dataset's: "multiprocessing", "pyspark" or "ray", as they are configured."""
     processes: int = how(2)
     """Processes of img2dataset."""
-    timeout_s: float = how(10.0)
+    timeout_s: Annotated[float, Interval(ge=0.01, le=3600)] = how(10.0)
     """Maximum seconds to connect, or to wait for the next bytes."""
-    deadline_s: float = how(60.0)
+    deadline_s: Annotated[float, Interval(ge=0.01, le=86400)] = how(60.0)
     """Maximum seconds for one try, redirects and body included, and as many for robots.txt."""
-    max_bytes: int = 32 * 1024 * 1024
+    max_bytes: Annotated[int, Interval(ge=1, le=MAX_IMAGE_BYTES)] = 32 * 1024 * 1024
     """Maximum bytes of an image file, from the web or local; larger ones are rejected. Default: 32 MiB."""
-    max_host_bytes: int = 16 * 1024**3
+    max_host_bytes: Annotated[int, Interval(ge=1, le=2**50)] = 16 * 1024**3
     """Maximum bytes per shard from one host, or from a domain named in `hosts`, rejected images included. Then the
     remaining rows are rejected (`byte_budget`); the order of the answers decides which. Default: 16 GiB."""
-    max_shard_bytes: int = 32 * 1024**3
+    max_shard_bytes: Annotated[int, Interval(ge=1, le=2**50)] = 32 * 1024**3
     """The same limit for all hosts together. Default: 32 GiB."""
-    max_redirects: int = 5
+    max_redirects: Annotated[int, Interval(ge=0, le=30)] = 5
     """Maximum number of redirects per image."""
-    retries: int = how(2)
+    retries: Annotated[int, Interval(ge=0, le=20)] = how(2)
     """Number of retries within the build after a temporary failure."""
-    backoff_s: float = how(1.0)
+    backoff_s: Annotated[float, Interval(ge=0, le=MAX_BACKOFF_S)] = how(1.0)
     """Seconds before the first retry. The wait doubles each time and varies at random."""
-    max_wait_s: float = how(300.0)
+    max_wait_s: Annotated[float, Interval(ge=0, le=86400)] = how(300.0)
     """Maximum seconds of a Retry-After. A host that asks for more is skipped until then."""
-    threads: int = how(64)
+    threads: Annotated[int, Interval(ge=1, le=1024)] = how(64)
     """Requests made at the same time, over all shards."""
-    host_concurrency: int = how(8)
+    host_concurrency: Annotated[int, Interval(ge=1, le=256)] = how(8)
     """Maximum concurrent requests to one host, over all shards."""
-    host_requests_per_s: float = how(20.0)
+    host_requests_per_s: Annotated[float, Interval(ge=0, le=MAX_REQUESTS_PER_S)] = how(20.0)
     """Maximum requests per second to one host, over all shards, including redirects and robots.txt. They are evenly
     spaced, with a margin of 5 %. 0: no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
     """Limits by host, or by domain for all its hosts together. Unset ones are vernaclip's own (Wikimedia, Flickr,
     COCO), else those of all hosts."""
-    ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
+    ports: tuple[Annotated[int, Interval(ge=1, le=65535)], ...] = tuple(sorted(USUAL_PORTS))
     """Ports that requests may use."""
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
     """User-Agent header of requests. The part before the slash is the robot's name in robots.txt and X-Robots-Tag."""
@@ -131,9 +130,7 @@ class FetchConfig:
     fetches originals."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        for name, (low, high) in _BOUNDS.items():
-            require_between(f"fetch.{name}", getattr(self, name), low, high)
+        check_bounds(self, "fetch")
         for host in self.hosts:
             if not host or host != host.lower().strip(". ") or set(host) & set("/:@*"):
                 raise SettingsError(f"fetch.hosts names {host!r}, but needs a host or domain such as example.org")
@@ -141,8 +138,6 @@ class FetchConfig:
         require_values("fetch", self, "processes", engine=(POLITE, IMG2DATASET), distributor=distributors)
         if self.wikimedia_width not in (0, *WIDTHS):
             raise SettingsError(f"fetch.wikimedia_width must be 0 or one of {WIDTHS}, got {self.wikimedia_width}")
-        for port in self.ports:
-            require_between("fetch.ports", port, 1, 65535)
         for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
             if text is not None and (not text.strip() or not text.isascii() or not text.isprintable()):
                 raise SettingsError(f"fetch.{name} must be printable ASCII, got {text!r}")
@@ -169,22 +164,6 @@ class FetchConfig:
     def full_user_agent(self) -> str:
         """Return the User-Agent header."""
         return f"{self.user_agent} {self.contact}" if self.contact else self.user_agent
-
-
-_BOUNDS: Mapping[str, tuple[float, float]] = {
-    "timeout_s": (0.01, 3600),
-    "deadline_s": (0.01, 86400),
-    "max_bytes": (1, MAX_IMAGE_BYTES),
-    "max_host_bytes": (1, 2**50),
-    "max_shard_bytes": (1, 2**50),
-    "max_redirects": (0, 30),
-    "retries": (0, 20),
-    "backoff_s": (0, MAX_BACKOFF_S),
-    "max_wait_s": (0, 86400),
-    "threads": (1, 1024),
-    "host_concurrency": (1, 256),
-    "host_requests_per_s": (0, MAX_REQUESTS_PER_S),
-}
 
 
 def main_host(urls: Collection[str], config: FetchConfig) -> str | None:

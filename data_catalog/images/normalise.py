@@ -6,10 +6,11 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
+from annotated_types import Interval
 from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
@@ -23,7 +24,7 @@ from data_catalog.images.decoding import (
     to_srgb,
     upright,
 )
-from data_catalog.settings import require_between, require_values
+from data_catalog.settings import check_bounds, require_bounds, require_values
 
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 # Keys are img2dataset's names.
@@ -42,7 +43,7 @@ _MAX_FLOAT_PIXELS = 2_000_000
 _FRACTION_MARGIN = 2
 # OpenCV's option of the quality of JPEG and WebP, and of the compression level of PNG; the bounds of both.
 _QUALITY = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION}
-_QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
+_QUALITY_BOUNDS = {"jpg": {"ge": 1, "le": 100}, "webp": {"ge": 1, "le": 100}, "png": {"ge": 0, "le": 9}}
 # The longest side that OpenCV writes in a format, in pixels.
 _LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}
 # Side of the grey picture that the hash is computed from.
@@ -57,14 +58,6 @@ _CHOICES: dict[str, Any] = {
     "encode_format": _QUALITY,
     "animated": ("reject", "first"),
 }
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "image_size": (1, 16384),
-    "max_pixels": (1, 2**31),
-    "min_image_size": (1, 16384),
-    "max_aspect_ratio": (1, 1000),
-    "timeout_s": (0.01, 86400),
-    "memory_bytes": (2**26, 2**50),
-}
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 # From glibc's malloc.h: options of mallopt, and the largest threshold that it accepts.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -76,7 +69,7 @@ _TRIM_THRESHOLD_BYTES = 128 * 1024**2
 class NormaliseConfig:
     """Settings of normalising images, and limits of one image. Names of resizing and encoding are img2dataset's."""
 
-    image_size: int = 256
+    image_size: Annotated[int, Interval(ge=1, le=16384)] = 256
     """Side of the result, in pixels. `resize_mode` decides which side."""
     resize_mode: str = "keep_ratio"
     """Side that becomes `image_size`: "keep_ratio" (the shorter), "keep_ratio_largest" (the longer), "center_crop" (the
@@ -91,11 +84,11 @@ class NormaliseConfig:
     """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
     encode_quality: int = 95
     """Quality of jpg and webp, 1 to 100. Compression level of png, 0 to 9."""
-    min_image_size: int = 32
+    min_image_size: Annotated[int, Interval(ge=1, le=16384)] = 32
     """Minimum shorter side of an original, in pixels."""
-    max_aspect_ratio: float = 5.0
+    max_aspect_ratio: Annotated[float, Interval(ge=1, le=1000)] = 5.0
     """Maximum ratio of an original's longer side to its shorter side."""
-    max_pixels: int = 64_000_000
+    max_pixels: Annotated[int, Interval(ge=1, le=2**31)] = 64_000_000
     """Maximum number of pixels of an original. Larger images are rejected before they are decoded."""
     animated: str = "reject"
     """Files with several frames or pages: "reject" them, or use the "first" frame."""
@@ -108,17 +101,15 @@ class NormaliseConfig:
     keep_original: bool = False
     """Also publish the original bytes, in the column `original` of the pairs. Then changes to this section fetch no
     image again."""
-    timeout_s: float = 60.0
+    timeout_s: Annotated[float, Interval(ge=0.01, le=86400)] = 60.0
     """Seconds after which a decoder is killed and its image rejected."""
-    memory_bytes: int = 2 * 1024**3
+    memory_bytes: Annotated[int, Interval(ge=2**26, le=2**50)] = 2 * 1024**3
     """Bytes of address space for the decoding process, besides its libraries. Default: 2 GiB."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError`, naming the field, if a value is out of range."""
-        for name, (low, high) in _BOUNDS.items():
-            require_between(f"normalise.{name}", getattr(self, name), low, high)
+        check_bounds(self, "normalise")
         require_values("normalise", self, "", **_CHOICES)
-        require_between("normalise.encode_quality", self.encode_quality, *_QUALITY_BOUNDS[self.encode_format])
+        require_bounds(self.encode_quality, _QUALITY_BOUNDS[self.encode_format], "normalise.encode_quality")
         if not _COLOUR.fullmatch(self.matte):
             raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -18,7 +17,6 @@ from data_catalog.settings import PATH
 
 # Far more than any line of an upstream file; without a limit, one missing newline would load gigabytes.
 MAX_LINE_BYTES = 4 * 2**20
-_HEAD_LINES = 100
 MAX_EXCERPT_CHARS = 500
 # Far more than any caption, URL or credit; ingest keeps thousands of rows in memory.
 MAX_TEXT_CHARS = 250_000
@@ -45,15 +43,14 @@ _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 class FilesConfig:
     """Base of the settings of sources and test sets, which are read from upstream files."""
 
-    EXPECTED_FILES: ClassVar[str]  # description of the files, for the message
+    EXPECTED: ClassVar[str]  # what the files are, for messages: "a WIT TSV with its header line"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of the files."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files."""
         if not self.files:
-            raise SettingsError(f"files must name {self.EXPECTED_FILES}")
+            raise SettingsError(f"files must name at least one file: {self.EXPECTED}")
 
 
 class Trouble(NamedTuple):
@@ -133,6 +130,12 @@ def check_text_file(path: Path, *, expected: str) -> None:
             raise InputError(f"{path} is {what}; expected {expected}")
 
 
+def check_file(path: Path, *, expected: str) -> None:
+    """Refuse a file as `check_text_file` does, unless it is named as Parquet, which its reader checks."""
+    if path.suffix.lower() != ".parquet":
+        check_text_file(path, expected=expected)
+
+
 def read_lines(path: Path) -> Iterator[Line]:
     """Yield every physical line of a plain or gzipped file, in constant memory; only LF ends a line.
 
@@ -157,18 +160,6 @@ def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
         text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
         trouble = Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes")
         yield Line(number, text, "\n", trouble)
-
-
-def head_lines(path: Path) -> list[Line]:
-    """Return the first 100 lines of a file, which show its format, or fewer if they are very long."""
-    lines: list[Line] = []
-    num_chars = 0
-    for line in islice(read_lines(path), _HEAD_LINES):
-        lines.append(line)
-        num_chars += len(line.text)
-        if num_chars > MAX_LINE_BYTES:
-            break
-    return lines
 
 
 def first_text(path: Path) -> str:

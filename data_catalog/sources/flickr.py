@@ -9,7 +9,7 @@ Flickr8k's official splits are lists of names in the folder of the captions: Fli
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -21,14 +21,13 @@ from data_catalog.sources.files import (
     FilesConfig,
     Line,
     Trouble,
-    check_text_file,
-    excerpt,
-    head_lines,
+    first_text,
     read_lines,
     upstream_files,
 )
-from data_catalog.sources.mscoco import karpathy_captions, open_captions
-from data_catalog.sources.rows import Candidate, Location, Records, normalised_split
+from data_catalog.sources.json_documents import open_object
+from data_catalog.sources.mscoco import LISTS, karpathy_sentences
+from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 # One name in Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
@@ -48,7 +47,7 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 class FlickrConfig(FilesConfig):
     """Captions files of Flickr8k or Flickr30k, and the location of their images."""
 
-    EXPECTED_FILES: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
+    EXPECTED: ClassVar = _EXPECTED
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Captions files. Flickr8k's split lists are read from the same folder."""
@@ -56,35 +55,16 @@ class FlickrConfig(FilesConfig):
     """Folder, zip or tar of the images, or a glob of them."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files or no images."""
         FilesConfig.__post_init__(self)
         if not self.images:
             raise SettingsError("images must name the folder, zip or tar that contains the images")
 
 
-def check_flickr(config: FlickrConfig) -> None:
-    """Refuse a file that is incomplete, of an unknown format or without rows."""
-    _listed_splits(config)
-    for path in _captions_files(config):
-        check_text_file(path, expected=_EXPECTED)
-        reader = _reader_for(path)
-        if next(reader(path), None) is None:
-            raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
-
-
-def read_flickr(config: FlickrConfig) -> Records:
-    """Yield a record for each caption (English), with the split of its photo if a list states one."""
+def read_flickr(config: FlickrConfig) -> OpenFiles:
+    """Yield each captions file with a record for each caption (English), with the split of its photo if it has one."""
     splits = _listed_splits(config)
-    for location, found in read_flickr_captions(_captions_files(config)):
-        if isinstance(found, Candidate):
-            found.split = splits.get(found.sample_key) or found.split
-        yield location, found
-
-
-def read_flickr_captions(paths: Iterable[Path]) -> Records:
-    """Yield a record for each caption of the files, in any of the formats."""
-    for path in paths:
-        yield from _reader_for(path)(path)
+    captions = (path for path in upstream_files(config) if not _LISTED.fullmatch(path.name))
+    return ((path, _with_splits(read_captions(path), splits)) for path in captions)
 
 
 def flickr_files(config: FlickrConfig) -> list[Path]:
@@ -93,11 +73,17 @@ def flickr_files(config: FlickrConfig) -> list[Path]:
     return sorted({*named, *(found for path in named for found in path.parent.glob(_LISTS))}, key=str)
 
 
-def _captions_files(config: FlickrConfig) -> list[Path]:
-    found = [path for path in upstream_files(config) if not _LISTED.fullmatch(path.name)]
-    if not found:
-        raise InputError(f"files names lists of splits but no captions: add {_EXPECTED}")
-    return found
+def read_captions(path: Path) -> Records:
+    """Return a record for each caption of a file, in any of the formats."""
+    first = first_text(path)
+    if first.startswith("{"):
+        return _read_karpathy(path)
+    if first.replace(" ", "").lower() == _CAPTIONS_HEADER:
+        return _read_table(path)
+    if _RESULTS_HEADER.match(first):
+        layout = "image_name| comment_number| comment"
+        return _matched(path, _after_header(path), layout, _RESULT, _RESULT_UNDELIMITED)
+    return _matched(path, read_lines(path), "name.jpg#number<TAB>caption", _TOKEN)
 
 
 def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
@@ -105,64 +91,41 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
     found: dict[str, tuple[str, Path]] = {}
     for path in flickr_files(config):
         if listed := _LISTED.fullmatch(path.name):
-            check_text_file(path, expected="a list of names of images")
-            for line in read_lines(path):
-                if not (name := line.text.strip()):
-                    continue
+            for name in filter(None, (line.text.strip() for line in read_lines(path))):
                 split, other = found.setdefault(_stem(name), (listed[1], path))
                 if split != listed[1]:
                     raise InputError(f"{name} is in {other} and in {path}: remove it from one of them")
     return {photo: normalised_split(split) for photo, (split, _) in found.items()}
 
 
-def _reader_for(path: Path) -> Callable[[Path], Records]:
-    """Return the reader for a file, by its first lines."""
-    lines = [line for line in head_lines(path) if line.text.strip()]
-    first = lines[0].text if lines else ""
-    if first.lstrip().startswith("{"):
-        return _read_karpathy
-    if _RESULTS_HEADER.match(first):
-        return _read_results
-    if first.replace(" ", "").lower() == _CAPTIONS_HEADER:
-        return _read_captions
-    if any(_TOKEN.fullmatch(line.text) for line in lines):
-        return _read_tokens
-    raise InputError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
-
-
-def _read_tokens(path: Path) -> Records:
-    return _matched(path, read_lines(path), "name.jpg#number<TAB>caption", _TOKEN)
-
-
-def _read_results(path: Path) -> Records:
-    return _matched(path, _after_header(path), "image_name| comment_number| comment", _RESULT, _RESULT_UNDELIMITED)
+def _with_splits(records: Records, splits: Mapping[str, str | None]) -> Records:
+    for location, found in records:
+        if isinstance(found, Candidate):
+            found.split = splits.get(found.sample_key) or found.split
+        yield location, found
 
 
 def _after_header(path: Path) -> Iterator[Line]:
     """Return the lines after the header, which is the first line that is not blank."""
     lines = read_lines(path)
-    for line in lines:
-        if line.text.strip():
-            break
+    _ = next((line for line in lines if line.text.strip()), None)
     return lines
 
 
 def _matched(path: Path, lines: Iterator[Line], layout: str, *patterns: re.Pattern[str]) -> Records:
-    """Yield a record for each line, by the first pattern that it matches."""
     for line in lines:
-        if line.text:
-            found = next((match for pattern in patterns if (match := pattern.fullmatch(line.text))), None)
-            location = Location(str(path), line.number, line.text)
-            if line.trouble or found is None:
-                yield location, line.trouble or Trouble("malformed_row", f"not {layout}")
-            else:
-                yield location, _caption(found["name"].strip(), str(int(found["index"])), found["caption"])
+        location = Location(str(path), line.number, line.text)
+        found = next((match for pattern in patterns if (match := pattern.fullmatch(line.text))), None)
+        if line.trouble:
+            yield location, line.trouble
+        elif found:
+            yield location, _caption(found["name"].strip(), str(int(found["index"])), found["caption"])
+        elif line.text:
+            yield location, Trouble("malformed_row", f"not {layout}")
 
 
-def _caption(name: str, caption_key: str | None, caption: str | None, split: str | None = None) -> Candidate:
-    return Candidate(
-        sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en", split=split
-    )
+def _caption(name: str, caption_key: str, caption: str) -> Candidate:
+    return Candidate(sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en")
 
 
 def _stem(name: str) -> str:
@@ -170,7 +133,7 @@ def _stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0] or name
 
 
-def _read_captions(path: Path) -> Records:
+def _read_table(path: Path) -> Records:
     """Yield records of `image,caption`; the key of a caption is its index among the captions of its image.
 
     An unquoted caption may contain commas: all after the first comma is the caption.
@@ -181,23 +144,21 @@ def _read_captions(path: Path) -> Records:
 
     previous, index = "", 0
     for record in read_records(_after_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
-        location, trouble = Location(str(path), record.line, record.text), record.trouble
-        name, caption = record.cells or ("", "")
-        is_plain = "," in record.text and '"' not in record.text
-        if not record.cells and is_plain and trouble and trouble.reason == "malformed_row":
-            name, _, caption = record.text.partition(",")
-            trouble = None
+        location, cells, trouble = Location(str(path), record.line, record.text), record.cells, record.trouble
+        if not cells and trouble and trouble.reason == "malformed_row" and '"' not in record.text:
+            name, comma, caption = record.text.partition(",")
+            cells, trouble = [name, caption], None if comma else trouble
         if trouble:
             yield location, trouble
             continue
-        name = name.strip()
+        name, caption = cells[0].strip(), cells[1]
         index = index + 1 if name == previous else 0
         previous = name
         yield location, _caption(name, str(index), caption)
 
 
 def _read_karpathy(path: Path) -> Records:
-    document = open_captions(path, expected=_EXPECTED)
-    for caption in karpathy_captions(path, document, expected=_EXPECTED):
-        location = Location(str(path), caption.number, caption.raw)
-        yield location, _caption(caption.filename, caption.caption_id, caption.text, caption.split)
+    for location, found in karpathy_sentences(path, open_object(path, expected=_EXPECTED, names=LISTS)):
+        if isinstance(found, Candidate):
+            found.sample_key, found.url = _stem(found.path or ""), None
+        yield location, found

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
@@ -52,12 +54,10 @@ class Source:
 
     Args:
         name: value of the column `source`, and prefix of ids.
-        files: its upstream files.
         file_entries: their names and sha256, in the order of `files`.
         settings: the settings that decide which rows are selected, and their contents.
         read: opens the files and yields their rows.
         origin: returns who wrote the captions of a file, given its path as it is in the rows.
-        limit: how many of the rows are read.
     """
 
     name: str
@@ -85,10 +85,11 @@ class Source:
         """Yield the rows; with a limit, rows of samples that were not drawn are unselected."""
         base = _common_folder(self.files)
         for row in self.read():
-            if drawn is None or isinstance(row, UnselectedRow) or _sample_id(row, self.name, base) in drawn:
+            if drawn is None or isinstance(row, UnselectedRow):
                 yield row
             else:
-                yield UnselectedRow(reason=BEYOND_LIMIT)
+                is_drawn = self.limit.rank(_sample_id(row, self.name, base)) < drawn.end
+                yield row if is_drawn else UnselectedRow(reason=BEYOND_LIMIT)
 
 
 def ingest(
@@ -109,7 +110,7 @@ def ingest(
         Progress("ingest", total=None, unit="rows") as progress,
     ):
         for source in sources:
-            records = _records(source, target_lang, counts[source.name])
+            records = _staged_rows(source, target_lang, counts[source.name])
             groups = groups_of(records, _num_chars, most_rows=ROWS_PER_STAGED_BATCH, most_bytes=CHARS_PER_STAGED_BATCH)
             for group in groups:
                 writer.write_batch(pa.RecordBatch.from_pylist(group, schema=STAGED))
@@ -121,17 +122,25 @@ def ingest(
     for name, num_samples in count_samples(staged).items():
         ranges[name] = range(num_shards, num_shards + -(-num_samples // shard_size))
         num_shards = ranges[name].stop
-    _write_shards(staged, folder, ranges, counts if keep_splits else None)
+    num_shards = max(1, num_shards)
+    pieces = groupby(_pieces(staged, ranges, counts if keep_splits else None), key=itemgetter(0))
+    ahead = next(pieces, None)
+    for number in range(num_shards):  # a few may be empty
+        rows = [CAPTIONS.empty_table()]
+        if ahead is not None and ahead[0] == number:
+            rows += [piece for _, piece in ahead[1]]
+            ahead = next(pieces, None)
+        save_parquet(pa.concat_tables(rows), folder / f"{number:05d}.parquet")
     staged.unlink()
-    return {"num_shards": max(1, num_shards), "sources": counts}
+    return {"num_shards": num_shards, "sources": counts}
 
 
 def _num_chars(record: Mapping[str, Any]) -> int:
     return sum(len(value) for value in record.values() if isinstance(value, str))
 
 
-def _records(source: Source, target_lang: str, counts: SourceCounts) -> Iterator[dict[str, Any]]:
-    """Yield the selected rows of a source as staged rows; count selected, malformed and unselected rows."""
+def _staged_rows(source: Source, target_lang: str, counts: SourceCounts) -> Iterator[dict[str, Any]]:
+    """Yield the selected rows of a source; count selected, malformed and unselected rows."""
     base = _common_folder(source.files)
     for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
@@ -197,34 +206,21 @@ def _relative(file: str, base: str) -> str:
     return Path(file).absolute().relative_to(base).as_posix()
 
 
-def _write_shards(
-    staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
-) -> None:
-    """Cut the sorted rows into shards, at least one; reject rows for unknown splits if `rejecting` counts them."""
-    num_shards = max([1, *(each.stop for each in ranges.values())])
-    shard_id, rows = 0, [CAPTIONS.empty_table()]
-
-    def finish_shard() -> None:
-        nonlocal shard_id, rows
-        save_parquet(pa.concat_tables(rows), folder / f"{shard_id:05d}.parquet")
-        shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
-
+def _pieces(
+    staged: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the sorted rows cut by shard; reject rows for unknown splits if `rejecting` counts them."""
     for batch in sorted_rows(staged, spread=None if rejecting is None else "unknown_split"):
         table = pa.Table.from_batches([batch])
         if rejecting is not None:
             table = _without_unknown_splits(table, rejecting)
         places = zip(table.column("source").to_pylist(), table.column("order_key").to_pylist(), strict=True)
         shards = [ranges[source].start + shard_of(key, len(ranges[source])) for source, key in places]
-        finished = _finish_rows(table)
-        start = 0
-        while start < len(shards):
-            end = start + shards[start:].count(shards[start])
-            while shard_id < shards[start]:
-                finish_shard()
-            rows.append(finished.slice(start, end - start))
-            start = end
-    while shard_id < num_shards:
-        finish_shard()
+        finished, start = _finish_rows(table), 0
+        for shard, rows in groupby(shards):
+            num_rows = sum(1 for _ in rows)
+            yield shard, finished.slice(start, num_rows)
+            start += num_rows
 
 
 def _without_unknown_splits(table: pa.Table, counts: Mapping[str, SourceCounts]) -> pa.Table:
@@ -241,12 +237,8 @@ def _without_unknown_splits(table: pa.Table, counts: Mapping[str, SourceCounts])
 
 def _finish_rows(table: pa.Table) -> pa.Table:
     """Add a suffix to repeated caption ids, and cast to the schema."""
-    repeats = table.column("repeat").to_pylist()
-    if any(repeat > 1 for repeat in repeats):
-        ids = [
-            caption_id if repeat == 1 else f"{caption_id}~{repeat}"
-            for caption_id, repeat in zip(table.column("caption_id").to_pylist(), repeats, strict=True)
-        ]
-        index = table.schema.get_field_index("caption_id")
-        table = table.set_column(index, "caption_id", pa.array(ids, pa.string()))
+    repeats = table.column("repeat")
+    suffixes = pc.binary_join_element_wise("~", pc.cast(repeats, pa.string()), "")
+    ids = pc.binary_join_element_wise(table.column("caption_id"), pc.if_else(pc.equal(repeats, 1), "", suffixes), "")
+    table = table.set_column(table.schema.get_field_index("caption_id"), "caption_id", ids)
     return table.select(CAPTIONS.names).cast(CAPTIONS)

@@ -62,18 +62,22 @@ def open_json(path: Path, *, expected: str, names: Collection[str]) -> object:
         return found
 
     check_text_file(path, expected=expected)
-    try:
-        return json.loads(_read_text(path), object_pairs_hook=with_names, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): expected {expected}; download it again") from error
-
-
-def _read_text(path: Path) -> str:
     with gzip_errors(path), open_bytes(path) as file:
         content = file.read(MAX_DOCUMENT_BYTES + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         raise InputError(f"{path} has more than {MAX_DOCUMENT_BYTES // 2**20} MiB of JSON: split it")
-    return content.decode("utf-8-sig")
+    try:
+        text = content.decode("utf-8-sig")
+        del content  # it would stay in memory beside the text
+        return json.loads(text, object_pairs_hook=with_names, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): expected {expected}; download it again") from error
+
+
+def open_object(path: Path, *, expected: str, names: Collection[str]) -> Mapping[str, object]:
+    """Read a document as `open_json` does; another value than an object is an empty one."""
+    document = open_json(path, expected=expected, names=names)
+    return document if isinstance(document, dict) else {}
 
 
 def text_field(record: Mapping[str, object], name: str) -> str | None:
@@ -98,18 +102,14 @@ def missing_id(record: Mapping[str, object], name: str) -> str:
     return f"no {name}" if record.get(name) is None else f"no {name} but {str(record[name])[:_SHOWN_ID_CHARS]}"
 
 
-def records_of(value: object) -> list[Mapping[str, object]] | None:
-    """Return the objects of a list, or None for another value; an item that is no object becomes an empty one."""
-    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else None
-
-
-def names_of(record: Mapping[str, object]) -> str:
-    """Return the names in an object, for a message."""
-    return ", ".join(list(record)[:20])[:_MAX_NAMES_CHARS] or "(none)"
+def records_in(document: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
+    """Return the objects in a list; an item that is no object becomes an empty one. Another value is an empty list."""
+    value = document.get(name)
+    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []
 
 
 def describe(value: object) -> str:
     """Return a description of a JSON value, for a message: its type, and the keys of an object."""
     if isinstance(value, dict):
-        return f"an object with the keys {names_of(value)}"
+        return f"an object with the keys {', '.join(list(value)[:20])[:_MAX_NAMES_CHARS] or '(none)'}"
     return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.errors import SettingsError
 from data_catalog.schema import NATIVE
+from data_catalog.settings import require_values
 
 HUMAN_TRANSLATION, MACHINE_TRANSLATION = "human_translation", "machine_translation"
 CORRECTED = "machine_translation_corrected"
@@ -46,12 +46,7 @@ class CaptionOrigin:
     translator: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for an unknown origin, or for a translator of native captions."""
-        if self.origin not in ORIGINS:
-            *others, last = ORIGINS
-            near = get_close_matches(self.origin, ORIGINS, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"origin must be {', '.join(others)} or {last}, got {self.origin!r}{hint}")
+        require_values("", self, "", origin=ORIGINS)
         if (self.translator or "").strip().lower() == NATIVE:
             raise SettingsError(f"translator is {self.translator!r}, which marks captions without a translator")
         if self.translator and self.origin == NATIVE:

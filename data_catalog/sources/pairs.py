@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 from data_catalog.errors import SettingsError
@@ -17,16 +18,29 @@ from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, inner_name, open_images
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import Candidate, Location, Records
-from data_catalog.sources.tables import FORMATS, ColumnSpec, Entry, check_table, read_table
+from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
+from data_catalog.sources.tables import FORMATS, Entry, read_table
 from data_catalog.sources.urls import is_web_url, url_key
+
+# The settings that name columns, by the field of `Candidate` that each one fills; the image's column is first.
+_COLUMNS = {
+    "url": "url_column",
+    "path": "path_column",
+    "caption": "caption_column",
+    "lang": "lang_column",
+    "original": "source_caption_column",
+    "license": "license_column",
+    "attribution": "attribution_column",
+    "page_url": "page_column",
+    "split": "split_column",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsConfig(FilesConfig):
     """Tables of your own pairs, and the names of their columns."""
 
-    EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
+    EXPECTED: ClassVar = f"a table of pairs ({FORMATS})"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
@@ -61,10 +75,7 @@ class PairsConfig(FilesConfig):
     """Column of the upstream splits (train, val, test). `split.by` decides whether they are used."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for no files, no image, no language, or settings that contradict each other."""
         FilesConfig.__post_init__(self)
-        if not self.caption_column:
-            raise SettingsError("caption_column must name a column")
         if bool(self.url_column) == bool(self.path_column):
             raise SettingsError("exactly one of url_column and path_column must be set")
         if not self.lang and not self.lang_column:
@@ -91,21 +102,18 @@ class PairsConfig(FilesConfig):
             )
 
 
-def check_pairs(config: PairsConfig) -> None:
-    """Refuse a file that is incomplete, or lacks the columns or rows."""
-    wanted = _wanted(config)
-    for path in upstream_files(config):
-        check_table(path, wanted)
+def read_pairs(config: PairsConfig) -> OpenFiles:
+    """Yield each file with every record of it."""
+    return ((path, _records(path, config)) for path in upstream_files(config))
 
 
-def read_pairs(config: PairsConfig) -> Records:
-    """Yield every record of the files."""
-    wanted, columns = _wanted(config), _columns(config)
+def _records(path: Path, config: PairsConfig) -> Records:
+    columns = {name: column for name, setting in _COLUMNS.items() if (column := getattr(config, setting))}
+    is_image = is_web_url if config.url_column else is_image_name
     with ExitStack() as stack:
         images = cache(lambda: stack.enter_context(closing(open_images(pairs_images(config) or ""))))
-        for path in upstream_files(config):
-            for entry in read_table(path, wanted):
-                yield Location(str(path), entry.line, entry.raw), _record(entry, config, columns, images)
+        for entry in read_table(path, list(columns.values()), is_image):
+            yield Location(str(path), entry.line, entry.raw), _record(entry, config, columns, images)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
@@ -120,29 +128,6 @@ def pairs_images(config: PairsConfig) -> str | None:
     return str(folders.pop())
 
 
-def _columns(config: PairsConfig) -> dict[str, str]:
-    """Return the columns to read, by the field of `Candidate` that each one fills; the image's column is first."""
-    columns = {
-        "url": config.url_column,
-        "path": config.path_column,
-        "caption": config.caption_column,
-        "lang": config.lang_column,
-        "original": config.source_caption_column,
-        "license": config.license_column,
-        "attribution": config.attribution_column,
-        "page_url": config.page_column,
-        "split": config.split_column,
-    }
-    return {name: column for name, column in columns.items() if column}
-
-
-def _wanted(config: PairsConfig) -> ColumnSpec:
-    required = list(_columns(config).values())
-    return ColumnSpec(
-        required=required, image_column=required[0], is_image=is_web_url if config.url_column else is_image_name
-    )
-
-
 def _record(
     entry: Entry, config: PairsConfig, columns: Mapping[str, str], images: Callable[[], ImageFiles]
 ) -> Candidate | Trouble:
@@ -153,28 +138,24 @@ def _record(
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
             return Trouble("malformed_row", f"{column} is {describe(value)} instead of a text")
-        if value and name == "url":
-            value = value.strip()
-        texts[name] = _image_name(value, images) if value and name == "path" else value
-    url, path, lang = texts.get("url"), texts.get("path"), texts.pop("lang", None)
-    if path:  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
-        path = texts["path"] = inner_name(path) or path
-    return Candidate(
-        sample_key=url_key(url) if url else path or "",
-        lang=lang.strip().lower() if lang and lang.strip() else config.lang,
-        original_lang=config.source_lang,
-        **texts,
-    )
+        texts[name] = value
+    if url := texts.get("url"):
+        texts["url"] = url = url.strip()
+    if path := texts.get("path"):
+        texts["path"] = path = _image_name(path, images)
+    lang = (texts.pop("lang", None) or "").strip().lower() or config.lang
+    sample_key = url_key(url) if url else path or ""
+    return Candidate(sample_key=sample_key, lang=lang, original_lang=config.source_lang, **texts)
 
 
 def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
-    """Return a cell without the white space around it, unless an image has it in its name."""
+    """Return the name of an image, without white space around it, unless an image has it in its name."""
     name = cell.strip()
     if name not in ("", cell):
         with suppress(OSError):
             images().size(cell)
-            return cell
-    return name
+            name = cell
+    return inner_name(name) or name  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:

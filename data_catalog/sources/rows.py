@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge
 
 from data_catalog.drop_reasons import Reason
-from data_catalog.errors import SettingsError
+from data_catalog.settings import check_bounds
 from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.shards import order_key
@@ -19,12 +22,9 @@ class Candidate:
     Args:
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
         caption_key: upstream's id of the caption, or None.
-        url: URL of the image; exactly one of `url` and `path` is set.
-        path: name of the image in the source's `images` folder or archive.
-        caption: the text, unchanged.
+        path: name of the image in the source's `images`; exactly one of `url` and `path` is set.
         lang: ISO 639-1 code that upstream states, or the documented language of the dataset.
         original: the text that the caption translates, if upstream has both.
-        original_lang: ISO 639-1 code of `original`.
         split: split of the image that upstream states; in an `UpstreamRow` normalised by `normalised_split`.
     """
 
@@ -44,12 +44,7 @@ class Candidate:
 
 @dataclass(slots=True, kw_only=True)
 class UpstreamRow(Candidate):
-    """A selected, well-formed caption of one image.
-
-    Args:
-        upstream_file: path as the reader opened it; ingest makes it relative.
-        upstream_line: 1-based line where the record starts (record number in JSON and Parquet).
-    """
+    """A selected, well-formed caption of one image; file and line are as in `Location`."""
 
     upstream_file: str
     upstream_line: int
@@ -70,6 +65,9 @@ class MalformedRow:
     reason: str
     detail: str
     raw: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.upstream_file}, line or record {self.upstream_line}: {self.reason}, {self.detail}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,43 +112,27 @@ class Location(NamedTuple):
     raw: str = ""
 
 
-# What a reader of a kind of source yields for each record of its files.
+# What a reader finds in each record of a file, and the files of a source with their records.
 Records = Iterator[tuple[Location, Candidate | Trouble | UnselectedRow]]
+OpenFiles = Iterator[tuple[Path, Records]]
 
 
 def row_of(location: Location, found: Candidate | Trouble | UnselectedRow) -> SourceRow:
-    """Return the row of a record: valid, malformed or unselected."""
-    if isinstance(found, UnselectedRow):
-        return found
-    return malformed_row(location, *found) if isinstance(found, Trouble) else validate_row(location, found)
-
-
-def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:
-    """Return a malformed row for a record; `reason` is a key of `MALFORMED_REASONS`."""
-    return MalformedRow(
-        upstream_file=location.upstream_file,
-        upstream_line=location.upstream_line,
-        reason=reason,
-        detail=excerpt(detail),
-        raw=excerpt(location.raw) if location.raw else None,
-    )
-
-
-def validate_row(location: Location, found: Candidate) -> JudgedRow:
-    """Validate a record; return an upstream row, or a malformed row with the reason.
+    """Return the row of a record: valid, malformed or unselected.
 
     A URL must be http or https, and a caption must not be blank. White space around `url` is removed, empty optional
     fields become None, and the caption is unchanged.
     """
+    if isinstance(found, UnselectedRow):
+        return found
+    if isinstance(found, Trouble):
+        return malformed_row(location, *found)
     url, caption, lang = (found.url or "").strip(), found.caption, (found.lang or "").strip()
     texts = (caption, found.original, found.url, found.path, found.sample_key, found.caption_key, found.lang)
     for text in (*texts, found.split, found.license, found.attribution, found.page_url):
-        if not text:
-            continue
-        if len(text) > MAX_TEXT_CHARS:
-            return malformed_row(
-                location, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}"
-            )
+        if text and len(text) > MAX_TEXT_CHARS:
+            detail = f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}"
+            return malformed_row(location, "malformed_row", detail)
         if trouble := text_trouble(text):
             return malformed_row(location, *trouble)
     if url and not is_web_url(url):
@@ -179,8 +161,24 @@ def validate_row(location: Location, found: Candidate) -> JudgedRow:
     )
 
 
+def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:
+    """Return a malformed row for a record; `reason` is a key of `MALFORMED_REASONS`."""
+    file, line, raw = location
+    return MalformedRow(
+        upstream_file=file, upstream_line=line, reason=reason, detail=excerpt(detail), raw=excerpt(raw) if raw else None
+    )
+
+
 # Reason of unselected rows beyond the limit.
 BEYOND_LIMIT = "limit"
+
+
+class DrawnSamples(NamedTuple):
+    """The samples that a limit draws, those with a rank below `end`; and the numbers of rows read and drawn."""
+
+    end: int
+    num_rows: int
+    num_drawn: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,16 +188,14 @@ class RowLimit:
     Whole samples are drawn by a hash of their ids, in two passes with bounded memory.
     """
 
-    limit: int = 0
+    limit: Annotated[int, Ge(0)] = 0
     """Maximum number of rows, drawn at random from those that the other settings select, with all captions of an image
     or none. Malformed rows count. A larger limit adds rows; 0 reads all."""
     limit_seed: int = 0
     """Seed of the draw."""
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for a negative limit."""
-        if self.limit < 0:
-            raise SettingsError(f"limit must not be negative, got {self.limit}")
+        check_bounds(self)
 
     def stated(self) -> dict[str, Any]:
         """Return the settings for keys and manifest; empty if all rows are read."""
@@ -209,7 +205,7 @@ class RowLimit:
         """Return the rank of a sample, a 64-bit hash: samples are drawn in the order of their ranks."""
         return int(order_key(f"{self.limit_seed}\0{sample_id}"), 16)
 
-    def draw(self, sample_ids: Iterable[str]) -> "DrawnSamples":
+    def draw(self, sample_ids: Iterable[str]) -> DrawnSamples:
         """Draw samples, given the sample id of every row; keeps at most `limit` numbers in memory."""
         counts: dict[int, int] = {}
         last_first: list[int] = []
@@ -226,21 +222,7 @@ class RowLimit:
             while num_drawn > self.limit:  # counts only grow, so a sample that is too much now stays too much
                 end = -heappop(last_first)
                 num_drawn -= counts.pop(end)
-        return DrawnSamples(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
+        return DrawnSamples(end, num_rows, num_drawn)
 
 
 ALL_ROWS = RowLimit()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnSamples:
-    """The samples that a limit draws, those with a rank below `end`; and the numbers of rows read and drawn."""
-
-    limit: RowLimit
-    end: int
-    num_rows: int
-    num_drawn: int
-
-    def __contains__(self, sample_id: str) -> bool:
-        """Return whether a sample is drawn."""
-        return self.limit.rank(sample_id) < self.end

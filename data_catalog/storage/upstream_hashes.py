@@ -156,7 +156,7 @@ def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
 
 def _sampled(file: StorePath, stamp: Stamp) -> str:
     """Hash the first and last 32 KiB of a file that the store states no version of."""
-    with file.open(stamp.size) as opened:
+    with file.store_errors(), file.open(stamp.size) as opened:
         sampled = opened.read(_SAMPLED_BYTES)
         opened.seek(max(_SAMPLED_BYTES, stamp.size - _SAMPLED_BYTES))
         return hashlib.sha256(sampled + opened.read(_SAMPLED_BYTES)).hexdigest()

@@ -31,7 +31,7 @@ from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
-from data_catalog.sources.tables import ColumnSpec, read_table, text_columns
+from data_catalog.sources.tables import read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
@@ -274,8 +274,8 @@ def _samples(path: Path) -> dict[str, list[str]]:
             f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), but pairs need one of "
             "images and one of captions: columns are separated by commas in .csv files, by tabs in .tsv files"
         )
-    wanted = ColumnSpec(required=columns, image_column=columns[0], is_image=lambda text: False)
-    entries = list(islice(read_table(path, wanted), _ROWS_FOR_COLUMNS))
+    columns = [column for column in columns if columns.count(column) == 1]
+    entries = list(islice(read_table(path, columns, lambda text: False), _ROWS_FOR_COLUMNS))
     if not entries:
         raise InputError(f"{path} has columns but no rows")
     bad = [entry for entry in entries if entry.trouble and entry.trouble.reason == "bad_encoding"]

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from cleaning.checks.definition import Section
 from data_catalog.errors import Refusals, SettingsError
-from data_catalog.settings import require_bounds
+from data_catalog.settings import bounds_of, require_bounds
 
 T = TypeVar("T")
 
@@ -227,9 +227,10 @@ def _settings_error(first: ErrorDetails, kind: Any, path: str) -> SettingsError:
         table, known = place.rpartition(".")[0], section_fields(_type_at(kind, first["loc"][:-1]))
         return unknown_key(place, table, known)
     if first["type"] in _BOUNDS:
-        field = section_fields(kind)[str(first["loc"][-1])]
+        *parents, name = (part for part in first["loc"] if isinstance(part, str))
+        owner = _type_at(kind, parents)
         try:
-            require_bounds(first["input"], field.metadata, place)
+            require_bounds(first["input"], bounds_of(owner).get(name, section_fields(owner)[name].metadata), place)
         except SettingsError as out_of_bounds:
             return out_of_bounds
     wanted = _WANTED.get(first["type"])

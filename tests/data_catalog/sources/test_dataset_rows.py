@@ -173,7 +173,9 @@ def test_urls_by_mscocos_naming_and_local_files(read: Any) -> None:
         assert (row.url, row.split) == (f"{HOST}/{url}", split)
     (row,) = read("mscoco", coco(), images=str(Path(__file__).parent))
     assert (row.url, row.path) == (None, NAME)
-    assert reasons(read("mscoco", coco(coco_url=None, file_name="mine.jpg"))) == ["image_missing"]
+    content = coco(CAPTION, CAPTION | {"image_id": 7})
+    content["images"].append({"id": 7, "file_name": "mine.jpg"})
+    assert reasons(read("mscoco", content)) == ["row", "image_missing"]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +212,11 @@ SENTENCES = [{"raw": "A man.", "sentid": 770337}]
 
 
 def test_an_id_of_different_images_in_two_files_is_rejected(read: Any) -> None:
-    listed = {"images": [{"id": 391895, "file_name": OTHER_NAME}], "annotations": [CAPTION]}
-    for other in (listed, {"images": [{"filename": OTHER_NAME, "cocoid": 391895, "sentences": SENTENCES}]}):
-        first, second = read("mscoco", coco(), other, images=str(Path(__file__).parent))
-        assert reasons([first]) == ["row"]
+    listed = [{"id": 391895, "file_name": OTHER_NAME}, {"id": 8, "file_name": "000000000008.jpg"}]
+    named = [{"filename": image["file_name"], "cocoid": image["id"], "sentences": SENTENCES} for image in listed]
+    for other in ({"images": listed, "annotations": [CAPTION, CAPTION | {"image_id": 8}]}, {"images": named}):
+        first, second, third = read("mscoco", coco(), other, images=str(Path(__file__).parent))
+        assert reasons([first, third]) == ["row", "row"]
         assert (second.reason, second.detail) == ("image_missing", "several images have the id 391895")
 
 

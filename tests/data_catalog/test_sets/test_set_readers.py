@@ -85,6 +85,16 @@ def test_images_of_several_files_are_one_where_they_have_one_name(tmp_path: Path
     assert {"coco:7", "flickr:5101244485", "url:images.cocodataset.org/val2017/000000000007.jpg"} < seven.identities
 
 
+def test_captions_of_an_id_that_two_images_have_are_of_none(tmp_path: Path) -> None:
+    content = coco([IMAGE_9, {**IMAGE_7, "id": 9}, {**IMAGE_7, "id": 7}], [CAPTION_9, CAPTION_9 | {"image_id": 7}])
+    found = load(tmp_path, "coco", {"a.json": content})
+    assert [(image.name, image.captions) for image in found.images] == [
+        ("COCO_val2014_000000000009.jpg", ()),
+        ("000000000007.jpg", ("Un cane",)),
+    ]
+    assert [row.detail for row in found.malformed] == ["several images have the id 9"]
+
+
 NAMES = "COCO_train2014_000000061844.jpg\nCOCO_train2014_000000061849.jpg\nCOCO_val2014_000000129945.jpg\n"
 
 
@@ -273,25 +283,22 @@ VAL = {"a.json": karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "s
     ("kind", "contents", "options", "message"),
     [
         ("coco", {"a.json": b""}, {}, "is empty"),
-        ("coco", {"a.json": coco([IMAGE_9], [{"image_id": 9, "bbox": [1]}])}, {}, "annotations without captions"),
-        ("coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], [])}, {}, "several images with the id 9"),
-        ("coco", {"a.json": coco([{"id": 1}], [CAPTION_9])}, {}, "has no image in .*record 1: image_missing"),
+        ("coco", {"a.json": coco([{"id": 1}], [CAPTION_9])}, {}, "has 0 images, and 2 .*record 1: image_missing"),
         # One damaged file spoils the set: it is all of it or nothing.
         ("coco", {"a.json": coco([IMAGE_9], []), "b.json": b'{"images": [{"id": 9'}, {}, "b.json is not valid JSON"),
         ("xtd10", {**LIST, "test_1kcaptions_it.txt": "uno\ndue"}, {"num_images": 3}, "2 captions in"),
         ("xtd10", LIST, {}, "3 images instead of 1000, and 0 malformed rows"),
         ("xtd10", {**LIST, "more.txt": NAMES}, {}, "2 lists of image names"),
         ("xtd10", LIST, {"languages": ("fr",)}, "no list of captions in fr"),
-        ("xtd10", {"README.md": "# Welcome", **LIST}, {}, "is not XTD10's"),
-        ("karpathy", VAL, {}, "no image of the split test: it has val"),
-        ("karpathy", {"a.json": coco([IMAGE_9], [])}, {}, "without 'filename' and 'sentences'"),
-        ("flickr30k", {"a.token": "1016887272.jpg#0\tSeveral climbers\n"}, {}, "but no list of the test images"),
-        ("flickr30k", {"test.txt": "1", "more.txt": "something else"}, {}, "is not Flickr captions"),
+        ("xtd10", {"README.md": "# Welcome", **LIST}, {}, "2 lists of image names: expected one, XTD10's"),
+        ("karpathy", VAL, {}, "no image of the split test"),
+        ("karpathy", {"a.json": coco([IMAGE_9], [])}, {}, "no image of the split test"),
+        ("flickr30k", {"a.token": "1016887272.jpg#0\tSeveral climbers\n"}, {}, "has 0 images, and 0 malformed rows"),
         ("crossmodal3600", {"captions.jsonl": RIVER}, {}, "1 images instead of 3600"),
         ("crossmodal3600", {"c.jsonl": RIVER}, {"languages": ("de",), "num_images": 1}, "captions in de"),
         ("crossmodal3600", {"c.jsonl.gz": gzip.compress(RIVER.encode())[:-8]}, {}, "truncated gzip"),
         ("pairs", {"a.csv": "text\na"}, {"caption_column": "text"}, "to find the images"),
-        ("list", {"mine.txt": "coco:x\nflickr:y"}, {}, "no image .*mine.txt, line or record 1: malformed_row"),
+        ("list", {"mine.txt": "coco:x\nflickr:y"}, {}, "0 images, .*mine.txt, line or record 1: malformed_row"),
         ("list", {"mine.txt": "a.jpg"}, {"images": "/nowhere"}, "images names /nowhere"),
     ],
 )
