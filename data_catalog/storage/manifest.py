@@ -20,7 +20,9 @@ from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import read_json, sha256_of
 
 # Increase it when older versions cannot read what this one writes below a root, or this one not what they wrote.
-MANIFEST_FORMAT = 3
+# Snapshots of format 3 have a further file, "lookup", which nothing reads any more.
+MANIFEST_FORMAT = 4
+READ_FORMATS = (3, MANIFEST_FORMAT)
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 # Files and folders of a root, and those beside the snapshots of a dataset.
@@ -50,7 +52,7 @@ class FileEntry(TypedDict):
     bytes: int
     rows: int
     shard: NotRequired[int]
-    """Number of the shard; missing for images that were carried over and for the look-up file."""
+    """Number of the shard; missing for images that were carried over."""
     split: NotRequired[str]
     """Split of a file of pairs: one of `SPLITS`, or `MARKED`."""
 
@@ -256,8 +258,8 @@ def datasets_folder(root: Path) -> Path:
 def other_format(root: Path, found: object) -> InputError:
     """Return the error for a root whose snapshots have another format."""
     return InputError(
-        f"{root} has format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
-        "--root, or use the version that made it"
+        f"{root} has format {found}, and this version reads formats {' and '.join(map(str, READ_FORMATS))}: build into "
+        "a new --root, or use the version that made it"
     )
 
 
@@ -303,7 +305,7 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     if not path.is_file():
         return None
     manifest = read_checksummed(path, remedy=f"restore it from a copy, or remove the folder {folder} and build again")
-    if manifest.get("format") != MANIFEST_FORMAT:
+    if manifest.get("format") not in READ_FORMATS:
         raise other_format(root, manifest.get("format"))
     if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot):
         raise DamagedError(

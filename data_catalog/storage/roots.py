@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.integrity import CHECKSUM, content_problem
-from data_catalog.storage.manifest import MANIFEST_FILE, MANIFEST_FORMAT, datasets_folder, other_format
+from data_catalog.storage.manifest import MANIFEST_FILE, READ_FORMATS, datasets_folder, other_format
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # DuckDB reads these as patterns, as the start of settings or as a slash, and would read the files of another root.
@@ -86,7 +86,7 @@ def open_root(root: Path, *, writes: bool) -> None:
         with suppress(OSError):  # damaged and unreadable ones are left to `vernaclip verify`
             content = manifest.read_bytes()
             found = _FORMAT.search(content)
-            if found is None or found[1] == str(MANIFEST_FORMAT).encode():
+            if found is None or found[1].decode(errors="replace") in map(str, READ_FORMATS):
                 continue
             if CHECKSUM.encode() not in content or content_problem(content) is None:
                 raise other_format(root, found[1].decode(errors="replace"))

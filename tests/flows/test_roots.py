@@ -21,7 +21,7 @@ from data_catalog.database.query import query
 from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
-from data_catalog.storage.manifest import MANIFEST_FORMAT, committed_snapshots, require_snapshot
+from data_catalog.storage.manifest import MANIFEST_FORMAT, READ_FORMATS, committed_snapshots, require_snapshot
 from flows.cli import main
 
 # Any name that a folder may have, but for four characters.
@@ -129,7 +129,7 @@ def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_ove
     told(["verify", "--root", str(root)])
 
 
-@pytest.mark.parametrize(("number", "is_one_of_several"), [(MANIFEST_FORMAT - 1, True), (MANIFEST_FORMAT + 1, False)])
+@pytest.mark.parametrize(("number", "is_one_of_several"), [(READ_FORMATS[0] - 1, True), (MANIFEST_FORMAT + 1, False)])
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
     root: Path, error_of: Any, number: int, is_one_of_several: bool
 ) -> None:
@@ -141,7 +141,7 @@ def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
     other = current.parents[1] / "0123456789ab" / "manifest.json"
     write_checksummed(other if is_one_of_several else current, manifest)
     before = state(root)
-    told = f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}"
+    told = f"{root} has format {number}, and this version reads formats 3 and 4"
     for words in commands:
         error = error_of(root, words)
         assert told in error, words
