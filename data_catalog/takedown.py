@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
@@ -35,6 +34,7 @@ from data_catalog.storage.manifest import (
     EXPORT_RECORD,
     EXPORTS,
     FETCH_LOGS,
+    MANIFEST_FORMAT,
     MODELS,
     REPORT_FILE,
     RUN_FILE,
@@ -290,6 +290,7 @@ def _take_down(root: Path, old: Snapshot, matches: "Matches") -> Iterator[Rewrit
             steps.insert(old.steps.index(INGEST) + 1, FORGET_STEP)
         manifest: Manifest = {
             **old.manifest,
+            "format": MANIFEST_FORMAT,
             "snapshot": snapshot_id,
             "forget_of": old.snapshot,
             "tombstones": matcher.tombstones.entry,
@@ -576,7 +577,6 @@ def rewrite_files(
     rewritten = of_each_file(lambda one: left(*one), chosen, most=2)  # since each may hold a group of images
     for (kind, _), found in zip(chosen, rewritten, strict=True):
         files[kind] += found
-    files[LOOKUP_KIND] = [write_lookup(folder, files, before=snapshot)]
     return files
 
 

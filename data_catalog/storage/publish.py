@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import examined
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
@@ -325,7 +324,8 @@ def write_snapshot(
         return make_current(root, same)
     folder = snapshot_folder(root, dataset, snapshot_id)
     if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
+        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images"))])
+        shutil.rmtree(folder / "lookup", ignore_errors=True)  # of a killed build of an earlier version
     failpoint("snapshot.before_files", folder)
     there = {  # a file that another snapshot has is linked and takes no space
         entry["sha256"]: snapshot.folder / entry["path"]
@@ -343,7 +343,6 @@ def write_snapshot(
         if path not in listed:
             path.unlink()
     failpoint("snapshot.after_files", folder)
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
     its_own = {"format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files}
     manifest = cast("Manifest", {**facts, **its_own})
     snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
