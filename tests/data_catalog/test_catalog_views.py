@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import rebuild
+from data_catalog.database.query import query
 from data_catalog.database.views import COLUMNS, VIEWS, view_texts
-from data_catalog.schema import CAPTIONS
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.errors import DamagedError
+from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, snapshot_folder
+from data_catalog.storage.shards import open_image_writer
 
 ROW = {
     "caption_id": "mscoco:1#1",
@@ -118,3 +121,30 @@ def test_every_view_and_column_has_a_short_text_and_no_text_is_of_another(tmp_pa
     assert found == {(view, name) for view, names in COLUMNS.items() for name in names}
     texts = [text for _, text in views] + [text for _, _, text in columns]
     assert [text for text in texts if not text or "\n" in text or len(text) > 120 or text != text.strip()] == []
+
+
+def test_a_query_for_few_rows_reads_no_pixels_of_other_row_groups(tmp_path: Path) -> None:
+    """So it answers although those are damaged, which a query for all pixels notices."""
+    for dataset in ("one", "other"):
+        folder = snapshot_folder(tmp_path, dataset, "0123456789ab")
+        path = folder / "pairs" / "train.parquet"
+        path.parent.mkdir(parents=True)
+        fields = pa.schema([field.with_nullable(True) for field in PAIRS])
+        with open_image_writer(path, fields) as writer:
+            for number in range(4):
+                image = {"bytes": bytes([65 + number]) * 1000, "path": None}
+                row = {"sample_id": f"web:{number}", "split": "train", "image": image}
+                writer.write_table(pa.Table.from_pylist([row, {**row, "sample_id": f"other:{number}"}], schema=fields))
+        names = {"format": MANIFEST_FORMAT, "dataset": dataset, "snapshot": folder.name}
+        files = {"pairs": [file_entry(path, folder, rows=8, split="train")], "captions": [], "images": []}
+        found = snapshot_with(tmp_path / "elsewhere", dataset, CAPTIONS, 0)
+        commit_snapshot(tmp_path, {**found.manifest, **names, "files": files})
+        path.write_bytes(path.read_bytes().replace(b"D" * 1000, b"E" * 1000))
+    for where in ("sample_id = 'web:1'", "sample_id IN ('web:1', 'x') AND dataset = 'one'"):
+        sql = f"SELECT dataset, image.bytes AS bytes FROM pairs WHERE {where} ORDER BY ALL"
+        rows = query(tmp_path, sql).to_pylist()
+        assert rows == [{"dataset": name, "bytes": b"B" * 1000} for name in ("one", "other")[: len(rows)]]
+        assert len(rows) == 1 + ("dataset" not in where)
+    for sql in ("SELECT max(image.bytes) FROM pairs", "SELECT image FROM pairs WHERE sample_id = 'web:3'"):
+        with pytest.raises(DamagedError, match="vernaclip verify"):
+            query(tmp_path, sql)
