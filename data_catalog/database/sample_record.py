@@ -25,12 +25,13 @@ Row = dict[str, Any]
 FILE = "file"
 MOST_HINTS = 3
 MOST_CHARACTERS = 200  # of an unknown id in the error's text
+_MOST_RUNS = 20
 _WIDTH = 116
 _NAMED = """
     SELECT sample_id, caption_id AS name, url FROM captions
-    WHERE sample_id IN (SELECT unnest($names)) OR caption_id IN (SELECT unnest($names)) OR regexp_matches(url, $like)
+    WHERE list_contains($names, sample_id) OR list_contains($names, caption_id) OR regexp_matches(url, $like)
     UNION SELECT sample_id, sha256, final_url FROM image_outcomes
-    WHERE sha256 IN (SELECT unnest($names)) OR regexp_matches(final_url, $like)
+    WHERE list_contains($names, sha256) OR regexp_matches(final_url, $like)
 """
 _BEGIN_WITH = """
     SELECT DISTINCT sample_id FROM captions
@@ -75,18 +76,27 @@ def _samples(ask: RunQuery, texts: Sequence[str]) -> dict[str, set[str]]:
 def _like(address: str) -> str:
     """Return a regular expression that all spellings of a canonical address match, and few others.
 
-    They have the letters and digits of its path, unless these are escaped or have line ends between them.
+    After the host they have the same letters and digits, unless some are escaped, or line ends or dots go.
     """
     place = re.sub("^[^/]*//[^/?#]*|%..", " ", address)
-    runs = [run[:100] for run in re.findall("[A-Za-z0-9]+", place)]
-    return rf"(?s:{'.*'.join(runs[:10])})|%3[0-9]|%[4-7]|[\t\n\r]"
+    runs = re.findall("[A-Za-z0-9]{1,100}", place)
+    between = "(?:[^A-Za-z0-9]|%..)*"
+    end = f"{between}(?:#.*)?$" if len(runs) <= _MOST_RUNS else ""
+    begin = between.join(["", *runs[:_MOST_RUNS]])
+    return rf"(?s:^[^/\\]*[/\\]+[^/\\?#]*{begin}{end})|%3[0-9]|%[4-7]|[\t\n\r]|[/\\]\."
 
 
 def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Iterator[Row]:
     manifest, folder = snapshot.manifest, snapshot.folder.absolute()
     shards = {entry["path"]: entry["shard"] for entry in manifest["files"]["captions"]}
-    names = ("step", "meaning", "columns", "image_columns")
-    steps = [{name: entry[name] for name in names} for entry in manifest["steps"]]  # type: ignore[literal-required]
+    settings = manifest["settings"]
+    steps = [
+        {
+            **{name: dict(entry)[name] for name in ("step", "meaning", "columns", "image_columns")},
+            "rules": {section: settings[section] for section in entry["rules"] if section in settings},
+        }
+        for entry in manifest["steps"]
+    ]
 
     def rows(view: str, names: Iterable[str], columns: str = "*") -> dict[str, list[Row]]:
         sql = f"SELECT {columns} FROM {view} WHERE sample_id IN (SELECT unnest($names))"
@@ -116,7 +126,7 @@ def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Itera
             "snapshot": snapshot.snapshot,
             "sample_id": sample_id,
             "source": {"name": source, **facts},
-            "steps": [{**step, "rules": snapshot.rules(step["step"])} for step in steps],
+            "steps": steps,
             "captions": [explained(row) for row in own],
             "image": next((explained(row) for row in images.get(sample_id, [])), None),
             "requests": _requests(snapshot, places[sample_id], sample_id),
