@@ -1,11 +1,12 @@
-"""DuckDB connections of bounded memory that spill to a temporary folder.
+"""DuckDB connections of bounded memory that spill to a temporary folder, and SQL that reads shards.
 
-Connections to the catalog of a root, which run users' queries, are in `query.py`.
+Connections for users' queries are in `query.py`.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,42 +58,6 @@ def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
                 raise DamagedError(f"{failure} ({text}): see `vernaclip verify`") from error
 
 
-def create_view(
-    connection: "DuckDBPyConnection", name: str, files: Sequence[Path], schema: pa.Schema, *, filename: bool = False
-) -> None:
-    """Create a view of Parquet files of one schema.
-
-    Without files it has no rows. Columns of the schema that the files lack, since their build has no step that fills
-    them, are null.
-    """
-    if not files:
-        columns = [*schema, pa.field("filename", pa.string())] if filename else schema
-        connection.register(name, pa.schema(columns).empty_table())
-        return
-    rows = connection.read_parquet([str(path.absolute()) for path in files], filename=filename, hive_partitioning=False)
-    lacking = [field for field in schema if field.name not in rows.columns]
-    if lacking:
-        rows = rows.project(", ".join(["*", *(f"NULL::{sql_type(field.type)} AS {field.name}" for field in lacking)]))
-    rows.create_view(name)
-
-
-def sql_type(kind: pa.DataType) -> str:
-    """Return DuckDB's name of an Arrow type."""
-    if pa.types.is_list(kind):
-        return f"{sql_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        fields = (f'"{field.name}" {sql_type(field.type)}' for field in kind)  # quoted: "where" is an SQL keyword
-        return f"STRUCT({', '.join(fields)})"
-    return {
-        "string": "VARCHAR",
-        "binary": "BLOB",
-        "int32": "INTEGER",
-        "int64": "BIGINT",
-        "float": "FLOAT",
-        "bool": "BOOLEAN",
-    }[str(kind)]
-
-
 @contextmanager
 def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
     """Open a function that runs SQL on one snapshot, with parameters by name, and returns a table.
@@ -102,5 +67,41 @@ def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
     """
     with scratch_connection(f"{snapshot.dataset} {snapshot.snapshot} cannot be read") as connection:
         for name, (schema, files_of) in SHARDS.items():
-            create_view(connection, name, files_of(snapshot), schema, filename=True)
+            text = rows_text({**sql_types(schema), "filename": "VARCHAR"}, [("*", files_of(snapshot))])
+            connection.execute(f"CREATE VIEW {name} AS {text}")
         yield lambda sql, **parameters: connection.sql(sql, params=parameters or None).to_arrow_table()
+
+
+def rows_text(kinds: Mapping[str, str], parts: Iterable[tuple[str, Sequence[Path]]]) -> str:
+    """Return SQL that reads lists of Parquet files of one schema, each with an expression for its columns.
+
+    Columns that the files of a list lack, since their build has no step that fills them, are null.
+
+    Args:
+        kinds: SQL types by column; with "filename", each row has that of its file.
+        parts: what to select from which files; none of a part without files.
+    """
+    nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in kinds.items())
+    filename = str("filename" in kinds).lower()
+    selects = [
+        f"SELECT {columns} FROM read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], "
+        f"hive_partitioning = false, filename = {filename})"
+        for columns, files in parts
+        if files
+    ]
+    return " UNION ALL BY NAME ".join([f"SELECT {nulls} WHERE false", *selects])
+
+
+@cache
+def sql_types(schema: pa.Schema) -> dict[str, str]:
+    """Return DuckDB's names of the types of a schema's columns."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        found = connection.from_arrow(schema.empty_table())
+        return dict(zip(found.columns, map(str, found.types), strict=True))
+
+
+def literal(text: str) -> str:
+    """Return an SQL literal of a text."""
+    return "'" + text.replace("'", "''") + "'"

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 from data_catalog.database.catalog import catalog_path
 from data_catalog.database.connections import SHARDS
 from data_catalog.database.result_files import Batches
-from data_catalog.database.views import commented_text, created_text, view_texts
+from data_catalog.database.views import created_text, view_texts
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import raise_if_disk_fails
@@ -27,9 +27,10 @@ from data_catalog.storage.reading import open_to_readers
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-    from pyarrow.dataset import Dataset
+    from pyarrow.dataset import Dataset, Fragment
 
 _ROWS_PER_BATCH = 10_000
+_PIXELS = {"image", "original"}
 # How DuckDB 1.4 and 2.0 begin the error of an Arrow dataset.
 _UNREADABLE = ("arrow_scan: get_next failed", "reading the Arrow source failed")
 # Hundreds of comments take half of the time of a small query.
@@ -40,13 +41,7 @@ _HARMS_OLD_DUCKDB = re.compile(r"serialized_sql|\bquery\b|\bu&|enable_logging", 
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-    """Return the result of a query as a table.
-
-    Args:
-        root: root of the catalog.
-        sql: one statement with a result.
-        parameters: values of the query's parameters, which it names as `$name`.
-    """
+    """Return the result of one statement as a table, with parameters that it names as `$name`."""
     with stream_query(root, sql, parameters) as (schema, batches):
         return pa.Table.from_batches(batches, schema)
 
@@ -141,8 +136,7 @@ def open_views(snapshots: Sequence[Snapshot], scratch: Path, *, is_described: bo
     for name in SHARDS:
         del texts[name]
         connection.from_arrow(_dataset(name, snapshots)).create_view(name)
-    comments = f"; {commented_text()}" if is_described else ""
-    connection.execute(f"BEGIN; {created_text(texts)}{comments}; COMMIT")
+    connection.execute(created_text(texts, is_described=is_described))
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection
 
@@ -152,13 +146,24 @@ def _dataset(view: str, snapshots: Sequence[Snapshot]) -> "Dataset":
     from pyarrow.dataset import FileSystemDataset, ParquetFileFormat, ParquetFragmentScanOptions, field
     from pyarrow.fs import LocalFileSystem
 
+    class Shards(FileSystemDataset):  # type: ignore[misc]
+        """Shards whose pixels are read only in row groups with wanted rows: Arrow alone reads those of all rows."""
+
+        def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> Any:
+            found: FileSystemDataset = super()
+            if filter is not None and _PIXELS & set(columns or ()):
+                with suppress(OSError, pa.ArrowException):  # whoever reads a damaged file says so
+                    groups = list(_groups(self, filter))
+                    found = FileSystemDataset(groups, self.schema, self.format, self.filesystem)
+            return found.scanner(columns=columns, filter=filter, **options)
+
     schema, files_of = SHARDS[view]
     files = {
         str(path.absolute()): (field("dataset") == snapshot.dataset) & (field("snapshot") == snapshot.snapshot)
         for snapshot in snapshots
         for path in files_of(snapshot)
     }
-    return FileSystemDataset.from_paths(
+    plain = FileSystemDataset.from_paths(
         list(files),
         schema=pa.schema([("dataset", pa.string()), ("snapshot", pa.string()), *schema]),
         format=ParquetFileFormat(
@@ -167,3 +172,18 @@ def _dataset(view: str, snapshots: Sequence[Snapshot]) -> "Dataset":
         filesystem=LocalFileSystem(),
         partitions=list(files.values()),
     )
+    return Shards(list(plain.get_fragments()), plain.schema, plain.format, plain.filesystem)
+
+
+def _groups(dataset: "Dataset", filter: Any) -> "Iterator[Fragment]":
+    """Yield the row groups with rows that pass a filter, and whole those files that have many such rows."""
+
+    def count(part: "Fragment") -> int:
+        found: int = part.scanner(schema=dataset.schema, filter=filter).count_rows()
+        return found
+
+    for file in dataset.get_fragments(filter):
+        if (num_rows := count(file)) >= file.num_row_groups:
+            yield file
+        elif num_rows:
+            yield from (group for group in file.split_by_row_group() if count(group))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -9,18 +10,14 @@ from data_catalog.database.connections import connect_spilling
 from data_catalog.storage.manifest import SPLITS
 
 ROWS_PER_BATCH = 20_000
+_READ = "read_parquet($files, hive_partitioning = false)"
 
 
 def count_samples(staged: Path) -> dict[str, int]:
     """Return the number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
-    query = """
-        SELECT source, count(DISTINCT sample_id) FROM read_parquet(?, hive_partitioning = false)
-        GROUP BY source ORDER BY source
-    """
-    return {
-        str(source): int(count)
-        for source, count in connect_spilling(staged.parent).execute(query, [str(staged)]).fetchall()
-    }
+    query = f"SELECT source, count(DISTINCT sample_id) FROM {_READ} GROUP BY source ORDER BY source"
+    with connect_spilling(staged.parent) as connection:
+        return dict(connection.execute(query, _files([staged])).fetchall())
 
 
 def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.RecordBatch]:
@@ -36,11 +33,10 @@ def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.Recor
     query = f"""
         SELECT {columns},
                row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
-        FROM read_parquet(?, hive_partitioning = false)
-        ORDER BY source, order_key, sample_id, caption_id, repeat
+        FROM {_READ} ORDER BY source, order_key, sample_id, caption_id, repeat
     """
-    connection = connect_spilling(staged.parent)
-    yield from connection.sql(query, params=[str(staged)]).arrow(ROWS_PER_BATCH)
+    with connect_spilling(staged.parent) as connection:
+        yield from connection.sql(query, params=_files([staged])).arrow(ROWS_PER_BATCH)
 
 
 def image_facts(
@@ -60,8 +56,7 @@ def image_facts(
         Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
         number; `preference`, the row's rank among all, the best first; `placeholder_of`, a host or null; `is_marked`,
         whether a caption or the image is marked as one of a test set; `stated_split`, the last of `SPLITS` that
-            captions,
-        dropped ones included, state, or null.
+        captions, dropped ones included, state, or null.
     """
     orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
     better = ", ".join([*(orders[name] for name in keep), "sample_id"])
@@ -78,8 +73,7 @@ def image_facts(
                    list_position($sources, split_part(sample_id, ':', 1)) AS rank,
                    split_part(final_url, '/', 3) AS host,
                    row_number() OVER (ORDER BY sample_id) - 1 AS number
-            FROM read_parquet($images, hive_partitioning = false) LEFT JOIN counted USING (sample_id)
-            WHERE drop_reason IS NULL
+            FROM {_READ} LEFT JOIN counted USING (sample_id) WHERE drop_reason IS NULL
         ), asked AS (
             SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
         )
@@ -89,38 +83,29 @@ def image_facts(
                is_marked, stated_split
         FROM asked ORDER BY sample_id
     """
-    parameters = {
-        "images": [str(path) for path in images],
-        "captions": [str(path) for path in captions],
-        "sources": list(sources),
-        "splits": list(SPLITS),
-        "urls": stand_in_urls,
-    }
-    connection = connect_spilling(images[0].parent)  # a name for it: DuckDB 1.4 closes an unreferenced connection
-    return connection.sql(query, params=parameters).to_arrow_table()
+    more = {"sources": list(sources), "splits": list(SPLITS), "urls": stand_in_urls}
+    parameters = _files(images) | {"captions": [str(path) for path in captions]} | more
+    with connect_spilling(images[0].parent) as connection:
+        return connection.sql(query, params=parameters).to_arrow_table()
 
 
 def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
-    """Return the good images whose bytes have one of the given hashes.
-
-    Columns `sample_id` and `sha256`, in the order of `sample_id`.
+    """Return `sample_id` and `sha256` of the good images whose bytes have one of some hashes, by `sample_id`."""
+    query = f"""
+        SELECT sample_id, sha256 FROM {_READ} JOIN asked USING (sha256) WHERE drop_reason IS NULL ORDER BY sample_id
     """
-    connection = connect_spilling(images[0].parent)
-    connection.register("asked", pa.table({"sha256": sha256.unique()}))
-    query = """
-        SELECT sample_id, sha256 FROM read_parquet($files, hive_partitioning = false) JOIN asked USING (sha256)
-        WHERE drop_reason IS NULL ORDER BY sample_id
-    """
-    return connection.sql(query, params={"files": [str(path) for path in images]}).to_arrow_table()
+    with connect_spilling(images[0].parent) as connection:
+        connection.register("asked", pa.table({"sha256": sha256.unique()}))
+        return connection.sql(query, params=_files(images)).to_arrow_table()
 
 
 def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
     """Yield the thumbnails of the good images in the order of `sample_id`, batch by batch."""
-    query = """
-        SELECT thumbnail FROM read_parquet($files, hive_partitioning = false)
-        WHERE drop_reason IS NULL ORDER BY sample_id
-    """
-    connection = connect_spilling(images[0].parent)
-    found = connection.sql(query, params={"files": [str(path) for path in images]})
-    for batch in found.arrow(ROWS_PER_BATCH):
-        yield pa.chunked_array([batch.column(0)])
+    query = f"SELECT thumbnail FROM {_READ} WHERE drop_reason IS NULL ORDER BY sample_id"
+    with connect_spilling(images[0].parent) as connection:
+        for batch in connection.sql(query, params=_files(images)).arrow(ROWS_PER_BATCH):
+            yield pa.chunked_array([batch.column(0)])
+
+
+def _files(paths: Sequence[Path]) -> dict[str, Any]:
+    return {"files": [str(path) for path in paths]}

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import examined, recounted
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
@@ -294,7 +293,6 @@ def write_snapshot(
             files[kind].append(entry)
     files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
     failpoint("snapshot.after_files", folder)
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
     manifest = cast("Manifest", {**facts, "format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files})
     return make_current(root, commit(root, manifest, write_documents=write_documents))
 

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.database.connections import connect_spilling
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
@@ -52,6 +51,7 @@ from data_catalog.storage.manifest import (
     EXPORT_RECORD,
     EXPORTS,
     FETCH_LOGS,
+    MANIFEST_FORMAT,
     MODELS,
     REPORT_FILE,
     RUN_FILE,
@@ -294,6 +294,7 @@ def _publish(root: Path, matches: Matches, old: Snapshot) -> RewrittenDataset:
             steps.insert(old.steps.index(INGEST) + 1, FORGET_STEP)
         manifest: Manifest = {
             **old.manifest,
+            "format": MANIFEST_FORMAT,
             "snapshot": snapshot_id,
             "forget_of": old.snapshot,
             "tombstones": stones.entry,
@@ -454,7 +455,6 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     # Two at a time, since each may hold a group of images.
     for (kind, _), entry in zip(chosen, of_each_file(lambda one: left(*one), chosen, most=2), strict=True):
         found[kind] += [] if entry is None else [entry]
-    found[LOOKUP_KIND] = [write_lookup(folder, found, before=old)]
     return found
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge, Interval
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import PATH, require_between, require_values
+from data_catalog.settings import PATH, check_bounds, require_bounds, require_values
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
@@ -70,7 +72,7 @@ class ScenesConfig:
     """Folder of the sample. It must be absent or contain an earlier sample, which is replaced if it differs."""
     base_url: str
     """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765"."""
-    num_images: int = 6000
+    num_images: Annotated[int, Ge(MIN_IMAGES)] = 6000
     """Number of images in all four datasets together, at least 40."""
     target_language: str = "it"
     """Language of the native captions (the WIT file): "it", "de" or "en"."""
@@ -79,19 +81,17 @@ class ScenesConfig:
     fault_rates: Mapping[str, float] = field(default_factory=dict)
     """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, in the datasets that have it.
     Other faults keep their default rates."""
-    figures: float = 0.0
+    figures: Annotated[float, Interval(ge=0, le=MOST_FIGURES)] = 0.0
     """Share of images, at most 0.4, that show few kinds of figures: two or three equal ones in a colour, or two in ink
     side by side ("a star to the left of a square")."""
 
     def __post_init__(self) -> None:
-        if self.num_images < MIN_IMAGES:
-            raise SettingsError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
+        check_bounds(self, "scenes")
         require_values("scenes", self, "", target_language=LANGUAGES)
-        require_between("scenes.figures", self.figures, 0, MOST_FIGURES)
         for kind, rate in self.fault_rates.items():
             if kind not in FAULTS:
                 raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")
-            require_between(f"scenes.fault_rates.{kind}", rate, 0, MOST_FAULTY)
+            require_bounds(rate, {"ge": 0, "le": MOST_FAULTY}, f"scenes.fault_rates.{kind}")
         for source in SOURCES:
             total = sum(rate_of(kind, self.fault_rates) for kind, fault in FAULTS.items() if source in fault.sources)
             if total > MOST_FAULTY:
@@ -116,8 +116,8 @@ class ServeConfig:
 
     folder: Path = field(metadata=PATH)
     """Folder of the files to serve. The run itself may create it."""
-    port: int
+    port: Annotated[int, Interval(ge=1, le=65535)]
     """Port on this machine. Changing it changes all image URLs."""
 
     def __post_init__(self) -> None:
-        require_between("serve.port", self.port, 1, 65535)
+        check_bounds(self, "serve")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import InputError, SettingsError
@@ -49,18 +49,10 @@ from data_catalog.storage.shards import append_line, rename_for_removal, sweep_t
 
 logger = logging.getLogger(__name__)
 
-CURRENT, PREVIOUS = "current", "previous"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Published:
-    """A committed snapshot and its place in the history of its dataset.
-
-    Args:
-        snapshot: the snapshot.
-        is_current: whether the catalog shows it.
-        time: when a build first ended with it, by the run log, in ISO 8601; None if the log has no such line.
-    """
+    """A committed snapshot, whether the catalog shows it, and when a build first ended with it, by the run log."""
 
     snapshot: Snapshot
     is_current: bool
@@ -68,16 +60,15 @@ class Published:
 
     def row(self) -> dict[str, Any]:
         """Return the row that `vernaclip snapshots` lists."""
-        snapshot = self.snapshot
-        manifest, files = snapshot.manifest, snapshot.manifest["files"]
+        manifest, files = self.snapshot.manifest, self.snapshot.manifest["files"]
         return {
-            "dataset": snapshot.dataset,
-            "snapshot": snapshot.snapshot,
+            "dataset": self.snapshot.dataset,
+            "snapshot": self.snapshot.snapshot,
             "current": self.is_current,
             "published": self.time,
             "captions": sum(file["rows"] for file in files["captions"]),
-            "pairs": sum(file["rows"] for file in files["pairs"]),
-            "bytes": sum(file["bytes"] for file in snapshot.entries()),
+            "pairs": self.snapshot.num_pairs,
+            "bytes": sum(file["bytes"] for file in self.snapshot.entries()),
             "attempt": manifest["attempt"],
             "forget_of": manifest.get("forget_of"),
         }
@@ -103,45 +94,19 @@ def append_run(root: Path, dataset: str, **facts: Any) -> None:
 
 
 def history(root: Path, dataset: str) -> list[Published]:
-    """Return all committed snapshots of a dataset, oldest first.
-
-    Raises:
-        DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
-    """
+    """Return all committed snapshots of a dataset, oldest first."""
     current = current_snapshot_name(root, dataset)
-    first: dict[str, tuple[str, int]] = {}
+    ends: dict[str, tuple[str, int]] = {}
     for number, run in enumerate(runs(root, dataset)):
-        first.setdefault(str(run.get("snapshot")), (str(run.get("time")), number))
-
-    def place(snapshot: Snapshot) -> tuple[str, int]:
-        if snapshot.snapshot in first:
-            return first[snapshot.snapshot]
-        try:  # a build that was killed at its very end has no line in the run log
-            seconds = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
-        except OSError:
-            return "", -1
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds"), -1
-
-    return [
-        Published(
-            snapshot=snapshot,
-            is_current=snapshot.snapshot == current,
-            time=first[snapshot.snapshot][0] if snapshot.snapshot in first else None,
-        )
-        for snapshot in sorted(committed_snapshots(root, dataset), key=place)
-    ]
-
-
-def previous_name(root: Path, dataset: str) -> str | None:
-    """Return the id of the snapshot that was current before the current one and still exists; None if there is none."""
-    current = current_snapshot_name(root, dataset)
-    there = [published.snapshot.snapshot for published in history(root, dataset)]
-    # Take-downs and older versions do not log it: theirs were.
-    ends = [(str(run.get("snapshot")), run.get("is_current", True)) for run in runs(root, dataset)]
-    logged = [name for name, was_current in ends if was_current]
-    never = {name for name, _ in ends}.difference(logged)  # builds that kept nothing
-    names = [*reversed(logged), *(name for name in reversed(there) if name not in never)]
-    return next((name for name in names if name in there and name != current), None)
+        ends.setdefault(str(run.get("snapshot")), (str(run.get("time")), number))
+    found = []
+    for snapshot in committed_snapshots(root, dataset):
+        time, number = ends.get(snapshot.snapshot, (None, -1))
+        # A build that was killed at its very end has no line in the run log.
+        written = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
+        place = (time or datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"), number)
+        found.append((place, Published(snapshot, snapshot.snapshot == current, time)))
+    return [published for _, published in sorted(found, key=lambda one: one[0])]
 
 
 def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snapshot]:
@@ -151,14 +116,10 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
         root: root of the catalog.
         names: ids or their first letters, "current", or "previous" (the one that was current before).
         dataset: name of the dataset; None: the one that has them all.
-
-    Raises:
-        SettingsError: no snapshot matches, or several do.
-        DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
     """
     candidates = dataset_names(root) if dataset is None else [dataset]
     matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
-    whole = {name: found for name, found in matches.items() if all(found)}
+    whole = [name for name, found in matches.items() if all(found)]
     unknown = [given for place, given in enumerate(names) if not any(found[place] for found in matches.values())]
     wanted = " and ".join(dict.fromkeys(unknown or names))
     if not whole:
@@ -166,24 +127,31 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
         raise SettingsError(f"{where} holds no snapshot {wanted}: `vernaclip snapshots` lists them")
     if len(whole) > 1:
         raise SettingsError(f"{wanted} matches snapshots of {' and '.join(whole)}: choose one with --dataset")
-    [(dataset, found)] = whole.items()
     snapshots = []
-    for given, ids in zip(names, found, strict=True):
+    for given, ids in zip(names, matches[whole[0]], strict=True):
         if len(ids) > 1:
             raise SettingsError(f"{given} matches {' and '.join(ids)}: give more of its letters")
-        snapshot = read_snapshot(root, dataset, ids[0])
+        snapshot = read_snapshot(root, whole[0], ids[0])
         if snapshot is None:
-            raise SettingsError(f"snapshot {ids[0]} of {dataset} is gone: `vernaclip snapshots` lists the others")
+            raise SettingsError(f"snapshot {ids[0]} was removed meanwhile: `vernaclip snapshots` lists the others")
         snapshots.append(snapshot)
     return snapshots
 
 
 def _matching(root: Path, dataset: str, given: str) -> list[str]:
     """Return the ids that match a name given by the user."""
-    if given in (CURRENT, PREVIOUS):
-        found = current_snapshot_name(root, dataset) if given == CURRENT else previous_name(root, dataset)
-        return [] if found is None else [found]
-    return [name for name in snapshot_names(root, dataset) if given and name.startswith(given)]
+    current = current_snapshot_name(root, dataset)
+    if given == "current":
+        return [] if current is None else [current]
+    if given != "previous":
+        return [name for name in snapshot_names(root, dataset) if given and name.startswith(given)]
+    there = [published.snapshot.snapshot for published in history(root, dataset)]
+    # Take-downs and older versions do not log whether a snapshot became the current one: theirs did.
+    ends = [(str(run.get("snapshot")), run.get("is_current", True)) for run in runs(root, dataset)]
+    logged = [name for name, was_current in ends if was_current]
+    never = {name for name, _ in ends}.difference(logged)  # builds that kept nothing
+    names = [*reversed(logged), *(name for name in reversed(there) if name not in never)]
+    return [name for name in names if name in there and name != current][:1]
 
 
 def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
@@ -193,11 +161,7 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
     `sweep_removed` removes. Readers that have one of its files open can still read it.
 
     Returns:
-        The number of bytes freed; 0 if there is no such snapshot. Files that other snapshots share (hard links) do not
-        count.
-
-    Raises:
-        SettingsError: it is the dataset's current snapshot.
+        The number of bytes freed; 0 if there is no such snapshot.
     """
     if current_snapshot_name(root, dataset) == snapshot:
         raise SettingsError(
@@ -219,65 +183,41 @@ def sweep_removed(root: Path) -> None:
 
 def freed_bytes(*folders: Path) -> int:
     """Return how many bytes a removal of these folders frees: files with a hard link elsewhere do not count."""
-    links: Counter[tuple[int, int]] = Counter()
-    sizes: dict[tuple[int, int], tuple[int, int]] = {}
-    for folder in folders:
-        for path in folder.rglob("*"):
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode):
-                links[status.st_dev, status.st_ino] += 1
-                sizes[status.st_dev, status.st_ino] = status.st_size, status.st_nlink
-    return sum(size for file, (size, all_links) in sizes.items() if links[file] >= all_links)
+    files = [path.lstat() for folder in folders for path in folder.rglob("*")]
+    files = [status for status in files if stat.S_ISREG(status.st_mode)]
+    links = Counter((status.st_dev, status.st_ino) for status in files)
+    found = {(status.st_dev, status.st_ino): status for status in files}
+    return sum(status.st_size for file, status in found.items() if links[file] >= status.st_nlink)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removable:
-    """A snapshot to remove; an unfinished one was left by a killed build."""
+class Old(NamedTuple):
+    """A snapshot that is not the current one, and a note: why it is needed, or that its build was killed."""
 
     dataset: str
     snapshot: str
-    folder: Path
-    is_finished: bool
+    note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeededSnapshot:
-    """An old snapshot that is kept, and the reason."""
-
-    dataset: str
-    snapshot: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """Result of pruning, or of its dry run.
 
-    Args:
-        removed: removed snapshots.
-        freed: bytes freed; files that other snapshots share do not count.
-        kept: old snapshots that are still needed.
-        exports: folders of exports made from a removed snapshot; they stay complete.
-        num_urls: images whose outcomes no other snapshot in the root has: a later build fetches these URLs again.
+    `freed` are bytes. `kept` are old snapshots that are still needed. `exports` are folders of exports made from a
+    removed snapshot; they stay complete. `num_urls` counts the images whose outcomes no other snapshot in the root has:
+    a later build fetches these URLs again.
     """
 
-    removed: tuple[Removable, ...]
+    removed: Sequence[Old]
     freed: int
-    kept: tuple[NeededSnapshot, ...]
-    exports: tuple[Path, ...]
+    kept: Sequence[Old]
+    exports: Sequence[Path]
     num_urls: int
 
 
 def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
     """Remove the old snapshots of one dataset, or of all datasets, and unfinished ones that killed builds left.
 
-    The current snapshot, the newest `keep` snapshots and all that `needed_snapshots` yields are kept.
-
-    Raises:
-        SettingsError: `keep` is less than 1.
-        InputError: there is no such dataset.
-        DamagedError: a manifest is damaged.
-        BusyError: another process writes below `root`.
+    The current snapshot, the newest `keep` snapshots and all that something needs are kept.
     """
     if keep < 1:
         raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot is always kept")
@@ -288,24 +228,19 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
         if dataset is not None and dataset not in there:
             raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
         names = there if dataset is None else [dataset]
-        kept = [need for name in names for need in needed_snapshots(root, name)]
-        needed = {(need.dataset, need.snapshot) for need in kept}
-        found = [
-            each
-            for name in names
-            for each in _removable(root, name, keep=keep)
-            if (each.dataset, each.snapshot) not in needed
-        ]
-        gone = {(each.dataset, each.snapshot) for each in found}
+        kept = [need for name in names for need in _needed(root, name)]
+        needed = {need[:2] for need in kept}
+        found = [each for name in names for each in _old(root, name, keep) if each[:2] not in needed]
+        gone = {each[:2] for each in found}
         records = [
             (path.parent, read_checksummed(path, remedy=f"remove the folder {path.parent} and export again"))
             for path in sorted((root / EXPORTS).glob(f"*/*/{EXPORT_RECORD}"))
         ]
         pruned = Pruned(
-            removed=tuple(found),
-            freed=freed_bytes(*(each.folder for each in found)),
-            kept=tuple(need for need in kept if need.snapshot != current_snapshot_name(root, need.dataset)),
-            exports=tuple(place for place, of in records if (of.get("dataset"), of.get("snapshot")) in gone),
+            removed=found,
+            freed=freed_bytes(*(snapshot_folder(root, *each) for each in gone)),
+            kept=[need for need in kept if need.snapshot != current_snapshot_name(root, need.dataset)],
+            exports=[place for place, of in records if (of.get("dataset"), of.get("snapshot")) in gone],
             num_urls=_num_forgotten(root, gone),
         )
         if not dry_run:
@@ -317,59 +252,49 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
     return pruned
 
 
-def needed_snapshots(root: Path, dataset: str) -> Iterator[NeededSnapshot]:
-    """Yield the snapshots that are needed whatever their age; a snapshot may come twice.
-
-    Raises:
-        DamagedError: a model's dataset.json, or the pointer to the newest model, is damaged.
-    """
+def _needed(root: Path, dataset: str) -> Iterator[Old]:
+    """Yield the snapshots that are needed whatever their age; a snapshot may come twice."""
     for run in sorted((root / MODELS / dataset).glob(f"[!.]*/{RUN_FILE}")):
-        stated = trained_on(run.parent)
-        if stated is not None:
-            reason = f"the model {dataset}/{run.parent.name} was trained on it"
-            yield NeededSnapshot(dataset=dataset, snapshot=stated[1], reason=reason)
-    training = holder_of(root / MODELS / dataset)
-    if training is not None:
+        if (stated := trained_on(run.parent)) is not None:
+            yield Old(dataset, stated[1], f"the model {dataset}/{run.parent.name} was trained on it")
+    if (training := holder_of(root / MODELS / dataset)) is not None:
         for name in snapshot_names(root, dataset):
-            yield NeededSnapshot(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
+            yield Old(dataset, name, f"{training} may be training on it")
 
 
-def _removable(root: Path, dataset: str, *, keep: int) -> list[Removable]:
-    """Return the unfinished snapshots of a dataset, then, oldest first, all committed ones but the newest `keep`.
+def _old(root: Path, dataset: str, keep: int) -> Iterator[Old]:
+    """Yield the unfinished snapshots of a dataset, then, oldest first, all committed ones but the newest `keep`.
 
-    The current snapshot, if there is one, counts towards `keep`. Call it with the writer's lock held.
+    The current snapshot, if there is one, counts towards `keep`.
     """
     found = history(root, dataset)
-    num_current = sum(published.is_current for published in found)
-    old = [published.snapshot for published in found if not published.is_current]
-    old = old[: max(0, len(old) - max(0, keep - num_current))]
     committed = {published.snapshot.snapshot for published in found}
-    folders = (datasets_folder(root) / dataset).iterdir()
-    unfinished = sorted(path for path in folders if path.is_dir() and is_snapshot_name(path.name))
-    return [
-        Removable(dataset=dataset, snapshot=path.name, folder=path, is_finished=False)
-        for path in unfinished
-        if path.name not in committed
-    ] + [Removable(dataset=dataset, snapshot=each.snapshot, folder=each.folder, is_finished=True) for each in old]
+    for path in sorted((datasets_folder(root) / dataset).iterdir()):
+        if path.is_dir() and is_snapshot_name(path.name) and path.name not in committed:
+            yield Old(dataset, path.name, "unfinished snapshot of a killed build")
+    old = [published.snapshot.snapshot for published in found if not published.is_current]
+    num_kept = keep - (len(found) - len(old))
+    for name in old[: max(0, len(old) - num_kept)]:
+        yield Old(dataset, name, "")
 
 
 def _num_forgotten(root: Path, gone: set[tuple[str, str]]) -> int:
     """Count the URLs whose outcomes only the removed snapshots have."""
     import duckdb
 
-    files: dict[str, list[str]] = {"going": [], "staying": []}
+    going, staying = list[str](), list[str]()
     for dataset in dataset_names(root):
         for snapshot in committed_snapshots(root, dataset):
             kinds = snapshot.manifest["files"]
             paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds["spare"])]
-            files["going" if (dataset, snapshot.snapshot) in gone else "staying"] += paths
-    if not files["going"]:
+            (going if (dataset, snapshot.snapshot) in gone else staying).extend(paths)
+    if not going:
         return 0
-    there = {name: paths for name, paths in files.items() if paths}
+    files = {"going": going} | ({"staying": staying} if staying else {})
     urls = " EXCEPT ".join(
         f"SELECT coalesce(canonical_url, url) AS url FROM read_parquet(${name}, hive_partitioning = false)"
-        for name in there
+        for name in files
     )
     with duckdb.connect() as connection:
-        (count,) = connection.execute(f"SELECT count(DISTINCT url) FROM ({urls})", there).fetchall()[0]
+        [(count,)] = connection.execute(f"SELECT count(DISTINCT url) FROM ({urls})", files).fetchall()
     return int(count)

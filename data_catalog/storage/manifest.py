@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.plain_text import command
@@ -20,7 +20,9 @@ from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import read_json, sha256_of
 
 # Increase it when older versions cannot read what this one writes below a root, or this one not what they wrote.
-MANIFEST_FORMAT = 3
+# Snapshots of format 3 have a further file, "lookup", which nothing reads any more.
+MANIFEST_FORMAT = 4
+READ_FORMATS = (3, MANIFEST_FORMAT)
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 # Files and folders of a root, and those beside the snapshots of a dataset.
@@ -44,25 +46,20 @@ MARKED = "marked"
 UPSTREAM = "upstream"
 
 
-class FileEntry(TypedDict):
-    """A file of a snapshot: its path in the snapshot's folder, its sha256 and bytes, and its number of rows."""
+class DocumentEntry(TypedDict):
+    """A file of a snapshot: its path in the snapshot's folder, its sha256 and bytes; of a document for people, all."""
 
     path: str
     sha256: str
     bytes: int
+
+
+class FileEntry(DocumentEntry):
+    """A file of rows; images that were carried over have no shard, and pairs have a split or `MARKED`."""
+
     rows: int
     shard: NotRequired[int]
-    """Number of the shard; missing for images that were carried over and for the look-up file."""
     split: NotRequired[str]
-    """Split of a file of pairs: one of `SPLITS`, or `MARKED`."""
-
-
-class DocumentEntry(TypedDict):
-    """A document of a snapshot for people: a file without rows."""
-
-    path: str
-    sha256: str
-    bytes: int
 
 
 class FunnelCount(Counts):
@@ -73,27 +70,10 @@ class FunnelCount(Counts):
     step: str
 
 
-class DropCount(TypedDict):
-    """Number of rows of a source that a step rejected for one reason."""
-
-    source: str
-    step: str
-    drop_reason: str
-    dropped: int
-
-
-class CaptionCounts(TypedDict):
-    """Funnel and drop reasons of a build, counted on its caption rows."""
-
-    funnel: list[FunnelCount]
-    drop_reasons: list[DropCount]
-
-
 class StepEntry(TypedDict):
     """Row of the funnel: its meaning, the sections of the recipe that it applies, and the columns that it fills.
 
-    `reasons` has a sentence for each drop reason; `decided_by` has the settings that decide a reason, where there are
-    any.
+    `reasons` has a sentence for each drop reason, `decided_by` the settings that decide a reason, where there are any.
     """
 
     step: str
@@ -143,10 +123,7 @@ class TestSetEntry(TypedDict):
 
 
 class TombstonesEntry(TypedDict):
-    """Take-downs that a build applied.
-
-    `digest` is that of `Tombstones`. `identities` has a hash of what each tombstone names; older snapshots lack it.
-    """
+    """Take-downs that a build applied: their digest, and a hash of what each names, which older snapshots lack."""
 
     digest: str | None
     identities: NotRequired[list[str]]
@@ -174,7 +151,7 @@ class Manifest(BuildFacts):
     format: int
     snapshot: str
     files: dict[str, list[FileEntry]]
-    drop_reasons: NotRequired[list[DropCount]]
+    drop_reasons: NotRequired[list[dict[str, Any]]]  # counts by source, step and reason
     documents: NotRequired[list[DocumentEntry]]
     forget_of: NotRequired[str]
 
@@ -207,21 +184,8 @@ class Snapshot:
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
         """Return the settings, by path, that decide a drop reason of a step; the value of an unrecorded one is None."""
-        # The step of a take-down has no `decided_by`.
-        found = [
-            entry.get("decided_by", {}).get(reason, []) for entry in self.manifest["steps"] if entry["step"] == step
-        ]
-        return values_at([path for paths in found for path in paths], self.manifest["settings"])
-
-    def columns(self, kind: Literal["columns", "image_columns"] = "columns") -> dict[str, list[str]]:
-        """Return the columns that each step fills, by step: columns of caption rows or of images."""
-        return {entry["step"]: entry[kind] for entry in self.manifest["steps"] if entry[kind]}
-
-    def rules(self, step: str) -> dict[str, Any]:
-        """Return the settings that a step applies, by section of the recipe."""
-        names = [name for entry in self.manifest["steps"] if entry["step"] == step for name in entry["rules"]]
-        settings = self.manifest["settings"]
-        return {name: settings[name] for name in names if name in settings}
+        decided = (entry.get("decided_by", {}) for entry in self.manifest["steps"] if entry["step"] == step)
+        return values_at([path for by in decided for path in by.get(reason, [])], self.manifest["settings"])
 
     def pair_files(self, split: str) -> tuple[Path, ...]:
         """Return the pair shards of a split, in order."""
@@ -239,7 +203,7 @@ class Snapshot:
         """Return the files of image outcomes, in shard order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["images"])
 
-    def entries(self) -> list[FileEntry | DocumentEntry]:
+    def entries(self) -> list[DocumentEntry]:
         """Return the manifest's entries of all files but itself: shards of all kinds, then documents."""
         files = self.manifest["files"]
         return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest["documents"]]
@@ -255,17 +219,20 @@ def datasets_folder(root: Path) -> Path:
     return root / "datasets"
 
 
-def other_format(root: Path, found: object) -> InputError:
-    """Return the error for a root whose snapshots have another format."""
-    return InputError(
-        f"{root} has format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
-        "--root, or use the version that made it"
-    )
-
-
 def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
     """Return the folder of a snapshot."""
     return datasets_folder(root) / dataset / snapshot
+
+
+def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:
+    """Return the manifest's entry of a file in a snapshot folder."""
+    size, found = path.stat().st_size, sha256_of(path)
+    entry: FileEntry = {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows}
+    if shard is not None:
+        entry["shard"] = shard
+    if split is not None:
+        entry["split"] = split
+    return entry
 
 
 def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) -> Snapshot:
@@ -282,56 +249,63 @@ def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) 
 
 def point_to(root: Path, dataset: str, snapshot: str) -> None:
     """Make a committed snapshot the dataset's current one."""
-    path = current_path(root, dataset)
+    path = datasets_folder(root) / dataset / CURRENT_FILE
     write_checksummed(path, {"snapshot": snapshot})
     failpoint("snapshot.after_pointer", path)
 
 
-def current_path(root: Path, dataset: str) -> Path:
-    """Return the path of the file that names a dataset's current snapshot."""
-    return datasets_folder(root) / dataset / CURRENT_FILE
+def is_snapshot_name(name: str) -> bool:
+    """Return whether a folder's name has the form of a snapshot's id."""
+    return _SNAPSHOT_NAME.fullmatch(name) is not None
+
+
+def snapshot_names(root: Path, dataset: str) -> list[str]:
+    """Return the ids of a dataset's committed snapshots, sorted."""
+    folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
+    return sorted(name for name in folders if is_snapshot_name(name))
+
+
+def dataset_names(root: Path) -> list[str]:
+    """Return the names of the datasets of a root that have been published, sorted."""
+    return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
 def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
-    """Return a committed snapshot; None if there is none of that name.
-
-    Raises:
-        DamagedError: its manifest is damaged, or a take-down is unfinished.
-        InputError: its manifest has a format that this version does not read.
-    """
+    """Return a committed snapshot; None if there is none of that name."""
     folder = snapshot_folder(root, dataset, snapshot)
     open_to_readers(root, [folder])
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
-    manifest = read_checksummed(path, remedy=f"restore it from a copy, or remove the folder {folder} and build again")
-    if manifest.get("format") != MANIFEST_FORMAT:
-        raise other_format(root, manifest.get("format"))
+    remedy = f"restore it from a copy, or remove the folder {folder} and build again"
+    manifest = read_checksummed(path, remedy=remedy)
+    require_readable(root, manifest.get("format"))
     if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot):
-        raise DamagedError(
-            f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
-            f"folder {folder} and build again"
-        )
+        raise DamagedError(f"{path} is not the manifest of snapshot {snapshot} of {dataset}: {remedy}")
     return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=cast("Manifest", manifest))
 
 
-def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
-    """Return the current snapshot of a dataset; None if nothing was published.
+def require_readable(root: Path, found: object) -> None:
+    """Refuse a root whose snapshots have another format."""
+    if str(found) not in map(str, READ_FORMATS):
+        formats = " and ".join(map(str, READ_FORMATS))
+        raise InputError(
+            f"{root} has format {found}, and this version reads formats {formats}: build into a new --root, or use the "
+            "version that made it"
+        )
 
-    Raises:
-        DamagedError: the pointer to it, or its manifest, is damaged.
-    """
-    name = current_snapshot_name(root, dataset)
-    return None if name is None else read_snapshot(root, dataset, name)
+
+def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
+    """Yield all committed snapshots of a dataset, in the order of their ids."""
+    for name in snapshot_names(root, dataset):
+        found = read_snapshot(root, dataset, name)
+        if found is not None:  # it may have been removed a moment ago
+            yield found
 
 
 def current_snapshot_name(root: Path, dataset: str) -> str | None:
-    """Return the id of a dataset's current snapshot; None if nothing was published.
-
-    Raises:
-        DamagedError: the pointer to it is damaged.
-    """
-    pointer = current_path(root, dataset)
+    """Return the id of a dataset's current snapshot; None if nothing was published."""
+    pointer = datasets_folder(root) / dataset / CURRENT_FILE
     if not pointer.is_file():
         return None
     remedy = "restore it from a copy, or remove it and build again"
@@ -341,40 +315,31 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
     return found
 
 
-def snapshot_names(root: Path, dataset: str) -> list[str]:
-    """Return the ids of a dataset's committed snapshots, sorted."""
-    folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
-    return sorted(name for name in folders if is_snapshot_name(name))
+def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
+    """Return the current snapshot of a dataset; None if nothing was published."""
+    name = current_snapshot_name(root, dataset)
+    return None if name is None else read_snapshot(root, dataset, name)
 
 
-def is_snapshot_name(name: str) -> bool:
-    """Return whether a folder's name has the form of a snapshot's id."""
-    return _SNAPSHOT_NAME.fullmatch(name) is not None
+def current_snapshots(root: Path) -> Iterator[Snapshot]:
+    """Yield the current snapshot of every dataset of a root, in the order of their names."""
+    found = (current_snapshot(root, name) for name in dataset_names(root))
+    yield from (snapshot for snapshot in found if snapshot is not None)
 
 
-def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
-    """Yield all committed snapshots of a dataset, in the order of their ids.
-
-    Raises:
-        DamagedError: a manifest is damaged.
-    """
-    for name in snapshot_names(root, dataset):
-        found = read_snapshot(root, dataset, name)
-        if found is not None:  # it may have been removed a moment ago
-            yield found
-
-
-def dataset_names(root: Path) -> list[str]:
-    """Return the names of the datasets of a root that have been published, sorted."""
-    return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
+def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
+    """Return the committed snapshot of a build key and an attempt at its images, of several the current one."""
+    current = current_snapshot_name(root, dataset)
+    found = (
+        each
+        for each in committed_snapshots(root, dataset)
+        if (each.manifest["build_key"], each.manifest["attempt"]) == (build_key, attempt)
+    )
+    return max(found, key=lambda each: each.snapshot == current, default=None)
 
 
 def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
-    """Return the given dataset, or all datasets of a root.
-
-    Raises:
-        InputError: nothing was published, or nothing under that name.
-    """
+    """Return the given dataset, or all datasets of a root."""
     there = dataset_names(root)
     if dataset is not None and dataset not in there:
         raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
@@ -383,55 +348,16 @@ def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
     return there if dataset is None else [dataset]
 
 
-def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
-    """Return the committed snapshot of a build key and an attempt at its images; None if there is none.
-
-    The current snapshot comes first if several match.
-
-    Raises:
-        DamagedError: a manifest of the dataset is damaged.
-    """
-    same = [
-        found
-        for found in committed_snapshots(root, dataset)
-        if (found.manifest["build_key"], found.manifest["attempt"]) == (build_key, attempt)
-    ]
-    current = current_snapshot_name(root, dataset)
-    return next((found for found in same if found.snapshot == current), same[0] if same else None)
-
-
 def require_snapshot(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Snapshot:
-    """Return the current snapshot of a dataset.
-
-    Args:
-        root: root of the catalog.
-        dataset: name of the dataset.
-        recipe: the recipe as the user typed it, for the error's text.
-
-    Raises:
-        InputError: nothing was published under that name.
-        DamagedError: the pointer to the current snapshot, or its manifest, is damaged.
-    """
+    """Return the current snapshot of a dataset; `recipe` is the recipe as the user typed it, for the error's text."""
     found = current_snapshot(root, dataset)
     if found is None:
         raise InputError(f"{root} has no dataset {dataset!r}: run `{command('build', recipe, '--root', root)}` first")
     return found
 
 
-def current_snapshots(root: Path) -> Iterator[Snapshot]:
-    """Yield the current snapshot of every dataset of a root, in the order of their names."""
-    for name in dataset_names(root):
-        found = current_snapshot(root, name)
-        if found is not None:
-            yield found
-
-
 def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
-    """Return the pointer to the newest model of a dataset, which names its folder; empty if there is no pointer.
-
-    Raises:
-        DamagedError: the pointer is damaged.
-    """
+    """Return the pointer to the newest model of a dataset, which names its folder; empty if there is no pointer."""
     path = root / MODELS / dataset / CURRENT_FILE
     return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
 
@@ -449,14 +375,3 @@ def trained_on(folder: Path) -> tuple[str, str] | None:
     except (OSError, ValueError, AttributeError) as error:
         raise DamagedError(f"{path} is damaged ({error}): remove it and {TRAIN_AGAIN}") from error
     return stated if all(isinstance(each, str) for each in stated) else None
-
-
-def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:
-    """Return the manifest's entry of a file in a snapshot folder."""
-    size, found = path.stat().st_size, sha256_of(path)
-    entry: FileEntry = {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows}
-    if shard is not None:
-        entry["shard"] = shard
-    if split is not None:
-        entry["split"] = split
-    return entry

@@ -193,16 +193,16 @@ def why(
         snapshot: Look in this snapshot only: its id, or the start of its id.
         rules: Show the settings of every step, not only of the steps that dropped a row.
     """
-    from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines, record_values
+    from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines
     from data_catalog.publish.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
     records = [record for found in snapshots for record in find_sample_records(found, identity)]
-    tombstone = find_tombstone(root, identity, [record.sample_id for record in records])
+    tombstone = find_tombstone(root, identity, [record["sample_id"] for record in records])
     if json:
         names = ("kind", "value", "datasets", "reason", "date")
         forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
-        say_json({"id": identity, "forgotten": forgotten, "stories": [record_values(record) for record in records]})
+        say_json({"id": identity, "forgotten": forgotten, "stories": records})
     if not records and not tombstone:
         raise InputError(not_found_text(snapshots, identity))
     if json:

@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +16,6 @@ from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import output_errors, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.storage.diff import Change, Diff
     from data_catalog.storage.verify import Finding
 
 MAX_CELL = 60
@@ -102,54 +101,56 @@ def diff(
         raise SettingsError(f"--examples must not be negative, got {examples}")
     found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
     if format == "json":
-        say_json(found.to_json(), indent=None)
+        say_json(found, indent=None)
     elif format == "csv":
         rows = [
-            {"of": kind, **change.row(), "examples": " ".join(example.id for example in change.examples)}
-            for kind, changes in (("captions", found.captions), ("images", found.images))
-            for change in changes
+            {"of": kind, **change, "examples": " ".join(example["id"] for example in change["examples"])}
+            for kind in ("captions", "images")
+            for change in found[kind]["changes"]
         ]
         _print(rows, "csv")
     else:
         _say_diff(found)
 
 
-def _say_diff(found: "Diff") -> None:
-    say(f"{found.before.dataset}: {found.before.snapshot} -> {found.after.snapshot}")
-    say(f"\n{found.num_same:,} caption rows are the same; {_counted(found.captions)}")
-    _say_changes(found.captions)
-    say(f"\nimages that are published: {_counted(found.images)}")
-    _say_changes(found.images)
-    if found.settings:
+def _say_diff(found: Row) -> None:
+    captions, images = (found[kind]["changes"] for kind in ("captions", "images"))
+    say(f"{found['dataset']}: {found['before']} -> {found['after']}")
+    say(f"\n{found['captions']['same']:,} caption rows are the same; {_counted(captions)}")
+    _say_changes(captions)
+    say(f"\nimages that are published: {_counted(images)}")
+    _say_changes(images)
+    if found["settings"]:
         say("\nmanifests:")
-        settings = found.settings.items()
-        say_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings])
+        say_table([row | {name: _short(row[name]) for name in ("before", "after")} for row in found["settings"]])
     say("\nfiles:")
-    say_table([asdict(each) for each in found.files])
+    say_table(found["files"])
 
 
-def _counted(changes: "Sequence[Change]") -> str:
-    added = sum(change.rows for change in changes if change.before is None)
-    gone = sum(change.rows for change in changes if change.after is None)
-    changed = sum(change.rows for change in changes) - added - gone
+def _counted(changes: Sequence[Row]) -> str:
+    added = sum(change["rows"] for change in changes if change["before"] is None)
+    gone = sum(change["rows"] for change in changes if change["after"] is None)
+    changed = sum(change["rows"] for change in changes) - added - gone
     return f"{added:,} added, {gone:,} gone, {changed:,} changed"
 
 
-def _say_changes(changes: "Sequence[Change]") -> None:
+def _say_changes(changes: Sequence[Row]) -> None:
     if not changes:
         return
-    say_table([change.row() for change in changes[:MAX_GROUPS]])
+    names = ("change", "source", "before", "after", "rows")
+    say_table([{name: change[name] for name in names} for change in changes[:MAX_GROUPS]])
     if len(changes) > MAX_GROUPS:
         say(f"... and {len(changes) - MAX_GROUPS} more kinds of change: --format csv or json shows all")
     for change in changes[:MAX_GROUPS]:
-        for example in change.examples:
-            say(f"  {change.change}: {cell_text(example.id)}")
+        for example in change["examples"]:
+            say(f"  {change['change']}: {cell_text(example['id'])}")
             # Of added and gone rows, show only the columns that identify them.
             identifying = ("source_caption", "caption", "captions", "detail")
-            names = example.columns if change.before == change.after else identifying
-            for name in (name for name in names if name in example.columns):
-                was, now = example.columns[name]
-                say(f"    {name}: {_short(was)} -> {_short(now)}")
+            columns = example["columns"]
+            for name in columns if change["before"] == change["after"] else identifying:
+                if name in columns:
+                    was, now = columns[name]
+                    say(f"    {name}: {_short(was)} -> {_short(now)}")
 
 
 def _short(value: object) -> str:
@@ -174,10 +175,10 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done, fate = ("would be removed",) * 2 if dry_run else ("removed", "is removed")
     for each in found.removed:
-        what = "" if each.is_finished else " (unfinished snapshot of a killed build)"
+        what = f" ({each.note})" if each.note else ""
         say(f"{done}: {each.dataset} {each.snapshot}{what}")
     for need in found.kept:
-        say(f"kept: {need.dataset} {need.snapshot}: {need.reason}")
+        say(f"kept: {need.dataset} {need.snapshot}: {need.note}")
     for folder in found.exports:
         say(f"note: {folder} was exported from a snapshot that {fate}; the export stays usable")
     if found.num_urls:

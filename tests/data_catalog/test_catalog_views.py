@@ -1,4 +1,4 @@
-"""Views over snapshots, each column with its meaning; and the file that names every shard of what is asked for."""
+"""Views over snapshots, each column with its meaning."""
 
 import shutil
 import subprocess
@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.lookup import shards_with, write_lookup
+from data_catalog.database.query import query
 from data_catalog.database.views import COLUMNS, VIEWS, view_texts
-from data_catalog.schema import CAPTIONS, OUTCOMES
-from data_catalog.storage.manifest import Snapshot, file_entry
-from data_catalog.storage.shards import save_parquet
+from data_catalog.errors import DamagedError
+from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, snapshot_folder
+from data_catalog.storage.shards import open_image_writer
 
 ROW = {
     "caption_id": "mscoco:1#1",
@@ -122,53 +123,28 @@ def test_every_view_and_column_has_a_short_text_and_no_text_is_of_another(tmp_pa
     assert [text for text in texts if not text or "\n" in text or len(text) > 120 or text != text.strip()] == []
 
 
-SHA, URL = "ab" * 32, "http://Example.org:80/a b.jpg"
-CAPTION_ROWS = {
-    0: [("mscoco:1", URL), ("mscoco:1", URL), ("cc3m:x#y", None)],
-    3: [("wit:2", "https://example.org/2.jpg"), ("mscoco:5", "http://example.org/a%20b.jpg")],
-}
-IMAGE_COLUMNS = ("sample_id", "final_url", "sha256")
-IMAGE_ROWS = {0: [("mscoco:1", "https://cdn.example.org/a.jpg", SHA)], 3: [("wit:2", None, None)]}
-
-
-def write_files(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    captions = {shard: [{"sample_id": name, "url": url} for name, url in rows] for shard, rows in CAPTION_ROWS.items()}
-    images = {shard: [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows] for shard, rows in IMAGE_ROWS.items()}
-    files: dict[str, list[dict[str, Any]]] = {"captions": [], "images": []}
-    for kind, schema, shards in (("captions", CAPTIONS, captions), ("images", OUTCOMES, images)):
-        for shard, rows in shards.items():
-            path = folder / f"{kind}-{shard}.parquet"
-            fields = pa.schema([field.with_nullable(True) for field in schema])
-            save_parquet(pa.Table.from_pylist(rows, schema=fields), path)
-            files[kind].append(file_entry(path, folder, rows=len(rows), shard=shard))
-    return files
-
-
-def test_what_is_there_is_found_in_any_spelling(tmp_path: Path) -> None:
-    entry = write_lookup(tmp_path, write_files(tmp_path))
-    for text, shards in {
-        "mscoco:1": [0],
-        "cc3m:x#y": [0],
-        "wit:2": [3],
-        "HTTP://example.org/a b.jpg#part": [0, 3],
-        "https://cdn.example.org/a.jpg": [0],
-        SHA: [0],
-        "mscoco:2": [],
-        "": [],
-    }.items():
-        assert shards_with(tmp_path / entry["path"], [text]) == shards, text
-    empty = write_lookup(tmp_path / "empty", {"captions": [], "images": []})
-    assert empty["rows"] == 0
-    assert shards_with(tmp_path / "empty" / empty["path"], ["mscoco:1"]) == []
-
-
-def test_the_same_files_give_the_same_bytes_and_no_address(tmp_path: Path) -> None:
-    first, second = (write_lookup(tmp_path / name, write_files(tmp_path / name)) for name in ("a", "b"))
-    assert first == second
-    # Two samples, an address before and after a redirect and a hash; two samples and two addresses.
-    assert first["rows"] == 5 + 4
-    content = (tmp_path / "a" / first["path"]).read_bytes()
-    assert b"example" not in content
-    table = pq.read_table(tmp_path / "a" / first["path"])
-    assert table.column("key").to_pylist() == sorted(table.column("key").to_pylist())
+def test_a_query_for_few_rows_reads_no_pixels_of_other_row_groups(tmp_path: Path) -> None:
+    """So it answers although those are damaged, which a query for all pixels notices."""
+    for dataset in ("one", "other"):
+        folder = snapshot_folder(tmp_path, dataset, "0123456789ab")
+        path = folder / "pairs" / "train.parquet"
+        path.parent.mkdir(parents=True)
+        fields = pa.schema([field.with_nullable(True) for field in PAIRS])
+        with open_image_writer(path, fields) as writer:
+            for number in range(4):
+                image = {"bytes": bytes([65 + number]) * 1000, "path": None}
+                row = {"sample_id": f"web:{number}", "split": "train", "image": image}
+                writer.write_table(pa.Table.from_pylist([row, {**row, "sample_id": f"other:{number}"}], schema=fields))
+        names = {"format": MANIFEST_FORMAT, "dataset": dataset, "snapshot": folder.name}
+        files = {"pairs": [file_entry(path, folder, rows=8, split="train")], "captions": [], "images": []}
+        found = snapshot_with(tmp_path / "elsewhere", dataset, CAPTIONS, 0)
+        commit_snapshot(tmp_path, {**found.manifest, **names, "files": files})
+        path.write_bytes(path.read_bytes().replace(b"D" * 1000, b"E" * 1000))
+    for where in ("sample_id = 'web:1'", "sample_id IN ('web:1', 'x') AND dataset = 'one'"):
+        sql = f"SELECT dataset, image.bytes AS bytes FROM pairs WHERE {where} ORDER BY ALL"
+        rows = query(tmp_path, sql).to_pylist()
+        assert rows == [{"dataset": name, "bytes": b"B" * 1000} for name in ("one", "other")[: len(rows)]]
+        assert len(rows) == 1 + ("dataset" not in where)
+    for sql in ("SELECT max(image.bytes) FROM pairs", "SELECT image FROM pairs WHERE sample_id = 'web:3'"):
+        with pytest.raises(DamagedError, match="vernaclip verify"):
+            query(tmp_path, sql)

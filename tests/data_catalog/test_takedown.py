@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import broken_laws, recounted
-from data_catalog.database.lookup import LOOKUP_KIND, shards_with, write_lookup
 from data_catalog.errors import DamagedError
 from data_catalog.publish.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.publish.takedown import Matches, closure, forgotten_texts, without
@@ -173,7 +172,6 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
             (written / f"{stem}.parquet").rename(place)
             more = {"split": stem} if kind == "pairs" else {}
             files[kind].append(file_entry(place, folder / "before", rows=count, shard=number, **more))
-    files[LOOKUP_KIND] = [write_lookup(folder / "before", files)]
     return snapshot(folder / "before", files, STEPS)
 
 
@@ -199,8 +197,6 @@ def taken_down(before: Snapshot, *samples: str) -> Snapshot:
     assert broken_laws(after) == []
     assert after.verify() == []
     assert len(captions_of(after)) == len(captions_of(before))
-    files = after.manifest["files"]
-    assert files[LOOKUP_KIND] == [write_lookup(folder, files)], "as if all keys were made anew"
     return after
 
 
@@ -357,19 +353,6 @@ def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
     after = taken_down(spared, "web:x")
     left = {entry["shard"]: pq.read_table(after.folder / entry["path"]) for entry in after.manifest["files"]["spare"]}
     assert {shard: table["bytes"].to_pylist() for shard, table in left.items()} == {0: [b"d"], 1: [b"d"]}
-
-
-@pytest.mark.parametrize("is_damaged", [False, True])
-def test_an_address_that_another_sample_spells_otherwise_is_still_found(tmp_path: Path, is_damaged: bool) -> None:
-    rows = [caption("web:x", 1), caption("web:y", 2, url="HTTP://x.org/1.jpg"), caption("web:z", 3)]
-    before = published(tmp_path, [(rows, [image(f"web:{name}") for name in "xyz"])])
-    if is_damaged:
-        (before.folder / before.manifest["files"][LOOKUP_KIND][0]["path"]).write_bytes(b"")
-    for name, left in (("y", [0]), ("z", [])):
-        after = taken_down(before, f"web:{name}")
-        lookup = after.folder / after.manifest["files"][LOOKUP_KIND][0]["path"]
-        assert shards_with(lookup, [f"http://{'x' if left else name}.org/1.jpg"]) == left
-        assert shards_with(lookup, ["web:x"]) == [0]
 
 
 def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:

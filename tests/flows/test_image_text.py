@@ -188,7 +188,8 @@ def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_differen
     assert not {"fit", "measure-fit"} & step_versions(recipe).keys(), "its key is that of before these steps"
     assert what_settings(recipe) == manifest["settings"]
     diff = diff_snapshots(plain.snapshot, judged.snapshot, num_examples=1)
-    assert [(change.change, change.rows) for change in diff.captions] == [("measures", 54)]
+    [change] = diff["captions"]["changes"]
+    assert (change["change"], change["rows"]) == (", ".join(IMAGE_TEXT), 54)
 
 
 def tree(root: Path, dataset: str) -> dict[str, str]:

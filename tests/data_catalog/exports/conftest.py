@@ -104,7 +104,7 @@ def make(root: Path, shards: Mapping[tuple[int, str], list[dict[str, Any]]] = SH
             for start in range(0, len(rows), 2):  # several row groups
                 writer.write_table(pa.Table.from_pylist(rows[start : start + 2], schema=PAIRS))
         pairs.append(file_entry(path, folder, rows=len(rows), split=split, shard=number))
-    files = {"pairs": pairs, "captions": [], "images": [], "lookup": []}
+    files = {"pairs": pairs, "captions": [], "images": []}
     return commit_snapshot(root, MANIFEST | {"files": files} | keys)
 
 
