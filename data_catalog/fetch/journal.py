@@ -1,12 +1,14 @@
 """Outcomes and bytes of a shard's URLs, appended by a fetching process; what a kill or a power cut tore is ignored."""
 
 import json
+import os
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, NotRequired, TypedDict
 from zlib import crc32
 
 from data_catalog.storage.failpoints import failpoint
@@ -22,6 +24,49 @@ class Piece:
     path: Path
     offset: int
     length: int
+
+
+class Outcome(TypedDict):
+    """The result of fetching one image."""
+
+    reason: str | None
+    detail: str | None
+    piece: Piece | None
+    # From the fetching process: the answer, the number of tries, the time of the first request (seconds since 1970),
+    # and the seconds spent on requests and on waiting.
+    http_status: NotRequired[int | None]
+    final_url: NotRequired[str | None]
+    robots_tag: NotRequired[str | None]
+    content_usage: NotRequired[list[dict[str, str]] | None]
+    tries: NotRequired[int | None]
+    asked_at: NotRequired[float | None]
+    asking_s: NotRequired[float | None]
+    waiting_s: NotRequired[float | None]
+    # The content of a local file, in place of a piece.
+    bytes: NotRequired[bytes]
+
+
+class PieceReader(ExitStack):
+    """A reader of pieces that opens each file once, and closes all of them when it exits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[Path, BinaryIO] = {}
+
+    def read(self, piece: Piece) -> bytes:
+        """Return the bytes of a piece."""
+        if piece.path not in self._files:
+            self._files[piece.path] = self.enter_context(piece.path.open("rb"))
+        return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
+
+    def filled(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with its pieces replaced by their bytes."""
+        return {name: self.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
+
+
+def failed(reason: str | None, detail: str | None = None) -> Outcome:
+    """Return the outcome of a row that failed, or that needed no request."""
+    return {"reason": reason, "detail": detail, "piece": None}
 
 
 class Journal:

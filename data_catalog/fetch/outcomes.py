@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from data_catalog.database.connections import connect_spilling
 from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import POLITE
-from data_catalog.fetch.journal import Piece
+from data_catalog.fetch.journal import Piece, PieceReader
 from data_catalog.fetch.reasons import FETCH_REASONS, image_step, is_retryable
-from data_catalog.images.tables import IMAGE_COLUMNS, PieceReader, Row, read_groups, write_rows
+from data_catalog.images.tables import IMAGE_COLUMNS, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
