@@ -29,6 +29,7 @@ from data_catalog.storage.manifest import (
     CURRENT_FILE,
     DATASET_FILE,
     RUN_FILE,
+    UPSTREAM,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -36,7 +37,6 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     trained_on,
 )
-from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import save_parquet, write_atomically, write_json
 from data_catalog.storage.upstream_hashes import (

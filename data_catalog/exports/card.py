@@ -18,8 +18,7 @@ from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
 from data_catalog.report.ablations import AblationTable
 from data_catalog.schema import NATIVE, PAIR_COLUMNS
 from data_catalog.sources.origins import ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
-from data_catalog.storage.publish import UPSTREAM
+from data_catalog.storage.manifest import MARKED, SPLITS, UPSTREAM, Manifest
 
 CARD_FILE = "README.md"
 # Names of the splits in `datasets`, by our names.

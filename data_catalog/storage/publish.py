@@ -33,6 +33,7 @@ from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
     MARKED,
     SPLITS,
+    UPSTREAM,
     BuildFacts,
     DocumentEntry,
     FileEntry,
@@ -59,7 +60,6 @@ from data_catalog.storage.shards import (
 )
 from data_catalog.storage.work import Commit
 
-UPSTREAM = "upstream"
 KINDS = ("pairs", "captions", "images", "spare")
 WriteDocuments = Callable[[Path, Manifest], list[DocumentEntry]]
 _GROUP_BYTES = 128 * 1024 * 1024

@@ -17,8 +17,7 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import json_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
-from data_catalog.storage.manifest import NamedHash
-from data_catalog.storage.publish import UPSTREAM
+from data_catalog.storage.manifest import UPSTREAM, NamedHash
 from data_catalog.storage.shards import digest
 from data_catalog.storage.upstream_hashes import (
     entries_identity,

@@ -21,7 +21,8 @@ from data_catalog.language_pack import require_language
 from data_catalog.sample.config import ScenesConfig, ServeConfig
 from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.storage.publish import UPSTREAM, SplitConfig
+from data_catalog.storage.manifest import UPSTREAM
+from data_catalog.storage.publish import SplitConfig
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.settings import read, section_fields, unknown_key
 from flows.recipe.sources import (
