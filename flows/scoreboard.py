@@ -62,8 +62,8 @@ from training.trained_models import (
 )
 from translation.config import TranslateConfig
 from translation.engine import Translator
+from translation.engines.registry import open_translator, reverse
 from translation.memory import TranslationMemory, translate_with_memory
-from translation.registry import open_translator, reverse
 
 if TYPE_CHECKING:
     from training.scores.mteb_tasks import GalleryTask
