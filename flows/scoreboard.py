@@ -34,7 +34,7 @@ from flows.recipe.sources import TestSetSettings, read_test_sets
 from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
-from training.data.pairs import split_to_score
+from training.data.pairs import pair_files, split_to_score
 from training.processes import prepare_for_torch
 from training.scores.encoders import OPENERS, check_source, kind_of
 from training.scores.galleries import (
@@ -52,14 +52,7 @@ from training.scores.probe import Probe, ProbedSet, changed_captions, probe_mode
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
-from training.trained_models import (
-    LearnedImages,
-    TrainedModel,
-    images_learned,
-    newest_model,
-    own_folder,
-    pair_files,
-)
+from training.towers.trained_models import LearnedImages, TrainedModel, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.registry import open_translator, reverse

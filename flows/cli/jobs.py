@@ -434,7 +434,7 @@ def _print_build(report: "BuildReport", job: Job) -> None:
 def _unlearned(report: "BuildReport", job: Job) -> str:
     """Return how many images are new since the newest model was trained, and what to expect of another; "" for none."""
     from training.data.pairs import seen_in_training
-    from training.trained_models import newest_model
+    from training.towers.trained_models import newest_model
 
     snapshot = report.snapshot
     try:
