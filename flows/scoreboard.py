@@ -25,7 +25,7 @@ from data_catalog.storage.manifest import current_snapshots, require_snapshot, t
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
-from flows.cli.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
+from flows.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import cell_text, command
-from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
 from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
 
 MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
-from flows.cli.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 from flows.cli.output import say, say_json, say_table
+from flows.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
 from data_catalog.exports.formats import FORMATS
-from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from flows.cli.output import say, say_table
+from flows.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from training.exports.formats import ALL, MODEL_FORMATS
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import Json
 from flows.cli.output import is_quiet, say, say_json, say_table
+from flows.options import Json
 
 if TYPE_CHECKING:
     from data_catalog.downloads.annotation_files import DownloadJob, FileResult

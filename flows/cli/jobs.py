@@ -12,8 +12,8 @@ from cyclopts import Group, Parameter
 
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
-from flows.cli.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 
 if TYPE_CHECKING:
     from flows.dry_run import DryRun

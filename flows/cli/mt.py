@@ -8,18 +8,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import command, plain_table
-from flows.cli.options import (
-    DEFAULT_ROOT,
-    EvaluateOptions,
-    From,
-    MaybeFrom,
-    MaybeTo,
-    Number,
-    Root,
-    To,
-    Words,
-)
 from flows.cli.output import say, say_table
+from flows.options import DEFAULT_ROOT, EvaluateOptions, From, MaybeFrom, MaybeTo, Number, Root, To, Words
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory

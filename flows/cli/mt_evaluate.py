@@ -10,8 +10,8 @@ from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.plain_text import cell_text
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
-from flows.cli.options import EvaluateOptions
 from flows.cli.output import say, say_table
+from flows.options import EvaluateOptions
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid

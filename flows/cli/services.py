@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 from flows.cli.output import is_quiet, say
+from flows.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 
 if TYPE_CHECKING:
     from flows.doctor import Finding
