@@ -43,7 +43,7 @@ def init(
         parallel: Lines of an English sentence, a tab and its translation, from which a text tower learns the language.
     """
     from flows.cli.services import finding_text
-    from flows.recipe.first_recipe import write_first_recipe
+    from flows.first_recipe import write_first_recipe
 
     started = write_first_recipe(name, language, pairs=pairs, images=images, parallel=parallel)
     if is_quiet():
