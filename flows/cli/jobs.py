@@ -293,7 +293,7 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
         SettingsError: several processes are to do more than train, or an address is given for another executor.
         InputError: Dask is not installed.
     """
-    from flows.doctor import require_dask
+    from flows.orchestration.doctor import require_dask
     from training.processes import process_count
 
     if job.executor != "dask" and job.dask_address is not None:
