@@ -40,7 +40,8 @@ _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
 # Takes the place of a split for pairs that overlap a test set and that the recipe marks instead of dropping.
 MARKED = "marked"
-UPSTREAM = "upstream"  # splits that the sources state, in place of those by a hash
+# Origin of the splits in `split.by`: the sources.
+UPSTREAM = "upstream"
 
 
 class FileEntry(TypedDict):
