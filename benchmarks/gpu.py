@@ -75,7 +75,7 @@ def learn(root: Path, num_images: int, steps: int, epochs: int, pairs: Path, mod
     """Train, distil and align; return devices, seconds, losses and folders."""
     import vernaclip
     from training.fit.effort import read_attempts
-    from training.trained_models import EFFORT_FILE
+    from training.towers.trained_models import EFFORT_FILE
 
     settings = {**sample(num_images), "train.precision": "fp32"}
     trained = vernaclip.train("scenes", root, settings={**settings, "train.model": str(model), "train.steps": steps})

@@ -28,7 +28,7 @@ from training.fit.loop import train
 from training.scores.evaluation import wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model
-from training.trained_models import EFFORT_FILE
+from training.towers.trained_models import EFFORT_FILE
 
 POSITION, OTHERS = "position", ("colour", "count", "noun", "exchanged")
 HARD = (

@@ -24,9 +24,9 @@ from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
+from training.data.pairs import pair_files
 from training.fit.loop import train
 from training.scores.evaluation import evaluate
-from training.trained_models import pair_files
 
 METRIC = "text_to_image_MRR@10"
 BASE: Mapping[str, Any] = {"precision": "auto", "augment": (), "lr": 1e-3}

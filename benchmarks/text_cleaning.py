@@ -18,7 +18,7 @@ from data_folder import cc3m_captions, flickr8k_captions, mscoco_it, multi30k, o
 from harness import Goals, judge, medians, print_table, race
 
 from cleaning.checks import CleanConfig
-from cleaning.text.mending import clean_text, encoding_rewrite, ftfy_settings
+from cleaning.checks.mending import clean_text, encoding_rewrite, ftfy_settings
 
 NEEDED = (
     *("cc3m/*.tsv", "flickr8k/Flickr8k.token*.txt"),

@@ -17,7 +17,7 @@ from flows.jobs import require_ready
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources
 from flows.recipe.toggles import Toggle
-from training.data.pairs import split_to_score
+from training.data.pairs import pair_files, split_to_score
 from training.scores.ablation import (
     METRICS,
     PRIMARY,
@@ -33,7 +33,7 @@ from training.scores.ablation import (
     values_of,
     write_ablation,
 )
-from training.trained_models import pair_files, pair_hashes
+from training.towers.trained_models import pair_hashes
 
 logger = logging.getLogger(__name__)
 

@@ -55,18 +55,17 @@ from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
 from training.config import DistilConfig, TrainConfig
-from training.data.pairs import seen_in_training, split_to_score
+from training.data.pairs import pair_files, seen_in_training, split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.trained_models import (
+from training.towers.trained_models import (
     EFFORT_FILE,
     SCORES_FILE,
     current_model,
     find_model,
     images_learned,
     model_of_folder,
-    pair_files,
     pair_hashes,
 )
 from translation.memory import forget_texts

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import command, visible_text
-from flows.doctor import Finding
+from flows.findings import Finding
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)

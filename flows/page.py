@@ -54,7 +54,7 @@ from training.data.images import picture_or_reason, quiet_decoders, read_picture
 from training.data.pairs import Floats
 from training.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
-from training.trained_models import TrainedModel, current_model, model_of_folder, pair_hashes
+from training.towers.trained_models import TrainedModel, current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
 from training.use.localize import localize
 from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay

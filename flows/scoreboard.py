@@ -25,7 +25,7 @@ from data_catalog.storage.manifest import current_snapshots, require_snapshot, t
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
-from flows.cli.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
+from flows.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values
@@ -34,7 +34,7 @@ from flows.recipe.sources import TestSetSettings, read_test_sets
 from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
-from training.data.pairs import split_to_score
+from training.data.pairs import pair_files, split_to_score
 from training.processes import prepare_for_torch
 from training.scores.encoders import OPENERS, check_source, kind_of
 from training.scores.galleries import (
@@ -52,18 +52,11 @@ from training.scores.probe import Probe, ProbedSet, changed_captions, probe_mode
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
-from training.trained_models import (
-    LearnedImages,
-    TrainedModel,
-    images_learned,
-    newest_model,
-    own_folder,
-    pair_files,
-)
+from training.towers.trained_models import LearnedImages, TrainedModel, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
+from translation.engines.registry import open_translator, reverse
 from translation.memory import TranslationMemory, translate_with_memory
-from translation.registry import open_translator, reverse
 
 if TYPE_CHECKING:
     from training.scores.mteb_tasks import GalleryTask

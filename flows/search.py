@@ -10,7 +10,7 @@ from cleaning.languages.engines import canonical_code
 from data_catalog.errors import InputError, SettingsError
 from flows.recipe.engines import open_one_way
 from training.towers.model import require_texts
-from training.trained_models import current_model, model_of_folder
+from training.towers.trained_models import current_model, model_of_folder
 from training.use.search import SearchResult, search_dataset, search_folder
 
 

@@ -17,7 +17,8 @@ from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import order_key
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
-from training.trained_models import pair_files, pair_hashes
+from training.data.pairs import pair_files
+from training.towers.trained_models import pair_hashes
 from translation.train.pairs import plain, read_pairs
 
 if TYPE_CHECKING:

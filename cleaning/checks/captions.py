@@ -449,7 +449,7 @@ class Language(
 class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
     """Cleaning of source captions, and the checks that follow it.
 
-    `cleaning.text.mending.clean_text` cleans; control characters, Unicode's composed form and white space are always
+    `cleaning.checks.mending.clean_text` cleans; control characters, Unicode's composed form and white space are always
     handled. A looping caption is also too long, and a file name is also one word: the check that names the cause best
     runs first.
     """

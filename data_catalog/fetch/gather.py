@@ -13,11 +13,10 @@ from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
 from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.frontier import SLOWEST_DELAY_S
-from data_catalog.fetch.journal import JournalReader
+from data_catalog.fetch.journal import JournalReader, Outcome, failed
 from data_catalog.fetch.owner import Owners, Task
 from data_catalog.fetch.urls import parse_url
 from data_catalog.fetch.visits import Moved, Pause
-from data_catalog.images.tables import Outcome, failed
 from data_catalog.progress import Progress
 
 logger = logging.getLogger(__name__)

@@ -30,6 +30,18 @@ class Piece:
             return os.pread(file.fileno(), self.length, self.offset)
 
 
+# The result of fetching one image: `reason`, `detail`, and `piece` (its place in a journal) or `bytes` (of a local
+# file). From the fetching process also the answer (`http_status`, `final_url`, `robots_tag`, `content_usage`), the
+# number of `tries`, the time of the first request (`asked_at`, in seconds since 1970), and the seconds spent on
+# requests (`asking_s`) and on waiting (`waiting_s`).
+Outcome = dict[str, Any]
+
+
+def failed(reason: str | None, detail: str | None = None) -> Outcome:
+    """Return the outcome of a row that failed, or that needed no request."""
+    return {"reason": reason, "detail": detail, "piece": None}
+
+
 class Journal:
     """A file of events, some with the bytes of an image; several threads may append."""
 

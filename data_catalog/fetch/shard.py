@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
+from data_catalog.fetch.journal import Outcome, failed
 from data_catalog.fetch.owner import Owners
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
-from data_catalog.images.tables import Outcome, Row, failed
+from data_catalog.images.tables import Row
 from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
+from cleaning.checks.mending import clean_text
 from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
-from cleaning.text.mending import clean_text
 from data_catalog.drop_reasons import Reason
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish.tombstones import FORGET, ActiveTombstones, Matcher, forget_rows, is_of_samples, without_texts

@@ -122,7 +122,7 @@ def open_judges(recipe: Recipe, root: Path) -> Judges | None:
 
 def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
     """Return the folders or names of the models, by setting."""
-    from training.trained_models import find_model
+    from training.towers.trained_models import find_model
 
     named = {"model": config.model, "source_model": config.source_model}
     return {name: find_model(value, root) for name, value in named.items() if value}
@@ -134,7 +134,7 @@ def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
     Raises:
         InputError: a model was trained on the dataset itself.
     """
-    from training.trained_models import find_model, images_learned, own_folder
+    from training.towers.trained_models import find_model, images_learned, own_folder
 
     found: dict[str, Sequence[Path]] = {}
     dataset = (datasets_folder(root) / recipe.name).resolve()

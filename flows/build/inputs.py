@@ -40,8 +40,8 @@ from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
 from translation.config import USED_BY, TranslateConfig
 from translation.engine import Translator, is_paid
+from translation.engines.registry import reverse
 from translation.memory import TranslationMemory
-from translation.registry import reverse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
 from translation.config import USED_BY, TranslateConfig
 from translation.engine import STREAM_WINDOW, Translation, Translator
+from translation.engines.registry import open_translator
 from translation.memory import TranslationMemory
-from translation.registry import open_translator
 
 Spread = Callable[[Callable[[], list[Translation]]], "Future[list[Translation]]"]
 

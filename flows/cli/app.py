@@ -39,8 +39,8 @@ from flows.cli import (
     snapshots,
     translate,
 )
-from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
 from flows.cli.output import discard_output, output_errors
+from flows.options import DEFAULT_ROOT, ROOT_VARIABLE
 from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import cell_text, command
-from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
 from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
 
 MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
 
@@ -53,7 +53,7 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`. Weights of other people
     that a model started from, with their licenses, and notes are below the table.
     """
-    from training.trained_models import list_models
+    from training.towers.trained_models import list_models
 
     found = list_models(root)
     if not found:
@@ -94,7 +94,7 @@ def note_model(model: ModelName, text: Text, /, *, root: Root = DEFAULT_ROOT) ->
         model: Name of the model in the list, or its folder.
         text: The note, or "" for none.
     """
-    from training.trained_models import model_folder, write_note
+    from training.towers.trained_models import model_folder, write_note
 
     write_note(model_folder(model, root), text)
 
@@ -111,8 +111,8 @@ def remove_model(
     """
     from data_catalog.storage.history import freed_bytes
     from data_catalog.storage.manifest import model_pointer
-    from training.trained_models import model_folder
-    from training.trained_models import remove_model as remove
+    from training.towers.trained_models import model_folder
+    from training.towers.trained_models import remove_model as remove
 
     folder = model_folder(model, root)
     freed, dataset = freed_bytes(folder), folder.parent.name

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
-from flows.cli.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 from flows.cli.output import say, say_json, say_table
+from flows.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,8 +102,8 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
     from data_catalog.storage.shards import digest
     from flows.dry_run import dry_run
     from flows.recipe.recipe import what_settings
+    from training.data.pairs import pair_files
     from training.scores.ablation import default_steps, sizes_of
-    from training.trained_models import pair_files
 
     say(f"\nVariants of {recipe.name}: rows that the rules drop in a sample of each source (at most {_ROWS:,} rows)\n")
     rows: list[dict[str, object]] = []

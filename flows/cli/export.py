@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
 from data_catalog.exports.formats import FORMATS
-from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from flows.cli.output import say, say_table
+from flows.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from training.exports.formats import ALL, MODEL_FORMATS
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def export_model(
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
     from training.processes import prepare_for_torch
-    from training.trained_models import current_model, model_of_folder
+    from training.towers.trained_models import current_model, model_of_folder
 
     hub_name = options.hub_name if options.push_to_hub is None else options.push_to_hub
     if options.push_to_hub is not None and (len(options.formats) > 1 or ALL in options.formats):

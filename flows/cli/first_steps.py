@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import Json
 from flows.cli.output import is_quiet, say, say_json, say_table
+from flows.options import Json
 
 if TYPE_CHECKING:
     from data_catalog.downloads.annotation_files import DownloadJob, FileResult
@@ -43,7 +43,7 @@ def init(
         parallel: Lines of an English sentence, a tab and its translation, from which a text tower learns the language.
     """
     from flows.cli.services import finding_text
-    from flows.recipe.first_recipe import write_first_recipe
+    from flows.first_recipe import write_first_recipe
 
     started = write_first_recipe(name, language, pairs=pairs, images=images, parallel=parallel)
     if is_quiet():

@@ -11,18 +11,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import visible_text
-from flows.cli.options import (
-    DEFAULT_ROOT,
-    EngineOptions,
-    Number,
-    OptionalPort,
-    Root,
-    Split,
-    Text,
-    Texts,
-    no_option,
-)
 from flows.cli.output import require_own_file, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, EngineOptions, Number, OptionalPort, Root, Split, Text, Texts, no_option
 
 if TYPE_CHECKING:
     from training.use.search import SearchResult

@@ -12,8 +12,8 @@ from cyclopts import Group, Parameter
 
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
-from flows.cli.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 
 if TYPE_CHECKING:
     from flows.dry_run import DryRun
@@ -293,7 +293,7 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
         SettingsError: several processes are to do more than train, or an address is given for another executor.
         InputError: Dask is not installed.
     """
-    from flows.doctor import require_dask
+    from flows.orchestration.doctor import require_dask
     from training.processes import process_count
 
     if job.executor != "dask" and job.dask_address is not None:
@@ -434,7 +434,7 @@ def _print_build(report: "BuildReport", job: Job) -> None:
 def _unlearned(report: "BuildReport", job: Job) -> str:
     """Return how many images are new since the newest model was trained, and what to expect of another; "" for none."""
     from training.data.pairs import seen_in_training
-    from training.trained_models import newest_model
+    from training.towers.trained_models import newest_model
 
     snapshot = report.snapshot
     try:

@@ -8,18 +8,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import command, plain_table
-from flows.cli.options import (
-    DEFAULT_ROOT,
-    EvaluateOptions,
-    From,
-    MaybeFrom,
-    MaybeTo,
-    Number,
-    Root,
-    To,
-    Words,
-)
 from flows.cli.output import say, say_table
+from flows.options import DEFAULT_ROOT, EvaluateOptions, From, MaybeFrom, MaybeTo, Number, Root, To, Words
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
@@ -148,13 +138,14 @@ def install(
         file: Install this .argosmodel file instead of a package from the index.
         sha256: Refuse a file with another SHA-256. The index lists no checksums.
     """
+    from translation.engines.argos import try_out
     from translation.packages.install import install_file, install_from_index
     from translation.packages.package import default_packages_dir
 
     if file is not None and from_code is None and to_code is None:
-        found = install_file(file, default_packages_dir(), sha256=sha256)
+        found = install_file(file, default_packages_dir(), try_out, sha256=sha256)
     elif file is None and from_code and to_code:
-        found = install_from_index(from_code, to_code, default_packages_dir(), sha256=sha256)
+        found = install_from_index(from_code, to_code, default_packages_dir(), try_out, sha256=sha256)
     else:
         raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
     package, source = found.package, found.source

@@ -10,11 +10,12 @@ from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.plain_text import cell_text
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
-from flows.cli.options import EvaluateOptions
 from flows.cli.output import say, say_table
+from flows.options import EvaluateOptions
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
+from translation.engines.registry import open_translator
 from translation.evaluate import (
     Comparison,
     Pair,
@@ -31,7 +32,6 @@ from translation.evaluate import (
     run_systems,
 )
 from translation.memory import with_memory
-from translation.registry import open_translator
 
 SCORES = "scores.json"
 NUM_EXAMPLES = 5

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 from flows.cli.output import is_quiet, say
+from flows.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 
 if TYPE_CHECKING:
-    from flows.doctor import Finding
+    from flows.findings import Finding
 
 REPORT_WIDTH = 110  # characters
 NO_BREAK = "\xa0"
@@ -84,7 +84,7 @@ def doctor(
         if not is_quiet():
             say(f"\n{sum(finding.severity == 'found' for finding in findings)} of {len(findings)} found")
         return int(any(finding.severity == "broken" for finding in findings))
-    from flows.doctor import diagnose, mend, require_dask
+    from flows.orchestration.doctor import diagnose, mend, require_dask
 
     if dask is not None:
         require_dask()

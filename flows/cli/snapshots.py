@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, spreadsheet_text
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import output_errors, say, say_json, say_table
+from flows.options import DEFAULT_ROOT, Number, Root, Words
 
 if TYPE_CHECKING:
     from data_catalog.storage.verify import Finding

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import DiskError, SettingsError
-from flows.cli.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
 from flows.cli.output import say, say_table
+from flows.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
 
 if TYPE_CHECKING:
     from translation.files import CaptionFiles

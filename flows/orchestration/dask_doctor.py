@@ -13,7 +13,7 @@ from distributed import Client
 
 from data_catalog.errors import InputError
 from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
-from flows.doctor import Finding
+from flows.findings import Finding
 from flows.orchestration.dask_executor import require_scheduler
 from flows.orchestration.dask_workers import FlowEnvironment, enter, versions
 from translation.packages.package import default_packages_dir

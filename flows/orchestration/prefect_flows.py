@@ -28,8 +28,8 @@ from flows import PACKAGES
 from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
-from flows.doctor import require_dask
 from flows.jobs import require_ready, require_scorable
+from flows.orchestration.doctor import require_dask
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor, never_fatal
 from flows.orchestration.run_processes import process_labels
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe

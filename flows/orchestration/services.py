@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import BusyError, InputError, SettingsError
-from flows.doctor import SERVER_PORT, port_is_busy
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
+from flows.orchestration.doctor import SERVER_PORT, port_is_busy
 from flows.orchestration.prefect_env import (
     HOST,
     START_TIMEOUT_S,

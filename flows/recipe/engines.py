@@ -14,9 +14,9 @@ from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_plugin
+from translation.engines.registry import open_translator, reverse
 from translation.memory import with_memory
 from translation.packages.package import default_packages_dir, find, require_there
-from translation.registry import open_translator, reverse
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cleaning.checks import CleanConfig
 from cleaning.checks.boilerplate import BOILERPLATE_RULES, boilerplate_rule
-from cleaning.text.mending import clean_text
+from cleaning.checks.mending import clean_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "captions.md").read_text(encoding="utf-8")
 

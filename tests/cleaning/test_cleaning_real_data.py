@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cleaning.checks import CheckConfig, CleanConfig, translation_measure
-from cleaning.text.mending import clean_text
+from cleaning.checks.mending import clean_text
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 

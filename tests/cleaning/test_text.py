@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cleaning.checks import CleanConfig
-from cleaning.text.mending import (
+from cleaning.checks.mending import (
     clean_text,
     collapse_whitespace,
     encoding_rewrite,

@@ -21,6 +21,7 @@ from flows.ablation import AblationConfig, variants_of
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import switches, toggle_of, toggles_of
 from training.config import TrainConfig
+from training.data.pairs import pair_files
 from training.scores.ablation import (
     METRICS,
     Ablation,
@@ -30,7 +31,6 @@ from training.scores.ablation import (
     gallery_of,
     write_ablation,
 )
-from training.trained_models import pair_files
 
 Row = tuple[str, str, list[str]]
 

@@ -17,9 +17,9 @@ from flows.dry_run import dry_run
 from flows.jobs import distil_model
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
+from training.data.pairs import pair_files
 from training.exports.model_card import data_section, training_data
 from training.scores.galleries import pairs_gallery
-from training.trained_models import pair_files
 
 NATIVE = ["Un cane nero corre sulla spiaggia", "Due bambini giocano nel parco con la palla"]
 # Caption, its original, and why it goes, if it does: what is measured of our translations is of others' as well.

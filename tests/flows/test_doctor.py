@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from flows.doctor import Finding, diagnose, port_is_busy
+from flows.findings import Finding
 from flows.language_doctor import examine, find_language
+from flows.orchestration.doctor import diagnose, port_is_busy
 from flows.orchestration.prefect_env import Api, write_env_block
 from flows.recipe.language_packs import available_language_packs
 
@@ -54,7 +55,7 @@ def test_the_backport_is_found_and_removed(packages: Path, run: Any) -> None:
     shutil.copy(str(dataclasses.__file__), packages / "dataclasses.py")
     printed = run("""
         from pathlib import Path
-        from flows.doctor import diagnose, mend
+        from flows.orchestration.doctor import diagnose, mend
         (finding,) = [finding for finding in diagnose(Path("."), Path("catalog")) if "backport" in finding.text]
         print(finding.severity, finding.text)
         print(mend([finding]))
@@ -76,7 +77,7 @@ def test_whatever_is_wrong_with_packages_is_named(packages: Path, run: Any) -> N
     (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
     code = """
         from pathlib import Path
-        from flows.doctor import diagnose
+        from flows.orchestration.doctor import diagnose
         for finding in diagnose(Path("."), Path("catalog")):
             print(finding.severity, finding.text)
         """

@@ -18,7 +18,8 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from flows.cli import main
 from flows.jobs import train_model
-from training.trained_models import current_model, pair_files
+from training.data.pairs import pair_files
+from training.towers.trained_models import current_model
 
 pytestmark = [pytest.mark.slower, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

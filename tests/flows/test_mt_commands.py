@@ -19,7 +19,7 @@ import pytest
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.storage.lock import writer_lock
 from flows.cli import main
-from flows.doctor import diagnose
+from flows.orchestration.doctor import diagnose
 from translation.engine import Translation
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.memory import TranslationMemory

@@ -19,8 +19,8 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of, write_json
 from flows.jobs import train_model
+from training.data.pairs import pair_files
 from training.exports.model_export import ModelExportConfig, export_model
-from training.trained_models import pair_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from data_catalog.database.query import query
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
-from training.trained_models import current_model
+from training.towers.trained_models import current_model
 
 SCENES = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 

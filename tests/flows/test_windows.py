@@ -15,8 +15,8 @@ from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
+from translation.engines.registry import open_translator
 from translation.memory import TranslationMemory, translate_with_memory
-from translation.registry import open_translator
 
 SIZE = 7
 # Shards with captions of their own, of earlier shards, and repeats.

@@ -30,7 +30,7 @@ from training.towers.model import create_model, load_model, write_model_config
 from training.towers.model_files import save_weights
 from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, starts_of
 from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
-from training.trained_models import EFFORT_FILE
+from training.towers.trained_models import EFFORT_FILE
 
 Damage = Callable[[Path], object]
 Opener = Callable[[Path], Any]

@@ -25,7 +25,7 @@ from training.fit.loop import train
 from training.fit.run import seed_process
 from training.processes import process_group, process_rank, require_same_in_all
 from training.towers.preprocessing import Preprocessing
-from training.trained_models import EFFORT_FILE
+from training.towers.trained_models import EFFORT_FILE
 
 SmallRun = Callable[..., TrainConfig]
 

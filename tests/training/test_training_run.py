@@ -28,7 +28,7 @@ from training.fit.loop import train
 from training.fit.run import STATE_FILE
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model
-from training.trained_models import EFFORT_FILE
+from training.towers.trained_models import EFFORT_FILE
 from training.use.pictures import contact_sheet
 from training.use.search import search
 

@@ -12,7 +12,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
-from translation.registry import OPENERS, PivotTranslator, open_translator, reverse
+from translation.engines.registry import OPENERS, PivotTranslator, open_translator, reverse
 
 DECODING = {"beam_size": 4, "max_batch_tokens": 512, "compute_type": "float32", "device": "cpu"}
 CTRANSLATE2 = {"patience": 1, "intra_threads": 2, "inter_threads": 1}

@@ -43,7 +43,7 @@ from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_of_starts
-from training.trained_models import EFFORT_FILE, RESULT_FILE
+from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.manifest import SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 from training.config import HELD_OUT
 
@@ -35,6 +35,11 @@ class PairFiles:
     def hashes(self, sha256: Callable[[Path], str] = sha256_of) -> dict[str, list[str]]:
         """Return the sha256 of every file, by split."""
         return {split: [sha256(path) for path in self.of(split)] for split in SPLITS}
+
+
+def pair_files(snapshot: Snapshot) -> PairFiles:
+    """Return the pair shards of a snapshot by split."""
+    return PairFiles(**{split: snapshot.pair_files(split) for split in SPLITS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from training.towers.lineage import read_lineage
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.tokenizer import SavedTokenizer
-from training.trained_models import EFFORT_FILE, RESULT_FILE
+from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
 

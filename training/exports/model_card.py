@@ -25,7 +25,7 @@ from training.fit.effort import Attempt, read_attempts
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, VALIDATED, Score
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
-from training.trained_models import EFFORT_FILE, SCORES_FILE
+from training.towers.trained_models import EFFORT_FILE, SCORES_FILE
 
 _JOULES_IN_KWH = 3_600_000
 _NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be finite

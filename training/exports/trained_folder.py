@@ -19,7 +19,7 @@ from training.fit.loop import TrainResult, read_result
 from training.towers.lineage import read_lineage
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
-from training.trained_models import RESULT_FILE
+from training.towers.trained_models import RESULT_FILE
 
 _REMEDY = "train it again, or use another model"
 # Largest allowed difference of a number of a unit feature, or of a cosine.

@@ -62,7 +62,7 @@ from training.towers.backbones import backbone_features, projected
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import REMEDY, load_weights, read_object, save_weights
 from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
-from training.trained_models import RESULT_FILE
+from training.towers.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 

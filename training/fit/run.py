@@ -63,7 +63,7 @@ from training.towers.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from training.trained_models import EFFORT_FILE, RESULT_FILE
+from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"

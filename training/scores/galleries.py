@@ -20,7 +20,7 @@ from data_catalog.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
 from training.scores.score import VALIDATED
-from training.trained_models import LearnedImages, pair_hashes
+from training.towers.trained_models import LearnedImages, pair_hashes
 
 UNSTATED = "unstated"
 PLACEHOLDER = "{c}"

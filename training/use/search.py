@@ -44,7 +44,7 @@ from training.data.images import (
 )
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
-from training.trained_models import current_model, pair_hashes
+from training.towers.trained_models import current_model, pair_hashes
 
 Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each match
 

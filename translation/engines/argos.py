@@ -53,6 +53,11 @@ def argos_translator(
     return CTranslate2Translator(model, ArgosTokenizer(package), config)
 
 
+def try_out(package: Package) -> None:
+    """Translate with a package on the CPU; raise InputError if it cannot be used."""
+    argos_translator(package, TranslateConfig(device="cpu")).try_out()
+
+
 class ArgosTokenizer:
     """A package's tokenizer; see `translation.engines.ctranslate2_model.Tokenizer`."""
 

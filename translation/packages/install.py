@@ -8,10 +8,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from data_catalog.errors import DamagedError, InputError, SettingsError, Transie
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of, sweep_temporary
-from translation.config import TranslateConfig
 from translation.packages import package as packages
 from translation.packages.package import (
     CODE,
@@ -44,6 +42,9 @@ PATTERNS = {
     "argos_version": re.compile(f"({VERSION.pattern})?", re.ASCII),
 }
 DEFAULT_CONFIG = DownloadConfig()
+
+TryOut = Callable[[packages.Package], None]
+"""Translates something with a package; raises InputError if it cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,12 +269,13 @@ class Installation:
     changed: bool
 
 
-def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Installation:
+def install_file(path: Path, packages_dir: Path, try_out: TryOut, *, sha256: str = "") -> Installation:
     """Install an `.argosmodel` file; no network is used.
 
     Args:
         path: the file.
         packages_dir: the folder of installed packages.
+        try_out: called before a package is put in its place.
         sha256: sha256 that the file must have, in hexadecimal; "" for any.
 
     Raises:
@@ -286,11 +288,17 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
     check_archive(path)
     found = _require_sha256(path, expected)
     with _installing(packages_dir):
-        return _install(path, packages_dir, PackageSource(file_sha256=found, file_bytes=path.stat().st_size))
+        return _install(path, packages_dir, try_out, PackageSource(file_sha256=found, file_bytes=path.stat().st_size))
 
 
 def install_from_index(
-    from_code: str, to_code: str, packages_dir: Path, *, sha256: str = "", config: DownloadConfig = DEFAULT_CONFIG
+    from_code: str,
+    to_code: str,
+    packages_dir: Path,
+    try_out: TryOut,
+    *,
+    sha256: str = "",
+    config: DownloadConfig = DEFAULT_CONFIG,
 ) -> Installation:
     """Install the newest package of the Argos index that translates one language to another.
 
@@ -300,6 +308,7 @@ def install_from_index(
         from_code: ISO 639 code of the language it reads.
         to_code: ISO 639 code of the language it writes.
         packages_dir: the folder of installed packages. Unfinished downloads are in a folder beside it, and are resumed.
+        try_out: called before a package is put in its place.
         sha256: sha256 that the file must have, in hexadecimal; "" for any.
         config: limits of the download.
 
@@ -317,7 +326,7 @@ def install_from_index(
     with _installing(packages_dir):
         for link in usable_links(entry.links, index):
             try:
-                return _install_link(link, entry, packages_dir, index=index, sha256=expected, config=config)
+                return _install_link(link, entry, packages_dir, try_out, index=index, sha256=expected, config=config)
             except packages.PlaceTakenError:
                 raise  # another link would give the same package
             except (InputError, SettingsError, TransientError) as error:
@@ -340,7 +349,14 @@ def _installing(packages_dir: Path) -> Iterator[None]:
 
 
 def _install_link(
-    link: str, entry: IndexEntry, packages_dir: Path, *, index: str, sha256: str, config: DownloadConfig
+    link: str,
+    entry: IndexEntry,
+    packages_dir: Path,
+    try_out: TryOut,
+    *,
+    index: str,
+    sha256: str,
+    config: DownloadConfig,
 ) -> Installation:
     known = _installed_from(link, packages_dir)
     partial = PartialFile(packages_dir.parent / packages.DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
@@ -364,13 +380,13 @@ def _install_link(
         source = PackageSource(
             file_sha256=found, file_bytes=partial.num_bytes, url=partial.url, index=index, etag=partial.etag
         )
-        return _install(partial.path, packages_dir, source, pair=(entry.from_code, entry.to_code))
+        return _install(partial.path, packages_dir, try_out, source, pair=(entry.from_code, entry.to_code))
     finally:
         partial.remove()
 
 
 def _install(
-    path: Path, packages_dir: Path, source: PackageSource, *, pair: tuple[str, str] | None = None
+    path: Path, packages_dir: Path, try_out: TryOut, source: PackageSource, *, pair: tuple[str, str] | None = None
 ) -> Installation:
     """Install a checked file.
 
@@ -378,23 +394,19 @@ def _install(
     """
     home = packages_dir / check_archive(path)
     changed = not home.exists()
-    package = packages.read_package(
-        packages.install(path, packages_dir, pair=pair, check=partial(_require_loadable, path))
-    )
+
+    def check(package: packages.Package) -> None:
+        try:
+            try_out(package)
+        except InputError as error:
+            raise InputError(f"{path} contains no usable package: {error}") from error
+
+    package = packages.read_package(packages.install(path, packages_dir, pair=pair, check=check))
     recorded = read_source(home)
     if recorded is None or (source.url and not recorded.url):
         recorded = replace(source, package_sha256=package.sha256)
         write_source(home, recorded)
     return Installation(package=package, source=recorded, changed=changed)
-
-
-def _require_loadable(path: Path, package: packages.Package) -> None:
-    from translation.engines.argos import argos_translator
-
-    try:
-        argos_translator(package, TranslateConfig(device="cpu")).try_out()
-    except InputError as error:
-        raise InputError(f"{path} contains no usable package: {error}") from error
 
 
 def _installed_from(url: str, packages_dir: Path) -> Installation | None:

@@ -26,7 +26,7 @@ from training.fit.effort import Attempt
 from training.scores.encoders import open_model_folder
 from training.scores.score import Score
 from training.scores.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
-from training.trained_models import EFFORT_FILE, list_models
+from training.towers.trained_models import EFFORT_FILE, list_models
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
 

@@ -23,9 +23,9 @@ from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
+from translation.engines.registry import open_translator
 from translation.engines.sentences import decoding_limit, token_batches
 from translation.packages.package import Package, install, open_package, read_package
-from translation.registry import open_translator
 from translation.train.config import TrainPackageConfig
 from translation.train.model import TranslationModel, save_ctranslate2
 

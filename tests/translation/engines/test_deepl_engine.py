@@ -17,8 +17,8 @@ from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import translate_stream
 from translation.engines.deepl_engine import DeepLEngine, request_batches
+from translation.engines.registry import open_translator
 from translation.memory import MemoryTranslator, TranslationMemory
-from translation.registry import open_translator
 
 EN, IT, DE = (LanguagePack.minimal(code) for code in ("en", "it", "de"))
 CALLED = {"it": "IT", "en": "EN-US", "pt": "PT-PT", "zh": "ZH-HANS", "no": "NB"}

@@ -14,7 +14,7 @@ from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translator
 from translation.engines.command import LINES_PER_BATCH, CommandTranslator
 from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names
-from translation.registry import open_translator, reverse
+from translation.engines.registry import open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
 LOOP = "import os, sys, time\nfor number, line in enumerate(sys.stdin):\n    line = line.rstrip('\\n')\n    "

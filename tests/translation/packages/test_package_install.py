@@ -18,7 +18,7 @@ from loopback import LoopbackHandler, LoopbackServer
 from data_catalog.downloads.download import DownloadConfig
 from data_catalog.errors import InputError
 from translation.config import TranslateConfig
-from translation.engines.argos import argos_translator
+from translation.engines.argos import argos_translator, try_out
 from translation.packages import package as archive
 from translation.packages.install import (
     IndexEntry,
@@ -158,7 +158,7 @@ def packages_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def install(packages_dir: Path) -> Any:
     """Installs en-it from the index, impatiently; takes `sha256` and `config`."""
-    return partial(install_from_index, "en", "it", packages_dir, config=CONFIG)
+    return partial(install_from_index, "en", "it", packages_dir, try_out, config=CONFIG)
 
 
 def repacked(folder: Path, name: str, text: str) -> Path:
@@ -216,9 +216,10 @@ def kill_in(function: str, path: Path, packages_dir: Path) -> None:
 import os, signal
 from pathlib import Path
 from unittest import mock
+from translation.engines.argos import try_out
 from translation.packages.install import install_file
 with mock.patch({function!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
-    install_file(Path({str(path)!r}), Path({str(packages_dir)!r}))
+    install_file(Path({str(path)!r}), Path({str(packages_dir)!r}), try_out)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
 
@@ -229,7 +230,7 @@ def test_a_record_inside_an_archive_does_not_survive_a_kill(packages_dir: Path, 
     (home,) = packages_dir.iterdir()
     assert read_package(home).pair == "en-it"
     assert read_source(home) is None
-    done = install_file(path, packages_dir)
+    done = install_file(path, packages_dir, try_out)
     assert read_source(home) == done.source
     assert done.source.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -238,7 +239,7 @@ def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages
     (packages_dir.parent / ".tmp-of-somebody").mkdir(parents=True)
     kill_in("translation.packages.package.read_package", SCENES, packages_dir)
     assert len(list((packages_dir.parent / DOWNLOADS).glob(".tmp-*"))) == 1
-    assert install_file(SCENES, packages_dir).changed
+    assert install_file(SCENES, packages_dir, try_out).changed
     assert sorted(path.name for path in packages_dir.parent.iterdir()) == [".tmp-of-somebody", "packages", DOWNLOADS]
     assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
 
@@ -246,16 +247,16 @@ def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages
 def test_a_file_installs_offline_and_later_learns_its_url(
     server: PackageServer, install: Any, packages_dir: Path
 ) -> None:
-    for act in (install, lambda sha256: install_file(SCENES, packages_dir, sha256=sha256)):
+    for act in (install, lambda sha256: install_file(SCENES, packages_dir, try_out, sha256=sha256)):
         with pytest.raises(InputError, match=f"{server.sha256}, not {'0' * 64}"):
             act(sha256="0" * 64)
     assert not packages_dir.exists()
     server.requests.clear()
-    done = install_file(SCENES, packages_dir, sha256=server.sha256)
+    done = install_file(SCENES, packages_dir, try_out, sha256=server.sha256)
     assert (done.changed, done.source.url, server.requests) == (True, "", [])
-    assert not install_file(SCENES, packages_dir).changed
+    assert not install_file(SCENES, packages_dir, try_out).changed
     assert install().source.url == server.url("/p")
-    assert install_file(SCENES, packages_dir).source.url == server.url("/p")
+    assert install_file(SCENES, packages_dir, try_out).source.url == server.url("/p")
 
 
 def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_dir: Path, tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_di
     for name in ("config.json", "shared_vocabulary.json"):
         (model / name).unlink()
     archive.pack(model.parent, tmp_path / "old.argosmodel", top="en_it")
-    package = install_file(tmp_path / "old.argosmodel", packages_dir).package
+    package = install_file(tmp_path / "old.argosmodel", packages_dir, try_out).package
     (translation,) = argos_translator(package, TranslateConfig()).translate(["two red circles on a green background"])
     assert translation.text == "due cerchi rossi su sfondo verde"
 

@@ -20,8 +20,8 @@ from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.engines.converted import max_positions
+from translation.engines.registry import open_translator
 from translation.packages.package import open_package
-from translation.registry import open_translator
 
 KNOWN = (("en", "eng", "English"), ("it", "ita", "Italian"), ("fr", "fra", ""), ("de", "deu", "German"))
 PACKS = {

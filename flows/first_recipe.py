@@ -35,7 +35,7 @@ from data_catalog.sources.tables import read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
-from flows.doctor import Finding
+from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 from flows.towers import encoder_here, find_towers

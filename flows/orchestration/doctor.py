@@ -11,14 +11,14 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from pathlib import Path
-from typing import Literal
 
 from data_catalog.errors import DiskError, InputError, SettingsError, install_hint
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
+from flows.findings import Finding
 from flows.orchestration.daemons import Daemon, running_pid
 from flows.orchestration.prefect_env import STATE_FOLDER, read_env_block
 from translation.packages.package import default_packages_dir
@@ -32,29 +32,6 @@ BACKPORT = (
     "the package `dataclasses`, a backport for Python 3.6 that img2dataset requires, stops servers that Prefect itself "
     "starts in the background; those of `vernaclip run` and `vernaclip up` work"
 )
-
-Severity = Literal["broken", "warning", "found"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A finding of `vernaclip doctor`: a problem of the environment, or something that a language has or lacks.
-
-    Args:
-        severity: "broken" if no run or build can succeed, "warning" if something does not work, "found" if all is well.
-        text: the finding; for an environment, including what to do.
-        cost: for a language, the consequence of lacking this.
-        advice: for a language, what to do; "" if there is nothing to do.
-        topic: name of the check.
-        mend: function that repairs the problem, or None if a person must.
-    """
-
-    severity: Severity
-    text: str
-    cost: str = ""
-    advice: str = ""
-    topic: str = ""
-    mend: Callable[[], None] | None = None
 
 
 def require_dask() -> None:

@@ -17,7 +17,6 @@ from data_catalog.storage.manifest import (
     EXPORT_RECORD,
     MODELS,
     RUN_FILE,
-    SPLITS,
     TRAIN_AGAIN,
     Snapshot,
     committed_snapshots,
@@ -28,7 +27,6 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.shards import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
 from training.config import HELD_OUT
-from training.data.pairs import PairFiles
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import read_object
@@ -42,11 +40,6 @@ SCORES_FILE = "scores-{split}.json"
 NOTE_FILE = "note.txt"
 # Name, caption mode and image choice of the score by which models are listed.
 HEADLINE = ("text_to_image_R@5", "distinct", "all")
-
-
-def pair_files(snapshot: Snapshot) -> PairFiles:
-    """Return the pair shards of a snapshot by split."""
-    return PairFiles(**{split: snapshot.pair_files(split) for split in SPLITS})
 
 
 def pair_hashes(snapshot: Snapshot) -> dict[Path, str]:
