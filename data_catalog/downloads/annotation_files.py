@@ -21,10 +21,10 @@ from typing import IO, Any, NamedTuple
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
-from data_catalog.errors import DamagedError, InputError
+from data_catalog.errors import DamagedError, DiskError, InputError
 from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.disk_errors import nearest_existing, raise_if_disk_fails
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
@@ -153,6 +153,18 @@ def download_lock(folder: Path) -> AbstractContextManager[object]:
 def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
     """Return whether a file has to be downloaded."""
     return bool(file.url and _missing(file, job))
+
+
+def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
+    """Refuse a disk without space for all pending files of known size."""
+    pending = [file for file in files if is_pending(file, job)]
+    needed = sum((file.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
+    free = shutil.disk_usage(nearest_existing(job.folder)).free
+    if needed > free:
+        raise DiskError(
+            f"{job.source.name} needs {needed:,} more bytes, but the disk of {job.folder} has {free:,} free: free "
+            "space, choose another folder with --to, or fewer files with --only"
+        )
 
 
 def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:

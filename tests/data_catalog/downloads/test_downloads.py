@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from data_catalog.downloads import annotation_files, registry
-from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing
+from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing, require_space
 from data_catalog.downloads.registry import parse_registry
-from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
 PLACE = "cc3m/train.tsv"
 TRAIN, VAL = "coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json"
@@ -149,6 +149,14 @@ def test_a_file_that_a_person_replaced_is_compared_again(site: Any) -> None:
     place.write_bytes(b"changed")
     with pytest.raises(InputError, match="it is not the published file"):
         record_existing(source.files[0], job)
+
+
+def test_a_full_disk_is_reported_before_the_download(site: Any) -> None:
+    huge = site.source(site.entry(num_bytes=10**18))
+    job = DownloadJob(source=huge, folder=site.folder, license_accepted=True)
+    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
+        require_space(huge.files, job)
+    assert not site.folder.exists()
 
 
 # Archives
