@@ -63,8 +63,8 @@ Columns = dict[str, pa.Array]
 
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; return it."""
-    from data_catalog.database.catalog import rebuild, recounted
-    from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
+    from data_catalog.catalog.duckdb_file import rebuild, recounted
+    from data_catalog.catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
     from flows.build.build import step_entries
     from flows.build.steps import STEPS
 
@@ -105,9 +105,9 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
 
 def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str, Any]:
     """Write the files of one shard; return its source and the manifest's entries by kind."""
-    from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
-    from data_catalog.storage.manifest import file_entry
-    from data_catalog.storage.shards import open_image_writer, save_parquet, write_named_atomically
+    from data_catalog.catalog.manifest import file_entry
+    from data_catalog.disk.files import open_image_writer, save_parquet, write_named_atomically
+    from data_catalog.rows.schema import CAPTIONS, OUTCOMES, PAIRS
 
     # Each source has its own shards, in the order of the names.
     bounds = np.cumsum([share for share, _, _ in SOURCES.values()])
@@ -261,7 +261,7 @@ def ids_of(root: Path) -> dict[str, str]:
     """Return the ids that are looked up: those of a row in the middle, and missing ones."""
     import pyarrow.parquet as pq
 
-    from data_catalog.storage.manifest import current_snapshots
+    from data_catalog.catalog.manifest import current_snapshots
 
     files = next(iter(current_snapshots(root))).caption_files()
     names = ["sample_id", "caption_id", "url"]
@@ -277,10 +277,10 @@ def ids_of(root: Path) -> dict[str, str]:
 
 def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Return all queries as functions that run in this process."""
-    from data_catalog.database.overview import overview
-    from data_catalog.database.query import query
-    from data_catalog.database.sample_record import find_sample_records, not_found_text
-    from data_catalog.storage.manifest import current_snapshots
+    from data_catalog.catalog.manifest import current_snapshots
+    from data_catalog.catalog.overview import overview
+    from data_catalog.catalog.query import query
+    from data_catalog.catalog.why import find_sample_records, not_found_text
 
     def why(identity: str, is_there: bool) -> None:
         snapshots = list(current_snapshots(root))
@@ -333,8 +333,8 @@ def timed(works: Mapping[str, Callable[[], object]], rounds: int, whose: int) ->
 
 def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: Path) -> dict[int, dict[str, float]]:
     """Return median CPU seconds to write, read and make views of a manifest, by its number of shards."""
-    from data_catalog.database.catalog import rebuild
-    from data_catalog.storage.manifest import commit_snapshot, read_snapshot, snapshot_folder
+    from data_catalog.catalog.duckdb_file import rebuild
+    from data_catalog.catalog.manifest import commit_snapshot, read_snapshot, snapshot_folder
 
     found: dict[int, dict[str, float]] = {}
     for count in counts:
@@ -383,7 +383,7 @@ def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, t
 
 def main() -> int:
     """Write the catalog, query it, and judge the claims."""
-    from data_catalog.storage.manifest import current_snapshots
+    from data_catalog.catalog.manifest import current_snapshots
 
     parser = options_of(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)

@@ -89,7 +89,7 @@ def fetch_seconds(work: Path, num_machines: int, server: LoopbackServer) -> tupl
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     from data_catalog.fetch.config import FetchConfig
-    from data_catalog.images.workers import ImageWorkers
+    from data_catalog.fetch.workers import ImageWorkers
     from flows.orchestration.dask_owners import DaskOwners
 
     config = FetchConfig(allow_loopback=True, threads=16, host_concurrency=AT_ONCE, host_requests_per_s=0)

@@ -34,8 +34,8 @@ from loopback_server import LoopbackServer, request_table, serving
 from pictures import jpeg, write_photographs
 
 from data_catalog.fetch.config import FetchConfig, HostLimits
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
-from data_catalog.images.workers import ImageWorkers
 from flows.recipe.recipe import BuildConfig
 
 ADDRESS = "127.0.0.1"

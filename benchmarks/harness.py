@@ -102,7 +102,7 @@ def table_of(values: Mapping[str, Any], schema: Any) -> Any:
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print a table, followed by an empty line."""
-    from data_catalog.plain_text import plain_table
+    from data_catalog.base.plain_text import plain_table
 
     print(f"{title}\n" * bool(title) + plain_table(rows), end="\n\n", flush=True)
 

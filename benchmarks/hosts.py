@@ -28,7 +28,7 @@ from loopback_server import LoopbackServer, Request, request_table, serving
 from pictures import write_photographs
 
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.images.workers import ImageWorkers
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.sample.grammar import parallel_pairs
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset

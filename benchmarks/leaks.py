@@ -21,8 +21,8 @@ from harness import exit_without, judge, print_table
 from near_images import Change, cropped, mirrored, scaled
 from pictures import jpeg
 
-from data_catalog.database.query import query
-from data_catalog.errors import PipelineError
+from data_catalog.base.errors import PipelineError
+from data_catalog.catalog.query import query
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import Recipe, load_recipe

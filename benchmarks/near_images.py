@@ -34,8 +34,8 @@ from cleaning.duplicates.near_images import (
     thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
+from data_catalog.fetch.image_views import image_views
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
-from data_catalog.images.views import image_views
 from data_catalog.sample.scene import encode, paint, place, random_scene
 
 # Drawn scenes, rounds, numbers of hashes that are also compared in pairs, further numbers of hashes.

@@ -199,7 +199,7 @@ class Photographs:
     def __init__(self, options: Any, work: Path) -> None:
         import torch
 
-        from data_catalog.storage.manifest import require_snapshot
+        from data_catalog.catalog.manifest import require_snapshot
         from flows.build.execution import LocalExecutor
         from flows.jobs import build_dataset
         from flows.recipe.recipe import load_recipe

@@ -187,7 +187,7 @@ def function_words() -> list[str]:
 
 def english_meanings() -> dict[str, dict[str, str]]:
     """Return the function words of the English language pack with their meanings; importing `flows` takes seconds."""
-    from data_catalog.language_pack import LanguagePack, function_word_meanings
+    from data_catalog.base.language_pack import LanguagePack, function_word_meanings
 
     found = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
     words = {name: tuple(found[name]) for name in ("function_words", "negations")}

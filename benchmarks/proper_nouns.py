@@ -23,8 +23,8 @@ from harness import HERE, Goals, judge, medians, options_of, print_table, race
 from cleaning.checks.captions import Length
 from cleaning.checks.definition import Captions
 from cleaning.checks.proper_nouns import find_tagger, proper_noun_share, tagged_proper_nouns
-from data_catalog.language_pack import LanguagePack
-from data_catalog.stages import Check
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.rows.stages import Check
 from flows.recipe.language_packs import load_language_pack
 
 # Rounds; captions timed in each round; captions of Multi30k that are judged.

@@ -26,7 +26,7 @@ import pyarrow as pa
 from data_folder import multi30k, options_with_data
 from harness import HERE, Goals, exit_without, judge, print_table
 
-from data_catalog.schema import REJECTED
+from data_catalog.rows.schema import REJECTED
 from flows.dry_run import Dropped, DryRun, dry_run, write_page
 from flows.recipe.recipe import load_recipe
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from harness import judge, options_of, print_table
 
-from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
+from data_catalog.catalog.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.recipe.recipe import load_recipe

@@ -490,7 +490,7 @@ def measured(folder: Path, data: Path, num_images: int, port: int, minutes: floa
 
 def published(root: Path) -> dict[str, str]:
     """Return the hashes of the current snapshot's files."""
-    from data_catalog.storage.manifest import current_snapshot
+    from data_catalog.catalog.manifest import current_snapshot
 
     snapshot = current_snapshot(root, NAME)
     assert snapshot is not None

@@ -21,13 +21,13 @@ import numpy as np
 from harness import judge, options_of, print_table
 from recipe import build_scenes
 
+from data_catalog.disk.files import read_json
 from data_catalog.sample import italian
 from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.datasets import COMMIT_FILE
 from data_catalog.sample.grammar import Wording, caption, templates
 from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, Scene
-from data_catalog.storage.shards import read_json
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups
 from training.fit.loop import train

@@ -37,8 +37,8 @@ STEPS = ("clean", "find-repeats", "screen", "translate", "check", "find-duplicat
 
 def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
     """Write shards of caption rows and of images; return the true labels of the rows."""
-    from data_catalog.schema import CAPTIONS, IMAGES
-    from data_catalog.storage.shards import save_parquet
+    from data_catalog.disk.files import save_parquet
+    from data_catalog.rows.schema import CAPTIONS, IMAGES
 
     labels, rows, size = Labels(), planted(real, count), CAPTIONS_PER_SAMPLE * SAMPLES_PER_SHARD
     for name in ("captions", "images"):
@@ -84,9 +84,9 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
     from cleaning.duplicates.captions import RepeatsConfig
     from cleaning.duplicates.images import DuplicatesConfig
     from cleaning.leaks import LeaksConfig
-    from data_catalog.language_pack import function_word_meanings
+    from data_catalog.base.language_pack import function_word_meanings
+    from data_catalog.catalog.work import WorkStore
     from data_catalog.publish.publish import SplitConfig, split_of
-    from data_catalog.storage.work import WorkStore
     from flows.build.captions import Threads
     from flows.build.engine import call_of
     from flows.build.images import decisive_settings
@@ -139,15 +139,15 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
 
 def shards_of(folder: Path, count: int | None = None) -> list[Any]:
     """Return the first files of a folder as commits of a step, one for each shard."""
-    from data_catalog.storage.shards import sha256_of
-    from data_catalog.storage.work import Commit
+    from data_catalog.catalog.work import Commit
+    from data_catalog.disk.files import sha256_of
 
     paths = sorted(folder.iterdir())[:count]
     return [Commit(folder=folder, files={path.name: sha256_of(path)}, facts={}) for path in paths]
 
 
 def pending(path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    from data_catalog.schema import PENDING
+    from data_catalog.rows.schema import PENDING
 
     outcomes = pq.read_table(path, columns=["outcome"]).column(0)
     return np.asarray(pc.equal(outcomes, PENDING))

@@ -111,7 +111,7 @@ def do(recipe: str, root: Path, name: str, overrides: Sequence[str]) -> Any:
 
 def dropped(root: Path, dataset: str) -> list[dict[str, Any]]:
     """Return the captions of a dataset that do not fit their image, by the check."""
-    from data_catalog.database.query import query
+    from data_catalog.catalog.query import query
 
     return query(root, f"FROM rejects WHERE dataset = '{dataset}' AND drop_reason = 'caption_does_not_fit'").to_pylist()
 
@@ -166,7 +166,7 @@ def on_photographs(options: Any, work: Path) -> tuple[float, float]:
 
 def on_scenes(options: Any, work: Path) -> tuple[float, float]:
     """Change a third of the translations of scenes; return the share of them that was dropped, and its worth."""
-    from data_catalog.database.query import query
+    from data_catalog.catalog.query import query
     from flows.recipe.language_packs import language_pack
     from training.changes import ChangeRules
 

@@ -18,8 +18,8 @@ from data_folder import DATA, multi30k
 from harness import HERE, Goals, judge, options_of, print_table, table_of
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.stages import apply_measure
+from data_catalog.rows.schema import CAPTIONS, PENDING
+from data_catalog.rows.stages import apply_measure
 from flows.recipe.language_packs import language_pack
 
 LABELLED = HERE / "data" / "labelled_translations.tsv"

@@ -22,9 +22,9 @@ from data_folder import DATA, multi30k
 from harness import exit_without, in_new_process, in_turn, judge, options_of, peak_mb, print_table, table_of
 from scale import caption_columns, shards_of
 
-from data_catalog.schema import CAPTIONS
-from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit, WorkStore
+from data_catalog.catalog.work import Commit, WorkStore
+from data_catalog.disk.files import save_parquet
+from data_catalog.rows.schema import CAPTIONS
 from flows.build.engine import call_of
 from flows.build.steps import STEPS
 from translation.engine import Translation

@@ -30,20 +30,20 @@ from cleaning.duplicates.near_images import (
     require_similarity_limits,
 )
 from cleaning.text.scripts import count_words
-from data_catalog.caption_keys import caption_key
-from data_catalog.database.connections import snapshot_queries
-from data_catalog.database.sorting import samples_of_bytes
-from data_catalog.identities import canonical_identities
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import require_values
+from data_catalog.catalog.connections import snapshot_queries
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.catalog.sorting import samples_of_bytes
+from data_catalog.catalog.work import Commit, StepFacts
+from data_catalog.disk.files import save_parquet
+from data_catalog.fetch.image_views import VIEWS, WHOLE, View, image_views, write_views
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.decoding import ImageRejectedError
-from data_catalog.images.views import VIEWS, WHOLE, View, image_views, write_views
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.progress import Progress
-from data_catalog.settings import require_values
-from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
-from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit, StepFacts
-from data_catalog.test_sets import TestImage
+from data_catalog.rows.caption_keys import caption_key
+from data_catalog.rows.identities import canonical_identities
+from data_catalog.rows.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.sources.test_sets import TestImage
 
 ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"
@@ -249,7 +249,7 @@ def pixel_leaks(
 
     Args:
         files: normalised images of all shards.
-        facts: facts of these images; see `data_catalog.database.sorting.image_facts`.
+        facts: facts of these images; see `data_catalog.catalog.sorting.image_facts`.
         thumbnails: one thumbnail a row.
         tests: the test sets.
         leaks: limits of similarity.
@@ -313,7 +313,7 @@ class SeenImages:
 
         Args:
             names: names of the set's images.
-            identities: identities of each of them, as `data_catalog.identities` spells them.
+            identities: identities of each of them, as `data_catalog.rows.identities` spells them.
             read: returns the bytes of an image by name; raises OSError if there are none.
 
         Returns:

@@ -1,1 +1,1 @@
-"""Data catalog: upstream sources, samples and their rows, storage, images, exports and test sets."""
+"""Data catalog: the ground floor, in rooms from `base` to `sample`; a room imports only those below it."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.settings import json_values, what_values
+from data_catalog.catalog.manifest import Snapshot, current_snapshot
+from data_catalog.disk.files import digest
+from data_catalog.disk.lock import writer_lock
 from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
-from data_catalog.settings import json_values, what_values
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import Snapshot, current_snapshot
-from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources

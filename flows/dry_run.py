@@ -20,21 +20,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
-from data_catalog.errors import Refusals
+from data_catalog.base.errors import Refusals
+from data_catalog.base.plain_text import deciding_settings_text
+from data_catalog.base.settings import values_at, what_values
+from data_catalog.catalog.work import WorkStore
+from data_catalog.disk.files import write_bytes
+from data_catalog.disk.lock import writer_lock
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.plain_text import deciding_settings_text
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.publish.tombstones import read_tombstones
+from data_catalog.rows.schema import PENDING, REJECTED
 from data_catalog.sample.datasets import draw_upstream
-from data_catalog.schema import PENDING, REJECTED
-from data_catalog.settings import values_at, what_values
+from data_catalog.sources.hashes import file_entries
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, UnselectedRow
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import write_bytes
-from data_catalog.storage.upstream_hashes import file_entries
-from data_catalog.storage.work import WorkStore
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor

@@ -20,21 +20,21 @@ from urllib.parse import urlsplit
 from cleaning.languages.engines import canonical_code, language_names
 from cleaning.languages.identification import detectable_code, language_identifier, wrong_language
 from cleaning.text.scripts import count_words
-from data_catalog.errors import InputError, PipelineError, SettingsError
-from data_catalog.images.formats import is_image_name
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.plain_text import counted
+from data_catalog.catalog.manifest import SPLITS
+from data_catalog.disk.files import write_bytes
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.language_pack import LanguagePack
-from data_catalog.plain_text import counted
+from data_catalog.rows.image_formats import is_image_name
+from data_catalog.rows.urls import is_web_url
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
 from data_catalog.sources.tables import read_table, text_columns
-from data_catalog.sources.urls import is_web_url
-from data_catalog.storage.manifest import SPLITS
-from data_catalog.storage.shards import write_bytes
 from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe

@@ -11,22 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleaning.languages.engines import canonical_code
-from data_catalog.database.overview import heavy_losses, ranked_reasons
-from data_catalog.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
-from data_catalog.exports.documents import write_documents
-from data_catalog.fetch.reasons import Diagnosis
-from data_catalog.plain_text import command
-from data_catalog.precision import refuse_slow_precision, with_precision
-from data_catalog.publish.takedown import clear_work, finish_forgetting
-from data_catalog.report.contents import downloads_of
-from data_catalog.report.page import refresh_report, report_path
-from data_catalog.sample.datasets import draw_upstream
-from data_catalog.sample.server import serve
-from data_catalog.storage.disk_errors import disk_errors, nearest_existing
-from data_catalog.storage.history import append_run
-from data_catalog.storage.integrity import record_folder, remove_folder_record, write_checksummed
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
+from data_catalog.base.plain_text import command
+from data_catalog.base.precision import refuse_slow_precision, with_precision
+from data_catalog.catalog.history import append_run
+from data_catalog.catalog.manifest import (
     CURRENT_FILE,
     DATASET_FILE,
     RUN_FILE,
@@ -38,9 +27,20 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     trained_on,
 )
-from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import save_parquet, write_atomically, write_json
-from data_catalog.storage.upstream_hashes import (
+from data_catalog.catalog.overview import heavy_losses, ranked_reasons
+from data_catalog.catalog.roots import FEATURE_STORES
+from data_catalog.disk.disk_errors import disk_errors, nearest_existing
+from data_catalog.disk.files import save_parquet, write_atomically, write_json
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import record_folder, remove_folder_record, write_checksummed
+from data_catalog.exports.documents import write_documents
+from data_catalog.publish.takedown import clear_work, finish_forgetting
+from data_catalog.report.contents import downloads_of
+from data_catalog.report.page import refresh_report, report_path
+from data_catalog.rows.fetch_reasons import Diagnosis
+from data_catalog.sample.datasets import draw_upstream
+from data_catalog.sample.server import serve
+from data_catalog.sources.hashes import (
     FileHashes,
     entries_identity,
     file_entries,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.plain_text import command, visible_text
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.plain_text import command, visible_text
 from flows.findings import Finding
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 
 DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"

@@ -42,11 +42,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from data_catalog.database.connections import snapshot_queries
-from data_catalog.database.sample_record import find_sample_records, record_lines
-from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
-from data_catalog.storage.manifest import Snapshot, require_datasets, require_snapshot
-from data_catalog.storage.reading import OpenSnapshot
+from data_catalog.base.errors import BusyError, InputError, PipelineError, SettingsError
+from data_catalog.catalog.connections import snapshot_queries
+from data_catalog.catalog.manifest import Snapshot, require_datasets, require_snapshot
+from data_catalog.catalog.why import find_sample_records, record_lines
+from data_catalog.disk.barrier import OpenSnapshot
 from flows.recipe.language_packs import language_pack
 from flows.signals import interrupted_by_sigterm
 from training.data.features import text_features

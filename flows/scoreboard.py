@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.identification import other_languages
 from cleaning.leaks import LeaksConfig, SeenImages
-from data_catalog.errors import InputError, PipelineError, SettingsError, install_hint
-from data_catalog.language_pack import LanguagePack, require_language
-from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
-from data_catalog.storage.disk_errors import make_writable_folder
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import current_snapshots, require_snapshot, trained_on
-from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.base.errors import InputError, PipelineError, SettingsError, install_hint
+from data_catalog.base.language_pack import LanguagePack, require_language
+from data_catalog.catalog.manifest import current_snapshots, require_snapshot, trained_on
+from data_catalog.catalog.roots import FEATURE_STORES
+from data_catalog.disk.barrier import open_to_readers
+from data_catalog.disk.disk_errors import make_writable_folder
+from data_catalog.disk.lock import writer_lock
+from data_catalog.rows.origins import MACHINE, MACHINE_TRANSLATION
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from flows.recipe.engines import open_one_way
 from training.towers.model import require_texts
 from training.towers.trained_models import current_model, model_of_folder

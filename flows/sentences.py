@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from data_catalog.caption_keys import caption_key
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.files import order_key
+from data_catalog.rows.caption_keys import caption_key
 from data_catalog.sources.files import check_text_file, read_lines
-from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import order_key
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
 from training.data.pairs import pair_files

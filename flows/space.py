@@ -7,11 +7,11 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from string import Template
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
 from data_catalog.images.decoding import open_image
-from data_catalog.images.formats import is_image_name
-from data_catalog.storage.manifest import RUN_FILE
-from data_catalog.storage.shards import TEMPORARY_PREFIX, read_json, write_json
+from data_catalog.rows.image_formats import is_image_name
 from flows import PACKAGES
 from flows.page import Shown, interface_texts, open_shown
 from flows.recipe.language_packs import language_pack

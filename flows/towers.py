@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.language_pack import LanguagePack
 from training.towers.packaged import PACKAGED, installed
 from training.towers.pretrained import WEIGHT_FILES
 

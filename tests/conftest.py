@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from data_catalog.storage.work import Commit
+    from data_catalog.catalog.work import Commit
 
 # A busy machine is no defect: no test fails for being slow. `make real` names the profile "thorough".
 settings.register_profile("quick", deadline=None, max_examples=25)
@@ -174,8 +174,8 @@ class CallStep(Protocol):
 @pytest.fixture(scope="session")
 def call_step() -> CallStep:
     """Call a step outside of a build."""
-    from data_catalog.storage.shards import sha256_of
-    from data_catalog.storage.work import Commit, WorkStore
+    from data_catalog.catalog.work import Commit, WorkStore
+    from data_catalog.disk.files import sha256_of
     from flows.build.engine import PER_SHARD, call_of
     from flows.build.steps import STEPS
 

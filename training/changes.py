@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import ChangeWords, LanguagePack
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import ChangeWords, LanguagePack
 
 KINDS = ("position", "colour", "count", "noun", "negation", "roles", "exchanged")
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.precision import PRECISIONS
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
-from data_catalog.sources.origins import ORIGINS
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.precision import PRECISIONS
+from data_catalog.base.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
+from data_catalog.rows.origins import ORIGINS
 from training.changes import KINDS
 
 DEVICES = ("auto", "cpu", "cuda")

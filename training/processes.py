@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     import torch

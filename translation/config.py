@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.settings import HOW, how, name_or_path, require_values
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import HOW, how, name_or_path, require_values
 
 # Built-in engines. Installed packages add others (`translation.engines.plugins`). Those are looked up when an engine is
 # opened, so that training from a recipe does not need the package that translated its captions.

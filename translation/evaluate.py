@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from data_catalog.errors import InputError
-from data_catalog.progress import Progress
-from data_catalog.settings import json_values
+from data_catalog.base.errors import InputError
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import json_values
 from data_catalog.sources.files import Line, check_text_file, read_lines
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, is_paid, translate_stream

@@ -20,10 +20,10 @@ from typing import BinaryIO, NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import ROWS_PER_GROUP, write_atomically
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import BOM, Line, Trouble, gzip_errors, lines_of, open_bytes
-from data_catalog.storage.shards import ROWS_PER_GROUP, write_atomically
 from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -23,12 +23,12 @@ from zlib import crc32
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
-from data_catalog.progress import Progress
-from data_catalog.storage.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.integrity import is_recorded, record_problem, remove_record, write_record
-from data_catalog.storage.shards import make_folder, sync, write_atomically
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
+from data_catalog.disk.failpoints import failpoint
+from data_catalog.disk.files import make_folder, sync, write_atomically
+from data_catalog.disk.records import is_recorded, record_problem, remove_record, write_record
 from translation.engine import STREAM_WINDOW, Translation, Translator, is_paid
 
 FILE_SUFFIX = ".sqlite"

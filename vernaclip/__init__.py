@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data_catalog.errors import PipelineError
+    from data_catalog.base.errors import PipelineError
     from vernaclip.benchmark import mteb_model, mteb_tasks
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
@@ -47,7 +47,7 @@ _MODULES = {
     "Model": "vernaclip.model",
     "Pair": "vernaclip.dataset",
     "PairDataset": "vernaclip.dataset",
-    "PipelineError": "data_catalog.errors",
+    "PipelineError": "data_catalog.base.errors",
     "align": "vernaclip.jobs",
     "build": "vernaclip.jobs",
     "distil": "vernaclip.jobs",

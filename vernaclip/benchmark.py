@@ -6,9 +6,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.storage.reading import reading
-from data_catalog.storage.roots import open_root
+from data_catalog.base.errors import SettingsError
+from data_catalog.catalog.roots import open_root
+from data_catalog.disk.barrier import reading
 from flows.recipe.recipe import load_recipe
 from flows.scoreboard import make_mteb_tasks, require_mteb
 from training.processes import prepare_for_torch

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.query import query, stream_query
-from data_catalog.storage.reading import reading
-from data_catalog.storage.roots import open_root
+from data_catalog.catalog.query import query, stream_query
+from data_catalog.catalog.roots import open_root
+from data_catalog.disk.barrier import reading
 
 
 class Catalog:

@@ -13,13 +13,13 @@ import pyarrow.dataset
 from PIL import Image
 from torch.utils.data import Dataset
 
-from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.images.formats import READ_FORMATS
-from data_catalog.schema import PAIRS
-from data_catalog.storage.history import resolve
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, require_snapshot
-from data_catalog.storage.reading import OpenSnapshot
-from data_catalog.storage.roots import open_root
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.catalog.history import resolve
+from data_catalog.catalog.manifest import MARKED, SPLITS, Snapshot, require_snapshot
+from data_catalog.catalog.roots import open_root
+from data_catalog.disk.barrier import OpenSnapshot
+from data_catalog.rows.image_formats import READ_FORMATS
+from data_catalog.rows.schema import PAIRS
 from training.data.pairs import read_rows, row_groups
 from vernaclip.catalog import Catalog
 

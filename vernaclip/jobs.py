@@ -7,10 +7,10 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.settings import require_list
-from data_catalog.storage.reading import running_job
-from data_catalog.storage.roots import open_root
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import require_list
+from data_catalog.catalog.roots import open_root
+from data_catalog.disk.barrier import running_job
 from flows import jobs
 from flows.build.execution import LocalExecutor
 from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_catalog.errors import InputError
-from data_catalog.settings import require_list
+from data_catalog.base.errors import InputError
+from data_catalog.base.settings import require_list
 from training.data.features import stacked, text_features
 from training.data.images import BATCH_SIZE, Features, encode_files, picture_features, upright_rgb
 from training.towers.model import LoadedModel, require_texts

@@ -30,7 +30,7 @@ from typing import Final
 
 from cleaning.checks.definition import CaptionCheck, Captions, Judge, setting
 from cleaning.text.suffixes import STOCK_LABEL, WHOLE_CREDIT_OPENING, is_credit
-from data_catalog.stages import Drop
+from data_catalog.rows.stages import Drop
 
 # Phrases of wikis and web sites in place of captions, in seven languages. Each pattern is matched against whole texts
 # in small letters. None has nested repetitions, so that matching takes linear time.

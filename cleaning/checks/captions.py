@@ -39,8 +39,8 @@ from cleaning.languages.identification import (
     wrong_language,
 )
 from cleaning.text.scripts import count_words, exact_key
-from data_catalog.errors import SettingsError
-from data_catalog.stages import Drop
+from data_catalog.base.errors import SettingsError
+from data_catalog.rows.stages import Drop
 
 _MAX_DETAIL = 60  # characters
 _KEYCAP = re.compile(r"[0-9#*]\ufe0f?\u20e3")

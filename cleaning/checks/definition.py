@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
-from data_catalog.drop_reasons import Reason
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.settings import require_bounds
-from data_catalog.sources.origins import has_original
-from data_catalog.stages import ColumnCheck, Drop, pending_rows, reject, set_values
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.settings import require_bounds
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.origins import has_original
+from data_catalog.rows.stages import ColumnCheck, Drop, pending_rows, reject, set_values
 
 logger = logging.getLogger(__name__)
 

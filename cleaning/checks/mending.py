@@ -21,7 +21,7 @@ from ftfy.chardata import LIGATURES
 
 from cleaning.checks.captions import CleanConfig
 from cleaning.text.suffixes import SUFFIX_MARKS, without_suffixes
-from data_catalog.stages import Transform
+from data_catalog.rows.stages import Transform
 
 Rewrite = Callable[[str], str]
 

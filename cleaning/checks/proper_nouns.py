@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cleaning.checks.definition import CaptionCheck, Captions, Rule, Tagger, setting, warn_once
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.stages import Check, Drop
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.rows.stages import Check, Drop
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Collection, Sequence
 
 from cleaning.text.scripts import count_letters, count_unspaced_words, split_tokens, split_words
-from data_catalog.caption_keys import fold_case
-from data_catalog.language_pack import MIN_SHARED_LETTERS, LanguagePack
-from data_catalog.stages import Measure
+from data_catalog.base.language_pack import MIN_SHARED_LETTERS, LanguagePack
+from data_catalog.rows.caption_keys import fold_case
+from data_catalog.rows.stages import Measure
 
 # Longest block of tokens whose repetitions are counted.
 _MAX_NGRAM = 12

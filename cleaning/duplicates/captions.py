@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cleaning.duplicates.near_captions import CaptionSimilarity, Said, cluster_captions
 from cleaning.text.scripts import exact_key
-from data_catalog.errors import SettingsError
-from data_catalog.settings import require_values
-from data_catalog.stages import Drop, pending_rows, reject, texts
-from data_catalog.storage.shards import save_parquet, unit_interval
-from data_catalog.storage.work import StepFacts
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import require_values
+from data_catalog.catalog.work import StepFacts
+from data_catalog.disk.files import save_parquet, unit_interval
+from data_catalog.rows.stages import Drop, pending_rows, reject, texts
 
 Rows = NDArray[np.int64]
 

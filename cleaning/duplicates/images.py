@@ -29,13 +29,13 @@ from cleaning.duplicates.near_images import (
     require_similarity_limits,
 )
 from cleaning.text.scripts import exact_key
-from data_catalog.database.sorting import thumbnails_in_order
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
+from data_catalog.catalog.manifest import MARKED, UPSTREAM
+from data_catalog.catalog.sorting import thumbnails_in_order
 from data_catalog.images.normalise import THUMBNAIL_BYTES
 from data_catalog.publish.publish import SplitConfig, split_of
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
-from data_catalog.storage.manifest import MARKED, UPSTREAM
+from data_catalog.rows.schema import CAPTIONS, PENDING
+from data_catalog.rows.stages import Drop, pending_rows, reject, set_values, texts
 
 Flags = NDArray[np.bool_]
 
@@ -248,7 +248,7 @@ def judged_samples(
     """Return, in the schema `FOUND`, the samples whose images are placeholders or duplicates.
 
     Args:
-        facts: facts of the images; see `data_catalog.database.sorting.image_facts`.
+        facts: facts of the images; see `data_catalog.catalog.sorting.image_facts`.
         thumbnails: one thumbnail a row.
         leaking: images of test sets, by row number.
         drops: whether those are dropped and left out here; otherwise they are kept apart like a split.

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]

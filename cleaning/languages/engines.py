@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 
 # Languages of most captions on the web, which occur in any dataset. Each costs lingua some 25 MB when it meets a text
 # in its script, and costs every other language some accuracy.

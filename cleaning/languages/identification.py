@@ -26,9 +26,9 @@ from cleaning.languages.engines import (
     other_names,
 )
 from cleaning.text.scripts import count_letters
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.stages import Check, Drop
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.rows.stages import Check, Drop
 
 _CONFUSABLE_FACTOR = 1.25
 # Longer texts are cut: more does not help, and time grows with length.

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from data_catalog.caption_keys import fold_case
+from data_catalog.rows.caption_keys import fold_case
 
 # Scripts written without spaces between words, and the average number of letters of a word.
 _IDEOGRAPHIC = (

@@ -19,22 +19,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from data_catalog.base.errors import DamagedError, DiskError, InputError
+from data_catalog.disk.disk_errors import nearest_existing, raise_if_disk_fails
+from data_catalog.disk.files import TEMPORARY_PREFIX, digest, read_json, sha256_of, sweep_temporary, sync, write_json
+from data_catalog.disk.lock import writer_lock
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
-from data_catalog.errors import DamagedError, DiskError, InputError
 from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.storage.disk_errors import nearest_existing, raise_if_disk_fails
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import (
-    TEMPORARY_PREFIX,
-    digest,
-    read_json,
-    sha256_of,
-    sweep_temporary,
-    sync,
-    write_json,
-)
 
 RECORD = "downloads.json"
 FORMAT = 1

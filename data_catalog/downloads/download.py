@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import httpx
 
-from data_catalog.errors import InputError, SettingsError, TransientError
+from data_catalog.base.errors import InputError, SettingsError, TransientError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.disk_errors import disk_errors
+from data_catalog.disk.files import read_json, write_json
 from data_catalog.fetch.client import retry_after_s
-from data_catalog.progress import Progress
-from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.shards import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
-from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.registry import SOURCE_KINDS
 

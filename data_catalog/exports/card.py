@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.catalog.manifest import MARKED, SPLITS, UPSTREAM, Manifest
 from data_catalog.exports.counts import PairCounts, totals
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
 from data_catalog.report.ablations import AblationTable
-from data_catalog.schema import NATIVE, PAIR_COLUMNS
-from data_catalog.sources.origins import ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS, UPSTREAM, Manifest
+from data_catalog.rows.origins import ORIGINS
+from data_catalog.rows.schema import NATIVE, PAIR_COLUMNS
 
 CARD_FILE = "README.md"
 # Names of the splits in `datasets`, by our names.

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.sources.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION
+from data_catalog.rows.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION
 
 COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", "origins")
 

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.catalog.manifest import SPLITS, DocumentEntry, Manifest
+from data_catalog.disk.files import write_bytes
 from data_catalog.exports.card import (
     CARD_FILE,
     LIMITS,
@@ -27,9 +29,7 @@ from data_catalog.exports.card import (
 )
 from data_catalog.exports.counts import count_pairs
 from data_catalog.exports.markdown import markdown_text, table
-from data_catalog.schema import PAIR_COLUMNS
-from data_catalog.storage.manifest import SPLITS, DocumentEntry, Manifest
-from data_catalog.storage.shards import write_bytes
+from data_catalog.rows.schema import PAIR_COLUMNS
 
 CROISSANT_FILE, TERMS_FILE = "croissant.json", "ATTRIBUTION.md"
 

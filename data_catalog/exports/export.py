@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import require_values
+from data_catalog.catalog.export_formats import FORMATS
+from data_catalog.catalog.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
+from data_catalog.disk.files import sha256_of
+from data_catalog.disk.records import write_checksummed
 from data_catalog.exports.card import CARD_FILE, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
@@ -23,15 +29,9 @@ from data_catalog.exports.export_folder import (
     require_no_foreign_files,
     resolve_export_folder,
 )
-from data_catalog.exports.formats import FORMATS
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, SINKS, LinkWriter, credits_writer, judged_shards
-from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
-from data_catalog.settings import require_values
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
-from data_catalog.storage.shards import sha256_of
 
 VERSION = 8  # increase it when the files of the same snapshot and config change
 

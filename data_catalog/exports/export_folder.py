@@ -6,16 +6,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, DiskError, SettingsError
+from data_catalog.base.errors import DamagedError, DiskError, SettingsError
+from data_catalog.catalog.manifest import EXPORT_RECORD
+from data_catalog.catalog.roots import refuse_misread
+from data_catalog.disk.barrier import block_takedowns
+from data_catalog.disk.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.disk.files import TEMPORARY_PREFIX, make_folder, sha256_of, sync
+from data_catalog.disk.lock import place_lock
+from data_catalog.disk.records import read_checksummed
 from data_catalog.exports.card import CARD_FILE
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE
-from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
-from data_catalog.storage.integrity import read_checksummed
-from data_catalog.storage.lock import place_lock
-from data_catalog.storage.manifest import EXPORT_RECORD
-from data_catalog.storage.reading import block_takedowns
-from data_catalog.storage.roots import refuse_misread
-from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 # Keys that every record of an export has; a file of that name without them is not ours.
 RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})

@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError, TransientError
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError, TransientError
+from data_catalog.catalog.manifest import EXPORT_RECORD
+from data_catalog.disk.records import file_problem, read_checksummed
 from data_catalog.exports.export_folder import EDITED, export_lock, record_of
-from data_catalog.storage.integrity import file_problem, read_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from data_catalog.storage.manifest import Manifest
+from data_catalog.catalog.manifest import Manifest
 
 FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
 

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import DamagedError
+from data_catalog.base.errors import DamagedError
+from data_catalog.base.plain_text import spreadsheet_text
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.files import link_file, open_image_writer, sha256_of, write_json
+from data_catalog.disk.records import file_problem
 from data_catalog.exports.card import LOAD_PAIRS, DataFiles
 from data_catalog.exports.markdown import one_line
 from data_catalog.exports.rights import Policy
-from data_catalog.plain_text import spreadsheet_text
-from data_catalog.storage.integrity import file_problem
-from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import link_file, open_image_writer, sha256_of, write_json
 
 PIXEL_COLUMNS = ("image", "original")
 

@@ -24,8 +24,8 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.reasons import http_reason
 from data_catalog.fetch.urls import FetchError, Resolver, Target, checked_addresses, resolve
+from data_catalog.rows.fetch_reasons import http_reason
 
 GZIP, GZIP_CODINGS = b"\x1f\x8b", ("gzip", "x-gzip")
 REDIRECTS = (301, 302, 303, 307, 308)

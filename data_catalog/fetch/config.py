@@ -7,11 +7,11 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import HOW, check_bounds, how, require_values
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS, fetchable_url, parse_url
-from data_catalog.images.formats import MAX_IMAGE_BYTES
-from data_catalog.settings import HOW, check_bounds, how, require_values
+from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
 
 MAX_BACKOFF_S = 300.0
 MAX_REQUESTS_PER_S = 10_000

@@ -11,7 +11,7 @@ from email.message import Message
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from data_catalog.settings import require_values
+from data_catalog.base.settings import require_values
 
 # The drafts of the IETF's working group AIPREF that this module implements, both of 19 August 2026: how a statement of
 # preference is attached to a file, and its vocabulary. Read their newest versions before you change a label.

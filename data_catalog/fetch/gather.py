@@ -9,15 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
-from data_catalog.child_process import MAX_EARLY_DEATHS, ChildDiedError
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.child_process import MAX_EARLY_DEATHS, ChildDiedError
 from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.frontier import SLOWEST_DELAY_S
 from data_catalog.fetch.journal import JournalReader, Outcome, failed
 from data_catalog.fetch.owner import Owners, Task
 from data_catalog.fetch.urls import parse_url
 from data_catalog.fetch.visits import Moved, Pause
-from data_catalog.progress import Progress
 
 logger = logging.getLogger(__name__)
 

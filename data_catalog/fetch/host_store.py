@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError
+from data_catalog.base.errors import DamagedError
+from data_catalog.disk.disk_errors import raise_if_disk_fails
 from data_catalog.fetch.frontier import LONGEST_PAUSE_S
 from data_catalog.fetch.urls import FetchError
-from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 HOSTS_FILE = "hosts.sqlite"
 _A_DAY_S = 24 * 3600.0

@@ -22,13 +22,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.child_process import ChildProcess
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
+from data_catalog.disk.child_process import ChildProcess
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TAG
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.owner import Owners, Task
-from data_catalog.fetch.reasons import http_reason
+from data_catalog.rows.fetch_reasons import http_reason
 
 _RESULT = "jpg"  # its column of bytes, which may have any format
 _HTTP_ERROR = re.compile(r"HTTP Error (\d{3})")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
-from data_catalog.storage.failpoints import failpoint
+from data_catalog.disk.failpoints import failpoint
 
 _HEAD, _CRC = struct.Struct("<IQ"), struct.Struct("<I")  # bytes of the event, and of the body; CRC-32 of all three
 _COPY_BYTES = 2**20

@@ -18,7 +18,7 @@ RENEWED_S = 1.0
 
 def renew(path: Path, beat: int, names: Sequence[str]) -> None:
     """Renew the lease of the processes that are believed alive."""
-    from data_catalog.storage.shards import write_json  # fetching processes need no pyarrow
+    from data_catalog.disk.files import write_json  # fetching processes need no pyarrow
 
     write_json(path, {"beat": beat, "names": list(names)})
 

@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.connections import connect_spilling
-from data_catalog.errors import DamagedError
+from data_catalog.base.errors import DamagedError
+from data_catalog.catalog.connections import connect_spilling
+from data_catalog.catalog.manifest import Snapshot, committed_snapshots, dataset_names
+from data_catalog.catalog.work import WorkStore
+from data_catalog.disk.failpoints import failpoint
+from data_catalog.disk.files import digest, sha256_of
+from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.disk.row_groups import IMAGE_COLUMNS, Row, read_groups, write_rows
 from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
-from data_catalog.fetch.reasons import FETCH_REASONS, RETRYABLE, image_step
-from data_catalog.images.tables import IMAGE_COLUMNS, Row, read_groups, write_rows
-from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import Snapshot, committed_snapshots, dataset_names
-from data_catalog.storage.shards import digest, sha256_of
-from data_catalog.storage.work import WorkStore
+from data_catalog.rows.fetch_reasons import FETCH_REASONS, RETRYABLE, image_step
+from data_catalog.rows.schema import IMAGES, OUTCOMES, RAW_IMAGES
 
 logger = logging.getLogger(__name__)
 

@@ -18,16 +18,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from data_catalog.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
-from data_catalog.errors import KINDS, DefectError, DiskError, InputError, PipelineError
+from data_catalog.base.errors import KINDS, DefectError, DiskError, InputError, PipelineError
+from data_catalog.disk.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
+from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.failpoints import kill_with_parent
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.lease import Lease
 from data_catalog.fetch.urls import FetchError
 from data_catalog.fetch.visits import SLACK_S, Fetcher, Job, Moved, Pause
-from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.failpoints import kill_with_parent
 
 _BEAT_S = 0.5
 _LOST = 3  # exit status of a process whose lease has ended

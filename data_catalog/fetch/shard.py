@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.records import write_recorded
+from data_catalog.disk.row_groups import Row
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
 from data_catalog.fetch.journal import Outcome, failed
 from data_catalog.fetch.owner import Owners
 from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
-from data_catalog.images.tables import Row
-from data_catalog.schema import PENDING
+from data_catalog.rows.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
-from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.integrity import write_recorded
 
 
 def fetch_from_web(rows: list[Row], config: FetchConfig, journals: Path, owners: Owners) -> dict[int, Outcome]:

@@ -12,8 +12,8 @@ from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from data_catalog.errors import PipelineError
-from data_catalog.sources.urls import ascii_name
+from data_catalog.base.errors import PipelineError
+from data_catalog.rows.urls import ascii_name
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]

@@ -14,16 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.base.errors import PipelineError
 from data_catalog.fetch.client import REDIRECTS, Deadline, GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.frontier import Frontier, Host, Turn
 from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
-from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.robots import HOST_FAILURES, Robots, RobotsVisit, backoff_s, robots_text
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
+from data_catalog.rows.fetch_reasons import is_retryable
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Images: decoding, normalising and hashing, and the child processes that fetch and decode."""
+"""Images: decoding, normalising and hashing, in child processes."""

@@ -20,13 +20,13 @@ from multiprocessing.reduction import recv_handle, send_handle
 
 from PIL import Image
 
-from data_catalog.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory
-from data_catalog.errors import DefectError, InputError
+from data_catalog.base.errors import DefectError, InputError
+from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory
+from data_catalog.disk.failpoints import kill_with_parent
+from data_catalog.disk.row_groups import Row
 from data_catalog.images.decoding import ImageRejectedError
-from data_catalog.images.formats import format_of
 from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
-from data_catalog.images.tables import Row
-from data_catalog.storage.failpoints import kill_with_parent
+from data_catalog.rows.image_formats import format_of
 
 CRASH = "decode_crash"
 _TRIES = 2

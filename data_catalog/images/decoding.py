@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL.ImageFile import ImageFile
 
-from data_catalog.errors import PipelineError
-from data_catalog.images.formats import READ_FORMATS, format_of, is_html
+from data_catalog.base.errors import PipelineError
+from data_catalog.rows.image_formats import READ_FORMATS, format_of, is_html
 
 Pixels = NDArray[Any]
 

@@ -14,7 +14,8 @@ from annotated_types import Interval
 from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import check_bounds, require_bounds, require_values
 from data_catalog.images.decoding import (
     ImageRejectedError,
     Pixels,
@@ -24,7 +25,6 @@ from data_catalog.images.decoding import (
     to_srgb,
     upright,
 )
-from data_catalog.settings import check_bounds, require_bounds, require_values
 
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 # Keys are img2dataset's names.

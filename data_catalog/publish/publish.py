@@ -13,15 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.catalog import examined, recounted
-from data_catalog.errors import DamagedError, DefectError, SettingsError
-from data_catalog.exports.rights import strictness
-from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
-from data_catalog.fetch.reasons import image_step
-from data_catalog.images.tables import IMAGE_COLUMNS, Row, groups_of, read_groups, write_rows
-from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING, SCORE, SCORED_PAIRS
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import DamagedError, DefectError, SettingsError
+from data_catalog.catalog.duckdb_file import examined, recounted
+from data_catalog.catalog.manifest import (
     MANIFEST_FORMAT,
     MARKED,
     SPLITS,
@@ -39,7 +33,9 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.shards import (
+from data_catalog.catalog.work import Commit
+from data_catalog.disk.failpoints import failpoint
+from data_catalog.disk.files import (
     IMAGE_ROWS_PER_GROUP,
     TEMPORARY_PREFIX,
     digest,
@@ -49,7 +45,11 @@ from data_catalog.storage.shards import (
     unit_interval,
     write_named_atomically,
 )
-from data_catalog.storage.work import Commit
+from data_catalog.disk.row_groups import IMAGE_COLUMNS, Row, groups_of, read_groups, write_rows
+from data_catalog.exports.rights import strictness
+from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
+from data_catalog.rows.fetch_reasons import image_step
+from data_catalog.rows.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING, SCORE, SCORED_PAIRS
 
 KINDS = ("pairs", "captions", "images", "spare")
 RIGHTS = ("license", "attribution", "page_url")

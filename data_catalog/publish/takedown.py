@@ -21,33 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.connections import connect_spilling
-from data_catalog.errors import DamagedError
-from data_catalog.exports.documents import write_documents
-from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
-from data_catalog.publish.publish import KINDS, RIGHTS, Files, commit, strictest_rights
-from data_catalog.publish.tombstones import (
-    FORGET,
-    FORGET_STEP,
-    LINE_COLUMNS,
-    Matcher,
-    Tombstone,
-    Tombstones,
-    forget_rows,
-    is_of_samples,
-    read_tombstones,
-    without_texts,
-    write_tombstones,
-)
-from data_catalog.report.page import write_report
-from data_catalog.schema import CAPTIONS, parallel_lists
-from data_catalog.sources.ingest import STEP as INGEST
-from data_catalog.sources.urls import address_key
-from data_catalog.storage.history import append_run, remove_snapshot, sweep_removed
-from data_catalog.storage.integrity import file_problem, remove_record
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import DamagedError
+from data_catalog.catalog.connections import connect_spilling
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.history import append_run, remove_snapshot, sweep_removed
+from data_catalog.catalog.manifest import (
     EXPORT_RECORD,
     EXPORTS,
     FETCH_LOGS,
@@ -69,9 +47,10 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.reading import taking_down
-from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import (
+from data_catalog.catalog.roots import FEATURE_STORES
+from data_catalog.catalog.work import UNFINISHED
+from data_catalog.disk.barrier import taking_down
+from data_catalog.disk.files import (
     TEMPORARY_PREFIX,
     column_names,
     digest,
@@ -86,7 +65,28 @@ from data_catalog.storage.shards import (
     sync,
     write_named_atomically,
 )
-from data_catalog.storage.work import UNFINISHED
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import file_problem, remove_record
+from data_catalog.exports.documents import write_documents
+from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.publish.publish import KINDS, RIGHTS, Files, commit, strictest_rights
+from data_catalog.publish.tombstones import (
+    FORGET,
+    FORGET_STEP,
+    LINE_COLUMNS,
+    Matcher,
+    Tombstone,
+    Tombstones,
+    forget_rows,
+    is_of_samples,
+    read_tombstones,
+    without_texts,
+    write_tombstones,
+)
+from data_catalog.report.page import write_report
+from data_catalog.rows.schema import CAPTIONS, parallel_lists
+from data_catalog.rows.urls import address_key
+from data_catalog.sources.ingest import STEP as INGEST
 
 logger = logging.getLogger(__name__)
 

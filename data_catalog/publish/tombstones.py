@@ -16,25 +16,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_catalog.drop_reasons import Reason
-from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.images.tables import Row
-from data_catalog.schema import REJECTED
-from data_catalog.settings import HOW
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.settings import HOW
+from data_catalog.catalog.manifest import StepEntry, TombstonesEntry
+from data_catalog.disk.barrier import TOMBSTONES_FILE
+from data_catalog.disk.files import digest
+from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.disk.row_groups import Row
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.schema import REJECTED
+from data_catalog.rows.urls import address_key, canonical_url, domains_of, host_key, host_of, is_web_url, readable_host
 from data_catalog.sources.ingest import STEP as INGEST
-from data_catalog.sources.urls import (
-    address_key,
-    canonical_url,
-    domains_of,
-    host_key,
-    host_of,
-    is_web_url,
-    readable_host,
-)
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import StepEntry, TombstonesEntry
-from data_catalog.storage.reading import TOMBSTONES_FILE
-from data_catalog.storage.shards import digest
 
 FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")

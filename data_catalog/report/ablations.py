@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.records import read_checksummed, write_checksummed
 
 FOLDER, RECORD_FILE = "ablations", "ablation.json"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_catalog.charts import COLOURS, SERIES, chart_label, svg_chart
 from data_catalog.report.contents import Rows
+from data_catalog.report.drawing import COLOURS, SERIES, chart_label, svg_chart
 from data_catalog.report.texts import size
 
 if TYPE_CHECKING:

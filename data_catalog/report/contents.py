@@ -11,14 +11,14 @@ from itertools import chain, groupby, zip_longest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.database.connections import snapshot_queries
-from data_catalog.database.overview import heavy_losses
+from data_catalog.base.plain_text import deciding_settings_text
+from data_catalog.catalog.connections import snapshot_queries
+from data_catalog.catalog.manifest import Manifest, Snapshot
+from data_catalog.catalog.overview import heavy_losses
 from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
-from data_catalog.fetch.reasons import Diagnosis, diagnose
-from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
-from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
-from data_catalog.storage.manifest import Manifest, Snapshot
+from data_catalog.rows.fetch_reasons import Diagnosis, diagnose
+from data_catalog.rows.origins import HAS_ORIGINAL, ORIGINS
 
 if TYPE_CHECKING:
     import pyarrow as pa

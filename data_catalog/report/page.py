@@ -7,13 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_catalog.catalog.history import runs
+from data_catalog.catalog.manifest import REPORT_FILE, Snapshot, datasets_folder
+from data_catalog.disk.files import write_bytes
+from data_catalog.disk.records import recorded
 from data_catalog.report import tables, texts
 from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
-from data_catalog.storage.history import runs
-from data_catalog.storage.integrity import recorded
-from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
-from data_catalog.storage.shards import write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -7,8 +7,8 @@ from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Interval
 
-from data_catalog.errors import SettingsError
-from data_catalog.settings import PATH, check_bounds, require_bounds, require_values
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import PATH, check_bounds, require_bounds, require_values
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40

@@ -19,17 +19,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.progress import Progress
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.disk_errors import disk_errors
+from data_catalog.disk.failpoints import failpoint
+from data_catalog.disk.files import digest, read_json, sync, write_json
+from data_catalog.disk.lock import writer_lock
 from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, SOURCES, WIT, ScenesConfig
 from data_catalog.sample.grammar import Wording, caption, captions, templates
 from data_catalog.sample.samples import ImageFolder, Sample, coco_id, plan, url_of
 from data_catalog.sample.scene import Scene, pick, shuffled
 from data_catalog.sample.server import RULES_FILE
-from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import digest, read_json, sync, write_json
 
 WIT_FILE, COCO_FILE = "wit/wit.tsv.gz", "coco/captions_scenes.json"
 CC3M_FILE, FLICKR8K_FILE = "cc3m/cc3m.tsv", "flickr8k/Flickr8k.token.txt"

@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from data_catalog.errors import DiskError, SettingsError
+from data_catalog.base.errors import DiskError, SettingsError
+from data_catalog.disk.files import write_atomically
 from data_catalog.sample import english, german, italian
 from data_catalog.sample.config import LANGUAGES
 from data_catalog.sample.scene import Group, Scene, pick, random_scene, shuffled
-from data_catalog.storage.shards import write_atomically
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")

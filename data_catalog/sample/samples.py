@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from data_catalog.progress import Progress
+from data_catalog.base.progress import Progress
 from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY, SOURCES, WIT, rate_of
 from data_catalog.sample.scene import Layout, Scene, encode, paint, pick, place, random_scene, shuffled
 

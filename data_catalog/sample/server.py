@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from data_catalog.errors import BusyError, InputError
-from data_catalog.storage.shards import read_json
+from data_catalog.base.errors import BusyError, InputError
+from data_catalog.disk.files import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.settings import PATH
+from data_catalog.base.settings import PATH
+from data_catalog.rows.urls import url_key
 from data_catalog.sources.files import FilesConfig, Trouble, read_lines, upstream_files
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
-from data_catalog.sources.urls import url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
 

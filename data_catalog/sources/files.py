@@ -12,8 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import PATH
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.settings import PATH
 
 # Far more than any line of an upstream file; without a limit, one missing newline would load gigabytes.
 MAX_LINE_BYTES = 4 * 2**20

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import PATH
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.settings import PATH
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import (
     FilesConfig,

@@ -21,8 +21,8 @@ import fsspec
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
-from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
-from data_catalog.images.formats import MAX_IMAGE_BYTES
+from data_catalog.base.errors import InputError, SettingsError, TransientError, install_hint
+from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.

@@ -13,13 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.sorting import count_samples, sorted_rows
-from data_catalog.errors import SettingsError
-from data_catalog.images.tables import groups_of
-from data_catalog.progress import Progress
-from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.catalog.manifest import SPLITS, NamedHash, SourceCounts
+from data_catalog.catalog.sorting import count_samples, sorted_rows
+from data_catalog.catalog.work import StepFacts
+from data_catalog.disk.failpoints import failpoint
+from data_catalog.disk.files import order_key, save_parquet, shard_of
+from data_catalog.disk.row_groups import groups_of
+from data_catalog.rows.origins import CaptionOrigin
+from data_catalog.rows.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.rows.stages import Drop, pending_rows, reject, texts
 from data_catalog.sources.files import excerpt
-from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import (
     ALL_ROWS,
     BEYOND_LIMIT,
@@ -31,11 +36,6 @@ from data_catalog.sources.rows import (
     UnselectedRow,
     UpstreamRow,
 )
-from data_catalog.stages import Drop, pending_rows, reject, texts
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import SPLITS, NamedHash, SourceCounts
-from data_catalog.storage.shards import order_key, save_parquet, shard_of
-from data_catalog.storage.work import StepFacts
 
 logger = logging.getLogger(__name__)
 

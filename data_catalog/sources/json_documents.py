@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sources.files import MAX_EXCERPT_CHARS, check_text_file, gzip_errors, open_bytes
 
 # The largest known document, Karpathy's of MSCOCO, has 148 MB; parsed, it takes four times as much.

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from data_catalog.errors import InputError
-from data_catalog.schema import NATIVE
-from data_catalog.settings import PATH, path_setting
+from data_catalog.base.errors import InputError
+from data_catalog.base.settings import PATH, path_setting
+from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
+from data_catalog.rows.schema import NATIVE
+from data_catalog.rows.urls import flickr_page
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_object, records_in, text_field
-from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
-from data_catalog.sources.urls import flickr_page
 
 LISTS = ("images", "annotations", "licenses", "sentences", "caption")  # a caption may be a list by mistake
 _IMAGE_HOST = "http://images.cocodataset.org"

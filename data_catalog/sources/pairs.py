@@ -10,17 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.errors import SettingsError
-from data_catalog.images.formats import is_image_name
-from data_catalog.schema import NATIVE
-from data_catalog.settings import PATH, path_setting
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import PATH, path_setting
+from data_catalog.rows.image_formats import is_image_name
+from data_catalog.rows.origins import CaptionOrigin
+from data_catalog.rows.schema import NATIVE
+from data_catalog.rows.urls import is_web_url, url_key
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, inner_name, open_images
 from data_catalog.sources.json_documents import describe
-from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
 from data_catalog.sources.tables import FORMATS, Entry, read_table
-from data_catalog.sources.urls import is_web_url, url_key
 
 # The settings that name columns, by the field of `Candidate` that each one fills; the image's column is first.
 _COLUMNS = {

@@ -7,10 +7,10 @@ from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
+from data_catalog.rows.origins import CaptionOrigin
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import MalformedRow, OpenFiles, SourceRow, UpstreamRow, row_of
 
 _CHECKED_ROWS = 100  # of each file

@@ -8,11 +8,11 @@ from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge
 
-from data_catalog.drop_reasons import Reason
-from data_catalog.settings import check_bounds
+from data_catalog.base.settings import check_bounds
+from data_catalog.disk.files import order_key
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.urls import is_web_url
 from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_trouble
-from data_catalog.sources.urls import is_web_url
-from data_catalog.storage.shards import order_key
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which would be slower for millions of rows

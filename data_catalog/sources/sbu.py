@@ -8,12 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.errors import InputError
-from data_catalog.settings import PATH
+from data_catalog.base.errors import InputError
+from data_catalog.base.settings import PATH
+from data_catalog.rows.urls import flickr_page, is_web_url, url_key
 from data_catalog.sources.files import FilesConfig, Line, Trouble, first_text, read_lines, upstream_files
 from data_catalog.sources.json_documents import describe, open_object
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
-from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _LISTS = ("image_urls", "captions", "user_ids")
 _NO_LINE = Line(0, "", "", None)

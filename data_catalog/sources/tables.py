@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, read_lines
 from data_catalog.sources.json_documents import describe, parse_json

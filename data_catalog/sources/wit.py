@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.errors import SettingsError
-from data_catalog.settings import PATH
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import PATH
+from data_catalog.rows.urls import canonical_url, is_web_url, url_key
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import FilesConfig, Trouble, read_lines, text_trouble, upstream_files
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, UnselectedRow
 from data_catalog.sources.tables import header_of, require_columns
-from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _CAPTION_COLUMNS = {
     "reference": "caption_reference_description",

@@ -8,17 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from cleaning.leaks import guarded_by
-from data_catalog.database.catalog import rebuild
-from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
-from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, needed_fetch_outputs
-from data_catalog.fetch.reasons import is_retryable
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.publish.publish import WriteDocuments, make_current, write_carried, write_snapshot
-from data_catalog.publish.tombstones import FORGOTTEN, Matcher
-from data_catalog.schema import NATIVE
-from data_catalog.settings import what_values
-from data_catalog.stages import Counts
-from data_catalog.storage.manifest import (
+from data_catalog.base.settings import what_values
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import (
     FETCH_LOGS,
     BuildFacts,
     FunnelCount,
@@ -30,9 +22,17 @@ from data_catalog.storage.manifest import (
     find_snapshot,
     snapshot_names,
 )
-from data_catalog.storage.shards import sweep_temporary
-from data_catalog.storage.upstream_hashes import entries_identity
-from data_catalog.storage.work import WorkStore
+from data_catalog.catalog.work import WorkStore
+from data_catalog.disk.files import sweep_temporary
+from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
+from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, needed_fetch_outputs
+from data_catalog.fetch.workers import ImageWorkers
+from data_catalog.publish.publish import WriteDocuments, make_current, write_carried, write_snapshot
+from data_catalog.publish.tombstones import FORGOTTEN, Matcher
+from data_catalog.rows.fetch_reasons import is_retryable
+from data_catalog.rows.schema import NATIVE
+from data_catalog.rows.stages import Counts
+from data_catalog.sources.hashes import entries_identity
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
 from flows.build.fit import open_judges

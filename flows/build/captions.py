@@ -17,12 +17,14 @@ from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_m
 from cleaning.checks.mending import clean_text
 from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
-from data_catalog.drop_reasons import Reason
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.settings import how
+from data_catalog.catalog.work import StepFacts
+from data_catalog.disk.files import save_parquet
 from data_catalog.publish.tombstones import FORGET, ActiveTombstones, Matcher, forget_rows, is_of_samples, without_texts
-from data_catalog.settings import how
-from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
-from data_catalog.stages import (
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.origins import MACHINE_TRANSLATION, has_original
+from data_catalog.rows.stages import (
     Drop,
     apply_measure,
     apply_transform,
@@ -32,9 +34,7 @@ from data_catalog.stages import (
     set_values,
     texts,
 )
-from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import StepFacts
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
 from translation.evaluate import sentence_chrf

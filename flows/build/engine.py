@@ -18,10 +18,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from data_catalog.drop_reasons import Reason
-from data_catalog.progress import Progress
-from data_catalog.settings import json_values, what_values
-from data_catalog.storage.work import UNFINISHED, Commit, StepFacts, StepKey, WorkStore
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import json_values, what_values
+from data_catalog.catalog.work import UNFINISHED, Commit, StepFacts, StepKey, WorkStore
+from data_catalog.rows.drop_reasons import Reason
 from flows.build.execution import Executor
 
 # Name of the file that a step writes for a shard.

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from data_catalog.errors import TransientError
+from data_catalog.base.errors import TransientError
+from data_catalog.base.plain_text import plain_table
 from data_catalog.fetch.owner import Owners
-from data_catalog.plain_text import plain_table
 from flows.build.windows import Spread
 
 logger = logging.getLogger(__name__)

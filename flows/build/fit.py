@@ -11,17 +11,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.images import reject_samples
-from data_catalog.drop_reasons import Reason
-from data_catalog.errors import DamagedError, InputError
-from data_catalog.fetch.reasons import image_step
-from data_catalog.plain_text import command
-from data_catalog.schema import IMAGE_TEXT, SCORE, SCORE_SOURCE, SCORED_CAPTIONS
-from data_catalog.sources.origins import has_original
-from data_catalog.stages import Drop, count_rows, pending_rows, reject, texts
-from data_catalog.storage.manifest import MODELS, datasets_folder
-from data_catalog.storage.roots import FEATURE_STORES
-from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import StepFacts
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.base.plain_text import command
+from data_catalog.catalog.manifest import MODELS, datasets_folder
+from data_catalog.catalog.roots import FEATURE_STORES
+from data_catalog.catalog.work import StepFacts
+from data_catalog.disk.files import save_parquet
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.fetch_reasons import image_step
+from data_catalog.rows.origins import has_original
+from data_catalog.rows.schema import IMAGE_TEXT, SCORE, SCORE_SOURCE, SCORED_CAPTIONS
+from data_catalog.rows.stages import Drop, count_rows, pending_rows, reject, texts
 from flows.build.engine import SHARD, Job
 from flows.recipe.recipe import Recipe
 from training.config import ImageTextConfig

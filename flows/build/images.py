@@ -20,14 +20,16 @@ from cleaning.duplicates.images import (
     write_thumbnails,
 )
 from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
-from data_catalog.database.sorting import image_facts
-from data_catalog.drop_reasons import Reason
+from data_catalog.base.settings import json_values
+from data_catalog.catalog.sorting import image_facts
+from data_catalog.catalog.work import StepFacts
+from data_catalog.disk.files import digest, save_parquet
+from data_catalog.disk.row_groups import read_groups, write_rows
 from data_catalog.fetch.config import FetchConfig, main_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.publish.publish import SplitConfig, publish_shard
 from data_catalog.publish.tombstones import (
     FORGOTTEN,
@@ -37,11 +39,9 @@ from data_catalog.publish.tombstones import (
     is_of_samples,
     without_texts,
 )
-from data_catalog.schema import IMAGES, PENDING
-from data_catalog.settings import json_values
-from data_catalog.stages import count_rows, pending_rows, texts
-from data_catalog.storage.shards import digest, save_parquet
-from data_catalog.storage.work import StepFacts
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.schema import IMAGES, PENDING
+from data_catalog.rows.stages import count_rows, pending_rows, texts
 from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 from flows.build.fit import image_drops

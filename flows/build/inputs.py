@@ -9,24 +9,18 @@ from typing import Any
 
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
-from data_catalog.errors import Refusals, SettingsError
+from data_catalog.base.errors import Refusals, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.settings import json_values
+from data_catalog.catalog.manifest import UPSTREAM, NamedHash
+from data_catalog.disk.files import digest
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.fetch.owner import Owners
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.language_pack import LanguagePack
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.publish.tombstones import Tombstones, read_tombstones
-from data_catalog.settings import json_values
+from data_catalog.sources.hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
-from data_catalog.storage.manifest import UPSTREAM, NamedHash
-from data_catalog.storage.shards import digest
-from data_catalog.storage.upstream_hashes import (
-    entries_identity,
-    file_entries,
-    images_digest,
-    location_digest,
-    open_hashes,
-)
 from flows.build.fit import Judges, judge_identities
 from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route, open_engine, open_reverse_engine, require_packages

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
+from data_catalog.base.language_pack import function_word_meanings
+from data_catalog.catalog.work import StepFacts
 from data_catalog.fetch import outcomes
-from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
-from data_catalog.language_pack import function_word_meanings
 from data_catalog.publish.tombstones import FORGET_REASONS, ActiveTombstones
-from data_catalog.schema import IMAGE_TEXT
+from data_catalog.rows.fetch_reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.rows.schema import IMAGE_TEXT
+from data_catalog.sources.hashes import entries_identity
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
-from data_catalog.storage.upstream_hashes import entries_identity
-from data_catalog.storage.work import StepFacts
 from flows.build import captions, fit, images
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs

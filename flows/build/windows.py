@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.progress import Progress
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.progress import Progress
 from translation.config import USED_BY, TranslateConfig
 from translation.engine import STREAM_WINDOW, Translation, Translator
 from translation.engines.registry import open_translator

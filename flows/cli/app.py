@@ -24,8 +24,8 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from data_catalog.plain_text import visible_lines, visible_text
-from data_catalog.progress import lines_above_progress
+from data_catalog.base.plain_text import visible_lines, visible_text
+from data_catalog.base.progress import lines_above_progress
 from flows import PACKAGES
 from flows.cli import (
     catalog,
@@ -278,10 +278,10 @@ def _usage_text(error: CycloptsError) -> str:
 
 def _run(call: Call) -> int:
     """Run a command of ours, print its error, and return the exit code."""
-    from data_catalog.errors import BusyError, DefectError, PipelineError, TransientError
-    from data_catalog.storage.lock import holder_of, remove_empty
-    from data_catalog.storage.reading import running_job
-    from data_catalog.storage.roots import open_root, refuse_misread
+    from data_catalog.base.errors import BusyError, DefectError, PipelineError, TransientError
+    from data_catalog.catalog.roots import open_root, refuse_misread
+    from data_catalog.disk.barrier import running_job
+    from data_catalog.disk.lock import holder_of, remove_empty
 
     root = call.root
     values: list[object] = [root]

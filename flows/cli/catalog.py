@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.plain_text import cell_text, command
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.plain_text import cell_text, command
 from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
 
@@ -24,11 +24,11 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
     Args:
         rebuild: Rebuild catalog.duckdb, for example after moving the root.
     """
-    from data_catalog.database.catalog import catalog_path
-    from data_catalog.database.catalog import rebuild as write_catalog
-    from data_catalog.database.overview import overview, overview_lines
-    from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import require_datasets, require_snapshot
+    from data_catalog.catalog.duckdb_file import catalog_path
+    from data_catalog.catalog.duckdb_file import rebuild as write_catalog
+    from data_catalog.catalog.manifest import require_datasets, require_snapshot
+    from data_catalog.catalog.overview import overview, overview_lines
+    from data_catalog.disk.lock import writer_lock
 
     snapshots = [require_snapshot(root, name) for name in require_datasets(root)]
     if rebuild:
@@ -109,8 +109,8 @@ def remove_model(
         newest: Remove it even if it is the newest of its dataset; commands then use the one before it.
         dry_run: Say what would be removed, and remove nothing.
     """
-    from data_catalog.storage.history import freed_bytes
-    from data_catalog.storage.manifest import model_pointer
+    from data_catalog.catalog.history import freed_bytes
+    from data_catalog.catalog.manifest import model_pointer
     from training.towers.trained_models import model_folder
     from training.towers.trained_models import remove_model as remove
 
@@ -145,9 +145,9 @@ def report(
         out: Path of the page (default: report.html of the dataset).
         examples: Captions to show for each drop reason, at most 50.
     """
+    from data_catalog.catalog.manifest import require_snapshot
+    from data_catalog.disk.lock import writer_lock
     from data_catalog.report.page import write_report
-    from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import require_snapshot
 
     if not 0 <= examples <= MAX_EXAMPLES:
         raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
@@ -161,8 +161,8 @@ def report(
 
 
 if TYPE_CHECKING:
+    from data_catalog.catalog.manifest import Snapshot
     from data_catalog.publish.tombstones import Tombstone
-    from data_catalog.storage.manifest import Snapshot
 
 MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
@@ -193,7 +193,7 @@ def why(
         snapshot: Look in this snapshot only: its id, or the start of its id.
         rules: Show the settings of every step, not only of the steps that dropped a row.
     """
-    from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines
+    from data_catalog.catalog.why import find_sample_records, not_found_text, record_lines
     from data_catalog.publish.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
@@ -221,7 +221,7 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
     Raises:
         InputError: no snapshot matches.
     """
-    from data_catalog.storage.manifest import committed_snapshots, require_datasets, require_snapshot
+    from data_catalog.catalog.manifest import committed_snapshots, require_datasets, require_snapshot
 
     names = require_datasets(root, dataset)
     if snapshot is None:
@@ -249,7 +249,7 @@ def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_catalog.database.result_files import Batches
+    from data_catalog.catalog.result_files import Batches
 
 
 @Parameter(name="*")
@@ -288,9 +288,9 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     """
     import pyarrow as pa
 
-    from data_catalog.database.query import stream_query
-    from data_catalog.database.result_files import CUT, distinct_names, rows_of, short_value, write_parquet
-    from data_catalog.storage.shards import write_atomically
+    from data_catalog.catalog.query import stream_query
+    from data_catalog.catalog.result_files import CUT, distinct_names, rows_of, short_value, write_parquet
+    from data_catalog.disk.files import write_atomically
     from flows.signals import interrupted_by_sigterm
 
     if options.format == "table" and options.out:
@@ -323,8 +323,8 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
 def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
     """Write an answer as CSV or JSON Lines to the file of `--out`, or to standard output."""
-    from data_catalog.database.result_files import write_csv, write_json_lines
-    from data_catalog.storage.shards import write_atomically
+    from data_catalog.catalog.result_files import write_csv, write_json_lines
+    from data_catalog.disk.files import write_atomically
 
     write = write_csv if options.format == "csv" else write_json_lines
     if options.out is None:

@@ -98,8 +98,8 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
 
 def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
     """Print the variants, how many sampled rows each drops, and the cost of training."""
-    from data_catalog.storage.manifest import current_snapshot
-    from data_catalog.storage.shards import digest
+    from data_catalog.catalog.manifest import current_snapshot
+    from data_catalog.disk.files import digest
     from flows.dry_run import dry_run
     from flows.recipe.recipe import what_settings
     from training.data.pairs import pair_files
@@ -210,7 +210,7 @@ def scoreboard(
     Args:
         recipe: Score the model of this recipe, on the held-out images of its dataset and on its test sets.
     """
-    from data_catalog.storage.shards import read_json
+    from data_catalog.disk.files import read_json
     from flows.recipe.recipe import load_recipe
     from flows.scoreboard import make_scoreboard
     from training.scores.scoreboard_files import JSON_FILE

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import SettingsError
-from data_catalog.exports.formats import FORMATS
+from data_catalog.base.errors import SettingsError
+from data_catalog.catalog.export_formats import FORMATS
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from training.exports.formats import ALL, MODEL_FORMATS
@@ -103,12 +103,12 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
       vernaclip export mine --format huggingface --allow photos
       vernaclip export italian --format huggingface --push-to-hub somebody/captions-it
     """
+    from data_catalog.catalog.manifest import EXPORTS, SPLITS, require_snapshot
+    from data_catalog.catalog.roots import require_root
+    from data_catalog.disk.lock import writer_lock
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.exports.hub import DATASET, push_export
     from data_catalog.exports.rights import ALL as ALL_PIXELS
-    from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import EXPORTS, SPLITS, require_snapshot
-    from data_catalog.storage.roots import require_root
 
     elsewhere = ("out", "push_to_hub", "private")
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name not in elsewhere})
@@ -197,8 +197,8 @@ def export_model(
     Args:
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
     """
+    from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export
-    from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
     from training.processes import prepare_for_torch
     from training.towers.trained_models import current_model, model_of_folder

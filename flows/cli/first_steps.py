@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
-from data_catalog.plain_text import visible_text
+from data_catalog.base.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.base.plain_text import visible_text
 from flows.cli.output import is_quiet, say, say_json, say_table
 from flows.options import Json
 
@@ -224,8 +224,8 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "Do
 
 def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Path) -> None:
     """Compare present files with their recorded checksums, and read each with the reader of its source."""
+    from data_catalog.disk.files import sha256_of
     from data_catalog.downloads.annotation_files import check_readable, existing_files, read_record
-    from data_catalog.storage.shards import sha256_of
 
     record, there = read_record(folder), existing_files(files, folder)
     if not there:

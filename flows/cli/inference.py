@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import visible_text
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.plain_text import visible_text
 from flows.cli.output import require_own_file, say, say_json, say_table
 from flows.options import DEFAULT_ROOT, EngineOptions, Number, OptionalPort, Root, Split, Text, Texts, no_option
 
@@ -113,7 +113,7 @@ def search(
 
 def _say_hits(found: "SearchResult") -> None:
     """Print the images that were found, and the files that are not listed."""
-    from data_catalog.database.result_files import short_value
+    from data_catalog.catalog.result_files import short_value
 
     say_table(
         [
@@ -177,7 +177,7 @@ def classify(
         classes: File with more texts, one on each line.
         template: Sentence in which each text replaces {c}, such as "una foto di {c}".
     """
-    from data_catalog.database.result_files import short_value
+    from data_catalog.catalog.result_files import short_value
     from flows.search import chosen_model
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
@@ -292,9 +292,9 @@ def demo(
         export_space: Write the page as a Hugging Face Space with a Dockerfile into this folder, and serve nothing. It
             shows no dataset, and searches only the images of --images.
     """
-    from data_catalog.errors import install_hint
-    from data_catalog.language_pack import require_language
-    from data_catalog.storage.roots import require_root
+    from data_catalog.base.errors import install_hint
+    from data_catalog.base.language_pack import require_language
+    from data_catalog.catalog.roots import require_root
 
     if language is not None:
         require_language(language, "--language")
@@ -360,7 +360,7 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path
 
 def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:
     """Write the result to the file of `--json`, if given; return True if it was printed and nothing else should be."""
-    from data_catalog.storage.shards import write_json
+    from data_catalog.disk.files import write_json
 
     if options.json == "-":
         say_json(value)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 from flows.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 
@@ -312,7 +312,7 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
 
         with exit_on_signals(), LocalExecutor() as executor:
             return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
-    from data_catalog.storage.manifest import require_snapshot
+    from data_catalog.catalog.manifest import require_snapshot
     from flows.orchestration.temporary_server import run_flow
     from flows.recipe.recipe import load_recipe
 
@@ -546,7 +546,7 @@ def _search(job: Job) -> str:
     """Return a search command with the shortest caption of a held-out image as its query."""
     import pyarrow.parquet as pq
 
-    from data_catalog.storage.manifest import require_snapshot
+    from data_catalog.catalog.manifest import require_snapshot
 
     dataset = _dataset(job)
     snapshot = require_snapshot(job.root, dataset)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import command, plain_table
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.plain_text import command, plain_table
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, EvaluateOptions, From, MaybeFrom, MaybeTo, Number, Root, To, Words
 
@@ -211,8 +211,8 @@ def export_translations(
 
 def _memories(root: Path) -> "list[TranslationMemory]":
     """Return the translation memories of a root."""
-    from data_catalog.storage.reading import open_to_readers
-    from data_catalog.storage.roots import require_root
+    from data_catalog.catalog.roots import require_root
+    from data_catalog.disk.barrier import open_to_readers
     from translation.memory import memories
 
     require_root(root)
@@ -226,7 +226,7 @@ def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /
     Args:
         file: Parquet file that `vernaclip mt memory export` wrote.
     """
-    from data_catalog.storage.lock import writer_lock
+    from data_catalog.disk.lock import writer_lock
     from translation.memory import TranslationMemory, import_memory, read_export
 
     read_export(file)  # before a folder is created

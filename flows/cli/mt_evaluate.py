@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_catalog.errors import PipelineError, SettingsError
-from data_catalog.plain_text import cell_text
-from data_catalog.storage.disk_errors import make_writable_folder
-from data_catalog.storage.shards import sha256_of, write_bytes, write_json
+from data_catalog.base.errors import PipelineError, SettingsError
+from data_catalog.base.plain_text import cell_text
+from data_catalog.disk.disk_errors import make_writable_folder
+from data_catalog.disk.files import sha256_of, write_bytes, write_json
 from flows.cli.output import say, say_table
 from flows.options import EvaluateOptions
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DiskError, SettingsError
-from data_catalog.plain_text import escaped_json, plain_table, visible_lines
+from data_catalog.base.errors import DiskError, SettingsError
+from data_catalog.base.plain_text import escaped_json, plain_table, visible_lines
 
 
 def require_own_file(out: Path, option: str = "--out") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from flows.cli.output import is_quiet, say
 from flows.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalPort
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, command, counted, spreadsheet_text
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.plain_text import cell_text, command, counted, spreadsheet_text
 from flows.cli.output import output_errors, say, say_json, say_table
 from flows.options import DEFAULT_ROOT, Number, Root, Words
 
 if TYPE_CHECKING:
-    from data_catalog.storage.verify import Finding
+    from data_catalog.catalog.verify import Finding
 
 MAX_CELL = 60
 MAX_GROUPS = 20
@@ -37,9 +37,9 @@ def verify(
         dataset: Check only this dataset and its exports.
         snapshot: Check only this snapshot.
     """
-    from data_catalog.progress import Progress
-    from data_catalog.storage.manifest import datasets_folder, snapshot_names
-    from data_catalog.storage.verify import checks, run_checks
+    from data_catalog.base.progress import Progress
+    from data_catalog.catalog.manifest import datasets_folder, snapshot_names
+    from data_catalog.catalog.verify import checks, run_checks
 
     todo = checks(root, dataset=dataset, snapshot=snapshot)
     found: list[Finding] = []
@@ -68,8 +68,8 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
         dataset: List only this dataset (default: all).
         format: Format of the list.
     """
-    from data_catalog.storage.history import history
-    from data_catalog.storage.manifest import require_datasets
+    from data_catalog.catalog.history import history
+    from data_catalog.catalog.manifest import require_datasets
 
     names = require_datasets(root, dataset)
     _print([each.row() for name in names for each in history(root, name)], format)
@@ -94,8 +94,8 @@ def diff(
         examples: Rows to show for each kind of change.
         format: Format of the differences.
     """
-    from data_catalog.storage.diff import diff_snapshots
-    from data_catalog.storage.history import resolve
+    from data_catalog.catalog.diff import diff_snapshots
+    from data_catalog.catalog.history import resolve
 
     if examples < 0:
         raise SettingsError(f"--examples must not be negative, got {examples}")
@@ -170,7 +170,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         keep: Number of newest snapshots to keep, including the current one.
         dry_run: List what would be removed, and remove nothing.
     """
-    from data_catalog.storage.history import prune as prune_snapshots
+    from data_catalog.catalog.history import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done, fate = ("would be removed",) * 2 if dry_run else ("removed", "is removed")
@@ -250,11 +250,11 @@ def forget(
         dry_run: List the matching images, and change nothing.
         lists: List all tombstones (records of forgotten images).
     """
+    from data_catalog.catalog.manifest import dataset_names
+    from data_catalog.catalog.roots import require_root
     from data_catalog.publish.takedown import affected_samples
     from data_catalog.publish.takedown import forget as take_down
     from data_catalog.publish.tombstones import read_tombstones
-    from data_catalog.storage.manifest import dataset_names
-    from data_catalog.storage.roots import require_root
     from translation.memory import forget_texts
 
     require_root(root)

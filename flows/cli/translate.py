@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import DiskError, SettingsError
+from data_catalog.base.errors import DiskError, SettingsError
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
 
@@ -73,7 +73,7 @@ def translate(
     Args:
         source: Input file, or - for standard input (default).
     """
-    from data_catalog.progress import Progress
+    from data_catalog.base.progress import Progress
     from flows.recipe.engines import open_one_way
     from translation.files import count_rows, translate_files
 
@@ -128,7 +128,7 @@ def draw(
         seed: Seed of the sample.
         out: Folder for audit.csv and audit.html (default: in audits/ of the root).
     """
-    from data_catalog.storage.shards import write_bytes
+    from data_catalog.disk.files import write_bytes
     from translation.audit.draw import AUDIT_COLUMNS, draw_audit
     from translation.audit.form import AUDIT_FILE, FORM_FILE, render_form, sheet_text
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import BusyError
+from data_catalog.base.errors import BusyError
 
 POLL_S = 0.1
 

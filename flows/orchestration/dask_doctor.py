@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from distributed import Client
 
-from data_catalog.errors import InputError
-from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import TEMPORARY_PREFIX, write_json
 from flows.findings import Finding
 from flows.orchestration.dask_executor import require_scheduler
 from flows.orchestration.dask_workers import FlowEnvironment, enter, versions

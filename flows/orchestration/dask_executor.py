@@ -25,9 +25,9 @@ from distributed.client import ClosedClientError
 from distributed.comm.core import connect
 from prefect_dask.task_runners import DaskTaskRunner
 
-from data_catalog.errors import InputError
-from data_catalog.images.workers import end_process_workers
-from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import TEMPORARY_PREFIX, write_json
+from data_catalog.fetch.workers import end_process_workers
 from flows import PACKAGES
 from flows.build.execution import RETRY_DELAYS_S, Future
 from flows.orchestration.dask_owners import DaskOwners

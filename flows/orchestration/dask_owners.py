@@ -17,11 +17,11 @@ from uuid import uuid4
 
 from distributed import CancelledError, Client, KilledWorker, secede
 
-from data_catalog.child_process import ChildDiedError
-from data_catalog.errors import PipelineError
+from data_catalog.base.errors import PipelineError
+from data_catalog.disk.child_process import ChildDiedError
+from data_catalog.disk.files import TEMPORARY_PREFIX
 from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
 from data_catalog.fetch.owner import FetchingProcess, Owners, Task
-from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
 SILENT_S = 15.0

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from packaging.requirements import Requirement
 
-from data_catalog.errors import InputError
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import digest, sha256_of
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from pathlib import Path
 
-from data_catalog.errors import DiskError, InputError, SettingsError, install_hint
-from data_catalog.storage.disk_errors import nearest_existing
+from data_catalog.base.errors import DiskError, InputError, SettingsError, install_hint
+from data_catalog.disk.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.findings import Finding
 from flows.orchestration.daemons import Daemon, running_pid

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.errors import DiskError, SettingsError
+from data_catalog.base.errors import DiskError, SettingsError
 from flows import PACKAGES
 from flows.orchestration.daemons import POLL_S, Daemon, running_pid
 

@@ -24,9 +24,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from data_catalog.errors import TransientError
+from data_catalog.base.errors import TransientError
+from data_catalog.base.plain_text import markdown_safe
 from data_catalog.fetch.owner import Owners
-from data_catalog.plain_text import markdown_safe
 from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
 from flows.build.windows import Spread
 

@@ -19,11 +19,11 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from data_catalog.errors import DefectError, PipelineError
-from data_catalog.progress import watched
-from data_catalog.storage.disk_errors import access_errors
-from data_catalog.storage.reading import running_job
-from data_catalog.storage.roots import open_root
+from data_catalog.base.errors import DefectError, PipelineError
+from data_catalog.base.progress import watched
+from data_catalog.catalog.roots import open_root
+from data_catalog.disk.barrier import running_job
+from data_catalog.disk.disk_errors import access_errors
 from flows import PACKAGES
 from flows import jobs as runs
 from flows.build.execution import Executor

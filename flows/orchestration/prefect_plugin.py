@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.plugins import SetupResult, register_hook
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from flows.orchestration.prefect_env import no_proxy
 
 if TYPE_CHECKING:

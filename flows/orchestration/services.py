@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import BusyError, InputError, SettingsError
+from data_catalog.base.errors import BusyError, InputError, SettingsError
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.doctor import SERVER_PORT, port_is_busy

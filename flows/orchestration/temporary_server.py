@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import BusyError, InputError
+from data_catalog.base.errors import BusyError, InputError
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (

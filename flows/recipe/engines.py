@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.language_pack import LanguagePack, require_language
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack, require_language
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
 from flows.recipe.recipe import Overrides, Recipe, override_values
 from flows.recipe.settings import read

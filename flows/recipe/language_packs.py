@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cleaning.languages.identification import caption_language, detectable_code
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.stages import Check
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.rows.stages import Check
 from flows.recipe.recipe import Recipe
 from flows.recipe.settings import read
 from training.changes import ChangeRules

@@ -13,17 +13,17 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import InputError, Refusals, SettingsError
+from data_catalog.base.errors import InputError, Refusals, SettingsError
+from data_catalog.base.language_pack import require_language
+from data_catalog.base.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
+from data_catalog.catalog.manifest import UPSTREAM
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.language_pack import require_language
 from data_catalog.publish.publish import SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
-from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.storage.manifest import UPSTREAM
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.recipe.settings import read, section_fields, unknown_key
 from flows.recipe.sources import (
     SourceSettings,

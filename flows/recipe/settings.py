@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import Refusals, SettingsError
-from data_catalog.settings import bounds_of, require_bounds
+from data_catalog.base.errors import Refusals, SettingsError
+from data_catalog.base.settings import bounds_of, require_bounds
 
 T = TypeVar("T")
 

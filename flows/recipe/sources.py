@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from data_catalog.errors import PipelineError, Refusals, SettingsError
+from data_catalog.base.errors import PipelineError, Refusals, SettingsError
+from data_catalog.base.language_pack import require_language
+from data_catalog.base.settings import what_values
 from data_catalog.exports.rights import SourceRights
-from data_catalog.language_pack import require_language
-from data_catalog.settings import what_values
-from data_catalog.sources.origins import HUMAN, MACHINE
+from data_catalog.rows.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.rows import RowLimit
-from data_catalog.test_sets import TEST_SET_KINDS, TestSetKind
+from data_catalog.sources.test_sets import TEST_SET_KINDS, TestSetKind
 from flows.recipe.settings import read, read_value, section_fields
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import SettingsError
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import SettingsError
+from data_catalog.disk.files import digest
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.settings import read_value, section_fields

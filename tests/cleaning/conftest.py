@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from cleaning.checks import Rule, apply_rules
-from data_catalog.schema import CAPTIONS, PENDING
+from data_catalog.rows.schema import CAPTIONS, PENDING
 
 
 @pytest.fixture

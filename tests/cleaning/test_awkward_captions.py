@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from cleaning.duplicates.captions import RepeatsConfig, duplicate_captions
 from cleaning.leaks import LeaksConfig, caption_digest, caption_digests, leaking_captions
-from data_catalog.caption_keys import caption_key
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.disk.files import save_parquet, sha256_of
+from data_catalog.rows.caption_keys import caption_key
+from data_catalog.rows.schema import CAPTIONS, PENDING
 from flows.recipe.sources import read_test_sets
 
 AWKWARD = {

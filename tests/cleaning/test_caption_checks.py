@@ -34,12 +34,12 @@ from cleaning.checks.translation_quality import (
     repeated_ngrams,
 )
 from cleaning.text.scripts import count_letters, count_words, exact_key, split_tokens
-from data_catalog.caption_keys import fold_case
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.schema import CAPTIONS
-from data_catalog.settings import json_values
-from data_catalog.stages import Drop
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.settings import json_values
+from data_catalog.rows.caption_keys import fold_case
+from data_catalog.rows.schema import CAPTIONS
+from data_catalog.rows.stages import Drop
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.settings import read
 

@@ -10,7 +10,7 @@ import pytest
 
 from cleaning.checks import CheckConfig, CleanConfig, translation_measure
 from cleaning.checks.mending import clean_text
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]

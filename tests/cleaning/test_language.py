@@ -19,8 +19,8 @@ from cleaning.languages.identification import (
     language_identifier,
     wrong_language,
 )
-from data_catalog.errors import SettingsError
-from data_catalog.stages import Drop
+from data_catalog.base.errors import SettingsError
+from data_catalog.rows.stages import Drop
 
 ITALIAN = "un uomo in bicicletta attraversa la strada davanti al mercato"
 GERMAN = "ein Mann fährt mit dem Fahrrad über die Straße vor dem Markt"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cleaning.duplicates.captions import RepeatsConfig, cap_captions, crowded_rows, drop_repeats, label_repeats
 from cleaning.duplicates.near_captions import Said, cluster_captions
 from cleaning.text.scripts import exact_key
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.storage.shards import save_parquet
+from data_catalog.disk.files import save_parquet
+from data_catalog.rows.schema import CAPTIONS, PENDING
 
 FUNCTION_WORDS = dict.fromkeys(("a", "an", "the", "is", "are", "on", "in", "of", "to", "with", "there", "and"), "")
 NOUNS = ("harbour", "lantern", "giraffe", "bicycle", "teacher", "mountain", "umbrella", "sandwich", "guitar", "blanket")

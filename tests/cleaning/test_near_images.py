@@ -25,7 +25,7 @@ from cleaning.duplicates.near_images import (
     thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 
 Hashes = NDArray[np.uint64]

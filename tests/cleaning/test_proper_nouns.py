@@ -15,8 +15,8 @@ import pytest
 
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger, proper_noun_share, tagged_proper_nouns, tagged_share
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 
 PACKS = load_language_packs()

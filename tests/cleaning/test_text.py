@@ -25,7 +25,7 @@ from cleaning.checks.mending import (
     strip_controls,
 )
 from cleaning.text.suffixes import without_suffixes
-from data_catalog.stages import Transform
+from data_catalog.rows.stages import Transform
 
 CLEAN = clean_text(CleanConfig())
 FIX, FTFY = encoding_rewrite(), ftfy_settings()

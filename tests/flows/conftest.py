@@ -28,8 +28,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from data_catalog.database.query import query
-from data_catalog.images import workers
+from data_catalog.catalog.query import query
+from data_catalog.fetch import workers
 from data_catalog.images.decoders import Decoders
 from data_catalog.report.page import refresh_report
 from flows.build.execution import LocalExecutor

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.catalog.manifest import Snapshot, require_snapshot
 from data_catalog.report.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.report.page import write_report
-from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig, variants_of
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import switches, toggle_of, toggles_of

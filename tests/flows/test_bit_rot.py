@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.errors import DamagedError
-from data_catalog.storage.history import append_run
-from data_catalog.storage.integrity import record_folder, recorded, write_checksummed
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import commit_snapshot, find_snapshot, point_to, require_snapshot
-from data_catalog.storage.shards import write_json
-from data_catalog.storage.verify import Finding, checks, run_checks
-from data_catalog.storage.work import StepKey, WorkStore
+from data_catalog.base.errors import DamagedError
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.history import append_run
+from data_catalog.catalog.manifest import commit_snapshot, find_snapshot, point_to, require_snapshot
+from data_catalog.catalog.verify import Finding, checks, run_checks
+from data_catalog.catalog.work import StepKey, WorkStore
+from data_catalog.disk.files import write_json
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import record_folder, recorded, write_checksummed
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset

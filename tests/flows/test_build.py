@@ -17,14 +17,14 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database import sorting
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
-from data_catalog.errors import BusyError, DiskError, SettingsError
+from data_catalog.base.errors import BusyError, DiskError, SettingsError
+from data_catalog.catalog import sorting
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import current_snapshot
+from data_catalog.catalog.query import query
+from data_catalog.disk import failpoints
+from data_catalog.disk.files import read_json, sha256_of
 from data_catalog.sources import ingest
-from data_catalog.storage import failpoints
-from data_catalog.storage.manifest import current_snapshot
-from data_catalog.storage.shards import read_json, sha256_of
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe, find_recipe, load_recipe, what_settings

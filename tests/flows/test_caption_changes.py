@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.base.settings import json_values
 from data_catalog.sample.grammar import STYLES, Wording, caption, templates
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
-from data_catalog.settings import json_values
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.settings import read
 from training.changes import KINDS, ChangeRules

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.disk.files import write_json
+from data_catalog.disk.records import write_checksummed
 from data_catalog.report.page import write_report
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.shards import write_json
 from flows.cli import main
 from flows.dry_run import dry_run
 from flows.jobs import distil_model

@@ -18,9 +18,9 @@ import pytest
 from cyclopts import App, CycloptsError
 from PIL import Image
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.errors import BusyError, DefectError, InputError, TransientError
-from data_catalog.progress import Progress
+from data_catalog.base.errors import BusyError, DefectError, InputError, TransientError
+from data_catalog.base.progress import Progress
+from data_catalog.catalog.duckdb_file import rebuild
 from flows.cli import main
 from flows.cli.app import app, parse
 from flows.cli.jobs import NEXT, Job
@@ -239,7 +239,7 @@ def test_exit_codes_tell_who_must_act_and_only_defects_show_where(
     def fail(_: Path) -> list[str]:
         raise error
 
-    monkeypatch.setattr("data_catalog.storage.manifest.dataset_names", fail)
+    monkeypatch.setattr("data_catalog.catalog.manifest.dataset_names", fail)
     for flags in ([], ["--debug"]):
         lines = told([*flags, "snapshots", "--root", str(tmp_path)], code=code).splitlines()
         assert any(line.startswith("Traceback") for line in lines) == (code == 70 or bool(flags))
@@ -318,7 +318,7 @@ def test_it_is_said_who_must_act(error: str, here: Path, built: Any, told: Any) 
     there = sorted(here.iterdir())
     words = [word.replace("{here}", str(here)).replace("{built}", str(built[0])) for word in words]
     said = told([*words, "--debug"], code=1)
-    assert re.search(rf"^data_catalog\.errors\.{error}", said, re.MULTILINE), said
+    assert re.search(rf"^data_catalog\.base\.errors\.{error}", said, re.MULTILINE), said
     assert sorted(here.iterdir()) == there, "a start that failed leaves nothing"
 
 

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.catalog import CONSERVATION, broken_laws
-from data_catalog.errors import DefectError
-from data_catalog.stages import set_values
-from data_catalog.storage.manifest import Snapshot, require_snapshot
+from data_catalog.base.errors import DefectError
+from data_catalog.catalog.duckdb_file import CONSERVATION, broken_laws
+from data_catalog.catalog.manifest import Snapshot, require_snapshot
+from data_catalog.rows.stages import set_values
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe

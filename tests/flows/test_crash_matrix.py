@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.storage.history import runs
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.catalog.history import runs
+from data_catalog.catalog.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.orchestration.run_processes import LOOK_S

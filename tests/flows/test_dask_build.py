@@ -14,8 +14,8 @@ import dask
 import pytest
 from PIL import Image
 
-from data_catalog.errors import InputError
-from data_catalog.storage.shards import sha256_of, write_json
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor

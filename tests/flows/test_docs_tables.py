@@ -13,17 +13,17 @@ import pytest
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.definition import TEXT, Section
-from data_catalog.database.views import COLUMNS, VIEWS
-from data_catalog.drop_reasons import Reason
+from data_catalog.base.language_pack import ChangeWords, LanguagePack, RoleWords
+from data_catalog.base.settings import FILE
+from data_catalog.catalog.views import COLUMNS, VIEWS
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
-from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS, is_retryable
-from data_catalog.language_pack import ChangeWords, LanguagePack, RoleWords
+from data_catalog.rows.drop_reasons import Reason
+from data_catalog.rows.fetch_reasons import FETCH_REASONS, NORMALISE_REASONS, is_retryable
 from data_catalog.sample.datasets import draw_upstream
-from data_catalog.settings import FILE
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import RowLimit
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.engine import Lane, Scope
 from flows.build.inputs import open_inputs
 from flows.build.steps import STEPS

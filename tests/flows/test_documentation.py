@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
+from data_catalog.base.settings import json_values
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.query import query
 from data_catalog.sample.samples import COCO, coco_id, plan
-from data_catalog.settings import json_values
 from flows.cli.app import parse
 from flows.recipe.recipe import SECTIONS, load_recipe
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog import errors
-from data_catalog.errors import DamagedError, InputError, PipelineError, TransientError
-from data_catalog.storage.work import Commit, WorkStore
+from data_catalog.base import errors
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, TransientError
+from data_catalog.catalog.work import Commit, WorkStore
 from flows.build.captions import Threads
 from flows.build.engine import (
     CPU,
@@ -347,7 +347,7 @@ def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
 
 
 def test_a_second_run_finds_everything_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "data_catalog.progress")
+    caplog.set_level(logging.DEBUG, "data_catalog.base.progress")
     first, second = run(PIPELINE, tmp_path), run(PIPELINE, tmp_path)
     num_steps = 1 + 3 * 5 + 2
     builds = re.findall(r"^build: (.+) steps, took", "\n".join(caplog.messages), re.MULTILINE)

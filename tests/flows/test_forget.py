@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.database.catalog import broken_laws, rebuild
-from data_catalog.database.query import query
+from data_catalog.catalog.duckdb_file import broken_laws, rebuild
+from data_catalog.catalog.manifest import commit_snapshot, require_snapshot, snapshot_names
+from data_catalog.catalog.query import query
+from data_catalog.disk.failpoints import REGISTRY
+from data_catalog.disk.files import sha256_of
+from data_catalog.disk.records import record_folder, write_checksummed
 from data_catalog.publish.takedown import TakeDown
 from data_catalog.publish.takedown import forget as take_down
 from data_catalog.publish.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
-from data_catalog.storage.failpoints import REGISTRY
-from data_catalog.storage.integrity import record_folder, write_checksummed
-from data_catalog.storage.manifest import commit_snapshot, require_snapshot, snapshot_names
-from data_catalog.storage.shards import sha256_of
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset

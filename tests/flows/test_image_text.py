@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
-from data_catalog.errors import InputError, PipelineError
+from data_catalog.base.errors import InputError, PipelineError
+from data_catalog.catalog.diff import diff_snapshots
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import current_snapshot
+from data_catalog.catalog.query import query
+from data_catalog.disk.files import sha256_of, write_json
+from data_catalog.disk.records import remove_folder_record
 from data_catalog.report.page import write_report
-from data_catalog.schema import CAPTIONS, IMAGE_TEXT, PAIRS
-from data_catalog.storage.diff import diff_snapshots
-from data_catalog.storage.integrity import remove_folder_record
-from data_catalog.storage.manifest import current_snapshot
-from data_catalog.storage.shards import sha256_of, write_json
+from data_catalog.rows.schema import CAPTIONS, IMAGE_TEXT, PAIRS
 from flows.build.execution import LocalExecutor
 from flows.build.steps import step_versions
 from flows.jobs import align_model, build_dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hatchling.build import build_wheel
 
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.catalog.manifest import require_snapshot
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
-from data_catalog.storage import failpoints
-from data_catalog.storage.history import remove_snapshot, resolve, runs
-from data_catalog.storage.shards import sha256_of
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
+from data_catalog.catalog.history import remove_snapshot, resolve, runs
+from data_catalog.disk import failpoints
+from data_catalog.disk.files import sha256_of
 from flows.jobs import BuildReport
 
 # Where an image is held out depends on its address, and that on the host's port.

@@ -13,8 +13,8 @@ import pytest
 
 from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
-from data_catalog.errors import InputError, PipelineError, SettingsError
-from data_catalog.language_pack import ChangeWords, LanguagePack, function_word_meanings
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.language_pack import ChangeWords, LanguagePack, function_word_meanings
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
 from flows.jobs import require_ready

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import require_snapshot
 from flows.jobs import require_guarded, train_model
 from flows.recipe.recipe import Recipe, what_settings
 

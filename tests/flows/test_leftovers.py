@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_catalog.catalog.manifest import MANIFEST_FORMAT, commit_snapshot
+from data_catalog.disk.files import write_json
 from data_catalog.publish.takedown import (
     clear_caches,
     clear_exports,
@@ -16,10 +18,8 @@ from data_catalog.publish.takedown import (
     models_of,
 )
 from data_catalog.publish.tombstones import Tombstones, new_tombstone
-from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
-from data_catalog.sources.urls import address_key
-from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot
-from data_catalog.storage.shards import write_json
+from data_catalog.rows.schema import CAPTIONS, IMAGES, PAIRS
+from data_catalog.rows.urls import address_key
 
 Row = dict[str, object]
 GONE: Row = {"dataset": "web", "snapshot": "0123456789ab", "format": "urls", "tombstones": None, "files": {}}

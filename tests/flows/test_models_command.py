@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.errors import InputError
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import commit_snapshot, require_snapshot
+from data_catalog.base.errors import InputError
+from data_catalog.catalog.manifest import commit_snapshot, require_snapshot
+from data_catalog.disk.lock import writer_lock
 from flows.cli import main
 from flows.jobs import train_model
 from training.data.pairs import pair_files

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from data_catalog.disk.lock import writer_lock
 from data_catalog.sample.grammar import parallel_pairs
-from data_catalog.storage.lock import writer_lock
 from flows.cli import main
 from flows.orchestration.doctor import diagnose
 from translation.engine import Translation

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from data_catalog.catalog.manifest import dataset_names, require_snapshot, snapshot_names
 from data_catalog.report.page import refresh_report, write_report
-from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -25,12 +25,12 @@ import yaml
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
-from data_catalog.errors import BusyError, SettingsError
+from data_catalog.base.errors import BusyError, SettingsError
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.catalog.query import query
 from data_catalog.publish.takedown import forget
 from data_catalog.publish.tombstones import new_tombstone
-from data_catalog.storage.manifest import require_snapshot
 from flows.recipe.language_packs import available_language_packs
 from training.scores.encoders import open_open_clip
 from training.towers.model import LoadedModel, create_model, write_model_config

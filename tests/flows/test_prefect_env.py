@@ -22,7 +22,7 @@ from loopback import LoopbackHandler, LoopbackServer
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from data_catalog.errors import BusyError, DiskError, SettingsError
+from data_catalog.base.errors import BusyError, DiskError, SettingsError
 from flows.orchestration import daemons, prefect_plugin, services
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.doctor import diagnose

@@ -24,10 +24,10 @@ from PIL import Image, ImageCms
 from torch.utils.data import DataLoader, Subset
 
 import vernaclip
-from data_catalog.database.catalog import rebuild
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import require_snapshot
 from data_catalog.sample.grammar import write_pairs
-from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.recipe.recipe import find_recipe, override_values

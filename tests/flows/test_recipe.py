@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
 from flows.jobs import require_ready
 from flows.recipe.language_packs import load_language_pack

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.query import query
+from data_catalog.catalog.history import runs
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.catalog.query import query
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import linked, percent
-from data_catalog.storage.history import runs
-from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}

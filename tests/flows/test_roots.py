@@ -16,12 +16,9 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
-from data_catalog.errors import InputError
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.lock import holder_of, writer_lock
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import InputError
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import (
     MANIFEST_FORMAT,
     READ_FORMATS,
     commit_snapshot,
@@ -29,6 +26,9 @@ from data_catalog.storage.manifest import (
     file_entry,
     require_snapshot,
 )
+from data_catalog.catalog.query import query
+from data_catalog.disk.lock import holder_of, writer_lock
+from data_catalog.disk.records import read_checksummed, write_checksummed
 from flows.cli import main
 from vernaclip import open_dataset
 
@@ -250,7 +250,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from data_catalog.storage.manifest import current_snapshot
+from data_catalog.catalog.manifest import current_snapshot
 
 root, stop = Path(sys.argv[1]), Path(sys.argv[2])
 seen = set()

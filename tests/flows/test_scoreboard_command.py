@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import vernaclip
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import commit_snapshot, require_snapshot
-from data_catalog.storage.shards import sha256_of, write_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import commit_snapshot, require_snapshot
+from data_catalog.disk.files import sha256_of, write_json
+from data_catalog.disk.records import write_checksummed
 from flows.jobs import train_model
 from training.data.pairs import pair_files
 from training.exports.model_export import ModelExportConfig, export_model

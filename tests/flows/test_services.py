@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import BusyError
+from data_catalog.base.errors import BusyError
 from flows.orchestration.prefect_env import Api
 from flows.orchestration.services import up
 
@@ -120,7 +120,7 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(project_in: Any, tmp
     code = """if True:
         import sys
         from pathlib import Path
-        from data_catalog.errors import SettingsError
+        from data_catalog.base.errors import SettingsError
         from flows.orchestration.temporary_server import run_flow
         try:
             run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())

@@ -15,14 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.query import query
-from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.exports.documents import write_documents
-from data_catalog.storage.diff import diff_snapshots
-from data_catalog.storage.history import append_run, history, remove_snapshot, resolve
-from data_catalog.storage.integrity import record_folder, write_checksummed
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.catalog.diff import diff_snapshots
+from data_catalog.catalog.history import append_run, history, remove_snapshot, resolve
+from data_catalog.catalog.manifest import (
     Snapshot,
     commit_snapshot,
     file_entry,
@@ -31,7 +27,11 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     snapshot_names,
 )
-from data_catalog.storage.shards import write_json
+from data_catalog.catalog.query import query
+from data_catalog.disk.files import write_json
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import record_folder, write_checksummed
+from data_catalog.exports.documents import write_documents
 from flows.recipe.recipe import load_recipe, what_settings
 
 Row = dict[str, Any]

@@ -23,16 +23,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.database.query import query
-from data_catalog.database.views import VIEWS
-from data_catalog.plain_text import spreadsheet_text
+from data_catalog.base.plain_text import spreadsheet_text
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.query import query
+from data_catalog.catalog.views import VIEWS
 
 CHILD = """
 import contextlib, io, json, os, resource, sys
 from pathlib import Path
 import duckdb, pyarrow
-import data_catalog.database.query, flows.cli.catalog
+import data_catalog.catalog.query, flows.cli.catalog
 from flows.cli import main
 
 def contents(place):
@@ -55,7 +55,7 @@ def ask(statement):  # in a process of its own, which DuckDB may abort
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 root, place, statements = json.load(sys.stdin)
-data_catalog.database.query.variable = pyarrow.table({"text": ["PRIVATE"]})
+data_catalog.catalog.query.variable = pyarrow.table({"text": ["PRIVATE"]})
 main(["sql", "FROM funnel", "--root", root, "--format", "csv", "--out", "warm.csv"])  # loads what all need
 Path("warm.csv").unlink()
 print(duckdb.__version__)

@@ -16,18 +16,18 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import PIXELS_FILE, LeaksConfig
+from data_catalog.catalog.work import Commit
+from data_catalog.disk.files import digest, save_parquet, sha256_of
 from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.image_views import VIEWS
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.views import VIEWS
-from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish.publish import SplitConfig
 from data_catalog.publish.tombstones import ActiveTombstones, Tombstones, new_tombstone
-from data_catalog.schema import CAPTIONS, IMAGES, NATIVE, PENDING, RAW_IMAGES
+from data_catalog.rows.schema import CAPTIONS, IMAGES, NATIVE, PENDING, RAW_IMAGES
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
-from data_catalog.storage.shards import digest, save_parquet, sha256_of
-from data_catalog.storage.work import Commit
 from flows.build.captions import Threads
 from flows.build.engine import SHARD
 from flows.build.fit import Judges

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig, apply_rules
 from cleaning.duplicates.images import DuplicatesConfig
-from data_catalog.errors import DamagedError
+from data_catalog.base.errors import DamagedError
+from data_catalog.disk.files import save_parquet, sha256_of
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
-from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.rows.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from flows.build import captions as caption_steps
 from flows.build.engine import Lane
 from flows.build.images import decisive_settings, fetch_lane

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack
 from flows.scoreboard import with_language
 from training.scores.galleries import Gallery, LabelledImages, TextLanguage

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from flows.recipe.recipe import load_recipe
 
 CARD = "---\nlanguage:\n- de\n- en\nlicense: mit\n---\n# A small BERT\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from flows.dry_run import dry_run
 from flows.jobs import require_ready
 

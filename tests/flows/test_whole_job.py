@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.database.query import query
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.catalog.query import query
 from flows.cli import main
 from training.towers.trained_models import current_model
 

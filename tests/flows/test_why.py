@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.query import query
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.catalog.query import query
 from data_catalog.publish.tombstones import new_tombstone, read_tombstones, write_tombstones
-from data_catalog.schema import CAPTIONS, OUTCOMES, SCORED_CAPTIONS
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.rows.schema import CAPTIONS, OUTCOMES, SCORED_CAPTIONS
 from flows.build.steps import STEPS
 
 Why = Callable[..., str]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route
 from flows.recipe.recipe import load_recipe

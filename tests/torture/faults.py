@@ -9,9 +9,9 @@ from pathlib import Path
 
 from trials import Trial, answers, debris, differences, manifest_is_whole, published
 
+from data_catalog.disk.failpoints import ERRORS, REGISTRY
 from data_catalog.sample.config import ScenesConfig
 from data_catalog.sample.datasets import draw_upstream
-from data_catalog.storage.failpoints import ERRORS, REGISTRY
 
 KILLED = -9
 # Name of a failpoint, passage, what happens there.

@@ -21,7 +21,7 @@ from full_disk import small_disks
 from on_cluster import SETTINGS, builds_on_clusters, install_engine
 from trials import Trial
 
-from data_catalog.plain_text import plain_table
+from data_catalog.base.plain_text import plain_table
 from data_catalog.sample.server import serve
 
 NUM_IMAGES = 44

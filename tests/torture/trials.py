@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from data_catalog.database.query import query
-from data_catalog.storage.failpoints import VARIABLE
-from data_catalog.storage.shards import read_json, sha256_of
+from data_catalog.catalog.query import query
+from data_catalog.disk.failpoints import VARIABLE
+from data_catalog.disk.files import read_json, sha256_of
 
 # All processes of a trial, grandchildren included, are known by this variable in their environment.
 TOKEN = "VERNACLIP_TORTURE_TRIAL"

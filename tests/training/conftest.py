@@ -22,9 +22,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.language_pack import ChangeWords
-from data_catalog.schema import NATIVE, PAIRS
-from data_catalog.storage.shards import open_image_writer
+from data_catalog.base.language_pack import ChangeWords
+from data_catalog.disk.files import open_image_writer
+from data_catalog.rows.schema import NATIVE, PAIRS
 from training.align.align import align
 from training.changes import ChangeRules
 from training.config import AlignConfig, TrainConfig
@@ -165,7 +165,7 @@ def training_code() -> Callable[..., str]:
     def code(files: PairFiles, config: TrainConfig, out: Path, rules: ChangeRules | None = None) -> str:
         return (
             "from pathlib import Path, PosixPath\n"
-            "from data_catalog.language_pack import ChangeWords, RoleWords\n"
+            "from data_catalog.base.language_pack import ChangeWords, RoleWords\n"
             "from training.changes import ChangeRules\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from training.data.images import picture_features, read_picture
 from training.data.pairs import PairFiles
 from training.towers.model import LoadedModel, load_model

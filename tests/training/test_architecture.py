@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.exports.open_clip_hub import why_not_open_clip
 from training.towers.architecture import model_config_of, read_model_config

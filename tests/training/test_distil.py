@@ -14,8 +14,8 @@ import open_clip
 import pytest
 import torch
 
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
-from data_catalog.storage.integrity import record_folder, remove_folder_record
+from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.disk.records import record_folder, remove_folder_record
 from training.align.align import align
 from training.align.curve import measure_curve
 from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig

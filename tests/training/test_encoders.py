@@ -25,7 +25,7 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
 from training.data.features import Encoder, FeatureStore, fingerprint, rewording
 from training.scores.encoders import open_encoder, open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, load_model

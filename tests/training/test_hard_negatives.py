@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import ChangeWords
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, open_train_split

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate, normalize
 
-from data_catalog.errors import DamagedError, InputError, PipelineError
-from data_catalog.storage.integrity import record_folder
+from data_catalog.base.errors import DamagedError, InputError, PipelineError
+from data_catalog.disk.records import record_folder
 from training.align.align import align
 from training.changes import ChangeRules
 from training.config import AlignConfig, EvaluateConfig, TrainConfig

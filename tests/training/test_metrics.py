@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.scores.ablation import (
     HELPS,
     HURTS,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.config import TrainConfig
 from training.fit.run import start_model
 from training.towers import packaged

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from data_catalog.errors import InputError, PipelineError
+from data_catalog.base.errors import InputError, PipelineError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train

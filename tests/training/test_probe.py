@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import ChangeWords
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import epoch_batches, open_train_split

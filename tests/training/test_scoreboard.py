@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from training.config import EvaluateConfig
 from training.data.features import Encoder
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording

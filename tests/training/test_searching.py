@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles
 from training.towers.model import load_model

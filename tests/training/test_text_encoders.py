@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.align.align import align
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles

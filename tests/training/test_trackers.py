@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import wandb
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from flows.jobs import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
 from training.config import TRACKERS, AlignConfig, DistilConfig, TrainConfig

@@ -28,8 +28,8 @@ from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 from transformers import BertModel
 
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
-from data_catalog.storage.resume import load_resume_state, save_resume_state
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
+from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images

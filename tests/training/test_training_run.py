@@ -19,7 +19,7 @@ import torch
 from open_clip.transformer import Transformer
 from safetensors.torch import load_file, save_file
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from training.changes import ChangeRules
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
@@ -365,7 +365,7 @@ def test_training_on_kept_features_is_the_same_as_without(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "data_catalog.progress")
+    caplog.set_level(logging.DEBUG, "data_catalog.base.progress")
     more = {frozen: True} if frozen else {}
     config = small_run(kind, frozen_epochs=3, patience=3, augment=(), lr=1e-2, **more)
     train(few, config, tmp_path / "kept")
@@ -387,7 +387,7 @@ def test_no_more_than_a_microbatch_goes_through_the_towers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither while features are kept nor in validation. Augmented images are computed anew, their captions are not."""
-    caplog.set_level(logging.DEBUG, "data_catalog.progress")
+    caplog.set_level(logging.DEBUG, "data_catalog.base.progress")
     noted = Mock(side_effect=Transformer.forward)
     monkeypatch.setattr(Transformer, "forward", lambda *batch, **named: noted(*batch, **named))
     train(few, small_run(frozen_epochs=1, epochs=1, microbatch=6), tmp_path / "run")

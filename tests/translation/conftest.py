@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 
-from data_catalog.errors import TransientError
+from data_catalog.base.errors import TransientError
 from flows.cli import main
 from translation.engine import Translation
 

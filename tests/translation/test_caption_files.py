@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError, PipelineError, TransientError
+from data_catalog.base.errors import InputError, PipelineError, TransientError
 from translation.engine import Translation, translate_stream
 from translation.files import (
     CaptionFiles,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flows
-from data_catalog.storage.shards import sha256_of
+from data_catalog.disk.files import sha256_of
 from translation.evaluate import compare, corpus_bleu, corpus_chrf, largest_differences, sentence_chrf
 
 PACKAGE = Path(flows.__file__).parent / "packages" / "scenes-en_it.argosmodel"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cleaning.languages.identification import caption_language
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sample.grammar import write_pairs
 from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
 

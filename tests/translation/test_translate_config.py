@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
 from translation.engines.registry import OPENERS, PivotTranslator, open_translator, reverse

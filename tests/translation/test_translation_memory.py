@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import DamagedError, DiskError, InputError, TransientError
-from data_catalog.storage.integrity import is_recorded, record_problem
+from data_catalog.base.errors import DamagedError, DiskError, InputError, TransientError
+from data_catalog.disk.records import is_recorded, record_problem
 from translation import memory as memory_module
 from translation.engine import Translation
 from translation.memory import (

@@ -22,10 +22,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
-from data_catalog.progress import Progress
-from data_catalog.settings import what_values
-from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import what_values
+from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.charts import COLOURS, write_png
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.shards import write_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import write_json
+from data_catalog.report.drawing import COLOURS, write_png
 from training.align.align import fit_heads, opened_towers
 from training.align.heads import FeaturePairs, Heads
 from training.config import AlignConfig, EvaluateConfig, TrainConfig

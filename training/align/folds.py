@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.schema import SCORE
-from data_catalog.storage.manifest import SPLITS
-from data_catalog.storage.shards import unit_interval
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import SPLITS
+from data_catalog.disk.files import unit_interval
+from data_catalog.rows.schema import SCORE
 from training.align.align import FrozenTowers, fit_heads, opened_towers
 from training.align.heads import FeaturePairs
 from training.config import AlignConfig, TrainConfig

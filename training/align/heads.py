@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_catalog.errors import DamagedError, DiskError
-from data_catalog.progress import Progress
-from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.shards import digest, sha256_of, sweep_temporary, write_named_atomically
+from data_catalog.base.errors import DamagedError, DiskError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.files import digest, sha256_of, sweep_temporary, write_named_atomically
+from data_catalog.disk.records import read_checksummed, write_checksummed
 from training.data.images import Features as Features
 from training.data.images import decoded_groups, picture_features, picture_or_reason, quiet_decoders
 from training.data.pairs import row_groups

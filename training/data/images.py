@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_catalog.errors import DamagedError, InputError
-from data_catalog.fetch.reasons import NORMALISE_REASONS
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.base.progress import Progress
 from data_catalog.images.decoding import (
     Decoded,
     ImageRejectedError,
@@ -31,8 +31,8 @@ from data_catalog.images.decoding import (
     upright,
 )
 from data_catalog.images.decoding import decode as decode_pixels
-from data_catalog.images.formats import READ_FORMATS
-from data_catalog.progress import Progress
+from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
+from data_catalog.rows.image_formats import READ_FORMATS
 from training.data.pairs import Places, RowGroup, read_rows
 from training.towers.model import LoadedModel
 from training.towers.preprocessing import Pixels, Preprocessing

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.storage.manifest import SPLITS, Snapshot
-from data_catalog.storage.shards import sha256_of
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.catalog.manifest import SPLITS, Snapshot
+from data_catalog.disk.files import sha256_of
 from training.config import HELD_OUT
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.precision import with_precision
-from data_catalog.progress import Progress
-from data_catalog.settings import what_values
-from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.precision import with_precision
+from data_catalog.base.progress import Progress
+from data_catalog.base.settings import what_values
+from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
+from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.config import DistilConfig
 from training.data.features import FeatureStore
 from training.data.images import Features
@@ -65,7 +65,7 @@ class SentencePairs:
     Args:
         training: pairs of source and target to train on.
         held_out: pairs that choose the epoch.
-        origins: number of all pairs by origin of the target (`data_catalog.sources.origins`).
+        origins: number of all pairs by origin of the target (`data_catalog.rows.origins`).
         languages: codes of source and target.
         unpaired: sentences of the target language without translations.
         is_of_dataset: the pairs are captions of a dataset's train split.

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.shards import write_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import write_json
 from training.config import DistilConfig
 from training.distil.teacher import Teacher
 from training.processes import encode_where_fastest

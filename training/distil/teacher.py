@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import digest
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
 from training.fit.run import claim_folder, start_model

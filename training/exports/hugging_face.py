@@ -16,7 +16,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
-from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_bytes, write_json
+from data_catalog.disk.files import read_json, save_tensors, write_atomically, write_bytes, write_json
 from training.exports.trained_folder import (
     TEXTS,
     ModelWriter,

@@ -11,14 +11,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data_catalog.errors import DamagedError, InputError
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.catalog.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
+from data_catalog.disk.files import read_json
 from data_catalog.exports.card import METHOD, upstream_paper
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
-from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
-from data_catalog.storage.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
-from data_catalog.storage.shards import read_json
+from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts

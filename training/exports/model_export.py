@@ -14,14 +14,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.catalog.manifest import EXPORT_RECORD, RUN_FILE, trained_on
+from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
+from data_catalog.disk.records import write_checksummed
 from data_catalog.exports.export_folder import export_lock, is_whole, record_of, replace_folder, resolve_export_folder
 from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
-from data_catalog.progress import Progress
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE, trained_on
-from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
 from training.exports.formats import ALL, MODEL_FORMATS
 from training.exports.model_card import Publication, TrainingData, card_data, model_card
 from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained

@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from data_catalog.errors import InputError, install_hint
-from data_catalog.storage.shards import TEMPORARY_PREFIX
+from data_catalog.base.errors import InputError, install_hint
+from data_catalog.disk.files import TEMPORARY_PREFIX
 from training.exports.hugging_face import CLEANING, write_image_processor, write_tokenizer
 from training.exports.trained_folder import (
     TEXTS,

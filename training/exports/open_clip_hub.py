@@ -16,7 +16,7 @@ import timm
 import torch
 from open_clip.hf_configs import arch_dict
 
-from data_catalog.storage.shards import read_json, write_atomically, write_json
+from data_catalog.disk.files import read_json, write_atomically, write_json
 from training.exports.hugging_face import prefix_setting
 from training.exports.trained_folder import (
     TEXTS,

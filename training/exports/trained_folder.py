@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_catalog.errors import DamagedError, DefectError, InputError
-from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
-from data_catalog.storage.manifest import RUN_FILE
+from data_catalog.base.errors import DamagedError, DefectError, InputError
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.records import FOLDER_RECORD, file_problem, read_record
 from training.data.images import Features
 from training.fit.loop import TrainResult, read_result
 from training.towers.lineage import read_lineage

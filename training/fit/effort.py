@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from data_catalog.errors import DamagedError
-from data_catalog.storage.shards import read_json, write_json
+from data_catalog.base.errors import DamagedError
+from data_catalog.disk.files import read_json, write_json
 from training.processes import local_process_count, process_count
 
 POWERCAP = Path("/sys/class/powercap")

@@ -17,7 +17,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from training.changes import Change, ChangeRules
 from training.config import TrainConfig
 from training.data.batches import BatchPlan, TrainSplit

@@ -19,8 +19,8 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch.nn import functional
 
-from data_catalog.progress import Progress
-from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.base.progress import Progress
+from data_catalog.disk.disk_errors import disk_errors
 from training.data.batches import (
     Batch,
     BatchPlan,

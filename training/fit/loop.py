@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from data_catalog.charts import COLOURS, write_png
-from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.precision import with_precision
-from data_catalog.progress import Progress
-from data_catalog.storage.shards import sha256_of, write_bytes, write_json
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.precision import with_precision
+from data_catalog.base.progress import Progress
+from data_catalog.disk.files import sha256_of, write_bytes, write_json
+from data_catalog.report.drawing import COLOURS, write_png
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, Prefetched, held_out_batches

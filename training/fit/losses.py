@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.data.batches import Batch
 from training.processes import gather_features, sum_gradients

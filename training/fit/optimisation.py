@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.fit.losses import both
 from training.processes import has_second_core

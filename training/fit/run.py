@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.precision import refuse_slow_precision
-from data_catalog.settings import json_values
-from data_catalog.storage.integrity import remove_folder_record
-from data_catalog.storage.manifest import RUN_FILE
-from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, sweep_temporary, write_bytes, write_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.precision import refuse_slow_precision
+from data_catalog.base.settings import json_values
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.files import digest, sweep_temporary, write_bytes, write_json
+from data_catalog.disk.records import remove_folder_record
+from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from data_catalog.errors import InputError, install_hint
-from data_catalog.storage.manifest import RUN_FILE
-from data_catalog.storage.shards import read_json
+from data_catalog.base.errors import InputError, install_hint
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.files import read_json
 from training.config import TRACKERS
 from training.processes import process_rank
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.charts import COLOURS, SERIES, write_png
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import digest, sha256_of, write_bytes
+from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.exports.markdown import bullets, table
 from data_catalog.report.ablations import AblationTable, write_ablation_record
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.shards import digest, sha256_of, write_bytes
+from data_catalog.report.drawing import COLOURS, SERIES, write_png
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.manifest import RUN_FILE
-from data_catalog.storage.shards import sha256_of
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.files import sha256_of
 from training.data.features import Encoder
 from training.processes import encode_where_fastest
 from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import InputError
-from data_catalog.sources.origins import HUMAN, MACHINE
+from data_catalog.base.errors import InputError
+from data_catalog.rows.origins import HUMAN, MACHINE
 from training.config import EvaluateConfig
 from training.data.features import FeatureStore, image_features, text_features
 from training.data.images import Features

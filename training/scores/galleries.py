@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.images.formats import is_image_name
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.files import sha256_of
+from data_catalog.rows.image_formats import is_image_name
+from data_catalog.rows.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
-from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
-from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import sha256_of
-from data_catalog.test_sets import TestSetKind
+from data_catalog.sources.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
 from training.scores.score import VALIDATED

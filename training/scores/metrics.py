@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.data.pairs import Floats, Integers
 
 Features = np.ndarray[Any, np.dtype[np.floating[Any]]]

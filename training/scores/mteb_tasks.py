@@ -21,9 +21,9 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 from PIL import Image
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.sources.origins import HUMAN, MACHINE
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.disk.files import digest
+from data_catalog.rows.origins import HUMAN, MACHINE
 from training.data.features import Encoder
 from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.galleries import Gallery

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import InputError
-from data_catalog.identities import name_identities
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import sha256_of
+from data_catalog.rows.identities import name_identities
 from data_catalog.sources.image_files import ImageFiles, check_images, open_images
 from data_catalog.sources.json_documents import describe, open_json
-from data_catalog.storage.shards import sha256_of
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore

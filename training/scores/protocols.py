@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, has_several, named_images
 
 IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several lists

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.plain_text import plain_table
+from data_catalog.base.plain_text import plain_table
 from training.config import EvaluateConfig
 from training.data.images import Features
 from training.data.pairs import Integers

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore
 from training.scores.evaluation import outcomes_of

@@ -9,9 +9,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_catalog.charts import COLOURS, SERIES, picture_label, write_png
+from data_catalog.disk.files import write_bytes, write_json
 from data_catalog.exports.markdown import bullets, one_line, table
-from data_catalog.storage.shards import write_bytes, write_json
+from data_catalog.report.drawing import COLOURS, SERIES, picture_label, write_png
 from training.data.features import PACKAGES
 from training.scores.evaluation import LEAK_FREE
 from training.scores.metrics import METRIC_OF, METRICS, Metric

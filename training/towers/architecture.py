@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.shards import read_json
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.files import read_json
 from training.config import TrainConfig
 from training.towers.model import CONFIGS, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import JOINED, joined_configs, read_object, read_open_clip_config, require_file

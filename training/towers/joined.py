@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from training.towers.model_files import JOINED, joined_configs
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 

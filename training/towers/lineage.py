@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, InputError
-from data_catalog.storage.manifest import EXPORT_RECORD, RUN_FILE
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.catalog.manifest import EXPORT_RECORD, RUN_FILE
 from training.towers.model_files import REMEDY, read_object
 
 LICENSE = "license"  # in the `run.json` of an export: its license, "" if none was stated

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.storage.shards import sha256_of, write_json
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.disk.files import sha256_of, write_json
 from training.processes import encode_where_fastest, prepare_for_torch
 from training.towers.model_files import (
     JOINED,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from data_catalog.errors import DamagedError, InputError, PipelineError
-from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.shards import read_json, save_tensors
+from data_catalog.base.errors import DamagedError, InputError, PipelineError
+from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.files import read_json, save_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from data_catalog.errors import InputError
-from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.shards import sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.disk.disk_errors import disk_errors
+from data_catalog.disk.files import sha256_of
 from training.towers.e5_weights import write_encoder
 
 PICTURE = "recorded.png"  # of which image features are recorded

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch

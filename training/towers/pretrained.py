@@ -15,9 +15,9 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError
 
-from data_catalog.errors import DamagedError, InputError
-from data_catalog.images.formats import READ_FORMATS
-from data_catalog.storage.shards import sha256_of, write_json
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.disk.files import sha256_of, write_json
+from data_catalog.rows.image_formats import READ_FORMATS
 from training.config import TrainConfig
 from training.towers.architecture import RANDOM, has_image_weights, weights_path
 from training.towers.backbones import backbone_features, frozen_parts

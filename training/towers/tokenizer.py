@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.normalizers import Normalizer
 
-from data_catalog.child_process import cap_memory
-from data_catalog.errors import DamagedError, InputError
-from data_catalog.storage.failpoints import kill_with_parent
-from data_catalog.storage.shards import read_json, sha256_of, write_atomically, write_bytes, write_json
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.disk.child_process import cap_memory
+from data_catalog.disk.failpoints import kill_with_parent
+from data_catalog.disk.files import read_json, sha256_of, write_atomically, write_bytes, write_json
 from training.towers.model_files import REMEDY, TRIAL_TEXTS
 
 if TYPE_CHECKING:

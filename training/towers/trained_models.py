@@ -8,11 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.plain_text import command
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import (
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.plain_text import command
+from data_catalog.catalog.manifest import (
     CURRENT_FILE,
     EXPORT_RECORD,
     MODELS,
@@ -25,7 +23,9 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     trained_on,
 )
-from data_catalog.storage.shards import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
+from data_catalog.disk.files import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import write_checksummed
 from training.config import HELD_OUT
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE

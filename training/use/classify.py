@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.base.errors import DamagedError, SettingsError
 from training.data.features import text_features
 from training.data.images import picture_features, read_picture
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from training.data.images import BATCH_SIZE, picture_features, read_picture
 from training.data.pairs import Floats
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_catalog.images.formats import READ_FORMATS
-from data_catalog.storage.shards import write_atomically
+from data_catalog.disk.files import write_atomically
+from data_catalog.rows.image_formats import READ_FORMATS
 from training.data.images import read_picture
 from training.use.classify import SOFTMAX, Classification
 from training.use.localize import METHODS, Localization

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_catalog.errors import DamagedError, DefectError, InputError, SettingsError
-from data_catalog.images.formats import IMAGE_SUFFIXES, is_image_name
-from data_catalog.plain_text import counted
-from data_catalog.progress import Progress
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import require_snapshot
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import DamagedError, DefectError, InputError, SettingsError
+from data_catalog.base.plain_text import counted
+from data_catalog.base.progress import Progress
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.disk.files import digest, sha256_of
+from data_catalog.disk.lock import writer_lock
+from data_catalog.rows.image_formats import IMAGE_SUFFIXES, is_image_name
 from training.data.features import (
     FeatureIndex,
     read_index,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 

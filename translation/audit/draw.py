@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.connections import snapshot_queries
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.schema import IMAGE_TEXT, KEPT
-from data_catalog.sources.origins import HAS_ORIGINAL
-from data_catalog.storage.manifest import require_snapshot
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.connections import snapshot_queries
+from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.disk.files import digest
+from data_catalog.rows.origins import HAS_ORIGINAL
+from data_catalog.rows.schema import IMAGE_TEXT, KEPT
 
 # Columns of the captions table that describe the quality of a translation.
 QUALITY_COLUMNS = (

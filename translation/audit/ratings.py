@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import check_text_file, read_lines
 from translation.audit.agreement import CONFIDENCE

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, plain_table
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.plain_text import cell_text, plain_table
 from translation.audit.agreement import gwet_agreement, ordinal_weights
 from translation.audit.form import AUDIT_FILE
 from translation.audit.ratings import (

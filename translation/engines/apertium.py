@@ -24,9 +24,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack, language_pack_hint
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack, language_pack_hint
+from data_catalog.disk.files import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.processes import EndedError, Program, ProgramError, kill_group

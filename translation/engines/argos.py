@@ -8,8 +8,8 @@ uses the tokenizers only, which have no side effects.
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.sentences import Tokens

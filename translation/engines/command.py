@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
 from translation.engine import Translation, translate_distinct
 from translation.engines.plugins import text_problem

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.language_tokens import (

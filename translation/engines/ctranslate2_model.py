@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_catalog.errors import InputError
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import digest
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engines.sentences import (
     MAX_SOURCE_TOKENS,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, install_hint
-from data_catalog.language_pack import LanguagePack, language_pack_hint
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError, install_hint
+from data_catalog.base.language_pack import LanguagePack, language_pack_hint
+from data_catalog.disk.files import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.plugins import text_problem

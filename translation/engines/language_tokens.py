@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack, language_pack_hint
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Language tokens by model family: ">>ita<<", "__it__", "ita_Latn"; unconverted families also have "it_IT" and "<2it>".

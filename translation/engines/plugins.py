@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from data_catalog.errors import KINDS, DiskError, InputError, PipelineError, SettingsError, TransientError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import KINDS, DiskError, InputError, PipelineError, SettingsError, TransientError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import digest
 from translation.config import ENGINE_NAME, ENGINES, TranslateConfig
 from translation.engine import Translation, translate_distinct
 

@@ -6,9 +6,9 @@ from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
 
-from data_catalog.errors import DefectError, SettingsError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest
+from data_catalog.base.errors import DefectError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator
 from translation.engines import apertium, argos, command, converted, deepl_engine, transformers_model

@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest, sha256_of
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import digest, sha256_of
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engines.language_tokens import (
     LANGUAGE_PATTERNS,

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.disk.files import digest, sha256_of, sweep_temporary
+from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.downloads.download import DownloadConfig, Expected, PartialFile, check_url, download, fetch_small
-from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import digest, sha256_of, sweep_temporary
 from translation.packages import package as packages
 from translation.packages.package import (
     CODE,

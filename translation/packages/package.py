@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_catalog.errors import DamagedError, DiskError, InputError
-from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.integrity import FOLDER_RECORD, read_checksummed, write_checksummed
-from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
+from data_catalog.base.errors import DamagedError, DiskError, InputError
+from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.files import TEMPORARY_PREFIX, digest, sha256_of, sync
+from data_catalog.disk.records import FOLDER_RECORD, read_checksummed, write_checksummed
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
@@ -221,7 +221,7 @@ def open_package(path: Path, cache_dir: Path) -> Package:
         DamagedError: it has changed since it was installed or unpacked.
         DiskError: it cannot be unpacked below `cache_dir`.
     """
-    from data_catalog.storage.verify import unpacked_checks
+    from data_catalog.catalog.verify import unpacked_checks
 
     if path.is_dir():
         return _require_unchanged(read_package(path))

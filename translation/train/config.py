@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import SettingsError
-from data_catalog.precision import PRECISIONS
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.precision import PRECISIONS
 
 # Settings that cannot change when a training continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")

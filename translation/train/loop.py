@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from data_catalog.errors import SettingsError
-from data_catalog.progress import Progress
-from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import save_tensors
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.files import save_tensors
+from data_catalog.disk.resume import load_resume_state, save_resume_state
 from translation.train.config import TrainPackageConfig
 from translation.train.model import END_ID, START_ID, TranslationModel
 

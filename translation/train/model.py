@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ctranslate2.specs import TransformerSpec
 from torch import Tensor, nn
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from translation.train.config import TrainPackageConfig
 
 # Names and ids of sentencepiece, which CTranslate2 must know as well.

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.caption_keys import caption_key
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import order_key
+from data_catalog.rows.caption_keys import caption_key
+from data_catalog.rows.stages import Check
 from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines
-from data_catalog.stages import Check
-from data_catalog.storage.shards import order_key
 
 logger = logging.getLogger(__name__)
 

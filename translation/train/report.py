@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from data_catalog.charts import COLOURS, svg_chart
-from data_catalog.storage.shards import write_bytes
+from data_catalog.disk.files import write_bytes
+from data_catalog.report.drawing import COLOURS, svg_chart
 from translation.train.config import TrainPackageConfig
 from translation.train.loop import TrainState
 from translation.train.pairs import DROP_REASONS, ParallelCaptions, Sources

@@ -21,13 +21,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.precision import refuse_slow_precision, with_precision
-from data_catalog.report.texts import language_name
-from data_catalog.stages import Check
-from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import (
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.precision import refuse_slow_precision, with_precision
+from data_catalog.disk.disk_errors import disk_errors
+from data_catalog.disk.files import (
     TEMPORARY_PREFIX,
     digest,
     read_json,
@@ -37,6 +34,9 @@ from data_catalog.storage.shards import (
     write_bytes,
     write_json,
 )
+from data_catalog.disk.lock import writer_lock
+from data_catalog.report.texts import language_name
+from data_catalog.rows.stages import Check
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.evaluate import corpus_bleu, corpus_chrf

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 from data_catalog.downloads import annotation_files, registry
 from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing, require_space
 from data_catalog.downloads.registry import parse_registry
-from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
 PLACE = "cc3m/train.tsv"
 TRAIN, VAL = "coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json"

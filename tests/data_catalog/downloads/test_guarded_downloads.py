@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from data_catalog.base.errors import InputError, SettingsError, TransientError
 from data_catalog.downloads.download import DownloadConfig, check_url
-from data_catalog.errors import InputError, SettingsError, TransientError
 
 CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
 PLACE = "cc3m/train.tsv"

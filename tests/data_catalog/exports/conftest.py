@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from data_catalog.schema import PAIRS
-from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, snapshot_folder
-from data_catalog.storage.shards import open_image_writer
+from data_catalog.catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, snapshot_folder
+from data_catalog.disk.files import open_image_writer
+from data_catalog.rows.schema import PAIRS
 
 SNAPSHOT = "0123456789ab"
 HOSTILE = "<script>alert(1)</script> [x](javascript:alert(1)) =1+1 \u202egnp.exe \x1b[31m | ``` www.evil.example"

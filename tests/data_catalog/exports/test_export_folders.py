@@ -15,11 +15,11 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.base.errors import PipelineError, SettingsError
+from data_catalog.catalog.manifest import Snapshot
 from data_catalog.exports import rights
 from data_catalog.exports.export import ExportConfig, ExportReport, export_snapshot
 from data_catalog.exports.sinks import sample_key
-from data_catalog.storage.manifest import Snapshot
 
 BY = "CC BY 4.0"
 FORMATS = ("huggingface", "webdataset", "urls")

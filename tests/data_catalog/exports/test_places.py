@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import BusyError, DamagedError, DiskError, PipelineError, SettingsError
+from data_catalog.base.errors import BusyError, DamagedError, DiskError, PipelineError, SettingsError
+from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.files import sha256_of
+from data_catalog.disk.lock import place_lock
+from data_catalog.disk.records import write_checksummed
 from data_catalog.exports.export import ExportConfig, export_snapshot
-from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.lock import place_lock
-from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import sha256_of
 
 
 def export(snapshot: Snapshot, place: Path, kind: str = "urls", **options: Any) -> bool:

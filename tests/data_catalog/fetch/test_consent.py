@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from protego import Protego
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import (
     ATTACH_DRAFT,
@@ -20,7 +20,7 @@ from data_catalog.fetch.consent import (
     RobotsTxt,
     opt_out_signals,
 )
-from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
+from data_catalog.rows.schema import IMAGES, OUTCOMES, RAW_IMAGES
 
 ALL = ConsentConfig()
 DRAFTS = f"{ATTACH_DRAFT}, {VOCAB_DRAFT}"

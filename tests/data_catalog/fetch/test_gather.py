@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.child_process import ChildDiedError
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
+from data_catalog.disk.child_process import ChildDiedError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.gather import fetch_by_owners
 from data_catalog.fetch.journal import Journal, JournalReader

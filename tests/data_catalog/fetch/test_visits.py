@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 
-from data_catalog.errors import DiskError, PipelineError
+from data_catalog.base.errors import DiskError, PipelineError
 from data_catalog.fetch.client import GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.reasons import NORMALISE_REASONS
+from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.decoders import Decoders
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
+from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
 
 CONFIG = NormaliseConfig(image_size=64, memory_bytes=256 * 1024**2, timeout_s=20)
 MAX_PEAK_BYTES = 250_000_000  # the decoders' libraries take most of it

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.fetch.reasons import NORMALISE_REASONS
+from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.fetch.image_views import VIEWS, image_views, write_views
 from data_catalog.images.normalise import (
     INTERPOLATIONS,
     RESIZE_MODES,
@@ -27,7 +27,7 @@ from data_catalog.images.normalise import (
     NormalisedImage,
     normalise_image,
 )
-from data_catalog.images.views import VIEWS, image_views, write_views
+from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
 
 PNG: dict[str, Any] = {"encode_format": "png", "encode_quality": 1}
 EXACT = NormaliseConfig(image_size=64, min_image_size=16, **PNG)

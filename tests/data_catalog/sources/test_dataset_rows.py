@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.sources.pairs import PairsConfig, pairs_images
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow

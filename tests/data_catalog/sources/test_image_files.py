@@ -16,9 +16,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from data_catalog.errors import InputError, SettingsError, TransientError
+from data_catalog.base.errors import InputError, SettingsError, TransientError
+from data_catalog.sources.hashes import FileHashes, location_digest
 from data_catalog.sources.image_files import ImageFiles, open_images
-from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
 LEADING_OUT = dict.fromkeys(("../up.jpg", "/abs.jpg", "a/../../b.jpg"), b"out")

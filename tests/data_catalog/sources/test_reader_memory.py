@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sources import files as source_files
-from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS
 
 GB_BYTES = 2**30
 # Reads a source as a build does, in a process that cannot take the machine's memory.

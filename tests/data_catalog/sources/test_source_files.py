@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError
+from data_catalog.base.errors import InputError
 from data_catalog.sources import delimited, files, json_documents
 from data_catalog.sources.delimited import Record, read_records
 from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines, text_trouble, upstream_files

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import PipelineError
+from data_catalog.base.errors import PipelineError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
 

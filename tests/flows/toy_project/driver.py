@@ -6,7 +6,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.base.errors import PipelineError
 from flows.orchestration.prefect_env import configured_api, prepare_process
 from flows.orchestration.services import deploy, down, ensure_work_pool, up
 from flows.orchestration.temporary_server import use_answering_api

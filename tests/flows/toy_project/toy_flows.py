@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow, get_client
 from prefect.artifacts import Artifact
 
-from data_catalog.errors import InputError, PipelineError, TransientError
+from data_catalog.base.errors import InputError, PipelineError, TransientError
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 tries: dict[str, int] = {}

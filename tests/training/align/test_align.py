@@ -16,8 +16,8 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
-from data_catalog.storage.integrity import record_folder
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.disk.records import record_folder
 from training.align.align import align
 from training.align.curve import CurvePoint, extended, measure_curve
 from training.align.heads import FeaturePairs, canonical_directions

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from data_catalog.errors import DamagedError, InputError
+from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.exports.model_card import (
     Publication,

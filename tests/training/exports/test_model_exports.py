@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, BertConfig, CLIPModel, DistilBertConfig, M2M100Config
 
-from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
-from data_catalog.storage.integrity import record_folder, write_checksummed
-from data_catalog.storage.lock import place_lock
+from data_catalog.base.errors import BusyError, InputError, PipelineError, SettingsError
+from data_catalog.disk.lock import place_lock
+from data_catalog.disk.records import record_folder, write_checksummed
 from training.align.align import align
 from training.config import AlignConfig, DistilConfig, TrainConfig
 from training.data.images import decode

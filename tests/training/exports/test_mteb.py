@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import SettingsError
+from data_catalog.base.errors import SettingsError
 from training.config import EvaluateConfig
 from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.encoders import open_encoder

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.database.catalog import rebuild
-from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED, SCORED_CAPTIONS
-from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
-from data_catalog.storage.shards import save_parquet
+from data_catalog.catalog.duckdb_file import rebuild
+from data_catalog.catalog.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
+from data_catalog.disk.files import save_parquet
+from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.rows.schema import CAPTIONS, KEPT, NATIVE, REJECTED, SCORED_CAPTIONS
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
 from translation.audit.form import plain_cell, render_form, safe_cell

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
 from flows.recipe.settings import read
 from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
 from translation.audit.ratings import (

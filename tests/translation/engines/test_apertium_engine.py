@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.apertium import (
     MAX_CHARACTERS,

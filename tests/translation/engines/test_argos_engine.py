@@ -17,8 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError
+from data_catalog.base.language_pack import LanguagePack
 from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError
+from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import translate_stream
 from translation.engines.deepl_engine import DeepLEngine, request_batches

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError
+from data_catalog.base.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translator
 from translation.engines.command import LINES_PER_BATCH, CommandTranslator
@@ -318,7 +318,7 @@ RAISED: dict[str, tuple[type[PipelineError], str]] = {
 @pytest.mark.parametrize("raised", RAISED)
 def test_errors_have_the_class_of_who_must_act(raised: str, install: Any) -> None:
     own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
-    imported = "from data_catalog.errors import SettingsError, TransientError\n"
+    imported = "from data_catalog.base.errors import SettingsError, TransientError\n"
     install(imported + own + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
     error, message = RAISED[raised]
     assert message in fault(error)

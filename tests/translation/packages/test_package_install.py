@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 
+from data_catalog.base.errors import InputError
 from data_catalog.downloads.download import DownloadConfig
-from data_catalog.errors import InputError
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator, try_out
 from translation.packages import package as archive

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import DamagedError, DiskError, InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.base.errors import DamagedError, DiskError, InputError
+from data_catalog.base.language_pack import LanguagePack
 from flows.cli import main
 from translation.config import TranslateConfig
 from translation.engines.argos import open_engine

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
 from translation.packages.package import open_package
 from translation.train import loop
 from translation.train.config import TrainPackageConfig

@@ -1,0 +1,1 @@
+"""Errors, settings, language packs, progress, and texts for people: what every room uses."""

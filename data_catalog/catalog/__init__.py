@@ -1,0 +1,1 @@
+"""What a root contains: snapshots, their history and checks, and SQL over them."""

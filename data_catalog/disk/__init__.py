@@ -1,0 +1,1 @@
+"""Files: atomic writes, integrity records, locks, failpoints, and child processes."""

@@ -1,1 +1,0 @@
-"""Storage of a catalog: atomic writes, locks, step outputs, manifests, verification and history."""

@@ -1,0 +1,356 @@
+"""Files and outputs of steps are whole or absent, and vouched for by checksums; hashes and orders are stable."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.catalog.work import StepKey, WorkStore
+from data_catalog.disk.files import (
+    append_line,
+    digest,
+    link_file,
+    order_key,
+    shard_of,
+    sweep_temporary,
+    unit_interval,
+    write_atomically,
+    write_json,
+)
+from data_catalog.disk.records import (
+    checksummed_line,
+    content_problem,
+    is_recorded,
+    read_checksummed,
+    read_record,
+    record_path,
+    record_problem,
+    recorded,
+    write_checksummed,
+    write_recorded,
+)
+from data_catalog.sources.hashes import FileHashes, location_digest
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
+def test_a_file_has_the_permissions_of_any_new_file_and_what_is_no_file_is_not_replaced(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    def write_as_a_new_file(temporary: Path) -> None:
+        other = temporary.with_suffix(".other")
+        other.touch(0o600)
+        other.replace(temporary)
+
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {"a": 1})
+        write_atomically(tmp_path / "b", write_as_a_new_file)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(SettingsError, match=name):
+            write_json(tmp_path / name, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b", "folder", "pipe"]
+
+
+def test_a_sample_keeps_its_place_for_ever() -> None:
+    # Golden: these decide splits of published datasets.
+    assert order_key("mscoco:391895") == "98b4ee538698d792"
+    assert unit_interval("mscoco:391895", "vernaclip") == pytest.approx(0.5005702270729122)
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": "1", "b": [1, 2]})
+    shards = [shard_of(key, 7) for key in sorted(order_key(str(number)) for number in range(1000))]
+    assert shards == sorted(shards)
+    assert set(shards) == set(range(7))
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no second names on this disk")
+
+    source, target = tmp_path / "a.parquet", tmp_path / "new" / "b.parquet"
+    source.write_bytes(b"bytes")
+    if not can_link:
+        monkeypatch.setattr("os.link", refuse)
+    link_file(source, target)
+    assert target.read_bytes() == b"bytes"
+    assert target.samefile(source) == can_link
+    assert [path.name for path in target.parent.iterdir()] == ["b.parquet"]
+
+
+def test_a_file_edited_in_place_is_hashed_again_though_its_size_and_time_are_restored(tmp_path: Path) -> None:
+    path, store = tmp_path / "captions.tsv", tmp_path / "hashes.json"
+    path.write_bytes(b"un cane")
+    status = path.stat()
+    hashes = FileHashes(store)
+    assert hashes.sha256(path) == hashlib.sha256(b"un cane").hexdigest()
+    hashes.save()
+    with path.open("r+b") as file:
+        file.write(b"un pane")
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # ticks of the kernel
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    edited = hashlib.sha256(b"un pane").hexdigest()
+    assert FileHashes(store).sha256(path) == edited
+    write_checksummed(store, {str(path): [status.st_size, status.st_mtime_ns, status.st_ino, "of an older version"]})
+    assert FileHashes(store).sha256(path) == edited
+
+
+def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_path: Path) -> None:
+    elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
+
+    def digest_of(root: Path = tmp_path / "nowhere") -> str:
+        return location_digest(str(images), root, FileHashes(tmp_path / "hashes.json"))
+
+    for folder, name in ((elsewhere, "b.jpg"), (images, "a.jpg")):
+        folder.mkdir()
+        (folder / name).write_bytes(name.encode())
+    (images / "linked").symlink_to(elsewhere)
+    before = digest_of()
+    (images / "linked" / "up").symlink_to(images)
+    (images / "self").symlink_to(images)
+    assert digest_of() == before  # links that lead back up come to an end
+    (elsewhere / "b.jpg").write_bytes(b"changed")
+    assert digest_of() != before
+    (images / "linked").unlink()
+    (images / "linked").mkdir()
+    (images / "linked" / "b.jpg").write_bytes(b"b.jpg")
+    assert digest_of() == before
+    (images / "catalog").mkdir()
+    (images / "catalog" / "c.jpg").write_bytes(b"c")
+    assert digest_of(images / "catalog") == before != digest_of()
+    hidden = ".vernaclip/server.db", ".c.jpg", "linked/.thumbnails/b.jpg"
+    for name in (*hidden, "photos.toml", "captions.csv", "linked/captions.JSONL.gz"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(b"no image")
+    assert digest_of(images / "catalog") == before
+    for name in ("datasets/own/current.json", "memory/a.db", "exports/own/a.png", "file-hashes.json"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(b"written by a build whose root is the folder")
+    assert digest_of(images) == digest_of(images) != digest_of(images / "catalog")
+    shutil.rmtree(images / "catalog")
+    assert digest_of(images) == before
+
+
+def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, store = tmp_path / "file", tmp_path / "store.json"
+    file.write_bytes(b"first")
+    hashes = FileHashes(store)
+    found = hashes.sha256(file)
+    hashes.save()
+    text = store.read_text(encoding="utf-8")
+    store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
+    assert FileHashes(store).sha256(file) == found
+    assert "does not match its checksum): upstream files are hashed again" in caplog.text
+
+
+def test_a_line_that_a_kill_tore_does_not_swallow_the_next_one(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "runs.jsonl"
+    append_line(log, '{"run": 1}')
+    with log.open("a") as file:
+        file.write('{"run": 2, "hos')
+    append_line(log, '{"run": "tre è"}')
+    assert log.read_text(encoding="utf-8").splitlines() == ['{"run": 1}', '{"run": 2, "hos', '{"run": "tre è"}']
+
+
+# A text that holds what looks like a checksum, at the wrong depth and as text.
+VALUE = {
+    "name": 'perché "checksum": "no"',
+    "b": {"checksum": "0" * 64},
+    "lines": 'a\n "checksum": "' + "1" * 64 + '"',
+    "number": 0.1,
+    "none": None,
+}
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """The content with one bit of each byte flipped, in turn, and cut off at each byte."""
+    return [
+        *(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :] for at in range(len(content))),
+        *(content[:at] for at in range(len(content))),
+    ]
+
+
+def test_every_damage_of_a_document_or_a_line_shows(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    write_checksummed(path, dict(reversed(VALUE.items())))
+    assert read_checksummed(path, remedy="restore it") == VALUE
+    content, line = path.read_bytes(), checksummed_line(VALUE).encode()
+    assert [bad for bad in [*damaged(content), content + b" ", b" " + content] if content_problem(bad) is None] == []
+    assert content_problem(line) is None
+    assert json.loads(line)["name"] == VALUE["name"]
+    assert [bad for bad in damaged(line) if content_problem(bad) is None] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[1, 2]", b'{"a": 1', b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep"), None],
+)
+def test_what_is_no_document_is_told_with_its_remedy(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "document.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"document\.json .*: restore it from a copy$"):
+        read_checksummed(path, remedy="restore it from a copy")
+    write_json(path, {"snapshot": "abc"})
+    with pytest.raises(DamagedError, match="checksum is missing"):
+        read_checksummed(path, remedy="restore it")
+    for value in ({}, {"files": []}, {"files": {"a": 1}}):
+        write_checksummed(path, value)
+        with pytest.raises(DamagedError, match="lists no files"):
+            read_record(path, remedy="restore it")
+
+
+@pytest.fixture
+def recorded_file(tmp_path: Path) -> Path:
+    path = tmp_path / "perché \udcff.bin"
+    write_recorded(path, lambda temporary: temporary.write_bytes(b"first") and None)
+    return path
+
+
+@pytest.mark.parametrize("which", [lambda path: path, record_path], ids=["file", "record"])
+def test_every_damage_of_a_file_or_its_record_shows(recorded_file: Path, which: Callable[[Path], Path]) -> None:
+    file = recorded_file
+    path = which(file)
+    content = path.read_bytes()
+    for bad in damaged(content):
+        path.write_bytes(bad)
+        assert record_problem(file) is not None, bad
+    path.write_bytes(content)
+    assert is_recorded(file)
+    assert record_problem(file) is None
+    assert record_problem(file.with_name("other")) is None
+    assert read_record(record_path(file), remedy="") == {file.name: hashlib.sha256(b"first").hexdigest()}
+    file.unlink()
+    assert record_problem(file) is not None
+
+
+def test_a_process_that_dies_meanwhile_leaves_no_record(recorded_file: Path) -> None:
+    with suppress(KeyboardInterrupt), recorded(recorded_file):
+        recorded_file.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert (is_recorded(recorded_file), record_problem(recorded_file)) == (False, None)
+    with recorded(recorded_file):
+        recorded_file.write_bytes(b"second")
+    assert (is_recorded(recorded_file), record_problem(recorded_file)) == (True, None)
+
+
+def key(**changes: Any) -> StepKey:
+    return StepKey(**{"step": "clean", "version": 1, "inputs": ("a", "b"), "settings": {"min_words": 2}, **changes})
+
+
+def produce(folder: Path) -> Mapping[str, Any]:
+    (folder / "x.txt").write_text("content")
+    return {"rows": 3}
+
+
+def refuse(folder: Path) -> Mapping[str, Any]:
+    raise AssertionError("must not run again")
+
+
+def test_a_step_runs_once(tmp_path: Path) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    again = WorkStore(tmp_path).run(key(), refuse)
+    assert (made.reused, again.reused) == (False, True)
+    assert again.facts == {"rows": 3}
+    assert again.path("x.txt").read_text() == "content"
+    assert again.files.keys() == {"x.txt"}
+    for changes in ({"version": 2}, {"inputs": ("b", "a")}, {"settings": {"min_words": 3}}, {"step": "check"}):
+        assert key(**changes).key != key().key, "whatever changes the output changes the key"
+
+
+def test_outputs_of_one_dataset_are_removed_and_a_kill_leaves_no_record_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    work, other = WorkStore(tmp_path / "one"), WorkStore(tmp_path / "other")
+    for store in (work, other):
+        store.run(key(), produce)
+    with monkeypatch.context() as patch:
+        patch.setattr("data_catalog.catalog.work.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            work.empty()
+    again = WorkStore(tmp_path / "one")
+    assert list(again.commits("clean")) == []
+    again.sweep()
+    assert again.find(key()) is None
+    assert list((tmp_path / "one").iterdir()) == []
+    again.empty()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert other.find(key()) is not None
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"files": {', None])
+def test_a_damaged_output_is_told_and_made_again(
+    tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    if damage is None:
+        made.path("x.txt").unlink()
+    else:
+        (made.folder / "commit.json").write_bytes(damage)
+    assert WorkStore(tmp_path).find(key()) is None
+    assert ("x.txt" if damage is None else "commit.json") in caplog.text
+    again = WorkStore(tmp_path).run(key(), produce)
+    assert (again.reused, again.facts, again.path("x.txt").read_text()) == (False, {"rows": 3}, "content")
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == [key().key]
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path: Path, damage: str) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    work = WorkStore(tmp_path)
+    found = work.find(key())
+    assert found is not None
+    following = key(step="check", inputs=tuple(found.files.values()))
+    if damage == "flip":
+        made.path("x.txt").write_text("contenu")
+    else:
+        made.path("x.txt").unlink()
+    for _ in range(2):  # whoever else reads it is told as well
+        with pytest.raises(DamagedError, match=r"x\.txt was damaged"):
+            work.run(following, refuse, reads=[found])
+    again = WorkStore(tmp_path)
+    again.run(key(), produce)
+    assert again.run(following, produce, reads=[found]).reused is False
+
+
+def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
+    def produce_after_the_other(folder: Path) -> Mapping[str, Any]:
+        WorkStore(tmp_path).run(key(), produce)
+        return produce(folder)
+
+    assert WorkStore(tmp_path).run(key(), produce_after_the_other).facts == {"rows": 3}
+
+
+def test_what_another_process_tidies_up_meanwhile_is_no_error(tmp_path: Path) -> None:
+    """A worker of a cluster, after the flow that gave it the step was killed."""
+    for number in range(2_000):
+        (tmp_path / f".tmp-{number // 20}" / str(number)).mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: sweep_temporary([tmp_path]), range(4)))
+    sweep_temporary([tmp_path])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> Mapping[str, Any]:
+        produce(folder)
+        raise RuntimeError("died")
+
+    with pytest.raises(RuntimeError):
+        WorkStore(tmp_path).run(key(), fail)
+    assert list((tmp_path / "clean").iterdir()) == []
