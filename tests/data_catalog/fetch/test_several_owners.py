@@ -164,15 +164,16 @@ def test_hosts_of_a_machine_that_dies_go_to_the_other_and_keep_their_pace(
         assert site.hits.total() <= 12 + 2  # what was under way when the machine died is asked for again
 
 
-def test_a_pause_goes_to_the_heir_of_a_host(make_site: Any, machines: Machines, fetch: Any, children: Any) -> None:
+def test_a_pause_goes_to_the_heir_of_a_host(
+    make_site: Any, machines: Machines, fetch: Any, children: Any, tmp_path: Path
+) -> None:
     site, before = owned(make_site, machines, "one"), children("fetch")
     site.behaviours["/busy"] = lambda it: it.answer(429, b"", Retry_After="1000")
     site.files["/late"] = b"x"
 
     def kill(it: Any) -> None:
-        while not site.hits["/busy"]:
+        while not any(b'"pause"' in path.read_bytes() for path in tmp_path.rglob("*.journal")):
             time.sleep(0.01)
-        time.sleep(0.3)
         for pid in children("fetch") - before:
             os.kill(pid, signal.SIGKILL)
 
