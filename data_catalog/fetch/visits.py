@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -181,7 +181,7 @@ class Fetcher:
     def _step(self, visit: Visit, turn: Turn) -> None:
         """Make one request, if nothing forbids it; then queue the visit again, or end it."""
         if (closed := self._closed(visit, turn.host)) is not None:
-            self._end(visit, _copy(closed, visit.target.url))
+            self._end(visit, replace(closed, url=visit.target.url))
             return
         if self._robots is not None:
             rules = self._robots.rules_for(visit)
@@ -193,7 +193,7 @@ class Fetcher:
             if isinstance(rules, RobotsTxt) and not rules.allows(visit.target.url):
                 rules = FetchError("robots_txt")
             if isinstance(rules, FetchError):
-                self._retry_or_end(visit, _copy(rules, visit.target.url))
+                self._retry_or_end(visit, replace(rules, url=visit.target.url))
                 return
             visit.usages += rules.content_usage(visit.target.path)
         self._ask(visit, turn)
@@ -364,7 +364,7 @@ class Fetcher:
         found: str | FetchError | None = None
         try:
             if (paused := self._too_long_paused(turn.host)) is not None:
-                raise _copy(paused, visit.target.url)
+                raise replace(paused, url=visit.target.url)
             with self._answer(visit, turn) as response:
                 if response.status in REDIRECTS:
                     self._follow(visit, response)
@@ -382,14 +382,6 @@ class Fetcher:
         for number, parked in enumerate(visit.parked):
             # A host that cannot be reached has failed for all; one that asks for a rest is asked again after it.
             if failure is not None and (number == 0 or failure.reason in HOST_FAILURES):
-                self._retry_or_end(parked, _copy(failure, parked.target.url))
+                self._retry_or_end(parked, replace(failure, url=parked.target.url))
             else:
                 self._queue(parked)
-
-
-def _copy(failure: FetchError, url: str) -> FetchError:
-    """Return a failure for another row."""
-    status, wait_s = failure.http_status, failure.retry_after_s
-    copy = FetchError(failure.reason, failure.detail, http_status=status, retry_after_s=wait_s)
-    copy.url = url
-    return copy
