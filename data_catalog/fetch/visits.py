@@ -241,7 +241,7 @@ class Fetcher:
                 raise  # trouble of this machine
             # A parser that trips over an answer which nobody foresaw costs its row alone.
             logger.exception("images: %s", visit.target.url)
-            raise _copy(FetchError("fetch_lost", type(error).__name__), visit.target.url) from error
+            raise FetchError("fetch_lost", type(error).__name__, url=visit.target.url) from error
         finally:
             visit.left_s = deadline.left()
 
