@@ -11,6 +11,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,10 +97,12 @@ def history(root: Path, dataset: str) -> list[Published]:
     found = []
     for snapshot in committed_snapshots(root, dataset):
         time, number = ends.get(snapshot.snapshot, (None, -1))
-        # A build that was killed at its very end has no line in the run log.
-        written = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
-        place = (time or datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"), number)
-        found.append((place, Published(snapshot, snapshot.snapshot == current, time)))
+        start = time or ""
+        if time is None:  # a build that was killed at its very end has no line in the run log
+            with suppress(FileNotFoundError):  # `prune` has just removed it
+                written = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
+                start = datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
+        found.append(((start, number), Published(snapshot, snapshot.snapshot == current, time)))
     return [published for _, published in sorted(found, key=lambda one: one[0])]
 
 

@@ -20,7 +20,8 @@ from data_catalog.catalog.manifest import (
     RUN_FILE,
     RUN_LOG,
     TRAIN_AGAIN,
-    current_snapshots,
+    current_snapshot,
+    dataset_names,
     is_snapshot_name,
     read_snapshot,
 )
@@ -67,8 +68,11 @@ def _with(pattern: str) -> Callable[[Path], bool]:
 
 
 def _has_take_downs(tombstones: Path) -> bool:
-    with suppress(DamagedError, InputError):  # of a manifest, which has a row of its own
-        return any(each.manifest["tombstones"]["digest"] is not None for each in current_snapshots(tombstones.parent))
+    for dataset in dataset_names(tombstones.parent):
+        with suppress(DamagedError, InputError):  # of a manifest, which has a row of its own
+            found = current_snapshot(tombstones.parent, dataset)
+            if found is not None and found.manifest["tombstones"]["digest"] is not None:
+                return True
     return False
 
 
@@ -136,6 +140,7 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
             try:
                 found += _checks_of(root, kept, place)
             except OSError as error:
+                error.filename = error.filename or str(place)
                 errors[str(error.filename)] = error
             except (DamagedError, InputError) as error:
                 if not isinstance(error.__cause__, FileNotFoundError):  # a record that was removed a moment ago
@@ -168,11 +173,12 @@ def _found(*findings: Finding) -> Check:
 
 
 def _unreadable(error: OSError) -> list[Finding]:
-    """Report a file or folder that cannot be read, unless it is gone."""
+    """Report a file or folder that cannot be read, unless it is gone. A failed read may not name its file."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return []
-    text = f"{error.filename} cannot be read: {error.strerror}: check its permissions and the disk"
-    return [Finding("damage", Path(error.filename), text)]
+    name = error.filename or "a file"
+    text = f"{name} cannot be read: {error.strerror}: check its permissions and the disk"
+    return [Finding("damage", Path(name), text)]
 
 
 def _places(folder: Path, parts: Sequence[str], record: str, errors: dict[str, OSError]) -> Iterator[Path]:

@@ -194,8 +194,9 @@ def download(
                         raise InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
                     file.write(piece)
                     progress.advance(len(piece))
-            if partial.total not in (None, num_bytes):
-                raise httpx.ReadError(f"{num_bytes:,} of {partial.total:,} bytes came")
+            total = partial.total or expected.num_bytes
+            if total not in (None, num_bytes):
+                raise httpx.ReadError(f"{num_bytes:,} of {total:,} bytes came")
         return True
 
     is_whole = partial.total is not None and partial.num_bytes == partial.total

@@ -1,6 +1,7 @@
 """Registry of upstream files: the sources, their files, and the license terms that a user accepts by name."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -109,4 +110,7 @@ def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, Upst
             raise SettingsError(f"{place} needs {error}") from error
         except (TypeError, ValueError, AttributeError, InputError) as error:
             raise SettingsError(f"{place}: {error}") from error
+    paths = Counter(path for source in sources.values() for file in source.files for path in file.paths)
+    for path in (path for path, count in paths.items() if count > 1):  # one would pass for the other
+        raise SettingsError(f"{named} puts two files at {path}")
     return sources

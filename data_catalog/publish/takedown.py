@@ -5,11 +5,13 @@ checks what exists, so that all can be repeated. A snapshot that loses rows is c
 """
 
 import logging
+import os
 import re
 import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import compress
@@ -155,15 +157,17 @@ class Matches:
         """Return the matching samples, each with the number of its tombstone."""
         names = ["sample_id", *self.matcher.columns]
         found: dict[str, int] = {}
-        compared = of_each_file(lambda path: self.matcher.samples(read_columns(path, names)), self.files)
-        for samples in reversed(list(compared)):  # the first file decides
+        with _named_damage(self.files):
+            compared = list(of_each_file(lambda path: self.matcher.samples(read_columns(path, names)), self.files))
+        for samples in reversed(compared):  # the first file decides
             found |= samples
         return found
 
     @cached_property
     def lines(self) -> list[str]:
         """Return the `sample_id` of lines that ingest could not read and that name a matching host or address."""
-        unread = self.captions.to_table(["sample_id", "step", *LINE_COLUMNS], filter=pc.field("step") == INGEST)
+        with _named_damage(self.files):
+            unread = self.captions.to_table(["sample_id", "step", *LINE_COLUMNS], filter=pc.field("step") == INGEST)
         return self.matcher.lines(unread)
 
     @property
@@ -175,6 +179,27 @@ class Matches:
     def captions(self) -> Any:
         """Return the caption rows as an Arrow dataset."""
         return _caption_rows(path for path in self.files if "source_caption" in column_names(path))
+
+
+@contextmanager
+def _named_damage(files: Sequence[Path]) -> Iterator[None]:
+    """Raise a `DamagedError` that says what to remove, if one of some files cannot be read."""
+    import duckdb
+
+    try:
+        yield
+    except (DamagedError, OSError, pa.ArrowException, duckdb.Error) as error:
+        for path in files:
+            try:
+                read_columns(path, None)
+            except DamagedError:
+                in_snapshot = path.parent.name in ("captions", "images", "pairs")
+                raise DamagedError(
+                    f"{path} is missing or damaged, so it is unknown whether it contains anything to be forgotten. "
+                    f"Remove the folder {path.parents[1] if in_snapshot else path.parent} and run the same command "
+                    "again"
+                ) from error
+        raise
 
 
 def _caption_rows(files: Iterable[Path]) -> Any:
@@ -237,7 +262,8 @@ def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[Affected
 def _captions_of(matches: Matches) -> dict[str, tuple[str | None, int]]:
     """Return the URL of each sample, and the number of captions that go with it, those merged into it included."""
     found: dict[str, tuple[str | None, int]] = {}
-    rows = matches.captions.to_table(["sample_id", "merged_into", "url"], filter=_go_with(matches.samples))
+    with _named_damage(matches.files):
+        rows = matches.captions.to_table(["sample_id", "merged_into", "url"], filter=_go_with(matches.samples))
     for row in rows.to_pylist():
         is_own = row["sample_id"] in matches.samples
         name = row["sample_id"] if is_own else row["merged_into"]
@@ -380,8 +406,10 @@ def forgotten_texts(root: Path, found: Sequence[Matches]) -> set[str]:
         connection.execute("CREATE TABLE gone (text VARCHAR); CREATE TABLE stays (text VARCHAR)")
 
         def insert(query: str, matches: Matches, where: pc.Expression) -> None:
-            connection.register("captions", matches.captions.scanner(columns=list(_TEXTS), filter=where).to_reader())
-            connection.execute(query)
+            with _named_damage(matches.files):
+                scanner = matches.captions.scanner(columns=list(_TEXTS), filter=where)
+                connection.register("captions", scanner.to_reader())
+                connection.execute(query)
 
         for matches in found:
             insert(f"INSERT INTO gone FROM {texts} WHERE text IS NOT NULL", matches, _go_with(matches.samples))
@@ -566,18 +594,31 @@ def clear_exports(root: Path) -> list[Path]:
     """Remove exports of snapshots that no longer exist, since their contents can't be compared; return their folders.
 
     The whole root is searched, but for other roots in it. In the default place of exports, exports without a record are
-    removed too, unless they are on another disk: such folders may belong to somebody else.
+    removed too. Links there are followed, but on another disk only exports with a record are removed: other folders may
+    belong to somebody else.
     """
-    killed = (path for path in root.rglob(f"{TEMPORARY_PREFIX}*") if path.name.startswith(_KILLED))
-    found = {*root.glob(f"{EXPORTS}/*/*/"), *(path.parent for path in root.rglob(EXPORT_RECORD)), *killed}
-    return _remove_folders(path for path in sorted(found) if _may_be_export(root, path) and not _stays(root, path))
+    return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
 
 
-def _may_be_export(root: Path, folder: Path) -> bool:
-    inside = folder.relative_to(root).parts
-    if not inside or inside[0] in WITHOUT_EXPORTS:
-        return False
-    return not any(dataset_names(root.joinpath(*inside[:depth])) for depth in range(1, len(inside)))  # another root
+def _exports(root: Path, top: Path) -> Iterator[Path]:
+    """Yield the folders of exports below `top`, and behind `exports/` or folders in it that link to another disk."""
+    for place, folders, files in os.walk(top):
+        folder = Path(place)
+        folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
+        if folder not in (root, top) and "datasets" in folders and dataset_names(folder):  # another root
+            folders.clear()
+            continue
+        if EXPORT_RECORD in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+            folders.clear()
+            yield folder
+        for link in (folder / name for name in folders):
+            leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
+            if leads_out and link.is_relative_to(root / EXPORTS):
+                yield from _exports(root, link)
+
+
+def _is_default_place(root: Path, folder: Path) -> bool:
+    return folder.parent.parent == root / EXPORTS
 
 
 def _stays(root: Path, folder: Path) -> bool:
@@ -589,10 +630,12 @@ def _stays(root: Path, folder: Path) -> bool:
         record = None
     if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
         return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
+    if not _is_default_place(root, folder):
+        return True
     is_elsewhere = not folder.resolve().is_relative_to(root.resolve())
     if is_elsewhere:
         logger.warning("%s has no record of an export, so it is not removed. If it is one, remove it yourself", folder)
-    return is_elsewhere or folder.parent.parent != root / EXPORTS
+    return is_elsewhere
 
 
 def _remove_files(paths: Iterable[Path]) -> list[Path]:

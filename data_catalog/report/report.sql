@@ -1,5 +1,5 @@
 -- Queries of the report: a name, a line on what is found, and the query. Most results are tables of the page: the names
--- of their columns are its headings, and the line is its caption. HAS_ORIGINAL is a condition of sources/origins.py.
+-- of their columns are its headings, and the line is its caption. HAS_ORIGINAL is a condition of rows/origins.py.
 
 -- name: published
 -- Published images by source and split.

@@ -31,6 +31,7 @@ _EXTRAS = {"file": "", "memory": "", "s3": "s3", "gs": "gs", "gcs": "gs"}
 _VERSIONS = ("md5Hash", "ETag", "etag", "mtime", "LastModified")
 # Read-ahead for a store: enough for a whole picture, or several headers of a tar.
 _BLOCK_BYTES = 256 * 1024
+_MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage, which refuse a longer one as a wrong request
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -80,6 +81,8 @@ class StorePath:
 
     def info(self) -> dict[str, Any] | None:
         """Return the file system's record of it, or None if it does not exist."""
+        if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
+            return None
         try:
             with self.store_errors():
                 return dict(self.system.info(self.path))
@@ -371,4 +374,4 @@ def _place(location: str) -> StorePath:
         raise InputError(
             f"images names {location}, which needs an extra of vernaclip: {install_hint(_EXTRAS[scheme])}"
         ) from error
-    return StorePath(system, strip_protocol(location if url else f"file://{location}"))
+    return StorePath(system, strip_protocol(f"{scheme}://{location.partition('://')[2] if url else location}"))

@@ -76,6 +76,8 @@ class PairsConfig(FilesConfig):
 
     def __post_init__(self) -> None:
         FilesConfig.__post_init__(self)
+        if not self.caption_column:
+            raise SettingsError("caption_column must name a column")
         if bool(self.url_column) == bool(self.path_column):
             raise SettingsError("exactly one of url_column and path_column must be set")
         if not self.lang and not self.lang_column:

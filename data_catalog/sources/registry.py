@@ -49,8 +49,9 @@ class SourceKind:
             check_images(location)
         for path in self.upstream_files(config):
             files.check_file(path, expected=config.EXPECTED)
+        has_captions = False
         for path, records in self.open(config):
-            first = None
+            has_captions, first = True, None
             for row in starmap(row_of, islice(records, _CHECKED_ROWS)):
                 if not isinstance(row, MalformedRow):
                     break
@@ -58,6 +59,8 @@ class SourceKind:
             else:
                 found = f"its first rows are malformed ({first})" if first else "it has no rows"
                 raise InputError(f"{path} is not {config.EXPECTED}: {found}")
+        if not has_captions:
+            raise InputError(f"no file of {', '.join(config.files)} has captions: expected {config.EXPECTED}")
 
     def read(self, config: Any) -> Iterator[SourceRow]:
         """Yield one row for each upstream row, streaming."""
@@ -66,7 +69,8 @@ class SourceKind:
 
     def states_splits(self, config: Any) -> bool:
         """Return whether upstream states a split of any image; call it after `check`."""
-        rows = self.read(config) if self.has_splits else ()
+        states = self.has_splits and getattr(config, "split_column", True)
+        rows = self.read(config) if states else ()
         return any(isinstance(row, UpstreamRow) and row.split is not None for row in rows)
 
 

@@ -17,7 +17,7 @@ from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_tr
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which would be slower for millions of rows
 class Candidate:
-    """The fields of a record about a caption and its image, before `validate_row` validates them.
+    """The fields of a record about a caption and its image, before `row_of` validates them.
 
     Args:
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.

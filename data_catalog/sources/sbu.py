@@ -50,22 +50,25 @@ def read_sbu(config: SbuConfig) -> OpenFiles:
             f"files has {len(urls)} list(s) of URLs and {len(captions)} other file(s) ({names}): "
             f"expected {config.EXPECTED}"
         )
+    last_url, last_caption = map(_last_line, (urls[0], captions[0]))
+    if last_url != last_caption:  # blank lines at the end do not misalign the lists
+        counts = f"{urls[0]} has {last_url} lines and {captions[0]} has {last_caption}"
+        raise InputError(f"{counts}: expected one caption per URL; download both again")
     yield captions[0], _read_texts(urls[0], captions[0])
+
+
+def _last_line(path: Path) -> int:
+    """Return the number of the last line that is not blank."""
+    return max((line.number for line in read_lines(path) if line.text), default=0)
 
 
 def _read_texts(urls: Path, captions: Path) -> Records:
     pairs = zip_longest(read_lines(urls), read_lines(captions), fillvalue=_NO_LINE)
     for number, (url, caption) in enumerate(pairs, start=1):
         location = Location(str(captions), number, f"{url.text.strip()}\t{caption.text}")
-        has_text = bool(url.text or caption.text)
-        if has_text and _NO_LINE in (url, caption):  # blank lines at the end do not misalign the lists
-            raise InputError(
-                f"one of {urls} and {captions} has more than {number - 1} lines, the other has not: expected one "
-                "caption per URL; download both again"
-            )
         if trouble := url.trouble or caption.trouble:
             yield location, trouble
-        elif has_text:
+        elif url.text or caption.text:
             yield location, _photo(url.text.strip(), caption.text, None)
 
 

@@ -207,10 +207,16 @@ class CocoTestConfig(TestSetConfig):
         """Yield a record for each image of a file, then one for each caption."""
         for path in upstream_files(self):
             document = open_object(path, expected=self.EXPECTED, names=LISTS)
+            annotations = list(records_in(document, "annotations"))
+            # One wrong file among several would leave its images in the training data.
+            if not any(records_in(document, "images")) or bool(document.get("annotations")) != any(
+                "caption" in each for each in annotations
+            ):
+                raise InputError(f"{path} is not {self.EXPECTED}")
             known: dict[str, ImageRecord | None] = {}
             for number, image in enumerate(records_in(document, "images"), start=1):
                 yield Location(str(path), number, repr(image)), _coco_image(image, known)
-            for number, annotation in enumerate(records_in(document, "annotations"), start=1):
+            for number, annotation in enumerate(annotations, start=1):
                 found = image_of(annotation, known)
                 if isinstance(found, ImageRecord):
                     found = found._replace(captions=[annotation.get("caption")])
@@ -311,14 +317,22 @@ def _listed_photos(listed: Mapping[str, tuple[Location, str]], captions: list[Pa
     """Yield the listed photos, by their names in the files of captions, then their captions."""
     named: dict[str, str] = {}
     rows: list[tuple[str, Location, str]] = []
+    budget = MemoryBudget("the captions")
+    if captions and not listed:
+        raise InputError(f"{captions[0]} has captions, and no file lists test images: add the list")
     for path in captions:
+        has_captions = False
         for location, found in read_captions(path):
             row = row_of(location, found)
+            has_captions |= isinstance(row, UpstreamRow)
             if isinstance(row, MalformedRow):
                 yield location, Trouble(row.reason, row.detail)
             elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
                 named.setdefault(photo, row.path or "")
+                budget.add(photo, row.caption)
                 rows.append((photo, location._replace(raw=""), row.caption))
+        if not has_captions:
+            raise InputError(f"{path} is not {FlickrTestConfig.EXPECTED}")
     for photo, (location, name) in listed.items():
         if captions and photo not in named:
             yield location, Trouble("caption_missing", f"no captions of {name}")
@@ -438,7 +452,8 @@ class Xtd10Config(TestSetConfig):
         lists = [path for path, named in paths.items() if named is None]
         if len(lists) != 1:
             raise InputError(f"files has {len(lists)} lists of image names: expected one, {self.EXPECTED}")
-        names = list(read_lines(lists[0]))
+        budget = MemoryBudget("the lists")
+        names = _kept_lines(lists[0], budget)
         while names and not names[-1].text.strip():
             names.pop()
         for line in names:
@@ -449,12 +464,20 @@ class Xtd10Config(TestSetConfig):
             raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
         for path, language in languages.items():
             if not self.languages or language in self.languages:
-                lines = list(read_lines(path))
+                lines = _kept_lines(path, budget)
                 if len(lines) < len(names) or any(line.text for line in lines[len(names) :]):
                     counts = f"{len(lines)} captions in {path}, {len(names)} images in {lists[0]}"
                     raise InputError(f"{counts}: expected one caption per image; download both again")
                 for name, line in zip(names, lines, strict=False):  # blank lines may follow
                     yield from _xtd10_records(path, name, line, [line.text])
+
+
+def _kept_lines(path: Path, budget: MemoryBudget) -> list[Line]:
+    lines = []
+    for line in read_lines(path):
+        budget.add(line.text)
+        lines.append(line)
+    return lines
 
 
 def _xtd10_records(path: Path, name: Line, line: Line, captions: list[str]) -> TestSetRecords:

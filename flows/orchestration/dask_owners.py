@@ -19,7 +19,7 @@ from distributed import CancelledError, Client, KilledWorker, secede
 
 from data_catalog.base.errors import PipelineError
 from data_catalog.disk.child_process import ChildDiedError
-from data_catalog.disk.files import TEMPORARY_PREFIX
+from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
 from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
 from data_catalog.fetch.owner import FetchingProcess, Owners, Task
 
@@ -28,6 +28,8 @@ SILENT_S = 15.0
 _MARGIN_S = 1.5
 _LOOK_S = 0.2
 _LEASE = f"{TEMPORARY_PREFIX}lease-"
+_OWNERS = "owners.json"
+_STORED_BEATS = 10
 
 # Fetching processes of this worker, by lease.
 _processes: dict[tuple[str, str], FetchingProcess] = {}
@@ -59,6 +61,10 @@ class DaskOwners(Owners):
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._failure: PipelineError | None = None
+        self._num_stored = 0
+        # A host stays with the machine that knows its robots.txt and until when it asked for a rest.
+        with suppress(OSError, ValueError):
+            self._owners.update(read_json(hosts / _OWNERS))
 
     def names(self) -> Sequence[str]:
         """Return the machines that have a fetching process; wait for the first worker."""
@@ -124,6 +130,8 @@ class DaskOwners(Owners):
                 elif elected.free_at <= now:
                     del self._workers[machine]
             try:
+                if beat % _STORED_BEATS == 0:
+                    self._store_owners()
                 renew(self._lease, beat, [each.name for each in self._workers.values() if each.free_at == math.inf])
             except PipelineError as error:
                 self._failure = error
@@ -150,6 +158,15 @@ class DaskOwners(Owners):
         self._closed.set()
         if self._watcher is not None:
             self._watcher.join()
+            with suppress(PipelineError, OSError):
+                self._store_owners()
+
+    def _store_owners(self) -> None:
+        with self._assigning:
+            owners = dict(self._owners)
+        if len(owners) != self._num_stored:
+            write_json(self._hosts / _OWNERS, owners)
+            self._num_stored = len(owners)
 
 
 @dataclass(slots=True, eq=False)

@@ -186,3 +186,14 @@ def test_the_doctor_says_what_each_worker_lacks(
     assert capsys.readouterr().out.count("but the flow has 1.0, so outputs would differ") == 3
     assert "leave out --fix or --language, or --dask" in told(["doctor", "--dask", address, "--fix"], code=1)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told(["doctor", "--dask", "tcp://127.0.0.1:9"], code=1)
+
+
+def test_a_host_stays_with_its_machine_in_later_builds(client: Client, tmp_path: Path) -> None:
+    """Its machine knows its robots.txt, and until when it asked for a rest."""
+    found = []
+    for counts in (range(1, 10), range(9, 0, -1)):
+        owners = DaskOwners(client, lambda call: call, tmp_path / "hosts")
+        found.append(owners.assign({f"host{number}.example": count for number, count in enumerate(counts)}))
+        owners.close()
+    assert found[0] == found[1]
+    assert len({*found[0].values()}) == 3

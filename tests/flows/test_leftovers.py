@@ -34,7 +34,9 @@ def write_export(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("place", ["exports/web/urls", "share/for/ann", "exports/web/.tmp-old-urls"])
+@pytest.mark.parametrize(
+    "place", ["exports/web/urls", "share/for/ann", "exports/web/.tmp-old-urls", "exports/mine", "exports/.tmp-old-mine"]
+)
 def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path, place: str) -> None:
     folder = write_export(tmp_path / place)
     assert clear_exports(tmp_path) == [folder]
@@ -58,6 +60,15 @@ def test_exports_on_another_disk_go_as_well_where_their_record_says_what_they_ar
     assert any(path.is_file() for path in disk.rglob("*")) is not is_recorded
     assert (f"{folder} has no record of an export" in caplog.text) is not is_recorded
     assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
+
+
+def test_an_export_of_a_snapshot_that_is_there_stays_whole_wherever_it_is(tmp_path: Path) -> None:
+    there: Any = {**GONE, "format": MANIFEST_FORMAT, "files": {}}
+    commit_snapshot(tmp_path, there)
+    for place in ("exports/web/urls", "exports/mine", "share/for/ann"):
+        write_export(tmp_path / place)
+        assert clear_exports(tmp_path) == []
+        assert (tmp_path / place / "data" / "train.parquet").is_file()
 
 
 def test_other_peoples_files_of_that_name_stay(tmp_path: Path) -> None:

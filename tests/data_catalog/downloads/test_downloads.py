@@ -280,6 +280,8 @@ def test_invalid_sources_are_refused(site: Any) -> None:
     ):
         with pytest.raises(SettingsError, match=message):
             site.source(FILE, **changes)
+    with pytest.raises(SettingsError, match=r"puts two files at a/b\.tsv"):
+        site.source(FILE, FILE)
     with pytest.raises(SettingsError, match="registry: some needs 'files'"):
         parse_registry({"some": {}}, named="registry")
 

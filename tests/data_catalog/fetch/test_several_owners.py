@@ -230,7 +230,7 @@ def test_a_process_whose_lease_ends_makes_no_more_requests(make_site: Any, child
         config=config,
         journal=tmp_path / "a.journal",
         owner="one",
-        owners=("one",),
+        hosts=None,
         starts={},
         pauses={},
         moved={},

@@ -326,6 +326,25 @@ def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) ->
         without(before, before.folder.with_name("after"), ["web:a"])
 
 
+@pytest.mark.parametrize("column", ["source_caption", "upstream_file"])
+def test_texts_that_cannot_be_read_end_a_take_down_with_what_to_remove(before: Snapshot, column: str) -> None:
+    (path, *_) = before.caption_files()
+    with pq.ParquetFile(path) as file:
+        group = file.metadata.row_group(0)
+        (chunk,) = (each for each in map(group.column, range(group.num_columns)) if each.path_in_schema == column)
+    content = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+    stones = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
+    found = [Matches(matcher=Matcher(stones), files=before.caption_files(), snapshot=before)]
+    if column == "source_caption":
+        with pytest.raises(DamagedError, match=rf"{path} .* Remove the folder {before.folder} and run the same"):
+            forgotten_texts(before.folder.parents[2], found)
+    else:
+        assert forgotten_texts(before.folder.parents[2], found), "a column that is not needed"
+
+
 def test_forgetting_twice_is_forgetting_both_and_forgetting_nothing_changes_nothing(before: Snapshot) -> None:
     nothing = without(before, before.folder.with_name("same"), ["web:none"])
     assert nothing == before.manifest["files"]

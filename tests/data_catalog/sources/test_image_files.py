@@ -213,6 +213,15 @@ def test_a_failing_store_is_a_transient_error(
         opened(f"memory://bucket/{place}")
 
 
+def test_a_key_that_is_too_long_for_a_store_is_missing_and_never_asked_for(
+    store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = opened("MEMORY://bucket/folder")
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", lambda *_, **__: 1 / 0)
+    with pytest.raises(FileNotFoundError):
+        images.size("x" * 1100)
+
+
 def test_the_digest_of_a_location_changes_with_names_and_content(
     store: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:

@@ -286,6 +286,8 @@ VAL = {"a.json": karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "s
         ("coco", {"a.json": coco([{"id": 1}], [CAPTION_9])}, {}, "has 0 images, and 2 .*record 1: image_missing"),
         # One damaged file spoils the set: it is all of it or nothing.
         ("coco", {"a.json": coco([IMAGE_9], []), "b.json": b'{"images": [{"id": 9'}, {}, "b.json is not valid JSON"),
+        ("coco", {"a.json": coco([IMAGE_9], []), "b.json": b"[]"}, {}, "b.json is not a COCO captions JSON"),
+        ("coco", {"a.json": coco([IMAGE_9], [{"image_id": 9}])}, {}, "a.json is not a COCO captions JSON"),
         ("xtd10", {**LIST, "test_1kcaptions_it.txt": "uno\ndue"}, {"num_images": 3}, "2 captions in"),
         ("xtd10", LIST, {}, "3 images instead of 1000, and 0 malformed rows"),
         ("xtd10", {**LIST, "more.txt": NAMES}, {}, "2 lists of image names"),
@@ -293,7 +295,8 @@ VAL = {"a.json": karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "s
         ("xtd10", {"README.md": "# Welcome", **LIST}, {}, "2 lists of image names: expected one, XTD10's"),
         ("karpathy", VAL, {}, "no image of the split test"),
         ("karpathy", {"a.json": coco([IMAGE_9], [])}, {}, "no image of the split test"),
-        ("flickr30k", {"a.token": "1016887272.jpg#0\tSeveral climbers\n"}, {}, "has 0 images, and 0 malformed rows"),
+        ("flickr30k", {"a.token": "1016887272.jpg#0\tSeveral climbers\n"}, {}, "and no file lists test images"),
+        ("flickr30k", {"a.txt": "1016887272\n", "b.txt": "foto.png\n"}, {}, "b.txt is not a list of image names"),
         ("crossmodal3600", {"captions.jsonl": RIVER}, {}, "1 images instead of 3600"),
         ("crossmodal3600", {"c.jsonl": RIVER}, {"languages": ("de",), "num_images": 1}, "captions in de"),
         ("crossmodal3600", {"c.jsonl.gz": gzip.compress(RIVER.encode())[:-8]}, {}, "truncated gzip"),

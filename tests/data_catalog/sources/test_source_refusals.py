@@ -44,7 +44,7 @@ def parquet(image: Any) -> bytes:
         ("flickr30k", ['{"images": [{"id": 1}]}'], {}, "is not Flickr captions .*record 1: image_missing"),
         ("flickr8k", ["a.jpg#0\ttext\n"], {"images": "/nowhere"}, "images names /nowhere"),
         ("flickr8k", ["a.jpg#0\ttext\n"], {"images": ""}, "images must name"),
-        ("sbu", [f"{PHOTO}\n{PHOTO}\n", "one\n"], {}, "has more than 1 lines, the other has not"),
+        ("sbu", [f"{PHOTO}\n{PHOTO}\n", "one\n"], {}, "has 2 lines and .* has 1: expected one"),
         ("sbu", ['{"image_urls": ["x"], "captions": []}'], {}, "1 URLs, 0 captions"),
         ("sbu", ['{"image_urls": ["x"], "captions": ["y"], "user_ids": []}'], {}, "and 0 users"),
         ("sbu", ['{"images": []}'], {}, "is not SBU's JSON .*: it has no rows"),
@@ -64,6 +64,7 @@ def parquet(image: Any) -> bytes:
         ("pairs", [], PAIRS, "files must name"),
         ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
         ("pairs", [""], PAIRS | {"lang": None}, "lang or lang_column"),
+        ("pairs", [""], PAIRS | {"caption_column": ""}, "caption_column"),
         ("pairs", ["image,text\na.jpg,x\n"], LOCAL_PAIRS | {"images": "/nowhere"}, "images names /nowhere"),
     ],
 )
