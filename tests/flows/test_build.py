@@ -22,6 +22,7 @@ from data_catalog.catalog import sorting
 from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.manifest import current_snapshot
 from data_catalog.catalog.query import query
+from data_catalog.catalog.views import VIEWS
 from data_catalog.disk import failpoints
 from data_catalog.disk.files import read_json, sha256_of
 from data_catalog.sources import ingest
@@ -101,8 +102,7 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
     with duckdb.connect(str(root / "catalog.duckdb"), read_only=True) as connection:
         found = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         pairs = connection.execute("SELECT count(*) FROM pairs").fetchone()
-    views = "pairs captions rejects images image_outcomes funnel drop_reasons leaks translators builds"
-    assert {name for (name,) in found} == set(views.split())
+    assert {name for (name,) in found} == {*VIEWS}
     assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
 
 
