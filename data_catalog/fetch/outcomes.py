@@ -103,7 +103,8 @@ class RecordedOutcomes:
 
     def has(self, urls: pa.Array) -> list[bool]:
         """Return for each canonical URL whether it has a valid outcome."""
-        return [fact["key"] is not None for fact in self._facts(urls)]
+        found: list[bool] = self._indexed(urls, "key IS NOT NULL").column(0).to_pylist()
+        return found
 
     def write_recorded(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
         """Write the recorded outcomes of some images into `RAW_FILE` and `IMAGES_FILE` of a folder, in their order.
@@ -111,7 +112,7 @@ class RecordedOutcomes:
         Return for each image, of which the canonical URL is given or null, `IN_RAW`, `IN_IMAGES`, or None if it has no
         recorded outcome. Only files that have a row are written.
         """
-        facts, asked = self._facts(urls), urls.to_pylist()
+        facts, asked = self._indexed(urls, "best.*").to_pylist(), urls.to_pylist()
         rows: dict[int, Row] = {}  # by position; without bytes
         there = [position for position, fact in enumerate(facts) if fact["key"] is not None]
         for path, numbers, positions in self._by_file(there, facts, "file", "number"):
@@ -145,13 +146,12 @@ class RecordedOutcomes:
         scratch.unlink()
         return where
 
-    def _facts(self, urls: pa.Array) -> list[Row]:
-        """Return what is indexed of each URL; all values are None if it has no outcome."""
-        query = "SELECT best.* FROM asked LEFT JOIN best ON key = hash(url) AND url IS NOT NULL ORDER BY n"
+    def _indexed(self, urls: pa.Array, columns: str) -> pa.Table:
+        """Return what is indexed of each URL; all values are null if it has no outcome."""
+        query = f"SELECT {columns} FROM asked LEFT JOIN best ON key = hash(url) AND url IS NOT NULL ORDER BY n"
         with self._connection.cursor() as connection:  # one for each thread
             connection.register("asked", pa.table({"url": urls, "n": range(len(urls))}))
-            found: list[Row] = connection.sql(query).to_arrow_table().to_pylist()
-        return found
+            return connection.sql(query).to_arrow_table()
 
     def _by_file(
         self, positions: Iterable[int], facts: Sequence[Row], file: str, number: str
