@@ -255,6 +255,15 @@ def test_a_folder_that_cannot_be_read_is_told_once_and_the_others_are_looked_at(
     assert len(checks(root)) > 3
 
 
+@pytest.mark.parametrize("name", ["runs.jsonl.json", "report.html"])
+def test_a_read_that_fails_without_naming_its_file_is_told(root: Path, name: str) -> None:
+    path = root / "datasets" / "scenes" / name
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    found = [finding for finding in damage(root) if "cannot be read: Input/output error" in finding.text]
+    assert len(found) == 1
+
+
 def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root: Path) -> None:
     model = root / "models" / "scenes" / "0123456789ab"
     current = model.parent / "current.json"
