@@ -61,24 +61,33 @@ def rebuild(root: Path) -> Path:
 
 
 def examined(snapshot: Snapshot) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the laws that a snapshot breaks, and what its caption rows count."""
-    return broken_laws(snapshot), recounted(snapshot)
+    """Return the laws that a snapshot breaks, and what its caption rows count, from one connection."""
+    with _views_of(snapshot) as connection:
+        return _broken(connection, snapshot), _counts(connection)
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
     """Return the conservation laws that a snapshot, committed or about to be, breaks."""
     with _views_of(snapshot) as connection:
-        connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
-        first = {law: f"SELECT 1 FROM ({query}) LIMIT 1" for law, query in CONSERVATION.items()}
-        return [law for law, query in first.items() if connection.execute(query).fetchall()]
+        return _broken(connection, snapshot)
 
 
 def recounted(snapshot: Snapshot) -> dict[str, list[Any]]:
     """Return a manifest's `funnel` and `drop_reasons`, counted on the caption rows of a snapshot."""
     with _views_of(snapshot) as connection:
-        funnel = connection.sql(f"SELECT {', '.join(FUNNEL_COLUMNS)} FROM funnel ORDER BY ALL")
-        reasons = connection.sql("SELECT source, step, drop_reason, dropped FROM drop_reasons ORDER BY ALL")
-        return {"funnel": funnel.to_arrow_table().to_pylist(), "drop_reasons": reasons.to_arrow_table().to_pylist()}
+        return _counts(connection)
+
+
+def _broken(connection: Any, snapshot: Snapshot) -> list[str]:
+    connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
+    first = {law: f"SELECT 1 FROM ({query}) LIMIT 1" for law, query in CONSERVATION.items()}
+    return [law for law, query in first.items() if connection.execute(query).fetchall()]
+
+
+def _counts(connection: Any) -> dict[str, list[Any]]:
+    funnel = connection.sql(f"SELECT {', '.join(FUNNEL_COLUMNS)} FROM funnel ORDER BY ALL")
+    reasons = connection.sql("SELECT source, step, drop_reason, dropped FROM drop_reasons ORDER BY ALL")
+    return {"funnel": funnel.to_arrow_table().to_pylist(), "drop_reasons": reasons.to_arrow_table().to_pylist()}
 
 
 @contextmanager

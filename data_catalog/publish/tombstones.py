@@ -376,12 +376,6 @@ def is_of_samples(table: pa.Table, samples: Collection[str], column: str = "samp
     return pc.is_in(table.column(column), pa.array(sorted(samples), pa.string()))
 
 
-def belongs_to(table: pa.Table, samples: Collection[str]) -> pa.Array:
-    """Return for each caption row whether it belongs to some samples, or is published with their images."""
-    own = is_of_samples(table, samples)
-    return pc.or_(own, is_of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
-
-
 def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:
     """Return caption rows; in those for which `where` is true, set all columns to null except `STAYING`."""
     for index, column in enumerate(table.schema):

@@ -28,7 +28,7 @@ class SourceKind:
         origin: returns the origin of a file's captions, given the settings and the file's path.
         images: returns the folder, zip or tar of local images, or a glob of them, or None if images have URLs.
         upstream_files: returns the files that rows are read from, sorted, without images.
-        has_splits: whether upstream may state splits, in its records.
+        has_splits: returns whether records may state splits of upstream.
         operator: the one organisation that serves all images and asks for a contact address, if there is one.
     """
 
@@ -40,7 +40,7 @@ class SourceKind:
     origin: Callable[[Any, str], CaptionOrigin] = lambda config, upstream_file: CaptionOrigin()
     images: Callable[[Any], str | None] = lambda config: getattr(config, "images", None)
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
-    has_splits: bool = False
+    has_splits: Callable[[Any], bool] = lambda config: False
     operator: str | None = None
 
     def check(self, config: Any) -> None:
@@ -69,8 +69,7 @@ class SourceKind:
 
     def states_splits(self, config: Any) -> bool:
         """Return whether upstream states a split of any image; call it after `check`."""
-        states = self.has_splits and getattr(config, "split_column", True)
-        rows = self.read(config) if states else ()
+        rows = self.read(config) if self.has_splits(config) else ()
         return any(isinstance(row, UpstreamRow) and row.split is not None for row in rows)
 
 
@@ -94,7 +93,7 @@ _KINDS = (
         open=partial(mscoco.read_mscoco, lang="en"),
         license=_COCO_LICENSE,
         origin=mscoco.mscoco_origin,
-        has_splits=True,
+        has_splits=lambda config: True,
     ),
     SourceKind(
         kind="mscoco_it",
@@ -103,7 +102,7 @@ _KINDS = (
         license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
         languages=lambda config: frozenset({"it"}),
         origin=mscoco.mscoco_it_origin,
-        has_splits=True,
+        has_splits=lambda config: True,
     ),
     *(
         SourceKind(
@@ -121,7 +120,7 @@ _KINDS = (
             open=flickr.read_flickr,
             upstream_files=flickr.flickr_files,
             license="research and education only; images belong to their owners on Flickr",
-            has_splits=True,
+            has_splits=lambda config: True,
         )
         for kind in ("flickr8k", "flickr30k")
     ),
@@ -140,7 +139,7 @@ _KINDS = (
         languages=pairs.pairs_languages,
         origin=pairs.pairs_origin,
         images=pairs.pairs_images,
-        has_splits=True,
+        has_splits=lambda config: config.split_column is not None,
     ),
 )
 
