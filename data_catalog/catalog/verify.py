@@ -49,17 +49,17 @@ class Kept(NamedTuple):
     """Folders or files of a root, and the record that lists their files."""
 
     pattern: str
-    """Their path below the root: `{}` is a dataset, `*` a name that is not hidden."""
+    """Pattern of their path below the root: `{}` stands for a dataset, `*` for a name that is not hidden."""
     record: str
-    """What the path of their record has more than theirs; nothing for a document, which has its own checksum."""
+    """Suffix that leads from this path to the record; empty for a document, which has its own checksum."""
     remedy: str
-    """What to do about damage; `{}` is the path."""
+    """Remedy for damage; `{}` stands for the path."""
     is_needed: Callable[[Path], bool] = Path.exists
-    """Whether a missing record has to be there."""
+    """Return whether a record is required."""
     otherwise: str = ""
-    """What one is that has no record and needs none."""
+    """Explain a path that has no record and needs none."""
     unlisted: Kind | None = None
-    """What a file of the folder is that the record does not list."""
+    """Kind of finding for a file that the record does not list."""
 
 
 def _with(pattern: str) -> Callable[[Path], bool]:
