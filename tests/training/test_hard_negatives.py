@@ -23,11 +23,11 @@ from training.config import TrainConfig
 from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, open_train_split
 from training.data.features import image_features, text_features
 from training.data.pairs import Captions, PairFiles, read_captions
+from training.fit.clip import train
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import ChangedInputs, changed_caption, held_out_changes, needs
-from training.fit.loop import Validation, train
 from training.fit.losses import StepLoss
-from training.fit.run import RunState, run_key
+from training.fit.setup import run_key
 from training.towers.model import load_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import load_tokenizer
@@ -39,7 +39,7 @@ NEGATIVES = ("position", "colour")
 @pytest.fixture(autouse=True)
 def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plot takes longer than an epoch."""
-    monkeypatch.setattr("training.fit.loop.write_png", lambda *_, **__: None)
+    monkeypatch.setattr("training.fit.clip.write_png", lambda *_, **__: None)
 
 
 @given(st.integers(1, 70), st.integers(2, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 1000))
@@ -223,10 +223,6 @@ def test_the_kept_epoch_finds_images_and_prefers_their_captions(
             for texts in ([texts[0] for texts in captions], [text for _, text in found[kind]])
         )
         assert share == pytest.approx(float(((images * (own - changed)).sum(axis=1) > 0).mean()))
-    state = RunState(best_val_loss=0.1, best_val_mrr=0.97, best_val_score=(0.97 + 0.75) / 2)
-    learnt = Validation(loss=0.2, recall=0.9, mrr=0.95, gallery=24, preferred={"position": 0.95, "colour": 0.85})
-    assert learnt.is_better(state, "mrr")
-    assert not learnt.is_better(state, "loss")
 
 
 def test_batches_hold_near_misses_after_the_first_epoch(
