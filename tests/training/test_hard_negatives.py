@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, open_train_split
@@ -27,7 +26,7 @@ from training.fit.clip import train
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import ChangedInputs, changed_caption, held_out_changes, needs
 from training.fit.losses import StepLoss
-from training.fit.setup import run_key
+from training.fit.setup import model_and_key
 from training.towers.model import load_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import load_tokenizer
@@ -248,17 +247,17 @@ def test_batches_hold_near_misses_after_the_first_epoch(
         assert len(set(seen)) == len(seen) == 48
 
 
-def test_rules_and_settings_that_are_off_are_in_no_key(towers: dict[str, dict[str, Any]], rules: ChangeRules) -> None:
+def test_rules_and_settings_that_are_off_are_in_no_key(small_run: SmallRun, rules: ChangeRules) -> None:
     def key(given: ChangeRules | None, **changes: Any) -> str:
-        return run_key(TrainConfig(**changes), towers["vit"], {}, {"train": ["aa"]}, given)
+        return model_and_key(small_run(**changes), {"train": ["aa"]}, given)[1]
 
     assert key(None) == key(rules) == key(None, hard_negative_weight=2.0)
     assert not [name for name in TrainConfig().what() if name.startswith("hard")]
     others = [{"hard_negatives": ("colour",)}, {"hard_negatives": NEGATIVES}, {"hard_batches": 4}]
     others += [{"hard_negatives": NEGATIVES, "hard_negative_weight": 2.0}, {"augment": ("mirror",)}]
     keys = [key(rules), *(key(rules, **changes) for changes in others)]
-    no_rules = ChangeRules(words=ChangeWords())
-    assert len({*keys, *(key(no_rules, **others[place]) for place in (0, -1))}) == 8
+    fewer = replace(rules, words=replace(rules.words, colours=rules.words.colours[:3]))
+    assert len({*keys, *(key(fewer, **others[place]) for place in (0, -1))}) == 8
 
 
 def test_what_contradicts_itself_is_refused(

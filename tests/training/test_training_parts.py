@@ -51,7 +51,7 @@ from training.fit.losses import (
     with_loss_constants,
 )
 from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
-from training.fit.setup import run_key
+from training.fit.setup import model_and_key
 from training.runs.processes import generator_states, set_generator_states
 from training.runs.runner import cosine
 from training.towers.model import create_model, load_model
@@ -318,15 +318,12 @@ def test_bad_settings_are_named() -> None:
     TrainConfig(warmup_ratio=0.0, logit_scale=1, agc=0, patience=0)
 
 
-def test_a_key_is_of_what_decides_the_weights(towers: Towers) -> None:
-    shards = {"train": ["aa"], "val": [], "test": ["bb"]}
+def test_a_key_is_of_what_decides_the_weights(small_run: Callable[..., TrainConfig]) -> None:
+    def key(kind: str = "vit", shards: tuple[str, ...] = (), **changes: Any) -> str:
+        return model_and_key(small_run(kind, **changes), {"train": ["aa"], "val": [*shards], "test": ["bb"]})[1]
 
-    def key(**changes: Any) -> str:
-        return run_key(TrainConfig(**changes), towers["vit"], {}, shards)
-
-    assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
-    others = [key(seed=5), key(epochs=2), key(augment=()), key(steps=1), run_key(TrainConfig(), {}, {}, shards)]
-    others += [run_key(TrainConfig(), towers["vit"], {}, shards | {"val": ["ab"]})]
+    assert key() == key(cache_max_bytes=1, checkpoint_every_steps=9)
+    others = [key(seed=5), key(epochs=3), key(augment=()), key(steps=1), key("resnet"), key(shards=("ab",))]
     assert len({key(), *others}) == 7
 
 

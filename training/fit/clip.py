@@ -162,9 +162,8 @@ class ClipTask:
         self._state = RunState()
         self.device = setup.device
         self.optimizer = make_optimizer(setup.module, setup.config)
-        self.modules: dict[str, torch.nn.Module] = {"model": setup.module}
-        if self._order:
-            self.modules["order"] = self._order
+        order: dict[str, torch.nn.Module] = {"order": self._order} if self._order else {}
+        self.modules: Mapping[str, torch.nn.Module] = {"model": setup.module, **order}
 
     @property
     def _is_frozen(self) -> bool:

@@ -65,18 +65,9 @@ class Setup:
     """The settings, data and model of a run.
 
     Args:
-        config: settings of the run.
-        files: pair shards by split.
-        out: the model folder.
-        device: device that trains.
-        num_threads: number of CPU threads.
-        preprocessing: preprocessing of images.
-        split: the train split.
         batch_size: images per step of all processes: the configured number, or all samples if there are fewer.
         rules: rules by which captions change. None without `train.hard_negatives`.
-        tokenizer: tokenizer of the text tower.
-        module: the open_clip model.
-        is_pretrained: its image tower started from given weights.
+        is_pretrained: the image tower started from given weights.
     """
 
     config: TrainConfig
@@ -134,7 +125,7 @@ def model_and_key(
     Args:
         config: settings of the run.
         shards: sha256 of the pair shards by split.
-        rules: rules by which captions of the language change, if it has some.
+        rules: rules by which captions of the language change, if it has some. They count only if training uses them.
     """
     require_rules(config, rules)
     count = process_count()
@@ -143,25 +134,15 @@ def model_and_key(
             f"train.batch_size {config.batch_size} cannot be divided among {count} processes: use a multiple"
         )
     model_config = model_config_of(config)
-    weights = identity_of_weights(model_config, config)
-    return model_config, run_key(config, keyed_config(model_config), weights, shards, rules)
-
-
-def run_key(
-    config: TrainConfig,
-    model_config: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    shards: Mapping[str, list[str]],
-    rules: ChangeRules | None = None,
-) -> str:
-    """Return the key of a run: a sha256 of its settings, architecture, initial weights, shards and rules.
-
-    Rules count only if training changes captions.
-    """
-    made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
+    made_of = {
+        "settings": config.what(),
+        "model": keyed_config(model_config),
+        "weights": identity_of_weights(model_config, config),
+        "shards": shards,
+    }
     if config.needs_rules:
         made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
-    return digest({"version": TRAIN_VERSION, **made_of})
+    return model_config, digest({"version": TRAIN_VERSION, **made_of})
 
 
 def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
