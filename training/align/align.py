@@ -9,9 +9,9 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,17 +25,16 @@ from torch import nn
 from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.base.progress import Progress
 from data_catalog.base.settings import what_values
-from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
+from data_catalog.disk.files import digest, sha256_of, write_bytes
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
 from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
-from training.fit.effort import EffortLog
-from training.fit.loop import TrainResult, read_result
-from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
-from training.fit.trackers import Trackers
-from training.processes import chosen_device, deterministic_torch, encode_where_fastest, process_count
+from training.fit.setup import TEXT_FILES, start_model
+from training.runs.attempts import METRICS_FILE, AttemptLog, Result, claim, finish
+from training.runs.processes import chosen_device, deterministic_torch, encode_where_fastest, process_count
+from training.runs.trackers import Trackers
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
@@ -43,7 +42,6 @@ from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_of_starts
-from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ def align(
     *,
     cache: Path,
     sha256: Callable[[Path], str] = sha256_of,
-) -> TrainResult:
+) -> Result:
     """Align frozen towers into a model folder, or return the result of a finished run.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch; epoch 0 is the
@@ -153,10 +151,10 @@ def align(
     learned = [*hashes["train"], *(hashes["val"] if config.refit else ())]
     learned += shards_of_starts(model_config, towers)
     is_new = not out.exists()
-    claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
-    if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
+    finished = claim(out, key, settings, borrowed_weights(model_config, towers), learned)
+    if finished:
         logger.info("%s is already aligned", out)
-        return read_result(out / RESULT_FILE)
+        return finished
     try:
         return _align(files, towers, config, model_config, key, out=out, cache=cache)
     except PipelineError:
@@ -174,15 +172,15 @@ def _align(
     *,
     out: Path,
     cache: Path,
-) -> TrainResult:
+) -> Result:
     """Align frozen towers into a claimed folder."""
     refuse_leaks(files)
     require_several_validation_images(files)
     device = torch.device("cpu")
     with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=device):
-        effort = EffortLog(out / EFFORT_FILE, chosen_device("auto"), step=0)  # a GPU encodes, if there is one
-        trackers = Trackers.open(config.log, out, since=0)  # an interrupted run starts its heads again
-        with closing(effort), trackers:
+        effort = AttemptLog(out, chosen_device("auto"), step=0)  # a GPU encodes, if there is one
+        trackers = Trackers(config.log, out)  # an interrupted run starts its heads again
+        with trackers:
             frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
             train = frozen.pairs(files, "train", mirror=config.mirror)
             val = frozen.pairs(files, "val")
@@ -198,7 +196,7 @@ def _align(
                 trackers.add(line["epoch"], line)
     best = history[best_epoch]
     refitted = len(val) if config.refit and val is not None else 0
-    result = TrainResult(
+    result = Result(
         key=key,
         model_sha256=model_sha256,
         num_samples=len(train) + refitted,
@@ -209,8 +207,7 @@ def _align(
         best_val_loss=None,
         best_val_mrr=best["val_mrr@10"],
     )
-    write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
-    return result
+    return finish(out, result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

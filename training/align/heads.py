@@ -14,7 +14,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.fit.loop import CUTOFF
+from training.fit.clip import CUTOFF
 from training.fit.optimisation import MAX_LOGIT_SCALE
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 

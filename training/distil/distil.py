@@ -8,7 +8,6 @@ folder. A run that was killed resumes from its last state, and ends with the sam
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.precision import with_precision
 from data_catalog.base.progress import Progress
 from data_catalog.base.settings import what_values
-from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
+from data_catalog.disk.files import digest, sha256_of, write_bytes
 from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.config import DistilConfig
 from training.data.features import FeatureStore
@@ -36,19 +35,24 @@ from training.distil.teacher import (
     open_teacher,
     teacher_identity,
 )
-from training.fit.effort import EffortLog
-from training.fit.loop import CUTOFF, TrainResult, read_result
-from training.fit.losses import autocast, generator_states, set_generator_states
-from training.fit.optimisation import decay_groups, learning_rate
-from training.fit.run import METRICS_FILE, STATE_FILE, claim_folder, key_of_folder
-from training.fit.trackers import Trackers
-from training.processes import chosen_device, deterministic_torch, process_count
+from training.fit.clip import CUTOFF
+from training.fit.losses import autocast
+from training.fit.optimisation import decay_groups
+from training.runs.attempts import METRICS_FILE, STATE_FILE, AttemptLog, Result, claim, finish, key_of_folder
+from training.runs.processes import (
+    chosen_device,
+    deterministic_torch,
+    generator_states,
+    process_count,
+    set_generator_states,
+)
+from training.runs.runner import cosine
+from training.runs.trackers import Trackers
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.lineage import read_lineage
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
 from training.towers.tokenizer import SavedTokenizer
-from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +125,7 @@ class DistilRun:
         wanted: the teacher's unit features of the sources, for training and held-out pairs.
         state: progress.
         device: where the student trains.
-        effort: record of time and energy.
+        effort: record of the time.
         trackers: where metrics are logged.
     """
 
@@ -135,7 +139,7 @@ class DistilRun:
     wanted: tuple[Features, Features]
     state: DistilState
     device: torch.device
-    effort: EffortLog
+    effort: AttemptLog
     trackers: Trackers
 
     @property
@@ -165,7 +169,7 @@ def distil_key(config: DistilConfig, pairs: SentencePairs) -> str:
     return digest({"version": DISTIL_VERSION, **made_of})
 
 
-def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path) -> TrainResult:
+def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path) -> Result:
     """Train a student into a model folder, resume an interrupted run, or return the result of a finished one.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch: the mean loss, and the
@@ -203,17 +207,15 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
     settings = {"model": f"distil {student}", "distil": {**what_values(config), **learned_from}}
     text = {"tower": "text", "weights": student, "license": config.student_license}
     borrowed = [*borrowed_image_tower(config), *([] if config.student in PRESETS else [text])]
-    claim_folder(out, key, settings, borrowed, [*pairs.shards, *(made_of.learned or ())])
-    if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
+    finished = claim(out, key, settings, borrowed, [*pairs.shards, *(made_of.learned or ())])
+    if finished:
         logger.info("%s is already distilled", out)
-        shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
-        return read_result(out / RESULT_FILE)
+        return finished
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):
         teacher = open_teacher(config.teacher)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)
         del teacher
         with ExitStack() as closing:  # the last one is closed first
-            closing.callback(run.effort.close)
             closing.enter_context(run.trackers)
             closing.callback(_note, run)
             total = config.epochs * run.steps_per_epoch
@@ -221,7 +223,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
                 while run.state.epoch < config.epochs and run.state.stale_epochs < (config.patience or math.inf):
                     _train_epoch(run, progress)
                     _end_epoch(run, progress)
-    result = TrainResult(
+    result = Result(
         key=key,
         model_sha256=sha256_of(out / WEIGHTS_FILE),
         num_samples=len(pairs.training),
@@ -232,9 +234,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
         best_val_loss=None,
         best_val_mrr=run.state.best_mrr,
     )
-    write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
-    shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
-    return result
+    return finish(out, result)
 
 
 def _start(
@@ -265,8 +265,8 @@ def _start(
         progress_of=lambda progress: DistilState(**progress),
     )
     state = state or DistilState()
-    effort = EffortLog(out / EFFORT_FILE, device, step=state.step)
-    trackers = Trackers.open(config.log, out, since=effort.noted_step)
+    effort = AttemptLog(out, device, step=state.step)
+    trackers = Trackers(config.log, out, since=effort.noted_step)
     trackers.add(state.step, state.last_metrics)
     return DistilRun(
         key=key,
@@ -324,7 +324,7 @@ def _train_epoch(run: DistilRun, progress: Progress) -> None:
                 f"training stopped at step {state.step + 1} because the loss or its gradient is not finite. Lower "
                 "distil.lr, raise distil.warmup_steps, or set distil.precision to fp32"
             )
-        lr = learning_rate(state.step, lr=config.lr, warmup=config.warmup_steps, total=total)
+        lr = cosine(config.lr, warmup=config.warmup_steps, total=total)(state.step)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         run.optimizer.step()

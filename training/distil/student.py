@@ -11,7 +11,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import write_json
 from training.config import DistilConfig
 from training.distil.teacher import Teacher
-from training.processes import encode_where_fastest
+from training.runs.processes import encode_where_fastest
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     create_model,

@@ -11,8 +11,9 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import digest
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
-from training.fit.run import claim_folder, start_model
-from training.processes import deterministic_torch
+from training.fit.setup import start_model
+from training.runs.attempts import claim
+from training.runs.processes import deterministic_torch
 from training.scores.encoders import open_encoder
 from training.towers.architecture import keyed_config, model_config_of
 from training.towers.lineage import read_lineage
@@ -114,7 +115,7 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     folder = models / f"{Path(encoder).name}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     learned = shards_of_starts(model_config, towers)
-    claim_folder(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
+    claim(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
     if not (folder / WEIGHTS_FILE).is_file():
         with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")):
             _, module = start_model(model_config, towers, folder, ())

@@ -25,7 +25,7 @@ from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.features import FeatureStore, image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
-from training.fit.loop import train
+from training.fit.clip import train
 from training.scores.evaluation import evaluate
 from training.towers.backbones import without
 from training.towers.model import load_model
