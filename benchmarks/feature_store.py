@@ -19,7 +19,7 @@ from pictures import drawn, jpeg
 from PIL import Image
 
 from training.data.features import Encoder, FeatureStore
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 from training.scores.encoders import tensors_sha256
 
 # Images (and as many captions), and rounds.

@@ -1,4 +1,4 @@
-"""What keeping freed memory saves (`training.processes.prepare_for_torch`): python benchmarks/freed_memory.py.
+"""What keeping freed memory saves (`training.runs.processes.prepare_for_torch`): python benchmarks/freed_memory.py.
 
 Encodes images with EfficientNet-Lite0 (random weights), in new processes that give freed memory back to the system, as
 glibc does by itself, or keep it. `--quick` encodes fewer.
@@ -21,7 +21,7 @@ GOALS = {"cpu_saved": (">=", 1.3), "peak_memory": ("<=", 1.2)}
 def encode(num_batches: int, keeps: bool) -> tuple[float, float, float]:
     """Return wall and CPU milliseconds an image, and the peak memory in MB."""
     if keeps:
-        from training.processes import prepare_for_torch
+        from training.runs.processes import prepare_for_torch
 
         prepare_for_torch()
     else:

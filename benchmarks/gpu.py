@@ -74,7 +74,7 @@ def build(root: Path, num_images: int) -> None:
 def learn(root: Path, num_images: int, steps: int, epochs: int, pairs: Path, model: Path) -> dict[str, Any]:
     """Train, distil and align; return devices, seconds, losses and folders."""
     import vernaclip
-    from training.fit.effort import read_attempts
+    from training.runs.attempts import read_attempts
     from training.towers.trained_models import EFFORT_FILE
 
     settings = {**sample(num_images), "train.precision": "fp32"}

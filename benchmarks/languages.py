@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from flows.sentences import sentence_pairs
     from training.data.features import FeatureStore
     from training.distil.distil import distil, distil_key
-    from training.fit.effort import read_attempts
+    from training.runs.attempts import read_attempts
     from training.scores.encoders import open_model_folder
 
     with work_folder(options.work) as work:

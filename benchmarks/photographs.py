@@ -205,7 +205,7 @@ class Photographs:
         from flows.recipe.recipe import load_recipe
         from training.align.frozen import FrozenTowers, aligned_model_and_key
         from training.data.pairs import pair_files
-        from training.processes import deterministic_torch
+        from training.runs.processes import deterministic_torch
 
         upstream, root = work / "data" / "flickr8k", work / "root"
         write_upstream(options.data, upstream, num_train=500 if options.quick else None)

@@ -22,9 +22,9 @@ from flows.recipe.recipe import Recipe, load_recipe
 from training.changes import ChangeRules
 from training.data.features import text_features
 from training.data.pairs import Floats, Integers, PairFiles
-from training.fit.effort import read_attempts
+from training.fit.clip import train
 from training.fit.hard_negatives import changed_caption
-from training.fit.loop import train
+from training.runs.attempts import read_attempts
 from training.scores.evaluation import wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model

@@ -25,7 +25,7 @@ from flows.jobs import build_dataset
 from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import pair_files
-from training.fit.loop import train
+from training.fit.clip import train
 from training.scores.evaluation import evaluate
 
 METRIC = "text_to_image_MRR@10"

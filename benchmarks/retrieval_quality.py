@@ -30,7 +30,7 @@ from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, Scene
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups
-from training.fit.loop import train
+from training.fit.clip import train
 from training.scores.evaluation import chosen_captions, wording
 from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model

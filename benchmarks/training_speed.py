@@ -9,8 +9,7 @@ all imports and stops when the trainer returns, so that it includes reading, has
 Epoch times are from the trainers' logs. open_clip_train decodes images in each epoch, in two workers, which on two
 cores were about as fast as none and faster than one. We decode once and keep the pixels (`train.cache_max_bytes`); one
 row shows the effect. open_clip_train uses an image's first caption, we use any. It needs no workaround except the
-model's config by name. The share of time spent waiting for data is reported without a claim: epochs of six batches, as
-here, wait for their first batch, which has no weight in longer epochs.
+model's config by name.
 
 `--at-size` compares both trainers on 50,000 images, in one epoch, which decodes all of them in both. With --quick,
 images are too few to mean anything, and nothing is claimed.
@@ -49,7 +48,7 @@ GOALS: Goals = {
 # Modules that the trainers and their libraries import at first use.
 WARM_UP = (
     *("numpy", "PIL.Image", "pyarrow.parquet", "timm.optim", "timm.utils.agc", "torchvision.transforms.v2"),
-    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.fit.loop"),
+    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.fit.clip"),
 )
 VIT: Mapping[str, Any] = {
     "embed_dim": 128,
@@ -70,8 +69,7 @@ QUICK = (FP32, THEIR_FP32, VIT_FP32, VIT_BF16, FROZEN)
 AT_SIZE = {"fp32": (FP32, THEIR_FP32), "bf16": (BF16, THEIR_BF16)}
 LEAST_AT_SIZE = 1.5
 Runs = dict[str, list["RunResult"]]
-_OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
-_OUR_WAITING = re.compile(r"([\d.]+) ?% of the time spent waiting for data")
+_OUR_EPOCH = re.compile(r"epoch (\d+), step \d+:")
 _THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \(")
 
 
@@ -83,14 +81,12 @@ class RunResult:
         seconds: from the call of the trainer to its return.
         samples: images that went through the model, over all epochs.
         epoch_seconds: seconds of each epoch; the first includes everything before it.
-        waiting: share of each epoch's time that was spent waiting for data; empty for open_clip_train.
         losses: mean loss of each epoch; empty for open_clip_train.
     """
 
     seconds: float
     samples: int
     epoch_seconds: list[float]
-    waiting: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -117,7 +113,7 @@ class Marks(logging.Handler):
 
 def warm_run(train: Callable[[Mapping[str, Any], Path], RunResult], job: Mapping[str, Any]) -> RunResult:
     """Import everything, and train; called in a new process."""
-    from training.processes import prepare_for_torch
+    from training.runs.processes import prepare_for_torch
 
     prepare_for_torch()  # our trainer does so itself, before it loads torch; it does not affect the other one
     for name in WARM_UP:
@@ -130,7 +126,7 @@ def train_ours(job: Mapping[str, Any], folder: Path) -> RunResult:
     """Train with vernaclip; `job` has the pair shards of the train split and the settings. Nothing is held out."""
     from training.config import TrainConfig
     from training.data.pairs import PairFiles
-    from training.fit.loop import train
+    from training.fit.clip import train
 
     marks, log = Marks(), logging.getLogger("training")
     log.addHandler(marks)
@@ -140,13 +136,11 @@ def train_ours(job: Mapping[str, Any], folder: Path) -> RunResult:
     result = train(PairFiles(train=tuple(map(Path, job["files"]))), config, folder / "run")
     seconds = time.perf_counter() - started
     ends = [at for at, message in marks.found if _OUR_EPOCH.search(message)]
-    shares = [_OUR_WAITING.search(message) for _, message in marks.found]
     lines = (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
     return RunResult(
         seconds=seconds,
         samples=result.steps * min(config.batch_size, result.num_samples),
         epoch_seconds=np.diff([started, *ends]).tolist(),
-        waiting=[float(share[1]) / 100 for share in shares if share],
         losses=[json.loads(line)["train_loss"] for line in lines],
     )
 
@@ -249,13 +243,11 @@ def speed_rows(runs: Runs) -> list[dict[str, Any]]:
     rows = []
     for name, base in COMPARISONS:
         if {name, base} <= runs.keys():
-            shares = [statistics.mean(run.waiting) for run in runs[name] if run.waiting]
             rate = statistics.median(run.rate for run in runs[name])
             rows.append({"run": name, "samples/s": round(rate), "compared with": base})
             rows[-1] |= {"ratio": f"{ratio_of(runs, name, base, lambda run: run.rate):.2f}"}
             if len(runs[name][0].epoch_seconds) > 1:
                 rows[-1] |= {"after the first epoch": f"{ratio_of(runs, name, base, later):.2f}"}
-            rows[-1] |= {"waiting for data": f"{statistics.median(shares):.1%}" if shares else "not reported"}
     return rows
 
 

@@ -56,7 +56,7 @@ from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
 from training.config import DistilConfig, TrainConfig
 from training.data.pairs import pair_files, seen_in_training, split_to_score
-from training.processes import process_rank
+from training.runs.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.towers.trained_models import (
@@ -72,7 +72,7 @@ from translation.memory import forget_texts
 
 if TYPE_CHECKING:
     from training.distil.distil import SentencePairs
-    from training.fit.loop import TrainResult
+    from training.runs.attempts import Result
     from training.scores.rows import Board
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class TrainReport:
 
     folder: Path
     snapshot: Snapshot
-    result: "TrainResult"
+    result: "Result"
 
     def row(self) -> dict[str, object]:
         """Return the model as one row of a table."""
@@ -151,7 +151,7 @@ class DistilReport:
 
     folder: Path
     snapshot: Snapshot | None
-    result: "TrainResult"
+    result: "Result"
     pairs: "SentencePairs"
 
     def row(self) -> dict[str, object]:
@@ -319,9 +319,9 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    from training.fit.loop import train as fit
-    from training.fit.run import model_and_key
-    from training.fit.trackers import require_trackers
+    from training.fit.clip import train as fit
+    from training.fit.setup import model_and_key
+    from training.runs.trackers import require_trackers
 
     require_trackers(recipe.train.log)
     _refuse_slow_precision(recipe.train, "train")
@@ -347,7 +347,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
 def _record_model(out: Path, snapshot: Snapshot | None) -> None:
     """Record the files of a finished model and its dataset, and make it the newest of that."""
-    from training.fit.run import MODEL_FILES
+    from training.fit.setup import MODEL_FILES
 
     path = out / DATASET_FILE
     # Another snapshot may have the same pairs: the model is then found again, and its own may be gone.
@@ -375,7 +375,7 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     from training.align.align import align
     from training.align.curve import measure_curve, require_sizes
     from training.align.frozen import aligned_model_and_key
-    from training.fit.trackers import require_trackers
+    from training.runs.trackers import require_trackers
 
     require_trackers(recipe.align.log)
     snapshot = _trainable_snapshot(recipe, root)
@@ -442,7 +442,7 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
     from flows.sentences import sentence_pairs
     from training.distil.distil import distil, distil_key
     from training.distil.teacher import is_encoder, join_teacher
-    from training.fit.trackers import require_trackers
+    from training.runs.trackers import require_trackers
 
     require_trackers(recipe.distil.log)
     _refuse_slow_precision(recipe.distil, "distil")
@@ -475,7 +475,7 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
 
 
 def _refuse_slow_precision(config: TrainConfig | DistilConfig, section: str) -> None:
-    from training.processes import chosen_device
+    from training.runs.processes import chosen_device
 
     device = chosen_device(config.device, f"{section}.device").type
     refuse_slow_precision(config.precision, device, setting=f"{section}.precision")
@@ -483,7 +483,7 @@ def _refuse_slow_precision(config: TrainConfig | DistilConfig, section: str) -> 
 
 def _with_precision(config: C, section: str, folder_of: Callable[[C], Path]) -> C:
     """Return settings with the precision of the run that has begun in their folder, or else that of the device."""
-    from training.processes import chosen_device
+    from training.runs.processes import chosen_device
 
     device = chosen_device(config.device, f"{section}.device").type
     return with_precision(config, device, has_begun=lambda each: (folder_of(each) / RUN_FILE).is_file())
@@ -629,7 +629,7 @@ def _require_held_out(recipe: Recipe, split: str) -> None:
 
 def _require_trainable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
-    from training.fit.run import require_trainable
+    from training.fit.setup import require_trainable
 
     towers, rules = recipe.train, None
     if recipe.model.by == "distil":

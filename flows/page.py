@@ -52,7 +52,7 @@ from flows.signals import interrupted_by_sigterm
 from training.data.features import text_features
 from training.data.images import picture_or_reason, quiet_decoders, read_picture
 from training.data.pairs import Floats
-from training.processes import share_freed_memory
+from training.runs.processes import share_freed_memory
 from training.towers.model import LoadedModel, open_model
 from training.towers.trained_models import TrainedModel, current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify

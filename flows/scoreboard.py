@@ -35,7 +35,7 @@ from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import pair_files, split_to_score
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 from training.scores.encoders import OPENERS, check_source, kind_of
 from training.scores.galleries import (
     FOLDER_SETTINGS,

@@ -34,7 +34,7 @@ FALSIFIES = {
 }
 # Splits that models can be scored on, in order of preference: nothing is trained on them.
 HELD_OUT = ("test", "val")
-# Names of the trackers in `training.fit.trackers`.
+# Names of the trackers in `training.runs.trackers`.
 TRACKERS = ("tensorboard", "wandb")
 CHOICES = {
     "optimizer": ("adamw", "muon", "adabelief"),

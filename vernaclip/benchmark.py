@@ -11,7 +11,7 @@ from data_catalog.catalog.roots import open_root
 from data_catalog.disk.barrier import reading
 from flows.recipe.recipe import load_recipe
 from flows.scoreboard import make_mteb_tasks, require_mteb
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 from training.scores.encoders import open_encoder
 
 if TYPE_CHECKING:

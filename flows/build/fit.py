@@ -81,7 +81,7 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
     config = recipe.image_text
     if not config.is_on:
         return {}
-    from training.processes import prepare_for_torch
+    from training.runs.processes import prepare_for_torch
 
     prepare_for_torch()
     from training.scores.encoders import check_source, encoder_identity, kind_of
@@ -201,7 +201,7 @@ def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
     _require_unseen(judges, images, job.tools.recipe, job.tools.root)
     tables = [_judged(captions, own) for captions, own in zip(job.shards("check"), images, strict=True)]
     table = pa.concat_tables(tables)
-    from training.processes import deterministic_torch, prepare_for_torch
+    from training.runs.processes import deterministic_torch, prepare_for_torch
 
     prepare_for_torch()
     import torch

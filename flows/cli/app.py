@@ -41,7 +41,7 @@ from flows.cli import (
 )
 from flows.cli.output import discard_output, output_errors
 from flows.options import DEFAULT_ROOT, ROOT_VARIABLE
-from training.processes import process_rank
+from training.runs.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_UNREAD = 141  # as of a program that SIGPIPE ends

@@ -186,7 +186,7 @@ def export_model(
       FORMATS
 
     Each export is loaded with its library, and must give the same scores as the model; otherwise nothing is written.
-    Its README.md is a model card with data, settings, scores, limits, time and energy. See docs/use.md.
+    Its README.md is a model card with data, settings, scores, limits and time. See docs/use.md.
 
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip
@@ -200,7 +200,7 @@ def export_model(
     from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export
     from flows.recipe.recipe import load_recipe
-    from training.processes import prepare_for_torch
+    from training.runs.processes import prepare_for_torch
     from training.towers.trained_models import current_model, model_of_folder
 
     hub_name = options.hub_name if options.push_to_hub is None else options.push_to_hub

@@ -167,7 +167,7 @@ def build(
 
 def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
     """Make the recipe's model on its dataset, which must have been built: train, align or distil, as [model] says."""
-    from training.processes import process_rank
+    from training.runs.processes import process_rank
 
     job = _job(recipe, root, options)
     report: TrainReport | DistilReport = with_executor("train", job)
@@ -293,7 +293,7 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
         InputError: Dask is not installed.
     """
     from flows.orchestration.doctor import require_dask
-    from training.processes import process_count
+    from training.runs.processes import process_count
 
     if job.executor != "dask" and job.dask_address is not None:
         raise SettingsError("--dask-address can be used only with --executor dask")

@@ -29,8 +29,8 @@ from training.align.align import align
 from training.changes import ChangeRules
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
-from training.fit import loop  # before torch, so that its threads sleep while they wait
-from training.fit.loop import train
+from training.fit.clip import train  # before torch, so that its threads sleep while they wait
+from training.runs import runner
 from training.towers.architecture import read_model_config
 
 COLOURS = {
@@ -169,7 +169,7 @@ def training_code() -> Callable[..., str]:
             "from training.changes import ChangeRules\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"
-            "from training.fit.loop import train\n"
+            "from training.fit.clip import train\n"
             f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}), rules={rules!r})\n"
         )
 
@@ -226,17 +226,17 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`interrupt(files, config, out, saves=1, **more)`: end a training once it has written so many resume states."""
 
     def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1, **more: Any) -> None:
-        save, left = loop.save_run, iter(range(saves - 1))
+        save, left = runner.save_resume_state, iter(range(saves - 1))
 
-        def save_and_end(run: Any) -> None:
-            save(run)
+        def save_and_end(*given: Any, **named: Any) -> None:
+            save(*given, **named)
             if next(left, None) is None:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "save_run", save_and_end)
+            patch.setattr(runner, "save_resume_state", save_and_end)
             with pytest.raises(KeyboardInterrupt):
-                loop.train(files, config, out, **more)
+                train(files, config, out, **more)
 
     return interrupt
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from data_catalog.base.errors import InputError
 from training.config import TrainConfig
-from training.fit.run import start_model
+from training.fit.setup import start_model
 from training.towers import packaged
 from training.towers.architecture import has_image_weights, model_config_of
 from training.towers.e5_weights import write_encoder

@@ -1,11 +1,11 @@
-"""Training by several processes over gloo is the same as by one; what a training has cost in time and energy."""
+"""Training by several processes over gloo is the same as by one; how long a training took."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,10 @@ from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
-from training.fit.effort import EffortLog, EnergyMeter, read_attempts
-from training.fit.loop import train
-from training.fit.run import seed_process
-from training.processes import process_group, process_rank, require_same_in_all
+from training.fit.clip import train
+from training.runs.attempts import EFFORT_FILE, AttemptLog, read_attempts
+from training.runs.processes import process_group, process_rank, require_same_in_all, seed_process
 from training.towers.preprocessing import Preprocessing
-from training.towers.trained_models import EFFORT_FILE
 
 SmallRun = Callable[..., TrainConfig]
 
@@ -119,7 +117,7 @@ def test_processes_that_cannot_train_together_are_refused(
     with pytest.raises(SettingsError, match="with torchrun"), process_group(torch.device("cpu")):
         pass
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("training.processes.broadcast", lambda _: "of the first")
+    monkeypatch.setattr("training.runs.processes.broadcast", lambda _: "of the first")
     with pytest.raises(SettingsError, match="process 1 has a different key"):
         require_same_in_all("key", "mine")
 
@@ -153,71 +151,27 @@ def test_threads_of_a_training_sleep_while_they_wait(told: dict[str, str], expec
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch': sys.exit(os.environ.get('OMP_WAIT_POLICY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import training.fit.loop\n"
+        "import training.fit.clip\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | told
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stderr.split() == [expected]
 
 
-WRAPS_AT = 262_143_328_850
-
-
-def zone(folder: Path, place: str, name: str, microjoules: int) -> Path:
-    """A counter as Linux shows it; a zone within another has a second number."""
-    path = folder / f"intel-rapl:{place}"
-    path.mkdir(parents=True)
-    for file, value in (("name", name), ("max_energy_range_uj", WRAPS_AT), ("energy_uj", microjoules)):
-        (path / file).write_text(f"{value}\n")
-    return path / "energy_uj"
-
-
-def measured(folder: Path, gpus: Sequence[str] = ()) -> tuple[dict[str, float], tuple[str, ...]]:
-    meter = EnergyMeter(gpus, powercap=folder)
-    meter.close()
-    return meter.sample()
-
-
-def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_path: Path) -> None:
-    """A core's energy is in its package's already, and a platform's holds all."""
-    first = zone(tmp_path, "0", "package-0", 1_000_000)
-    second = zone(tmp_path, "1", "package-1", WRAPS_AT - 2_000_000)
-    memory = zone(tmp_path, "1:1", "dram", 0)
-    zone(tmp_path, "0:0", "core", 0)
-    zone(tmp_path, "2", "psys", 0)
-    (tmp_path / "intel-rapl:3").mkdir()  # it does not say what it is
-    meter = EnergyMeter(powercap=tmp_path)
-    meter.close()
-    for counter, microjoules in ((first, 4_000_000), (second, 1_000_000), (memory, 500_000)):
-        counter.write_text(f"{microjoules}\n")
-    assert meter.sample() == ({"package-0": 3, "package-1": 3, "dram-1": 0.5}, ())
-    second.write_text("3000000\n")
-    first.unlink()
-    joules, not_measured = meter.sample()
-    assert joules == {"package-1": 5, "dram-1": 0.5}, "of what went away nothing is claimed"
-    assert not_measured == ("package-0: its counter disappeared (FileNotFoundError)",)
-
-
-def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
-    assert measured(tmp_path / "none") == ({}, ("processor: this system has no RAPL counters",))
-    zone(tmp_path, "0", "package-0", 0).write_text("much")
-    _, (processor, gpu) = measured(tmp_path, ["00000000-0000-0000-0000-000000000000"])
-    assert processor == "processor: intel-rapl:0 cannot be read (ValueError)"
-    assert gpu.startswith("GPU")
-
-
-@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', '{"attempts": [{}]}'])
+@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', '{"attempts": [{}]}', "{"])
 def test_attempts_add_up_and_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    """Those of an earlier version, which measured energy, count too."""
     path = tmp_path / EFFORT_FILE
     for first, last in ((0, 5), (3, 9)):
-        log = EffortLog(path, torch.device("cpu"), step=first)
+        log = AttemptLog(tmp_path, torch.device("cpu"), step=first)
         log.note(last - 1)
         log.note(last)
-        log.close()
+        earlier = json.loads(path.read_text())
+        earlier["attempts"][0] |= {"joules": {"package-0": 1.5}, "not_measured": ["GPU"]}
+        path.write_text(json.dumps(earlier))
     attempts = read_attempts(path)
     assert [(found.first_step, found.last_step) for found in attempts] == [(0, 5), (3, 9)]
     assert all(found.seconds >= 0 and found.hardware[0] for found in attempts)
-    assert all(found.joules or found.not_measured for found in attempts)
     path.write_text(damage)
     with pytest.raises(DamagedError, match=r"effort\.json is damaged .* remove it"):
         read_attempts(path)
@@ -226,7 +180,7 @@ def test_attempts_add_up_and_a_damaged_file_is_named(damage: str, tmp_path: Path
 def test_freed_memory_is_kept_and_not_taken_from_the_system_again() -> None:
     code = """if True:
         import resource, sys
-        from training.processes import prepare_for_torch
+        from training.runs.processes import prepare_for_torch
         if "prepare" in sys.argv: prepare_for_torch()
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

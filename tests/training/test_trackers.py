@@ -18,10 +18,9 @@ from flows.jobs import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
 from training.config import TRACKERS, AlignConfig, DistilConfig, TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.effort import read_attempts
-from training.fit.loop import train
-from training.fit.run import STATE_FILE
-from training.fit.trackers import require_trackers
+from training.fit.clip import train
+from training.runs.attempts import STATE_FILE, read_attempts
+from training.runs.trackers import require_trackers
 
 
 def wait_for_the_next_second() -> None:

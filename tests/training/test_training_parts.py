@@ -1,6 +1,5 @@
 """What a training reads and is made of: order, tokens, images, augmentations, settings, losses, optimizers, states."""
 
-import errno
 import io
 import math
 import multiprocessing
@@ -16,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 from transformers import BertModel
 
-from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
@@ -45,18 +43,17 @@ from training.data.pairs import (
     refuse_leaks,
     row_groups,
 )
-from training.fit.inputs import FeatureRows
 from training.fit.losses import (
     Encoders,
     backward,
     both,
     by_length,
-    generator_states,
-    set_generator_states,
     with_loss_constants,
 )
-from training.fit.optimisation import choose_trained, learning_rate, make_optimizer, optimizer_step
-from training.fit.run import run_key
+from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
+from training.fit.setup import model_and_key
+from training.runs.processes import generator_states, set_generator_states
+from training.runs.runner import cosine
 from training.towers.model import create_model, load_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import END, START, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
@@ -321,20 +318,17 @@ def test_bad_settings_are_named() -> None:
     TrainConfig(warmup_ratio=0.0, logit_scale=1, agc=0, patience=0)
 
 
-def test_a_key_is_of_what_decides_the_weights(towers: Towers) -> None:
-    shards = {"train": ["aa"], "val": [], "test": ["bb"]}
+def test_a_key_is_of_what_decides_the_weights(small_run: Callable[..., TrainConfig]) -> None:
+    def key(kind: str = "vit", shards: tuple[str, ...] = (), **changes: Any) -> str:
+        return model_and_key(small_run(kind, **changes), {"train": ["aa"], "val": [*shards], "test": ["bb"]})[1]
 
-    def key(**changes: Any) -> str:
-        return run_key(TrainConfig(**changes), towers["vit"], {}, shards)
-
-    assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
-    others = [key(seed=5), key(epochs=2), key(augment=()), key(steps=1), run_key(TrainConfig(), {}, {}, shards)]
-    others += [run_key(TrainConfig(), towers["vit"], {}, shards | {"val": ["ab"]})]
+    assert key() == key(cache_max_bytes=1, checkpoint_every_steps=9)
+    others = [key(seed=5), key(epochs=3), key(augment=()), key(steps=1), key("resnet"), key(shards=("ab",))]
     assert len({key(), *others}) == 7
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
-    rates = [learning_rate(step, lr=2e-3, warmup=5, total=40) for step in range(40)]
+    rates = [cosine(2e-3, warmup=5, total=40)(step) for step in range(40)]
     assert rates[:5] == pytest.approx([2e-3 * part / 5 for part in (1, 2, 3, 4, 5)])
     assert rates[5] == 2e-3
     assert rates[5:] == sorted(rates[5:], reverse=True)
@@ -345,33 +339,33 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
 @pytest.mark.parametrize("lock_image", [False, True])
 def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, lock_image: bool, towers: Towers) -> None:
     torch.manual_seed(0)
-    config = TrainConfig(optimizer="adabelief", agc=0.01, max_grad_norm=0.0, logit_scale=20.0)
+    config = TrainConfig(optimizer="adabelief", agc=0.01, max_grad_norm=0.0, logit_scale=20.0, lock_image=lock_image)
     module = create_model(with_loss_constants(towers[kind], config), Path())
     optimizer = make_optimizer(module, config)
     images, ids = torch.rand((8, 3, 32, 32)), torch.randint(3, 300, (8, 10))
 
-    def changed(**chosen: bool) -> set[str]:
+    def changed(*, frozen: bool = False, keep_statistics: bool = False, **settings: Any) -> set[str]:
         """Names of the weights and statistics that a step changes."""
-        choose_trained(module, **({"keep_statistics": False} | chosen))
+        choose_trained(module, replace(config, **settings), frozen=frozen, keep_statistics=keep_statistics)
         before = {name: value.clone() for name, value in module.state_dict().items()}
         backward(module, Encoders.whole(module), Batch(images, ids), config)
         optimizer_step(optimizer, module, lr=0.1, config=config)
         return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
-    found = changed(frozen=True, fixed_scale=True, lock_image=lock_image)
+    found = changed(frozen=True)
     of_image = {name for name in found if name.startswith(("visual.proj", "visual.attnpool"))}
     assert bool(of_image) is not lock_image
     assert found - of_image == {"text.text_projection"}
-    same = set(module.state_dict()) - changed(frozen=False, fixed_scale=True, lock_image=lock_image)
+    same = set(module.state_dict()) - changed()
     assert "logit_scale" in same
     assert "text.token_embedding.weight" not in same
     assert all((name in same) is lock_image for name in module.state_dict() if name.endswith("conv1.weight"))
-    assert "logit_scale" in changed(frozen=False, fixed_scale=False, lock_image=True)
+    assert "logit_scale" in changed(lock_image=True, logit_scale=0.0)
     if not lock_image:
-        found = changed(frozen=False, fixed_scale=True, lock_image=False, freeze_image=True)
+        found = changed(freeze_image=True)
         assert {name for name in found if name.startswith("visual.")} == of_image
         assert "text.token_embedding.weight" in found
-    found = changed(frozen=False, fixed_scale=True, lock_image=False, keep_statistics=True)
+    found = changed(keep_statistics=True, lock_image=False)
     assert "visual.conv1.weight" in found
     assert not any("running" in name or "batches_tracked" in name for name in found)
 
@@ -393,7 +387,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     torch.manual_seed(0)
     config = TrainConfig(loss=loss, hard_negatives=("position", "colour") if changes else ())
     module = create_model(with_loss_constants(towers["vit"], config), Path())
-    choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=locked, keep_statistics=False)
+    choose_trained(module, replace(config, lock_image=locked), frozen=frozen, keep_statistics=False)
     batch = Batch(torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12)))
     if changes:
         kinds = torch.tensor([0, -1, 1, 0, 1] + 5 * [-1])
@@ -416,7 +410,7 @@ def test_towers_apart_have_the_same_gradients_to_the_bit(size: int, towers: Towe
     torch.manual_seed(0)
     config = TrainConfig(hard_negatives=("position",), microbatch=size)
     module = create_model(with_loss_constants(towers["resnet" if not size else "vit"], config), Path())
-    choose_trained(module, frozen=False, fixed_scale=False, lock_image=False, keep_statistics=False)
+    choose_trained(module, config, frozen=False, keep_statistics=False)
     changed, anchors = torch.randint(3, 300, (2, 8, 9))
     kinds = torch.tensor([0, -1] * 4)
     batch = Batch(torch.rand((8, 3, 32, 32)), torch.randint(3, 300, (8, 12)), changed, kinds, anchors)
@@ -562,21 +556,6 @@ def test_a_gradient_that_is_no_number_changes_no_weight(broken: float, towers: T
     with pytest.raises(FloatingPointError, match="norm is"):
         optimizer_step(make_optimizer(module, config), module, lr=0.1, config=config)
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
-
-
-def test_kept_features_are_rows_by_index_and_a_disk_without_room_is_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, wanted = FeatureRows(10, tmp_path), np.array([7, 2, 2, 5])
-    assert rows.missing(wanted).tolist() == [2, 5, 7]
-    rows.put(np.array([2, 5]), torch.tensor([[2.0, 2.5], [5.0, 5.5]]))
-    assert rows.missing(wanted).tolist() == [7]
-    assert rows.read(np.array([5, 2, 5])).tolist() == [[5.0, 5.5], [2.0, 2.5], [5.0, 5.5]]
-    assert list(tmp_path.iterdir()) == []
-
-    monkeypatch.setattr("os.posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    with pytest.raises(DiskError, match="full"):
-        FeatureRows(10, tmp_path).put(np.array([0]), torch.zeros((1, 4)))
 
 
 def test_a_resume_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:

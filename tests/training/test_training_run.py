@@ -1,8 +1,10 @@
 """Whole training runs on coloured squares: learning, phases, fixed steps, kept features, resuming, refusing."""
 
+import errno
 import json
 import logging
 import math
+import os
 import random
 import shutil
 import signal
@@ -19,13 +21,12 @@ import torch
 from open_clip.transformer import Transformer
 from safetensors.torch import load_file, save_file
 
-from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
 from training.changes import ChangeRules
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
-from training.fit.effort import read_attempts
-from training.fit.loop import train
-from training.fit.run import STATE_FILE
+from training.fit.clip import train
+from training.runs.attempts import STATE_FILE, read_attempts
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model
 from training.towers.trained_models import EFFORT_FILE
@@ -41,7 +42,7 @@ HARD: dict[str, Any] = {"hard_negatives": ("position", "colour"), "hard_batches"
 def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plot takes longer than an epoch; that of `trained` is drawn."""
     if "training_code" not in request.fixturenames:
-        monkeypatch.setattr("training.fit.loop.write_png", lambda *_, **__: None)
+        monkeypatch.setattr("training.fit.clip.write_png", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights
 def test_a_finished_run_is_not_trained_again(
     trained: Path, square_files: PairFiles, long_run: TrainConfig, tmp_path: Path
 ) -> None:
-    """What was left of its resume state goes. Without its weights it is not called trained, nor if it is damaged."""
+    """What was left of its resume state goes. Without its weights it is trained again, and if damaged refused."""
     out = shutil.copytree(trained, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / STATE_FILE).parent.mkdir()
@@ -236,8 +237,8 @@ def test_a_finished_run_is_not_trained_again(
                 train(square_files, long_run, out)
         (out / name).write_bytes(whole)
     (out / "model.safetensors").unlink()
-    with pytest.raises(DamagedError, match="is missing"):
-        train(square_files, long_run, out)
+    assert train(square_files, long_run, out) == result
+    require_equal(out, trained)
 
 
 def test_how_settings_and_whole_epochs_counted_in_steps_change_no_weight(
@@ -407,3 +408,11 @@ def test_a_locked_tower_keeps_its_batch_statistics(
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert weights["visual.bn1.running_mean"].abs().max() == 0
     assert weights["visual.bn1.num_batches_tracked"] == 0
+
+
+def test_a_disk_without_room_for_kept_features_is_told_of(
+    few: PairFiles, small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(DiskError, match="full"):
+        train(few, small_run(frozen_epochs=1, augment=()), tmp_path / "run")

@@ -22,7 +22,7 @@ from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
 from training.data.images import encoded_reader
 from training.data.pairs import PairFiles, read_captions, row_groups
-from training.fit.run import start_model
+from training.fit.setup import start_model
 from training.runs.processes import deterministic_torch, encode_where_fastest
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import has_image_weights, keyed_config, model_config_of

@@ -18,8 +18,6 @@ from training.fit.optimisation import MAX_LOGIT_SCALE
 from training.runs.runner import Task
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 
-CUTOFF = 10  # of the reciprocal ranks that choose the epoch
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePairs:
@@ -86,7 +84,7 @@ class Heads(nn.Module):
     def mrr(self, pairs: FeaturePairs) -> float:
         """Return MRR@10 from captions to images, over all captions."""
         images, texts = self.encoded(pairs)
-        return float(reciprocal_ranks(text_to_image_ranks(texts, images, pairs.owners), CUTOFF).mean())
+        return float(reciprocal_ranks(text_to_image_ranks(texts, images, pairs.owners), 10).mean())
 
 
 def linear_layers(head: nn.Module) -> list[nn.Linear]:

@@ -27,7 +27,7 @@ from training.data.pairs import (
     read_captions,
     row_groups,
 )
-from training.processes import process_count, process_rank
+from training.runs.processes import process_count, process_rank
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import AnyTokenizer, Tokenize
 

@@ -39,7 +39,6 @@ from training.towers.model_files import save_weights
 logger = logging.getLogger(__name__)
 
 DISTIL_VERSION = 1  # raise it when the same settings and pairs would give different weights
-CUTOFF = 10  # of the reciprocal ranks that choose the epoch
 POOL = 16  # batches whose pairs are sorted by length, so that little is padded
 CHECKPOINT_STEPS = 200
 EXCHANGED = 0.15  # share of the words of unpaired sentences
@@ -250,7 +249,7 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
                 parts.append(F.normalize(self._module.text(ids).float(), dim=-1).cpu().numpy())
         found = np.concatenate(parts)
         ranks = text_to_image_ranks(found, self._gallery, np.arange(len(found)))
-        mrr = float(reciprocal_ranks(ranks, CUTOFF).mean())
+        mrr = float(reciprocal_ranks(ranks, 10).mean())
         similarity = float((found * self._gallery).sum(axis=1).mean())
         return mrr, {"val_mrr@10": mrr, "val_cosine": similarity, "val_gallery": len(found)}
 

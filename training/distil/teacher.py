@@ -11,7 +11,7 @@ from data_catalog.disk.files import digest
 from training.align.frozen import only_towers
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
-from training.fit.run import start_model
+from training.fit.setup import start_model
 from training.runs.attempts import WEIGHTS_FILE, claim
 from training.runs.processes import deterministic_torch
 from training.scores.encoders import open_encoder

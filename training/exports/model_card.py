@@ -21,13 +21,12 @@ from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
-from training.fit.effort import Attempt, read_attempts
+from training.runs.attempts import Attempt, read_attempts
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, VALIDATED, Score
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
 from training.towers.trained_models import EFFORT_FILE, SCORES_FILE
 
-_JOULES_IN_KWH = 3_600_000
 _NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be finite
 _NO_RECORD = (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
@@ -37,9 +36,8 @@ _EXACT = (
 )
 _SCORES = """Splits are held-out images of the training dataset. Other test sets are listed by name.
 Intervals are 95 % bootstrap intervals. Scores on galleries of other sizes or images are not comparable."""
-_ENERGY = """Time starts when data and model are loaded, and includes all attempts. Interrupted attempts count up to
-their last resume state. Processor counters cover the whole package, including other programs. Memory, disks, fans and
-cooling are not included unless they are listed."""
+_TIME = """Time starts when data and model are loaded, and includes all attempts. Interrupted attempts count up to
+their last resume state."""
 _FROM_TEXT = (
     "The text tower learned from parallel sentences, as described under Training. The image tower is its teacher's, "
     "whose training data are not listed here."
@@ -131,7 +129,7 @@ class SetScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardData:
-    """The contents of a card besides the model: its training data, its scores, and the time and energy of its training.
+    """The contents of a card besides the model: its training data, its scores, and the time of its training.
 
     Args:
         seen: the training data. None if it is unknown, or its snapshot is not there.
@@ -167,7 +165,7 @@ def card_data(
 
     Raises:
         InputError: a file is not a scoreboard, or has no score of these weights.
-        DamagedError: a file of scores, or of time and energy, is damaged.
+        DamagedError: a file of scores, or of time, is damaged.
     """
     language = seen.language if seen is not None else None
     paths = (folder / SCORES_FILE.format(split=split) for split in HELD_OUT)
@@ -275,7 +273,7 @@ def model_card(
         "Training": _training(trained),
         "Scores": scores if data.scores else "The model has not been scored. Score it with `vernaclip evaluate`.",
         "Limits": limits_section(data, trained),
-        "Time and energy": cost_section(data.attempts),
+        "Time": cost_section(data.attempts),
         "Citation": bullets([METHOD, *sorted(papers)]),
     }
     parts = [
@@ -603,7 +601,7 @@ def _codes(languages: list[str]) -> str:
 
 
 def cost_section(attempts: Sequence[Attempt]) -> str:
-    """Return Markdown on the time, hardware and energy of all attempts together."""
+    """Return Markdown on the time and hardware of all attempts together."""
     if not attempts:
         return f"Unknown: `{EFFORT_FILE}`, which training writes, was removed."
     hardware = sorted({markdown_text(name) for found in attempts for name in found.hardware})
@@ -613,14 +611,7 @@ def cost_section(attempts: Sequence[Attempt]) -> str:
     )
     tries = f"{len(attempts)} attempts" if len(attempts) > 1 else "one attempt"
     time = f"{duration(sum(found.seconds for found in attempts))} in {tries}, on {', '.join(hardware)}.{together}"
-    lines = []
-    for name in sorted({name for found in attempts for name in found.joules}):
-        read = [found.joules[name] for found in attempts if name in found.joules]
-        some = "" if len(read) == len(attempts) else f", in {len(read)} of {len(attempts)} attempts"
-        lines.append(f"{markdown_text(name)}: {sum(read) / _JOULES_IN_KWH:,.4f} kWh{some}")
-    reasons = sorted({reason for found in attempts for reason in found.not_measured})
-    lines += [f"Not measured: {markdown_text(reason)}" for reason in reasons]
-    return f"{time}\n\n{bullets(lines)}\n\n{_ENERGY}"
+    return f"{time}\n\n{_TIME}"
 
 
 def duration(seconds: float) -> str:

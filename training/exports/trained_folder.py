@@ -15,7 +15,7 @@ from data_catalog.base.errors import DamagedError, DefectError, InputError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.records import FOLDER_RECORD, file_problem, read_record
 from training.data.images import Features
-from training.fit.loop import TrainResult, read_result
+from training.runs.attempts import Result, read_result
 from training.towers.lineage import read_lineage
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
@@ -51,7 +51,7 @@ class TrainedFolder:
     model_config: dict[str, Any]
     loaded: LoadedModel
     run: dict[str, Any]
-    result: TrainResult
+    result: Result
 
     @property
     def learned(self) -> frozenset[str]:

@@ -1,5 +1,5 @@
-"""The training loop, its losses and optimizers, resume states, and the time and energy of a run."""
+"""Training of a CLIP model: inputs, losses, optimizers and hard negatives."""
 
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 
 prepare_for_torch()  # before the modules of this folder load torch

@@ -9,7 +9,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from training.data.pairs import Integers
 
@@ -17,12 +16,8 @@ _SEEDS = 64  # groups whose candidates are found at a time
 _CANDIDATES = 8  # nearest captions that are looked at for each place in a group
 
 
-class EpochOrder(nn.Module):
-    """The order of an epoch's samples. It is a buffer, so that the resume state has it.
-
-    Args:
-        num_samples: samples of the train split.
-    """
+class EpochOrder(torch.nn.Module):
+    """The order of an epoch's samples. It is a buffer, so that the resume state has it."""
 
     samples: torch.Tensor
 
@@ -34,7 +29,7 @@ class EpochOrder(nn.Module):
 def near_misses(
     features: torch.Tensor, wordings: Sequence[Hashable], size: int, draws: np.random.Generator
 ) -> Integers:
-    """Return an order of captions in which groups of near misses follow each other.
+    """Return an order of captions, each index once, in which groups of near misses follow each other.
 
     The first free caption and its nearest free ones, with different wordings, form a group. The groups are then
     shuffled, so that the last ones, whose captions have no near neighbours left, are in no particular place.
@@ -45,9 +40,6 @@ def near_misses(
             the same group.
         size: maximum number of captions in a group.
         draws: generator that shuffles the groups.
-
-    Returns:
-        Each index once.
     """
     is_free = np.ones(len(features), dtype=bool)
     groups: list[list[int]] = []

@@ -47,26 +47,22 @@ _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now 
 
 
 def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
-    """Raise if the rules lack what `train.hard_negatives` or the augmentation "mirror" needs.
-
-    Raises:
-        SettingsError: there are no rules, or none for one of the kinds or for "mirror".
-    """
-    if config.needs_rules and rules is None:
+    """Refuse rules that lack what `train.hard_negatives` or the augmentation "mirror" needs: nothing would change."""
+    if not config.needs_rules:
+        return
+    if rules is None:
         raise SettingsError(
             'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
             "(docs/languages.md): pass them, or leave these settings out"
         )
-    if "mirror" in config.augmentations and not (rules and rules.words.sides):
-        raise SettingsError(
-            "train.augment has mirror, but the language pack has no changes.sides, its words for left and right: add "
-            "them (docs/languages.md), or leave mirror out"
-        )
-    for kind in config.hard_negatives:
-        if not attrgetter(WORDS[kind])(rules and rules.words):
+    wanted = {kind: ("train.hard_negatives", WORDS[kind]) for kind in config.hard_negatives}
+    if "mirror" in config.augmentations:
+        wanted = {"mirror": ("train.augment", "sides"), **wanted}
+    for name, (setting, words) in wanted.items():
+        if not attrgetter(words)(rules.words):
             raise SettingsError(
-                f"train.hard_negatives has {kind}, but the language pack has no changes.{WORDS[kind]}: add these words "
-                f"(docs/languages.md), or leave {kind} out"
+                f"{setting} has {name}, but the language pack has no changes.{words}: add these words "
+                f"(docs/languages.md), or leave {name} out"
             )
 
 
@@ -90,14 +86,7 @@ def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
 
 
 class ChangedInputs:
-    """Read the changed captions of batches. What the rules say of a caption is computed once for many epochs.
-
-    Args:
-        split: the train split.
-        config: settings of the run.
-        tokenizer: tokenizer of the text tower.
-        rules: rules by which captions change.
-    """
+    """Read the changed captions of batches. What the rules say of a caption is computed once for many epochs."""
 
     def __init__(self, split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules) -> None:
         self._split, self._config, self._tokenizer = split, config, tokenizer

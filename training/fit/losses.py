@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.data.batches import Batch
-from training.processes import gather_features, sum_gradients
+from training.runs.processes import gather_features, generator_states, set_generator_states, sum_gradients
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 T = TypeVar("T")
@@ -32,13 +32,10 @@ SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
 def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """Return the model config with the loss's initial constants and, if the settings fix it, the logit scale."""
-    found = dict(model_config)
-    if config.loss == "siglip":
-        is_ready = "init_logit_bias" in found  # the config is made for this loss and has its own constants
-        found = found if is_ready else {**found, **SIGLIP_START}
-    if config.logit_scale:
-        found["init_logit_scale"] = math.log(config.logit_scale)
-    return found
+    # A config with a bias was made for this loss, and has its own constants.
+    needs_start = config.loss == "siglip" and "init_logit_bias" not in model_config
+    scale = {"init_logit_scale": math.log(config.logit_scale)} if config.logit_scale else {}
+    return {**model_config, **(SIGLIP_START if needs_start else {}), **scale}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,7 @@ class Encoders:
     def whole(cls, module: Any) -> "Encoders":
         """Return the encoders of images and token ids."""
         text = module.encode_text
-        return cls(image=lambda images: encode_images(module, images), text=text, changed=text)
+        return cls(image=partial(encode_images, module), text=text, changed=text)
 
 
 def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
@@ -152,16 +149,10 @@ def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") 
     return Batch(*images, *texts)
 
 
-def unit_features_in_pieces(encoders: Encoders, batch: Batch, *, size: int) -> Batch:
-    """Return unit features in fp32, computed for `size` images and texts at a time to save memory (0: all at once)."""
-    return joined([unit_features(encoders, piece) for piece in pieces_of(batch, size)])
-
-
 def pieces_of(batch: Batch, size: int) -> list[Batch]:
     """Return a batch in pieces of `size` images; 0: in one."""
-    size = size or len(batch.images)
-    pieces = [slice(start, start + size) for start in range(0, len(batch.images), size)]
-    return [batch.map(itemgetter(piece)) for piece in pieces]
+    starts = range(0, len(batch.images), size or len(batch.images))
+    return [batch.map(itemgetter(slice(start, start + starts.step))) for start in starts]
 
 
 def joined(pieces: Sequence[Batch]) -> Batch:
@@ -262,27 +253,8 @@ def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
     both(tower(images), tower(*texts), are_apart=are_apart)
 
 
-def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the states of torch's random generators that work on a device draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_generator_states(states: dict[str, torch.Tensor]) -> None:
-    """Restore generator states. Skip the GPU's if there is no GPU, since a run may be resumed on a CPU."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
 def refuse_batch_statistics(module: Any) -> None:
-    """Raise if a model cannot process a batch in pieces.
-
-    Raises:
-        SettingsError: the model has batch normalisation, whose statistics would be those of a piece.
-    """
+    """Refuse to process a batch in pieces if batch normalisation would take the statistics of a piece for its own."""
     if any(isinstance(part, _BatchNorm) for part in module.modules()):
         raise SettingsError(
             "train.microbatch does not work with batch normalisation, which would see only a piece of the batch. "

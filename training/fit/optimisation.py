@@ -1,4 +1,4 @@
-"""Select the weights that train, and define the optimizer, its schedule and gradient clipping."""
+"""Select the weights that train, and define the optimizers and gradient clipping."""
 
 import math
 from functools import partial
@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.fit.losses import both
-from training.processes import has_second_core
+from training.runs.processes import has_second_core
 from training.towers.backbones import towers_of
 
 # Of AdamW, as in CLIP; of Muon, as its author has them, with three iterations in place of five.
@@ -23,32 +23,19 @@ MUON_MOMENTUM, MUON_ITERATIONS, NEWTON_SCHULZ = 0.95, 3, (3.4445, -4.7750, 2.031
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
 
 
-def choose_trained(
-    module: Any,
-    *,
-    frozen: bool,
-    fixed_scale: bool,
-    lock_image: bool,
-    keep_statistics: bool,
-    freeze_image: bool = False,
-) -> None:
+def choose_trained(module: Any, config: TrainConfig, *, frozen: bool, keep_statistics: bool) -> None:
     """Select the parameters that train. Set frozen towers to evaluation mode, so that they keep their batch statistics.
 
     Args:
         module: the open_clip model.
+        config: settings that lock or freeze the image tower, or fix the logit scale.
         frozen: train only the projections into the common space.
-        fixed_scale: do not train the logit scale.
-        lock_image: do not train any part of the image tower.
         keep_statistics: keep the statistics of batch normalisation in the image tower.
-        freeze_image: train only the projection of the image tower.
-
-    Raises:
-        SettingsError: a tower to be frozen has no projection.
     """
     module.requires_grad_(True)
     module.train()
     for tower, name, attributes in towers_of(module):
-        if not (frozen or (freeze_image and name == "image")):
+        if not (frozen or (config.freeze_image and name == "image")):
             continue
         tower.eval().requires_grad_(False)
         parts = [part for attribute in attributes if (part := getattr(tower, attribute, None)) is not None]
@@ -58,12 +45,11 @@ def choose_trained(
             raise SettingsError(f"the {name} tower has no projection to train while it is frozen: set {setting}")
         for part in trained:
             part.requires_grad_(True)
-    module.logit_scale.requires_grad_(not fixed_scale)
-    if keep_statistics:
-        for part in module.visual.modules():
-            if isinstance(part, _BatchNorm):
-                part.eval()
-    if lock_image:
+    module.logit_scale.requires_grad_(not config.logit_scale)
+    for part in module.visual.modules() if keep_statistics else ():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+    if config.lock_image:
         module.visual.eval().requires_grad_(False)
 
 
@@ -83,17 +69,25 @@ def make_optimizer(module: Any, config: TrainConfig) -> Any:
     return AdamW(groups, lr=config.lr, **ADAM_CONSTANTS)
 
 
+def decay_groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups: matrices with weight decay, biases, norms and the logit scale without."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
 class Muon(AdamW):
     """Muon (https://kellerjordan.github.io/posts/muon) for matrices and convolutions, AdamW for all other parameters.
 
     The update of a matrix is its momentum, made nearly orthogonal by Newton-Schulz iterations and scaled to the root
     mean square of AdamW's updates (https://arxiv.org/abs/2502.16982), so that both share one learning rate. A
-    convolution counts as the matrix of its output channels. Tables of embeddings are left to AdamW. `torch.optim.Muon`
-    takes matrices only, and iterates in bfloat16.
+    convolution counts as the matrix of its output channels. Tables of token and position embeddings are left to AdamW.
+    `torch.optim.Muon` takes matrices only, and iterates in bfloat16.
     """
 
     def __init__(self, module: nn.Module, *, lr: float, weight_decay: float) -> None:
-        matrices = [each for name, each in module.named_parameters() if _is_matrix(name, each)]
+        named = [(name, each) for name, each in module.named_parameters() if each.ndim >= 2]
+        matrices = [each for name, each in named if "embed" not in name and "token" not in name]
         is_matrix = set(matrices)
         groups = decay_groups(module, weight_decay)
         groups[0]["params"] = [each for each in groups[0]["params"] if each not in is_matrix]
@@ -138,31 +132,10 @@ class Muon(AdamW):
         return scale * (rows.T if is_tall else rows).reshape(weight.shape)
 
 
-def _is_matrix(name: str, weight: nn.Parameter) -> bool:
-    """Return whether Muon updates a parameter: not tables of token or position embeddings."""
-    return weight.ndim >= 2 and "embed" not in name and "token" not in name
-
-
-def decay_groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Return an optimizer's parameter groups: matrices with weight decay, biases, norms and the logit scale without."""
-    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def learning_rate(step: int, *, lr: float, warmup: int, total: int) -> float:
-    """Return the learning rate of a step, from 0: linear warm-up to `lr`, then a cosine down to 0 at `total`."""
-    if step < warmup:
-        return lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def optimizer_step(optimizer: Any, module: Any, *, lr: float, config: TrainConfig) -> None:
     """Clip the gradients and take one optimizer step. Keep the logit scale within CLIP's bounds.
 
-    Raises:
-        FloatingPointError: a gradient is infinite or NaN. No weight was changed.
+    A gradient that is infinite or NaN raises a FloatingPointError, and changes no weight.
     """
     trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])

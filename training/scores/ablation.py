@@ -17,7 +17,7 @@ from data_catalog.report.drawing import COLOURS, SERIES, write_png
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 from training.scores.evaluation import chosen_captions
 from training.scores.metrics import METRIC_OF, interval_of, mean_draws
 from training.scores.score import Estimate, retrieval_outcomes

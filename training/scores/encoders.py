@@ -17,7 +17,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sha256_of
 from training.data.features import Encoder
-from training.processes import encode_where_fastest
+from training.runs.processes import encode_where_fastest
 from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
 from training.towers.model_files import (
     HERE,

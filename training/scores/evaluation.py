@@ -15,7 +15,7 @@ from training.config import EvaluateConfig
 from training.data.features import FeatureStore, image_features, text_features
 from training.data.images import Features
 from training.data.pairs import Integers, PairFiles, read_captions, refuse_leaks, split_to_score
-from training.processes import prepare_for_torch
+from training.runs.processes import prepare_for_torch
 from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
 from training.scores.metrics import text_to_image_ranks
 from training.scores.score import Outcome, Score, Scores, retrieval_outcomes, scores_of

@@ -1,6 +1,6 @@
 """Read what a model was made of: the record that lies beside its weights, and travels with every export.
 
-It is `run.json`, which `claim_folder` writes: the settings, the pair shards that decided the weights, and the weights
+It is `run.json`, which `claim` writes: the settings, the pair shards that decided the weights, and the weights
 of other people that the model started from, with their licenses. An export's has the export's license too.
 """
 

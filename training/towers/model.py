@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.disk.files import sha256_of, write_json
-from training.processes import encode_where_fastest, prepare_for_torch
+from training.runs.attempts import WEIGHTS_FILE as WEIGHTS_FILE
+from training.runs.processes import encode_where_fastest, prepare_for_torch
 from training.towers.model_files import (
     JOINED,
     REMEDY,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
-WEIGHTS_FILE = "model.safetensors"
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
 
 logger = logging.getLogger(__name__)

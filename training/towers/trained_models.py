@@ -27,15 +27,15 @@ from data_catalog.disk.files import read_json, rename_for_removal, sha256_of, sw
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import write_checksummed
 from training.config import HELD_OUT
+from training.runs.attempts import EFFORT_FILE as EFFORT_FILE
+from training.runs.attempts import RESULT_FILE as RESULT_FILE
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import read_object
 
 logger = logging.getLogger(__name__)
 
-# Files of a run beside its weights: its result, its time and energy, its scores, a person's note.
-RESULT_FILE = "result.json"
-EFFORT_FILE = "effort.json"
+# Files of a run beside its weights: its scores, a person's note.
 SCORES_FILE = "scores-{split}.json"
 NOTE_FILE = "note.txt"
 # Name, caption mode and image choice of the score by which models are listed.

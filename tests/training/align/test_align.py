@@ -26,7 +26,7 @@ from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
-from training.fit.loop import train
+from training.fit.clip import train
 from training.scores.evaluation import evaluate
 from training.scores.rows import Board
 from training.towers.backbones import without

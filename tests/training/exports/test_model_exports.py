@@ -34,8 +34,8 @@ from training.exports.hugging_face import why_own_code
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
-from training.fit.loop import train
-from training.fit.run import MODEL_FILES
+from training.fit.clip import train
+from training.fit.setup import MODEL_FILES
 from training.scores.encoders import open_open_clip, open_transformers
 from training.towers.architecture import read_model_config
 from training.towers.model import load_model, open_model

@@ -8,7 +8,7 @@ with the whole batch.
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,18 +38,13 @@ def local_process_count() -> int:
 
 
 def chosen_device(name: str, setting: str = "train.device") -> "torch.device":
-    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU.
-
-    Raises:
-        InputError: "cuda" is set and torch finds no GPU, or there are fewer GPUs than processes.
-    """
+    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU."""
     import torch
 
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", "0"))
-    if number >= torch.cuda.device_count():
-        seen = torch.cuda.device_count()
+    number, seen = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= seen:
         raise InputError(
             f"{setting} is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
             f"install a CUDA build of torch, start fewer processes, or set {setting} to cpu"
@@ -81,20 +76,11 @@ def encode_where_fastest(module: Any, encode: "Callable[[Any], torch.Tensor]", i
 
 @contextmanager
 def process_group(device: "torch.device") -> Iterator[None]:
-    """Connect the processes that `torchrun` started, and disconnect them at the end. Do nothing with one process.
-
-    Args:
-        device: device of this process.
-
-    Raises:
-        SettingsError: WORLD_SIZE names several processes, but they were not started by `torchrun`.
-        InputError: another process ended or cannot be reached.
-    """
-    if process_count() == 1:
+    """Connect the processes that `torchrun` started, and disconnect them at the end. Do nothing with one process."""
+    dist = _distributed()
+    if dist is None:
         yield
         return
-    import torch.distributed as dist
-
     try:
         # Objects and CPU tensors use gloo, GPU tensors use nccl.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -106,22 +92,27 @@ def process_group(device: "torch.device") -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise InputError(
-                "another training process ended or cannot be reached. Read its output, then start all processes again: "
-                "they continue from the last resume state"
-            ) from error
-        raise
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            "another training process ended or cannot be reached. Read its output, then start all processes again: "
+            "they continue from the last resume state"
+        ) from error
     finally:
         dist.destroy_process_group()
 
 
-def require_same_in_all(what: str, value: object) -> None:
-    """Raise if this process has a different value than the first one, since each would then train another model.
+def _distributed() -> Any:
+    """Return torch's module of distributed training, or None with one process."""
+    if process_count() == 1:
+        return None
+    import torch.distributed as dist
 
-    Raises:
-        SettingsError: the value differs.
-    """
+    return dist
+
+
+def require_same_in_all(what: str, value: object) -> None:
+    """Refuse a value that differs from the first process's, since each process would then train another model."""
     if broadcast(value) != value:
         raise SettingsError(
             f"process {process_rank()} has a different {what} than the first process. Start all processes with the "
@@ -131,29 +122,24 @@ def require_same_in_all(what: str, value: object) -> None:
 
 def barrier() -> None:
     """Wait until all processes have reached this point."""
-    if process_count() > 1:
-        import torch.distributed as dist
-
+    if dist := _distributed():
         dist.barrier()
 
 
 def broadcast(value: T) -> T:
     """Return the first process's value in all processes."""
-    if process_count() == 1:
-        return value
-    import torch.distributed as dist
-
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    if dist := _distributed():
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 
 def gather_features(features: "torch.Tensor") -> "torch.Tensor":
     """Return the features of the whole batch, in its order. Gradients flow only to those of this process."""
-    if process_count() == 1:
+    dist = _distributed()
+    if dist is None:
         return features
     import torch
-    import torch.distributed as dist
 
     parts = [torch.empty_like(features) for _ in range(process_count())]
     dist.all_gather(parts, features.detach().contiguous())
@@ -163,14 +149,12 @@ def gather_features(features: "torch.Tensor") -> "torch.Tensor":
 
 def sum_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
     """Replace the gradients in each process by their sum over all processes."""
-    if process_count() == 1:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    dist = _distributed()
+    if dist is None or not gradients:
         return
     import torch
-    import torch.distributed as dist
 
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     summed = torch.split(flat, [gradient.numel() for gradient in gradients])
@@ -180,12 +164,36 @@ def sum_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
 
 def broadcast_buffers(module: Any) -> None:
     """Copy the first process's buffers, such as batch statistics, to all processes."""
-    if process_count() == 1:
-        return
-    import torch.distributed as dist
+    if dist := _distributed():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
-    for buffer in module.buffers():
-        dist.broadcast(buffer, src=0)
+
+def seed_process(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators for one of several processes from a step on, so that each draws different dropout."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def generator_states(device: "torch.device") -> "dict[str, torch.Tensor]":
+    """Return the states of torch's random generators that work on a device draws from."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: "Mapping[str, torch.Tensor]") -> None:
+    """Restore generator states. Skip the GPU's if there is no GPU, since a run may be resumed on a CPU."""
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def prepare_for_torch() -> None:
@@ -242,8 +250,9 @@ def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") 
     """Set deterministic algorithms, the thread count and the seed, and restore the earlier state on exit.
 
     Args:
-        device: device of the work. GPU algorithms are not changed, since many have no deterministic version.
+        seed: seed of torch's generators.
         num_threads: 0 takes all available CPUs, divided among the training processes on this machine.
+        device: device of the work. GPU algorithms are not changed, since many have no deterministic version.
 
     Yields:
         The number of threads.

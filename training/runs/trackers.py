@@ -7,8 +7,8 @@ So each step is logged once, also after a kill. Only wandb loses the last second
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +17,10 @@ from data_catalog.base.errors import InputError, install_hint
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import read_json
 from training.config import TRACKERS
-from training.processes import process_rank
+from training.runs.processes import process_rank
 
 
-class TensorBoard:
+class _TensorBoard:
     """A writer of event files in the folder `tensorboard` of a model folder.
 
     Events of an earlier attempt from step `since` on are purged.
@@ -33,21 +33,17 @@ class TensorBoard:
         if since == 0:
             self._writer.add_text("settings", f"```json\n{json.dumps(run['settings'], indent=1)}\n```", 0)
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log the metrics of a step."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """Write everything to the disk."""
+    def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        for step, metrics in steps.items():
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
-        """Close the event file."""
         self._writer.close()
 
 
-class Wandb:
+class _Wandb:
     """A W&B run, whose id and name are those of the model folder. Its files are in the folder `wandb` there.
 
     All else, such as project and mode, is wandb's own settings (`WANDB_PROJECT`, `WANDB_MODE`).
@@ -57,95 +53,71 @@ class Wandb:
         import wandb
 
         name = run["key"][:12]
-        try:
+        with _errors_of_wandb():
             # The user's program may have a run of its own.
             self._run = wandb.init(
                 dir=out, id=name, name=name, config=run["settings"], resume="allow", reinit="create_new"
             )
-        except wandb.errors.Error as error:
-            raise _refused_by_wandb(error) from error
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log the metrics of a step. An online run ignores steps that it has."""
-        self._run.log(dict(metrics), step=step, commit=True)
-
-    def flush(self) -> None:
-        """Do nothing: wandb's own process uploads and writes."""
+    def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        for step, metrics in steps.items():
+            self._run.log(dict(metrics), step=step, commit=True)
 
     def close(self, *, failed: bool) -> None:
-        """Wait until everything is uploaded or written, and end the run."""
+        # Waits until everything is uploaded or written.
         self._run.finish(exit_code=int(failed))
 
 
-_TYPES: dict[str, type[TensorBoard] | type[Wandb]] = dict(zip(TRACKERS, (TensorBoard, Wandb), strict=True))
+_TYPES: dict[str, type[_TensorBoard] | type[_Wandb]] = dict(zip(TRACKERS, (_TensorBoard, _Wandb), strict=True))
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check that trackers can be used. With wandb in online mode, the first process logs in.
-
-    Args:
-        names: names in `training.config.TRACKERS`.
-
-    Raises:
-        InputError: a package is missing, or W&B refuses the login.
-    """
+    """Check that trackers (`training.config.TRACKERS`) can be used. With wandb in online mode, log in."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise InputError(f"the setting log needs {', '.join(missing)}: {install_hint('log')}")
     if "wandb" in names and process_rank() == 0:
         import wandb
 
-        try:
+        with _errors_of_wandb():
             if wandb.run is None and wandb.setup().settings.mode == "online":
                 wandb.login()
-        except wandb.errors.Error as error:
-            raise _refused_by_wandb(error) from error
 
 
-def _refused_by_wandb(error: Exception) -> InputError:
-    return InputError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline")
+@contextmanager
+def _errors_of_wandb() -> Iterator[None]:
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        raise InputError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trackers:
-    """The trackers of a run. Metrics wait until they are handed over.
+    """The trackers of a run, none by default. Metrics wait until they are handed over.
 
     As a context manager, it hands over the last metrics and ends the run. After an exception, the run has failed.
-
-    Args:
-        opened: the trackers, none by default.
-        since: step before which earlier attempts handed over metrics.
-        waiting: metrics by step.
     """
 
-    opened: Sequence[TensorBoard | Wandb] = ()
-    since: int = 0
-    waiting: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, names: Sequence[str], out: Path, *, since: int) -> Self:
-        """Open the trackers of those names for a model folder that has its `run.json`.
-
-        Raises:
-            InputError: W&B refuses the run.
-        """
+    def __init__(self, names: Sequence[str] = (), out: Path = Path(), *, since: int = 0) -> None:
+        """Open trackers for a model folder that has its `run.json`, without the metrics of steps before `since`."""
         run = read_json(out / RUN_FILE) if names else {}
-        return cls(opened=[_TYPES[name](out, run, since) for name in dict.fromkeys(names)], since=since)
+        self._opened = [_TYPES[name](out, run, since) for name in dict.fromkeys(names)]
+        self._since, self._waiting = since, dict[int, dict[str, float]]()
 
     def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Add metrics of a step, without those that are None."""
-        if self.opened and metrics and step >= self.since:
+        if self._opened and metrics and step >= self._since:
             known = {name: float(value) for name, value in metrics.items() if value is not None and name != "step"}
-            self.waiting.setdefault(step, {}).update(known)
+            self._waiting.setdefault(step, {}).update(known)
 
     def hand_over(self, *, before: float) -> dict[str, float]:
         """Log the metrics of steps before a step, and return those of that step, which wait for more."""
-        ready = {step: self.waiting.pop(step) for step in sorted(self.waiting) if step < before}
-        for tracker in self.opened:
-            for step, metrics in ready.items():
-                tracker.log(metrics, step)
-            tracker.flush()
-        return dict(*self.waiting.values())
+        ready = {step: self._waiting.pop(step) for step in sorted(self._waiting) if step < before}
+        for tracker in self._opened:
+            tracker.log(ready)
+        return dict(*self._waiting.values())
 
     def __enter__(self) -> Self:
         return self
@@ -153,5 +125,5 @@ class Trackers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.hand_over(before=math.inf)
-        for tracker in self.opened:
+        for tracker in self._opened:
             tracker.close(failed=kind is not None)
