@@ -203,7 +203,7 @@ class Photographs:
         from flows.build.execution import LocalExecutor
         from flows.jobs import build_dataset
         from flows.recipe.recipe import load_recipe
-        from training.align.align import FrozenTowers, aligned_model_and_key
+        from training.align.frozen import FrozenTowers, aligned_model_and_key
         from training.data.pairs import pair_files
         from training.runs.processes import deterministic_torch
 
@@ -230,7 +230,7 @@ class Photographs:
         started = time.monotonic()
         with deterministic_torch(seed=0, num_threads=0, device=torch.device("cpu")):
             model_config, _ = aligned_model_and_key(self.recipe.train, self.recipe.align, {})
-            self.frozen = FrozenTowers.open(model_config, self.recipe.train, work, cache=root / "work" / "features")
+            self.frozen = FrozenTowers(model_config, self.recipe.train, work, cache=root / "work" / "features")
             self.splits = {split: self.frozen.pairs(self.files, split) for split in ("train", "val")}
             self.feature_minutes = (time.monotonic() - started) / 60
             self.mirrored = None if options.quick or second else self.frozen.pairs(self.files, "train", mirror=True)
@@ -247,20 +247,21 @@ class Photographs:
 
     def heads(self, changes: Mapping[str, Any], *, seed: int, size: int | None = None) -> tuple[Any, int]:
         """Return heads trained with changed settings, on all or some photographs, and their epoch."""
-        from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads
+        from training.align.align import fit_heads
+        from training.align.frozen import FrozenTowers, aligned_model_and_key
 
         config = replace(self.recipe.align, seed=seed, **changes)
         frozen = self.frozen
         if config.hidden:
             model_config, _ = aligned_model_and_key(self.recipe.train, config, {})
             with tempfile.TemporaryDirectory() as folder:
-                frozen = FrozenTowers.open(model_config, self.recipe.train, Path(folder), cache=Path(folder))
+                frozen = FrozenTowers(model_config, self.recipe.train, Path(folder), cache=Path(folder))
         train = self.mirrored if config.mirror else self.splits["train"]
         assert train is not None
         if size is not None:
             train = train.subset(np.random.default_rng(0).permutation(len(train))[:size])
-        heads, _, epoch = fit_heads(frozen, train, self.splits["val"], config)
-        return heads, epoch
+        heads, state = fit_heads(frozen, train, self.splits["val"], config)
+        return heads, int(state.best_record["epoch"])
 
 
 def scores_of(heads: Any, pairs: Any) -> dict[str, Any]:

@@ -71,9 +71,9 @@ from training.towers.trained_models import (
 from translation.memory import forget_texts
 
 if TYPE_CHECKING:
-    from training.align.curve import Curve
     from training.distil.distil import SentencePairs
     from training.runs.attempts import Result
+    from training.scores.rows import Board
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,13 @@ class TrainReport:
 class AlignReport(TrainReport):
     """An aligned model, and the curve of scores by number of training images, if it was asked for."""
 
-    curve: "Curve | None" = None
+    curve: "Board | None" = None
+
+    def curve_rows(self) -> list[dict[str, object]]:
+        """Return the points of the curve as rows of a table, none without a curve."""
+        from training.align.curve import curve_rows
+
+        return [] if self.curve is None else curve_rows(self.curve)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +287,7 @@ def align(
     executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
     if report.curve is not None:
         executor.artifact_table(
-            f"curve-{loaded.name}", report.curve.rows(), f"Scores of {loaded.name} by number of training images."
+            f"curve-{loaded.name}", report.curve_rows(), f"Scores of {loaded.name} by number of training images."
         )
     return report
 
@@ -366,8 +372,9 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    from training.align.align import align, aligned_model_and_key
+    from training.align.align import align
     from training.align.curve import measure_curve, require_sizes
+    from training.align.frozen import aligned_model_and_key
     from training.runs.trackers import require_trackers
 
     require_trackers(recipe.align.log)
@@ -627,7 +634,7 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
     towers, rules = recipe.train, None
     if recipe.model.by == "distil":
         from flows.sentences import sentence_pairs
-        from training.align.align import aligned_model_and_key
+        from training.align.frozen import aligned_model_and_key
         from training.distil.teacher import is_encoder, joined_towers, teacher_identity
 
         if is_encoder(recipe.distil.teacher):
@@ -638,7 +645,7 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
             sentence_pairs(recipe, None)
         return
     if recipe.model.by == "align":
-        from training.align.align import aligned_model_and_key, only_towers
+        from training.align.frozen import aligned_model_and_key, only_towers
 
         aligned_model_and_key(towers, recipe.align, {})
         towers = only_towers(towers)

@@ -199,19 +199,18 @@ def align(
     job = _job(recipe, root, options)
     report: AlignReport = with_executor("align", job, curve=list(curve))
     if options.json:
-        curve_rows = None if report.curve is None else report.curve.rows()
         named = {"folder": report.folder, "dataset": report.snapshot.dataset}
-        say_json(named | _json_row(report) | {"curve": curve_rows})
+        say_json(named | _json_row(report) | {"curve": report.curve_rows() or None})
         return
     _print_training(report)
     if report.curve is not None:
         from training.align.curve import CURVE_PLOT_FILE
-        from training.scores.score import VALIDATED
 
-        say(f"\nScores on the {report.curve.split} split by number of training images\n")
-        say_table(report.curve.rows())
-        if report.curve.split == "val":
-            say(f"\nsplit val: {VALIDATED}")
+        split = report.curve.sets[0]
+        say(f"\nScores on the {split.name} split by number of training images\n")
+        say_table(report.curve_rows())
+        for note in split.notes:
+            say(f"\nsplit {split.name}: {note}")
         say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
     _print_next(job, ("evaluate",))
 

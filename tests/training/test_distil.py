@@ -19,11 +19,10 @@ from data_catalog.disk.records import record_folder, remove_folder_record
 from training.align.align import align
 from training.align.curve import measure_curve
 from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
-from training.data.features import FeatureStore
 from training.data.pairs import PairFiles
-from training.distil import distil as distilling
-from training.distil.distil import SentencePairs, batches, distil
+from training.distil.distil import SentencePairs, batches_by_length, distil
 from training.exports.model_export import ModelExportConfig, export_model
+from training.runs import runner
 from training.towers.model import load_model
 
 COLOURS = ("rosso", "verde", "blu", "giallo", "nero", "viola", "arancione", "azzurro")
@@ -70,20 +69,21 @@ def config(teacher: Path) -> DistilConfig:
     return replace(CONFIG, teacher=str(teacher))
 
 
-def run(pairs: SentencePairs, config: DistilConfig, out: Path, cache: Path) -> Any:
-    return distil(pairs, config, out, cache=cache)
-
-
 @pytest.fixture(scope="module")
 def student(pairs: SentencePairs, config: DistilConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("students")
-    run(pairs, config, folder / "student", folder / "cache")
+    distil(pairs, config, folder / "student", cache=folder / "cache")
     return folder / "student"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Of a finished run, without its times and trackers."""
     return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name != "effort.json"}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """Files of a cache, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
 
 
 def texts_of(folder: Path, texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -133,23 +133,24 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     saves: int,
 ) -> None:
     config = replace(config, log=("tensorboard", "wandb"))
-    save, left = distilling._save, iter(range(saves))
+    save, left = runner.save_resume_state, iter(range(saves))
 
-    def save_or_end(run: Any) -> None:
+    def save_or_end(path: Path, **state: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt  # some steps, which are logged, after the last resume state
-        save(run)
+        save(path, **state)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(distilling, "CHECKPOINT_STEPS", 5)  # within epochs too
-            patch.setattr(distilling, "_save", save_or_end)
-            run(pairs, config, tmp_path / "run", tmp_path / "cache")
+            patch.setattr("training.distil.distil.CHECKPOINT_STEPS", 5)  # within epochs too
+            patch.setattr(runner, "save_resume_state", save_or_end)
+            distil(pairs, config, tmp_path / "run", cache=tmp_path / "cache")
     except KeyboardInterrupt:  # a program may try again while it handles the error
-        monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
-        result = run(pairs, config, tmp_path / "run", tmp_path / "cache")
+        features = written(tmp_path / "cache")
+        result = distil(pairs, config, tmp_path / "run", cache=tmp_path / "cache")
+    assert written(tmp_path / "cache") == features, "no feature is computed again"
     assert files_of(tmp_path / "run") == files_of(student)
-    assert run(pairs, config, tmp_path / "run", tmp_path / "absent") == result
+    assert distil(pairs, config, tmp_path / "run", cache=tmp_path / "absent") == result
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     found = logged(tmp_path / "run")
     assert found["wandb"]["exit codes"] == [1, 0]
@@ -172,7 +173,7 @@ def test_each_option_gives_another_working_model(
     pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     some = replace(pairs, unpaired=())
-    result = run(some, replace(config, **changes), tmp_path / "run", student.parent / "cache")
+    result = distil(some, replace(config, **changes), tmp_path / "run", cache=student.parent / "cache")
     assert load_model(tmp_path / "run").sha256 == result.model_sha256
     assert result.best_val_mrr is not None
     if "patience" in changes:
@@ -191,7 +192,7 @@ def test_a_pretrained_encoder_is_a_student_too(
         origins=pairs.origins,
         languages=pairs.languages,
     )
-    result = run(same, found, tmp_path / "run", student.parent / "cache")
+    result = distil(same, found, tmp_path / "run", cache=student.parent / "cache")
     assert result.best_val_mrr > 0.3
     assert json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"] == [
         {"tower": "text", "weights": encoder.name, "license": "mit"}
@@ -211,7 +212,7 @@ def test_an_open_clip_model_is_a_teacher_by_its_name_with_the_activation_of_its_
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"mine": stated})
     monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: str(tmp_path / "weights.pt"))
     found = replace(config, teacher="tiny-clip/mine", teacher_license="mit", epochs=1)
-    run(pairs, found, tmp_path / "run", tmp_path / "cache")
+    distil(pairs, found, tmp_path / "run", cache=tmp_path / "cache")
     model = load_model(tmp_path / "run")
     pixels = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -232,11 +233,11 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
     (wide / "open_clip_config.json").write_text(json.dumps(described))
     few = replace(pairs, held_out=pairs.held_out[:1])
     refused: list[tuple[SentencePairs, DistilConfig, str]] = [
-        (pairs, replace(config, teacher=""), r"distil\.teacher is not set"),
-        (pairs, replace(config, teacher="/nowhere/model"), r"distil\.teacher: .* no model folder"),
+        (pairs, replace(config, teacher=""), r"distil\.teacher is ''"),
+        (pairs, replace(config, teacher="/nowhere/model"), "no folder of an open_clip model"),
         (pairs, replace(config, teacher="flickr8k"), "no dataset with a model"),
-        (pairs, replace(config, teacher=str(encoder)), "is not a model folder"),
-        (pairs, replace(config, teacher="ViT-B-32/nobody"), "ViT-B-32/nobody is no dataset"),
+        (pairs, replace(config, teacher=str(encoder)), "no folder of an open_clip model"),
+        (pairs, replace(config, teacher="ViT-B-32/nobody"), "ViT-B-32/nobody', which is no dataset"),
         (pairs, replace(config, teacher=str(damaged)), r"model\.safetensors"),
         (pairs, replace(config, teacher=str(wide)), r"wide/model\.safetensors"),
         (pairs, replace(config, student="small encoder"), r"distil\.student must be tiny, small, base"),
@@ -245,29 +246,21 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
     ]
     for number, (some, settings, expected) in enumerate(refused):
         with pytest.raises(PipelineError, match=expected):
-            run(some, settings, tmp_path / f"run-{number}", tmp_path / "cache")
+            distil(some, settings, tmp_path / f"run-{number}", cache=tmp_path / "cache")
     with pytest.raises(SettingsError, match="contains a run with other settings"):
-        run(pairs, replace(config, seed=9), student, tmp_path / "cache")
-    with pytest.raises(SettingsError, match="contains a run with other settings"):
-        run(pairs, replace(config, seed=9), student_copy(teacher, tmp_path), tmp_path / "cache")
-
-
-def student_copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder that another run has claimed."""
-    (tmp_path / "claimed").mkdir()
-    shutil.copy(folder / "run.json", tmp_path / "claimed")
-    return tmp_path / "claimed"
+        distil(pairs, replace(config, seed=9), student, cache=tmp_path / "cache")
 
 
 def test_batches_are_of_similar_length_and_have_each_pair_once() -> None:
-    lengths = [len(text) for text, _ in sentences(2, 400)] + [3] * 50
-    found = list(batches(lengths, 8, seed=1, epoch=2))
+    texts = [text for text, _ in sentences(2, 400)] + ["uno"] * 50
+    found = list(batches_by_length(texts, 8, seed=1, epoch=2))
     places = np.concatenate(found)
-    assert len(set(places.tolist())) == len(places) == len(lengths) // 8 * 8
-    spread = np.mean([np.ptp([lengths[place] for place in batch]) for batch in found])
-    assert spread < np.ptp(lengths) / 4
-    assert np.array_equal(places, np.concatenate(list(batches(lengths, 8, seed=1, epoch=2))))
-    assert not np.array_equal(places, np.concatenate(list(batches(lengths, 8, seed=1, epoch=3))))
+    assert len(set(places.tolist())) == len(places) == len(texts) // 8 * 8
+    lengths = np.array([len(text) for text in texts])
+    assert np.mean([np.ptp(lengths[batch]) for batch in found]) < np.ptp(lengths) / 4
+    again, later = (np.concatenate(list(batches_by_length(texts, 8, seed=1, epoch=epoch))) for epoch in (2, 3))
+    assert np.array_equal(places, again)
+    assert not np.array_equal(places, later)
 
 
 def test_the_card_says_what_the_student_learned_from(student: Path, tmp_path: Path) -> None:
@@ -300,7 +293,7 @@ def test_align_goes_on_from_a_student_from_no_pairs_to_all(
     curve = measure_curve(
         square_files, towers, config, EvaluateConfig(), tmp_path / "run", cache=tmp_path / "cache", sizes=[0, 24, 152]
     )
-    assert [point.images for point in curve.points] == [0, 24, 152]
+    assert [model.counts["images"] for model in curve.models] == [0, 24, 152]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     align(square_files, towers, replace(config, epochs=0), tmp_path / "same", cache=tmp_path / "cache")
     texts = ["ossor otardauq nu", "otla ni erde v"]

@@ -1,6 +1,7 @@
 """Score captions by heads that were not trained on them: train on all folds but one, and score that one."""
 
 import logging
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import SPLITS
 from data_catalog.disk.files import unit_interval
 from data_catalog.rows.schema import SCORE
-from training.align.align import FrozenTowers, fit_heads, opened_towers
+from training.align.align import fit_heads
+from training.align.frozen import opened_towers
 from training.align.heads import FeaturePairs
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles, read_rows, row_groups
@@ -20,39 +22,29 @@ logger = logging.getLogger(__name__)
 
 
 def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, cache: Path, num_folds: int) -> pa.Table:
-    """Return how well each caption fits its image, in units of random captions of its fold.
+    """Return how well each caption of all splits fits its image, in units of random captions of its fold.
 
     Images with equal original bytes are in the same fold, which depends on the bytes only. Heads are trained for all
     `align.epochs`, since no images are held out to choose one.
 
-    Args:
-        files: pair shards by split; all splits are scored.
-        towers: settings of `[train]` that name the towers.
-        config: settings of the alignment.
-        cache: folder with features of frozen towers.
-        num_folds: number of folds, at least 2.
-
     Returns:
         Columns `sample_id`, `caption` and `image_text_score` (null: the fold has too few captions to compare with).
-
-    Raises:
-        SettingsError: there are fewer than two folds, or the towers cannot be aligned.
-        InputError: a fold has fewer than two images.
     """
     if num_folds < 2:
         raise SettingsError(f"--folds must be at least 2, got {num_folds}: heads are trained on all folds but one")
     groups = row_groups([path for split in SPLITS for path in files.of(split)])
     rows = [row for group in groups for row in read_rows(group, ["sample_id", "sha256", "captions"]).to_pylist()]
     folds = np.array([int(unit_interval(row["sha256"], "fold") * num_folds) for row in rows], np.int64)
-    sizes = np.bincount(folds, minlength=num_folds)
-    if min(sizes) < 2:
-        raise InputError(f"of {len(rows):,} images, a fold has {min(sizes)}: give fewer --folds, or build more images")
+    smallest = min(np.bincount(folds, minlength=num_folds))
+    if smallest < 2:
+        raise InputError(f"of {len(rows):,} images, a fold has {smallest}: give fewer --folds, or build more images")
     texts = [(row["sample_id"], text) for row in rows for text in row["captions"]]
     scores = np.full(len(texts), np.nan)
     with opened_towers(towers, config, cache=cache) as frozen:
-        whole = _whole(frozen, files, config)
+        splits = [frozen.pairs(files, split, mirror=config.mirror) for split in SPLITS]
+        whole = reduce(FeaturePairs.joined, [pairs for pairs in splits if pairs is not None])
         for fold in range(num_folds):
-            heads, *_ = fit_heads(frozen, whole.subset(np.flatnonzero(folds != fold)), None, config)
+            heads, _ = fit_heads(frozen, whole.subset(np.flatnonzero(folds != fold)), None, config)
             own = np.flatnonzero(folds == fold)
             held, places = whole.subset(own), np.flatnonzero(np.isin(whole.owners, own))
             images, captions = heads.encoded(held)
@@ -68,14 +60,3 @@ def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, c
             SCORE: pa.array(scores.astype(np.float32), from_pandas=True),
         }
     )
-
-
-def _whole(frozen: FrozenTowers, files: PairFiles, config: AlignConfig) -> FeaturePairs:
-    """Return the features of all splits, one after another."""
-    found: FeaturePairs | None = None
-    for split in SPLITS:
-        pairs = frozen.pairs(files, split, mirror=config.mirror)
-        if pairs is not None:
-            found = pairs if found is None else found.joined(pairs)
-    assert found is not None
-    return found

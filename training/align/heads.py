@@ -1,21 +1,21 @@
 """Train the two heads that map features of frozen towers into one space: in closed form, then contrastively."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_catalog.base.errors import InputError, SettingsError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.fit.clip import CUTOFF
 from training.fit.optimisation import MAX_LOGIT_SCALE
+from training.runs.runner import Task
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 
 
@@ -48,27 +48,32 @@ class FeaturePairs:
         )
 
     def joined(self, other: "FeaturePairs") -> "FeaturePairs":
-        """Return these pairs followed by others."""
+        """Return these pairs followed by others. Images of which there is no mirrored view have the same view twice."""
+        views = (*other.views, *other.views)[: len(self.views)]
         return FeaturePairs(
-            views=tuple(np.concatenate(both) for both in zip(self.views, other.views, strict=True)),
+            views=tuple(np.concatenate(both) for both in zip(self.views, views, strict=True)),
             texts=np.concatenate([self.texts, other.texts]),
             owners=np.concatenate([self.owners, other.owners + len(self)]),
         )
 
+    def scaled(self, image: float, text: float) -> "FeaturePairs":
+        """Return the pairs with all features multiplied by the factor of their side."""
+        views = tuple(np.float32(image) * view for view in self.views)
+        return FeaturePairs(views=views, texts=np.float32(text) * self.texts, owners=self.owners)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heads:
-    """The two heads and the logarithm of their logit scale.
 
-    Args:
-        image: maps image features to the common space.
-        text: maps text features to the common space.
-        logit_scale: natural logarithm of the factor of cosines, a scalar.
-    """
+class Heads(nn.Module):
+    """A head for the features of each side, and the natural logarithm of the factor of cosines."""
 
-    image: Any
-    text: Any
-    logit_scale: Any
+    def __init__(self, image: nn.Module, text: nn.Module, logit_scale: nn.Parameter) -> None:
+        super().__init__()
+        self.image, self.text, self.logit_scale = image, text, logit_scale
+
+    def multiply(self, image: float, text: float) -> None:
+        """Make the heads take features that are 1 / factor times as large."""
+        for head, factor in ((self.image, image), (self.text, text)):
+            with torch.no_grad():
+                linear_layers(head)[0].weight.mul_(factor)
 
     def encoded(self, pairs: FeaturePairs) -> tuple[Features, Features]:
         """Return the unit features of the images, unmirrored, and of their captions in the common space."""
@@ -79,7 +84,12 @@ class Heads:
     def mrr(self, pairs: FeaturePairs) -> float:
         """Return MRR@10 from captions to images, over all captions."""
         images, texts = self.encoded(pairs)
-        return float(reciprocal_ranks(text_to_image_ranks(texts, images, pairs.owners), CUTOFF).mean())
+        return float(reciprocal_ranks(text_to_image_ranks(texts, images, pairs.owners), 10).mean())
+
+
+def linear_layers(head: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a head, in order."""
+    return [part for part in head.modules() if isinstance(part, nn.Linear)]
 
 
 def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tuple[Features, Features]:
@@ -121,80 +131,97 @@ def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tupl
     return found[0], found[1]
 
 
-def closed_form(pairs: FeaturePairs, config: AlignConfig, *, image: nn.Module, text: nn.Module) -> Heads:
-    """Set linear heads to the closed-form start, and return them. Heads with a hidden layer stay random.
-
-    Raises:
-        InputError: a feature is not finite.
-    """
-    for matrix in (*pairs.views, pairs.texts):
-        if not np.isfinite(matrix).all():
-            raise InputError("a tower's features contain NaN or infinity: its weights are damaged")
-    linear = [[part for part in head.modules() if isinstance(part, nn.Linear)] for head in (image, text)]
-    if all(len(parts) == 1 for parts in linear):
-        dim = linear[0][0].out_features
-        directions = canonical_directions(pairs, dim=dim, ridge=config.ridge)
-        for (part,), direction in zip(linear, directions, strict=True):
-            with torch.no_grad():
-                # A step of the optimizer is then as large for each head, whatever its number of inputs.
-                part.weight.copy_(torch.from_numpy(direction.T / np.linalg.norm(direction) * math.sqrt(dim)))
-                if part.bias is not None:
-                    part.bias.zero_()
-    return Heads(image=image, text=text, logit_scale=torch.nn.Parameter(torch.tensor(math.log(config.logit_scale))))
+def set_closed_form(heads: Heads, pairs: FeaturePairs, *, ridge: float) -> None:
+    """Set linear heads to the canonical directions. Heads with a hidden layer stay as they are."""
+    layers = [*linear_layers(heads.image), *linear_layers(heads.text)]
+    if len(layers) > 2:
+        return
+    dim = layers[0].out_features
+    for layer, direction in zip(layers, canonical_directions(pairs, dim=dim, ridge=ridge), strict=True):
+        with torch.no_grad():
+            # A step of the optimizer is then as large for each head, whatever its number of inputs.
+            layer.weight.copy_(torch.from_numpy(direction.T / np.linalg.norm(direction) * math.sqrt(dim)))
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
-def epochs_of(heads: Heads, pairs: FeaturePairs, config: AlignConfig, *, num_epochs: int) -> Iterator[float]:
-    """Train heads contrastively, and yield the mean loss after each epoch.
+class HeadsTask(Task[tuple[Tensor, Tensor]]):
+    """Train heads contrastively. `best` has those of the best epoch, the start or later."""
 
-    Each epoch has one random caption and, if there are mirrored images, one random view of each image. The learning
-    rate falls along a cosine that ends after `config.epochs`, whatever `num_epochs` is.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    views, texts = [torch.from_numpy(view) for view in pairs.views], torch.from_numpy(pairs.texts)
-    starts = torch.from_numpy(np.searchsorted(pairs.owners, np.arange(len(pairs))))
-    counts = torch.diff(starts, append=torch.tensor([len(texts)]))
-    weights = [*heads.image.parameters(), *heads.text.parameters()]
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": [heads.logit_scale], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
-    size = min(config.batch_size, len(pairs))
-    num_batches = len(pairs) // size
+    remedy = "Lower align.lr"
+    device = torch.device("cpu")
 
-    def dropped(features: torch.Tensor) -> torch.Tensor:
-        if not config.dropout:
-            return features
-        kept = torch.rand(features.shape, generator=generator) >= config.dropout
-        return features * kept / (1 - config.dropout)
+    def __init__(self, heads: Heads, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig) -> None:
+        self._heads, self._val, self._config, self.best = heads, val, config, heads
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._views, self._texts = [torch.from_numpy(view) for view in train.views], torch.from_numpy(train.texts)
+        self._starts = torch.from_numpy(np.searchsorted(train.owners, np.arange(len(train))))
+        self._counts = torch.diff(self._starts, append=torch.tensor([len(train.texts)]))
+        self._batch_size = min(config.batch_size, len(train))
+        self.modules = {"heads": heads}
+        groups: list[dict[str, Any]] = [
+            {"params": [*heads.image.parameters(), *heads.text.parameters()], "weight_decay": config.weight_decay},
+            {"params": [heads.logit_scale], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
 
-    for epoch in range(num_epochs):
-        order = torch.randperm(len(pairs), generator=generator)
-        captions = starts + (torch.rand(len(pairs), generator=generator) * counts).long()
-        sides = torch.randint(len(views), (len(pairs),), generator=generator)
-        total = 0.0
-        for number in range(num_batches):
-            step = epoch * num_batches + number
-            rate = config.lr * 0.5 * (1 + math.cos(math.pi * step / (config.epochs * num_batches)))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            some = order[number * size : (number + 1) * size]
-            seen = views[0][some]
-            for side, view in enumerate(views[1:], start=1):
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, on a cosine that ends after `align.epochs`, also in a shorter run."""
+        total = self._config.epochs * self.num_batches(0)
+        return self._config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+
+    def num_batches(self, epoch: int) -> int:
+        """Return the number of full batches."""
+        return len(self._starts) // self._batch_size
+
+    def batches(self, epoch: int, places: range) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield features of images, each from a random view, and of one random caption of each."""
+        num_images = len(self._starts)
+        order = torch.randperm(num_images, generator=self._generator)
+        captions = self._starts + (torch.rand(num_images, generator=self._generator) * self._counts).long()
+        sides = torch.randint(len(self._views), (num_images,), generator=self._generator)
+        for place in places:
+            some = order[place * self._batch_size : (place + 1) * self._batch_size]
+            seen = self._views[0][some]
+            for side, view in enumerate(self._views[1:], start=1):
                 seen = torch.where((sides[some] == side)[:, None], view[some], seen)
-            images = F.normalize(heads.image(dropped(seen)), dim=-1)
-            sentences = F.normalize(heads.text(dropped(texts[captions[some]])), dim=-1)
-            logits = heads.logit_scale.exp() * images @ sentences.T
-            labels = torch.arange(len(some))
-            loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-            if not math.isfinite(loss.item()):
-                raise SettingsError(
-                    f"the heads diverged in epoch {epoch + 1} (the loss is {loss.item()}): lower align.lr"
-                )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            with torch.no_grad():
-                heads.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-            total += loss.item()
-        yield total / num_batches
+            yield seen, self._texts[captions[some]]
+
+    def step(self, batch: tuple[Tensor, Tensor], lr: float) -> dict[str, float]:
+        """Take one optimizer step, and return the loss."""
+        heads = self._heads
+        images, texts = (
+            F.normalize(head(self._dropped(features)), dim=-1)
+            for head, features in zip((heads.image, heads.text), batch, strict=True)
+        )
+        logits = heads.logit_scale.exp() * images @ texts.T
+        labels = torch.arange(len(logits))
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with torch.no_grad():
+            heads.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        return {"loss": loss.item()}
+
+    def _dropped(self, features: Tensor) -> Tensor:
+        share = self._config.dropout
+        if not share:
+            return features
+        kept = torch.rand(features.shape, generator=self._generator) >= share
+        return features * kept / (1 - share)
+
+    def validate(self) -> tuple[float | None, dict[str, Any]]:
+        """Return MRR@10 on the validation split. Without one, the last heads are kept."""
+        if self._val is None:
+            return None, {"val_mrr@10": None, "val_gallery": 0}
+        mrr = self._heads.mrr(self._val)
+        return mrr, {"val_mrr@10": mrr, "val_gallery": len(self._val)}
+
+    def keep(self) -> None:
+        """Keep a copy of the heads in memory."""
+        self.best = deepcopy(self._heads)

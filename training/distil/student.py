@@ -6,18 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import write_json
 from training.config import DistilConfig
-from training.distil.teacher import Teacher
 from training.runs.processes import encode_where_fastest
-from training.towers.model import (
-    ENCODER_CONFIG_FILE,
-    create_model,
-    require_encoding,
-    write_model_config,
-)
+from training.towers.model import ENCODER_CONFIG_FILE, create_model, require_encoding, write_model_config
 from training.towers.preprocessing import preprocessing_of
 from training.towers.pretrained import load_text_encoder, save_encoder_config, text_identity
 from training.towers.tokenizer import (
@@ -33,12 +28,8 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of an encoder
 PRESETS: Mapping[str, tuple[int, int, int]] = {"tiny": (2, 128, 4), "small": (3, 256, 4), "base": (6, 384, 6)}
 
 
-def require_student(name: str) -> Any:
-    """Return what identifies a student in a run's key: its preset, sha256 of its files, or its name on the hub.
-
-    Raises:
-        SettingsError: it is neither a preset nor an encoder.
-    """
+def student_identity(name: str) -> Any:
+    """Return what identifies a student in a run's key: its preset, sha256 of its files, or its name on the hub."""
     if name in PRESETS:
         return name
     if not (Path(name).is_dir() or _HUB_NAME.fullmatch(name)):
@@ -50,21 +41,19 @@ def require_student(name: str) -> Any:
 
 
 def open_student(
-    teacher: Teacher, config: DistilConfig, out: Path, sentences: Iterable[str]
+    teacher: Any, image_config: Mapping[str, Any], config: DistilConfig, out: Path, sentences: Iterable[str]
 ) -> tuple[SavedTokenizer, Any]:
     """Return the tokenizer and the model of teacher's image tower and new student. Write their files except weights.
 
     Args:
-        teacher: the teacher.
+        teacher: the teacher's open_clip model.
+        image_config: what the student takes over of its model config.
         config: settings of the run.
         out: the model folder.
         sentences: translations, on which the tokenizer of a preset is trained.
-
-    Raises:
-        InputError: the encoder's files are missing or do not match, it cannot restore words, or the image tower cannot
-            be taken over.
     """
-    name = "student" if config.student in PRESETS else config.student
+    is_new = config.student in PRESETS
+    name = "student" if is_new else config.student
     text = {
         "context_length": config.context_length,
         "hf_model_name": name,
@@ -72,8 +61,8 @@ def open_student(
         "hf_pooler_type": "mean_pooler",
         "hf_proj_type": "linear",
     }
-    model_config = {**teacher.model_config, "custom_text": True, "text_cfg": text}
-    if config.student in PRESETS:
+    model_config = {**image_config, "custom_text": True, "text_cfg": text}
+    if is_new:
         tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size)
         save_tokenizer(tokenizer, out, context_length=config.context_length)
         write_json(out / ENCODER_CONFIG_FILE, _encoder_config(config, tokenizer.get_vocab_size()))
@@ -82,27 +71,20 @@ def open_student(
         copy_tokenizer(config.student, out)
     write_model_config(out, model_config)
     module = create_model(model_config, out)
-    module.visual.load_state_dict(teacher.module.visual.state_dict(), strict=True)
+    module.visual.load_state_dict(teacher.visual.state_dict(), strict=True)
     with torch.no_grad():
-        module.logit_scale.copy_(teacher.module.logit_scale)
-        if module.logit_bias is not None and teacher.module.logit_bias is not None:
-            module.logit_bias.copy_(teacher.module.logit_bias)
-    if config.student not in PRESETS:
+        module.logit_scale.copy_(teacher.logit_scale)
+        if module.logit_bias is not None and teacher.logit_bias is not None:
+            module.logit_bias.copy_(teacher.logit_bias)
+    if not is_new:
         load_text_encoder(module, model_config)
-    embeddings = module.text.transformer.get_input_embeddings().weight
-    if config.unpaired and embeddings.shape[1] != module.text.config.hidden_size:
-        raise InputError(
-            f"the encoder {config.student} has embeddings narrower than its layers, so it cannot restore words: "
-            "leave distil.unpaired empty"
-        )
     found = load_tokenizer(out, context_length=config.context_length, vocab_size=module.text.config.vocab_size)
     size = preprocessing_of(model_config).size
     require_encoding(module, found, image_size=size, model=config.student)
     noise = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         own, theirs = (
-            torch.nn.functional.normalize(encode_where_fastest(one.eval(), one.encode_image, noise))
-            for one in (module, teacher.module)
+            F.normalize(encode_where_fastest(one.eval(), one.encode_image, noise)) for one in (module, teacher)
         )
     if not torch.allclose(own, theirs, atol=1e-4):
         raise InputError(

@@ -1,23 +1,23 @@
 """Open a teacher: a model of ours or open_clip's, whose text tower is learned and whose image tower is taken over."""
 
 import logging
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import digest
+from training.align.frozen import only_towers
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
 from training.fit.setup import start_model
-from training.runs.attempts import claim
+from training.runs.attempts import WEIGHTS_FILE, claim
 from training.runs.processes import deterministic_torch
 from training.scores.encoders import open_encoder
 from training.towers.architecture import keyed_config, model_config_of
 from training.towers.lineage import read_lineage
-from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
+from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object, save_weights
 from training.towers.modules import read_encoder_config
 from training.towers.packaged import encoder_source
@@ -25,74 +25,39 @@ from training.towers.pretrained import borrowed_weights, files_identity, identit
 
 logger = logging.getLogger(__name__)
 
-_CONFIGS = (ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
-    """A model to learn from.
-
-    Args:
-        encoder: encodes sentences into the space of its image tower; it has the open_clip model.
-        model_config: the parts of its model config that describe the image tower and the space.
-    """
-
-    encoder: Encoder
-    model_config: Mapping[str, Any]
-
-    @property
-    def module(self) -> Any:
-        """Return the open_clip model."""
-        return self.encoder.module
-
 
 def teacher_identity(name: str) -> Any:
-    """Return what identifies a teacher in a run's key: sha256 of its files, or its name.
-
-    Raises:
-        SettingsError: no teacher is named, or there is none of that name.
-        InputError: the folder contains no model.
-    """
+    """Return what identifies a teacher in a run's key: sha256 of its files, or its name."""
     import open_clip
 
-    if not name:
-        raise SettingsError(
-            "distil.teacher is not set: name a dataset with a model, a model folder, or a model of open_clip"
-        )
-    if Path(name).is_dir():
-        if not (Path(name) / OPEN_CLIP_CONFIG_FILE).is_file():
-            raise InputError(
-                f"distil.teacher: {name} is not a model folder, because {OPEN_CLIP_CONFIG_FILE} is missing. A model in "
-                "transformers' format has to be named by open_clip's name, or converted to open_clip's layout"
-            )
+    if name and (Path(name) / OPEN_CLIP_CONFIG_FILE).is_file():
         return files_identity(Path(name), (OPEN_CLIP_CONFIG_FILE,))
-    if name.count("/") != 1 or not open_clip.get_pretrained_cfg(*name.split("/")):
-        raise SettingsError(
-            f"distil.teacher: {name} is no dataset with a model in this root, no model folder, no text encoder on this "
-            "machine (vernaclip towers), and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai. `vernaclip "
-            "align` or `train` makes a model of a dataset"
-        )
-    return name
+    if name.count("/") == 1 and open_clip.get_pretrained_cfg(*name.split("/")):
+        return name
+    raise SettingsError(
+        f"distil.teacher is {name!r}, which is no dataset with a model in this root, no folder of an open_clip model, "
+        "no text encoder on this machine (vernaclip towers), and no MODEL/PRETRAINED of open_clip, such as "
+        "ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
+    )
 
 
 def is_encoder(name: str) -> bool:
     """Return whether a teacher is a text encoder alone: a packaged one, a folder, or a name in the cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(encoder_source(name))
+    folder, files = Path(encoder_source(name)), (ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE)
     if name and folder.is_dir():
-        return (folder / ENCODER_CONFIG_FILE).is_file() and not (folder / OPEN_CLIP_CONFIG_FILE).is_file()
-    try:
-        there = [isinstance(try_to_load_from_cache(name, file), str) for file in _CONFIGS]
-    except ValueError:  # no name of a hub
-        return False
+        there = [(folder / file).is_file() for file in files]
+    else:
+        try:
+            there = [isinstance(try_to_load_from_cache(name, file), str) for file in files]
+        except ValueError:  # no name of a hub
+            return False
     return there == [True, False]
 
 
 def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
     """Return settings of an image tower, with a text encoder whose features keep their size."""
-    from training.align.align import only_towers
-
     size = read_encoder_config(encoder_source(encoder)).hidden_size
     return replace(only_towers(towers), text_encoder=encoder, embed_dim=size)
 
@@ -117,10 +82,9 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     learned = shards_of_starts(model_config, towers)
     claim(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
     if not (folder / WEIGHTS_FILE).is_file():
-        with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")):
+        with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")), torch.no_grad():
             _, module = start_model(model_config, towers, folder, ())
-            with torch.no_grad():
-                module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
+            module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
             save_weights(module, folder / WEIGHTS_FILE)
     return folder
 
@@ -141,33 +105,27 @@ def borrowed_image_tower(config: DistilConfig) -> list[dict[str, str]]:
     return [*earlier, *own]
 
 
-def open_teacher(name: str) -> Teacher:
-    """Open a teacher.
+def open_teacher(name: str) -> tuple[Encoder, dict[str, Any]]:
+    """Return a teacher, which has the open_clip model, and the parts of its model config that the student takes over.
 
-    Raises:
-        SettingsError: open_clip has no such model.
-        InputError: it is incomplete, or cannot be fetched.
-        DamagedError: a file of its folder is damaged.
+    These describe the image tower and the common space.
     """
     import open_clip
 
-    folder = Path(name)
-    encoder = open_encoder(name)
+    folder, encoder = Path(name), open_encoder(name)
     if folder.is_dir():
         stated = read_object(folder / OPEN_CLIP_CONFIG_FILE)
         found, preprocessing = deepcopy(dict(stated["model_cfg"])), dict(stated.get("preprocess_cfg", {}))
     else:
         architecture, _, tag = name.partition("/")
-        found = deepcopy(open_clip.get_model_config(architecture) or {})
+        found, preprocessing = deepcopy(open_clip.get_model_config(architecture)), encoder.module.visual.preprocess_cfg
         # The activation is that with which the weights were trained, whatever the architecture says.
         found["quick_gelu"] = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
-        preprocessing = dict(encoder.module.visual.preprocess_cfg)
-    names = ("mean", "std", "interpolation", "resize_mode")
-    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
-    model_config = {
-        key: found[key]
-        for key in ("embed_dim", "vision_cfg", "joined_images", "quick_gelu", "init_logit_bias")
-        if key in found
+    parts = ("embed_dim", "vision_cfg", "quick_gelu", "init_logit_bias")
+    model_config = {part: found[part] for part in parts if part in found}
+    model_config["preprocess_cfg"] = {
+        part: list(preprocessing[part]) if part in ("mean", "std") else preprocessing[part]
+        for part in ("mean", "std", "interpolation", "resize_mode")
+        if part in preprocessing
     }
-    model_config["preprocess_cfg"] = {key: kept[key] for key in names if key in kept}
-    return Teacher(encoder=encoder, model_config=model_config)
+    return encoder, model_config

@@ -18,15 +18,17 @@ from safetensors.torch import load_file, save_file
 
 from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.disk.records import record_folder
+from training.align import frozen
 from training.align.align import align
-from training.align.curve import CurvePoint, extended, measure_curve
+from training.align.curve import curve_rows, extended, measure_curve
 from training.align.heads import FeaturePairs, canonical_directions
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
-from training.data.features import FeatureStore, image_features, text_features
+from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
 from training.fit.clip import train
 from training.scores.evaluation import evaluate
+from training.scores.rows import Board
 from training.towers.backbones import without
 from training.towers.model import load_model
 
@@ -78,7 +80,7 @@ def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_feat
     assert mrr == pytest.approx(json.loads((aligned / "result.json").read_text())["best_val_mrr"], abs=0.02)
 
 
-@pytest.mark.parametrize(("saves", "log"), [(0, ()), (1, ("tensorboard", "wandb")), (3, ())])
+@pytest.mark.parametrize(("encoded", "log"), [(1, ()), (3, ("tensorboard", "wandb")), (6, ())])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     square_files: PairFiles,
     pretrained: TrainConfig,
@@ -86,20 +88,20 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     logged: Callable[[Path], dict[str, dict[str, Any]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    saves: int,
+    encoded: int,
     log: tuple[str, ...],
 ) -> None:
     config = replace(CONFIG, log=log)
-    save, left = FeatureStore._save, iter(range(saves))
+    encode, left = frozen.encode_where_fastest, iter(range(encoded))
 
-    def save_and_end(store: FeatureStore) -> None:
+    def encode_or_end(*inputs: Any) -> torch.Tensor:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        save(store)
+        return encode(*inputs)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(FeatureStore, "_save", save_and_end)
+            patch.setattr(frozen, "encode_where_fastest", encode_or_end)
             patch.setattr("training.data.features.PORTION", 64)
             align(square_files, pretrained, config, tmp_path / "run", cache=tmp_path / "cache")
     except KeyboardInterrupt:  # a program may try again while it handles the error
@@ -120,7 +122,6 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     cache: Path,
     aligned: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     copied = shutil.copytree(cache, tmp_path / "cache")
@@ -137,8 +138,9 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     assert files_of(tmp_path / "run") == files_of(aligned)
     assert "is damaged" in caplog.text
     assert "features of another model" in caplog.text
-    monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
+    features = {path: path.stat().st_mtime_ns for path in copied.rglob("*.*")}
     align(square_files, pretrained, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.*")} == features, "none is computed again"
 
 
 def vars_of(config: TrainConfig) -> dict[str, Any]:
@@ -325,10 +327,10 @@ def test_a_curve_scores_each_size_and_extends_the_line(
     align(square_files, siglip, CONFIG, out, cache=tmp_path)
     config = (out / "open_clip_config.json").read_bytes()
     curve = measure_curve(square_files, siglip, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
-    assert [(point.images, point.captions) for point in curve.points] == [(24, 48), (72, 144), (152, 304)]
-    assert (curve.split, curve.gallery) == ("test", 24)
-    assert all(point.low <= point.text_to_image <= point.high for point in (*curve.points, *curve.expected))
-    assert json.loads((out / "curve.json").read_text())["gallery"] == 24
+    assert [(row["images"], row["captions"]) for row in curve_rows(curve)[:3]] == [(24, 48), (72, 144), (152, 304)]
+    assert all(row.low <= row.value <= row.high for row in curve.rows)
+    assert {(row.test_set, row.gallery) for row in curve.where(metric="text_to_image_R@1").rows} == {("test", 24)}
+    assert Board.read(out / "curve.json") == curve
     with Image.open(out / "curve.png") as plot:
         assert plot.width > 100
     assert (out / "open_clip_config.json").read_bytes() == config
@@ -336,28 +338,22 @@ def test_a_curve_scores_each_size_and_extends_the_line(
     refit = measure_curve(
         square_files, pretrained, replace(CONFIG, refit=True), EvaluateConfig(), out, cache=cache, sizes=[24]
     )
-    assert [(point.images, point.captions) for point in refit.points] == [(48, 96)], "24 of the val split too"
+    assert [(row["images"], row["captions"]) for row in curve_rows(refit)] == [(48, 96)], "24 of the val split too"
     for sizes, kind in (([1], SettingsError), ([], SettingsError), ([153], InputError)):
         with pytest.raises(kind, match="curve"):
             measure_curve(square_files, pretrained, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
 
 
 def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() -> None:
-    def points(*scores: float) -> list[CurvePoint]:
-        return [
-            CurvePoint(images=100 * 2**place, captions=1, text_to_image=score, low=score, high=score)
-            for place, score in enumerate(scores)
-        ]
-
+    sizes = (100, 200, 400, 800)
     doubled = [1 / (1 + np.exp(2 - 0.5 * place)) for place in range(7)]
-    straight = extended(points(*doubled[:4]))
-    assert [point.images for point in straight] == [1600, 3200, 8000]
-    assert [point.text_to_image for point in straight[:2]] == pytest.approx(doubled[4:6])
-    widths = [point.high - point.low for point in extended(points(0.1, 0.2, 0.22, 0.3))]
+    straight = extended(sizes, doubled[:4])
+    assert [images for images, *_ in straight] == [1600, 3200, 8000]
+    assert [value for _, value, *_ in straight[:2]] == pytest.approx(doubled[4:6])
+    widths = [high - low for *_, low, high in extended(sizes, (0.1, 0.2, 0.22, 0.3))]
     assert widths == sorted(widths)
     assert widths[0] > 0.01
-    assert extended(points(0.1, 0.2)) == ()
-    assert extended(points(0.0, 0.1, 0.2)) == ()
+    assert extended(sizes[:2], (0.1, 0.2)) == extended(sizes[:3], (0.0, 0.1, 0.2)) == []
 
 
 def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(

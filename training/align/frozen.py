@@ -1,0 +1,234 @@
+"""Open the frozen towers of a recipe, cache their features, and make heads the projections of the model."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.settings import what_values
+from data_catalog.disk.files import digest, sha256_of
+from training.align.heads import FeaturePairs, Heads, linear_layers, set_closed_form
+from training.config import AlignConfig, TrainConfig
+from training.data.features import Encoder, FeatureStore
+from training.data.images import encoded_reader
+from training.data.pairs import PairFiles, read_captions, row_groups
+from training.fit.setup import start_model
+from training.runs.processes import deterministic_torch, encode_where_fastest
+from training.scores.encoders import tensors_sha256
+from training.towers.architecture import has_image_weights, keyed_config, model_config_of
+from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
+from training.towers.model import ENCODER_CONFIG_FILE
+from training.towers.preprocessing import Preprocessing, preprocessing_of
+from training.towers.pretrained import identity_of_weights
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+
+ALIGN_VERSION = 1  # raise it when the same settings and data would give different weights
+BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
+# Settings of `[train]` that name the towers. The others are for training all weights.
+TOWER_SETTINGS = (
+    *("model", "image_tower", "image_size", "image_mean", "image_std", "image_resize"),
+    *("text_pooler", "embed_dim", "context_length"),
+)
+
+
+def only_towers(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the towers, with all others at their defaults, as they are for training all weights."""
+    names = (*TOWER_SETTINGS, "image_weights", "image_license", "text_encoder", "text_license", "num_threads")
+    return TrainConfig(**{name: getattr(config, name) for name in names})
+
+
+def aligned_model_and_key(
+    towers: TrainConfig, config: AlignConfig, shards: dict[str, list[str]]
+) -> tuple[dict[str, Any], str]:
+    """Return the model config of the frozen towers with their heads, and the key of the run.
+
+    Args:
+        towers: settings of `[train]`, of which only those of the towers count.
+        config: settings of the alignment.
+        shards: sha256 of the pair shards by split.
+    """
+    towers = only_towers(towers)
+    found = model_config_of(towers)
+    vision, text, is_folder = found["vision_cfg"], found["text_cfg"], "start_folder" in found
+    if not has_image_weights(found, towers):
+        raise SettingsError(
+            f"align needs a pretrained image tower, unlike that of {towers.model}: set train.image_tower or "
+            "train.image_weights"
+        )
+    if "hf_model_name" not in text:
+        raise SettingsError(
+            f"align needs a Hugging Face text tower, unlike that of {towers.model}: set train.text_encoder"
+        )
+    if config.start == "model" and not is_folder:
+        raise SettingsError(f"align.start is model, but train.model is {towers.model}, which is no model folder")
+    is_timm = "timm_model_name" in vision
+    if config.hidden and not is_timm:
+        raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
+    kind = "mlp" if config.hidden else "linear"
+    if is_folder and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
+        hidden = str(config.hidden).lower()
+        raise SettingsError(f"align.hidden is {hidden}, but the heads of {towers.model} are of the other kind")
+    text["hf_proj_type"] = kind
+    if is_timm:
+        vision["timm_proj"] = kind
+    made_of = {
+        "align": what_values(config),
+        "model": keyed_config(found),
+        "weights": identity_of_weights(found, towers),
+    }
+    return found, digest({"version": ALIGN_VERSION, **made_of, "shards": shards})
+
+
+class FrozenTowers:
+    """The pretrained towers of a run, and the caches of their features.
+
+    Attributes:
+        module: the open_clip model, in evaluation mode.
+        images: cache of the features of images, by the image tower alone: another text tower finds them again.
+        mirrored: the same of mirrored images.
+        texts: cache of the features of captions.
+    """
+
+    def __init__(self, model_config: dict[str, Any], towers: TrainConfig, out: Path, *, cache: Path) -> None:
+        """Load the towers, and write the files of the model folder except weights."""
+        tokenizer, module = start_model(model_config, towers, out, ())
+        self.module = module.eval()
+        preprocessing = preprocessing_of(model_config)
+        image, text = frozen_parts(module, frozen=True, lock_image=False)
+        if image is None or text is None or image.projection == "attnpool":  # which takes a map, not a vector
+            raise SettingsError(
+                f"align cannot train the projections of {towers.model}: use a vision transformer or a timm backbone, "
+                "and a Hugging Face text encoder"
+            )
+        self._parts = image, text
+        vision, text_config = model_config["vision_cfg"], model_config["text_cfg"]
+        self.images, self.mirrored = (
+            FeatureStore(
+                _encoder(
+                    f"{vision.get('timm_model_name', towers.model)}{' (mirrored)' if mirror else ''}",
+                    image,
+                    prepare=partial(_prepared, preprocessing=preprocessing, mirror=mirror),
+                    encode_pixels=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
+                ),
+                cache,
+                unit=False,
+            )
+            for mirror in (False, True)
+        )
+        text_files = (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+        encoder = _encoder(
+            Path(text_config["hf_model_name"]).name,
+            text,
+            encode_texts=lambda texts: encode_where_fastest(
+                text.tower, partial(backbone_features, text), tokenizer(texts)
+            ),
+            files=tuple({"name": name, "sha256": sha256_of(out / name)} for name in text_files),
+        )
+        self.texts = FeatureStore(encoder, cache, unit=False)
+
+    def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
+        """Return the features of a split, with those of mirrored images if `mirror` is set. None without images."""
+        paths = files.of(split)
+        groups = row_groups(paths)
+        if not any(group.num_rows for group in groups):
+            return None
+        captions = read_captions(paths).to_pylist()
+        texts = [str(text) for group in captions for text in group]
+        if not all(text.strip() for text in texts):
+            raise DamagedError(f"a caption of the {split} split is empty, and has no feature: build the dataset again")
+        read, names, views = encoded_reader(groups), [str(number) for number in range(len(captions))], []
+        for store in (self.images, self.mirrored) if mirror else (self.images,):
+            rows, there = store.images(names, lambda name: read(int(name)), batch_size=BATCH_SIZE)
+            if len(there) != len(names):
+                raise DamagedError(
+                    f"{len(names) - len(there)} images of the {split} split do not decode: run `vernaclip verify`"
+                )
+            views.append(rows)
+        return FeaturePairs(
+            views=tuple(views),
+            texts=self.texts.texts(texts, batch_size=BATCH_SIZE),
+            owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
+        )
+
+    def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float] = (1.0, 1.0)) -> Heads:
+        """Return heads to train: in closed form, random with a hidden layer, or the model's own.
+
+        Args:
+            train: scaled features.
+            config: settings of the alignment.
+            scales: factors by which the features of images and texts were scaled.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            image, text = (_as_module(part).cpu() for part in self._parts)  # a GPU may have the towers
+            if config.start == "model":
+                heads = Heads(image, text, deepcopy(self.module.logit_scale))
+                heads.multiply(1 / scales[0], 1 / scales[1])
+                return heads
+            for layer in (*linear_layers(image), *linear_layers(text)):
+                layer.reset_parameters()
+        heads = Heads(image, text, nn.Parameter(torch.tensor(math.log(config.logit_scale))))
+        set_closed_form(heads, train, ridge=config.ridge)
+        return heads
+
+    @torch.no_grad()
+    def put(self, heads: Heads) -> None:
+        """Make heads the projections of the model."""
+        for part, head in zip(self._parts, (heads.image, heads.text), strict=True):
+            projection = getattr(part.tower, part.projection)
+            if isinstance(projection, nn.Module):
+                projection.load_state_dict(head.state_dict())
+            else:
+                projection.copy_(linear_layers(head)[0].weight.T)
+        self.module.logit_scale.copy_(heads.logit_scale)
+
+
+@contextmanager
+def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> Iterator[FrozenTowers]:
+    """Yield frozen towers whose heads no model folder gets, with torch deterministic."""
+    towers = only_towers(towers)
+    model_config, _ = aligned_model_and_key(towers, config, {})
+    with (
+        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
+        TemporaryDirectory(prefix="vernaclip-") as folder,
+    ):
+        yield FrozenTowers(model_config, towers, Path(folder), cache=cache)
+
+
+def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:
+    """Return a tower without its projection as an encoder of images alone or of texts alone."""
+    kept = {key: tensor for key, tensor in part.tower.state_dict().items() if key.partition(".")[0] != part.projection}
+    loaded = tensors_sha256(kept)
+    nothing: dict[str, Any] = {
+        "prepare": lambda picture: torch.zeros(0),
+        "encode_pixels": lambda pixels: torch.zeros(len(pixels), 0),
+        "encode_texts": lambda texts: torch.zeros(len(texts), 0),
+    }
+    origin = f"frozen tower, tensors {loaded[:12]}"
+    return Encoder(name=name, origin=origin, tensors_sha256=loaded, **{**nothing, **ways})
+
+
+def _as_module(part: FrozenPart) -> nn.Module:
+    projection = getattr(part.tower, part.projection)
+    if isinstance(projection, nn.Module):
+        return deepcopy(projection)
+    width, dim = projection.shape
+    found = nn.Linear(width, dim, bias=False)
+    with torch.no_grad():
+        found.weight.copy_(projection.T)
+    return found
+
+
+def _prepared(picture: Image.Image, *, preprocessing: Preprocessing, mirror: bool) -> torch.Tensor:
+    pixels = preprocessing.resized(ImageOps.mirror(picture) if mirror else picture)
+    return preprocessing.normalised(torch.from_numpy(pixels.copy())[None])[0]
