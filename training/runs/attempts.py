@@ -1,0 +1,204 @@
+"""Claim a model folder for a run, and record its result and the time of each attempt.
+
+`run.json` says which run a folder contains, and `result.json` marks it as finished. `effort.json` has the attempts. It
+is updated before each resume state is written, and differs between an interrupted and an uninterrupted run, unlike all
+other files. If a run is killed, its time after the last resume state is not counted.
+"""
+
+import datetime
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.catalog.manifest import RUN_FILE
+from data_catalog.disk.files import sweep_temporary, write_json
+from data_catalog.disk.records import remove_folder_record
+from training.runs.processes import barrier, local_process_count, process_count, process_rank
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+WEIGHTS_FILE = "model.safetensors"
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+EFFORT_FILE = "effort.json"
+STATE_FILE = "last/state.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The result of a finished run.
+
+    Args:
+        key: hash of everything that decides the weights.
+        model_sha256: sha256 of `model.safetensors`.
+        num_samples: images, or pairs of sentences, that were trained on.
+        epochs: epochs trained, including those with frozen towers.
+        frozen_epochs: epochs trained with frozen towers.
+        steps: optimizer steps.
+        best_epoch: epoch of the kept weights, 1-based. It is the last one if `train.steps` is set.
+        best_val_loss: validation loss of those weights. None without a validation split, where the last epoch is kept.
+        best_val_mrr: validation MRR@10 of those weights, from captions to images. None likewise.
+    """
+
+    key: str
+    model_sha256: str
+    num_samples: int
+    epochs: int
+    frozen_epochs: int
+    steps: int
+    best_epoch: int
+    best_val_loss: float | None
+    best_val_mrr: float | None = None
+
+
+def claim(
+    folder: Path, key: str, settings: Mapping[str, Any], borrowed: Sequence[Mapping[str, str]], learned: Iterable[str]
+) -> Result | None:
+    """Claim a model folder for a run, or refuse one that contains another run.
+
+    Args:
+        folder: the model folder.
+        key: key of the run.
+        settings: settings that decide the weights.
+        borrowed: initial weights of other people, with their licenses.
+        learned: sha256 of the pair shards that decide the weights, also those of the start and of a teacher.
+
+    Returns:
+        The result if the run is finished. A run whose weights were lost is not.
+    """
+    if process_rank() == 0:
+        sweep_temporary([folder, (folder / STATE_FILE).parent])
+        run = {"key": key, "settings": settings, "borrowed": borrowed, "learned": sorted(set(learned))}
+        earlier = _read_run(folder)
+        if earlier and earlier.get("key") != key:
+            raise SettingsError(f"{folder} contains a run with other settings or data: train into another folder")
+        if earlier != run:
+            remove_folder_record(folder)  # a license was stated; the caller records the folder again
+            write_json(folder / RUN_FILE, run)
+        if not (folder / WEIGHTS_FILE).is_file():
+            (folder / RESULT_FILE).unlink(missing_ok=True)
+        elif (folder / RESULT_FILE).is_file():
+            shutil.rmtree((folder / STATE_FILE).parent, ignore_errors=True)  # of a run that was killed at its end
+    barrier()
+    return read_result(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else None
+
+
+def finish(folder: Path, result: Result) -> Result:
+    """Record the result of a run, which marks it as finished, and remove its resume state."""
+    if process_rank() == 0:
+        write_json(folder / RESULT_FILE, asdict(result))
+        shutil.rmtree((folder / STATE_FILE).parent, ignore_errors=True)
+    barrier()
+    return result
+
+
+def key_of_folder(folder: Path) -> str | None:
+    """Return the key of the run that a folder contains. None: no run has begun there."""
+    return _read_run(folder).get("key")
+
+
+def read_result(path: Path) -> Result:
+    """Read the `result.json` of a finished run."""
+    return _read(path, Result, f"remove {path.parent} and train again")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    return _read(path, dict[str, Any], f"remove {folder} and train again") if path.is_file() else {}
+
+
+def _read(path: Path, kind: type[T], remedy: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise DamagedError(f"{path} is damaged ({cause}): {remedy}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt of a run, from its start or resumption to its end or interruption.
+
+    Args:
+        started: date and time of the start, UTC.
+        seconds: seconds from the start to the last update, of the first process.
+        first_step: step at which it began.
+        last_step: step of the last update.
+        device: "cpu" or "cuda".
+        hardware: names of the processor and the GPUs of the first process's machine.
+        processes: number of processes that trained together.
+    """
+
+    started: str
+    seconds: float
+    first_step: int
+    last_step: int
+    device: str
+    hardware: tuple[str, ...]
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    attempts: tuple[Attempt, ...]
+
+
+class AttemptLog:
+    """A writer of `effort.json`, which keeps earlier attempts and updates the current one.
+
+    Args:
+        folder: folder of the run.
+        device: device that trains.
+        step: step at which this attempt begins.
+    """
+
+    def __init__(self, folder: Path, device: "torch.device", *, step: int) -> None:
+        self._path, self._earlier = folder / EFFORT_FILE, read_attempts(folder / EFFORT_FILE)
+        self._began, self._started = time.monotonic(), datetime.datetime.now(datetime.UTC)
+        self._device, self._first_step, self._hardware = device.type, step, _hardware(device)
+
+    @property
+    def noted_step(self) -> int:
+        """Return the last step that earlier attempts noted."""
+        return max((attempt.last_step for attempt in self._earlier), default=0)
+
+    def note(self, step: int) -> None:
+        """Write the time of this attempt up to now."""
+        attempt = Attempt(
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self._began, 3),
+            first_step=self._first_step,
+            last_step=step,
+            device=self._device,
+            hardware=self._hardware,
+            processes=process_count(),
+        )
+        write_json(self._path, asdict(_Effort((*self._earlier, attempt))))
+
+
+def read_attempts(path: Path) -> tuple[Attempt, ...]:
+    """Return all attempts from an `effort.json`, or none if there is no such file."""
+    remedy = "remove it. The time spent so far is then unknown"
+    return _read(path, _Effort, remedy).attempts if path.is_file() else ()
+
+
+def _hardware(device: "torch.device") -> tuple[str, ...]:
+    """Return the names of the processor and, of work on GPUs, of those: each process of this machine has one."""
+    import torch
+
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    gpus = range(local_process_count()) if local_process_count() > 1 else [device.index or 0]
+    names = [torch.cuda.get_device_name(number) for number in gpus] if device.type == "cuda" else []
+    return next(named, platform.machine()), *names

@@ -1,0 +1,278 @@
+"""Distributed training over torch.distributed, and settings of torch in each process.
+
+`torchrun` starts the processes. Each has the whole model and a slice of every batch. Features are gathered, so that
+each image is compared with the captions of all processes, and gradients are summed. The result is that of one process
+with the whole batch.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from data_catalog.base.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+# Parameters of glibc's mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def process_rank() -> int:
+    """Return the rank of this process. Only rank 0 writes files. Without torchrun it is 0, even if RANK is set."""
+    return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
+
+
+def process_count() -> int:
+    """Return the number of processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_process_count() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def chosen_device(name: str, setting: str = "train.device") -> "torch.device":
+    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU."""
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    number, seen = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= seen:
+        raise InputError(
+            f"{setting} is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
+            f"install a CUDA build of torch, start fewer processes, or set {setting} to cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def encode_where_fastest(module: Any, encode: "Callable[[Any], torch.Tensor]", inputs: Any) -> "torch.Tensor":
+    """Encode images or texts on the GPU if torch finds one, and return their features on the CPU in float32.
+
+    On a GPU, products are computed in float32 too, where cuDNN would round to TF32. So features differ from those of a
+    CPU in the last digits only. `CUDA_VISIBLE_DEVICES=` hides the GPU.
+
+    Args:
+        module: the model, which moves to the GPU and stays there.
+        encode: one of its functions.
+        inputs: its argument, a tensor or another object with `to`.
+    """
+    import torch
+
+    device = chosen_device("auto")
+    if device.type == "cpu":
+        return encode(inputs).float()
+    module.to(device)
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        return encode(inputs.to(device)).float().cpu()
+
+
+@contextmanager
+def process_group(device: "torch.device") -> Iterator[None]:
+    """Connect the processes that `torchrun` started, and disconnect them at the end. Do nothing with one process."""
+    dist = _distributed()
+    if dist is None:
+        yield
+        return
+    try:
+        # Objects and CPU tensors use gloo, GPU tensors use nccl.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except ValueError as error:
+        raise SettingsError(
+            f"WORLD_SIZE is {process_count()}, but the processes cannot connect ({error}). Start them with torchrun, "
+            "or unset WORLD_SIZE to train with one process"
+        ) from error
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            "another training process ended or cannot be reached. Read its output, then start all processes again: "
+            "they continue from the last resume state"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _distributed() -> Any:
+    """Return torch's module of distributed training, or None with one process."""
+    if process_count() == 1:
+        return None
+    import torch.distributed as dist
+
+    return dist
+
+
+def require_same_in_all(what: str, value: object) -> None:
+    """Refuse a value that differs from the first process's, since each process would then train another model."""
+    if broadcast(value) != value:
+        raise SettingsError(
+            f"process {process_rank()} has a different {what} than the first process. Start all processes with the "
+            "same settings and files, and with a folder that all of them can access"
+        )
+
+
+def barrier() -> None:
+    """Wait until all processes have reached this point."""
+    if dist := _distributed():
+        dist.barrier()
+
+
+def broadcast(value: T) -> T:
+    """Return the first process's value in all processes."""
+    values = [value]
+    if dist := _distributed():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gather_features(features: "torch.Tensor") -> "torch.Tensor":
+    """Return the features of the whole batch, in its order. Gradients flow only to those of this process."""
+    dist = _distributed()
+    if dist is None:
+        return features
+    import torch
+
+    parts = [torch.empty_like(features) for _ in range(process_count())]
+    dist.all_gather(parts, features.detach().contiguous())
+    parts[process_rank()] = features
+    return torch.cat(parts)
+
+
+def sum_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
+    """Replace the gradients in each process by their sum over all processes."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    dist = _distributed()
+    if dist is None or not gradients:
+        return
+    import torch
+
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    summed = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, whole in zip(gradients, summed, strict=True):
+        gradient.copy_(whole.view_as(gradient))
+
+
+def broadcast_buffers(module: Any) -> None:
+    """Copy the first process's buffers, such as batch statistics, to all processes."""
+    if dist := _distributed():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def seed_process(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators for one of several processes from a step on, so that each draws different dropout."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def generator_states(device: "torch.device") -> "dict[str, torch.Tensor]":
+    """Return the states of torch's random generators that work on a device draws from."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: "Mapping[str, torch.Tensor]") -> None:
+    """Restore generator states. Skip the GPU's if there is no GPU, since a run may be resumed on a CPU."""
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def prepare_for_torch() -> None:
+    """Make OpenMP threads sleep while they wait, unless the user set OMP_WAIT_POLICY, and keep freed memory.
+
+    Spinning makes a step several times slower on a busy machine (4.4 s against 1.1 s, measured with two threads on two
+    cores that other programs used too). On an idle machine there is no difference. OpenMP reads the setting once, when
+    torch is loaded, so this has no effect afterwards.
+
+    Each layer of a tower allocates and frees tens of MB, which glibc takes from the system and gives back every time.
+    The system clears every page anew: half of the CPU time of features (`benchmarks/freed_memory.py`).
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
+    _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def share_freed_memory() -> None:
+    """Let all threads allocate from one heap, so that each takes what others freed. Call it before threads start.
+
+    By default, glibc gives threads heaps of their own, up to eight a core. As freed memory is kept, a server whose
+    requests run in changing threads would keep the peak of each heap (`benchmarks/page_load.py`).
+    """
+    _mallopt(_M_ARENA_MAX, 1)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt is not None:
+        mallopt(parameter, value)
+
+
+def has_second_core(num_threads: int) -> bool:
+    """Return whether torch computes on one thread while another CPU of this process is free for a second one."""
+    return num_threads == 1 and len(os.sched_getaffinity(0)) >= 2 * local_process_count()
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Compute on all CPUs that this process may use while inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, len(os.sched_getaffinity(0)) // local_process_count()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") -> Iterator[int]:
+    """Set deterministic algorithms, the thread count and the seed, and restore the earlier state on exit.
+
+    Args:
+        seed: seed of torch's generators.
+        num_threads: 0 takes all available CPUs, divided among the training processes on this machine.
+        device: device of the work. GPU algorithms are not changed, since many have no deterministic version.
+
+    Yields:
+        The number of threads.
+    """
+    prepare_for_torch()
+    import torch
+    from torch.utils import deterministic
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // local_process_count())
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    # Filling memory only costs time, since no code here reads uninitialised memory.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+            torch.manual_seed(seed)
+            yield num_threads
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

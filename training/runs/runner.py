@@ -1,0 +1,344 @@
+"""Run a training: phases, learning rates, validations, the best weights, and a state to resume from bit for bit.
+
+What is trained is a `Task`. Batches, draws and caches follow from the seed, the epoch and the place in it, so the
+resume state has none of them.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.progress import Progress
+from data_catalog.disk.files import write_bytes
+from data_catalog.disk.resume import load_resume_state, save_resume_state
+from training.runs.attempts import METRICS_FILE, STATE_FILE, AttemptLog
+from training.runs.processes import barrier, broadcast, generator_states, process_rank, set_generator_states
+from training.runs.trackers import Trackers
+
+logger = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A part of a run with an optimizer state of its own.
+
+    Args:
+        name: name in the line of progress.
+        steps: maximum number of optimizer steps.
+        rate: returns the learning rate of a step of the phase, from 0.
+        patience: validations without a better score after which the phase ends.
+        from_best: the phase starts from the best weights so far, not from the last ones.
+    """
+
+    name: str
+    steps: int
+    rate: Callable[[int], float]
+    patience: float = math.inf
+    from_best: bool = False
+
+
+def cosine(lr: float, *, warmup: int, total: int) -> Callable[[int], float]:
+    """Return learning rates by step: linear warm-up to `lr`, then half a cosine down to 0 at `total`."""
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, total - warmup)
+        return lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    return rate
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """The progress of a run.
+
+    Args:
+        phase: index of the current phase.
+        phase_start: steps of earlier phases.
+        step: finished steps.
+        epoch: finished epochs.
+        batch: finished batches of the current epoch.
+        stale: validations of the phase since the best one.
+        sums: sum and number of what steps returned since the last validation, by name.
+        history: one record for each validation.
+        best: place of the best one in it; None before any.
+        best_score: its score; None if the task gives none, so that the last weights are kept.
+        waiting: metrics of the last step, which trackers do not have yet.
+    """
+
+    phase: int = 0
+    phase_start: int = 0
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    stale: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: int | None = None
+    best_score: float | None = None
+    waiting: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_record(self) -> dict[str, Any]:
+        """Return the record of the best validation; empty before any."""
+        return {} if self.best is None else self.history[self.best]
+
+
+class Task(Protocol[Batch]):
+    """What a `Runner` trains.
+
+    Attributes:
+        modules: the modules of the resume state, by name.
+        optimizer: the optimizer; its state is cleared where a phase begins.
+        device: device of the random generators.
+        remedy: what to try when training diverges, such as "Lower train.lr".
+    """
+
+    modules: Mapping[str, torch.nn.Module]
+    optimizer: Any
+    device: torch.device
+    remedy: str
+
+    def begin(self, state: RunState) -> None:
+        """Prepare `state.phase`, at its start or after a resumption: choose what trains, fill caches."""
+
+    def num_batches(self, epoch: int) -> int:
+        """Return the number of batches of an epoch, from 0."""
+
+    def batches(self, epoch: int, places: range) -> Generator[Batch]:
+        """Set the modules to training, and yield these batches of an epoch. The generator is closed at its end."""
+
+    def step(self, batch: Batch, lr: float) -> Mapping[str, float | tuple[float, float]]:
+        """Take one optimizer step. Return "loss" and further values, or sums with their numbers of terms.
+
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite. No weight was changed.
+        """
+
+    def validate(self) -> tuple[float | None, Mapping[str, Any]]:
+        """Return the score of the current weights, where higher is better, and what to record of them.
+
+        Without a score the last weights are kept. Only the first process's result counts.
+
+        Raises:
+            FloatingPointError: the validation loss is not finite.
+        """
+
+    def keep(self) -> None:
+        """Keep the current weights as the best."""
+
+    def restore(self) -> None:
+        """Load the best weights."""
+
+
+class Runner:
+    """Runs a task through its phases. After a kill, the same call ends with the same weights."""
+
+    def __init__(
+        self,
+        task: Task[Any],
+        phases: Sequence[Phase],
+        *,
+        folder: Path | None = None,
+        key: str = "",
+        validate_every: int = 0,
+        checkpoint_every: int = 0,
+        log: Sequence[str] = (),
+        report: Callable[[RunState], object] | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            task: what is trained.
+            phases: its phases.
+            folder: folder of the run, with its `run.json`; None to keep nothing, neither state nor metrics.
+            key: key of the run; only a run with the same key resumes.
+            validate_every: steps between validations, 0: once an epoch. The last step is always followed by one.
+            checkpoint_every: steps between resume states, 0: one after each validation only.
+            log: trackers by name.
+            report: called after each validation, once its resume state is written.
+        """
+        self._task, self._phases, self._folder, self._key = task, phases, folder, key
+        self._validate_every, self._checkpoint_every, self._log = validate_every, checkpoint_every, log
+        self._report = report
+        self._attempts: AttemptLog | None = None
+        self._trackers = Trackers()
+        self.state = RunState()
+
+    def resume(self) -> RunState:
+        """Load the last resume state, if there is one."""
+        if self._folder is not None:
+            loaded = load_resume_state(
+                self._folder / STATE_FILE,
+                key=self._key,
+                modules=self._task.modules,
+                optimizer=self._task.optimizer,
+                set_generators=set_generator_states,
+                progress_of=lambda progress: RunState(**progress),
+            )
+            self.state = loaded or self.state
+        return self.state
+
+    def run(self, *, validate_first: bool = False) -> RunState:
+        """Train from the current state to the end, and return the final state. The best weights were kept.
+
+        Args:
+            validate_first: validate the initial weights too, as epoch 0.
+
+        Raises:
+            SettingsError: training diverged.
+        """
+        with ExitStack() as stack:  # the last one is closed first
+            if self._folder is not None and process_rank() == 0:
+                self._attempts = AttemptLog(self._folder, self._task.device, step=self.state.step)
+                self._trackers = Trackers(self._log, self._folder, since=self._attempts.noted_step)
+                self._trackers.add(self.state.step, self.state.waiting)
+            stack.enter_context(self._trackers)
+            stack.callback(self._note)
+            for index in range(self.state.phase, len(self._phases)):
+                if index > self.state.phase:
+                    self._enter(index)
+                self._run_phase(index, validate_first=validate_first and not self.state.history)
+        return self.state
+
+    def _enter(self, index: int) -> None:
+        if self._phases[index].from_best:
+            self._task.restore()
+        self._task.optimizer.state.clear()
+        self.state.phase, self.state.phase_start, self.state.stale = index, self.state.step, 0
+        self._save()
+
+    def _run_phase(self, index: int, *, validate_first: bool) -> None:
+        phase, state = self._phases[index], self.state
+        self._task.begin(state)
+        with Progress(phase.name, total=phase.steps, unit="steps", initial=state.step - state.phase_start) as progress:
+            if validate_first:
+                self._validate(progress, epoch=0)
+            while state.stale < phase.patience and (self._steps_left() or self._is_due()):
+                if not self._is_due():
+                    self._train(phase, progress)
+                if self._is_due():
+                    self._validate(progress, epoch=state.epoch + 1)
+                elif state.batch == self._task.num_batches(state.epoch):
+                    state.epoch, state.batch = state.epoch + 1, 0
+
+    def _steps_left(self) -> int:
+        return self._phases[self.state.phase].steps - (self.state.step - self.state.phase_start)
+
+    def _is_due(self) -> bool:
+        """Return whether a validation follows the last step."""
+        state = self.state
+        if not state.sums:
+            return False
+        if state.phase == len(self._phases) - 1 and not self._steps_left():
+            return True
+        if self._validate_every:
+            return state.step % self._validate_every == 0
+        return state.batch == self._task.num_batches(state.epoch)
+
+    def _train(self, phase: Phase, progress: Progress) -> None:
+        """Train to the end of the epoch or the phase, or to the next validation."""
+        state, num_batches = self.state, self._task.num_batches(self.state.epoch)
+        count = min(self._steps_left(), num_batches - state.batch)
+        if self._validate_every:
+            count = min(count, self._validate_every - state.step % self._validate_every)
+        with closing(self._task.batches(state.epoch, range(state.batch, state.batch + count))) as batches:
+            for batch in batches:
+                lr = phase.rate(state.step - state.phase_start)
+                values = self._step(batch, lr)
+                state.step, state.batch = state.step + 1, state.batch + 1
+                self._trackers.add(state.step, {"loss": values["loss"], "lr": lr})
+                progress.advance(1, epoch=state.epoch + 1, loss=f"{values['loss']:.3f}")
+                if self._checkpoint_every and state.step % self._checkpoint_every == 0:
+                    self._save()
+
+    def _step(self, batch: Any, lr: float) -> dict[str, float]:
+        """Take a step, and add what it returns to the sums."""
+        try:
+            found = self._task.step(batch, lr)
+        except FloatingPointError as error:
+            raise self._diverged(self.state.step + 1, error) from error
+        means = {}
+        for name, value in found.items():
+            total, count = value if isinstance(value, tuple) else (value, 1)
+            before = self.state.sums.setdefault(name, [0.0, 0])
+            before[0] += total
+            before[1] += count
+            means[name] = total / count if count else math.nan
+        return means
+
+    def _validate(self, progress: Progress, *, epoch: int) -> None:
+        """Validate, keep the weights if they are the best, and write metrics and the resume state."""
+        state, started = self.state, time.monotonic()
+        try:
+            score, measured = broadcast(self._task.validate())
+        except FloatingPointError as error:
+            raise self._diverged(state.step, error) from error
+        means = {f"train_{name}" if name == "loss" else name: _mean(*sums) for name, sums in state.sums.items()}
+        state.history.append({"epoch": epoch, "step": state.step, "train_loss": None, **means, **measured})
+        is_best = score is None or state.best_score is None or score > state.best_score
+        state.stale = 0 if is_best else state.stale + 1
+        if is_best:
+            state.best, state.best_score = len(state.history) - 1, score
+        self._trackers.add(state.step, state.history[-1])
+        if epoch and (not self._validate_every or state.batch == self._task.num_batches(state.epoch)):
+            state.epoch, state.batch = state.epoch + 1, 0
+        state.sums = {}
+        if process_rank() == 0:
+            # The weights come before the state: after a kill between the two, the validation runs again.
+            if is_best:
+                self._task.keep()
+            if self._folder is not None:
+                lines = "".join(json.dumps(line) + "\n" for line in state.history)
+                write_bytes(self._folder / METRICS_FILE, lines.encode())
+        self._save()
+        if self._report is not None:
+            self._report(state)
+        shown = [f"{name} {value:.3f}" for name, value in state.history[-1].items() if isinstance(value, float)]
+        seconds = time.monotonic() - started
+        say = logger.debug if self._folder is None else progress.say  # folds are many
+        say("epoch %d, step %d: %s (validated in %.1f s)", epoch, state.step, ", ".join(shown), seconds)
+        barrier()
+
+    def _diverged(self, step: int, error: FloatingPointError) -> SettingsError:
+        best = self.state.best_record
+        kept = f"The weights of epoch {best['epoch']} are in {self._folder}" if best else "No epoch was finished"
+        return SettingsError(
+            f"training stopped at step {step} of epoch {self.state.epoch + 1} because {error}. {kept}. "
+            f"{self._task.remedy}"
+        )
+
+    def _note(self) -> None:
+        """Hand over metrics, then note the step before which that was done."""
+        self.state.waiting = self._trackers.hand_over(before=self.state.step)
+        if self._attempts is not None:
+            self._attempts.note(self.state.step)
+
+    def _save(self) -> None:
+        """Write the resume state from the first process, since it is the same in all of them."""
+        self._note()
+        if self._folder is not None and process_rank() == 0:
+            save_resume_state(
+                self._folder / STATE_FILE,
+                key=self._key,
+                modules=self._task.modules,
+                optimizer=self._task.optimizer,
+                generators=generator_states(self._task.device),
+                progress=asdict(self.state),
+            )
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
