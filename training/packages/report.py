@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from data_catalog.disk.files import write_bytes
@@ -95,19 +95,16 @@ def write_report(
         status = f"finished after {state.step:,} steps"
     # The held-out pairs are lines of the files of pairs, unless they come from elsewhere.
     num_held_out = 0 if sources.held_out_sha256 or sources.continued else len(data.held_out)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template = environment.from_string((files("training.packages") / "report.html").read_text(encoding="utf-8"))
     style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
-    page = template.render(
+    page = _rendered(
+        "report.html",
+        training,
+        report,
         package_name=training.folder.stem,  # the folder has the package's name
-        metadata=training.metadata,
-        sources=sources,
         data=data,
-        settings=asdict(training.config),
         history=state.history,
         best=state.best_record,
         status=status,
-        report=report,
         num_parameters=num_parameters,
         num_lines=len(data.training) + num_held_out + sum(data.dropped.values()),
         samples=list(zip(data.held_out[:NUM_SAMPLES], texts, strict=False)),
@@ -145,30 +142,22 @@ def _chart(what: str, state: RunState, series: Mapping[str, str]) -> str:
 
 def write_card(path: Path, training: Training, report: TrainReport) -> None:
     """Write the package's README, without a date, so that the same training gives the same file."""
-    metadata, sources = training.metadata, training.sources
-    dropped = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items()) or "none"
-    digests = ", ".join(f"`{digest}`" for digest in sources.pairs_sha256)
-    start = f" The weights started from the training `{sources.continued}`." if sources.continued else ""
-    listed = "\n".join(f"- `{name}`: {value}" for name, value in asdict(training.config).items())
-    card = f"""# {metadata["from_name"]} to {metadata["to_name"]}, version {metadata["package_version"]}
+    path.write_text(_rendered("card.md", training, report), encoding="utf-8")
 
-A compact Transformer for captions, trained by `vernaclip mt train` and packed for Argos Translate. It knows only the
-words of its training pairs. License: {metadata["license"]}.{start}
 
-| | |
-|---|---|
-| parameters | {report.num_parameters:,}, stored as int8 |
-| vocabulary | {report.vocabulary_size:,} sentencepiece pieces, shared by both languages |
-| trained on | {report.num_training:,} distinct pairs; sha256 of the TSV: {digests} |
-| updates | {report.num_steps:,}; the package has the averaged weights after {report.best_step:,}, best by chrF |
-| lines dropped | {dropped} |
-| held out | {report.num_held_out:,} pairs, never trained on |
-| translated exactly as the reference | {report.exact_match:.1%} of the held-out pairs, by this package |
-| BLEU, chrF | {report.bleu:.2f}, {report.chrf:.2f} on the held-out pairs, by this package (sacreBLEU) |
-| loss | {report.held_out_loss:.4f} nats per token on the held-out pairs, before quantization |
-
-Settings:
-
-{listed}
-"""
-    path.write_text(card, encoding="utf-8")
+def _rendered(template: str, training: Training, report: TrainReport | None, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("training.packages"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template(template).render(
+        metadata=training.metadata,
+        sources=training.sources,
+        settings=asdict(training.config),
+        report=report,
+        **values,
+    )

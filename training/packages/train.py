@@ -102,11 +102,11 @@ def train_package(
     refuse_slow_precision(config.precision, "cpu", setting="precision")
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
     read = partial(read_pairs, source_check=source_check, target_check=target_check, codes=codes)
-    earlier: dict[str, Any] = {}
+    earlier: str | None = None
     held_out_pairs: list[Pair] = []
     if continued:
-        earlier, held_out_pairs = _read_earlier(continued, codes)
-        config = replace(config, **{name: earlier["config"][name] for name in SIZES})
+        earlier, sizes, held_out_pairs = _read_earlier(continued, codes)
+        config = replace(config, **sizes)
     elif held_out:
         validation = read(held_out, num_held_out=0)
         logger.info("lines of %s dropped: %s", held_out, validation.dropped)
@@ -118,7 +118,7 @@ def train_package(
         to_code=to_code,
         pairs_sha256=tuple(sha256_of(file) for path in pairs for file in files_of(path, codes)),
         held_out_sha256=",".join(map(sha256_of, files_of(held_out, codes))) if held_out else None,
-        continued=earlier.get("key"),
+        continued=earlier,
     )
     metadata = {
         "package_version": config.package_version,
@@ -162,8 +162,8 @@ def training_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.training")
 
 
-def _read_earlier(package: Path, codes: tuple[str, str]) -> tuple[dict[str, Any], list[Pair]]:
-    """Return the record and the held-out pairs of the training of an earlier package, which must have ended."""
+def _read_earlier(package: Path, codes: tuple[str, str]) -> tuple[str, dict[str, Any], list[Pair]]:
+    """Return key, sizes and held-out pairs of the training of an earlier package, which must have ended."""
     folder = training_folder(package)
     files = [package, *(folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE))]
     missing = [str(path) for path in files if not path.is_file()]
@@ -174,6 +174,7 @@ def _read_earlier(package: Path, codes: tuple[str, str]) -> tuple[dict[str, Any]
         )
     try:
         run = read_json(folder / RUN_FILE)
+        key, sizes = str(run["key"]), {name: run["config"][name] for name in SIZES}
         own = run["sources"]["from_code"], run["sources"]["to_code"]
         # Bytes are read, because in text mode a carriage return in a text would end its line.
         lines = (folder / HELD_OUT_FILE).read_bytes().decode("utf-8").split("\n")
@@ -184,7 +185,7 @@ def _read_earlier(package: Path, codes: tuple[str, str]) -> tuple[dict[str, Any]
         raise DamagedError(f"{folder / HELD_OUT_FILE} is cut off: restore it from a copy")
     if own != codes:
         raise InputError(f"{package} translates {' to '.join(own)}, not {' to '.join(codes)}")
-    return run, held_out
+    return key, sizes, held_out
 
 
 def _train(training: Training, start: Path | None) -> tuple[TranslationModel, RunState]:
