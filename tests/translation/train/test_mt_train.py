@@ -281,9 +281,9 @@ DAMAGED = (b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\
 )
 def test_a_damaged_training_folder_is_told(name: str, content: bytes, copied: Path, tiny_tsv: Path) -> None:
     (training_folder(copied) / name).write_bytes(content)
-    again = {"out": copied.with_name("new.argosmodel"), "continued": copied} if name == HELD_OUT_FILE else {}
+    new, continued = (copied.with_name("new.argosmodel"), copied) if name == HELD_OUT_FILE else (copied, None)
     with pytest.raises(DamagedError, match=r"remove|restore"):
-        train(tiny_tsv, copied, **again)
+        train(tiny_tsv, new, continued=continued)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
