@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from harness import in_turn, judge, medians, options_of, print_table
 
-from translation.train.config import PRESETS, TrainPackageConfig
-from translation.train.loop import IGNORED, MAX_GRADIENT_NORM, Batch, epoch_batches, to_batch, train_step
-from translation.train.model import TranslationModel
+from training.packages.config import PRESETS, TrainPackageConfig
+from training.packages.network import TranslationModel
+from training.packages.task import IGNORED, MAX_GRADIENT_NORM, Batch, epoch_batches, to_batch, update
 
 SEED = 1
 NUM_PIECES, NUM_PAIRS = 8000, 4000
@@ -49,8 +49,8 @@ def plain_step(model: TranslationModel, batch: Batch, optimizer: torch.optim.Opt
 
 STEPS_BY_NAME: dict[str, Step] = {
     "plain PyTorch, fp32": plain_step,
-    "mt train, fp32": lambda model, batch, optimizer: train_step(model, batch, optimizer, CONFIG),
-    "mt train, bf16": lambda model, batch, optimizer: train_step(
+    "mt train, fp32": lambda model, batch, optimizer: update(model, batch, optimizer, CONFIG),
+    "mt train, bf16": lambda model, batch, optimizer: update(
         model, batch, optimizer, replace(CONFIG, precision="bf16")
     ),
 }

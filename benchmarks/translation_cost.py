@@ -64,8 +64,8 @@ class Trials:
 
     def package(self, name: str, pairs: Sequence[Pair], codes: tuple[str, str]) -> Path:
         """Train a translation package; return its file."""
-        from translation.train.config import PRESETS, TrainPackageConfig
-        from translation.train.training import train_package
+        from training.packages.config import PRESETS, TrainPackageConfig
+        from training.packages.train import train_package
 
         out = self.work / f"{name}.argosmodel"
         if not out.is_file():

@@ -56,8 +56,8 @@ def published_size(captions: Sequence[str], folder: Path) -> Package:
     """Return a package with random weights, a tokenizer of the captions' words, and realistic lengths of outputs."""
     import torch
 
-    from translation.train.config import TrainPackageConfig
-    from translation.train.model import (
+    from training.packages.config import TrainPackageConfig
+    from training.packages.network import (
         END_ID,
         TranslationModel,
         load_vocabulary,

@@ -39,7 +39,7 @@ from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 from flows.towers import encoder_here, find_towers
-from translation.train.pairs import read_pairs as read_parallel
+from training.packages.pairs import read_pairs as read_parallel
 
 MAX_ROWS = 1_000_000  # to read at most
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60

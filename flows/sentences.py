@@ -18,8 +18,8 @@ from data_catalog.sources.files import check_text_file, read_lines
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
 from training.data.pairs import pair_files
+from training.packages.pairs import plain, read_pairs
 from training.towers.trained_models import pair_hashes
-from translation.train.pairs import plain, read_pairs
 
 if TYPE_CHECKING:
     from training.distil.distil import SentencePairs

@@ -29,7 +29,6 @@ def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
     inner = (
         "vernaclip.dataset",
         "training.",
-        "translation.train.",
         "flows.orchestration.prefect",
         "flows.orchestration.dask",
         "flows.page",

@@ -58,18 +58,20 @@ def train(
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
     from flows.recipe.settings import read
-    from translation.train.config import PRESETS, TrainPackageConfig, refuse_fixed_settings, refuse_held_out
+    from training.packages.config import KEPT, PRESETS, TrainPackageConfig
 
     overrides = override_values(options.overrides)
-    if options.continued:
-        refuse_held_out(options.held_out, continued=options.continued)
-        refuse_fixed_settings(overrides, continued=options.continued)
+    kept = ", ".join(sorted(set(overrides) & set(KEPT)))
+    if options.continued and kept:
+        raise SettingsError(
+            f"--set {kept} cannot be used with --continue: {options.continued} keeps its sizes and held-out pairs"
+        )
     settings = PRESETS[options.preset] | overrides
     config = read(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]
     source_check, target_check = (column_language(pack) if pack else None for pack in packs)
-    from translation.train.report import REPORT_FILE  # this and the next load torch
-    from translation.train.training import train_package, training_folder
+    from training.packages.report import REPORT_FILE  # this and the next load torch
+    from training.packages.train import train_package, training_folder
 
     report = train_package(
         pairs,

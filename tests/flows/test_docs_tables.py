@@ -30,7 +30,7 @@ from flows.build.steps import STEPS
 from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
-from translation.train.config import TrainPackageConfig
+from training.packages.config import TrainPackageConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "recipes.md"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cleaning.languages.identification import caption_language
 from data_catalog.base.errors import InputError
 from data_catalog.sample.grammar import write_pairs
-from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
+from training.packages.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
 
 GOOD = "".join(f"a dog number {number}\tun cane numero {number}\n" for number in range(40)).encode()
 

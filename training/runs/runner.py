@@ -156,6 +156,7 @@ class Runner:
         validate_every: int = 0,
         checkpoint_every: int = 0,
         log: Sequence[str] = (),
+        report: Callable[[RunState], object] | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -167,9 +168,11 @@ class Runner:
             validate_every: steps between validations, 0: once an epoch. The last step is always followed by one.
             checkpoint_every: steps between resume states, 0: one after each validation only.
             log: trackers by name.
+            report: called after each validation, once its resume state is written.
         """
         self._task, self._phases, self._folder, self._key = task, phases, folder, key
         self._validate_every, self._checkpoint_every, self._log = validate_every, checkpoint_every, log
+        self._report = report
         self._attempts: AttemptLog | None = None
         self._trackers = Trackers()
         self.state = RunState()
@@ -301,6 +304,8 @@ class Runner:
                 lines = "".join(json.dumps(line) + "\n" for line in state.history)
                 write_bytes(self._folder / METRICS_FILE, lines.encode())
         self._save()
+        if self._report is not None:
+            self._report(state)
         shown = [f"{name} {value:.3f}" for name, value in state.history[-1].items() if isinstance(value, float)]
         seconds = time.monotonic() - started
         say = logger.debug if self._folder is None else progress.say  # folds are many

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.sample.grammar import parallel_pairs
+from training.packages.config import TrainPackageConfig
+from training.packages.network import TranslationModel, save_ctranslate2
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.engines.registry import open_translator
 from translation.engines.sentences import decoding_limit, token_batches
 from translation.packages.package import Package, install, open_package, read_package
-from translation.train.config import TrainPackageConfig
-from translation.train.model import TranslationModel, save_ctranslate2
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
 ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]

@@ -17,36 +17,29 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
-from translation.packages.package import open_package
-from translation.train import loop
-from translation.train.config import TrainPackageConfig
-from translation.train.loop import (
-    STATE_FILE,
+from training.packages import task
+from training.packages.config import TrainPackageConfig
+from training.packages.network import END_ID, START_ID, TranslationModel, load_vocabulary, save_ctranslate2
+from training.packages.pairs import PairLine, ParallelCaptions, read_pairs
+from training.packages.report import REPORT_FILE, Sources, Training, TrainReport, write_report
+from training.packages.task import (
     WEIGHTS_FILE,
-    CurvePoint,
     HeldOutScores,
-    TrainState,
+    TranslationTask,
     epoch_batches,
     grouped,
-    lr_factor,
+    learning_rate,
     smoothed_cross_entropy,
     to_batch,
-    train_model,
 )
-from translation.train.model import END_ID, START_ID, TranslationModel, load_vocabulary, save_ctranslate2
-from translation.train.pairs import PairLine, ParallelCaptions, Sources, read_pairs
-from translation.train.report import REPORT_FILE, Training, TrainReport, write_report
-from translation.train.training import (
-    HELD_OUT_FILE,
-    RUN_FILE,
-    VOCABULARY_FILE,
-    open_earlier_training,
-    train_package,
-    training_folder,
-)
+from training.packages.train import HELD_OUT_FILE, VOCABULARY_FILE, train_package, training_folder
+from training.runs.attempts import METRICS_FILE, STATE_FILE
+from training.runs.runner import RunState
+from translation.packages.package import open_package
 
 SIZES = {"vocabulary_size": 150, "embed_dim": 16, "num_heads": 2, "ffn_dim": 32}
 LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1, "check_languages": False}
@@ -82,7 +75,7 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
 
 def assert_same_training(found: Path, expected: Path) -> None:
     assert found.read_bytes() == expected.read_bytes()
-    for name in (WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE):
+    for name in (WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE, METRICS_FILE):
         assert (training_folder(found) / name).read_bytes() == (training_folder(expected) / name).read_bytes()
 
 
@@ -101,7 +94,7 @@ KILLED = """
 import os, signal, sys
 from unittest import mock
 from flows.cli import main
-import translation.train.loop, translation.train.training
+import training.packages.train, training.runs.runner
 real, calls = eval(sys.argv[1]), []
 def act(*given, **named):
     calls.append(1)
@@ -116,11 +109,11 @@ with mock.patch(sys.argv[1], act):
 @pytest.mark.parametrize(
     "function",
     [
-        "translation.train.loop.save_resume_state",  # between the best weights and the state
-        pytest.param("translation.train.loop.save_tensors", marks=pytest.mark.slow),
-        pytest.param("translation.train.loop.train_step", marks=pytest.mark.slow),
-        pytest.param("translation.train.training.write_report", marks=pytest.mark.slow),
-        pytest.param("translation.train.training.write_bytes", marks=pytest.mark.slow),
+        "training.runs.runner.save_resume_state",  # between the best weights and the state
+        pytest.param("training.packages.task.save_tensors", marks=pytest.mark.slow),
+        pytest.param("training.packages.task.update", marks=pytest.mark.slow),
+        pytest.param("training.packages.train.write_report", marks=pytest.mark.slow),
+        pytest.param("training.packages.train.write_bytes", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_training_gives_the_same_package(
@@ -146,7 +139,7 @@ def test_two_line_aligned_files_are_named_by_one_word(finished: Finished, tiny_t
 def test_an_interrupted_training_says_how_to_go_on(
     finished: Finished, tiny_tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[..., str]
 ) -> None:
-    out, steps, real = tmp_path / "en_it.argosmodel", [], loop.train_step
+    out, steps, real = tmp_path / "en_it.argosmodel", [], task.update
 
     def step(*given: Any) -> float:
         steps.append(1)
@@ -154,7 +147,7 @@ def test_an_interrupted_training_says_how_to_go_on(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(task, "update", step)
     assert "run the same command again to resume" in told(command(tiny_tsv, out), code=130)
     assert not list(training_folder(out).glob(".tmp-*"))
     told(command(tiny_tsv, out))
@@ -164,28 +157,48 @@ def test_an_interrupted_training_says_how_to_go_on(
 
 def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
     # CTranslate2 sets OpenMP's threads: a training went on with fewer than it was asked for, and resumed with others.
-    seen, before = [], torch.get_num_threads()
+    before = torch.get_num_threads()
 
     def score(network: TranslationModel) -> HeldOutScores:
         torch.set_num_threads(before + 2)
         return HeldOutScores(bleu=0.0, chrf=0.0, texts=[])
 
-    def report(state: TrainState, texts: Any) -> None:
-        seen.append(torch.get_num_threads())
-
-    model = TranslationModel(replace(QUICK, vocabulary_size=20, num_steps=2, validate_every_steps=1))
-    pair = ([5, 6], [7])
-    train_model(model, [pair] * 4, [pair], folder=tmp_path, key="", score=score, report=report)
-    assert set(seen) == {before}
+    model, pair = TranslationModel(replace(QUICK, vocabulary_size=20)), ([5, 6], [7])
+    TranslationTask(model, [pair] * 4, [pair], folder=tmp_path, score=score).validate()
+    assert torch.get_num_threads() == before
 
 
 def test_a_finished_training_is_packed_again_without_a_step(
     copied: Path, finished: Finished, tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied.unlink()
-    monkeypatch.delattr(loop, "train_step")
+    monkeypatch.delattr(task, "update")
     assert train(tiny_tsv, copied) == finished[1]
     assert_same_training(copied, finished[0])
+
+
+def test_a_training_of_an_earlier_version_goes_on(
+    copied: Path, finished: Finished, tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state had another place, and other names."""
+    folder = training_folder(copied)
+    with safe_open(folder / STATE_FILE, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = json.loads(file.metadata()["state"])
+    names = {"held_out_loss": "val_loss", "bleu": "val_bleu", "chrf": "val_chrf"}
+    curve = [
+        {"step": record["step"], "epoch": record["epoch"] - 1, "seconds": 1.0, "cpu_seconds": 1.0}
+        | {"train_loss": record["train_loss"], **{old: record[new] for old, new in names.items()}}
+        for record in state["history"]
+    ]
+    progress = {"key": state["key"], "step": state["step"], "epoch": state["epoch"], "batch": state["batch"]}
+    progress |= {"seconds": 3.0, "cpu_seconds": 3.0, "curve": curve}
+    save_file(tensors, folder / "state.safetensors", {"state": json.dumps(progress)})
+    shutil.rmtree((folder / STATE_FILE).parent)
+    monkeypatch.delattr(task, "update")
+    assert train(tiny_tsv, copied) == finished[1]
+    assert_same_training(copied, finished[0])
+    assert not (folder / "state.safetensors").exists()
 
 
 def test_training_ends_where_chrf_has_ceased_to_rise(tiny_tsv: Path, tmp_path: Path) -> None:
@@ -239,12 +252,11 @@ def test_what_cannot_be_continued_is_told(
     ):
         with pytest.raises(PipelineError, match=message):
             train(tiny_tsv, **({"out": out, "continued": copied} | change))
-    monkeypatch.setitem(sys.modules, "translation.train.training", None)  # what follows is told before torch is loaded
+    monkeypatch.setitem(sys.modules, "training.packages.train", None)  # what follows is told before torch is loaded
     words = [*command(tiny_tsv, out), "--continue", str(copied)]
     error = told(words, code=1)
     assert "--set embed_dim, ffn_dim, num_decoder_layers" in error
     assert "num_heads, num_held_out" in error
-    assert "Remove --held-out" in told([*words, "--held-out", str(tiny_tsv)], code=1)
     copied.unlink()
     with pytest.raises(PipelineError, match="has ended"):
         train(tiny_tsv, out, continued=copied)
@@ -253,7 +265,9 @@ def test_what_cannot_be_continued_is_told(
 
 def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: Path) -> None:
     out = tmp_path / "en_it.argosmodel"
-    with pytest.raises(SettingsError, match=r"diverged.*Remove .*\.training and train"):
+    with pytest.raises(
+        SettingsError, match=r"stopped at step 2 of .* because the loss is .*Remove .*\.training and train"
+    ):
         train(tiny_tsv, out, replace(QUICK, lr=1e30, warmup_steps=0, num_steps=20, validate_every_steps=20))
     assert not out.exists()
     assert "after step 0 of 20" in (training_folder(out) / REPORT_FILE).read_text(encoding="utf-8")
@@ -262,11 +276,14 @@ def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: P
 DAMAGED = (b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n")
 
 
-@pytest.mark.parametrize(("name", "content"), [(RUN_FILE, b"{}"), (STATE_FILE, b"{}"), *((None, c) for c in DAMAGED)])
-def test_a_damaged_training_folder_is_told(name: str | None, content: bytes, copied: Path, tiny_tsv: Path) -> None:
-    (training_folder(copied) / (name or HELD_OUT_FILE)).write_bytes(content)
-    with pytest.raises(DamagedError, match=r"(R|r)emove" if name else HELD_OUT_FILE):
-        train(tiny_tsv, copied) if name else open_earlier_training(copied, from_code="en", to_code="it")
+@pytest.mark.parametrize(
+    ("name", "content"), [("run.json", b"{"), (STATE_FILE, b"{}"), *((HELD_OUT_FILE, content) for content in DAMAGED)]
+)
+def test_a_damaged_training_folder_is_told(name: str, content: bytes, copied: Path, tiny_tsv: Path) -> None:
+    (training_folder(copied) / name).write_bytes(content)
+    new, continued = (copied.with_name("new.argosmodel"), copied) if name == HELD_OUT_FILE else (copied, None)
+    with pytest.raises(DamagedError, match=r"remove|restore"):
+        train(tiny_tsv, new, continued=continued)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -298,7 +315,6 @@ def test_the_package_says_what_it_is(finished: Finished) -> None:
     ("arguments", "message"),
     [
         *(({"from_code": code}, f"'{code}'") for code in ("EN", "../x")),
-        ({"to_code": "en"}, "itself"),
         ({"out": Path("model.zip")}, "argosmodel"),
         ({"out": Path("taken.argosmodel")}, "folder"),
         ({"config": replace(QUICK, vocabulary_size=20)}, "vocabulary_size 20"),
@@ -321,7 +337,7 @@ def test_wrong_arguments_are_config_errors(
         *((name, float("nan")) for name in ("lr", "weight_decay")),
         *((name, -1) for name in ("early_stop", "threads", "warmup_steps")),
         *((name, value) for name in ("dropout", "label_smoothing") for value in (-0.1, 1.0)),
-        *{"weight_decay": float("inf"), "seed": 2**64, "package_version": "1/0", "precision": "fp16"}.items(),
+        *{"weight_decay": float("inf"), "package_version": "1/0", "precision": "fp16"}.items(),
         ("embed_dim", 20),
     ],
 )
@@ -398,7 +414,7 @@ def test_the_loss_is_the_librarys(dtype: torch.dtype, tolerance: float, label_sm
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    factors = [lr_factor(step, replace(NETWORK, num_steps=100, warmup_steps=10)) for step in range(101)]
+    factors = [learning_rate(step, replace(NETWORK, lr=1.0, num_steps=100, warmup_steps=10)) for step in range(101)]
     assert factors[9] == factors[10] == max(factors) == 1
     assert (factors[0], factors[100]) == pytest.approx((0.1, 0))
     assert factors[10:] == sorted(factors[10:], reverse=True)
@@ -412,10 +428,9 @@ DATA = ParallelCaptions(training=[("a", "b")] * 90, held_out=[("c", "d")] * 10, 
 SCORES = {"held_out_loss": 1.25, "exact_match": 0.123, "bleu": 39.14, "chrf": 63.46}
 
 
-def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
-    times = {"epoch": step // 230, "seconds": step * 0.75, "cpu_seconds": step * 1.5}
-    losses = {"train_loss": train_loss, "held_out_loss": train_loss - 0.5}
-    return CurvePoint(step=step, bleu=chrf / 2, chrf=chrf, **times, **losses)
+def point(step: int, *, chrf: float, train_loss: float = 2.5) -> dict[str, Any]:
+    losses = {"train_loss": train_loss, "val_loss": train_loss - 0.5}
+    return {"epoch": step // 230 + 1, "step": step, **losses, "val_bleu": chrf / 2, "val_chrf": chrf}
 
 
 @pytest.fixture
@@ -423,10 +438,11 @@ def page_of(tmp_path: Path, page: Any) -> Any:
     """Called with validations, gives the page after these; of a training that has ended, if `num_steps` is given."""
     folder = tmp_path / "en_de.argosmodel.training"
 
-    def write(*curve: CurvePoint, text: str = "", data: ParallelCaptions = DATA, num_steps: int = 0) -> Any:
+    def write(*history: dict[str, Any], text: str = "", data: ParallelCaptions = DATA, num_steps: int = 0) -> Any:
         training = Training(folder=folder, data=data, sources=SOURCES, config=CONFIG, metadata=METADATA)
-        names = ("step", "epoch", "seconds", "cpu_seconds")
-        state = TrainState(**{name: getattr(point, name) for point in curve[-1:] for name in names}, curve=[*curve])
+        scores = [record["val_chrf"] for record in history]
+        best = scores.index(max(scores)) if scores else None
+        state = RunState(step=history[-1]["step"] if history else 0, history=[*history], best=best)
         sizes = {"num_training": 90, "num_held_out": 10, "num_parameters": 4_806_144, "vocabulary_size": 8000}
         report = TrainReport(**sizes, **SCORES, dropped={}, num_steps=num_steps, best_step=600)
         write_report(training, state, (text,), num_parameters=4_806_144, report=report if num_steps else None)
@@ -442,9 +458,9 @@ def words(page: Any) -> str:
 def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(page_of: Any) -> None:
     page = page_of(point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
     for told in (
-        " 200 2.5 15.06 30.12 2.000 2.500 5.0 1 ",
-        " 400 best 5.0 31.38 62.75 2.000 2.500 10.0 2 ",
-        " 600 7.5 31.25 62.50 2.000 2.500 15.0 3 ",
+        " 200 15.06 30.12 2.000 2.500 1 ",
+        " 400 best 31.38 62.75 2.000 2.500 2 ",
+        " 600 31.25 62.50 2.000 2.500 3 ",
         "after step 600 of 4,400",
     ):
         assert told in words(page)
@@ -460,13 +476,13 @@ def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stoppe
     page = page_of(point(4400, chrf=60.0), num_steps=4400)
     for told in (
         "version 1.0: finished after 4,400 steps.",
-        "BLEU 39.1 chrF 63.5 Parameters 4,806,144 Minutes 55.0 CPU minutes 110.0 ",
+        "BLEU 39.1 chrF 63.5 Parameters 4,806,144 ",
         "12.3%",
         "--from en --to de --continue en_de.argosmodel --out",
     ):
         assert told in words(page)
     page = page_of(point(800, chrf=60.0, train_loss=float("nan")), num_steps=800)
-    assert " 800 best 10.0 30.00 60.00 nan nan " in words(page)
+    assert " 800 best 30.00 60.00 nan nan " in words(page)
     assert "800 of 4,400 steps, because chrF" in words(page)
 
 

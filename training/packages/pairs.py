@@ -1,4 +1,4 @@
-"""Read parallel captions from TSV files: drop unusable lines with a reason, and hold out pairs for validation."""
+"""Read parallel captions from text files: drop unusable lines with a reason, and hold out pairs for validation."""
 
 import logging
 import re
@@ -66,7 +66,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class PairLine:
-    """A pair with the file and line that it comes from; a dropped line has only the beginnings of its texts."""
+    """A pair with the file and line that it comes from; an example of a drop has only the beginnings of its texts."""
 
     path: Path
     number: int
@@ -81,39 +81,16 @@ class PairLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelCaptions:
-    """Distinct pairs of (source, target) in the order of a hash of the source, and the dropped lines by reason.
+    """Distinct pairs of (source, target) to train on and for validation, in the order of a hash of the source.
 
-    Args:
-        training: pairs to train on.
-        held_out: pairs for validation.
-        dropped: number of lines by reason, see `DROP_REASONS`; with the kept lines, they add up to all lines of the
-            files.
-        examples: the first few lines that were dropped for each reason.
+    Lines that were not used are counted by reason (`DROP_REASONS`), with the first few of each. Used and dropped lines
+    add up to all lines of the files.
     """
 
     training: list[Pair]
     held_out: list[Pair]
     dropped: dict[str, int]
     examples: dict[str, list[PairLine]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """The data of a training.
-
-    Args:
-        from_code: ISO 639 code of the source language.
-        to_code: ISO 639 code of the target language.
-        pairs_sha256: sha256 of each file of pairs, in their order.
-        held_out_sha256: sha256 of the file of held-out pairs, or of both; None if none was given.
-        continued: key of the training whose weights are the start, or None.
-    """
-
-    from_code: str
-    to_code: str
-    pairs_sha256: tuple[str, ...]
-    held_out_sha256: str | None
-    continued: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +101,7 @@ class _Drops:
     def add(self, reason: str, line: PairLine) -> None:
         self.counts[reason] += 1
         if len(self.examples[reason]) < MAX_EXAMPLES:
-            beginning = PairLine(line.path, line.number, excerpt(line.source), excerpt(line.target))
-            self.examples[reason].append(beginning)
+            self.examples[reason].append(PairLine(line.path, line.number, excerpt(line.source), excerpt(line.target)))
 
     def part(self, lines: Iterable[PairLine], faulty: Iterable[bool], reason: str) -> list[PairLine]:
         """Return the lines without fault; drop the others for the reason."""
@@ -150,26 +126,17 @@ def read_pairs(
 ) -> ParallelCaptions:
     """Read parallel captions of plain or gzipped UTF-8 files; drop and count lines that cannot be trained on.
 
-    A file has `source<TAB>target` lines. A name with `{lang}` stands for two files with one sentence per line.
-
-    The `num_held_out` pairs with the smallest hash are for validation. They change when lines are added. To continue a
-    training with more lines, give its held-out pairs. Sources that differ only in case, spaces and punctuation are on
-    the same side. A source may have several translations.
-
-    To get pairs from a validation file, read it with `num_held_out=0` and give its `training` as `held_out`.
+    A file has `source<TAB>target` lines. A name with `{lang}` stands for two files with one sentence per line. Sources
+    that differ only in case, spaces and punctuation are on the same side. A source may have several translations.
 
     Args:
         paths: one file, or several in any order.
-        num_held_out: pairs held out of the files; 0 for none; not used with `held_out`.
-        held_out: pairs that are held out instead, unchanged.
+        num_held_out: pairs with the smallest hash to hold out. They change when lines are added.
+        held_out: pairs that are held out instead, unchanged, such as the `training` pairs of a validation file.
         source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
         target_check: the check of targets.
         codes: codes of source and target language, which take the place of `{lang}`.
         leave_out: sentences; pairs with one of them on either side are dropped.
-
-    Raises:
-        InputError: a file is missing, empty, damaged or not text; two files have different numbers of lines; nearly all
-            of a column is in another language; or there are fewer than 10 usable pairs for each held-out one, or none.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     drops = _Drops()
@@ -185,7 +152,7 @@ def read_pairs(
     for column, check in (("source", source_check), ("target", target_check)):
         if check is not None:
             texts = [getattr(line, column) for line in lines]
-            lines = drops.part(lines, wrong_language(texts, check, column=column), "wrong_language")
+            lines = drops.part(lines, _wrong_language(texts, check, column=column), "wrong_language")
 
     own = 0 if held_out else num_held_out
     names = ", ".join(map(str, files))
@@ -221,7 +188,7 @@ def _aligned_lines(path: Path, drops: _Drops, codes: tuple[str, str] | None) -> 
             lines.append(line)
     lines = drops.part(lines, _length_outliers(lines), "length_ratio")
     misaligned = [False] * len(lines)
-    for found in misaligned_ranges([len(line.source) for line in lines], [len(line.target) for line in lines]):
+    for found in _misaligned_ranges([len(line.source) for line in lines], [len(line.target) for line in lines]):
         logger.warning(
             "%s: lines %d to %d are misaligned (lengths of sources and targets do not correlate) and are dropped",
             *(path, lines[found.start].number, lines[found.stop - 1].number),
@@ -240,11 +207,11 @@ def files_of(path: Path, codes: tuple[str, str] | None) -> list[Path]:
 def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Line, list[str]]]:
     """Yield each line with its texts: the fields of a line, or the lines of two files."""
     names = files_of(path, codes)
-    expected = "UTF-8 lines of source<TAB>target" if len(names) == 1 else "UTF-8 lines of one sentence"
+    expected = "lines of source<TAB>target" if len(names) == 1 else "lines of one sentence"
     for name in names:
         if not name.is_file():
-            raise InputError(f"{name} is not a file: give a UTF-8 file of {expected.removeprefix('UTF-8 ')}")
-        check_text_file(name, expected=expected)
+            raise InputError(f"{name} is not a file: give a UTF-8 file of {expected}")
+        check_text_file(name, expected=f"UTF-8 {expected}")
     if len(names) == 1:
         yield from ((raw, [text.strip() for text in raw.text.split("\t")]) for raw in read_lines(path))
         return
@@ -265,7 +232,7 @@ def _fault(line: Line, fields: list[str]) -> str:
     if len(fields) != 2 or any("\t" in text for text in fields):
         return "wrong_fields"
     source, target = fields
-    if not _visible(source) or not _visible(target):
+    if not _is_visible(source) or not _is_visible(target):
         return "empty"
     if max(len(source), len(target)) > MAX_CHARACTERS:
         return "too_long"
@@ -274,7 +241,7 @@ def _fault(line: Line, fields: list[str]) -> str:
     return ""
 
 
-def _visible(text: str) -> bool:
+def _is_visible(text: str) -> bool:
     """Return whether a text has a visible character; for others, sentencepiece makes no pieces."""
     return any(character.isprintable() and not character.isspace() and character not in UNSEEN for character in text)
 
@@ -288,10 +255,9 @@ def plain(text: str) -> str:
 
 
 def _length_outliers(lines: list[PairLine]) -> list[bool]:
-    """Return for each line whether one text is much too long relative to the other.
+    """Return for each line whether one text is much too long for the other, at the median ratio of the file.
 
-    Chinese needs a third of the characters of English. So lengths are compared at the median ratio of the file, in
-    characters of the language that needs more.
+    Chinese needs a third of the characters of English. So lengths count in characters of the language that needs more.
     """
     if not lines:
         return []
@@ -303,19 +269,12 @@ def _length_outliers(lines: list[PairLine]) -> list[bool]:
     return outliers
 
 
-def misaligned_ranges(source_lengths: Sequence[int], target_lengths: Sequence[int]) -> list[range]:
-    """Return ranges of pairs, in the order of the file, whose lengths do not correlate.
+def _misaligned_ranges(source_lengths: Sequence[int], target_lengths: Sequence[int]) -> list[range]:
+    """Return disjoint ranges of pairs, in the order of the file, whose lengths do not correlate.
 
     A long text has a long translation (Gale and Church, 1993). So in every `WINDOW` of consecutive pairs the logs of
     lengths correlate, unless a lost line has shifted one side. Fewer than `WINDOW` pairs are not judged. A range
     shorter than half a window is not found. About half a window of good pairs at either end is included in a range.
-
-    Args:
-        source_lengths: characters of each source, at least 1.
-        target_lengths: characters of each target, at least 1.
-
-    Returns:
-        Ranges of indices, ascending and disjoint.
     """
     num_pairs = len(source_lengths)
     if num_pairs < WINDOW:
@@ -346,22 +305,13 @@ def misaligned_ranges(source_lengths: Sequence[int], target_lengths: Sequence[in
     return found
 
 
-def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[bool]:
+def _wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[bool]:
     """Return for each text whether the check drops it; only texts that look different from the rest are checked.
 
-    A check takes about 1.3 ms a text, too long for millions. It judges the first `SAMPLE` texts. Of the others, it
-    judges only those with fewer than `MIN_COMMON` of their words among the words that are common in the accepted part
-    of the sample: about 1 % of captions in the right language, 99.8 % of those in another. Then 580,000 captions take
-    22 s, not 12 minutes. A column of very mixed texts, or of a language that the check rarely accepts, takes the full
-    time.
-
-    Args:
-        texts: in an order that is independent of their language.
-        check: language check; it drops only texts that are clearly in another language.
-        column: name of the column, for the message.
-
-    Raises:
-        InputError: nearly all of the sample is in another language.
+    A check takes about 1.3 ms a text, too long for millions. It judges the first `SAMPLE` texts, whose order has
+    nothing to do with their language. Of the others, it judges only those with fewer than `MIN_COMMON` of their words
+    among the words that are common in the accepted part of the sample: about 1 % of captions in the right language,
+    99.8 % of those in another. Then 580,000 captions take 22 s, not 12 minutes.
     """
     sample = texts[:SAMPLE]
     verdicts = check(sample)

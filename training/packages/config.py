@@ -1,19 +1,16 @@
 """Settings of `vernaclip mt train`, and their presets."""
 
-import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.precision import PRECISIONS
+from data_catalog.base.settings import require_values
 
-# Settings that cannot change when a training continues from the weights of another.
+# Settings that a training keeps which continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
-_FIXED = (*SIZES, "num_held_out")
+KEPT = (*SIZES, "num_held_out")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
-_SEEDS = range(-(2**63), 2**64)  # range of torch
 
 # Each preset has a comment about its use. `tiny` has the defaults below.
 PRESETS: dict[str, dict[str, int | float | str]] = {
@@ -102,48 +99,18 @@ class TrainPackageConfig:
     """Number of torch threads, which affects the package's bytes. 0 uses torch's default."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            SettingsError: a value cannot work.
-        """
-        for name in (*SIZES, "num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")
+        positive = f"{' '.join(KEPT)} num_steps batch_tokens lr validate_every_steps"
+        not_negative = "dropout label_smoothing average_decay threads weight_decay warmup_steps early_stop"
+        require_values("mt_train", self, positive, not_negative, precision=PRECISIONS)
         for name in ("dropout", "label_smoothing", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"mt_train.{name} must be at least 0 and below 1, got {getattr(self, name)}")
+            if getattr(self, name) >= 1:
+                raise SettingsError(f"mt_train.{name} must be below 1, got {getattr(self, name)}")
         if self.embed_dim % (2 * self.num_heads) or self.embed_dim < 4:
             raise SettingsError(
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"
             )
-        for name in ("threads", "weight_decay", "warmup_steps", "early_stop"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"mt_train.{name} must be finite and not negative, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise SettingsError(f"mt_train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.seed not in _SEEDS:
-            raise SettingsError(f"mt_train.seed must be at least -2^63 and below 2^64, got {self.seed}")
         if not _VERSION.fullmatch(self.package_version):
             raise SettingsError(
                 "mt_train.package_version must be letters and digits, with . + - between them, got "
                 f"{self.package_version!r}"
             )
-
-
-def refuse_fixed_settings(names: Iterable[str], *, continued: Path) -> None:
-    """Raise SettingsError for settings that the training which is continued has fixed."""
-    fixed = sorted(set(names) & set(_FIXED))
-    if fixed:
-        raise SettingsError(
-            f"--set {', '.join(fixed)} cannot be used with --continue: {continued} keeps its sizes and held-out pairs"
-        )
-
-
-def refuse_held_out(held_out: Path | None, *, continued: Path) -> None:
-    """Raise SettingsError for held-out pairs of a training that continues from another."""
-    if held_out:
-        raise SettingsError(
-            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
-            "pairs, because it may have trained on any others. Remove --held-out"
-        )

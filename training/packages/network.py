@@ -13,7 +13,7 @@ from ctranslate2.specs import TransformerSpec
 from torch import Tensor, nn
 
 from data_catalog.base.errors import SettingsError
-from translation.train.config import TrainPackageConfig
+from training.packages.config import TrainPackageConfig
 
 # Names and ids of sentencepiece, which CTranslate2 must know as well.
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
@@ -24,13 +24,7 @@ LAYER_NORM_EPSILON = 1e-5
 def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
     """Train one unigram model of at most `size` pieces for both languages; equal texts give an equal file.
 
-    Args:
-        texts: texts of both languages; each distinct text counts once.
-        path: file for the model.
-        size: most pieces.
-
-    Raises:
-        SettingsError: `size` is smaller than the texts' alphabet.
+    Each distinct text counts once.
     """
     model = io.BytesIO()
     try:
@@ -46,8 +40,7 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
         )
     except RuntimeError as error:
         raise SettingsError(
-            f"vocabulary_size {size} is too small for the parallel captions, which need at least one piece for each "
-            f"character: increase it (sentencepiece's message: {error})"
+            f"vocabulary_size {size} is too small: the pairs need at least one piece for each character ({error})"
         ) from error
     path.write_bytes(model.getvalue())
 
@@ -62,18 +55,10 @@ def pieces_of(vocabulary: Any) -> list[str]:
     return [vocabulary.id_to_piece(index) for index in range(vocabulary.get_piece_size())]
 
 
-def sinusoids(length: int, embed_dim: int) -> Tensor:
-    """Return position encodings (length, embed_dim) as in CTranslate2: positions from 1, sines then cosines."""
-    half = embed_dim // 2
-    timescales = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
-    angles = torch.arange(1, length + 1).unsqueeze(1) * timescales
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
 class Attention(nn.Module):
     """Multi-head attention with its own layer norm, with the fused weights that CTranslate2 stores."""
 
-    def __init__(self, config: TrainPackageConfig, *, over_memory: bool) -> None:
+    def __init__(self, config: TrainPackageConfig, *, over_memory: bool = False) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.layer_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
@@ -114,35 +99,21 @@ class FeedForward(nn.Module):
         return self.outer(F.relu(self.inner(self.layer_norm(states))))  # type: ignore[no-any-return]
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward, each with a residual connection."""
+class Layer(nn.Module):
+    """Self-attention, in a decoder attention over the source, then feed-forward, each with a residual connection."""
 
-    def __init__(self, config: TrainPackageConfig) -> None:
+    def __init__(self, config: TrainPackageConfig, *, is_decoder: bool) -> None:
         super().__init__()
-        self.self_attention = Attention(config, over_memory=False)
+        self.self_attention = Attention(config)
+        self.attention = Attention(config, over_memory=True) if is_decoder else None
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Map states (batch, length, dim) to the same shape."""
-        states = states + self.dropout(self.self_attention(states, mask))
-        return states + self.dropout(self.ffn(states))  # type: ignore[no-any-return]
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention over the source, then feed-forward, each with a residual connection."""
-
-    def __init__(self, config: TrainPackageConfig) -> None:
-        super().__init__()
-        self.self_attention = Attention(config, over_memory=False)
-        self.attention = Attention(config, over_memory=True)
-        self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, states: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Map states (batch, length, dim) to the same shape; `memory` is the encoder's output."""
-        states = states + self.dropout(self.self_attention(states, None))
-        states = states + self.dropout(self.attention(states, mask, memory))
+    def forward(self, states: Tensor, mask: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Map states (batch, length, dim) to the same shape; `memory` is the encoder's output, `mask` the source's."""
+        states = states + self.dropout(self.self_attention(states, mask if self.attention is None else None))
+        if self.attention is not None:
+            states = states + self.dropout(self.attention(states, mask, memory))
         return states + self.dropout(self.ffn(states))  # type: ignore[no-any-return]
 
 
@@ -158,8 +129,8 @@ class TranslationModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.embed_dim)
         nn.init.normal_(self.embedding.weight, std=config.embed_dim**-0.5)
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.encoder = nn.ModuleList(Layer(config, is_decoder=False) for _ in range(config.num_encoder_layers))
+        self.decoder = nn.ModuleList(Layer(config, is_decoder=True) for _ in range(config.num_decoder_layers))
         self.encoder_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
         self.decoder_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
@@ -182,21 +153,13 @@ class TranslationModel(nn.Module):
 
     def states(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
         """Return the decoder output (batch, target length, dim) that `logits` projects; see `forward` for arguments."""
-        mask = visible(source_lengths, source.shape[1])
-        return self.decode(self.encode(source, mask), mask, target)
-
-    def encode(self, source: Tensor, mask: Tensor) -> Tensor:
-        """Return the encoder output (batch, source length, dim)."""
-        states = self._embed(source)
+        mask = (torch.arange(source.shape[1]) < source_lengths.unsqueeze(1))[:, None, None, :]
+        memory = self._embed(source)
         for layer in self.encoder:
-            states = layer(states, mask)
-        return self.encoder_norm(states)  # type: ignore[no-any-return]
-
-    def decode(self, memory: Tensor, mask: Tensor, target: Tensor) -> Tensor:
-        """Return the decoder output (batch, target length, dim)."""
-        states = self._embed(target)
+            memory = layer(memory, mask)
+        memory, states = self.encoder_norm(memory), self._embed(target)
         for layer in self.decoder:
-            states = layer(states, memory, mask)
+            states = layer(states, mask, memory)
         return self.decoder_norm(states)  # type: ignore[no-any-return]
 
     def logits(self, states: Tensor) -> Tensor:
@@ -204,13 +167,13 @@ class TranslationModel(nn.Module):
         return F.linear(states, self.embedding.weight, self.output_bias)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        scaled = self.embedding(ids) * math.sqrt(self.config.embed_dim)
-        return self.dropout(scaled + sinusoids(ids.shape[1], self.config.embed_dim))  # type: ignore[no-any-return]
-
-
-def visible(lengths: Tensor, width: int) -> Tensor:
-    """Return the attention mask (batch, 1, 1, width): True where a row has a real token."""
-    return (torch.arange(width) < lengths.unsqueeze(1))[:, None, None, :]
+        """Return embeddings with positions as CTranslate2 encodes them: from 1, sines then cosines."""
+        embed_dim = self.config.embed_dim
+        half = embed_dim // 2
+        timescales = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
+        angles = torch.arange(1, ids.shape[1] + 1).unsqueeze(1) * timescales
+        positions = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.dropout(self.embedding(ids) * math.sqrt(embed_dim) + positions)  # type: ignore[no-any-return]
 
 
 def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *, quantization: str | None) -> None:
@@ -234,11 +197,10 @@ def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *
     spec.decoder.projection.bias = _array(model.output_bias)
     _fill_norm(spec.encoder.layer_norm, model.encoder_norm)
     _fill_norm(spec.decoder.layer_norm, model.decoder_norm)
-    for layer_spec, layer in zip(
-        [*spec.encoder.layer, *spec.decoder.layer], [*model.encoder, *model.decoder], strict=True
-    ):
+    layer_specs = [*spec.encoder.layer, *spec.decoder.layer]
+    for layer_spec, layer in zip(layer_specs, [*model.encoder, *model.decoder], strict=True):
         _fill_attention(layer_spec.self_attention, layer.self_attention)
-        if isinstance(layer, DecoderLayer):
+        if layer.attention is not None:
             _fill_attention(layer_spec.attention, layer.attention)
         _fill_norm(layer_spec.ffn.layer_norm, layer.ffn.layer_norm)
         _fill_linear(layer_spec.ffn.linear_0, layer.ffn.inner)
@@ -253,8 +215,12 @@ def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *
 
 def _fill_attention(spec: Any, attention: Attention) -> None:
     _fill_norm(spec.layer_norm, attention.layer_norm)
-    linears = [attention.query] if attention.query is not None else []
-    for linear_spec, linear in zip(spec.linear, [*linears, attention.fused, attention.output], strict=True):
+    linears = (
+        [attention.fused, attention.output]
+        if attention.query is None
+        else [attention.query, attention.fused, attention.output]
+    )
+    for linear_spec, linear in zip(spec.linear, linears, strict=True):
         _fill_linear(linear_spec, linear)
 
 
