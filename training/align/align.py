@@ -33,16 +33,15 @@ from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult, read_result
-from training.fit.run import METRICS_FILE, TEXT_FILES, claim_folder, start_model
+from training.fit.run import METRICS_FILE, claim_folder
 from training.fit.trackers import Trackers
 from training.processes import chosen_device, deterministic_torch, encode_where_fastest, process_count
 from training.scores.encoders import tensors_sha256
-from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import save_weights
-from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import borrowed_weights, further_towers, identity_of_weights, lineage, shards_of_starts
+from training.towers.plan import TEXT_FILES, TowerPlan
+from training.towers.preprocessing import Preprocessing
 from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -56,16 +55,10 @@ TOWER_SETTINGS = (
 )
 
 
-def only_towers(config: TrainConfig) -> TrainConfig:
-    """Return the settings of the towers, with all others at their defaults, as they are for training all weights."""
-    names = (*TOWER_SETTINGS, "image_weights", "image_license", "text_encoder", "text_license", "num_threads")
-    return TrainConfig(**{name: getattr(config, name) for name in names})
-
-
 def aligned_model_and_key(
     towers: TrainConfig, config: AlignConfig, shards: dict[str, list[str]]
-) -> tuple[dict[str, Any], str]:
-    """Return the model config of the frozen towers with their heads, and the key of the run.
+) -> tuple[TowerPlan, str]:
+    """Return what the model is made of, with its heads, and the key of the run.
 
     Args:
         towers: settings of `[train]`, of which only those of the towers count.
@@ -76,22 +69,19 @@ def aligned_model_and_key(
         SettingsError: there is no such model config or backbone, or a tower would have random weights.
         InputError: the initial weights are missing.
     """
-    towers = only_towers(towers)
-    found = model_config_of(towers)
-    vision, text = found["vision_cfg"], found["text_cfg"]
-    further = further_towers(found, towers) if "start_folder" not in found else []
-    for each, own in [(found, towers), *((each, own) for side, _, each, own in further if side == "image")]:
-        if not has_image_weights(each, own):
-            raise SettingsError(
-                f"align needs pretrained image towers, but one of {towers.model} starts from random weights: set "
-                "train.image_tower or train.image_weights, or image_weights of a joined tower"
-            )
-    if "hf_model_name" not in text:
+    plan = TowerPlan.of(towers)
+    vision, text = plan.config["vision_cfg"], plan.config["text_cfg"]
+    if not plan.has_image_weights:
+        raise SettingsError(
+            f"align needs pretrained image towers, but that of {towers.model} starts from random weights: set "
+            "train.image_tower or train.image_weights"
+        )
+    if not plan.has_encoder:
         raise SettingsError(
             f"align needs a Hugging Face text tower, which that of {towers.model} is not: set train.text_encoder, or "
             "another train.model"
         )
-    if config.start == "model" and "start_folder" not in found:
+    if config.start == "model" and plan.start is None:
         raise SettingsError(
             f"align.start is model, but train.model is {towers.model}, which is no model folder: name one, or set "
             "align.start to closed_form"
@@ -100,20 +90,14 @@ def aligned_model_and_key(
     if config.hidden and not is_timm:
         raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
     kind = "mlp" if config.hidden else "linear"
-    if "start_folder" in found and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
+    if plan.start is not None and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
         raise SettingsError(
             f"align.hidden is {str(config.hidden).lower()}, but the heads of {towers.model} are of the other kind: "
             f"set it to {str(not config.hidden).lower()}"
         )
-    text["hf_proj_type"] = kind
-    if is_timm:
-        vision["timm_proj"] = kind
-    made_of = {
-        "align": what_values(config),
-        "model": keyed_config(found),
-        "weights": identity_of_weights(found, towers),
-    }
-    return found, digest({"version": ALIGN_VERSION, **made_of, "shards": shards})
+    plan = plan.projected(kind)
+    made_of = {"align": what_values(config), **plan.key(), "shards": shards}
+    return plan, digest({"version": ALIGN_VERSION, **made_of})
 
 
 def align(
@@ -145,20 +129,19 @@ def align(
     """
     if process_count() > 1:
         raise SettingsError("align runs in one process: start it without torchrun")
-    towers = only_towers(towers)
     hashes = files.hashes(sha256)
-    model_config, key = aligned_model_and_key(towers, config, hashes)
+    plan, key = aligned_model_and_key(towers, config, hashes)
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
-    settings = {**named, "align": what_values(config), **lineage(model_config)}
+    settings = {**named, "align": what_values(config), **plan.distilled()}
     learned = [*hashes["train"], *(hashes["val"] if config.refit else ())]
-    learned += shards_of_starts(model_config, towers)
+    learned += plan.learned()
     is_new = not out.exists()
-    claim_folder(out, key, settings, borrowed_weights(model_config, towers), learned)
+    claim_folder(out, key, settings, plan.borrowed(), learned)
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)
         return read_result(out / RESULT_FILE)
     try:
-        return _align(files, towers, config, model_config, key, out=out, cache=cache)
+        return _align(files, towers, config, plan, key, out=out, cache=cache)
     except PipelineError:
         if is_new:  # a folder without weights is no model
             shutil.rmtree(out)
@@ -169,7 +152,7 @@ def _align(
     files: PairFiles,
     towers: TrainConfig,
     config: AlignConfig,
-    model_config: dict[str, Any],
+    plan: TowerPlan,
     key: str,
     *,
     out: Path,
@@ -183,7 +166,7 @@ def _align(
         effort = EffortLog(out / EFFORT_FILE, chosen_device("auto"), step=0)  # a GPU encodes, if there is one
         trackers = Trackers.open(config.log, out, since=0)  # an interrupted run starts its heads again
         with closing(effort), trackers:
-            frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
+            frozen = FrozenTowers.open(plan, out, cache=cache)
             train = frozen.pairs(files, "train", mirror=config.mirror)
             val = frozen.pairs(files, "val")
             if train is None or len(train) < 2:
@@ -234,40 +217,32 @@ class FrozenTowers:
     texts: FeatureStore
 
     @classmethod
-    def open(cls, model_config: dict[str, Any], towers: TrainConfig, out: Path, *, cache: Path) -> "FrozenTowers":
+    def open(cls, plan: TowerPlan, out: Path, *, cache: Path) -> "FrozenTowers":
         """Load the towers, and write the files of the model folder except weights.
 
         Raises:
             SettingsError: a tower has no linear projection.
             InputError: weights do not match, or do not compute what was recorded.
         """
-        tokenizer, module = start_model(model_config, towers, out, ())
-        module.eval()
+        model = plan.build(out)
+        module, tokenizer, preprocessing = model.module.eval(), model.tokenizer, model.preprocessing
         image, text = frozen_parts(module, frozen=True, lock_image=False)
         if image is None or text is None or not _is_head(image) or not _is_head(text):
             raise SettingsError(
-                f"align cannot train the projection of a tower of {towers.model}: use a vision transformer or a timm "
+                f"align cannot train the projection of a tower of {plan.name}: use a vision transformer or a timm "
                 "backbone, and a Hugging Face text encoder"
             )
-        preprocessing = preprocessing_of(model_config)
         with torch.no_grad():
             blank = backbone_features(image, torch.zeros(1, 3, preprocessing.size, preprocessing.size))
         if blank.ndim != 2:
             raise SettingsError(
-                f"align cannot use the image tower of {towers.model}, which has no vector before its projection: use a "
+                f"align cannot use the image tower of {plan.name}, which has no vector before its projection: use a "
                 "vision transformer or a timm backbone with its own pooling"
             )
         text_files = tuple(
             {"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES if (out / name).is_file()
         )
-        image_names = [str(model_config["vision_cfg"].get("timm_model_name", towers.model))]
-        text_names = [Path(model_config["text_cfg"]["hf_model_name"]).name]
-        for side, _, each, _ in further_towers(model_config, towers):
-            if side == "image":
-                image_names.append(each["vision_cfg"]["timm_model_name"])
-            else:
-                text_names.append(Path(each["text_cfg"]["hf_model_name"]).name)
-        image_name = " and ".join(image_names)
+        image_name = str(plan.config["vision_cfg"].get("timm_model_name", plan.name))
 
         def pixels(mirrored: bool) -> FeatureStore:
             name = f"{image_name} (mirrored)" if mirrored else image_name
@@ -280,7 +255,7 @@ class FrozenTowers:
             return FeatureStore(encoder, cache, unit=False)
 
         encoder = _encoder(
-            " and ".join(text_names),
+            Path(plan.config["text_cfg"]["hf_model_name"]).name,
             text,
             encode_texts=lambda texts: encode_where_fastest(
                 text.tower, partial(backbone_features, text), tokenizer(texts)
@@ -365,13 +340,12 @@ def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> I
     Raises:
         SettingsError, InputError: see `aligned_model_and_key` and `FrozenTowers.open`.
     """
-    towers = only_towers(towers)
-    model_config, _ = aligned_model_and_key(towers, config, {})
+    plan, _ = aligned_model_and_key(towers, config, {})
     with (
         deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
         TemporaryDirectory(prefix="vernaclip-") as folder,
     ):
-        yield FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
+        yield FrozenTowers.open(plan, Path(folder), cache=cache)
 
 
 def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:

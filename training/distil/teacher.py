@@ -11,16 +11,16 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import digest
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
-from training.fit.run import claim_folder, start_model
+from training.fit.run import claim_folder
 from training.processes import deterministic_torch
 from training.scores.encoders import open_encoder
-from training.towers.architecture import keyed_config, model_config_of
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import read_object, save_weights
 from training.towers.modules import read_encoder_config
 from training.towers.packaged import encoder_source
-from training.towers.pretrained import borrowed_weights, files_identity, identity_of_weights, shards_of_starts
+from training.towers.plan import TowerPlan
+from training.towers.weights import files_identity
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,8 @@ def is_encoder(name: str) -> bool:
 
 def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
     """Return settings of an image tower, with a text encoder whose features keep their size."""
-    from training.align.align import only_towers
-
     size = read_encoder_config(encoder_source(encoder)).hidden_size
-    return replace(only_towers(towers), text_encoder=encoder, embed_dim=size)
+    return replace(towers, text_encoder=encoder, embed_dim=size)
 
 
 def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
@@ -109,15 +107,14 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     import torch
 
     towers = joined_towers(encoder, towers)
-    model_config = model_config_of(towers)
-    key = digest([keyed_config(model_config), identity_of_weights(model_config, towers)])
+    plan = TowerPlan.of(towers)
+    key = digest([*plan.key().values()])
     folder = models / f"{Path(encoder).name}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    learned = shards_of_starts(model_config, towers)
-    claim_folder(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
+    claim_folder(folder, key, {"model": Path(encoder).name}, plan.borrowed(), plan.learned())
     if not (folder / WEIGHTS_FILE).is_file():
         with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")):
-            _, module = start_model(model_config, towers, folder, ())
+            module = plan.build(folder).module
             with torch.no_grad():
                 module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
             save_weights(module, folder / WEIGHTS_FILE)
@@ -164,9 +161,7 @@ def open_teacher(name: str) -> Teacher:
     names = ("mean", "std", "interpolation", "resize_mode")
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
     model_config = {
-        key: found[key]
-        for key in ("embed_dim", "vision_cfg", "joined_images", "quick_gelu", "init_logit_bias")
-        if key in found
+        key: found[key] for key in ("embed_dim", "vision_cfg", "quick_gelu", "init_logit_bias") if key in found
     }
     model_config["preprocess_cfg"] = {key: kept[key] for key in names if key in kept}
     return Teacher(encoder=encoder, model_config=model_config)

@@ -61,7 +61,6 @@ from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.backbones import backbone_features, projected
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import REMEDY, load_weights, read_object, save_weights
-from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
 from training.towers.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -148,14 +147,14 @@ def train(
     config = with_precision(
         config, device.type, has_begun=lambda each: key_of_folder(out) == model_and_key(each, hashes, rules)[1]
     )
-    model_config, key = model_and_key(config, hashes, rules)
+    plan, key = model_and_key(config, hashes, rules)
     refuse_uneven_shares(config)
     with process_group(device):
         require_same_in_all("key (settings, `auto` precision, weights to start from, or data)", key)
         if process_rank() == 0:
-            learned = [*hashes["train"], *shards_of_starts(model_config, config)]
-            settings = config.what() | lineage(model_config)
-            claim_folder(out, key, settings, borrowed_weights(model_config, config), learned)
+            learned = [*hashes["train"], *plan.learned()]
+            settings = config.what() | plan.distilled()
+            claim_folder(out, key, settings, plan.borrowed(), learned)
         barrier()
         if (out / RESULT_FILE).is_file():
             if not (out / WEIGHTS_FILE).is_file():
@@ -169,9 +168,7 @@ def train(
         refuse_leaks(files)
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
-            run = start_run(
-                files, config, out, key=key, model_config=model_config, num_threads=num_threads, rules=rules
-            )
+            run = start_run(files, config, out, key=key, plan=plan, num_threads=num_threads, rules=rules)
             with closing_run(run):
                 require_same_in_all("resume state", (run.state.epoch, run.state.step))
                 _run_phases(run)

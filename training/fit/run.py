@@ -6,7 +6,7 @@ Order, captions and crops are functions of the seed and the step, so the resume 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.precision import refuse_slow_precision
 from data_catalog.base.settings import json_values
 from data_catalog.catalog.manifest import RUN_FILE
-from data_catalog.disk.files import digest, sweep_temporary, write_bytes, write_json
+from data_catalog.disk.files import digest, sweep_temporary, write_json
 from data_catalog.disk.records import remove_folder_record
 from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
@@ -32,54 +32,23 @@ from training.fit.losses import generator_states, refuse_batch_statistics, set_g
 from training.fit.optimisation import make_optimizer
 from training.fit.trackers import Trackers, require_trackers
 from training.processes import chosen_device, process_count, process_rank
-from training.towers.architecture import has_image_weights, keyed_config, model_config_of
-from training.towers.joined import join
-from training.towers.model import (
-    ENCODER_CONFIG_FILE,
-    OPEN_CLIP_CONFIG_FILE,
-    WEIGHTS_FILE,
-    create_model,
-    require_encoding,
-    write_model_config,
-)
-from training.towers.model_files import JOINED, MOST_JOINED, load_weights, read_object
-from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import (
-    further_towers,
-    identity_of_weights,
-    load_image_tower,
-    load_text_encoder,
-    require_recorded_features,
-    save_encoder_config,
-)
-from training.towers.tokenizer import (
-    TOKENIZER_CONFIG_FILE,
-    TOKENIZER_FILE,
-    AnyTokenizer,
-    JoinedTokenizer,
-    SavedTokenizer,
-    copy_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-    train_tokenizer,
-)
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel
+from training.towers.model_files import read_object
+from training.towers.plan import TEXT_FILES, TowerPlan
+from training.towers.preprocessing import Preprocessing
+from training.towers.tokenizer import SavedTokenizer
 from training.towers.trained_models import EFFORT_FILE, RESULT_FILE
 
 STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT_FILE = "loss.png"
-# Files of the text towers; those of joined ones are in folders of their own.
-TEXT_FILES = tuple(
-    folder + name
-    for folder in ("", *(f"text-{number}/" for number in range(1, MOST_JOINED + 1)))
-    for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
-)
 # Files of a finished model folder, which never change.
 MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
     *TEXT_FILES,
 )
 
+FROZEN_DROPOUT = 0.3  # of the features of a frozen image tower, as `align.dropout`
 TRAIN_VERSION = 6  # raise it when the same settings and data would give different weights
 
 
@@ -139,7 +108,7 @@ class Run:
     num_threads: int
     device: torch.device
     split: TrainSplit
-    tokenizer: AnyTokenizer
+    tokenizer: SavedTokenizer
     module: Any
     optimizer: Any
     state: RunState
@@ -172,24 +141,25 @@ class Run:
         return done > 0 and (done == self.steps_per_epoch or not (self.state.is_frozen or self.num_left(total)))
 
 
+def plan_of(config: TrainConfig) -> TowerPlan:
+    """Return what the model of a run is made of."""
+    return TowerPlan.of(config, loss=config.loss, dropout=FROZEN_DROPOUT if config.freeze_image else 0.0)
+
+
 def model_and_key(
     config: TrainConfig, shards: dict[str, list[str]], rules: ChangeRules | None = None
-) -> tuple[dict[str, Any], str]:
-    """Return the model config that the settings name, and the key of the run.
+) -> tuple[TowerPlan, str]:
+    """Return what the model is made of, and the key of the run.
 
     Args:
         config: settings of the run.
         shards: sha256 of the pair shards by split.
         rules: rules by which captions of the language change, if it has some.
-
-    Raises:
-        SettingsError: there is no such model config, or there are no rules for `train.hard_negatives`.
-        InputError: the initial weights are missing.
     """
     require_rules(config, rules)
-    model_config = model_config_of(config)
-    weights = identity_of_weights(model_config, config)
-    return model_config, run_key(config, keyed_config(model_config), weights, shards, rules)
+    plan = plan_of(config)
+    found = plan.key()
+    return plan, run_key(config, found["model"], found["weights"], shards, rules)
 
 
 def run_key(
@@ -203,8 +173,8 @@ def run_key(
 
     Args:
         config: settings of the run.
-        model_config: the open_clip model config that `config.model` names.
-        weights: result of `identity_of_weights`.
+        model_config: "model" of `TowerPlan.key`.
+        weights: "weights" of it.
         shards: sha256 of the pair shards by split.
         rules: rules by which captions change. They count only if training changes captions.
     """
@@ -233,7 +203,7 @@ def claim_folder(
         out: the model folder.
         key: key of the run.
         settings: settings that decide the weights.
-        borrowed: result of `borrowed_weights`.
+        borrowed: result of `TowerPlan.borrowed`.
         learned: sha256 of the pair shards that decide the weights, also those of the start and of a teacher.
 
     Raises:
@@ -259,7 +229,7 @@ def start_run(
     out: Path,
     *,
     key: str,
-    model_config: dict[str, Any],
+    plan: TowerPlan,
     num_threads: int,
     rules: ChangeRules | None = None,
 ) -> Run:
@@ -270,17 +240,17 @@ def start_run(
     Raises:
         InputError: the train split has fewer than two samples per process.
     """
-    device, preprocessing = chosen_device(config.device), preprocessing_of(model_config)
+    device, preprocessing = chosen_device(config.device), plan.preprocessing
     mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
     split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
-    tokenizer, module = start_model(model_config, config, out, (text.as_py() for text in split.captions.flat))
-    module = module.to(device)
+    model = start_model(plan, config, out, (text.as_py() for text in split.captions.flat))
+    module = model.module.to(device)
     run = Run(
         config=config,
-        is_pretrained=has_image_weights(model_config, config),
+        is_pretrained=plan.has_image_weights,
         files=files,
         out=out,
         key=key,
@@ -290,7 +260,7 @@ def start_run(
         num_threads=num_threads,
         device=device,
         split=split,
-        tokenizer=tokenizer,
+        tokenizer=model.tokenizer,
         module=module,
         optimizer=make_optimizer(module, config),
         state=RunState(is_frozen=config.frozen_epochs > 0),
@@ -351,75 +321,20 @@ def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> 
     """
     require_trackers(config.log)
     refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")
-    model_config, _ = model_and_key(config, {}, rules)
+    plan, _ = model_and_key(config, {}, rules)
     refuse_uneven_shares(config)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
-        _, module = start_model(model_config, config, Path(folder), ())
-    return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())
+        return 4 * start_model(plan, config, Path(folder), ()).num_bytes
 
 
-def start_model(
-    model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
-) -> tuple[AnyTokenizer, Any]:
-    """Return the tokenizer and the initial model, and write their files except weights into the folder.
-
-    The tokenizer is that of the text encoder. If the model has none, a tokenizer is trained on the captions. Weights
-    are pretrained if the settings name some, and random otherwise.
-    """
-    model_config = with_loss_constants(model_config, config)
-    text, start = model_config["text_cfg"], model_config.get("start_folder")
-    alone = {name: value for name, value in model_config.items() if name not in JOINED}
-    further = further_towers(model_config, config)
-    text_towers = [(out, alone), *((out / name, each) for side, name, each, _ in further if side == "text")]
-    for place, _ in text_towers:
-        place.mkdir(exist_ok=True)
-    if start is not None:
-        for name in TEXT_FILES:
-            if (Path(start) / name).is_file():
-                write_bytes(out / name, (Path(start) / name).read_bytes())
-    elif "hf_model_name" in text:
-        for place, each in text_towers:
-            save_encoder_config(each, place)
-            copy_tokenizer(each["text_cfg"]["hf_tokenizer_name"], place)
-    else:
-        trained = train_tokenizer(captions, vocab_size=config.vocab_size)
-        save_tokenizer(trained, out, context_length=text["context_length"])
-        text["vocab_size"] = trained.get_vocab_size()
-    tokenizers = [
-        load_tokenizer(place, context_length=each["text_cfg"]["context_length"]) for place, each in text_towers
-    ]
-    tokenizer = tokenizers[0] if len(tokenizers) == 1 else JoinedTokenizer(tokenizers)
-    write_model_config(out, model_config)
-    if start is not None:
-        module = create_model(model_config, out)
-        without = ("logit_bias",) if config.loss == "clip" else ()
-        load_weights(module, Path(model_config["start_weights"]), without=without)
-        if config.logit_scale:
-            module.logit_scale.data.fill_(math.log(config.logit_scale))
-    else:
-        module, left = _pretrained(alone, config, out, tokenizers[0]), iter(tokenizers[1:])
-        others = [
-            _pretrained(each, own, out / name, next(left) if side == "text" else None)
-            for side, name, each, own in further
-        ]
-        if others:
-            join(module, model_config, others)
+def start_model(plan: TowerPlan, config: TrainConfig, out: Path, captions: Iterable[str]) -> LoadedModel:
+    """Return the initial model with the constants of the loss, and write its files except weights into the folder."""
+    model = replace(plan, config=with_loss_constants(dict(plan.config), config)).build(out, captions)
+    if config.logit_scale:
+        model.module.logit_scale.data.fill_(math.log(config.logit_scale))
     if config.microbatch:
-        refuse_batch_statistics(module)
-    require_encoding(module, tokenizer, image_size=preprocessing_of(model_config).size, model=config.model)
-    return tokenizer, module
-
-
-def _pretrained(
-    model_config: dict[str, Any], config: TrainConfig, folder: Path, tokenizer: SavedTokenizer | None
-) -> Any:
-    """Return a model with one tower on each side, with its pretrained weights, which compute what was recorded."""
-    module = create_model(model_config, folder)
-    load_image_tower(module, model_config, config)
-    if "hf_model_name" in model_config["text_cfg"]:
-        load_text_encoder(module, model_config)
-    require_recorded_features(module, tokenizer, preprocessing_of(model_config), model_config)
-    return module
+        refuse_batch_statistics(model.module)
+    return model
 
 
 def save_run(run: Run) -> None:
