@@ -20,8 +20,9 @@ from training.config import AlignConfig, TrainConfig
 from training.exports.open_clip_hub import why_not_open_clip
 from training.fit.run import model_and_key
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
+from training.towers.model_config import read_model_config
 from training.towers.model_files import save_weights
-from training.towers.plan import TowerPlan, read_model_config
+from training.towers.plan import TowerPlan
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
 LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -137,9 +138,9 @@ def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineE
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"embed_dim": None}, "embed_dim is missing"),
+        ({"vision_cfg": None}, "vision_cfg must be an object"),
         ({"vision_cfg": {"image_size": [224, 224]}}, "one number of pixels"),
-        ({"text_cfg": []}, "must be objects"),
+        ({"text_cfg": []}, "text_cfg must be an object"),
         ({"recorded_features": []}, "recorded_features must be an object"),
         ({"preprocess_cfg": "squash"}, "preprocess_cfg must be an object"),
         ({"image_weights": {"model": "ViT-B-32"}}, "image_weights must have model and pretrained"),

@@ -7,7 +7,6 @@ tower is one of `training.towers.modules` that open_clip does not have.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,6 @@ WEIGHTS_FILE = "model.safetensors"
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
 # Our own parts of a model config, which open_clip does not know.
 OWN_PARTS = ("image_weights", "license", "preprocess_cfg", "recorded_features")
-CONFIGS = Path(str(files("training.towers") / "model_configs"))
 _PADDING = 1e-4  # largest change of a number of a unit feature by padding
 
 logger = logging.getLogger(__name__)

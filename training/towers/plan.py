@@ -1,12 +1,10 @@
 """Plan what a model is made of: an architecture in open_clip's terms, and where the weights of its towers come from.
 
-A model config is open_clip's by name, or a JSON file, or a model folder of ours, which gives its architecture and all
-its weights. Parts that it leaves out are filled in and logged. Beside open_clip's parts it may have `image_weights`
-(initial weights of the image tower), `preprocess_cfg` (open_clip's image preprocessing) and `recorded_features`
-(features that the towers must return, see `training.towers.weights`). Settings replace parts of it.
+Beside open_clip's parts, a model config may have `image_weights` (initial weights of the image tower), `preprocess_cfg`
+(open_clip's image preprocessing) and `recorded_features` (features that the towers must return, see
+`training.towers.weights`). Settings replace parts of it.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -16,26 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.disk.files import read_json, sha256_of, write_bytes
+from data_catalog.disk.files import sha256_of, write_bytes
 from training.config import TowerConfig
 from training.towers.lineage import read_lineage
 from training.towers.model import (
-    CONFIGS,
     ENCODER_CONFIG_FILE,
-    OPEN_CLIP_CONFIG_FILE,
     LoadedModel,
     create_model,
     require_encoding,
     weights_of,
     write_model_config,
 )
-from training.towers.model_files import load_weights, read_object, read_open_clip_config, require_file, translate_errors
-from training.towers.packaged import (
-    PACKAGED,
-    encoder_source,
-    packaged_image_tower,
-    recorded_feature,
-)
+from training.towers.model_config import CONTEXT_LENGTH, is_folder, read_model_config
+from training.towers.model_files import load_weights, translate_errors
+from training.towers.packaged import PACKAGED, encoder_source, packaged_image_tower, recorded_feature
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.tokenizer import (
     TOKENIZER_CONFIG_FILE,
@@ -64,8 +56,6 @@ _REPLACING = (  # settings that replace a part of a model config
     *("image_tower", "image_weights", "image_size", "image_mean", "image_std", "image_resize"),
     *("text_encoder", "text_pooler", "embed_dim", "context_length"),
 )
-_CONTEXT_LENGTH = 77  # CLIP's
-_OWN_TOKENIZER = "tokenizer"  # trained on the captions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +88,7 @@ class TowerPlan:
             dropout: share of a timm backbone's features that a step drops.
         """
         config = read_model_config(towers.model)
-        start = Path(towers.model) if _is_folder(towers.model) else None
+        start = Path(towers.model) if is_folder(towers.model) else None
         if start is not None:
             if others := [name for name in _REPLACING if getattr(towers, name)]:
                 raise SettingsError(
@@ -259,10 +249,6 @@ class TowerPlan:
         return LoadedModel(module=module, tokenizer=tokenizer, preprocessing=self.preprocessing, sha256="")
 
 
-def _is_folder(model: str) -> bool:
-    return (Path(model) / OPEN_CLIP_CONFIG_FILE).is_file()
-
-
 def _folder_of(weights: Path) -> Path:
     """Return the folder of a weights file; a folder is its own."""
     return weights if weights.is_dir() else weights.parent
@@ -315,7 +301,7 @@ def _with_text_tower(config: dict[str, Any], towers: TowerConfig) -> Weights:
     text = config["text_cfg"]
     if towers.text_encoder:
         if "hf_model_name" not in text:
-            text = {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler", "context_length": _CONTEXT_LENGTH}
+            text = {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler", "context_length": CONTEXT_LENGTH}
         source = encoder_source(towers.text_encoder)
         text |= {"hf_model_name": source, "hf_tokenizer_name": source}
         recorded = config.setdefault("recorded_features", {})
@@ -359,66 +345,3 @@ def _timm_preprocessing(name: str) -> Preprocessing:
     return Preprocessing(
         size=min(height, width), mean=tuple(stated["mean"]), std=tuple(stated["std"]), interpolation=interpolation
     )
-
-
-def read_model_config(model: str) -> dict[str, Any]:
-    """Return a complete model config of ours or of open_clip by its name, or from a JSON file or a model folder."""
-    from open_clip import get_model_config, list_models
-
-    if _is_folder(model):
-        path = Path(model) / OPEN_CLIP_CONFIG_FILE
-        require_file(weights_of(Path(model)))
-        found = {**read_open_clip_config(path), "preprocess_cfg": read_object(path).get("preprocess_cfg", {})}
-        return _complete(found, model, is_folder=True)
-    path = Path(model) if model.endswith(".json") else CONFIGS / f"{model}.json"
-    if path.is_file():
-        with translate_errors(str(path), remedy="correct it", kind=InputError):
-            found = read_json(path)
-            for stated in (found.get("image_weights", {}), *found.get("recorded_features", {}).values()):
-                if "file" in stated:
-                    stated["file"] = str(path.parent / stated["file"])
-        return _complete(found, model)
-    if model in list_models():
-        return _complete(deepcopy(get_model_config(model) or {}), model)
-    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
-    raise SettingsError(
-        f"there is no model config {model!r}: name one of {known}, one of open_clip "
-        "(https://github.com/mlfoundations/open_clip/tree/main/src/open_clip/model_configs), a JSON file or "
-        "a model folder"
-    )
-
-
-def _complete(config: dict[str, Any], model: str, *, is_folder: bool = False) -> dict[str, Any]:
-    """Return a config with the parts that it leaves out; raise if it has a tower that cannot be trained here."""
-    with translate_errors(model, remedy="name an open_clip model config", kind=InputError):
-        if missing := sorted({"embed_dim", "vision_cfg", "text_cfg"} - config.keys()):
-            raise ValueError(f"{', '.join(missing)} is missing")
-        for name in ("vision_cfg", "text_cfg", "image_weights", "preprocess_cfg", "recorded_features"):
-            if not isinstance(config.get(name, {}), dict):
-                raise ValueError(f"{name} must be an object")
-        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
-        named = config.get("image_weights", {"timm": ""}).keys()
-        if not {"timm", "file"} & named and not {"model", "pretrained"} <= named:
-            raise ValueError("image_weights must have model and pretrained of open_clip, or timm, or file")
-        if vision.get("timm_model_pretrained") and not is_folder:
-            raise ValueError(
-                "vision_cfg.timm_model_pretrained must be false: for weights of timm, set image_weights to "
-                '{"timm": NAME}'
-            )
-        size = vision.get("image_size")
-        if type(size) is not int or size < 1:
-            raise ValueError(f"vision_cfg.image_size must be one number of pixels, got {size!r}")
-        is_causal = not {"no_causal_mask", "embed_cls"} & text.keys() and text.get("pool_type", "argmax") == "argmax"
-        if "hf_model_name" not in text and not is_causal:
-            raise ValueError("use a Hugging Face text tower, or a causal one with pool_type argmax (no embed_cls)")
-    defaults = {
-        "context_length": _CONTEXT_LENGTH,
-        "hf_tokenizer_name": text.get("hf_model_name", _OWN_TOKENIZER),
-    }
-    filled = {name: value for name, value in defaults.items() if name not in text}
-    if config.get("custom_text") is not True:
-        filled["custom_text"] = True
-    if filled:
-        listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in filled.items())
-        logger.info("%s: filled in %s", model, listed)
-    return {**config, "custom_text": True, "text_cfg": {**defaults, **text}, "vision_cfg": vision}

@@ -38,7 +38,7 @@ from training.fit.loop import train
 from training.fit.run import MODEL_FILES
 from training.scores.encoders import open_open_clip
 from training.towers.model import load_model, open_model
-from training.towers.plan import read_model_config
+from training.towers.model_config import read_model_config
 
 READER = Path(__file__).with_name("card_reader.py")
 WITHOUT_CLASS = ("compact", "distilled", "timm_and_bert")  # in transformers
