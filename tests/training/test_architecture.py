@@ -244,7 +244,18 @@ def settings_of_keys(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 # Twelve digits of the keys of runs of `train` and of `align`: a finished model of before is recognised.
-KEYS: dict[str, tuple[str, str | None]] = {}
+KEYS = {
+    "compact": ("03726d8652a7",),
+    "lite0": ("cf064dbae12d",),
+    "italian": ("a6cb429eef89", "b5f136cf6039"),
+    "lit from random weights": ("be6129e0443a",),
+    "files": ("acfa814d9133", "5705a97faea9"),
+    "hubs": ("61251fb301c4", "a6ca63a6af36"),
+    "JSON": ("11ce4551533e", "c73625bfec34"),
+    "start": ("0374b3f19264", "3683f2def5af"),
+    "start, by sigmoids": ("86f98de3bf99", "3683f2def5af"),
+    "open_clip": ("acb2d062699b",),
+}
 
 
 def test_keys_of_runs_do_not_change(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def become_a_pickle(path: Path) -> None:
         ("config.json", said("num_hidden_layers", "two"), r"config\.json .* cannot be opened .*num_hidden_layers"),
         ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
         ("config.json", said("model_type", "no-such"), "does not recognize this architecture"),
-        ("config.json", said("intermediate_size", 48), r"shape .* 'encoder\.layer\.0\.intermediate"),
+        ("config.json", said("intermediate_size", 48), r"shape .* encoder\.layer\.0\.intermediate"),
         (
             TOKENIZER,
             lambda path: [found.unlink() for found in path.parent.glob("tokenizer*")],

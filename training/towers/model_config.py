@@ -37,11 +37,7 @@ def read_model_config(model: str) -> dict[str, Any]:
             preprocessing = read_object(folder_config).get("preprocess_cfg", {})
             return _complete({**read_open_clip_config(folder_config), "preprocess_cfg": preprocessing}, model)
         if path.is_file():
-            found = read_json(path)
-            for stated in (found.get("image_weights", {}), *found.get("recorded_features", {}).values()):
-                if "file" in stated:
-                    stated["file"] = str(path.parent / stated["file"])
-            return _complete(found, model)
+            return _complete(read_json(path), model)
         if model in list_models():
             return _complete(deepcopy(get_model_config(model) or {}), model)
     known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
@@ -57,6 +53,9 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
     for name, default in _OBJECTS.items():
         if not isinstance(config.get(name, default), dict):
             raise ValueError(f"{name} must be an object")
+    for stated in (config.get("image_weights", {}), *config.get("recorded_features", {}).values()):
+        if "file" in stated:
+            stated["file"] = str(Path(model).parent / stated["file"])
     vision, text = config["vision_cfg"], config["text_cfg"]
     named = config.get("image_weights", {"timm": ""}).keys()
     if not {"timm", "file"} & named and not {"model", "pretrained"} <= named:
