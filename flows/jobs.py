@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleaning.languages.engines import canonical_code
@@ -523,10 +524,9 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
 
 def _starts(recipe: Recipe) -> Sequence[Path]:
     """Return the folders with the weights that the recipe's training starts from."""
-    from training.towers.architecture import model_config_of
-    from training.towers.pretrained import starts_of
+    from training.towers.plan import TowerPlan
 
-    return starts_of(model_config_of(recipe.train), recipe.train)
+    return TowerPlan.of(recipe.train, loss=recipe.train.loss).starts()
 
 
 def _require_unseen(models: Sequence[Path], root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
@@ -631,7 +631,7 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
     from training.fit.setup import require_trainable
 
-    towers, rules = recipe.train, None
+    towers = recipe.train
     if recipe.model.by == "distil":
         from flows.sentences import sentence_pairs
         from training.align.frozen import aligned_model_and_key
@@ -645,13 +645,14 @@ def _require_trainable(recipe: Recipe, root: Path) -> None:
             sentence_pairs(recipe, None)
         return
     if recipe.model.by == "align":
-        from training.align.frozen import aligned_model_and_key, only_towers
+        from training.align.frozen import aligned_model_and_key
 
-        aligned_model_and_key(towers, recipe.align, {})
-        towers = only_towers(towers)
+        plan, _ = aligned_model_and_key(towers, recipe.align, {})
+        with TemporaryDirectory(prefix="vernaclip-") as folder:
+            needed = plan.build(Path(folder)).num_bytes
     else:
-        rules = change_rules(recipe)
-    needed, free = require_trainable(towers, rules), shutil.disk_usage(nearest_existing(root)).free
+        needed = require_trainable(towers, change_rules(recipe))
+    free = shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(
             f"training writes {needed:,} bytes, but only {free:,} bytes are free in {root}: free some space, or choose "

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from data_catalog.base.language_pack import LanguagePack
 from training.towers.packaged import PACKAGED, installed
-from training.towers.pretrained import WEIGHT_FILES
+from training.towers.weights import WEIGHT_FILES
 
 MULTILINGUAL = "multilingual"  # in model cards
 _MOST_LISTED = 6  # languages of a tower in a table
@@ -40,19 +40,17 @@ class Tower:
         """Return whether it is a text encoder that is known to read a language."""
         return self.side == "text" and not {code, MULTILINGUAL}.isdisjoint(self.languages)
 
-    def _languages(self) -> str:
-        count = len(self.languages)
-        return f"{count} languages" if count > _MOST_LISTED else ", ".join(self.languages)
-
     def row(self) -> dict[str, object]:
         """Return the tower as one row of a table."""
+        is_image, count = self.side == "image", len(self.languages)
+        languages = f"{count} languages" if count > _MOST_LISTED else ", ".join(self.languages)
         return {
             "tower": self.name,
-            "reads": self._languages() or ("?" if self.side == "text" else "images"),
+            "reads": "images" if is_image else languages or "?",
             "MB": round(self.num_bytes / 1e6) or None,
             "license": self.license or "?",
             "where": self.place,
-            "use": f"--set train.{'image_tower' if self.side == 'image' else 'text_encoder'}={self.name}",
+            "use": f"--set train.{'image_tower' if is_image else 'text_encoder'}={self.name}",
         }
 
 
@@ -85,15 +83,14 @@ def encoder_here(pack: LanguagePack) -> Tower | None:
 def _packaged() -> Iterator[Tower]:
     for name, tower in PACKAGED.items():
         package = installed(tower)
-        is_here = package is not None
-        size = Path(str(package.locate_file(tower.file))) if package is not None else None
+        path = Path(str(package.locate_file(tower.file))) if package is not None else None
         yield Tower(
             name=name,
             side="image" if tower.architecture else "text",
-            is_here=is_here,
-            place=f"package {tower.package}" if is_here else f"pip install {tower.distribution}",
+            is_here=package is not None,
+            place=f"package {tower.package}" if package is not None else f"pip install {tower.distribution}",
             license=tower.license,
-            num_bytes=size.stat().st_size if size is not None and size.is_file() else 0,
+            num_bytes=path.stat().st_size if path is not None and path.is_file() else 0,
             languages=tuple(tower.languages.split()),
         )
 
@@ -101,6 +98,7 @@ def _packaged() -> Iterator[Tower]:
 def _cached() -> Iterator[Tower]:
     """Yield the models of the hub's cache that are towers; a name on the hub is enough to use them."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
@@ -108,10 +106,13 @@ def _cached() -> Iterator[Tower]:
         return
     for repo in sorted((repo for repo in repos if repo.repo_type == "model"), key=lambda repo: repo.repo_id):
         revision = max(repo.revisions, key=lambda each: each.last_modified, default=None)
-        if revision is None or (config := _config(revision.snapshot_path)) is None:
+        folder = revision.snapshot_path if revision is not None else None
+        if folder is None or not any((folder / name).is_file() for name in WEIGHT_FILES):
             continue
-        card, is_timm = _card(revision.snapshot_path / "README.md"), repo.repo_id.startswith("timm/")
-        spoken = card.get("language") or ()
+        config, card = _config(folder / "config.json"), _card(folder / "README.md")
+        is_timm, spoken = repo.repo_id.startswith("timm/") and "architecture" in config, card.get("language") or ()
+        if not is_timm and config.get("model_type") not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            continue
         yield Tower(
             name=repo.repo_id.removeprefix("timm/"),
             side="image" if is_timm else "text",
@@ -123,18 +124,13 @@ def _cached() -> Iterator[Tower]:
         )
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
-    """Return the config of a tower; None if the folder has none, or that of another kind of model, or no weights."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
+def _config(path: Path) -> dict[str, Any]:
+    """Return the config of a model; {} if there is none that can be read."""
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return None
-    is_tower = isinstance(found, dict) and (
-        "architecture" in found or found.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-    return found if is_tower and any((folder / name).is_file() for name in WEIGHT_FILES) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _card(path: Path) -> dict[str, Any]:

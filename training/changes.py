@@ -66,11 +66,7 @@ class ChangeRules:
 
     @classmethod
     def of(cls, pack: LanguagePack) -> "ChangeRules":
-        """Return the rules of a language pack.
-
-        Raises:
-            SettingsError: the pack has none.
-        """
+        """Return the rules of a language pack."""
         if pack.changes is None:
             raise SettingsError(
                 f"the language pack {pack.code} has no [changes]: add the words by which one thing in a caption "
@@ -127,10 +123,10 @@ class ChangeRules:
             for place in _places(text, self._tables.things["position"], most=len(text.words))
             if not at_sides.isdisjoint(range(place.first, place.end))
         ]
-        found = [list(_edits(text, place, place.thing.opposite, self._tables.articles)) for place in places]
+        found = [_edits(text, place, place.thing.opposite, self._tables.articles) for place in places]
         if at_sides.difference(*(range(place.first, place.end) for place in places)) or not all(found):
             return None
-        return _edited(text, [edit for (edits,) in found for edit in edits])
+        return _edited(text, [edit for edits in found for edit in edits])
 
     def _names_side(self, word: str) -> bool:
         return not self._tables.sides.isdisjoint(word.split("-"))
@@ -166,8 +162,13 @@ class ChangeRules:
     def _opposites(self, kind: str, text: "_Text") -> "Iterator[tuple[Change, _Place]]":
         for place in _places(text, self._tables.things[kind]):
             thing = place.thing
-            for edit in _edits(text, place, thing.opposite, self._tables.articles):
-                yield Change(kind, _edited(text, edit), thing.name, thing.opposite_name), place
+            for change in self._replaced(kind, text, place, thing.opposite, thing.opposite_name):
+                yield change, place
+
+    def _replaced(self, kind: str, text: "_Text", place: "_Place", new: str, name: str) -> Iterator[Change]:
+        """Yield the change of a thing into another of that name, unless it is unsafe."""
+        if edit := _edits(text, place, new, self._tables.articles):
+            yield Change(kind, _edited(text, edit), place.thing.name, name)
 
     def _colours(self, text: "_Text") -> Iterator[Change]:
         places = _places(text, self._tables.things["colour"])
@@ -178,8 +179,7 @@ class ChangeRules:
             for other in self.words.colours:
                 is_other = not any(self._are_alike(name, other[0]) for name in {place.thing.name} | joined)
                 if is_other and (new := _form(other, forms)):
-                    for edit in _edits(text, place, new, self._tables.articles):
-                        yield Change("colour", _edited(text, edit), place.thing.name, other[0])
+                    yield from self._replaced("colour", text, place, new, other[0])
 
     def _numbers(self, text: "_Text") -> Iterator[Change]:
         table = self._tables.things["count"]
@@ -190,8 +190,7 @@ class ChangeRules:
                 continue
             for number in self.words.numbers:
                 if number != place.thing.name:
-                    for edit in _edits(text, place, number, self._tables.articles):
-                        yield Change("count", _edited(text, edit), place.thing.name, number)
+                    yield from self._replaced("count", text, place, number, number)
 
     def _nouns(self, text: "_Text") -> Iterator[Change]:
         starts = {place.first for place in _places(text, self._tables.things["position"], most=len(text.words))}
@@ -204,8 +203,7 @@ class ChangeRules:
             which = [cell for cell, form in enumerate(forms) if _phrase(form) == place.thing.phrase]
             for row, other in enumerate(group):
                 if row != place.thing.row and (new := _form(other, which)):
-                    for edit in _edits(text, place, new, self._tables.articles):
-                        yield Change("noun", _edited(text, edit), place.thing.name, other[0])
+                    yield from self._replaced("noun", text, place, new, other[0])
 
     def _exchanges(self, text: "_Text") -> Iterator[Change]:
         places = _places(text, self._tables.things["colour"])
@@ -218,10 +216,10 @@ class ChangeRules:
                 colours = self.words.colours
                 first = _form(colours[two.thing.row], self._forms(text, one))
                 second = _form(colours[one.thing.row], self._forms(text, two))
-                if first and second:
-                    for edit in _edits(text, one, first, self._tables.articles):
-                        for other in _edits(text, two, second, self._tables.articles):
-                            yield Change("exchanged", _edited(text, [*edit, *other]))
+                edit = _edits(text, one, first, self._tables.articles) if first and second else []
+                other = _edits(text, two, second, self._tables.articles) if first and second else []
+                if edit and other:
+                    yield Change("exchanged", _edited(text, [*edit, *other]))
 
     def _are_alike(self, one: str, two: str) -> bool:
         return one == two or any(one in names and two in names for names in self.words.alike)
@@ -244,7 +242,8 @@ class ChangeRules:
             {text.before(place.first), text.after(place.end - 1)} - self._tables.function_words for place in (one, two)
         ]
         return not any(
-            first == second or (min(len(first), len(second)) >= _STEM and _is_start(first, second))
+            first == second
+            or (min(len(first), len(second)) >= _STEM and (first.startswith(second) or second.startswith(first)))
             for first in nouns[0]
             for second in nouns[1]
             if first and second
@@ -253,7 +252,7 @@ class ChangeRules:
     def _roles(self, text: "_Text") -> Iterator[Change]:
         roles, tables = self.words.roles, self._tables
         verb_endings, before_verbs = tuple(roles.verb_endings), set(roles.before_verbs)
-        for start in [place for place in range(len(text.words)) if text.starts_phrase(place)][:_MOST_PLACES]:
+        for start in [place for place in range(len(text.words)) if text.before(place) is None][:_MOST_PLACES]:
             agent_end = self._noun_phrase(text, start, tables.agents)
             if agent_end is None:
                 continue
@@ -274,7 +273,7 @@ class ChangeRules:
                 continue
             agent, patient = text.span(start, agent_end), text.span(verb + 1, patient_end)
             names = text.caption[slice(*agent)], text.caption[slice(*patient)]
-            if text.is_start(start) and not text.is_capital and names[0][0] != names[0][0].lower():
+            if start == 0 and not text.is_capital and names[0][0] != names[0][0].lower():
                 names = names[0][0].lower() + names[0][1:], names[1][0].upper() + names[1][1:]
             yield Change("roles", _edited(text, [(*agent, names[1]), (*patient, names[0])]))
 
@@ -406,20 +405,14 @@ class _Text:
         """Return the word after a word in the same phrase."""
         return None if self.breaks(word) else self.words[word + 1]
 
-    def starts_phrase(self, word: int) -> bool:
-        return word == 0 or self.breaks(word - 1)
-
-    def is_start(self, word: int) -> bool:
-        """Return whether the text starts with a word; a full stop may be an abbreviation's."""
-        return word == 0
-
     def has(self, start: int, phrase: Phrase) -> bool:
         """Return whether a phrase, in which "*" is any word, starts with a word."""
         end = start + len(phrase)
         there = self.words[start:end]
         if there != phrase:
-            is_shorter = len(there) < len(phrase)
-            if is_shorter or "*" not in phrase or not all(map(_fits, phrase, there)):
+            if len(there) < len(phrase) or "*" not in phrase:
+                return False
+            if any(wanted not in ("*", word) for wanted, word in zip(phrase, there, strict=True)):
                 return False
         return not any(self.breaks(word) for word in range(start, end - 1))
 
@@ -523,10 +516,6 @@ class _Tables:
         )
 
 
-def _fits(wanted: str, word: str) -> bool:
-    return wanted in ("*", word)
-
-
 def _folded(word: str) -> str:
     return word.casefold().replace("’", "'")
 
@@ -596,10 +585,6 @@ def _form(forms: Sequence[str], numbers: Sequence[int]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _is_start(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
-
-
 def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place]:
     """Return where things of a table are in a text, the longest phrases first, at most `most`."""
     places: list[_Place] = []
@@ -616,28 +601,27 @@ def _places(text: _Text, table: _Table, most: int = _MOST_PLACES) -> list[_Place
     return places
 
 
-def _edits(text: _Text, place: _Place, new: str, articles: Mapping[str, tuple[str, ...]]) -> Iterator[list[Edit]]:
-    """Yield the edits that replace a thing, with its article where that depends on the next letter; none if unsafe."""
-    written = _written(text, place, new)
-    edits = [] if written is None else [(*text.span(place.first, place.end), written)]
-    if not edits:
-        return
+def _edits(text: _Text, place: _Place, new: str, articles: Mapping[str, tuple[str, ...]]) -> list[Edit]:
+    """Return the edits that replace a thing, with its article where that depends on the next letter; [] if unsafe."""
+    if (written := _written(text, place, new)) is None:
+        return []
+    edits: list[Edit] = [(*text.span(place.first, place.end), written)]
     is_vowel = unicodedata.normalize("NFD", new)[:1].casefold() in _VOWELS
     before = text.before(place.first)
     if before is not None:
         if before.endswith("'") and not text.gap(place.first - 1) and not is_vowel:
-            return
+            return []
         pair = articles.get(before)
         if pair is not None:
             article = pair[is_vowel]
             if not article:
-                return
+                return []
             if _folded(article) != before:
                 span = text.span(place.first - 1, place.first)
                 is_upper = text.raw(place.first - 1)[0].isupper()
                 article = article.upper() if text.is_capital else article
                 edits.insert(0, (*span, article[0].upper() + article[1:] if is_upper else article))
-    yield edits
+    return edits
 
 
 def _written(text: _Text, place: _Place, new: str) -> str | None:
@@ -646,7 +630,8 @@ def _written(text: _Text, place: _Place, new: str) -> str | None:
     expected = [*place.thing.words]
     if old == expected:
         return new
-    if text.is_start(place.first) and old == [expected[0][0].upper() + expected[0][1:], *expected[1:]]:
+    # At the start of the text only: a full stop may be an abbreviation's.
+    if place.first == 0 and old == [expected[0][0].upper() + expected[0][1:], *expected[1:]]:
         return new[0].upper() + new[1:]
     if text.is_capital and old == [word.upper() for word in expected]:
         return new.upper()

@@ -1,15 +1,33 @@
 """Settings of models: the sections `[image_text]`, `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.precision import PRECISIONS
-from data_catalog.base.settings import NAME_OR_JSON, how, name_or_path, path_setting, require_values, what_values
+from data_catalog.base.settings import (
+    NAME_OR_JSON,
+    check_bounds,
+    how,
+    name_or_path,
+    path_setting,
+    require_values,
+    what_values,
+)
 from data_catalog.rows.origins import ORIGINS
 from training.changes import KINDS
+
+Count = Annotated[int, Interval(ge=1)]
+CountOrZero = Annotated[int, Interval(ge=0)]
+AtLeastTwo = Annotated[int, Interval(ge=2)]
+VocabSize = Annotated[int, Interval(ge=300)]  # 256 bytes and some words
+Positive = Annotated[float, Interval(gt=0, le=10**6)]
+NotNegative = Annotated[float, Interval(ge=0, le=10**6)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+LogitScale = Annotated[float, Interval(ge=1, le=100)]
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
@@ -44,11 +62,11 @@ CHOICES = {
     "select": ("mrr", "loss"),
     "device": DEVICES,
     "log": TRACKERS,
-    "image_resize": ("", "squash", "shortest"),
-    "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
+    "augment": (*AUGMENTATIONS, *AUGMENTATION_SETS),
+    "hard_negatives": KINDS,
 }
-
-ALIGN_STARTS = ("closed_form", "model")
+RESIZE_MODES = ("", "squash", "shortest")
+POOLERS = ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +103,8 @@ class ImageTextConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Settings of training: model, phases, optimizer, data and hardware."""
+class TowerConfig:
+    """Settings that say what a model is made of: architecture, initial weights and image preprocessing."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
     """Architecture: a model config that comes with vernaclip ("tiny", "compact", "compact-96", "italian", "lit"), any
@@ -101,12 +119,12 @@ class TrainConfig:
     config names, or those of timm's hub for `image_tower`, or random ones if there are none."""
     image_license: str = how("")
     """License of the initial weights of the image tower, such as "apache-2.0", for the model card and for exports."""
-    image_size: int = 0
+    image_size: CountOrZero = 0
     """Side of the square images, in pixels. 0 takes the size of the tower."""
     image_mean: tuple[float, ...] = ()
     """Mean of each channel of the tower's images, three numbers of values from 0 to 1. Empty takes that of the tower,
     or CLIP's."""
-    image_std: tuple[float, ...] = ()
+    image_std: tuple[Positive, ...] = ()
     """Standard deviation of each channel, likewise."""
     image_resize: str = ""
     """Way to a square: "squash", which keeps the whole image, or "shortest", which cuts off the longer side. Empty
@@ -119,10 +137,25 @@ class TrainConfig:
     "cls_last_hidden_state_pooler". Empty takes that of the model config, or the mean."""
     text_license: str = how("")
     """License of the weights of the text encoder, such as "apache-2.0", for the model card and for exports."""
-    embed_dim: int = 0
+    embed_dim: CountOrZero = 0
     """Length of the common features. 0 takes that of the model config."""
-    context_length: int = 0
+    context_length: CountOrZero = 0
     """Maximum number of tokens of a text. 0 takes that of the model config, or 77."""
+    vocab_size: VocabSize = 2048
+    """Maximum vocabulary of a trained tokenizer, at least 300."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "train")
+        require_values("train", self, "", image_resize=RESIZE_MODES, text_pooler=POOLERS)
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) not in (0, 3):
+                raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(TowerConfig):
+    """Settings of training: model, phases, optimizer, data and hardware."""
+
     lock_image: bool = False
     """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
     tower or little data."""
@@ -131,39 +164,39 @@ class TrainConfig:
     keep_batch_statistics: bool = True
     """Keep the means and variances of batch normalisation in an image tower that has initial weights. A few
     thousand images would spoil them. A tower with random weights always learns its own."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the train split with all weights trained."""
-    frozen_epochs: int = 0
+    frozen_epochs: CountOrZero = 0
     """Maximum number of passes before `epochs` that train the projections only. They end when validation stops
     improving; training continues from the best weights."""
-    steps: int = 0
+    steps: CountOrZero = 0
     """Optimizer steps of the whole run, instead of epochs; frozen epochs get their share. Keeps the last weights and
     ignores `patience`. 0 trains by epochs."""
     select: str = "mrr"
     """Measure on the validation split that chooses the epoch whose weights are kept: "mrr", the MRR@10 from captions to
     images (and hard negatives), or "loss"."""
-    patience: int = 0
+    patience: CountOrZero = 0
     """Epochs without a better validation result (`select`) after which a phase ends. 0 runs all epochs, except that
     frozen epochs end after the first one without improvement."""
-    batch_size: int = 128
+    batch_size: AtLeastTwo = 128
     """Images per step, at least 2. An incomplete last batch of an epoch is dropped."""
-    microbatch: int = 0
+    microbatch: CountOrZero = 0
     """Images that pass the towers at a time, to save memory. The loss covers the whole batch; a step takes a third
     longer. 0: the whole batch."""
     optimizer: str = "adamw"
     """Optimizer: "adamw", "muon", which needs fewer epochs from random weights and more time for each, or "adabelief"
     as in the paper."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate. In each phase it falls to 0 along a cosine."""
-    weight_decay: float = 0.1
+    weight_decay: NotNegative = 0.1
     """Weight decay, for weights with two or more dimensions."""
-    warmup_steps: int = 50
+    warmup_steps: CountOrZero = 50
     """Steps of each phase until the learning rate peaks. 0 uses `warmup_ratio`."""
-    warmup_ratio: float = 0.0
+    warmup_ratio: Share = 0.0
     """The same as a share of the phase's steps, 0 to 1, if `warmup_steps` is 0."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NotNegative = 1.0
     """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
-    agc: float = 0.0
+    agc: NotNegative = 0.0
     """Adaptive gradient clipping: maximum norm of a gradient relative to its unit's weights; 0.01 in the paper. 0
     disables it."""
     loss: str = "clip"
@@ -173,7 +206,7 @@ class TrainConfig:
     """Fixed factor of similarities, 1 to 100; 20 in the paper. 0 learns it."""
     captions: str = "random"
     """Caption of an image in each epoch: a "random" one, or always the "first"."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of initial weights, order, captions and augmentations."""
     precision: str = "auto"
     """Precision of the towers: "bf16" (autocast), "fp32", or "auto": bf16 where the device has instructions for it,
@@ -184,57 +217,38 @@ class TrainConfig:
     hard_negatives: tuple[str, ...] = ()
     """Kinds of hard negatives (docs/training.md): captions that the language pack's `changes` change in one thing,
     "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
-    hard_negative_weight: float = 1.0
+    hard_negative_weight: Positive = 1.0
     """Weight of their loss, beside 1."""
-    hard_batches: int = 0
+    hard_batches: CountOrZero = 0
     """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
-    vocab_size: int = 2048
-    """Maximum vocabulary of a trained tokenizer, at least 300."""
-    shuffle_window: int = 20_000
+    shuffle_window: Count = 20_000
     """Samples shuffled together, at least one row group. Limits the memory used besides the cache."""
     device: str = how("auto")
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one. On a GPU, a resumed run may differ in the last
     digits."""
-    num_threads: int = how(0)
+    num_threads: Annotated[int, Interval(ge=0)] = how(0)
     """Number of CPU threads: 0 uses all, 1 one for each tower, best for `tiny`."""
-    cache_max_bytes: int = how(2 << 30)
+    cache_max_bytes: Annotated[int, Interval(ge=0)] = how(2 << 30)
     """Maximum memory for decoded images, in bytes. If they all fit, they are decoded once, otherwise in each epoch.
     Default: 2 GiB."""
-    checkpoint_every_steps: int = how(200)
+    checkpoint_every_steps: Annotated[int, Interval(ge=1)] = how(200)
     """Steps between checkpoints. An interrupted run continues from the last one."""
     log: tuple[str, ...] = how(())
     """Where else metrics go: "tensorboard", "wandb" (docs/training.md)."""
 
     def __post_init__(self) -> None:
-        not_negative = (
-            "image_size embed_dim context_length frozen_epochs steps patience microbatch weight_decay warmup_steps "
-            "max_grad_norm agc seed num_threads cache_max_bytes"
-        )
-        require_values("train", self, "epochs lr shuffle_window checkpoint_every_steps", not_negative, **CHOICES)
-        for name, least, why in (
-            ("batch_size", 2, "an image needs others to compare with"),
-            ("vocab_size", 300, "256 bytes and some words"),
-        ):
-            if getattr(self, name) < least:
-                raise SettingsError(f"train.{name} must be at least {least} ({why}), got {getattr(self, name)}")
+        TowerConfig.__post_init__(self)
+        require_values("train", self, "", **CHOICES)
         if self.hard_batches != 0 and not 2 <= self.hard_batches <= self.batch_size:
             raise SettingsError(
                 f"train.hard_batches must be 0 (random batches) or from 2 to train.batch_size, got {self.hard_batches}"
             )
-        if not 0 < self.hard_negative_weight < math.inf:
-            raise SettingsError(f"train.hard_negative_weight must be positive, got {self.hard_negative_weight}")
-        for kind in self.hard_negatives:
-            if kind not in KINDS:
-                known = ", ".join(KINDS)
-                raise SettingsError(f"train.hard_negatives has an unknown kind {kind!r}: use {known}")
         for augmentation, (kind, effect, advice) in FALSIFIES.items():
             if augmentation in self.augmentations and kind in self.hard_negatives:
                 raise SettingsError(
                     f"train.augment has {augmentation}, which {effect}, so that changed captions of "
                     f"train.hard_negatives {kind} would be true of the image: {advice}"
                 )
-        if not 0 <= self.warmup_ratio <= 1:
-            raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.warmup_ratio and self.warmup_steps:
             raise SettingsError(
                 f"train.warmup_ratio is {self.warmup_ratio}, which has no effect while train.warmup_steps is "
@@ -244,15 +258,6 @@ class TrainConfig:
             raise SettingsError(
                 f"train.logit_scale must be 0 (a trained scale) or from 1 to 100, got {self.logit_scale}"
             )
-        unknown = sorted(self.augmentations - set(AUGMENTATIONS))
-        if unknown:
-            known = ", ".join((*AUGMENTATIONS, *AUGMENTATION_SETS))
-            raise SettingsError(f"train.augment has an unknown augmentation {unknown[0]!r}: use {known}")
-        for name in ("image_mean", "image_std"):
-            if len(getattr(self, name)) not in (0, 3):
-                raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
-        if not all(0 < std < math.inf for std in self.image_std):
-            raise SettingsError(f"train.image_std must be above 0 for each channel, got {list(self.image_std)}")
 
     @property
     def augmentations(self) -> frozenset[str]:
@@ -299,18 +304,18 @@ class ModelConfig:
 class AlignConfig:
     """Settings of alignment: heads over the frozen towers that `[train]` names."""
 
-    epochs: int = 40
+    epochs: CountOrZero = 40
     """Passes over the train split after the closed-form start, with one random caption of each image. The epoch with
     the best MRR@10 on the validation split is kept. 0 keeps the closed-form start."""
-    batch_size: int = 1024
+    batch_size: AtLeastTwo = 1024
     """Pairs per step."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate of the heads. It falls to 0 along a cosine."""
-    weight_decay: float = 0.1
+    weight_decay: NotNegative = 0.1
     """Weight decay of the heads."""
-    ridge: float = 1.0
+    ridge: Positive = 1.0
     """Regularisation of the closed-form start: share of the mean variance that is added to each variance."""
-    logit_scale: float = 20.0
+    logit_scale: LogitScale = 20.0
     """Factor of similarities at the start, 1 to 100. It is trained."""
     hidden: bool = False
     """Give each head a hidden layer, in place of one linear map. Such heads start from random weights."""
@@ -323,21 +328,16 @@ class AlignConfig:
     """Start of the heads: "closed_form", or "model", the projections that the model folder in `train.model` has."""
     refit: bool = False
     """Train again on the train and validation splits together, for the number of epochs that was chosen."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of heads with a hidden layer, order, captions and views."""
     log: tuple[str, ...] = how(())
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        require_values(
-            "align", self, "batch_size lr ridge", "epochs weight_decay seed", start=ALIGN_STARTS, log=TRACKERS
-        )
-        if not 1 <= self.logit_scale <= 100:
-            raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
+        check_bounds(self, "align")
+        require_values("align", self, "", start=("closed_form", "model"), log=TRACKERS)
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if self.batch_size < 2:
-            raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
 
@@ -372,62 +372,55 @@ class DistilConfig:
     translations, or a Hugging Face encoder, a folder or a name on the hub."""
     student_license: str = how("")
     """License of the weights of a Hugging Face encoder, such as "apache-2.0"."""
-    vocab_size: int = 8000
+    vocab_size: VocabSize = 8000
     """Maximum vocabulary of a trained tokenizer, at least 300."""
-    context_length: int = 64
+    context_length: Count = 64
     """Maximum number of tokens of a sentence."""
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the pairs."""
-    batch_size: int = 128
+    batch_size: AtLeastTwo = 128
     """Pairs per step, at least 2."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
-    warmup_steps: int = 200
+    warmup_steps: CountOrZero = 200
     """Steps until the learning rate peaks."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Weight decay, for weights with two or more dimensions."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NotNegative = 1.0
     """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
     dropout: float = 0.1
     """Dropout rate of a student that starts from random weights, from 0 to below 1."""
-    contrastive: float = 1.0
+    contrastive: NotNegative = 1.0
     """Weight of the contrastive term: find the teacher's feature of each sentence among those of the batch. The cosine
     term has weight 1."""
-    logit_scale: float = 20.0
+    logit_scale: LogitScale = 20.0
     """Factor of cosines in the contrastive term, 1 to 100."""
-    restore: float = 0.2
+    restore: NotNegative = 0.2
     """Weight of the term of `unpaired` sentences."""
-    num_held_out: int = 1000
+    num_held_out: AtLeastTwo = 1000
     """Pairs held out. The epoch with the best MRR@10 of a sentence among them, asked for by its translation, is
     kept."""
-    patience: int = 0
+    patience: CountOrZero = 0
     """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
     precision: str = "auto"
     """Precision of the student, as `train.precision`."""
     check_languages: bool = True
     """Leave out pairs of files that are clearly in other languages."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of initial weights, order and dropout."""
     device: str = how("auto")
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
-    num_threads: int = how(0)
+    num_threads: Annotated[int, Interval(ge=0)] = how(0)
     """Number of CPU threads. 0 uses all."""
     log: tuple[str, ...] = how(())
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        not_negative = "warmup_steps weight_decay max_grad_norm contrastive restore patience seed num_threads"
-        choices = {name: CHOICES[name] for name in ("precision", "device", "log")} | {
-            "origin": ("", *tuple(ORIGINS)[1:])
-        }
-        require_values("distil", self, "epochs lr num_held_out context_length", not_negative, **choices)
-        for name, least in (("batch_size", 2), ("vocab_size", 300), ("num_held_out", 2)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"distil.{name} must be at least {least}, got {getattr(self, name)}")
+        choices = {name: CHOICES[name] for name in ("precision", "device", "log")}
+        check_bounds(self, "distil")
+        require_values("distil", self, "", origin=("", *tuple(ORIGINS)[1:]), **choices)
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if not 1 <= self.logit_scale <= 100:
-            raise SettingsError(f"distil.logit_scale must be from 1 to 100, got {self.logit_scale}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,12 +429,13 @@ class EvaluateConfig:
 
     split: str = ""
     """Split whose images are the gallery: "test" or "val". By default "test" if it has images, else "val"."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images or captions encoded at a time."""
-    bootstrap_rounds: int = 1000
+    bootstrap_rounds: Count = 1000
     """Number of bootstrap resamplings of the gallery's images for the 95 % confidence intervals."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of the resampling."""
 
     def __post_init__(self) -> None:
-        require_values("evaluate", self, "batch_size bootstrap_rounds", "seed", split=("", *HELD_OUT))
+        check_bounds(self, "evaluate")
+        require_values("evaluate", self, "", split=("", *HELD_OUT))

@@ -474,12 +474,12 @@ def _verdict(scores: "Scores", recipe: "Recipe") -> str:
     )
     if grade == "good":
         return text
-    from training.towers.architecture import has_image_weights, model_config_of
+    from training.towers.plan import TowerPlan
 
-    trains, towers = recipe.model.by == "train", model_config_of(recipe.train)
-    if trains and not has_image_weights(towers, recipe.train):
+    trains, plan = recipe.model.by == "train", TowerPlan.of(recipe.train, loss=recipe.train.loss)
+    if trains and not plan.has_image_weights:
         helps = "a pretrained image tower: set train.image_tower=efficientnet-lite0 and train.freeze_image=true"
-    elif trains and "hf_model_name" not in towers["text_cfg"]:
+    elif trains and not plan.has_encoder:
         code = recipe.target_language
         helps = f"a text encoder that reads {code} (vernaclip towers --language {code}), with model.by=align"
     elif recipe.model.by == "distil":

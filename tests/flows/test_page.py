@@ -36,8 +36,8 @@ from training.scores.encoders import open_open_clip
 from training.towers.model import LoadedModel, create_model, write_model_config
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing
-from training.towers.pretrained import save_encoder_config
 from training.towers.tokenizer import copy_tokenizer
+from training.towers.weights import save_encoder_config
 from training.use.search import folder_gallery
 from translation.memory import forget_texts
 

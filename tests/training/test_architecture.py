@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
-from training.config import TrainConfig
+from training.align.align import aligned_model_and_key
+from training.config import AlignConfig, TrainConfig
 from training.exports.open_clip_hub import why_not_open_clip
-from training.towers.architecture import model_config_of, read_model_config
+from training.fit.setup import model_and_key
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
+from training.towers.model_config import read_model_config
 from training.towers.model_files import save_weights
+from training.towers.plan import TowerPlan
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
 LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -87,7 +90,7 @@ def test_architectures_of_open_clip_are_completed_and_it_is_said(caplog: pytest.
 
 
 def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> None:
-    found = model_config_of(
+    plan = TowerPlan.of(
         TrainConfig(
             model="italian",
             image_tower="tf_efficientnet_lite0",
@@ -100,16 +103,17 @@ def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> No
             context_length=33,
         )
     )
+    found = plan.config
     assert found["embed_dim"] == 99
     assert "quick_gelu" not in found
     assert found["image_weights"] == {"timm": "tf_efficientnet_lite0"}
     assert found["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
     expected = {"hf_model_name": "some/bert", "hf_pooler_type": "max_pooler", "context_length": 33}
     assert found["text_cfg"].items() >= expected.items()
-    assert preprocessing_of(found) == Preprocessing(
+    assert plan.preprocessing == Preprocessing(
         size=192, mean=(0.4, 0.4, 0.4), std=(0.5, 0.5, 0.5), resize_mode=SHORTEST
     )
-    replaced = model_config_of(TrainConfig(model="compact", text_encoder="some/bert"))["text_cfg"]
+    replaced = TowerPlan.of(TrainConfig(model="compact", text_encoder="some/bert")).config["text_cfg"]
     assert replaced["hf_model_name"] == replaced["hf_tokenizer_name"] == "some/bert"
     assert "width" not in replaced
 
@@ -122,21 +126,21 @@ def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> No
         ({"image_tower": "resnet18.imagined"}, SettingsError, "imagined"),
         ({"text_pooler": "max_pooler"}, SettingsError, "no Hugging Face text tower"),
         ({"image_mean": (0.5, 0.5)}, SettingsError, "three numbers"),
-        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, "train.image_std must be above 0"),
+        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, r"train.image_std must be in \(0, "),
         ({"text_pooler": "sum"}, SettingsError, "mean_pooler"),
     ],
 )
 def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineError], expected: str) -> None:
     with pytest.raises(kind, match=expected):
-        model_config_of(TrainConfig(**settings))
+        TowerPlan.of(TrainConfig(**settings))
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"embed_dim": None}, "embed_dim is missing"),
+        ({"vision_cfg": None}, "vision_cfg must be an object"),
         ({"vision_cfg": {"image_size": [224, 224]}}, "one number of pixels"),
-        ({"text_cfg": []}, "must be objects"),
+        ({"text_cfg": []}, "text_cfg must be an object"),
         ({"recorded_features": []}, "recorded_features must be an object"),
         ({"preprocess_cfg": "squash"}, "preprocess_cfg must be an object"),
         ({"image_weights": {"model": "ViT-B-32"}}, "image_weights must have model and pretrained"),
@@ -151,7 +155,7 @@ def test_an_incomplete_model_file_is_refused(tmp_path: Path, changes: dict[str, 
     with pytest.raises(InputError, match=expected):
         read_model_config(str(path))
     path.write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="cannot be opened"):
         read_model_config(str(path))
 
 
@@ -180,14 +184,84 @@ def test_to_make_and_open_a_model_nothing_is_fetched(
 
 
 def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_path: Path) -> None:
-    found = model_config_of(TrainConfig(image_tower="mobilenetv3_small_050", image_weights="random", image_size=32))
-    found["text_cfg"] |= {"vocab_size": 300, "context_length": 8}
+    tower = {"image_tower": "mobilenetv3_small_050", "image_weights": "random"}
+    found = TowerPlan.of(TrainConfig(**tower, image_size=32, context_length=8)).config
     torch.manual_seed(3)
     module = create_model(found, tmp_path).eval()
     with torch.no_grad():
         images = module.encode_image(torch.rand((2, 3, 32, 32)))
     assert images.shape == (2, found["embed_dim"])
-    reason = why_not_open_clip(found, None)
+    reason = why_not_open_clip(dict(found), None)
     assert reason is not None
     assert "mobilenetv3_small_050" in reason
-    assert why_not_open_clip(model_config_of(TrainConfig(image_tower="resnet18", image_weights="random")), None) is None
+    whole = TowerPlan.of(TrainConfig(image_tower="resnet18", image_weights="random")).config
+    assert why_not_open_clip(dict(whole), None) is None
+
+
+# Settings of models of every origin. Keys hash weights, so any bytes stand for them.
+SHARDS = {"train": ["aa"], "val": ["bb"], "test": []}
+_TIMM = {"image_size": 64, "timm_model_name": "test_efficientnet", "timm_pool": "", "timm_proj": "linear"}
+_BERT = {"hf_pooler_type": "mean_pooler", "hf_proj_type": "linear", "context_length": 20}
+_SHAPE = {"embed_dim": 32, "custom_text": True, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32}}
+_PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+
+
+def settings_of_keys(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the files that settings name into an empty folder, and return settings of `[train]` by a name for them."""
+    bert, start = folder / "bert", folder / "start"
+    for encoder in (bert, start):
+        encoder.mkdir()
+        (encoder / "config.json").write_text('{"model_type": "bert"}')
+        (encoder / "tokenizer.json").write_text("{}")
+        (encoder / "model.safetensors").write_bytes(b"weights")
+    text = {**_BERT, "hf_model_name": "some/bert", "hf_tokenizer_name": "some/words"}
+    parts = {"model_cfg": {**_SHAPE, "init_logit_bias": -10, "text_cfg": text}, "preprocess_cfg": _PREPROCESSING}
+    (start / "open_clip_config.json").write_text(json.dumps(parts))
+    (folder / "tower.safetensors").write_bytes(b"tower")
+    (folder / "picture.png").write_bytes(b"picture")
+    recorded = {"image": {"file": "picture.png", "feature": [1.0]}, "text": {"text": "a", "feature": [0.5]}}
+    stated = {"embed_dim": 24, "vision_cfg": _TIMM, "text_cfg": {**text, "hf_model_name": str(bert)}}
+    stated |= {"image_weights": {"file": "tower.safetensors"}, "recorded_features": recorded}
+    (folder / "towers.json").write_text(json.dumps({**stated, "preprocess_cfg": {"std": [0.2] * 3}, "license": "mit"}))
+    tower = {"image_tower": "test_efficientnet", "image_weights": str(folder / "tower.safetensors"), "image_size": 64}
+    return {
+        "compact": {},
+        "lite0": {
+            "model": "tiny",
+            "image_tower": "efficientnet-lite0",
+            "freeze_image": True,
+            "image_resize": "shortest",
+        },
+        "italian": {"model": "italian", "loss": "siglip", "logit_scale": 20.0, "text_encoder": str(bert)},
+        "lit from random weights": {"model": "lit", "image_weights": "random", "context_length": 33, "embed_dim": 64},
+        "files": {**tower, "text_encoder": str(bert), "text_pooler": "max_pooler", "embed_dim": 24},
+        "hubs": {"image_tower": "resnet18.a1_in1k", "text_encoder": "some/bert", "image_mean": (0.4, 0.4, 0.4)},
+        "JSON": {"model": str(folder / "towers.json")},
+        "start": {"model": str(start)},
+        "start, by sigmoids": {"model": str(start), "loss": "siglip"},
+        "open_clip": {"model": "roberta-ViT-B-32", "text_encoder": "other/bert", "batch_size": 64},
+    }
+
+
+# Twelve digits of the keys of runs of `train` and of `align`: a finished model of before is recognised.
+KEYS = {
+    "compact": ("03726d8652a7",),
+    "lite0": ("cf064dbae12d",),
+    "italian": ("a6cb429eef89", "b5f136cf6039"),
+    "lit from random weights": ("be6129e0443a",),
+    "files": ("acfa814d9133", "5705a97faea9"),
+    "hubs": ("61251fb301c4", "a6ca63a6af36"),
+    "JSON": ("11ce4551533e", "c73625bfec34"),
+    "start": ("0374b3f19264", "3683f2def5af"),
+    "start, by sigmoids": ("86f98de3bf99", "3683f2def5af"),
+    "open_clip": ("acb2d062699b",),
+}
+
+
+def test_keys_of_runs_do_not_change(tmp_path: Path) -> None:
+    for name, settings in settings_of_keys(tmp_path).items():
+        config = TrainConfig(**settings, precision="fp32")
+        keys = [model_and_key(config, SHARDS)[1][:12]]
+        with suppress(SettingsError):
+            keys.append(aligned_model_and_key(config, AlignConfig(), SHARDS)[1][:12])
+        assert tuple(keys) == KEYS[name], name

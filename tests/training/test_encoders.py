@@ -234,7 +234,7 @@ def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("open_clip.create_model_and_transforms", create)
     for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
-        with pytest.raises(InputError, match=r"cannot be loaded .* network access"):
+        with pytest.raises(InputError, match=r"cannot be opened .* network access"):
             open_open_clip(source, "theirs")
         assert (asked["force_quick_gelu"], asked["weights_only"]) == (is_quick, True)
     for source in ("ViT-B-32", "ViT-B-33/openai"):
@@ -256,7 +256,7 @@ def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[
     folder, mark = shutil.copytree(random_clip(TEXTS), tmp_path / "bomb"), tmp_path / "mark"
     (folder / WEIGHTS_FILE).unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
-    with pytest.raises(InputError, match=r"contains more than weights, .* it is refused"):
+    with pytest.raises(InputError, match=r"contains more than weights"):
         open_open_clip(str(folder), "theirs")
     assert not mark.exists()
 

@@ -16,12 +16,10 @@ from safetensors.torch import save_file
 
 from data_catalog.base.errors import InputError
 from training.config import TrainConfig
-from training.fit.setup import start_model
 from training.towers import packaged
-from training.towers.architecture import has_image_weights, model_config_of
 from training.towers.e5_weights import write_encoder
 from training.towers.packaged import PACKAGED, PackagedTower, checked_file, encoder_source
-from training.towers.pretrained import borrowed_weights, identity_of_weights
+from training.towers.plan import TowerPlan
 
 LITE0 = "efficientnet-lite0"
 
@@ -30,24 +28,23 @@ def test_the_image_tower_of_the_base_computes_what_was_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    config = TrainConfig(model="tiny", image_tower=LITE0, image_size=0)
-    model_config = model_config_of(config)
-    _, module = start_model(model_config, config, tmp_path, ["una casa rossa"])
+    plan = TowerPlan.of(TrainConfig(model="tiny", image_tower=LITE0, image_size=0))
+    module = plan.build(tmp_path, ["una casa rossa"]).module
     assert "agrees with its recorded feature" in caplog.text
     assert module.visual.trunk.pretrained_cfg["architecture"] == "tf_efficientnet_lite0"
-    assert has_image_weights(model_config, config)
-    assert borrowed_weights(model_config, config) == [{"tower": "image", "weights": LITE0, "license": "Apache-2.0"}]
-    assert identity_of_weights(model_config, config)["image"]["sha256"] == PACKAGED[LITE0].sha256
-    assert model_config["preprocess_cfg"]["mean"] == [127 / 255] * 3
+    assert plan.has_image_weights
+    assert plan.borrowed() == [{"tower": "image", "weights": LITE0, "license": "Apache-2.0"}]
+    assert plan.key()["weights"]["image"]["sha256"] == PACKAGED[LITE0].sha256
+    assert plan.preprocessing.mean == (127 / 255,) * 3
 
 
 def test_a_tower_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a timm would, in which the architecture of that name is another network with the same tensors."""
     other = replace(PACKAGED[LITE0], architecture="efficientnet_lite0")
     monkeypatch.setattr(packaged, "PACKAGED", {**PACKAGED, LITE0: other})
-    config = TrainConfig(model="tiny", image_tower=LITE0)
+    plan = TowerPlan.of(TrainConfig(model="tiny", image_tower=LITE0))
     with pytest.raises(InputError, match="does not compute what was recorded"):
-        start_model(model_config_of(config), config, tmp_path, ["una casa rossa"])
+        plan.build(tmp_path, ["una casa rossa"])
 
 
 @pytest.fixture
@@ -78,12 +75,8 @@ def test_a_packaged_encoder_is_unpacked_once_and_states_its_license(package: Pac
     marked.touch()
     assert encoder_source("small") == str(folder)
     assert marked.exists()
-    config = TrainConfig(model="tiny", text_encoder=str(folder))
-    assert borrowed_weights(model_config_of(config), config)[-1] == {
-        "tower": "text",
-        "weights": "small",
-        "license": "MIT",
-    }
+    plan = TowerPlan.of(TrainConfig(model="tiny", text_encoder=str(folder)))
+    assert plan.borrowed()[-1] == {"tower": "text", "weights": "small", "license": "MIT"}
 
 
 @pytest.mark.parametrize("way", ["byte", "file", "package"])
@@ -193,9 +186,7 @@ def test_a_model_config_names_the_weights_beside_it(tmp_path: Path) -> None:
         "image_weights": {"file": "tower.safetensors"},
     }
     (tmp_path / "towers.json").write_text(json.dumps(towers))
-    config = TrainConfig(model=str(tmp_path / "towers.json"))
-    model_config = model_config_of(config)
-    _, module = start_model(model_config, config, tmp_path / "model", ["una casa rossa"])
+    plan = TowerPlan.of(TrainConfig(model=str(tmp_path / "towers.json")))
+    module = plan.build(tmp_path / "model", ["una casa rossa"]).module
     assert torch.equal(module.visual.trunk.conv_stem.weight, tower.conv_stem.weight)
-    identity = identity_of_weights(model_config, config)
-    assert identity["image"] == hashlib.sha256((tmp_path / "tower.safetensors").read_bytes()).hexdigest()
+    assert plan.key()["weights"]["image"] == hashlib.sha256((tmp_path / "tower.safetensors").read_bytes()).hexdigest()

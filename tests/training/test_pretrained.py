@@ -3,11 +3,8 @@
 import json
 import math
 import pickle
-import re
-import resource
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial, reduce
 from operator import getitem
@@ -17,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from data_catalog.base.errors import InputError, PipelineError
 from training.config import TrainConfig
@@ -25,11 +21,9 @@ from training.data.pairs import PairFiles
 from training.fit.clip import train
 from training.fit.setup import MODEL_FILES, model_and_key, require_trainable
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers
-from training.towers.architecture import model_config_of
 from training.towers.model import create_model, load_model, write_model_config
 from training.towers.model_files import save_weights
-from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, starts_of
-from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
+from training.towers.plan import TowerPlan
 from training.towers.trained_models import EFFORT_FILE
 
 Damage = Callable[[Path], object]
@@ -73,22 +67,20 @@ one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(na
 
 OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, Path.unlink, "is missing"),
-    (CONFIG, lambda path: (path.unlink(), path.mkdir()), "is a folder"),
-    (CONFIG, lambda path: (path.unlink(), path.symlink_to("gone")), "is a broken link"),
-    (CONFIG, put(b'{"a": "\xff"}'), "is damaged"),
-    (CONFIG, put(b"[" * 100_000), "is damaged"),
+    (CONFIG, lambda path: (path.unlink(), path.mkdir()), "is no file"),
+    (CONFIG, put(b'{"a": "\xff"}'), "cannot be opened"),
+    (CONFIG, put(b"[" * 100_000), "cannot be opened"),
     (CONFIG, put(b"[]"), "is not a JSON object"),
-    (CONFIG, put(b"{}"), "model_cfg is missing|preprocess_cfg is missing"),
-    (CONFIG, said("model_cfg", []), "model_cfg is missing"),
-    (CONFIG, said("model_cfg.text_cfg", None), "text_cfg or vision_cfg is missing"),
-    (CONFIG, said("model_cfg.custom_text", None), "custom_text must be true"),
-    (CONFIG, said("model_cfg.embed_dim", "32"), "embed_dim must be a positive number, got '32'"),
-    (CONFIG, said("model_cfg.text_cfg.context_length", 0), "context_length must be a positive number"),
+    (CONFIG, put(b"{}"), "model_cfg is missing"),
+    (CONFIG, said("model_cfg.text_cfg", None), "cannot be opened"),
+    (CONFIG, said("model_cfg.custom_text", None), "custom_text is not true"),
+    (CONFIG, said("model_cfg.embed_dim", "32"), "'32' is no size"),
+    (CONFIG, said("model_cfg.text_cfg.context_length", 0), "0 is no size"),
     (CONFIG, said("model_cfg.text_cfg.layers", 10**9), "no model has layers = 1000000000"),
     (CONFIG, said("model_cfg.text_cfg.pool_type", "wörd"), "cannot be opened"),
-    (CONFIG, said("model_cfg.embed_dim", 48), r"does not match .* open_clip_config.json .* is of shape"),
+    (CONFIG, said("model_cfg.embed_dim", 48), "open_clip_config.json .* size mismatch"),
     (TOKENIZER, Path.unlink, "is missing"),
-    (TOKENIZER, cut, "is damaged"),
+    (TOKENIZER, cut, "cannot be opened"),
     (TOKENIZER, put(b"null"), "is not a JSON object"),
     (TOKENIZER, said("model", None), "cannot be opened"),
     (TOKENIZER, said("post_processor.special_tokens", {}), "cannot be opened"),  # Rust panics
@@ -96,25 +88,25 @@ OURS: list[tuple[str, Damage, str]] = [
     ("tokenizer_config.json", said("pad_token", []), "cannot be opened"),
     ("tokenizer_config.json", said("pad_token", "<other>"), r"gives token (\d+), but the text tower has \1"),
     (WEIGHTS, Path.unlink, "is missing"),
-    (WEIGHTS, cut, "is broken|is damaged"),
-    (WEIGHTS, one_missing, "the tensor '.*' is missing"),
-    (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
-    (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
-    (WEIGHTS, ALL_LONG, r"is of torch\.int64.* more of"),
-    (WEIGHTS, tensors(lambda found, _: found.clear()), "the tensors '.* and .* more are missing"),
+    (WEIGHTS, cut, "cannot be opened"),
+    (WEIGHTS, one_missing, "Missing key"),
+    (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), "Unexpected key"),
+    (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "size mismatch"),
+    (WEIGHTS, ALL_LONG, r"is of torch\.int64"),
+    (WEIGHTS, tensors(lambda found, _: found.clear()), "Missing key"),
 ]
 WITH_ENCODER: list[tuple[str, Damage, str]] = [
     ("config.json", Path.unlink, "is missing"),
     ("config.json", said("model_type", "no-such"), "cannot be opened"),
     ("config.json", said("hidden_act", None), "cannot be opened"),  # several lines, of an error of its own kind
     ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
-    ("config.json", said("hidden_size", 64), "does not match|cannot be opened"),
+    ("config.json", said("hidden_size", 64), "size mismatch|cannot be opened"),
 ]
 OPEN_CLIPS: list[tuple[str, Damage, str]] = [
     (CONFIG, said("model_cfg.vision_cfg.width", "wörd"), "cannot be opened"),
     (CONFIG, said("model_cfg.vision_cfg.layers", 10**9), "no model has layers"),
     (CONFIG, said("preprocess_cfg.resize_mode", -1), "cannot be opened"),
-    (WEIGHTS, cut, "is broken|is damaged"),
+    (WEIGHTS, cut, "cannot be opened"),
     (WEIGHTS, Path.unlink, "contains no weights file"),
     (WEIGHTS, one_missing, "cannot be opened"),
     (TOKENIZER, put(b"null"), "is not a JSON object"),
@@ -125,7 +117,7 @@ TRANSFORMERS: list[tuple[str, Damage, str]] = [
     ("config.json", said("text_config.hidden_size", None), "cannot be opened"),
     ("config.json", said("vision_config.num_hidden_layers", 10**9), "no model has num_hidden_layers"),
     ("config.json", said("vision_config.num_hidden_layers", 0), "has weights that do not exist"),
-    (WEIGHTS, cut, "is broken|is damaged"),
+    (WEIGHTS, cut, "cannot be opened"),
     (WEIGHTS, Path.unlink, "contains no weights file"),
     (WEIGHTS, tensors(lambda found, _: found.pop("logit_scale")), "lacks weights .* such as logit_scale"),
     (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "has weights that do not exist .* 'a'"),
@@ -212,73 +204,9 @@ def test_a_model_whose_preprocessing_is_missing_or_unknown_is_not_scored_as_ours
     if preprocessing is not None:
         config["preprocess_cfg"] = known | preprocessing
     (folder / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(PipelineError, match=r"preprocess_cfg is missing|read it as open_clip=DIR"):
+    with pytest.raises(PipelineError, match=r"preprocess_cfg|read it as open_clip=DIR"):
         open_model_folder(folder, "ours")
     assert open_open_clip(str(folder), "theirs").tensors_sha256
-
-
-def growing(step: Any, times: int) -> Any:
-    return normalizers.Sequence([step] * times)
-
-
-DOUBLE = normalizers.Replace("ж", "жж")
-LIGATURE = normalizers.Replace("ا", "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}")
-
-
-@pytest.mark.parametrize(
-    ("allowed", "refused"),
-    [
-        (normalizers.Replace("ж", "ж" * 10_000), normalizers.Replace("ж", "ж" * 10_001)),
-        (normalizers.Replace("жж", "ж" * 20_000), normalizers.Replace("жж", "ж" * 20_001)),
-        (normalizers.Replace(Regex("(?=ж)"), "ж" * 9_999), normalizers.Replace(Regex("(?=ж)"), "ж" * 10_000)),
-        (normalizers.Prepend("ж" * 9_999), normalizers.Prepend("ж" * 10_000)),
-        (growing(DOUBLE, 13), growing(DOUBLE, 14)),
-        (growing(growing(DOUBLE, 4), 3), growing(growing(DOUBLE, 7), 2)),
-        (normalizers.NFKC(), growing(normalizers.Sequence([LIGATURE, normalizers.NFKC()]), 9)),
-        (pre_tokenizers.ByteLevel(), pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(use_regex=False)] * 30)),
-    ],
-)
-def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(allowed: Any, refused: Any) -> None:
-    for step, outcome in ((allowed, nullcontext()), (refused, pytest.raises(InputError, match="10,000 times as long"))):
-        tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-        setattr(tokenizer, "normalizer" if hasattr(step, "normalize_str") else "pre_tokenizer", step)
-        with outcome:
-            refuse_unbounded_growth(tokenizer, "theirs")
-
-
-@pytest.mark.parametrize(("model", "opener"), [*OPENERS, ("encoder", lambda path: copy_tokenizer(str(path), path))])
-def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endless(
-    model: str, opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
-    step = {"type": "Replace", "pattern": {"String": "ж"}, "content": "жж"}
-    said("normalizer", {"type": "Sequence", "normalizers": [step] * 40})(folder / TOKENIZER)
-    require_told(partial(opener, folder), TOKENIZER, "10,000 times as long")
-
-
-@pytest.mark.slower
-def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:
-    """With no more memory than a model needs: a token that a step within the limit makes gigabytes of when opened."""
-    folder = shutil.copytree(own_text, tmp_path / "model")
-    document = json.loads((folder / TOKENIZER).read_text())
-    document["normalizer"] = {"type": "Replace", "pattern": {"String": "ж"}, "content": "ж" * 8_000}
-    token = {
-        "id": max(document["model"]["vocab"].values()) + 1,
-        "content": "ж" * 500_000,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-    }
-    document["added_tokens"].append({**token, "normalized": True, "special": False})
-    (folder / TOKENIZER).write_text(json.dumps(document))
-    load_model(own_text)
-    pages = int(re.split(r"\s", Path("/proc/self/statm").read_text())[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, before[1]))
-    try:
-        require_told(partial(load_model, folder), TOKENIZER, "more than 2 GB of memory or 60 s")
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 SHARDS: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -325,11 +253,7 @@ def test_italian_learns_and_opens_without_the_encoder_that_it_came_from(
 def test_both_towers_start_from_the_weights_given(
     config: TrainConfig, clip: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    model_config = model_config_of(config)
-    save_encoder_config(model_config, tmp_path)
-    module = create_model(model_config, tmp_path)
-    load_image_tower(module, model_config, config)
-    load_text_encoder(module, model_config)
+    module = TowerPlan.of(config).build(tmp_path).module
     weights, bert = load_file(clip), load_file(encoder / "model.safetensors")
     assert torch.equal(module.visual.proj, weights["visual.proj"])
     state = module.text.transformer.state_dict()
@@ -370,16 +294,16 @@ PICKLE = put(pickle.dumps({"state_dict": Path("/")}, protocol=2))
 
 
 def test_a_tag_of_image_weights_names_no_folder(tmp_path: Path) -> None:
-    tag, file = (replace(TrainConfig(), image_weights=value) for value in ("openai", str(tmp_path / "w")))
     (tmp_path / "w").touch()
-    assert (starts_of({}, tag), starts_of({}, file)) == ([], [tmp_path])
+    tag, file = (TowerPlan.of(TrainConfig(image_weights=value)) for value in ("openai", str(tmp_path / "w")))
+    assert (tag.starts(), file.starts()) == ([], [tmp_path])
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
         ("weights.pt", PICKLE, "would run code"),
-        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, cut, "cannot be opened"),
         (WEIGHTS, Path.unlink, "is neither a weights file nor a folder with one"),
         (WEIGHTS, ALL_LONG, r"is of torch\.int64"),
     ],
@@ -409,12 +333,12 @@ def become_a_pickle(path: Path) -> None:
             tensors(lambda found, _: found.pop("encoder.layer.1.output.dense.weight")),
             r"lacks weights .*layer\.1",
         ),
-        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, cut, "cannot be opened"),
         (WEIGHTS, become_a_pickle, "would run code"),
         ("config.json", said("num_hidden_layers", "two"), r"config\.json .* cannot be opened .*num_hidden_layers"),
         ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
         ("config.json", said("model_type", "no-such"), "does not recognize this architecture"),
-        ("config.json", said("intermediate_size", 48), r"shape .* 'encoder\.layer\.0\.intermediate"),
+        ("config.json", said("intermediate_size", 48), r"shape .* encoder\.layer\.0\.intermediate"),
         (
             TOKENIZER,
             lambda path: [found.unlink() for found in path.parent.glob("tokenizer*")],
@@ -446,5 +370,5 @@ def test_an_encoder_must_be_wanted_and_have_as_many_positions_as_the_context(
     found = json.loads(model_file.read_text())
     found["text_cfg"]["context_length"] = 200
     (tmp_path / "long.json").write_text(json.dumps(found))
-    with pytest.raises(InputError, match=r"sizes in the model config .*long\.json"):
+    with pytest.raises(InputError, match=r"the model config .*long\.json cannot be opened"):
         require_trainable(replace(config, model=str(tmp_path / "long.json")))

@@ -299,17 +299,17 @@ Towers = dict[str, dict[str, Any]]
 
 def test_bad_settings_are_named() -> None:
     for setting, value, message in (
-        ("epochs", 0, "must be positive"),
-        ("lr", math.inf, "must be positive"),
-        ("agc", -0.01, "must not be negative"),
+        ("epochs", 0, "must be at least 1"),
+        ("lr", math.inf, r"must be in \(0, 1000000\]"),
+        ("agc", -0.01, "must be between 0 and"),
         ("batch_size", 1, "must be at least 2"),
         ("vocab_size", 299, "must be at least 300"),
-        ("warmup_ratio", 1.5, "must be from 0 to 1"),
+        ("warmup_ratio", 1.5, "must be between 0 and 1"),
         ("warmup_ratio", 0.1, "has no effect while train.warmup_steps is 50: set train.warmup_steps to 0"),
         ("logit_scale", 0.5, "from 1 to 100"),
         ("logit_scale", 101, "from 1 to 100"),
         ("logit_scale", math.nan, "from 1 to 100"),
-        ("augment", ("crop", "rotate"), "unknown augmentation 'rotate': use crop, .* paper"),
+        ("augment", ("crop", "rotate"), "unknown name 'rotate': use crop, .* paper"),
         ("optimizer", "sgd", "must be one of adamw, muon, adabelief, got 'sgd'"),
     ):
         with pytest.raises(SettingsError, match=rf"train\.{setting} .*{message}"):

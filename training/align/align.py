@@ -17,7 +17,7 @@ import torch
 from data_catalog.base.errors import InputError, PipelineError
 from data_catalog.base.settings import what_values
 from data_catalog.disk.files import sha256_of, write_bytes
-from training.align.frozen import TOWER_SETTINGS, FrozenTowers, aligned_model_and_key, only_towers
+from training.align.frozen import TOWER_SETTINGS, FrozenTowers, aligned_model_and_key
 from training.align.heads import FeaturePairs, Heads, HeadsTask
 from training.config import AlignConfig, TrainConfig
 from training.data.images import Features
@@ -27,7 +27,6 @@ from training.runs.processes import chosen_device, deterministic_torch
 from training.runs.runner import Phase, Runner, RunState
 from training.runs.trackers import Trackers
 from training.towers.model_files import save_weights
-from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +52,13 @@ def align(
         cache: folder with features of frozen towers, shared by all runs.
         sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
     """
-    towers, hashes = only_towers(towers), files.hashes(sha256)
-    model_config, key = aligned_model_and_key(towers, config, hashes)
+    hashes = files.hashes(sha256)
+    plan, key = aligned_model_and_key(towers, config, hashes)
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
-    settings = {**named, "align": what_values(config), **lineage(model_config)}
-    learned = [*hashes["train"], *(hashes["val"] if config.refit else ()), *shards_of_starts(model_config, towers)]
+    settings = {**named, "align": what_values(config), **plan.distilled()}
+    learned = [*hashes["train"], *(hashes["val"] if config.refit else ()), *plan.learned()]
     is_new = not out.exists()
-    if finished := claim(out, key, settings, borrowed_weights(model_config, towers), learned):
+    if finished := claim(out, key, settings, plan.borrowed(), learned):
         logger.info("%s is already aligned", out)
         return finished
     try:
@@ -70,7 +69,7 @@ def align(
             Trackers(config.log, out) as trackers,  # an interrupted run starts its heads again
         ):
             attempts = AttemptLog(out, chosen_device("auto"), step=0)  # a GPU encodes, if there is one
-            frozen = FrozenTowers(model_config, towers, out, cache=cache)
+            frozen = FrozenTowers(plan, out, cache=cache)
             train, val = frozen.pairs(files, "train", mirror=config.mirror), frozen.pairs(files, "val")
             if train is None or len(train) < 2:
                 raise InputError("the train split has fewer than two images: build a larger dataset")

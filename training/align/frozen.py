@@ -22,15 +22,11 @@ from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
 from training.data.images import encoded_reader
 from training.data.pairs import PairFiles, read_captions, row_groups
-from training.fit.setup import start_model
 from training.runs.processes import deterministic_torch, encode_where_fastest
 from training.scores.encoders import tensors_sha256
-from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
-from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import identity_of_weights
-from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from training.towers.plan import TEXT_FILES, TowerPlan
+from training.towers.preprocessing import Preprocessing
 
 ALIGN_VERSION = 1  # raise it when the same settings and data would give different weights
 BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
@@ -41,52 +37,38 @@ TOWER_SETTINGS = (
 )
 
 
-def only_towers(config: TrainConfig) -> TrainConfig:
-    """Return the settings of the towers, with all others at their defaults, as they are for training all weights."""
-    names = (*TOWER_SETTINGS, "image_weights", "image_license", "text_encoder", "text_license", "num_threads")
-    return TrainConfig(**{name: getattr(config, name) for name in names})
-
-
 def aligned_model_and_key(
     towers: TrainConfig, config: AlignConfig, shards: dict[str, list[str]]
-) -> tuple[dict[str, Any], str]:
-    """Return the model config of the frozen towers with their heads, and the key of the run.
+) -> tuple[TowerPlan, str]:
+    """Return what the model is made of, with its heads, and the key of the run.
 
     Args:
         towers: settings of `[train]`, of which only those of the towers count.
         config: settings of the alignment.
         shards: sha256 of the pair shards by split.
     """
-    towers = only_towers(towers)
-    found = model_config_of(towers)
-    vision, text, is_folder = found["vision_cfg"], found["text_cfg"], "start_folder" in found
-    if not has_image_weights(found, towers):
+    plan = TowerPlan.of(towers)
+    vision, text = plan.config["vision_cfg"], plan.config["text_cfg"]
+    if not plan.has_image_weights:
         raise SettingsError(
             f"align needs a pretrained image tower, unlike that of {towers.model}: set train.image_tower or "
             "train.image_weights"
         )
-    if "hf_model_name" not in text:
+    if not plan.has_encoder:
         raise SettingsError(
             f"align needs a Hugging Face text tower, unlike that of {towers.model}: set train.text_encoder"
         )
-    if config.start == "model" and not is_folder:
+    if config.start == "model" and plan.start is None:
         raise SettingsError(f"align.start is model, but train.model is {towers.model}, which is no model folder")
-    is_timm = "timm_model_name" in vision
-    if config.hidden and not is_timm:
+    if config.hidden and "timm_model_name" not in vision:
         raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
     kind = "mlp" if config.hidden else "linear"
-    if is_folder and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
+    if plan.start is not None and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
         hidden = str(config.hidden).lower()
         raise SettingsError(f"align.hidden is {hidden}, but the heads of {towers.model} are of the other kind")
-    text["hf_proj_type"] = kind
-    if is_timm:
-        vision["timm_proj"] = kind
-    made_of = {
-        "align": what_values(config),
-        "model": keyed_config(found),
-        "weights": identity_of_weights(found, towers),
-    }
-    return found, digest({"version": ALIGN_VERSION, **made_of, "shards": shards})
+    plan = plan.projected(kind)
+    made_of = {"align": what_values(config), **plan.key(), "shards": shards}
+    return plan, digest({"version": ALIGN_VERSION, **made_of})
 
 
 class FrozenTowers:
@@ -99,23 +81,22 @@ class FrozenTowers:
         texts: cache of the features of captions.
     """
 
-    def __init__(self, model_config: dict[str, Any], towers: TrainConfig, out: Path, *, cache: Path) -> None:
+    def __init__(self, plan: TowerPlan, out: Path, *, cache: Path) -> None:
         """Load the towers, and write the files of the model folder except weights."""
-        tokenizer, module = start_model(model_config, towers, out, ())
-        self.module = module.eval()
-        preprocessing = preprocessing_of(model_config)
-        image, text = frozen_parts(module, frozen=True, lock_image=False)
+        model = plan.build(out)
+        self.module, preprocessing = model.module.eval(), plan.preprocessing
+        image, text = frozen_parts(self.module, frozen=True, lock_image=False)
         if image is None or text is None or image.projection == "attnpool":  # which takes a map, not a vector
             raise SettingsError(
-                f"align cannot train the projections of {towers.model}: use a vision transformer or a timm backbone, "
+                f"align cannot train the projections of {plan.name}: use a vision transformer or a timm backbone, "
                 "and a Hugging Face text encoder"
             )
         self._parts = image, text
-        vision, text_config = model_config["vision_cfg"], model_config["text_cfg"]
+        vision, text_config = plan.config["vision_cfg"], plan.config["text_cfg"]
         self.images, self.mirrored = (
             FeatureStore(
                 _encoder(
-                    f"{vision.get('timm_model_name', towers.model)}{' (mirrored)' if mirror else ''}",
+                    f"{vision.get('timm_model_name', plan.name)}{' (mirrored)' if mirror else ''}",
                     image,
                     prepare=partial(_prepared, preprocessing=preprocessing, mirror=mirror),
                     encode_pixels=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
@@ -125,14 +106,13 @@ class FrozenTowers:
             )
             for mirror in (False, True)
         )
-        text_files = (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
         encoder = _encoder(
             Path(text_config["hf_model_name"]).name,
             text,
             encode_texts=lambda texts: encode_where_fastest(
-                text.tower, partial(backbone_features, text), tokenizer(texts)
+                text.tower, partial(backbone_features, text), model.tokenizer(texts)
             ),
-            files=tuple({"name": name, "sha256": sha256_of(out / name)} for name in text_files),
+            files=tuple({"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES),
         )
         self.texts = FeatureStore(encoder, cache, unit=False)
 
@@ -196,13 +176,12 @@ class FrozenTowers:
 @contextmanager
 def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> Iterator[FrozenTowers]:
     """Yield frozen towers whose heads no model folder gets, with torch deterministic."""
-    towers = only_towers(towers)
-    model_config, _ = aligned_model_and_key(towers, config, {})
+    plan, _ = aligned_model_and_key(towers, config, {})
     with (
         deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
         TemporaryDirectory(prefix="vernaclip-") as folder,
     ):
-        yield FrozenTowers(model_config, towers, Path(folder), cache=cache)
+        yield FrozenTowers(plan, Path(folder), cache=cache)
 
 
 def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:

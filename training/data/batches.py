@@ -29,7 +29,7 @@ from training.data.pairs import (
 )
 from training.runs.processes import process_count, process_rank
 from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import AnyTokenizer, Tokenize
+from training.towers.tokenizer import SavedTokenizer, Tokenize
 
 T = TypeVar("T")
 
@@ -233,7 +233,7 @@ def image_inputs(
     return read
 
 
-def text_inputs(split: TrainSplit, tokenizer: AnyTokenizer) -> Callable[[BatchPlan], torch.Tensor]:
+def text_inputs(split: TrainSplit, tokenizer: SavedTokenizer) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that gives the token ids of a batch's captions, shape (images, ..., length).
 
     Captions come again in each epoch. If they are few, they are tokenized once: the tokenizer holds Python's lock, for

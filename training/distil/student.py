@@ -14,7 +14,6 @@ from training.config import DistilConfig
 from training.runs.processes import encode_where_fastest
 from training.towers.model import ENCODER_CONFIG_FILE, create_model, require_encoding, write_model_config
 from training.towers.preprocessing import preprocessing_of
-from training.towers.pretrained import load_text_encoder, save_encoder_config, text_identity
 from training.towers.tokenizer import (
     SavedTokenizer,
     copy_tokenizer,
@@ -22,6 +21,7 @@ from training.towers.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from training.towers.weights import load_text_encoder, save_encoder_config, text_identity
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of an encoder
 # Layers, width and attention heads of BERT's architecture.

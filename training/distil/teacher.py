@@ -8,20 +8,18 @@ from typing import Any
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import digest
-from training.align.frozen import only_towers
 from training.config import DistilConfig, TrainConfig
 from training.data.features import Encoder
-from training.fit.setup import start_model
 from training.runs.attempts import WEIGHTS_FILE, claim
 from training.runs.processes import deterministic_torch
 from training.scores.encoders import open_encoder
-from training.towers.architecture import keyed_config, model_config_of
 from training.towers.lineage import read_lineage
 from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object, save_weights
 from training.towers.modules import read_encoder_config
 from training.towers.packaged import encoder_source
-from training.towers.pretrained import borrowed_weights, files_identity, identity_of_weights, shards_of_starts
+from training.towers.plan import TowerPlan
+from training.towers.weights import files_identity
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def is_encoder(name: str) -> bool:
 def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
     """Return settings of an image tower, with a text encoder whose features keep their size."""
     size = read_encoder_config(encoder_source(encoder)).hidden_size
-    return replace(only_towers(towers), text_encoder=encoder, embed_dim=size)
+    return replace(towers, text_encoder=encoder, embed_dim=size)
 
 
 def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
@@ -75,15 +73,14 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     import torch
 
     towers = joined_towers(encoder, towers)
-    model_config = model_config_of(towers)
-    key = digest([keyed_config(model_config), identity_of_weights(model_config, towers)])
+    plan = TowerPlan.of(towers)
+    key = digest([*plan.key().values()])
     folder = models / f"{Path(encoder).name}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    learned = shards_of_starts(model_config, towers)
-    claim(folder, key, {"model": Path(encoder).name}, borrowed_weights(model_config, towers), learned)
+    claim(folder, key, {"model": Path(encoder).name}, plan.borrowed(), plan.learned())
     if not (folder / WEIGHTS_FILE).is_file():
         with deterministic_torch(seed=0, num_threads=towers.num_threads, device=torch.device("cpu")), torch.no_grad():
-            _, module = start_model(model_config, towers, folder, ())
+            module = plan.build(folder).module
             module.text.proj.weight.copy_(torch.eye(towers.embed_dim))
             save_weights(module, folder / WEIGHTS_FILE)
     return folder

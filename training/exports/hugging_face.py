@@ -2,7 +2,7 @@
 
 Weights are renamed and reshaped, never approximated. The towers of CLIP are the transformer of
 https://arxiv.org/abs/2103.00020. open_clip stores queries, keys and values in one matrix, and projections as (in, out),
-whereas torch's layers store (out, in). A model without an equivalent is exported with its code.
+whereas torch's layers store (out, in). A model without an equivalent is refused.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
-from data_catalog.disk.files import read_json, save_tensors, write_atomically, write_bytes, write_json
+from data_catalog.disk.files import read_json, save_tensors, write_atomically, write_json
 from training.exports.trained_folder import (
     TEXTS,
     ModelWriter,
@@ -26,20 +26,15 @@ from training.exports.trained_folder import (
     require_same_ids,
     require_same_scores,
 )
-from training.towers import modeling_vernaclip
-from training.towers.joined import why_not_joined
-from training.towers.modeling_vernaclip import VernaclipConfig, VernaclipModel
 from training.towers.modules import OWN_POOLER
 from training.towers.preprocessing import SQUASH
-from training.towers.pretrained import quiet_transformers
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from training.towers.weights import quiet_transformers
 
 Tensors = dict[str, torch.Tensor]
 
 # File names of transformers.
 CONFIG_FILE, SAFETENSORS_FILE, IMAGE_PROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-# Code of models without an equivalent.
-_CODE = ("modeling_vernaclip.py", "modules.py")
 # Used with all classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
 _PROCESSOR = "VisionTextDualEncoderProcessor"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of the filters
@@ -79,8 +74,8 @@ _LOADING = Template("""```python
 from PIL import Image, ImageOps
 from transformers import AutoModel, AutoProcessor
 
-model = AutoModel.from_pretrained("$name"$trust).eval()
-processor = AutoProcessor.from_pretrained("$name", backend="pil"$trust)
+model = AutoModel.from_pretrained("$name").eval()
+processor = AutoProcessor.from_pretrained("$name", backend="pil")
 picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 inputs = processor(images=[picture], text=["..."], padding=True, truncation=True, return_tensors="pt")
 found = model(**inputs)
@@ -97,7 +92,7 @@ _NO_BIAS = """This format does not contain the bias of {:.4f} that the model add
 rankings and softmax probabilities are not affected. Sigmoid probabilities are."""
 
 
-def why_own_code(model_config: dict[str, Any], encoder: Any) -> str | None:
+def why_not_transformers(model_config: dict[str, Any], encoder: Any) -> str | None:
     """Return why transformers has no class for an architecture, or None if it has one.
 
     Args:
@@ -132,21 +127,15 @@ def why_own_code(model_config: dict[str, Any], encoder: Any) -> str | None:
     return None
 
 
-def needed_by_transformers(model_config: dict[str, Any], encoder: Any) -> str:
+def needed_by_transformers(model_config: dict[str, Any], _encoder: Any) -> str:
     """Return what a model needs beside transformers, as a sentence, or "" if nothing."""
-    if (reason := why_own_code(model_config, encoder)) is not None:
-        return (
-            f"transformers has no class for this model, because {reason}. So the export contains the model's code "
-            f"({', '.join(_CODE)}), which runs only with trust_remote_code=True and open_clip (pip install "
-            "open_clip_torch)"
-        )
     return "the image tower needs timm (pip install timm)" if "timm_model_name" in model_config["vision_cfg"] else ""
 
 
 def write_hugging_face(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
-    """Write config.json, model.safetensors, the tokenizer, the image processor and, if needed, the model's code."""
+    """Write config.json, model.safetensors, the tokenizer, and the image processor."""
     with quiet_libraries(), quiet_transformers():
-        model = _equivalent(trained) if _own_code(trained) is None else _with_code(trained, folder)
+        model = _equivalent(trained)
         model.config.architectures = [type(model).__name__]
         write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
     tensors = model.state_dict()
@@ -158,30 +147,6 @@ def write_hugging_face(trained: TrainedFolder, folder: Path, _hub_name: str | No
     save_tensors(tensors, folder / SAFETENSORS_FILE, {"format": "pt"})
     write_tokenizer(trained, folder, processor=_PROCESSOR)
     write_image_processor(trained, folder, processor=_PROCESSOR)
-
-
-def _own_code(trained: TrainedFolder) -> str | None:
-    return why_own_code(trained.model_config, trained.encoder)
-
-
-def _with_code(trained: TrainedFolder, folder: Path) -> VernaclipModel:
-    """Write the model's code, and return the model."""
-    for name in _CODE:
-        write_bytes(folder / name, Path(modeling_vernaclip.__file__).with_name(name).read_bytes())
-    # Names of the encoder and tokenizer may be paths of this machine, which are private.
-    text = {name: value for name, value in trained.text_config.items() if not name.startswith(("hf_model", "hf_tok"))}
-    encoder = trained.encoder and {**trained.encoder.to_dict(), "_name_or_path": ""}
-    module = Path(modeling_vernaclip.__file__).stem
-    model = VernaclipModel(VernaclipConfig(model_cfg={**trained.model_config, "text_cfg": text}, encoder=encoder))
-    model.config.auto_map = {
-        "AutoConfig": f"{module}.{VernaclipConfig.__name__}",
-        "AutoModel": f"{module}.{VernaclipModel.__name__}",
-    }
-    model.load_state_dict(
-        model.state_dict() | {f"clip.{name}": value for name, value in trained.loaded.module.state_dict().items()},
-        strict=True,
-    )
-    return model
 
 
 def _equivalent(trained: TrainedFolder) -> Any:
@@ -293,11 +258,9 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     Raises:
         DefectError: its token ids or scores differ.
     """
-    kind = transformers.AutoModel if _own_code(trained) is None else VernaclipModel
     with quiet_libraries(), quiet_transformers(), torch.no_grad():
-        model = kind.from_pretrained(folder).eval()
-        # Without the config, transformers would ask on the terminal whether to run the export's code.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, config=model.config)
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokens = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
         found = model(pixel_values=probe.pixels, **tokens)
     require_same_ids(probe, tokens["input_ids"].tolist(), "the export to transformers")
@@ -307,14 +270,12 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
 
 def how_to_read_hugging_face(trained: TrainedFolder, hub_name: str | None) -> str:
     """Return Markdown that explains how to load the folder, what it needs, and what it does not contain."""
-    has_class = _own_code(trained) is None
-    trust = "" if has_class else ", trust_remote_code=True"
     but = "" if trained.loaded.preprocessing.resize_mode == SQUASH else _CROP
-    parts = [_LOADING.substitute(name=hub_name or "FOLDER", trust=trust, but=but)]
+    parts = [_LOADING.substitute(name=hub_name or "FOLDER", but=but)]
     if needed := needed_by_transformers(trained.model_config, trained.encoder):
         parts.append(f"{needed[0].upper()}{needed[1:]}.")
     parts.append(CLEANING)
-    if has_class and trained.logit_bias is not None:
+    if trained.logit_bias is not None:
         parts.append(_NO_BIAS.format(trained.logit_bias))
     return "\n\n".join(parts)
 
@@ -394,6 +355,6 @@ WRITER = ModelWriter(
     write=write_hugging_face,
     check=check_hugging_face,
     how_to_read=how_to_read_hugging_face,
-    why_not=lambda model_config, _encoder: why_not_joined(model_config),
+    why_not=why_not_transformers,
     needs=needed_by_transformers,
 )

@@ -14,7 +14,6 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from open_clip.hf_configs import arch_dict
 
 from data_catalog.disk.files import read_json, write_atomically, write_json
 from training.exports.hugging_face import prefix_setting
@@ -26,7 +25,6 @@ from training.exports.trained_folder import (
     quiet_libraries,
     require_same_scores,
 )
-from training.towers.joined import why_not_joined
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     HUB_WEIGHTS_FILE,
@@ -34,7 +32,7 @@ from training.towers.model import (
     WEIGHTS_FILE,
 )
 from training.towers.model_files import rename_encoders
-from training.towers.modules import MAX_POOLER, open_clip_has
+from training.towers.modules import KNOWN_TYPES, MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _LOADING = Template("""```python
@@ -60,8 +58,6 @@ def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
         model_config: the open_clip model config.
         encoder: config of a Hugging Face text encoder, or None.
     """
-    if (joined := why_not_joined(model_config)) is not None:
-        return joined
     if (name := model_config["vision_cfg"].get("timm_model_name")) is not None:
         with torch.device("meta"):
             trunk = timm.create_model(name, num_classes=0)
@@ -72,7 +68,7 @@ def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
         return None
     if pooler == MAX_POOLER:
         return f"its text tower is pooled by {MAX_POOLER}, which fails in open_clip"
-    return f"its text encoder is of the type {encoder.model_type}, and open_clip knows only {', '.join(arch_dict)}"
+    return f"its text encoder is of the type {encoder.model_type}, and open_clip knows only {', '.join(KNOWN_TYPES)}"
 
 
 def write_open_clip(trained: TrainedFolder, folder: Path, hub_name: str | None) -> None:

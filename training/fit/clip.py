@@ -43,7 +43,6 @@ from training.runs.runner import Phase, Runner, RunState, cosine
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.backbones import backbone_features, projected
 from training.towers.model_files import load_weights, save_weights
-from training.towers.pretrained import borrowed_weights, lineage, shards_of_starts
 
 logger = logging.getLogger(__name__)
 
@@ -77,20 +76,18 @@ def train(
     config = with_precision(
         config, device.type, has_begun=lambda each: key_of_folder(out) == model_and_key(each, hashes, rules)[1]
     )
-    model_config, key = model_and_key(config, hashes, rules)
+    plan, key = model_and_key(config, hashes, rules)
     with process_group(device):
         require_same_in_all("key (settings, `auto` precision, weights to start from, or data)", key)
-        learned = [*hashes["train"], *shards_of_starts(model_config, config)]
-        finished = claim(
-            out, key, config.what() | lineage(model_config), borrowed_weights(model_config, config), learned
-        )
+        learned = [*hashes["train"], *plan.learned()]
+        finished = claim(out, key, config.what() | plan.distilled(), plan.borrowed(), learned)
         if finished:
             logger.info("%s is already trained", out)
             return finished
         refuse_leaks(files)
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
-            setup = set_up(files, config, out, model_config=model_config, num_threads=num_threads, rules=rules)
+            setup = set_up(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
             with closing(setup.split.images):
                 return _run(setup, key)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +13,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.precision import refuse_slow_precision
 from data_catalog.base.settings import json_values
 from data_catalog.catalog.manifest import RUN_FILE
-from data_catalog.disk.files import digest, write_bytes
+from data_catalog.disk.files import digest
 from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split
@@ -23,40 +23,18 @@ from training.fit.losses import refuse_batch_statistics, with_loss_constants
 from training.runs.attempts import METRICS_FILE, RESULT_FILE, WEIGHTS_FILE
 from training.runs.processes import chosen_device, process_count
 from training.runs.trackers import require_trackers
-from training.towers.architecture import has_image_weights, keyed_config, model_config_of
-from training.towers.model import (
-    ENCODER_CONFIG_FILE,
-    OPEN_CLIP_CONFIG_FILE,
-    create_model,
-    require_encoding,
-    write_model_config,
-)
-from training.towers.model_files import load_weights
-from training.towers.preprocessing import Preprocessing, preprocessing_of
-from training.towers.pretrained import (
-    identity_of_weights,
-    load_image_tower,
-    load_text_encoder,
-    require_recorded_features,
-    save_encoder_config,
-)
-from training.towers.tokenizer import (
-    TOKENIZER_CONFIG_FILE,
-    TOKENIZER_FILE,
-    SavedTokenizer,
-    copy_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-    train_tokenizer,
-)
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, LoadedModel
+from training.towers.plan import TEXT_FILES, TowerPlan
+from training.towers.preprocessing import Preprocessing
+from training.towers.tokenizer import SavedTokenizer
 
 LOSS_PLOT_FILE = "loss.png"
-TEXT_FILES = (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 # Files of a finished model folder, which never change.
 MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
     *TEXT_FILES,
 )
+FROZEN_DROPOUT = 0.3  # of the features of a frozen image tower, as `align.dropout`
 TRAIN_VERSION = 6  # raise it when the same settings and data would give different weights
 
 
@@ -89,18 +67,18 @@ def set_up(
     config: TrainConfig,
     out: Path,
     *,
-    model_config: dict[str, Any],
+    plan: TowerPlan,
     num_threads: int,
     rules: ChangeRules | None,
 ) -> Setup:
     """Load data, tokenizer and model, and write the files of the model folder except weights."""
-    device, preprocessing, count = chosen_device(config.device), preprocessing_of(model_config), process_count()
+    device, preprocessing, count = chosen_device(config.device), plan.preprocessing, process_count()
     mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
     split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
     num_samples = len(split.captions)
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
-    tokenizer, module = start_model(model_config, config, out, (text.as_py() for text in split.captions.flat))
+    model = start_model(plan, config, out, (text.as_py() for text in split.captions.flat))
     return Setup(
         config=config,
         files=files,
@@ -111,16 +89,16 @@ def set_up(
         split=split,
         batch_size=min(config.batch_size, num_samples // count * count),
         rules=rules_within(rules, split.captions) if config.hard_negatives and rules else None,
-        tokenizer=tokenizer,
-        module=module.to(device),
-        is_pretrained=has_image_weights(model_config, config),
+        tokenizer=model.tokenizer,
+        module=model.module.to(device),
+        is_pretrained=plan.has_image_weights,
     )
 
 
 def model_and_key(
     config: TrainConfig, shards: Mapping[str, list[str]], rules: ChangeRules | None = None
-) -> tuple[dict[str, Any], str]:
-    """Return the model config that the settings name, and the key of the run.
+) -> tuple[TowerPlan, str]:
+    """Return what the model is made of, and the key of the run.
 
     Args:
         config: settings of the run.
@@ -133,16 +111,11 @@ def model_and_key(
         raise SettingsError(
             f"train.batch_size {config.batch_size} cannot be divided among {count} processes: use a multiple"
         )
-    model_config = model_config_of(config)
-    made_of = {
-        "settings": config.what(),
-        "model": keyed_config(model_config),
-        "weights": identity_of_weights(model_config, config),
-        "shards": shards,
-    }
+    plan = TowerPlan.of(config, loss=config.loss, dropout=FROZEN_DROPOUT if config.freeze_image else 0.0)
+    made_of: dict[str, Any] = {"settings": config.what(), **plan.key(), "shards": shards}
     if config.needs_rules:
         made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
-    return model_config, digest({"version": TRAIN_VERSION, **made_of})
+    return plan, digest({"version": TRAIN_VERSION, **made_of})
 
 
 def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
@@ -153,50 +126,16 @@ def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> 
     """
     require_trackers(config.log)
     refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")
-    model_config, _ = model_and_key(config, {}, rules)
+    plan, _ = model_and_key(config, {}, rules)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
-        _, module = start_model(model_config, config, Path(folder), ())
-    return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())
+        return 4 * start_model(plan, config, Path(folder), ()).num_bytes
 
 
-def start_model(
-    model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
-) -> tuple[SavedTokenizer, Any]:
-    """Return the tokenizer and the initial model, and write their files except weights into the folder.
-
-    The tokenizer is that of the text encoder. If the model has none, a tokenizer is trained on the captions. Weights
-    are pretrained if the settings name some, and random otherwise.
-    """
-    model_config = with_loss_constants(model_config, config)
-    text, start = model_config["text_cfg"], model_config.get("start_folder")
-    if start is not None:
-        for name in TEXT_FILES:
-            if (Path(start) / name).is_file():
-                write_bytes(out / name, (Path(start) / name).read_bytes())
-    elif "hf_model_name" in text:
-        save_encoder_config(model_config, out)
-        copy_tokenizer(text["hf_tokenizer_name"], out)
-    else:
-        trained = train_tokenizer(captions, vocab_size=config.vocab_size)
-        save_tokenizer(trained, out, context_length=text["context_length"])
-        text["vocab_size"] = trained.get_vocab_size()
-    tokenizer, preprocessing = (
-        load_tokenizer(out, context_length=text["context_length"]),
-        preprocessing_of(model_config),
-    )
-    write_model_config(out, model_config)
-    module = create_model(model_config, out)
-    if start is not None:
-        without = ("logit_bias",) if config.loss == "clip" else ()
-        load_weights(module, Path(model_config["start_weights"]), without=without)
-        if config.logit_scale:
-            module.logit_scale.data.fill_(math.log(config.logit_scale))
-    else:
-        load_image_tower(module, model_config, config)
-        if "hf_model_name" in text:
-            load_text_encoder(module, model_config)
-        require_recorded_features(module, tokenizer, preprocessing, model_config)
+def start_model(plan: TowerPlan, config: TrainConfig, out: Path, captions: Iterable[str]) -> LoadedModel:
+    """Return the initial model with the constants of the loss, and write its files except weights into the folder."""
+    model = replace(plan, config=with_loss_constants(dict(plan.config), config)).build(out, captions)
+    if config.logit_scale:
+        model.module.logit_scale.data.fill_(math.log(config.logit_scale))
     if config.microbatch:
-        refuse_batch_statistics(module)
-    require_encoding(module, tokenizer, image_size=preprocessing.size, model=config.model)
-    return tokenizer, module
+        refuse_batch_statistics(model.module)
+    return model

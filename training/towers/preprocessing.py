@@ -33,9 +33,6 @@ class Preprocessing:
         interpolation: "bicubic" or "bilinear".
         resize_mode: "squash" resizes the whole image to the square; "shortest" resizes the shorter side, and cuts the
             square from the middle.
-
-    Raises:
-        SettingsError: a value is invalid.
     """
 
     size: int
@@ -51,27 +48,18 @@ class Preprocessing:
             numbers = [value for value in values if isinstance(value, int | float) and -10 < value < 10]
             if len(values) != 3 or len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
                 raise SettingsError(f"the image {name} must be three numbers, one per channel, got {list(values)!r}")
-        for name, value, known in (
-            ("interpolation", self.interpolation, (*_INTERPOLATIONS,)),
-            ("resize mode", self.resize_mode, (SQUASH, SHORTEST)),
-        ):
-            if value not in known:
-                raise SettingsError(f"the image {name} must be one of {', '.join(known)}, got {value!r}")
+        if self.interpolation not in _INTERPOLATIONS or self.resize_mode not in (SQUASH, SHORTEST):
+            raise SettingsError(
+                f"the image interpolation must be one of {', '.join(_INTERPOLATIONS)}, and the resize mode {SQUASH} or "
+                f"{SHORTEST}, got {self.interpolation!r} and {self.resize_mode!r}"
+            )
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], *, size: int) -> "Preprocessing":
-        """Return the preprocessing that a `preprocess_cfg` of open_clip describes, for a model of that image size.
-
-        Raises:
-            SettingsError: a value is invalid or unsupported.
-        """
+        """Return the preprocessing that a `preprocess_cfg` of open_clip describes, for a model of that image size."""
         values = {name: config[name] for name in ("interpolation", "resize_mode") if name in config}
-        for name in ("mean", "std"):
-            if name in config:
-                if not isinstance(config[name], list | tuple):
-                    raise SettingsError(f"the image {name} must be three numbers, got {config[name]!r}")
-                values[name] = tuple(config[name])
-        return cls(size=size, **values)
+        channels = {name: tuple(config[name]) for name in ("mean", "std") if name in config}
+        return cls(size=size, **values, **channels)
 
     def to_json(self) -> dict[str, Any]:
         """Return open_clip's `preprocess_cfg`."""

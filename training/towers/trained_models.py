@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import command
@@ -23,7 +22,7 @@ from data_catalog.catalog.manifest import (
     read_snapshot,
     trained_on,
 )
-from data_catalog.disk.files import read_json, rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
+from data_catalog.disk.files import rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import write_checksummed
 from training.config import HELD_OUT
@@ -62,11 +61,6 @@ def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") ->
         root: folder of the catalog.
         dataset: name of the dataset. None takes the only dataset that has a model.
         recipe: recipe as the user typed it, for the command in the error message.
-
-    Raises:
-        InputError: no model was trained.
-        SettingsError: no dataset is named, and several have models.
-        DamagedError: the pointer to the model is damaged, or the snapshot that it was trained on is missing.
     """
     if dataset is None:
         names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
@@ -99,18 +93,21 @@ def newest_model(root: Path, dataset: str) -> TrainedModel | None:
     return current_model(root, dataset) if (root / MODELS / dataset / CURRENT_FILE).is_file() else None
 
 
-def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
-    """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is not known.
+def find_model(name: str, root: Path) -> str:
+    """Return the folder of a model; its name is that folder, a dataset of the root, or a name on a hub, which stays."""
+    if any((Path(name) / file).is_file() for file in (OPEN_CLIP_CONFIG_FILE, ENCODER_CONFIG_FILE)):
+        return name
+    dataset = Path(name).name  # a recipe's folder may contain a folder of this name, which is then a path
+    found = newest_model(root, dataset) if dataset else None
+    return name if found is None else str(found.folder)
 
-    Raises:
-        DamagedError: a record of the model, or the manifest of its snapshot, is damaged.
-    """
+
+def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
+    """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is lost."""
     own = own_folder(folder, root)
     stated = trained_on(own) if own is not None else None
-    if own is None or stated is None:
-        return None
-    snapshot = read_snapshot(own.parents[2], *stated)
-    return TrainedModel(folder=own, snapshot=snapshot) if snapshot is not None else None
+    snapshot = read_snapshot(own.parents[2], *stated) if own is not None and stated is not None else None
+    return TrainedModel(folder=own, snapshot=snapshot) if own is not None and snapshot is not None else None
 
 
 def own_folder(folder: Path, root: Path) -> Path | None:
@@ -140,23 +137,6 @@ def own_folder(folder: Path, root: Path) -> Path | None:
     return next((models[found] for found in map(sha256_of, copies) if found in models), None)
 
 
-def find_model(name: str, root: Path) -> str:
-    """Return the folder of a model, or its name on a hub.
-
-    Args:
-        name: a dataset of the root, whose newest model is meant, a model folder, or a name on a hub.
-        root: folder of the catalog.
-
-    Raises:
-        DamagedError: the record of a model is damaged, or the snapshot that it was trained on is missing.
-    """
-    if any((Path(name) / file).is_file() for file in (OPEN_CLIP_CONFIG_FILE, ENCODER_CONFIG_FILE)):
-        return name
-    dataset = Path(name).name  # a recipe's folder may contain a folder of this name, which is then a path
-    found = newest_model(root, dataset) if dataset else None
-    return name if found is None else str(found.folder)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedImages:
     """The pairs that decided the weights of a model, also through the model that it started from and its teacher.
@@ -181,21 +161,16 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
         source: a model folder or an export, whose records tell it; a folder with the weights of a model of the root;
             or a name on a hub.
         root: catalog in which, after the folder's own, the shards are looked for.
-
-    Raises:
-        InputError: an earlier version trained the model, and did not record it.
-        DamagedError: a manifest or the model's record is damaged.
     """
     folder = source.resolve()
     if not (folder / RUN_FILE).is_file():
         folder = own_folder(folder, root) or folder
-    wanted = read_lineage(folder).learned
-    if wanted is None:
+    missing = set(read_lineage(folder).learned or ())
+    if not missing:
         return None
-    missing, files, snapshots = set(wanted), list[Path](), list[Snapshot]()
-    for snapshot in _places_of(folder, root) if wanted else ():
-        found = {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}
-        if found:
+    files, snapshots = list[Path](), list[Snapshot]()
+    for snapshot in _places_of(folder, root):
+        if found := {sha256: path for path, sha256 in pair_hashes(snapshot).items() if sha256 in missing}:
             files += found.values()
             snapshots.append(snapshot)
             missing -= found.keys()
@@ -203,7 +178,7 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
             break
     if missing:
         logger.warning("%s learned from images that %s does not have: it is not known which", folder, root)
-    return LearnedImages(files=files, snapshots=snapshots, is_complete=not missing) if wanted else None
+    return LearnedImages(files=files, snapshots=snapshots, is_complete=not missing)
 
 
 def _places_of(folder: Path, root: Path) -> Iterator[Snapshot]:
@@ -214,8 +189,7 @@ def _places_of(folder: Path, root: Path) -> Iterator[Snapshot]:
     roots = [root]
     if len(folder.parents) > 2 and folder.parents[1].name == MODELS:
         own, stated = folder.parents[2], trained_on(folder)
-        first = read_snapshot(own, *stated) if stated is not None else None
-        if first is not None:
+        if stated is not None and (first := read_snapshot(own, *stated)) is not None:
             yield first
         roots = [own, *([root] if root.resolve() != own else [])]
     for place in roots:
@@ -267,11 +241,7 @@ def _finished(root: Path, dataset: str = "*") -> list[Path]:
 
 
 def list_models(root: Path) -> list[ListedModel]:
-    """Return the finished models of a root by dataset, the newest last.
-
-    Raises:
-        DamagedError: a file of one of them is damaged.
-    """
+    """Return the finished models of a root by dataset, the newest last."""
     return sorted(map(_listed, _finished(root)), key=lambda model: (model.dataset, model.trained))
 
 
@@ -314,18 +284,19 @@ def remove_model(folder: Path, *, newest: bool, dry_run: bool = False) -> None:
 
 
 def _listed(folder: Path) -> ListedModel:
-    run, note, stated = _record(folder / RUN_FILE), folder / NOTE_FILE, trained_on(folder)
+    remedy = f"train the model again, or remove {folder}"
+    run, result = (read_object(folder / name, remedy=remedy) for name in (RUN_FILE, RESULT_FILE))
+    note, stated = folder / NOTE_FILE, trained_on(folder)
     scores = (
         (float(score["value"]), split)
         for split in HELD_OUT
         if (path := folder / SCORES_FILE.format(split=split)).is_file()
-        for score in _record(path)["scores"]
+        for score in read_object(path, remedy=remedy)["scores"]
         if (score["name"], score["captions"], score["images"]) == HEADLINE
     )
     value, split = next(scores, (None, None))
-    effort = folder / EFFORT_FILE
-    if effort.is_file():
-        last = _record(effort)["attempts"][-1]
+    if (effort := folder / EFFORT_FILE).is_file():
+        last = read_object(effort, remedy=remedy)["attempts"][-1]
         ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
     else:  # use the time of the file that a run writes last
         ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
@@ -338,17 +309,8 @@ def _listed(folder: Path) -> ListedModel:
         trained=ended.isoformat(timespec="seconds"),
         split=split,
         score=value,
-        model_sha256=str(_record(folder / RESULT_FILE).get("model_sha256", "")),
+        model_sha256=str(result.get("model_sha256", "")),
         learned=run.get("learned", []),
         borrowed=run.get("borrowed", []),
         note=note.read_text("utf-8", errors="replace").strip() if note.is_file() else "",
     )
-
-
-def _record(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise DamagedError(
-            f"{path} cannot be read ({error}): train the model again, or remove {path.parent}"
-        ) from error

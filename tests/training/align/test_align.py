@@ -188,7 +188,7 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
         (replace(pretrained, image_weights="random"), CONFIG, r"train\.image_tower"),
         (replace(pretrained, text_encoder=""), CONFIG, r"train\.text_encoder"),
         (replace(pretrained, image_tower="test_efficientnett"), CONFIG, "no backbone"),
-        (replace(pretrained, image_tower="test_resnet"), CONFIG, "does not match the backbone test_resnet"),
+        (replace(pretrained, image_tower="test_resnet"), CONFIG, "for the backbone test_resnet cannot be opened"),
         (
             replace(pretrained, image_tower="", model=str(model_file), image_size=0),
             replace(CONFIG, hidden=True),
@@ -284,10 +284,7 @@ def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_sam
     with torch.no_grad(), without(visual, "head"):
         assert (visual(pixels) - network(pixels)).abs().max() < 1e-4 < network(pixels).std()
     torch.save(torchvision.models.efficientnet_b0().state_dict(), path)
-    remedies = (
-        r"shapes fit in order.* recorded_features\.image.* such as efficientnet_b0\.\w+, and no train\.image_weights"
-    )
-    with pytest.raises(InputError, match=f"does not match .* {remedies}"):
+    with pytest.raises(InputError, match="for the backbone efficientnet_b0 cannot be opened"):
         align(square_files, replace(config, image_tower="efficientnet_b0"), CONFIG, tmp_path / "other", cache=tmp_path)
 
 

@@ -30,17 +30,18 @@ from training.data.images import decode
 from training.data.pairs import PairFiles
 from training.distil.distil import SentencePairs, distil
 from training.exports.formats import MODEL_FORMATS
-from training.exports.hugging_face import why_own_code
+from training.exports.hugging_face import why_not_transformers
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.open_clip_hub import why_not_open_clip
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.clip import train
 from training.fit.setup import MODEL_FILES
-from training.scores.encoders import open_open_clip, open_transformers
-from training.towers.architecture import read_model_config
+from training.scores.encoders import open_open_clip
 from training.towers.model import load_model, open_model
+from training.towers.model_config import read_model_config
 
 READER = Path(__file__).with_name("card_reader.py")
+WITHOUT_CLASS = ("compact", "distilled", "timm_and_bert")  # in transformers
 # Of differing lengths, so that all but one are filled up; one is longer than any context.
 TEXTS = ["un quadrato rosso", "Sull’erba  c'è\tun QUADRATO verde, in alto a destra.", "blu", "nero " * 120]
 TOLERANCE = 1e-4
@@ -147,7 +148,8 @@ def test_exports_are_read_elsewhere(
     """By the cards' code: in a new process, from another folder, offline, all exports moved; one as on the hub."""
     for name, model in architectures.items():
         report = exported(model, tmp_path / "first" / name, "all")
-        assert [found.format for found in report.exports] == ["open_clip", "transformers", "onnx"]
+        known = ["transformers"] * (name not in WITHOUT_CLASS)
+        assert [found.format for found in report.exports] == ["open_clip", *known, "onnx"]
     monkeypatch.setattr("training.exports.onnx_graphs.MAX_BYTES_INSIDE", 1000)  # as for towers of more than 2 GB
     exported(architectures["compact"], tmp_path / "first" / "compact" / "large", "onnx")
     exported(architectures["italian"], tmp_path / "first" / "italian" / "hub", "open_clip", hub_name="somebody/clip-it")
@@ -161,7 +163,7 @@ def test_exports_are_read_elsewhere(
     for path in hub.glob("*.safetensors"):
         path.unlink()
     found = read(picture, sorted((tmp_path / "moved").glob("*/*")), tmp_path)
-    assert len(found) == 3 * len(architectures) + 2
+    assert len(found) == 3 * len(architectures) - len(WITHOUT_CLASS) + 2
     for name, model in architectures.items():
         require_equal(model, picture, {place: features for place, features in found.items() if f"/{name}/" in place})
 
@@ -203,9 +205,6 @@ def test_the_card_says_where_transformers_crops_otherwise(plain_clip: Path, tmp_
 @pytest.mark.parametrize(
     ("name", "needs"),
     [
-        ("compact", "has no class for this model, because its image tower is a ResNet of open_clip.* open_clip_torch"),
-        ("distilled", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
-        ("timm_and_bert", "because its text tower is pooled by mean_pooler.* trust_remote_code=True"),
         ("timm", "timm"),
     ],
 )
@@ -224,17 +223,11 @@ def test_the_export_to_transformers_says_what_it_needs(
     assert re.search(needs, found.needs)
     card = (tmp_path / "out" / "README.md").read_text()
     assert found.needs[1:] in card
-    is_own = "has no class" in needs or "trust_remote_code" in needs
-    assert ("trust_remote_code=True)" in card) == is_own
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.py")) == (
-        ["modeling_vernaclip.py", "modules.py"] if is_own else []
-    )
+    assert "trust_remote_code" not in card
+    assert not list((tmp_path / "out").glob("*.py"))
     shutil.move(tmp_path / "out", tmp_path / "moved")
     require_equal(architectures[name], picture, read_here(picture, [tmp_path / "moved"], monkeypatch))
     assert not asked, "on a terminal, nobody is asked whether to run the code"
-    if is_own:
-        with pytest.raises(InputError, match="contains custom code"):  # the scoreboard never runs it
-            open_transformers(str(tmp_path / "moved"), "theirs")
     assert str(tmp_path).encode() not in (tmp_path / "moved" / "config.json").read_bytes()
 
 
@@ -294,20 +287,20 @@ def test_what_has_no_equivalent_elsewhere_is_named() -> None:
     ):
         config = read_model_config("italian")
         config[table] |= setting
-        assert reason in (why_own_code(config, BertConfig()) or "")
+        assert reason in (why_not_transformers(config, BertConfig()) or "")
     for setting in ({"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}, timm):
         config = read_model_config("italian")
         config["vision_cfg"] |= setting
         config["text_cfg"] |= {"hf_proj_type": None}
-        assert why_own_code(config, BertConfig()) is None
+        assert why_not_transformers(config, BertConfig()) is None
     assert "text tower is open_clip's own" in (
-        why_own_code({**read_model_config("compact"), "vision_cfg": timm}, None) or ""
+        why_not_transformers({**read_model_config("compact"), "vision_cfg": timm}, None) or ""
     )
-    assert "of the type m2m_100, has no pooler of its own" in (why_own_code(config, M2M100Config()) or "")
+    assert "of the type m2m_100, has no pooler of its own" in (why_not_transformers(config, M2M100Config()) or "")
     assert "of the type distilbert, and open_clip knows only" in (why_not_open_clip(config, DistilBertConfig()) or "")
-    for name in ("italian", "lit", "compact", "compact-96"):
-        config = read_model_config(name)
-        assert all(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()), name
+    for name, lacking in (("italian", []), ("lit", ["transformers"]), ("compact", ["transformers"])):
+        config, encoder = read_model_config(name), BertConfig() if name != "compact" else None
+        assert [kind for kind, found in MODEL_FORMATS.items() if found.writer().why_not(config, encoder)] == lacking
 
 
 def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:
