@@ -82,15 +82,15 @@ class ScoreRow:
         metric = METRIC_OF.get(self.metric)
         return f"{value:.{metric.digits if metric else 4}f}"
 
-    def estimate(self) -> str:
-        """Return the value and its interval with the decimals of a scoreboard; `~` marks a score that chance explains.
-
-        Differences have a sign and no mark.
-        """
+    def short(self, value: float) -> str:
+        """Format a value with the decimals of a scoreboard; differences have a sign."""
         metric = METRIC_OF.get(self.metric)
-        form = f"{'' if self.minus is None else '+'}.{metric.board_digits if metric else 3}f"
+        return f"{value:{'' if self.minus is None else '+'}.{metric.board_digits if metric else 3}f}"
+
+    def estimate(self) -> str:
+        """Return the value with its interval, as a scoreboard shows it; `~` marks a score that chance explains."""
         mark = " ~" if self.minus is None and self.low <= self.chance <= self.high else ""
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]{mark}"
+        return f"{self.short(self.value)} [{self.short(self.low)}, {self.short(self.high)}]{mark}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,6 @@ class ModelFacts:
     Args:
         origin: source of its weights, and the beginning of their sha256.
         trained_on: its training data, or "unknown".
-        weights_sha256: sha256 of the file of its weights, if it has a single one of ours.
         tensors_sha256: hash of the loaded weights (`encoders.tensors_sha256`), which is comparable between models that
             were loaded in the same way.
         files: name and sha256 of the config and tokenizer files in its folder, if it has one.
@@ -112,7 +111,6 @@ class ModelFacts:
     name: str
     origin: str
     trained_on: str = UNKNOWN
-    weights_sha256: str | None = None
     tensors_sha256: str | None = None
     files: tuple[Mapping[str, str], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -238,12 +236,7 @@ class Board:
 
     def with_weights(self, sha256: str) -> list[str]:
         """Return the names of models that have these weights and whose texts are not changed first."""
-        short = f"weights {sha256[:12]}"
-        return [
-            model.name
-            for model in self.models
-            if model.weights_sha256 == sha256 or (model.weights_sha256 is None and model.origin.endswith(short))
-        ]
+        return [model.name for model in self.models if model.origin.endswith(f"weights {sha256[:12]}")]
 
 
 _NAMES = {column.name for column in fields(Board)}
@@ -271,13 +264,12 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
         facts = {
             "name": split,
             "task": "retrieval",
-            "num_images": counts["text_to_image_R@1"],
-            "num_texts": counts["image_to_text_R@1"],
+            "num_images": counts.get("text_to_image_R@1", 0),
+            "num_texts": counts.get("image_to_text_R@1", 0),
             "notes": [VALIDATED] if split == "val" else [],
         }
-        sha256 = found["model_sha256"]
-        origin = {"name": model, "origin": f"vernaclip {model}, weights {sha256[:12]}", "weights_sha256": sha256}
-        return {"rows": rows, "models": [origin], "sets": [facts]}
+        origin = f"vernaclip {model}, weights {found['model_sha256'][:12]}"
+        return {"rows": rows, "models": [{"name": model, "origin": origin}], "sets": [facts]}
     return dict(found)
 
 
