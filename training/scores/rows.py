@@ -142,7 +142,7 @@ class SetFacts:
 
     Args:
         name: name under which scores are listed; for a dataset's own split the split's, or "DATASET SPLIT".
-        task: "retrieval", "zero-shot" or "pairs".
+        task: "retrieval" or "zero-shot".
         num_images: images that were scored.
         num_texts: captions of those images, or classes.
         num_missing: images that are missing or do not decode. They and their captions are left out.
@@ -200,9 +200,7 @@ class Board:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path} is not a valid table of scores ({where}: {first['msg']})") from error
+            raise InputError(f"{path} is not a valid table of scores ({problem_of(error)})") from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise InputError(f"{path} is not a valid table of scores ({problem})") from error
@@ -241,6 +239,12 @@ class Board:
 
 _NAMES = {column.name for column in fields(Board)}
 _BOARDS = TypeAdapter(Board)
+
+
+def problem_of(error: ValidationError) -> str:
+    """Return the first problem of a value: where it is, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
