@@ -1,10 +1,9 @@
-"""Write a scoreboard as JSON, as Markdown tables and as a plot with a panel per test set."""
+"""Show boards as tables, and write a scoreboard as JSON, as Markdown and as a plot with a panel per test set."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from data_catalog.disk.files import write_bytes, write_json
 from data_catalog.exports.markdown import bullets, one_line, table
 from data_catalog.report.drawing import COLOURS, SERIES, picture_label, write_png
 from training.data.features import PACKAGES
-from training.scores.metrics import METRICS, Metric
+from training.scores.metrics import METRICS
 from training.scores.protocols import Protocol
 from training.scores.rows import ALL, CAPTION_MODES, IMAGE_CHOICES, LEAK_FREE, Board, ScoreRow, SetFacts
 
@@ -45,9 +44,7 @@ def write_scoreboard(board: Board, protocols: Mapping[str, Protocol], folder: Pa
     """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`, and return the sections of the Markdown file.
 
     Args:
-        board: the scoreboard.
         protocols: protocols by the name of the test set that they apply to.
-        folder: folder of the files.
     """
     found = sections(board, protocols)
     content = {
@@ -85,51 +82,45 @@ def sections(board: Board, protocols: Mapping[str, Protocol]) -> list[Section]:
     models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
     found, legend = [Section(title="Models", rows=models)], list[ScoreRow]()
     for test_set in board.sets:
-        name, shown = test_set.name, shown_scores(board, test_set.name)
+        shown = shown_rows(board, test_set.name)
         legend += shown.rows
-        for way in _TITLES:
-            if rows := list(_score_rows(shown, way)):
+        for way, title in _TITLES.items():
+            if rows := list(_table(shown.where(minus=None), way)):
                 notes = [] if way == "image_to_text" else list(set_notes(test_set, shown))
-                found.append(Section(title=f"{name}: {_TITLES[way]}", rows=rows, notes=notes))
-        if name in protocols:
-            found.append(_beside_published(shown, test_set, protocols[name]))
-        choices = {row.choice for row in shown.rows}
-        if rows := [row for row in _difference_rows(board, name) if (row["captions"], row["images"]) in choices]:
-            notes = [f"each model's score minus that of {board.models[0].name}, on the same queries"]
-            found.append(Section(title=f"{name}: differences", rows=rows, notes=notes))
+                found.append(Section(title=f"{test_set.name}: {title}", rows=rows, notes=notes))
+        if test_set.name in protocols:
+            found.append(_beside_published(shown.where(minus=None), test_set, protocols[test_set.name]))
+        first = board.models[0].name
+        for way, title in _TITLES.items():
+            if rows := list(_table(shown.where(minus=first), way)):
+                notes = [f"each model's score minus that of {first}, on the same queries"]
+                found.append(Section(title=f"{test_set.name}: {title}, differences", rows=rows, notes=notes))
     return [*found, _legend(legend)]
 
 
-def shown_scores(board: Board, test_set: str) -> Board:
-    """Return a set's scores without mode "one", and without mode "distinct" if it selects nearly all captions."""
-    scores = board.where(test_set=test_set, minus=None)
-    queries = {row.captions: row.queries for row in scores.where(metric="text_to_image_R@1", images=ALL).rows}
-    hidden = {"one"}
+def shown_rows(board: Board, test_set: str) -> Board:
+    """Return the rows of a set without mode "one", and without mode "distinct" if it selects nearly all captions."""
+    of_set, hidden = board.where(test_set=test_set), {"one"}
+    queries = {row.captions: row.queries for row in of_set.where(metric="text_to_image_R@1", images=ALL).rows}
     if queries.get("distinct", 0) >= (1 - _SHARED_WORTH_TELLING) * queries.get(ALL, 0):
         hidden.add("distinct")
-    return replace(scores, rows=tuple(row for row in scores.rows if row.captions not in hidden))
+    return replace(of_set, rows=tuple(row for row in of_set.rows if row.captions not in hidden))
 
 
-def _score_rows(scores: Board, way: str) -> Iterator[dict[str, str]]:
-    """Yield a row with the chance level and one row per model, for each choice of captions and images."""
-    names = {f"{way}_{metric.name}": metric.name.replace("_", " ") for metric in _columns(way)}
-    for captions, images in dict.fromkeys(row.choice for row in scores.rows if row.metric.startswith(way)):
-        by_model = scores.where(captions=captions, images=images).pivot("model")
+def _table(board: Board, way: str) -> Iterator[dict[str, str]]:
+    """Yield a row per model for each choice of captions and images; before scores, one with the chance level."""
+    metrics = sorted((metric.column, metric.name) for metric in METRICS if metric.column and way in metric.ways)
+    names = {f"{way}_{name}": name.replace("_", " ") for _, name in metrics}
+    for captions, images in dict.fromkeys(row.choice for row in board.rows if row.metric.startswith(way)):
+        by_model = board.where(captions=captions, images=images).pivot("model")
+        cells = {model: {names[name]: found[name].estimate() for name in names} for (model,), found in by_model.items()}
         first = next(iter(by_model.values()))
-        cells = {CHANCE: {names[name]: first[name].short(first[name].chance) for name in names}}
-        cells |= {
-            model: {names[name]: found[name].estimate() for name in names} for (model,), found in by_model.items()
-        }
-        one = next(iter(first.values()))
-        size = {"gallery": f"{one.gallery:,}", "queries": f"{one.queries:,}"}
+        one = first[next(iter(names))]
+        if one.minus is None:
+            cells = {CHANCE: {names[name]: first[name].short(first[name].chance) for name in names}, **cells}
         for model, numbers in cells.items():
-            yield {"captions": captions, "images": images, "model": model, **numbers, **size}
-
-
-def _columns(way: str) -> list[Metric]:
-    """Return the metrics in the tables of a direction, in the order of their columns."""
-    shown = [(metric.column, metric) for metric in METRICS if metric.column is not None and way in metric.ways]
-    return [metric for _, metric in sorted(shown, key=itemgetter(0))]
+            place = {"captions": captions, "images": images, "model": model}
+            yield {**place, **numbers, "gallery": f"{one.gallery:,}", "queries": f"{one.queries:,}"}
 
 
 def set_notes(test_set: SetFacts, scores: Board) -> Iterator[str]:
@@ -158,33 +149,6 @@ def set_notes(test_set: SetFacts, scores: Board) -> Iterator[str]:
         yield f"{count:,} are left out: {reason}"
 
 
-def probe_sections(board: Board) -> list[Section]:
-    """Return a section for each set of a probe, and one on how to read them."""
-    found = []
-    for test_set in board.sets:
-        scores = board.where(test_set=test_set.name, minus=None)
-        deltas = {(row.test_set, row.model, *row.choice): row.estimate() for row in board.rows if row.minus is not None}
-        rows = [
-            {
-                "kind": row.captions,
-                "images": row.images,
-                "model": row.model,
-                "accuracy": row.estimate(),
-                "difference": deltas.get((row.test_set, row.model, *row.choice), ""),
-                "pairs": f"{row.queries:,}",
-                "of images": f"{row.gallery:,}",
-            }
-            for row in scores.rows
-        ]
-        title = f"{test_set.name}: the true caption, and one that differs in one thing"
-        found.append(Section(title=title, rows=rows, notes=list(set_notes(test_set, scores))))
-    notes = [
-        "accuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains",
-        f"differences from {board.models[0].name} are of the same pairs",
-    ]
-    return [*found, Section(title="How to read it", notes=notes)]
-
-
 def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> Section:
     """Return published numbers with those of the models, or a note if another number of images was scored."""
     is_retrieval = test_set.task == "retrieval"
@@ -201,24 +165,31 @@ def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> 
     return Section(title=title, rows=rows, notes=[protocol.source])
 
 
-def _difference_rows(board: Board, test_set: str) -> Iterator[dict[str, str]]:
-    """Yield a row for each model but the first, each choice and each direction; cells of other directions are empty."""
-    deltas = [row for row in board.where(test_set=test_set).rows if row.minus is not None]
-    compared = {
-        f"{way}_{metric.name}": (way, metric.name.replace("_", " "))
-        for way in _TITLES
-        for metric in _columns(way)
-        if metric.is_compared
-    }
-    there = {row.metric for row in deltas}
-    shown = {name: "" for metric, (_, name) in compared.items() if metric in there}
-    found: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in deltas:
-        if row.metric in compared:
-            way, name = compared[row.metric]
-            place = {"model": row.model, "way": _TITLES[way], "captions": row.captions, "images": row.images}
-            found.setdefault(tuple(place.values()), {**place, **shown})[name] = row.estimate()
-    yield from found.values()
+def probe_sections(board: Board) -> list[Section]:
+    """Return a section for each set of a probe, and one on how to read them."""
+    notes = [
+        "accuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains",
+        f"differences are from {board.models[0].name}, of the same pairs",
+    ]
+    found = []
+    for test_set in board.sets:
+        of_set = board.where(test_set=test_set.name)
+        deltas = {(row.model, row.choice): row.estimate() for row in of_set.rows if row.minus is not None}
+        rows = [
+            {
+                "kind": row.captions,
+                "images": row.images,
+                "model": row.model,
+                "accuracy": row.estimate(),
+                "difference": deltas.get((row.model, row.choice), ""),
+                "pairs": f"{row.queries:,}",
+                "of images": f"{row.gallery:,}",
+            }
+            for row in of_set.where(minus=None).rows
+        ]
+        title = f"{test_set.name}: the true caption, and one that differs in one thing"
+        found.append(Section(title=title, rows=rows, notes=list(set_notes(test_set, of_set))))
+    return [*found, Section(title="How to read it", notes=notes)]
 
 
 def _legend(rows: Sequence[ScoreRow]) -> Section:
@@ -241,7 +212,7 @@ def write_scoreboard_plot(board: Board, path: Path) -> None:
     panels: list[Panel] = []
     for test_set in board.sets:
         name, title = _PANELS[test_set.task]
-        found = shown_scores(board, test_set.name).where(metric=name).rows
+        found = shown_rows(board, test_set.name).where(metric=name, minus=None).rows
         # The first model is on top, and models are grouped by the choice of captions and images.
         choices = list(dict.fromkeys(row.choice for row in found))
         rows = sorted(found, key=lambda row: choices.index(row.choice))

@@ -315,12 +315,13 @@ def remove_model(folder: Path, *, newest: bool, dry_run: bool = False) -> None:
 
 def _listed(folder: Path) -> ListedModel:
     run, note, stated = _record(folder / RUN_FILE), folder / NOTE_FILE, trained_on(folder)
+    paths = {split: folder / SCORES_FILE.format(split=split) for split in HELD_OUT}
+    boards = [(split, _record(path)) for split, path in paths.items() if path.is_file()]
     scores = (
         (float(score["value"]), split)
-        for split in HELD_OUT
-        if (path := folder / SCORES_FILE.format(split=split)).is_file()
-        for score in _record(path)["scores"]
-        if (score["name"], score["captions"], score["images"]) == HEADLINE
+        for split, board in boards
+        for score in board.get("rows", board.get("scores", ()))  # as an earlier version wrote them, by "name"
+        if (score.get("metric", score.get("name")), score["captions"], score["images"]) == HEADLINE
     )
     value, split = next(scores, (None, None))
     effort = folder / EFFORT_FILE
