@@ -43,15 +43,7 @@ RunJob = Callable[[str, Sequence[str]], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationConfig:
-    """Settings of an ablation.
-
-    Args:
-        toggles: filters to switch, each in one variant, beside the unchanged recipe.
-        steps: optimizer steps of every model; 0: `train.steps`, or the steps of the recipe's epochs on its own dataset.
-        seeds: number of models for each variant.
-        split: split that is the gallery; empty: the recipe's `evaluate.split`.
-        align: align the frozen towers of the recipe instead of training all weights.
-    """
+    """Settings of an ablation, as the options of `ablate` explain them."""
 
     toggles: Sequence[Toggle]
     steps: int = 0
@@ -70,12 +62,7 @@ class AblationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The unchanged recipe, or the recipe with one toggle switched: a dataset of its own.
-
-    Args:
-        overrides: settings that make the variant from the recipe, including those of the command line.
-        toggle: None for the unchanged recipe.
-    """
+    """The unchanged recipe, or the recipe with one toggle switched by overrides: a dataset of its own."""
 
     recipe: Recipe
     overrides: tuple[str, ...]
@@ -179,9 +166,7 @@ def _trained(
 ) -> list[list[Path]]:
     """Train the models of all variants, seed by seed, and return their folders by variant and seed.
 
-    Args:
-        steps: optimizer steps of each model; 0: the frozen towers are aligned instead.
-        is_same: for each variant, whether its data and therefore its models equal those of the first.
+    Without steps, the frozen towers are aligned instead. Variants whose data equal the first one's have its models.
     """
     models: list[list[Path]] = [[] for _ in variants]
     for number, seed in enumerate(seeds, start=1):

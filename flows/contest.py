@@ -62,12 +62,7 @@ _PLACES = {"imagenet", "class_names", "templates", "images"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredSet:
-    """A test set with what is known of it.
-
-    Args:
-        identities: identities of each image of the gallery, in its order; empty if only pixels are known.
-        stated: language of the captions, if the settings state it.
-    """
+    """A test set with the known identities of each of its images, and the language that its settings state."""
 
     test_set: Gallery | LabelledImages
     identities: Sequence[frozenset[str]]
@@ -85,15 +80,7 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """Models and sets to score, checked against the models' training images.
-
-    Args:
-        language: language that models are scored in.
-        packs: language packs from the user's files, by code.
-        models: the models; the first one is the reference.
-        config: settings of scoring.
-        cache: folder of the feature cache, or None if it is not writable.
-    """
+    """Models and sets to score, the first model being the reference, and the folder of the feature cache, if any."""
 
     language: str
     packs: Mapping[str, LanguagePack]
@@ -112,13 +99,7 @@ def open_contest(
 ) -> Iterator[Contest]:
     """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
-    Packed translation models are unpacked for as long as the context is open.
-
-    Args:
-        recipe: recipe whose model and sets are scored; None: only those of the options.
-        root: of the catalog.
-        options: other models and sets.
-        more_sets: reads further sets.
+    Packed translation models are unpacked for as long as the context is open. `more_sets` reads further sets.
     """
     prepare_for_torch()
     language, packs = scored_language(recipe, options), packs_of(recipe, options)
@@ -189,14 +170,7 @@ def _feature_cache(root: Path) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SetReader:
-    """Reader of test sets, which also translates their captions on request.
-
-    Args:
-        recipe: recipe whose engine translates captions, or None.
-        root: of the catalog, which contains the translation memory.
-        language: language of the captions to score, for files with several languages.
-        pack: language pack with class names and templates.
-    """
+    """Reader of test sets in a language, which also translates captions into it by the engine of a recipe."""
 
     recipe: Recipe | None
     root: Path
@@ -310,10 +284,7 @@ def with_language(
 ) -> Gallery | LabelledImages:
     """Return the set with the language of its texts, and with notes if it differs from the scored language.
 
-    Args:
-        asked: the language that models are scored in.
-        pack: of the expected language of the texts: `stated`, or else `asked`.
-        stated: the language that the settings or files of the set state.
+    The pack is that of the expected language: the one that the settings or files of the set state, or else `asked`.
     """
     what = "captions" if isinstance(test_set, Gallery) else "class names"
     texts = test_set.captions if isinstance(test_set, Gallery) else test_set.class_names
@@ -344,12 +315,7 @@ def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | 
 
 
 def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> ScoredSet:
-    """Return the set with the images that each model was trained on, as far as that is known.
-
-    Args:
-        learned: what each model learned from, by name.
-        images: images of their snapshots, by the snapshot's id.
-    """
+    """Return the set with the images that each model was trained on, as far as known; images are by snapshot."""
     test_set, guards = found.test_set, {}
     compared = {
         snapshot: each.find(test_set.images, found.identities, test_set.read) for snapshot, each in images.items()

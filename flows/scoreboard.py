@@ -39,13 +39,7 @@ logger = logging.getLogger(__name__)
 def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOptions) -> tuple[Path, list[Section]]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
-    Args:
-        recipe: recipe whose model and sets are scored; None: only those of the options.
-        root: of the catalog.
-        options: other models and sets, the folder of the results, and another format to write.
-
-    Returns:
-        The folder of the results, and the sections of the Markdown file.
+    Return the folder of the results, and the sections of the Markdown file.
     """
     if options.format == "mteb":
         if options.report_anyway:
@@ -82,13 +76,7 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
 
 
 def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Board:
-    """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs.
-
-    Args:
-        recipe: recipe whose model and sets are scored; None: only those of the options.
-        root: of the catalog.
-        options: other models and sets, and a file of pairs with its images.
-    """
+    """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs."""
     if (options.pairs is None) != (options.images is None):
         missing, other = ("--pairs", "--images") if options.pairs is None else ("--images", "--pairs")
         raise SettingsError(f"{missing} is missing: {other} needs it, as in --pairs FILE --images DIR")
@@ -117,13 +105,7 @@ def make_mteb_tasks(
 ) -> "list[GalleryTask]":
     """Return tasks of mteb over the captioned sets of a recipe and others, the held-out split first.
 
-    Nothing is compared with training images, since mteb names its models later.
-
-    Args:
-        recipe: recipe whose sets are read; None: only the others.
-        root: of the catalog.
-        test_sets: settings of the others, by name.
-        language: code of the captions' language, if there is no recipe.
+    Nothing is compared with training images, since mteb names its models later. `test_sets` are settings by name.
     """
     require_mteb("tasks of mteb")
     options = ModelsAndSets(language=language)

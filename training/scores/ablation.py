@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.disk.files import digest, sha256_of, write_bytes
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.exports.markdown import bullets, table
@@ -59,11 +59,8 @@ def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False
 
     Args:
         variants: pair shards of each variant; the first one is the unchanged recipe, whose split it is.
-        split: "val" or "test".
         refit: models are trained on the val splits too, by `align.refit`.
     """
-    if split not in ("val", "test"):
-        raise SettingsError(f"--split must be val or test, because models are trained on the others, got {split!r}")
     if refit and split == "val":
         raise InputError(
             "models would be scored on the val split, on which align.refit trains: set align.refit to false, or build "
@@ -167,8 +164,6 @@ def estimate(
         clusters: image of each query, shape (queries,).
         noise: variation between seeds. It is ignored if it is unknown.
         models: number of models that a value is of: 2 for a difference.
-        rounds: number of draws.
-        seed: seed of the draws.
     """
     draws = mean_draws(values.mean(axis=0), clusters, rounds=rounds, seed=seed)
     if noise.degrees:
@@ -189,13 +184,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(value: float, p_value: float, noise: SeedNoise, *, num_images: int) -> str:
-    """Return the verdict on a filter. With one seed it is always unknown, since retraining may change the result.
+    """Return the verdict on a filter, given the difference and its corrected p-value.
 
-    Args:
-        value: the difference.
-        p_value: p-value corrected for the number of filters.
-        noise: variation between seeds.
-        num_images: number of test images. With fewer than `FEW_IMAGES`, a bootstrap is wrong too often.
+    With one seed it is unknown, since retraining may change the result; with fewer than `FEW_IMAGES` test images, too,
+    since a bootstrap is then wrong too often.
     """
     if num_images < FEW_IMAGES or not noise.degrees or p_value >= LEVEL or value == 0:
         return UNKNOWN
@@ -223,10 +215,7 @@ class Filter:
 class Scored:
     """The scored models of one variant.
 
-    Args:
-        facts: facts about the variant.
-        data: training data; variants with equal data have equal models.
-        values: value of each query by metric, shape (seeds, queries).
+    Variants with equal data have equal models. Values are those of each query by metric, shape (seeds, queries).
     """
 
     facts: ModelFacts
@@ -333,12 +322,6 @@ def compare(
 
     Verdicts use the first metric, corrected for all filters that change a row.
 
-    Args:
-        filters: the filters.
-        variants: the scored models; the first variant is the unchanged recipe.
-        gallery: images and captions that the models were scored on.
-        facts: facts about the gallery.
-        seed: seed of the bootstrap.
     """
     data = [variant.data for variant in variants]
     others = [variant for number, variant in enumerate(variants) if variant.data not in data[:number]]

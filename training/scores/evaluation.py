@@ -28,10 +28,8 @@ class Outcome:
 
     Args:
         way: "text_to_image", "image_to_text" or "zero_shot".
-        captions: caption mode, a key of `CAPTION_MODES`.
-        images: image choice, a key of `IMAGE_CHOICES`.
-        right_ranks: ranks of the right items of each query, from 1, the best first, shape (queries, right). 0 fills the
-            rows of queries with fewer right items; ranks beyond the first `NDCG_CUTOFF` are left out.
+        right_ranks: ranks of the right items of each query, at most `NDCG_CUTOFF`, ascending from 1, shape (queries,
+            right). 0 fills the rows of queries with fewer.
         clusters: image of each query, shape (queries,).
         num_right: number of right items in the gallery for each query, shape (queries,).
         num_dropped: number of queries that `captions` or `images` leave out.
@@ -65,9 +63,9 @@ def retrieval_outcomes(
         images: unit rows, shape (images, dim).
         texts: unit rows, shape (texts, dim).
         owners: image of each text, shape (texts,).
-        captions: caption mode, a key of `CAPTION_MODES`.
-        choice: image choice, a key of `IMAGE_CHOICES`.
-        num_dropped: number of texts that were left out before.
+        captions: a key of `CAPTION_MODES`.
+        choice: a key of `IMAGE_CHOICES`.
+        num_dropped: number of texts that these left out before.
     """
     yield Outcome(
         way="text_to_image",

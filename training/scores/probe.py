@@ -144,9 +144,7 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
 
     A kind is the record's `kind`. Without one it is "relation" or "attribute" if the record names these, else
     "options". Parts of images (`bbox_x` ...) are cut out. An image is sought by its path, and by its name alone.
-
-    Returns:
-        The set, named after the file, and the identities of each of its images.
+    The set is named after the file; the identities of its images are returned with it.
     """
     check_images(str(images))
     files = open_images(str(images))
@@ -252,12 +250,6 @@ def probe_models(
 
     A score is the share of the pairs of a kind in which the true caption is nearer to the image; ties count half. If a
     model was trained on images of a set, all models are scored on all images, and again without those images.
-
-    Args:
-        models: the models; the first one is the reference.
-        sets: the sets.
-        config: settings of scoring.
-        cache: folder of the feature cache. None caches in memory only.
     """
     facts, found = score_each(models, sets, partial(_wins, batch_size=config.batch_size), cache)
     rows, of_sets = list[ScoreRow](), []
@@ -273,11 +265,7 @@ def probe_models(
 
 
 def _wins(store: FeatureStore, probed: ProbedSet, *, batch_size: int) -> tuple[Floats, dict[int, bytes]]:
-    """Return for each pair whose view is there 1 if the true caption is nearer, 0.5 for a tie, else 0; and the views.
-
-    Returns:
-        Values of the pairs, and the sha256 of the bytes of each view that exists and decodes.
-    """
+    """Return 1 if the true caption is nearer, 0.5 for a tie, else 0, for each pair whose view is there, and the views."""
     views = replace(probed, images=[name for name, _ in probed.views], read=probed.read_view)
     store, images, there = read_images(store, views, batch_size)
     row_of = {view: row for row, view in enumerate(there)}

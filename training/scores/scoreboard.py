@@ -27,13 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelToScore:
-    """A model to be scored.
-
-    Args:
-        name: name under which its scores are listed.
-        open: loads the model. Only one model at a time is in memory.
-        trained_on: its training data, or "unknown".
-    """
+    """A model to be scored; `open` loads it, since only one model at a time is in memory."""
 
     name: str
     open: Callable[[], Encoder]
@@ -41,13 +35,7 @@ class ModelToScore:
 
 
 def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Board:
-    """Score a model on the images of one split of its dataset, which form the gallery.
-
-    Args:
-        files: pair shards by split.
-        model_dir: the model folder.
-        config: settings of scoring.
-    """
+    """Score a model on the images of one split of its dataset, which form the gallery."""
     prepare_for_torch()
     split = split_to_score(files, config.split)
     refuse_leaks(files)
@@ -82,13 +70,8 @@ def score_models(
 ) -> Board:
     """Score every model on every test set, and compare the others with the first model.
 
-    If a model was trained on images of a set, all models are scored on all images, and again without those images.
-
-    Args:
-        models: the models; the first one is the reference.
-        sets: the test sets.
-        config: settings of scoring.
-        cache: folder of the feature cache. None caches in memory only.
+    If a model was trained on images of a set, all models are scored on all images, and again without those images. The
+    folder `cache` has features of earlier calls; None caches in memory only.
     """
     facts, found = score_each(models, sets, lambda store, each: outcomes_of(store, each, config.batch_size), cache)
     first, scores, differences = models[0].name, list[ScoreRow](), list[ScoreRow]()
@@ -134,12 +117,7 @@ def score_each(
 
 
 def set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
-    """Return the facts about a test set that are listed with its scores.
-
-    Args:
-        test_set: the test set.
-        there: sha256 of the bytes of each scored image, by its place.
-    """
+    """Return the facts about a test set, given the sha256 of the bytes of each scored image by its place."""
     leaked: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
     for model, guard in test_set.guards.items():
