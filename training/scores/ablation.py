@@ -123,11 +123,9 @@ def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedNoise:
-    """The random variation of a model's mean score, beyond the effect of a seed on all variants.
+    """The variance of one model's mean score, beyond the effect of a seed on all variants, pooled over them.
 
-    Args:
-        variance: variance of one model's mean, pooled over all variants.
-        degrees: degrees of freedom. 0 with one seed or one variant, where the variance is unknown.
+    With one seed or one variant it is unknown, and has 0 degrees of freedom.
     """
 
     variance: float = 0.0
@@ -159,11 +157,7 @@ def estimate(
     added to each draw, since a bootstrap of two or three seeds would underestimate it. The p-value is two-sided: the
     chance of a mean as far from 0.
 
-    Args:
-        values: shape (seeds, queries).
-        clusters: image of each query, shape (queries,).
-        noise: variation between seeds. It is ignored if it is unknown.
-        models: number of models that a value is of: 2 for a difference.
+    Values have the shape (seeds, queries), clusters name the image of each query. A difference is of two `models`.
     """
     draws = mean_draws(values.mean(axis=0), clusters, rounds=rounds, seed=seed)
     if noise.degrees:
@@ -196,11 +190,9 @@ def verdict(value: float, p_value: float, noise: SeedNoise, *, num_images: int) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """A filter: the settings that switch it, the variants with and without it by name, and what it is worth.
+    """A filter: the `--set` overrides that switch it, the variants with and without it by name, and the verdict.
 
-    Args:
-        overrides: settings in the format of `--set`.
-        p_value: p-value of the first metric, corrected for the number of filters.
+    The p-value is that of the first metric, corrected for the number of filters.
     """
 
     label: str
@@ -225,19 +217,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """The result of an ablation.
+    """The result of an ablation of a dataset: verdicts, and mean scores of the variants over the seeds.
 
-    Args:
-        key: hash of all that decides the result.
-        dataset: name of the dataset.
-        snapshot: snapshot of the unchanged recipe. The dataset of that name has the same one if its build had the same
-            inputs.
-        steps: optimizer steps of each model; 0 if they were aligned.
-        batch_size: images per step.
-        seeds: seeds of the models of each variant.
-        noise: variation between seeds, by metric.
-        filters: the filters with their verdicts.
-        board: mean scores of the variants over the seeds, and their differences.
+    The key is a hash of all that decides it. The snapshot is that of the unchanged recipe; the dataset of that name has
+    the same one if its build had the same inputs. `steps` is 0 if models were aligned.
     """
 
     key: str

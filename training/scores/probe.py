@@ -265,7 +265,7 @@ def probe_models(
 
 
 def _wins(store: FeatureStore, probed: ProbedSet, *, batch_size: int) -> tuple[Floats, dict[int, bytes]]:
-    """Return 1 if the true caption is nearer, 0.5 for a tie, else 0, for each pair whose view is there, and the views."""
+    """Return 1 if the true caption is nearer, 0.5 for a tie, else 0, for each pair that has its view; and the views."""
     views = replace(probed, images=[name for name, _ in probed.views], read=probed.read_view)
     store, images, there = read_images(store, views, batch_size)
     row_of = {view: row for row, view in enumerate(there)}
