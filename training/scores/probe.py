@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, MinLen
-from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import sha256_of
@@ -119,21 +119,22 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
 
 
 _Text = Annotated[str, StringConstraints(pattern=r"\S")]
+_Pixels = Annotated[float, Strict()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
     """A record of a file of pairs; of the captions the first is true."""
 
-    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     image_path: _Text
     caption_options: Annotated[list[_Text], MinLen(2)]
     kind: _Text
-    bbox_x: float | None = None
-    bbox_y: float | None = None
-    bbox_w: Annotated[float, Ge(1)] | None = None
-    bbox_h: Annotated[float, Ge(1)] | None = None
+    bbox_x: _Pixels | None = None
+    bbox_y: _Pixels | None = None
+    bbox_w: Annotated[_Pixels, Ge(1)] | None = None
+    bbox_h: Annotated[_Pixels, Ge(1)] | None = None
 
 
 _RECORDS = TypeAdapter(_Record)
