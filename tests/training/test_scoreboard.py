@@ -264,7 +264,7 @@ def test_classes_with_one_name_or_no_image_count_as_wrong_answers_and_no_picture
     names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
     found = labelled_images("shades", folders, names, ["{c}"])
     board = board_of(found)
-    assert (board.entries[0].score.gallery, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
+    assert (board.rows[0].gallery, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
 
 
 def test_names_that_do_not_fit(folders: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path)
     assert right["R@1"] == "1.0000 [0.0000, 1.0000] ~"
     assert swaps["R@1"].startswith("0.0000")
     other = by_title["classes: protocol clip-italian"]
-    assert other.rows == []
+    assert not other.rows
     assert "not comparable" in other.notes[0]
     text = markdown(found)
     assert "<b>" not in text
