@@ -79,12 +79,13 @@ def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False
     owners = np.array(whole.owners, dtype=np.int64)
     kept = np.setdiff1d(np.arange(len(whole.images)), list(seen))
     of_kept = np.flatnonzero(np.isin(owners, kept))
-    queries = of_kept[chosen_captions([whole.captions[each] for each in of_kept], owners[of_kept], CAPTIONS)]
-    if not len(queries):
+    chosen = chosen_captions([whole.captions[each] for each in of_kept.tolist()], owners[of_kept], CAPTIONS)
+    queries = of_kept[chosen].tolist()
+    if not queries:
         raise InputError(f"every caption of the {split} split belongs to several images: build a larger dataset")
     gallery = replace(
         whole,
-        images=[whole.images[place] for place in kept],
+        images=[whole.images[place] for place in kept.tolist()],
         captions=[whole.captions[each] for each in queries],
         owners=np.searchsorted(kept, owners[queries]).tolist(),
         made_by=[whole.made_by[each] for each in queries],

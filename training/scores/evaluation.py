@@ -91,13 +91,17 @@ def retrieval_outcomes(
 
 
 def score_rows(
-    outcome: Outcome, config: EvaluateConfig, *, first: Outcome | None = None, minus: str | None = None, **names: str
+    outcome: Outcome,
+    config: EvaluateConfig,
+    *,
+    model: str,
+    test_set: str,
+    first: Outcome | None = None,
+    minus: str | None = None,
 ) -> Iterator[ScoreRow]:
     """Yield every metric of an outcome with its interval and chance level, or its difference from another model's.
 
-    Args:
-        first: outcome of the model `minus` on the same queries; its metrics are subtracted, by paired bootstrap.
-        names: `model` and `test_set` of the rows.
+    `first` is the outcome of the model `minus` on the same queries. The bootstrap of differences is paired.
     """
     drawn = {"gallery_size": outcome.gallery_size, "rounds": config.bootstrap_rounds, "seed": config.seed}
     for metric in METRICS:
@@ -111,7 +115,8 @@ def score_rows(
         else:
             value, low, high = metric.difference(first.ranks_for(metric), ranks, outcome.clusters, **drawn)
         yield ScoreRow(
-            **names,
+            model=model,
+            test_set=test_set,
             metric=f"{outcome.way}_{metric.name}",
             captions=outcome.captions,
             images=outcome.images,
@@ -197,7 +202,7 @@ def _retrieval(
 def _caption_modes(gallery: Gallery, owners: Integers, in_gallery: Mask) -> dict[str, Mask]:
     """Return by caption mode which captions it selects, among those of images in the gallery."""
     some = np.flatnonzero(in_gallery)
-    captions, modes = [gallery.captions[caption] for caption in some], {}
+    captions, modes = [gallery.captions[caption] for caption in some.tolist()], {}
     for mode in WORDING_MODES:
         modes[mode] = np.zeros(len(owners), dtype=bool)
         modes[mode][some] = chosen_captions(captions, owners[some], mode)

@@ -315,6 +315,6 @@ def _rows(
                     yield ScoreRow(model=model, minus=first, chance=0.0, **same, **numbers)
 
 
-def _estimate(values: Floats, clusters: Integers, config: EvaluateConfig, *, least: float = 0.0) -> dict[str, float]:
+def _estimate(values: Floats, clusters: Integers, config: EvaluateConfig, *, least: float = 0.0) -> dict[str, Any]:
     low, high = share_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed, least=least)
     return {"value": float(values.mean()), "low": low, "high": high}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,12 +79,10 @@ def score_models(
     for test_set in sets:
         reference = found[test_set.name, first][0]
         for model in models:
-            outcomes = found[test_set.name, model.name][0]
-            names = {"model": model.name, "test_set": test_set.name}
-            scores += [row for outcome in outcomes for row in score_rows(outcome, config, **names)]
-            if model.name != first:
-                for one, other in zip(reference, outcomes, strict=True):
-                    differences += score_rows(other, config, first=one, minus=first, **names)
+            rows = partial(score_rows, config=config, model=model.name, test_set=test_set.name)
+            for one, outcome in zip(reference, found[test_set.name, model.name][0], strict=True):
+                scores += rows(outcome)
+                differences += rows(outcome, first=one, minus=first) if model.name != first else ()
     return Board(
         rows=(*scores, *differences),
         models=facts,

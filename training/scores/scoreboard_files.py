@@ -145,8 +145,8 @@ def set_notes(test_set: SetFacts, scores: Board) -> Iterator[str]:
     if has_seen and not scores.where(images=LEAK_FREE).rows:
         yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
-    for reason, count in test_set.left_out.items():
-        yield f"{count:,} are left out: {reason}"
+    for reason, number in test_set.left_out.items():
+        yield f"{number:,} are left out: {reason}"
 
 
 def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> Section:
