@@ -26,7 +26,7 @@ from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import pair_files
 from training.fit.clip import train
-from training.scores.evaluation import evaluate
+from training.scores.scoreboard import evaluate
 
 METRIC = "text_to_image_MRR@10"
 BASE: Mapping[str, Any] = {"precision": "auto", "augment": (), "lr": 1e-3}

@@ -129,7 +129,9 @@ def open_gallery(files: PairFiles, upstream: Path, model: LoadedModel) -> Galler
     names = [rows[at]["url"] or rows[at]["sample_id"].partition(":")[2] for at in chosen]
     captions = [rows[at]["captions"] for at in chosen]
     pairs = [(owner, text) for owner, texts in enumerate(captions) for text in texts]
-    kept = [pair for pair, is_distinct in zip(pairs, chosen_captions(captions, "distinct"), strict=True) if is_distinct]
+    owners = np.array([owner for owner, _ in pairs])
+    distinct = chosen_captions([text for _, text in pairs], owners, "distinct")
+    kept = [pair for pair, is_distinct in zip(pairs, distinct, strict=True) if is_distinct]
     queries = [text for _, text in kept]
     return Gallery(
         fitting=[fitting(shown(drawn[name])) for name in names],

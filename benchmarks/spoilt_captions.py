@@ -123,10 +123,11 @@ def show(found: "Ablation", shares: Mapping[str, tuple[int, float]], min_score: 
         for kind, (number, share) in shares.items()
     ]
     print_table(rows, f"image_text.min_score = {min_score:.2f}")
-    print_table(found.rows(), f"{len(found.seeds)} seeds; the gallery has {found.num_images:,} images")
+    print_table(found.rows(), f"{len(found.seeds)} seeds; the gallery has {found.board.sets[0].num_images:,} images")
     for note in found.notes():
         print(note)
-    return float(found.compared[0].differences["text_to_image_R@1"].value)
+    delta = found.board.where(metric="text_to_image_R@1").rows[-1]  # of the only filter
+    return delta.value
 
 
 def on_photographs(options: Any, work: Path) -> tuple[float, float]:

@@ -20,19 +20,19 @@ from flows.recipe.toggles import Toggle
 from training.data.pairs import pair_files, split_to_score
 from training.scores.ablation import (
     METRICS,
-    PRIMARY,
     ROUNDS,
     Ablation,
     Filter,
+    Scored,
     compare,
     default_steps,
     gallery_of,
     model_ranks,
-    noise_of,
     sizes_of,
     values_of,
     write_ablation,
 )
+from training.scores.rows import ModelFacts
 from training.towers.trained_models import pair_hashes
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,7 @@ RunJob = Callable[[str, Sequence[str]], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationConfig:
-    """Settings of an ablation.
-
-    Args:
-        toggles: filters to switch, each in one variant, beside the unchanged recipe.
-        steps: optimizer steps of every model; 0: `train.steps`, or the steps of the recipe's epochs on its own dataset.
-        seeds: number of models for each variant.
-        split: split that is the gallery; empty: the recipe's `evaluate.split`.
-        align: align the frozen towers of the recipe instead of training all weights.
-    """
+    """Settings of an ablation, as the options of `ablate` explain them."""
 
     toggles: Sequence[Toggle]
     steps: int = 0
@@ -70,13 +62,7 @@ class AblationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The unchanged recipe, or the recipe with one toggle switched.
-
-    Args:
-        recipe: with the variant's settings and the name of its own dataset.
-        overrides: settings that make the variant from the recipe, including those of the command line.
-        toggle: None for the unchanged recipe.
-    """
+    """The unchanged recipe, or the recipe with one toggle switched by overrides: a dataset of its own."""
 
     recipe: Recipe
     overrides: tuple[str, ...]
@@ -87,16 +73,12 @@ def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: S
     """Return the variant with the unchanged recipe, then one variant for each toggle.
 
     No variant fetches images whose outcome the root knows.
-
-    Raises:
-        SettingsError: the settings of a variant contradict each other.
     """
     name = load_recipe(recipe, root=root, overrides=overrides).name
     found = []
     for toggle in (None, *toggles):
         own = f"{name}-ablation" if toggle is None else f"{name}-ablation-{toggle.slug}"
-        more = (*(toggle.overrides if toggle else ()), f'name="{own}"')
-        every = (*overrides, *more)
+        every = (*overrides, *(toggle.overrides if toggle else ()), f'name="{own}"')
         loaded = load_recipe(recipe, root=root, overrides=every)
         require_sources(loaded)
         found.append(Variant(recipe=loaded, overrides=every, toggle=toggle))
@@ -109,9 +91,6 @@ def run_ablation(
     """Build and train all variants, score them on the same queries, and write the results.
 
     The same call resumes after an interruption: finished datasets, steps, models and ranks are reused.
-
-    Raises:
-        InputError: there is nothing to score on, or a variant has fewer images than one batch.
     """
     require_ready(recipe, root, split=config.split)
     snapshots: list[Snapshot] = [do("build", variant.overrides).snapshot for variant in variants]
@@ -124,7 +103,7 @@ def run_ablation(
                 f"{recipe.train.batch_size}: set a smaller train.batch_size for all variants, or build a larger dataset"
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
-    gallery = gallery_of(files, split, refit=config.align and recipe.align.refit)
+    gallery, facts = gallery_of(files, split, refit=config.align and recipe.align.refit)
     steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
@@ -144,34 +123,35 @@ def run_ablation(
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
     data = [mine["train"] + (mine["val"] if config.align else []) for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
-    ranks = [
-        [model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
-        for mine in models
-    ]
-    values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
-    noise = noise_of(values, data)
+    scored = []
+    for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True):
+        ranks = [
+            model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in folders
+        ]
+        of_variant = ModelFacts(
+            name=snapshot.dataset,
+            origin=", ".join(str(model.relative_to(root)) for model in folders),
+            trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
+            counts=size,
+        )
+        values = {metric: values_of(ranks, metric) for metric in METRICS}
+        scored.append(Scored(facts=of_variant, data=mine, values=values))
     filters = []
-    for number, toggle in enumerate(config.toggles, start=1):
-        with_it, without = (number, 0) if toggle.adds else (0, number)
+    for toggle, variant in zip(config.toggles, variants[1:], strict=True):
+        names = [variant.recipe.name, variants[0].recipe.name]
+        with_it, without = names if toggle.adds else reversed(names)
         filters.append(Filter(label=toggle.label, overrides=tuple(toggle.overrides), with_it=with_it, without=without))
+    filters, noise, board = compare(filters, scored, gallery, facts, seed=recipe.evaluate.seed)
     found = Ablation(
         key=key,
         dataset=recipe.name,
         snapshot=snapshots[0].snapshot,
-        split=split,
-        num_images=len(gallery.sample_ids),
-        num_queries=len(gallery.texts),
-        num_left_out=gallery.num_left_out,
         steps=steps,
         batch_size=recipe.align.batch_size if config.align else recipe.train.batch_size,
         seeds=tuple(seeds),
-        noise={metric: each.variance**0.5 for metric, each in noise.items()},
-        degrees=noise[PRIMARY].degrees,
-        scores={metric: [float(each.mean()) for each in values[metric]] for metric in METRICS},
-        sizes=sizes,
-        snapshots=[f"{snapshot.dataset} {snapshot.snapshot}" for snapshot in snapshots],
-        models=[[str(model.relative_to(root)) for model in mine] for mine in models],
-        compared=compare(filters, values, gallery, noise, data=data, seed=recipe.evaluate.seed),
+        noise=noise,
+        filters=filters,
+        board=board,
     )
     with writer_lock(root):
         write_ablation(found, root / FOLDER / key)
@@ -186,9 +166,7 @@ def _trained(
 ) -> list[list[Path]]:
     """Train the models of all variants, seed by seed, and return their folders by variant and seed.
 
-    Args:
-        steps: optimizer steps of each model; 0: the frozen towers are aligned instead.
-        is_same: for each variant, whether its data and therefore its models equal those of the first.
+    Without steps, the frozen towers are aligned instead. Variants whose data equal the first one's have its models.
     """
     models: list[list[Path]] = [[] for _ in variants]
     for number, seed in enumerate(seeds, start=1):

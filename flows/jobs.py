@@ -58,8 +58,8 @@ from flows.recipe.sources import TestSetSettings, test_set_settings
 from training.config import DistilConfig, TrainConfig
 from training.data.pairs import pair_files, seen_in_training, split_to_score
 from training.runs.processes import process_rank
-from training.scores.evaluation import evaluate as score
-from training.scores.score import Scores
+from training.scores.rows import Board
+from training.scores.scoreboard import evaluate as score
 from training.towers.trained_models import (
     EFFORT_FILE,
     SCORES_FILE,
@@ -174,7 +174,7 @@ class EvaluateReport:
 
     folder: Path
     path: Path
-    scores: Scores
+    scores: Board
 
 
 def build(
@@ -306,7 +306,7 @@ def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executo
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("evaluate", partial(evaluate_model, loaded, root))
     executor.artifact_table(
-        f"scores-{loaded.name}", report.scores.rows(), f"Retrieval on held-out images of {loaded.name}."
+        f"scores-{loaded.name}", report.scores.table(), f"Retrieval on held-out images of {loaded.name}."
     )
     return report
 
@@ -580,7 +580,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     remedy = refitted if split == "val" else "start from another model"
     _require_unseen([model.folder], root, model.snapshot, (split,), remedy)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
-    path = model.folder / SCORES_FILE.format(split=scores.split)
+    path = model.folder / SCORES_FILE.format(split=split)
     write_json(path, scores.to_json())
     return EvaluateReport(folder=model.folder, path=path, scores=scores)
 

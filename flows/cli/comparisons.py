@@ -13,12 +13,9 @@ from flows.cli.output import say, say_json, say_table
 from flows.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flows.ablation import AblationConfig, Variant
     from flows.recipe.recipe import Recipe
-    from training.scores.probe import Probe
-    from training.scores.score import Estimate
+    from training.scores.scoreboard_files import Section
 
 _ROWS = 1000  # sampled from each source to estimate what a variant changes
 _PACE = 250  # samples per second of a small model on two cores; an order of magnitude
@@ -96,7 +93,7 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     say(f"\n{root / FOLDER / found.key}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
 
 
-def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
+def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: Path) -> None:
     """Print the variants, how many sampled rows each drops, and the cost of training."""
     from data_catalog.catalog.manifest import current_snapshot
     from data_catalog.disk.files import digest
@@ -106,43 +103,35 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
     from training.scores.ablation import default_steps, sizes_of
 
     say(f"\nVariants of {recipe.name}: rows that the rules drop in a sample of each source (at most {_ROWS:,} rows)\n")
-    rows: list[dict[str, object]] = []
-    dropped: list[int] = []
-    num_images = 0  # of the unchanged recipe; 0 if it is not built yet
+    rows: list[dict[str, Any]] = []
     for variant in variants:
         judged = dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0)
-        dropped.append(sum(rule.num_rows for rule in judged.dropped if not rule.is_mark))
+        dropped = sum(rule.num_rows for rule in judged.dropped if not rule.is_mark)
         toggle, built = variant.toggle, current_snapshot(root, variant.recipe.name)
-        count = None
         # An existing dataset counts only if it was built with the same settings.
-        if built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe)):
-            count = sizes_of(pair_files(built))["images"]
-            num_images = num_images if rows else count
+        is_built = built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe))
         now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["unchanged recipe"]
-        rows.append(
-            {
-                "dataset": variant.recipe.name,
-                "switched": toggle.label if toggle else "",
-                "now": ", ".join(now),
-                "dropped": dropped[-1],
-                "change": dropped[-1] - dropped[0],
-                "images to train on": "not built yet" if count is None else count,
-            }
-        )
+        row = {
+            "dataset": variant.recipe.name,
+            "switched": toggle.label if toggle else "",
+            "now": ", ".join(now),
+            "dropped": dropped,
+            "change": dropped - (rows[0]["dropped"] if rows else dropped),
+            "images to train on": sizes_of(pair_files(built))["images"] if built and is_built else "not built yet",
+        }
+        rows.append(row)
     say_table(rows)
     say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
-    steps = config.steps or (default_steps(recipe.train, num_images) if num_images else 0)
-    models = len(variants) * config.seeds
+    models, num_images = len(variants) * config.seeds, rows[0]["images to train on"]
     if config.align:
         say(f"{models} models are aligned. The features of each image and caption are computed once.")
         return
-    if not steps:
+    if not config.steps and not isinstance(num_images, int):
         epochs = recipe.train.frozen_epochs + recipe.train.epochs
-        say(
-            f"{models} models, each trained for as many steps as {epochs} epochs of {variants[0].recipe.name}, "
-            "which is not built yet."
-        )
+        name = rows[0]["dataset"]
+        say(f"{models} models, each trained for the steps of {epochs} epochs of {name}, which is not built yet.")
         return
+    steps = config.steps or default_steps(recipe.train, num_images)
     samples = models * steps * recipe.train.batch_size
     say(
         f"{models} models, {steps:,} steps each with {recipe.train.batch_size} images a batch: {samples:,} images in "
@@ -220,13 +209,17 @@ def scoreboard(
     if json:
         say_json({"folder": folder, **read_json(folder / JSON_FILE)})
         return
+    _print_sections(sections)
+    say(f"\nFiles: {folder}")
+
+
+def _print_sections(sections: "Sequence[Section]") -> None:
     for section in sections:
         say(f"\n{section.title}\n")
         if section.rows:
             say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
-    say(f"\nFiles: {folder}")
 
 
 _PROBE_DEFAULTS = ProbeOptions()
@@ -257,50 +250,11 @@ def probe(
     """
     from flows.recipe.recipe import load_recipe
     from flows.scoreboard import make_probe
+    from training.scores.scoreboard_files import probe_sections
 
     loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
     found = make_probe(loaded, root, options)
     if json:
         say_json(found.to_json())
         return
-    _print_probe(found)
-
-
-def _print_probe(found: "Probe") -> None:
-    """Print the table of each set, with its notes."""
-    from training.scores.evaluation import LEAK_FREE
-    from training.scores.probe import CHANCE
-    from training.scores.scoreboard_files import set_notes
-
-    several = len(found.models) > 1
-    for test_set in found.sets:
-        scores = [score for score in found.scores if score.test_set == test_set.name]
-        choices = {score.images for score in scores}
-        say(f"\n{test_set.name}: the true caption, and one that differs in one thing\n")
-        rows: list[dict[str, object]] = []
-        for score in scores:
-            delta = score.difference
-            rows.append(
-                {
-                    "kind": score.kind,
-                    **({"images": score.images} if len(choices) > 1 else {}),
-                    "model": score.model,
-                    "accuracy": f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-                    + (" ~" if score.low <= CHANCE <= score.high else ""),
-                    **({"difference": _signed(delta) if delta else ""} if several else {}),
-                    "pairs": score.num_pairs,
-                    "of images": score.num_images,
-                }
-            )
-        say_table(rows)
-        for note in set_notes(test_set, has_leak_free=LEAK_FREE in choices):
-            say(f"  {note}")
-        for reason, count in found.left_out[test_set.name].items():
-            say(f"  {count:,} pairs are left out: {reason}")
-    say("\nAccuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains.")
-    if several:
-        say(f"Differences from {found.models[0].name} are of the same pairs.")
-
-
-def _signed(delta: "Estimate") -> str:
-    return f"{delta.value:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]"
+    _print_sections(probe_sections(found))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flows.dry_run import DryRun
     from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
     from flows.recipe.recipe import Recipe
-    from training.scores.score import Scores
+    from training.scores.rows import Board
 
 FLOW_NAMES = {
     "build": "build-dataset",
@@ -460,16 +460,16 @@ def _unlearned(report: "BuildReport", job: Job) -> str:
     )
 
 
-def _verdict(scores: "Scores", recipe: "Recipe") -> str:
+def _verdict(scores: "Board", recipe: "Recipe") -> str:
     """Return what the scores mean for a search, and, unless they are good, what would help most."""
-    captions = "distinct" if any(score.captions == "distinct" for score in scores.scores) else "all"
+    captions = "distinct" if scores.where(captions="distinct").rows else "all"
     first, ten = (scores.get(f"text_to_image_R@{k}", captions) for k in (1, 10))
     grade = "good" if ten.value >= GOOD_SHARE else "usable" if ten.value >= WEAK_SHARE else "weak"
-    if first.gallery_size < FEW_IMAGES:
+    if first.gallery < FEW_IMAGES:
         grade = "hard to tell, from so few images"
     text = (
         f"Verdict: {grade}. Of 100 captions, {100 * first.value:.0f} find their image first among "
-        f"{first.gallery_size:,} ({100 * first.low:.0f}-{100 * first.high:.0f}; by chance {100 * first.chance:.1f}), "
+        f"{first.gallery:,} ({100 * first.low:.0f}-{100 * first.high:.0f}; by chance {100 * first.chance:.1f}), "
         f"and {100 * ten.value:.0f} among the first ten."
     )
     if grade == "good":
@@ -509,8 +509,14 @@ def _print_training(report: "TrainReport | DistilReport") -> None:
 
 
 def _print_scores(report: "EvaluateReport") -> None:
-    say(f"\nScoreboard: retrieval among the images of the {report.scores.split} split\n")
-    say(report.scores.table("distinct"))
+    from training.scores.rows import CAPTION_MODES
+
+    (facts,) = report.scores.sets
+    say(f"\nScoreboard: retrieval among the images of the {facts.name} split\n")
+    say_table(report.scores.where(captions="distinct").table())
+    say()
+    for note in (*facts.notes, f"captions distinct: {CAPTION_MODES['distinct']}"):
+        say(note)
     say(f"\nAll scores, with other ways to count captions: {report.path}")
 
 

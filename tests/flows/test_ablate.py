@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.catalog.manifest import Snapshot, require_snapshot
 from data_catalog.report.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.report.page import write_report
@@ -23,14 +23,17 @@ from flows.recipe.toggles import switches, toggle_of, toggles_of
 from training.config import TrainConfig
 from training.data.pairs import pair_files
 from training.scores.ablation import (
+    CAPTIONS,
     METRICS,
+    SEEN,
     Ablation,
-    Compared,
-    PairedDifference,
+    Filter,
+    SeedNoise,
     default_steps,
     gallery_of,
     write_ablation,
 )
+from training.scores.rows import Board, ModelFacts, ScoreRow, SetFacts
 
 Row = tuple[str, str, list[str]]
 
@@ -41,7 +44,9 @@ def snapshot_of(folder: Path, name: str, **splits: Sequence[Row]) -> Snapshot:
     (folder / name).mkdir()
     for split, rows in splits.items():
         columns = zip(("sample_id", "sha256", "captions"), zip(*rows, strict=True), strict=True)
-        pq.write_table(pa.table({key: list(values) for key, values in columns}), folder / name / f"{split}.parquet")
+        table = {key: list(values) for key, values in columns}
+        table["origins"] = [["native"] * len(captions) for captions in table["captions"]]
+        pq.write_table(pa.table(table), folder / name / f"{split}.parquet")
         entries.append({"path": f"{split}.parquet", "split": split})
     return Snapshot(dataset=name, snapshot=name, folder=folder / name, manifest={"files": {"pairs": entries}})
 
@@ -49,21 +54,18 @@ def snapshot_of(folder: Path, name: str, **splits: Sequence[Row]) -> Snapshot:
 def test_images_that_any_variant_is_trained_on_are_no_queries(tmp_path: Path) -> None:
     test = [("a", "1", ["una stella", "Un cuore!"]), ("b", "2", ["una luna"]), ("c", "3", ["un cuore", "tre cerchi"])]
     base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=[*test, ("d", "4", ["un anello"])])
-    alone = gallery_of([pair_files(base)], "test")
-    assert alone.sample_ids == ("a", "b", "c", "d")
-    assert alone.texts == ("una stella", "una luna", "tre cerchi", "un anello")  # a heart is in two of them
-    assert (alone.owners, alone.num_left_out) == ((0, 1, 2, 3), 0)
+    alone, facts = gallery_of([pair_files(base)], "test")
+    assert alone.images == ["a", "b", "c", "d"]
+    assert alone.captions == ["una stella", "una luna", "tre cerchi", "un anello"]  # a heart is in two of them
+    assert (alone.owners, SEEN in facts.left_out) == ([0, 1, 2, 3], False)
     by_id = snapshot_of(tmp_path, "by-id", train=[("b", "77", ["altro"])])
     by_bytes = snapshot_of(tmp_path, "by-bytes", train=[("y", "3", ["altro"])])
-    found = gallery_of([pair_files(base), pair_files(by_id), pair_files(by_bytes)], "test")
-    assert (found.sample_ids, found.kept, found.num_left_out) == (("a", "d"), (0, 3), 2)
-    assert found.texts == ("una stella", "Un cuore!", "un anello")  # now it is in one
-    assert found.clusters("text_to_image_R@1").tolist() == [0, 0, 1]
-    assert found.clusters("image_to_text_R@1").tolist() == [0, 1]
-    assert found.identity != alone.identity
+    found, facts = gallery_of([pair_files(base), pair_files(by_id), pair_files(by_bytes)], "test")
+    assert (found.images, facts.num_images, facts.left_out[SEEN]) == (["a", "d"], 2, 2)
+    assert (found.captions, found.owners) == (["una stella", "Un cuore!", "un anello"], [0, 0, 1])  # now it is in one
     by_val = pair_files(snapshot_of(tmp_path, "by-val", train=[("z", "8", ["."])], val=[("a", "1", ["."])]))
-    assert gallery_of([pair_files(base), by_val], "test").num_left_out == 0
-    assert gallery_of([pair_files(base), by_val], "test", refit=True).sample_ids == ("b", "c", "d")
+    assert SEEN not in gallery_of([pair_files(base), by_val], "test")[1].left_out
+    assert gallery_of([pair_files(base), by_val], "test", refit=True)[0].images == ["b", "c", "d"]
     with pytest.raises(InputError, match=r"on the val split, on which align\.refit trains"):
         gallery_of([by_val], "val", refit=True)
 
@@ -77,10 +79,9 @@ def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
     for files, split, told in (
         ([base], "val", r"the val split has 0 images .*split\.val above 0"),
         ([base, other], "test", "the test split has 1 images that no variant is trained on"),
-        ([base], "train", "must be val or test"),
         ([equal], "test", "every caption of the test split belongs to several images"),
     ):
-        with pytest.raises(PipelineError, match=told):
+        with pytest.raises(InputError, match=told):
             gallery_of(files, split)
 
 
@@ -94,31 +95,35 @@ def test_steps_are_those_of_the_epochs_unless_they_are_given() -> None:
 
 def found_of(snapshot: Snapshot) -> Ablation:
     """What an ablation of one filter may find."""
-    found = PairedDifference(value=0.08, low=0.05, high=0.11, p_value=0.0002)
-    compared = Compared(
+    same = {"test_set": "test", "captions": CAPTIONS, "gallery": 300, "queries": 900, "left_out": 0}
+    rows = [
+        ScoreRow(**same, metric=metric, model=model, value=value, low=0.2, high=0.4, chance=0.01)
+        for model, value in (("with", 0.34), ("without", 0.26))
+        for metric in METRICS
+    ]
+    difference = {"model": "with", "minus": "without", "value": 0.08, "low": 0.05, "high": 0.11, "chance": 0.0}
+    rows += [ScoreRow(**same, metric=metric, **difference) for metric in METRICS]
+    counts = {"with": {"images": 1900, "captions": 5300}, "without": {"images": 2100, "captions": 5700}}
+    models = tuple(ModelFacts(name=name, origin="models/a", counts=sizes) for name, sizes in counts.items())
+    facts = SetFacts(name="test", task="retrieval", num_images=300, num_texts=900, left_out={SEEN: 2})
+    compared = Filter(
         label="clean.language_check | <b>",
         overrides=("clean.language_check=false",),
-        with_it=0,
-        without=1,
-        differences=dict.fromkeys(METRICS, found),
+        with_it="with",
+        without="without",
         p_value=0.0002,
         verdict="helps",
     )
-    counts = {"num_images": 300, "num_queries": 900, "num_left_out": 2, "steps": 200, "batch_size": 64}
     return Ablation(
         key="0123456789ab",
         dataset=snapshot.dataset,
         snapshot=snapshot.snapshot,
-        split="test",
-        **counts,
+        steps=200,
+        batch_size=64,
         seeds=(0, 1, 2),
-        noise=dict.fromkeys(METRICS, 0.01),
-        degrees=4,
-        scores={metric: [0.34, 0.26] for metric in METRICS},
-        sizes=[{"images": 1900, "captions": 5300}, {"images": 2100, "captions": 5700}],
-        snapshots=["scenes-ablation 1", "scenes-ablation-without 2"],
-        models=[["models/a"], ["models/b"]],
-        compared=[compared],
+        noise=dict.fromkeys(METRICS, SeedNoise(variance=0.0001, degrees=4)),
+        filters=[compared],
+        board=Board(rows=tuple(rows), models=models, sets=(facts,)),
     )
 
 
@@ -292,16 +297,20 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     records = [next(root.glob("ablations/*/ablation.json")).read_bytes() for root in (whole, killed)]
     assert records[0] == records[1]
     record = json.loads(records[0])
-    assert [len(models) for models in record["models"]] == [2, 2, 2]
-    removed, added = record["compared"]
-    assert [(each["with_it"], each["without"]) for each in (removed, added)] == [(0, 1), (2, 0)], "it lacks the second"
-    assert record["sizes"][1]["images"] > record["sizes"][0]["images"]
-    assert record["sizes"][2]["captions"] < record["sizes"][0]["captions"]
-    scores = record["scores"]["text_to_image_MRR@10"]
+    models = {model["name"]: model for model in record["models"]}
+    assert [len(model["origin"].split(", ")) for model in models.values()] == [2, 2, 2]
+    whole_recipe, *others = models
+    removed, added = record["filters"]
+    assert [removed["with_it"], added["without"]] == [whole_recipe] * 2, "it lacks the second"
+    assert [removed["without"], added["with_it"]] == others
+    assert models[removed["without"]]["counts"]["images"] > models[whole_recipe]["counts"]["images"]
+    assert models[added["with_it"]]["counts"]["captions"] < models[whole_recipe]["counts"]["captions"]
+    board = Board.read(next(whole.glob("ablations/*/ablation.json")))
     for each in (removed, added):
-        expected = scores[each["with_it"]] - scores[each["without"]]
-        assert each["differences"]["text_to_image_MRR@10"]["value"] == pytest.approx(expected)
-    results = [whole / model / "result.json" for models in record["models"] for model in models]
+        delta = board.where(metric="text_to_image_MRR@10", minus=each["without"], model=each["with_it"]).rows[0]
+        scores = [board.get(delta.metric, CAPTIONS, model=each[name]).value for name in ("with_it", "without")]
+        assert delta.value == pytest.approx(scores[0] - scores[1])
+    results = [whole / model / "result.json" for each in models.values() for model in each["origin"].split(", ")]
     assert [json.loads(path.read_text())["steps"] for path in results] == [5] * 6
     assert not list(whole.glob("work/fetch/*")), "what the variants kept for one another is gone"
     settled = times_of(whole)

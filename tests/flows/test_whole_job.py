@@ -95,14 +95,14 @@ def test_jobs_and_models_answer_as_json_and_do_nothing_twice(
     assert (trained["snapshot"], trained["epochs"]) == (snapshot.snapshot, 1)
     assert scored["folder"] == trained["folder"] == str(model)
     gallery = rows(root, "SELECT count(*) AS n FROM pairs WHERE split = 'test'")[0]["n"]
-    sizes = {score["gallery_size"] for score in scored["scores"] if score["name"].startswith("text_to_image")}
+    sizes = {row["gallery"] for row in scored["rows"] if row["metric"].startswith("text_to_image")}
     assert sizes == {gallery}
-    assert all(score["low"] <= score["value"] <= score["high"] for score in scored["scores"])
+    assert all(row["low"] <= row["value"] <= row["high"] for row in scored["rows"])
     (listed,) = answer("models")
     assert (listed["dataset"], listed["folder"], listed["is_current"]) == ("scenes", trained["folder"], True)
     assert (listed["snapshot"], listed["config"], listed["split"]) == (snapshot.snapshot, "tiny", "test")
-    ours = {"name": "text_to_image_R@5", "captions": "distinct", "images": "all"}
-    assert listed["score"] == next(score["value"] for score in scored["scores"] if score.items() >= ours.items())
+    ours = {"metric": "text_to_image_R@5", "captions": "distinct", "images": "all"}
+    assert listed["score"] == next(row["value"] for row in scored["rows"] if row.items() >= ours.items())
     assert model.name in told(["models", "--root", str(root)])
 
 
@@ -132,8 +132,8 @@ def test_a_trained_model_is_exported_with_a_card_of_its_run(root: Path, model: P
     assert all((out / name).is_file() for name in record["files"])
     for part in ("license: cc0-1.0", "| mscoco | CC0-1.0 | ", "machine translation made ", "text_to_image_R@1"):
         assert part in card, part
-    scores = json.loads((model / "scores-test.json").read_text(encoding="utf-8"))["scores"]
-    assert card.count("      value: ") == len([score for score in scores if score["captions"] == "all"])
+    written = json.loads((model / "scores-test.json").read_text(encoding="utf-8"))["rows"]
+    assert card.count("      value: ") == len([row for row in written if row["captions"] == "all"])
     assert str(root) not in card
 
 

@@ -12,15 +12,15 @@ from training.scores.ablation import (
     HELPS,
     HURTS,
     UNKNOWN,
-    PairedDifference,
     SeedNoise,
-    difference,
+    estimate,
     holm,
     seed_noise,
     values_of,
     verdict,
 )
 from training.scores.ablation import METRICS as COMPARED
+from training.scores.evaluation import retrieval_outcomes
 from training.scores.metrics import (
     METRIC_OF,
     METRICS,
@@ -40,7 +40,6 @@ from training.scores.metrics import (
     share_interval,
     text_to_image_ranks,
 )
-from training.scores.score import retrieval_outcomes
 
 E0, E1, E2 = np.eye(3)
 CUTOFFS = (1, 5, 10)
@@ -297,11 +296,9 @@ def test_each_metric_of_random_ranks_is_its_chance_and_does_not_differ_from_itse
 QUIET = SeedNoise(variance=0.0, degrees=0)
 
 
-def compared(
-    with_it: np.ndarray, without: np.ndarray, noise: SeedNoise = QUIET, rounds: int = 1000
-) -> PairedDifference:
-    """Of queries of an image each."""
-    return difference(with_it, without, np.arange(with_it.shape[1]), noise, rounds=rounds, seed=0)
+def compared(deltas: np.ndarray, noise: SeedNoise = QUIET, rounds: int = 1000) -> tuple[float, float, float, float]:
+    """Value, interval and p-value of queries of an image each."""
+    return estimate(deltas, np.arange(deltas.shape[1]), noise, models=2, rounds=rounds, seed=0)
 
 
 def test_a_difference_worked_out_by_hand() -> None:
@@ -310,20 +307,15 @@ def test_a_difference_worked_out_by_hand() -> None:
     without = np.array([[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
     clusters = np.array([7, 7, 7, 9])
     # By query, over the seeds: 1, 0.25, 0.25, 0. Of the first image 0.5, of the second 0, of both 1.5 / 4.
-    found = difference(with_it, without, clusters, QUIET, rounds=4000, seed=0)
-    assert found.value == pytest.approx(0.375)
-    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.5))
+    *found, p_value = estimate(with_it - without, clusters, QUIET, models=2, rounds=4000, seed=0)
+    assert found == pytest.approx([0.375, 0.0, 0.5])
     # A quarter of the draws is the second image alone, which has no difference.
-    assert found.p_value == pytest.approx(0.5, abs=0.05)
+    assert p_value == pytest.approx(0.5, abs=0.05)
 
 
 def test_equal_differences_everywhere_are_certain_and_none_has_a_p_value_of_one() -> None:
-    found = compared(np.full((1, 30), 0.75), np.full((1, 30), 0.5), rounds=999)
-    assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
-    assert found.p_value == pytest.approx(2 / 1000)
-    same = np.random.default_rng(0).random((2, 40))
-    found = compared(same, same)
-    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert compared(np.full((1, 30), 0.25), rounds=999) == (0.25, 0.25, 0.25, pytest.approx(2 / 1000))
+    assert compared(np.zeros((2, 40))) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
@@ -338,9 +330,9 @@ def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
 def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
     """Queries without any noise: what is left is a t of 4 degrees, whose 97.5th percentile is 2.776."""
     noise = SeedNoise(variance=0.09, degrees=4)
-    flat = compared(np.full((3, 20), 0.6), np.full((3, 20), 0.5), noise, rounds=50_000)
+    _, low, high, _ = compared(np.full((3, 20), 0.1), noise, rounds=50_000)
     half = 2.776 * (0.09 * 2 / 3) ** 0.5
-    assert (flat.low, flat.high) == (pytest.approx(0.1 - half, rel=0.03), pytest.approx(0.1 + half, rel=0.03))
+    assert (low, high) == (pytest.approx(0.1 - half, rel=0.03), pytest.approx(0.1 + half, rel=0.03))
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
@@ -350,8 +342,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     for _ in range(300):
         luck = 0.03 * generator.standard_normal((4, seeds, 1)) + 0.2 * generator.standard_normal((1, seeds, 1))
         values = 0.5 + luck + 0.3 * generator.standard_normal((4, seeds, 150))
-        found = compared(values[0], values[1], seed_noise(list(values)), rounds=200)
-        held += found.low <= 0 <= found.high
+        _, low, high, _ = compared(values[0] - values[1], seed_noise(list(values)), rounds=200)
+        held += low <= 0 <= high
     assert held >= 0.92 * 300
 
 
@@ -383,6 +375,5 @@ def test_verdicts() -> None:
         (0.1, 0.001, 0, 365, UNKNOWN),  # one seed
         (0.0, 0.001, 4, 365, UNKNOWN),
     ):
-        found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
         noise = SeedNoise(variance=0.1, degrees=degrees)
-        assert verdict(found, p_value, noise, num_images=num_images) == expected
+        assert verdict(value, p_value, noise, num_images=num_images) == expected

@@ -19,7 +19,8 @@ from training.changes import ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import Encoder
 from training.scores.galleries import Gallery, LeakCheck, TrainingMatch
-from training.scores.probe import Probe, ProbedSet, ProbeScore, changed_captions, probe_models, read_pairs
+from training.scores.probe import ProbedSet, changed_captions, probe_models, read_pairs
+from training.scores.rows import Board, ScoreRow
 from training.scores.scoreboard import ModelToScore
 
 RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -79,11 +80,10 @@ def gallery_of(captions: Sequence[tuple[int, str]], pictures: Sequence[bytes | N
     )
 
 
-def scores_of(found: Probe, **wanted: str) -> dict[str, ProbeScore]:
+def scores_of(found: Board, **wanted: str | None) -> dict[str, ScoreRow]:
     """The scores of one model by kind."""
-    wanted = {"model": "knows", "images": "all", **wanted}
     return {
-        score.kind: score for score in found.scores if all(getattr(score, key) == each for key, each in wanted.items())
+        row.captions: row for row in found.where(**{"model": "knows", "images": "all", "minus": None, **wanted}).rows
     }
 
 
@@ -100,16 +100,16 @@ def test_a_model_that_knows_colours_alone_guesses_positions() -> None:
     found = probe_models([model("knows"), model("wrong", ["green", "red", "white", "blue"])], [probed], CONFIG)
     scores = scores_of(found)
     assert list(scores) == ["position", "colour", "count", "exchanged"]
-    assert (scores["colour"].value, scores["colour"].num_images, scores["colour"].chance) == (1.0, 3, 0.5)
+    assert (scores["colour"].value, scores["colour"].gallery, scores["colour"].chance) == (1.0, 3, 0.5)
     for kind in ("position", "count", "exchanged"):
-        assert (scores[kind].value, scores[kind].num_ties) == (0.5, scores[kind].num_pairs)
+        assert scores[kind].value == 0.5, "ties count half"
     assert (scores["colour"].low, scores["colour"].high) == (0.0, 1.0)  # three images say nothing
     others = scores_of(found, model="wrong")
-    assert scores["colour"].difference is None
-    assert others["colour"].difference is not None
-    assert others["colour"].difference.value == others["colour"].value - 1.0 < 0
+    (delta,) = found.where(model="wrong", minus="knows", captions="colour").rows
+    assert delta.value == others["colour"].value - 1.0 < 0
+    assert found.where(model="knows", minus="knows").rows == ()
     assert (found.sets[0].num_images, found.sets[0].num_missing) == (3, 1)
-    assert json.loads(json.dumps(found.to_json()))["scores"][0]["kind"] == "position"
+    assert json.loads(json.dumps(found.to_json()))["rows"][0]["captions"] == "position"
 
 
 def test_changes_that_other_captions_of_the_image_confirm_are_left_out() -> None:
@@ -150,15 +150,15 @@ def test_images_that_a_model_was_trained_on_are_scored_apart() -> None:
     gallery = gallery_of([(0, "a red hat"), (1, "a blue hat"), (1, "a blue sea")], [png("green"), png("blue")])
     gallery = replace(gallery, guards={"knows": LeakCheck(seen=seen, ways=("bytes",))})
     found = probe_models([model("knows")], [changed_captions(gallery, RULES)], CONFIG)
-    assert scores_of(found)["colour"].num_images == 2
-    assert (scores_of(found, images="leak-free")["colour"].value, found.scores[-1].num_images) == (1.0, 1)
+    assert scores_of(found)["colour"].gallery == 2
+    assert (scores_of(found, images="leak-free")["colour"].value, found.rows[-1].gallery) == (1.0, 1)
 
 
 def test_features_that_are_not_finite_and_images_that_are_not_there_are_refused() -> None:
     probed = changed_captions(gallery_of([(0, "a red hat"), (0, "a blue one and a red one")], [png("red")]), RULES)
     with pytest.raises(InputError, match="NaN or infinity"):
         probe_models([model("knows", shift=float("nan"))], [probed], CONFIG)
-    gone = replace(probed, read=gallery_of([], [None]).read)
+    gone = replace(probed, read_view=gallery_of([], [None]).read)
     with pytest.raises(InputError, match="none of the 1 images of squares can be found"):
         probe_models([model("knows")], [gone], CONFIG)
 
@@ -199,15 +199,15 @@ def test_files_of_others_are_read_as_they_are(written: Callable[..., tuple[Path,
     assert frozenset({"coco:391895"}) == name_identities_of(probed, identities)["000000391895.jpg"]
     assert probed.left_out == {"the pair is in the file twice": 1, "both captions have the same words": 1}
     found = probe_models([model("knows")], [probed], CONFIG)
-    counts = {kind: (score.value, score.num_pairs, score.num_images) for kind, score in scores_of(found).items()}
+    counts = {kind: (score.value, score.queries, score.gallery) for kind, score in scores_of(found).items()}
     # The part of the ARO image is green; one part is outside, and no name leads out of the folder.
     assert counts == {"attribute": (1, 1, 1), "my kind": (1, 1, 1), "options": (1, 3, 2), "relation": (1, 1, 1)}
     assert (found.sets[0].name, found.sets[0].num_images, found.sets[0].num_missing) == ("pairs", 3, 1)
-    assert found.left_out["pairs"]["their image, or their part of it, is missing or does not decode"] == 2
+    assert found.sets[0].left_out["their image, or their part of it, is missing or does not decode"] == 2
 
 
 def name_identities_of(probed: ProbedSet, identities: Sequence[frozenset[str]]) -> dict[str, frozenset[str]]:
-    return dict(zip(probed.gallery.images, identities, strict=True))
+    return dict(zip(probed.images, identities, strict=True))
 
 
 PAIR: dict[str, Any] = {"image_path": "a.png", "true_caption": "a red hat", "false_caption": "a blue hat"}
@@ -220,24 +220,24 @@ PAIR: dict[str, Any] = {"image_path": "a.png", "true_caption": "a red hat", "fal
         (b"{}", "pairs.json is an object"),
         (b"[", "pairs.json is not valid JSON"),
         (b"[1]", "record 1 of .* is a number"),
-        (b"[[]]", "record 1 of .* has no image_path"),
+        (b"[[]]", r"record 1 of .* is wrong \(image_path: "),
         (b"[]", "no pair of different captions"),
         (b"\xff\xfe", "pairs.json"),
         (b"[" * 100_000, "pairs.json is not valid JSON"),
-        ([PAIR, {**PAIR, "image_path": 7}], "record 2 of .* has no image_path"),
-        ([[True, "a", "b"]], "record 1 of .* has no image_path"),
-        ([{**PAIR, "false_caption": None}], "caption that is empty or no valid text"),
-        ([{**PAIR, "true_caption": " "}], "caption that is empty or no valid text"),
-        ([{**PAIR, "true_caption": "\ud800"}], "caption that is empty or no valid text"),
-        ([{**PAIR, "caption_options": ["a red hat"]}], "fewer than two captions"),
-        ([{**PAIR, "caption_options": "a red hat"}], "fewer than two captions"),
-        ([{**PAIR, "bbox_x": 1}], "record 1 of .* has a wrong box"),
-        ([{**PAIR, "bbox_x": 0, "bbox_y": 0, "bbox_w": 0, "bbox_h": 5}], "wrong box"),
+        ([PAIR, {**PAIR, "image_path": 7}], r"record 2 of .* is wrong \(image_path: "),
+        ([[True, "a", "b"]], r"record 1 of .* is wrong \(image_path: "),
+        ([{**PAIR, "false_caption": None}], r"is wrong \(caption_options"),
+        ([{**PAIR, "true_caption": " "}], r"is wrong \(caption_options"),
+        ([{**PAIR, "true_caption": "\ud800"}], r"is wrong \(caption_options"),
+        ([{**PAIR, "caption_options": ["a red hat"]}], r"is wrong \(caption_options: "),
+        ([{**PAIR, "caption_options": "a red hat"}], r"is wrong \(caption_options: "),
+        ([{**PAIR, "bbox_x": 1}], "record 1 of .* has only some of bbox_x"),
+        ([{**PAIR, "bbox_x": 0, "bbox_y": 0, "bbox_w": 0, "bbox_h": 5}], r"is wrong \(bbox_w: "),
         (
             b'[{"image_path":"a","true_caption":"a","false_caption":"b","bbox_x":0,"bbox_y":0,"bbox_w":1e999,"bbox_h":1}]',
-            "wrong box",
+            r"is wrong \(bbox_w: ",
         ),
-        ([{**PAIR, "kind": ["colour"]}], "kind that is not a text"),
+        ([{**PAIR, "kind": ["colour"]}], r"is wrong \(kind: "),
         ([{**PAIR, "false_caption": "A red hat!"}], "no pair of different captions"),
     ],
 )

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.disk.files import write_json
 from training.config import EvaluateConfig
 from training.data.features import Encoder
-from training.scores.evaluation import chosen_captions, retrieval_scores, wording
+from training.scores.evaluation import chosen_captions, wording
 from training.scores.galleries import (
     Gallery,
     LabelledImages,
@@ -29,8 +30,8 @@ from training.scores.galleries import (
 )
 from training.scores.metrics import METRIC_OF
 from training.scores.protocols import CLIP_ITALIAN
-from training.scores.score import Score, Scores
-from training.scores.scoreboard import ModelToScore, Scoreboard, refuse_seen, score_models
+from training.scores.rows import Board, ScoreRow
+from training.scores.scoreboard import ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
@@ -83,21 +84,17 @@ BARE = gallery_of(IMAGES, ["rosso", "verde"], [0, 2])
 ALL = knower("all")
 
 
-def board_of(test_set: Gallery | LabelledImages, *models: ModelToScore) -> Scoreboard:
+def board_of(test_set: Gallery | LabelledImages, *models: ModelToScore) -> Board:
     return score_models(list(models) or [ALL], [test_set], CONFIG)
 
 
 def score_of(
-    board: Scoreboard, name: str = "text_to_image_R@1", model: str = "all", captions: str = "all", images: str = "all"
-) -> Score:
-    wanted = (model, name, captions, images)
-    found = {
-        (each.model, each.score.name, each.score.captions, each.score.images): each.score for each in board.entries
-    }
-    return found[wanted]
+    board: Board, name: str = "text_to_image_R@1", model: str = "all", captions: str = "all", images: str = "all"
+) -> ScoreRow:
+    return board.get(name, captions, model=model, images=images)
 
 
-def told_of(board: Scoreboard) -> tuple[Sequence[dict[str, str]], str]:
+def told_of(board: Board) -> tuple[Sequence[dict[str, str]], str]:
     """Rows and notes of the first table of text to image."""
     found = next(section for section in sections(board, {}) if section.title == "colours: text to image")
     return found.rows, "\n".join(found.notes)
@@ -115,27 +112,26 @@ def test_images_that_are_not_there_leave_with_their_captions() -> None:
     (facts,) = board.sets
     assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
     score = score_of(board)
-    assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
+    assert (score.value, score.gallery, score.queries, score.left_out) == (1.0, 4, 6, 3)
     backwards = score_of(board, "image_to_text_MRR@5")
-    assert (backwards.value, backwards.gallery_size, backwards.num_queries) == (1.0, 6, 4)
+    assert (backwards.value, backwards.gallery, backwards.queries) == (1.0, 6, 4)
     assert score_of(board, "text_to_image_median_rank").value == 1
     gains = score_of(board, "image_to_text_nDCG@10")
     assert (gains.value, gains.low, gains.high) == (1.0, 0.0, 1.0)
     assert 0 < gains.chance < 1
     assert "nDCG@10" in next(each for each in sections(board, {}) if each.title.endswith("image to text")).rows[0]
     by_mode = [score_of(board, captions=mode) for mode in ("one", "human", "machine")]
-    assert [(found.num_queries, found.gallery_size) for found in by_mode] == [(4, 4), (2, 4), (4, 4)]
+    assert [(found.queries, found.gallery) for found in by_mode] == [(4, 4), (2, 4), (4, 4)]
     assert (score.low, score.high) == (0.0, 1.0), "few images have no interval to speak of"
 
 
 def test_differences_are_paired_by_query() -> None:
     board = board_of(GALLERY, knower("right"), knower("swaps", SWAPPED))
     assert score_of(board, model="swaps").value == pytest.approx(2 / 6)
-    found = {(entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences}
-    assert {entry.first for entry in board.differences} == {"right"}
-    delta = found["text_to_image_R@1", "all"]
+    deltas = board.where(minus="right", captions="all").pivot("model")["swaps",]
+    delta = deltas["text_to_image_R@1"]
     assert (delta.value, delta.low, delta.high) == (pytest.approx(-4 / 6), -1, 1)  # of four images
-    assert found["text_to_image_median_rank", "all"].value > 0
+    assert deltas["text_to_image_median_rank"].value > 0
 
 
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
@@ -146,9 +142,9 @@ def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
     refuse_seen([seen], models[2:])
     board = board_of(seen, *models)
     for model in ("ours", "mine", "theirs"):
-        assert score_of(board, model=model).gallery_size == 4
+        assert score_of(board, model=model).gallery == 4
         free = score_of(board, model=model, images="leak-free")
-        assert (free.gallery_size, free.num_queries) == (2, 3)  # of the union: no model has an advantage
+        assert (free.gallery, free.queries) == (2, 3)  # of the union: no model has an advantage
     leaked = {"ours": {"rosso": "the same bytes as wit:0"}, "mine": {"blu": "the same bytes as wit:4"}}
     assert board.sets[0].leaked == leaked
 
@@ -157,7 +153,7 @@ def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
     suspected = replace(GALLERY, guards={"all": guard(alike=[2])})
     refuse_seen([suspected], [ALL])
     board = board_of(suspected)
-    assert score_of(board, images="leak-free").gallery_size == 3
+    assert score_of(board, images="leak-free").gallery == 3
     _, notes = told_of(board)
     assert "1 look like training images of all, and may be others (verde: looks like wit:2)" in notes
     assert "none of the images are among those that all was trained on" in notes
@@ -174,7 +170,7 @@ def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
 )
 def test_where_there_are_no_leak_free_numbers_it_is_said_why(gallery: Gallery, check: LeakCheck, note: str) -> None:
     board = board_of(replace(gallery, guards={"all": check}))
-    assert {entry.score.images for entry in board.entries} == {"all"}
+    assert {row.images for row in board.rows} == {"all"}
     assert note in told_of(board)[1]
 
 
@@ -197,12 +193,10 @@ def test_differences_draw_images_with_all_of_their_captions() -> None:
     owners = np.repeat(np.arange(60), 5).tolist()
     many = gallery_of(names, [f"{names[owner]} {number}" for number, owner in enumerate(owners)], owners)
     board = board_of(many, ALL, knower("swaps", SWAPPED), knower("again"))
-    found = {
-        (each.model, each.difference.name, each.difference.captions): each.difference for each in board.differences
-    }
-    every, one = (found["swaps", "text_to_image_MRR@10", mode] for mode in ("all", "one"))
+    found = board.where(minus="all").pivot("model", "captions")
+    every, one = (found["swaps", mode]["text_to_image_MRR@10"] for mode in ("all", "one"))
     assert every.high - every.low == pytest.approx(one.high - one.low, rel=0.05)
-    again = found["again", "text_to_image_median_rank", "all"]
+    again = found["again", "all"]["text_to_image_median_rank"]
     assert (again.value, again.low, again.high) == (0.0, 0.0, 0.0)
     # All captions of an image are right.
     assert score_of(board, "image_to_text_R@1").chance == pytest.approx(5 / 300)
@@ -234,7 +228,7 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def accuracy(found: LabelledImages, captions: str = "bare", model: ModelToScore = ALL) -> Score:
+def accuracy(found: LabelledImages, captions: str = "bare", model: ModelToScore = ALL) -> ScoreRow:
     return score_of(board_of(found, model), "zero_shot_accuracy@1", model.name, captions)
 
 
@@ -242,10 +236,10 @@ def test_classes_are_found_by_their_names(folders: Path) -> None:
     found = labelled_images("shades", folders, WORDS, ["una foto di {c}", "{c} di notte"])
     for templates in ("bare", "templates"):
         score = accuracy(found, templates)
-        assert (score.value, score.chance, score.gallery_size, score.num_queries) == (1.0, 0.25, 4, 8)
+        assert (score.value, score.chance, score.gallery, score.queries) == (1.0, 0.25, 4, 8)
     by_folder = labelled_images("shades", folders, dict(zip(("n00", "n01", "n02", "n03"), WORDS, strict=True)), ["{c}"])
     assert by_folder.labels == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert {entry.score.captions for entry in board_of(by_folder).entries} == {"bare"}
+    assert {row.captions for row in board_of(by_folder).rows} == {"bare"}
 
 
 def test_templates_are_averaged_and_images_drawn_one_by_one(folders: Path) -> None:
@@ -270,7 +264,7 @@ def test_classes_with_one_name_or_no_image_count_as_wrong_answers_and_no_picture
     names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
     found = labelled_images("shades", folders, names, ["{c}"])
     board = board_of(found)
-    assert (board.entries[0].score.gallery_size, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
+    assert (board.rows[0].gallery, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
 
 
 def test_names_that_do_not_fit(folders: Path) -> None:
@@ -349,7 +343,7 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path)
     assert right["R@1"] == "1.0000 [0.0000, 1.0000] ~"
     assert swaps["R@1"].startswith("0.0000")
     other = by_title["classes: protocol clip-italian"]
-    assert other.rows == []
+    assert not other.rows
     assert "not comparable" in other.notes[0]
     text = markdown(found)
     assert "<b>" not in text
@@ -367,37 +361,93 @@ WORDED += [["due stelle blu", "una croce"]]
 
 
 def test_a_mode_takes_all_captions_the_first_or_those_whose_words_are_of_one_image() -> None:
-    assert chosen_captions(WORDED, "all") == [True] * 7
-    assert chosen_captions(WORDED, "one") == [True, False, True, False, True, True, False]
+    def chosen(worded: list[list[str]], mode: str) -> list[bool]:
+        owners = np.repeat(np.arange(len(worded)), [len(texts) for texts in worded])
+        return chosen_captions([text for texts in worded for text in texts], owners, mode).tolist()
+
+    assert chosen(WORDED, "all") == [True] * 7
+    assert chosen(WORDED, "one") == [True, False, True, False, True, True, False]
     # "un cerchio rosso" is of images 0 and 1, "due stelle blu" of 1 and 3.
-    assert chosen_captions(WORDED, "distinct") == [False, True, False, False, True, False, True]
-    assert chosen_captions([["a b", "A  B."], ["c"]], "distinct") == [True, True, True], "of one image alone"
+    assert chosen(WORDED, "distinct") == [False, True, False, False, True, False, True]
+    assert chosen([["a b", "A  B."], ["c"]], "distinct") == [True, True, True], "of one image alone"
     told = [wording(text) for text in ("C'È una CITTÀ", "Straße", "हिन्दी चित्र", "赤い、丸。", "…")]
     assert told == ["c è una città", "strasse", "हिन्दी चित्र", "赤い 丸", ""]
 
 
-def scores(texts: np.ndarray, images: np.ndarray) -> Scores:
-    found = retrieval_scores(images.astype(np.float32), texts.astype(np.float32), WORDED, CONFIG)
-    return Scores(split="test", model_sha256="0" * 64, scores=tuple(found))
-
-
 def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> None:
-    images = np.eye(4)
-    board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
-    assert {score.value for score in board.scores} == {1.0}
-    modes, told = ("all", "one", "distinct"), [name for name in METRIC_OF if not name.startswith("zero_shot")]
-    assert {(score.name, score.captions) for score in board.scores} == set(product(told, modes))
-    distinct = board.get("text_to_image_MRR@5", "distinct")
-    assert (distinct.num_queries, distinct.num_dropped, distinct.gallery_size) == (3, 4, 4)
+    words = [f"{colour} {number}" for colour, texts in zip(WORDS, WORDED, strict=True) for number in range(len(texts))]
+    owners = np.repeat(np.arange(4), [len(texts) for texts in WORDED]).tolist()
+    perfect = board_of(gallery_of(WORDS, words, owners))
+    assert {row.value for row in perfect.rows} == {1.0}
+    told = [name for name in METRIC_OF if not name.startswith("zero_shot")]
+    assert {(row.metric, row.captions) for row in perfect.rows} == set(product(told, ("all", "one", "distinct")))
+    board = board_of(gallery_of(WORDS, [text for texts in WORDED for text in texts], owners))
+    distinct = score_of(board, "text_to_image_MRR@5", captions="distinct")
+    assert (distinct.queries, distinct.left_out, distinct.gallery) == (3, 4, 4)
     # Images 0, 2 and 3 have a caption of their own; image 1 asks nothing.
-    backwards = board.get("image_to_text_R@1", "distinct")
-    assert (backwards.num_queries, backwards.num_dropped, backwards.gallery_size) == (3, 1, 3)
-    assert board.get("image_to_text_R@1").gallery_size == 7
+    backwards = score_of(board, "image_to_text_R@1", captions="distinct")
+    assert (backwards.queries, backwards.left_out, backwards.gallery) == (3, 1, 3)
+    assert score_of(board, "image_to_text_R@1").gallery == 7
     with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
         board.get("text_to_image_MRR@7")
-    assert scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2).get("text_to_image_R@1").value == 0
-    _, _, first, *_ = board.table().splitlines()
-    assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
-    assert "distinct" not in board.table("one")
-    assert ["flatters" in replace(board, split=split).table() for split in ("val", "test")] == [True, False]
-    assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name
+    same = gallery_of(["rosso", "rosso-1", "rosso-2"], ["a", "b", "c"], [0, 1, 2])
+    assert score_of(board_of(same)).value == 0, "ties count against the model"
+    first = perfect.table()[0]
+    assert list(first.values()) == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", 4, 7, 0]
+
+
+def test_a_board_is_read_as_it_was_written_and_nothing_else_is(tmp_path: Path) -> None:
+    board = board_of(replace(GALLERY, guards={"right": guard(0)}), knower("right"), knower("swaps", SWAPPED))
+    path = tmp_path / "scoreboard.json"
+    write_json(path, {**board.to_json(), "protocols": {}})
+    assert Board.read(path) == board
+    first, *others = board.to_json()["rows"]
+    for changed, message in (
+        ({"value": True}, "rows.0.value"),
+        ({"value": float("nan")}, "rows.0.value"),
+        ({"gallery": 3.7}, "rows.0.gallery"),
+        ({"gallery": "4"}, "rows.0.gallery"),
+        ({"odd": 1}, "rows.0.odd"),
+    ):
+        path.write_text(json.dumps({**board.to_json(), "rows": [{**first, **changed}, *others]}))
+        with pytest.raises(InputError, match=rf"scoreboard.json is not a valid table of scores \({message}: "):
+            Board.read(path)
+    for text, message in (("[]", "rows: Field required"), ("{", "JSONDecodeError"), ("[" * 100_000, "RecursionError")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            Board.read(path)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    score = {"name": "text_to_image_R@1", "captions": "all", "images": "all", "value": 0.5, "low": 0.25, "high": 0.75}
+    score |= {"chance": 0.1, "gallery_size": 10, "num_queries": 20, "num_dropped": 0}
+    delta = {"name": "text_to_image_R@1", "captions": "all", "images": "all", "value": -0.1, "low": -0.2, "high": 0.0}
+    facts = {"name": "xtd", "task": "retrieval", "num_images": 10, "num_texts": 20, "num_missing": 0, "notes": []}
+    facts |= {"compared": {"a": ["bytes"]}, "leaked": {"a": {}}, "alike": {"a": {}}, "files": [], "language": None}
+    models = [{"name": name, "origin": f"x, weights {name * 12}", "trained_on": "y", "files": []} for name in "ab"]
+    entries = [{"model": name, "test_set": "xtd", "score": score} for name in "ab"]
+    differences = [{"model": "b", "first": "a", "test_set": "xtd", "difference": delta}]
+    written = {
+        "entries": entries,
+        "differences": differences,
+        "models": models,
+        "sets": [facts],
+        "settings": {"seed": 0},
+    }
+    write_json(tmp_path / "scoreboard.json", {**written, "vernaclip": "1", "packages": {}, "protocols": {}})
+    board = Board.read(tmp_path / "scoreboard.json")
+    assert board.with_weights("b" * 64) == ["b"]
+    assert [(row.model, row.value, row.gallery, row.minus) for row in board.rows] == [
+        ("a", 0.5, 10, None),
+        ("b", 0.5, 10, None),
+        ("b", -0.1, 10, "a"),
+    ]
+    assert (board.rows[2].chance, board.sets[0].compared) == (0.0, {"a": ("bytes",)})
+    run = tmp_path / "0123456789ab"
+    back = {**score, "name": "image_to_text_R@1", "gallery_size": 20, "num_queries": 10}
+    write_json(run / "scores-val.json", {"split": "val", "model_sha256": "c" * 64, "scores": [score, back]})
+    board = Board.read(run / "scores-val.json")
+    assert (board.with_weights("c" * 64), board.with_weights("d" * 64)) == ([run.name], [])
+    assert (board.sets[0].name, board.sets[0].num_images, board.sets[0].num_texts) == ("val", 10, 20)
+    assert "flatters the model" in board.sets[0].notes[0]
+    assert (board.get("image_to_text_R@1").queries, board.get("image_to_text_R@1").left_out) == (10, 0)

@@ -27,7 +27,7 @@ from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
 from training.fit.clip import train
 from training.runs.attempts import STATE_FILE, read_attempts
-from training.scores.evaluation import evaluate
+from training.scores.scoreboard import evaluate
 from training.towers.model import load_model
 from training.towers.trained_models import EFFORT_FILE
 from training.use.pictures import contact_sheet
@@ -74,7 +74,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 
 def test_a_trained_model_finds_squares_far_above_chance(trained: Path, square_files: PairFiles, tmp_path: Path) -> None:
     found = evaluate(square_files, trained, EvaluateConfig(bootstrap_rounds=200)).get("text_to_image_MRR@5")
-    assert (found.gallery_size, found.num_queries) == (24, 48)
+    assert (found.gallery, found.queries) == (24, 48)
     assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
     assert found.value > 4 * found.chance
     assert found.low <= found.value <= found.high
@@ -264,7 +264,7 @@ def test_without_a_validation_split_the_last_weights_are_kept(
     with pytest.raises(SettingsError, match="the test split has no images"):
         evaluate(replace(square_files, test=()), out, EvaluateConfig(split="test"))
     for files, split in ((square_files, "test"), (replace(square_files, test=()), "val")):
-        assert evaluate(files, out, EvaluateConfig(bootstrap_rounds=2)).split == split
+        assert evaluate(files, out, EvaluateConfig(bootstrap_rounds=2)).sets[0].name == split
 
 
 def test_what_cannot_be_trained_is_refused_before_it_starts(

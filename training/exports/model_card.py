@@ -3,9 +3,8 @@
 All texts from a dataset or recipe are escaped. The card contains no paths of the machine.
 """
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.catalog.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
-from data_catalog.disk.files import read_json
 from data_catalog.exports.card import METHOD, upstream_paper
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
@@ -22,13 +20,10 @@ from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from training.config import HELD_OUT
 from training.exports.trained_folder import TrainedFolder
 from training.runs.attempts import Attempt, read_attempts
-from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, VALIDATED, Score
+from training.scores.rows import CAPTION_MODES, IMAGE_CHOICES, Board, ScoreRow, SetFacts
 from training.towers.model_files import REMEDY
 from training.towers.preprocessing import SQUASH
 from training.towers.trained_models import EFFORT_FILE, SCORES_FILE
-
-_NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be finite
-_NO_RECORD = (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 _EXACT = (
     "This export was compared with the trained model when it was written. On the same pixels and texts, features and "
@@ -119,7 +114,7 @@ class SetScores:
 
     name: str
     is_split: bool
-    scores: tuple[Score, ...]
+    scores: tuple[ScoreRow, ...]
     of_these_weights: bool
     notes: tuple[str, ...] = ()
     is_flattered: bool = False
@@ -175,78 +170,51 @@ def card_data(
 
 
 def _scores_of_split(path: Path, model_sha256: str) -> SetScores:
-    try:
-        found = read_json(path)
-        is_test = found["split"] == "test"
-        return SetScores(
-            name=str(found["split"]),
-            is_split=True,
-            scores=tuple(map(_score, found["scores"])),
-            of_these_weights=found["model_sha256"] == model_sha256,
-            notes=() if is_test else (VALIDATED,),
-            is_flattered=not is_test,
-        )
-    except _NO_RECORD as error:
-        raise DamagedError(
-            f"{path} is not a file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
-        ) from error
+    board = Board.read(path)
+    (facts,) = board.sets
+    return SetScores(
+        name=facts.name,
+        is_split=True,
+        scores=board.rows,
+        of_these_weights=bool(board.with_weights(model_sha256)),
+        notes=facts.notes,
+        is_flattered=facts.name != "test",
+    )
 
 
 def _scores_of_board(path: Path, model_sha256: str) -> list[SetScores]:
     """Return a scoreboard's scores of these weights with unchanged texts, set by set, in its order."""
-    weights = f"weights {model_sha256[:12]}"
-    try:
-        board = read_json(path)
-        # The origin of a model with translated queries ends differently.
-        ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(weights)]
-        if not ours:
-            raise InputError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
-        return [_scores_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except _NO_RECORD as error:
-        raise InputError(f"{path} is not a valid scoreboard.json ({type(error).__name__}: {error})") from error
+    board = Board.read(path)
+    ours = board.with_weights(model_sha256)
+    if not ours:
+        raise InputError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
+    scores = board.where(model=ours[0], minus=None)
+    return [_scores_of_set(facts, scores.where(test_set=facts.name).rows, ours[0]) for facts in board.sets]
 
 
-def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], model: str) -> SetScores:
-    of_set = [entry["score"] for entry in entries if (entry["model"], entry["test_set"]) == (model, facts["name"])]
-    num_leaked = len(facts["leaked"].get(model, {}))
-    notes = [str(note) for note in facts["notes"]]
+def _scores_of_set(facts: SetFacts, scores: tuple[ScoreRow, ...], model: str) -> SetScores:
+    num_leaked = len(facts.leaked.get(model, {}))
+    notes = list(facts.notes)
     if num_leaked:
         notes.append(
-            f"of its {facts['num_images']:,} images {num_leaked:,} are among those that the model was trained on, so "
+            f"of its {facts.num_images:,} images {num_leaked:,} are among those that the model was trained on, so "
             "scores over all images are too high"
         )
     language = None
-    if (recorded := facts.get("language")) is not None:
+    if (recorded := facts.language) is not None:
         # Prefer the language that most texts look like, then the stated one, then that of the models.
-        shares: Mapping[str, float] = recorded["looks_like"]
-        language = next(
-            (code for code, share in shares.items() if share > 1 / 2), recorded["stated"] or recorded["asked"]
-        )
-        if not isinstance(language, str):
-            raise TypeError(f"language is {language!r}")
+        shares = recorded.looks_like
+        language = next((code for code, share in shares.items() if share > 1 / 2), recorded.stated or recorded.asked)
     return SetScores(
-        name=str(facts["name"]),
+        name=facts.name,
         is_split=False,
-        scores=tuple(map(_score, of_set)),
+        scores=scores,
         of_these_weights=True,
         notes=tuple(notes),
-        is_flattered=num_leaked == facts["num_images"] or any("flatters the model" in note for note in notes),
+        is_flattered=num_leaked == facts.num_images or any("flatters the model" in note for note in notes),
         language=language,
-        is_compared=bool(facts["compared"].get(model)),
+        is_compared=bool(facts.compared.get(model)),
     )
-
-
-def _score(values: Mapping[str, Any]) -> Score:
-    kinds = dict.fromkeys(("name", "captions", "images"), str) | dict.fromkeys(_NUMBERS, int | float)
-    score = {"images": "all", **values}
-    for name, kind in kinds.items():
-        if not isinstance(score[name], kind) or isinstance(score[name], bool):
-            raise TypeError(f"{name} is {score[name]!r}")
-        if name in _NUMBERS and not abs(score[name]) <= sys.float_info.max:  # NaN is no number either
-            raise ValueError(f"{name} is {score[name]!r}")
-    return Score(**{field.name: score[field.name] for field in fields(Score) if field.name in score})
 
 
 def model_card(
@@ -325,9 +293,9 @@ def _results(scores: SetScores, seen: TrainingData | None, hub_name: str | None)
         if score.images == images:
             yield EvalResult(
                 task_type="image-text-retrieval",
-                metric_type=score.name,
+                metric_type=score.metric,
                 metric_value=round(score.value, 6),
-                metric_name=f"{score.name}, of {score.gallery_size:,}, 95 % {score.low:.4f}-{score.high:.4f}",
+                metric_name=f"{score.metric}, of {score.gallery:,}, 95 % {score.low:.4f}-{score.high:.4f}",
                 **place,
             )
 
@@ -512,11 +480,11 @@ def _set_scores(scores: SetScores) -> str:
         return f"{where}: its scores belong to other weights, and are left out."
     rows: list[list[object]] = [
         [
-            *(markdown_text(text) for text in (score.name, score.captions, score.images)),
+            *(markdown_text(text) for text in (score.metric, score.captions, score.images)),
             score.shown(score.value),
             f"{score.shown(score.low)}-{score.shown(score.high)}",
-            int(score.gallery_size),
-            int(score.num_queries),
+            score.gallery,
+            score.queries,
         ]
         for score in scores.scores
     ]

@@ -1,10 +1,9 @@
-"""Score a model on a split of a dataset, and rank its queries on any test set."""
+"""Rank the queries of a test set in its gallery, and turn the ranks into rows of scores and differences."""
 
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,73 +11,220 @@ import numpy as np
 from data_catalog.base.errors import InputError
 from data_catalog.rows.origins import HUMAN, MACHINE
 from training.config import EvaluateConfig
-from training.data.features import FeatureStore, image_features, text_features
+from training.data.features import FeatureStore
 from training.data.images import Features
-from training.data.pairs import Integers, PairFiles, read_captions, refuse_leaks, split_to_score
-from training.runs.processes import prepare_for_torch
-from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
-from training.scores.metrics import text_to_image_ranks
-from training.scores.score import Outcome, Score, Scores, retrieval_outcomes, scores_of
-from training.towers.model import load_model
+from training.data.pairs import Integers
+from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, ImageSet, LabelledImages
+from training.scores.metrics import METRICS, NDCG_CUTOFF, Metric, right_caption_ranks, text_to_image_ranks
+from training.scores.rows import ALL, LEAK_FREE, ScoreRow
 
-WORDING_MODES = ("all", "one", "distinct")
-ALL, LEAK_FREE = "all", "leak-free"
+WORDING_MODES = (ALL, "one", "distinct")
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Scores:
-    """Score a model on the images of one split, which form the gallery.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The ranks of a set of queries in a gallery.
 
     Args:
-        files: pair shards by split.
-        model_dir: the model folder.
-        config: settings of scoring.
-
-    Raises:
-        SettingsError: the split has no images.
-        InputError: there is no trained model, or splits overlap.
-        DamagedError: a shard cannot be read, or the model's files are damaged.
+        way: "text_to_image", "image_to_text" or "zero_shot".
+        right_ranks: ranks of the right items of each query, at most `NDCG_CUTOFF`, ascending from 1, shape (queries,
+            right). 0 fills the rows of queries with fewer.
+        clusters: image of each query, shape (queries,).
+        num_right: number of right items in the gallery for each query, shape (queries,).
+        num_dropped: number of queries that `captions` or `images` leave out.
     """
-    prepare_for_torch()
-    split = split_to_score(files, config.split)
-    paths = files.of(split)
-    captions = [list(texts) for texts in read_captions(paths).to_pylist()]
-    refuse_leaks(files)
-    model = load_model(model_dir)
-    images = image_features(model, paths, batch_size=config.batch_size)
-    texts = text_features(model, [text for group in captions for text in group], batch_size=config.batch_size)
-    scores = retrieval_scores(images, texts, captions, config)
-    return Scores(split=split, model_sha256=model.sha256, scores=tuple(scores))
+
+    way: str
+    captions: str
+    images: str
+    right_ranks: Integers
+    clusters: Integers
+    num_right: Integers
+    gallery_size: int
+    num_dropped: int
+
+    @property
+    def ranks(self) -> Integers:
+        """Return the best rank of each query, shape (queries,)."""
+        return self.right_ranks[:, 0]
+
+    def ranks_for(self, metric: Metric) -> Integers:
+        """Return the ranks that a metric takes."""
+        return self.right_ranks if metric.takes_all else self.ranks
 
 
-def retrieval_scores(
-    images: Features, texts: Features, captions: Sequence[Sequence[str]], config: EvaluateConfig
-) -> Iterator[Score]:
-    """Yield every retrieval metric in both directions, for each caption mode that selects any caption.
+def retrieval_outcomes(
+    images: Features, texts: Features, owners: Integers, *, captions: str, choice: str = ALL, num_dropped: int = 0
+) -> Iterator[Outcome]:
+    """Yield the outcomes of both directions: the image of each text, and the texts of each image that has any.
 
     Args:
         images: unit rows, shape (images, dim).
-        texts: unit rows of all captions, image by image, shape (captions, dim).
-        captions: the captions of each image.
-        config: settings of scoring.
+        texts: unit rows, shape (texts, dim).
+        owners: image of each text, shape (texts,).
+        captions: a key of `CAPTION_MODES`.
+        choice: a key of `IMAGE_CHOICES`.
+        num_dropped: number of texts that these left out before.
     """
-    owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
+    yield Outcome(
+        way="text_to_image",
+        captions=captions,
+        images=choice,
+        right_ranks=text_to_image_ranks(texts, images, owners)[:, None],
+        clusters=owners,
+        num_right=np.ones(len(owners), dtype=np.int64),
+        gallery_size=len(images),
+        num_dropped=num_dropped,
+    )
+    queries, num_right = np.unique(owners, return_counts=True)
+    yield Outcome(
+        way="image_to_text",
+        captions=captions,
+        images=choice,
+        right_ranks=right_caption_ranks(images, texts, owners, most=NDCG_CUTOFF),
+        clusters=queries,
+        num_right=num_right,
+        gallery_size=len(texts),
+        num_dropped=len(images) - len(queries),
+    )
+
+
+def score_rows(
+    outcome: Outcome,
+    config: EvaluateConfig,
+    *,
+    model: str,
+    test_set: str,
+    first: Outcome | None = None,
+    minus: str | None = None,
+) -> Iterator[ScoreRow]:
+    """Yield every metric of an outcome with its interval and chance level, or its difference from another model's.
+
+    `first` is the outcome of the model `minus` on the same queries. The bootstrap of differences is paired.
+    """
+    drawn = {"gallery_size": outcome.gallery_size, "rounds": config.bootstrap_rounds, "seed": config.seed}
+    for metric in METRICS:
+        if outcome.way not in metric.ways:
+            continue
+        ranks, chance = outcome.ranks_for(metric), 0.0
+        if first is None:
+            value = metric.value(ranks)
+            low, high = metric.interval(ranks, outcome.clusters, **drawn)
+            chance = metric.chance(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
+        else:
+            value, low, high = metric.difference(first.ranks_for(metric), ranks, outcome.clusters, **drawn)
+        yield ScoreRow(
+            model=model,
+            test_set=test_set,
+            metric=f"{outcome.way}_{metric.name}",
+            captions=outcome.captions,
+            images=outcome.images,
+            value=value,
+            low=low,
+            high=high,
+            chance=chance,
+            gallery=outcome.gallery_size,
+            queries=len(ranks),
+            left_out=outcome.num_dropped,
+            minus=minus,
+        )
+
+
+def outcomes_of(
+    store: FeatureStore, test_set: Gallery | LabelledImages, batch_size: int
+) -> tuple[list[Outcome], dict[int, bytes]]:
+    """Return a model's ranks on a test set: on all images and, if a model was trained on some, on the others alone.
+
+    Returns:
+        One outcome for each direction, caption mode and image choice, in an order that depends on the test set alone;
+        and the sha256 of the bytes of each image that exists and decodes, by its place.
+    """
+    store, images, there = read_images(store, test_set, batch_size)
+    places = np.array(list(there), dtype=np.int64)
+    texts_of = partial(store.texts, batch_size=batch_size)
+    choices = image_choices(test_set, places)
+    if isinstance(test_set, LabelledImages):
+        return list(_zero_shot(test_set, images, places, choices, texts_of)), there
+    found = list(_retrieval(test_set, images, places, choices, texts_of))
+    if not found:
+        raise InputError(f"no image of {test_set.name} with a caption can be found and decoded")
+    return found, there
+
+
+def read_images(
+    store: FeatureStore, test_set: ImageSet, batch_size: int
+) -> tuple[FeatureStore, Features, dict[int, bytes]]:
+    """Return the features of a set's images that exist and decode, and the sha256 of their bytes by place.
+
+    Of images of the catalog nothing is cached on disk, where a take-down would not find it: the store that is returned,
+    which is for their captions too, is then another one.
+    """
+    if test_set.of_catalog:
+        store = FeatureStore(store.encoder)
+    images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
+    if not there:
+        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} can be found and decoded")
+    return store, images, there
+
+
+def image_choices(test_set: ImageSet, places: Integers) -> dict[str, Mask]:
+    """Return by image choice which of some places are chosen: all, and the unseen ones if a model saw some."""
+    seen = [place for guard in test_set.guards.values() for place in guard.seen]
+    is_new = ~np.isin(places, seen)
+    choices = {ALL: np.ones(len(places), dtype=bool)}
+    return choices | {LEAK_FREE: is_new} if 0 < is_new.sum() < len(places) else choices
+
+
+def _retrieval(
+    gallery: Gallery,
+    images: Features,
+    places: Integers,
+    choices: Mapping[str, Mask],
+    texts_of: Callable[[Sequence[str]], Features],
+) -> Iterator[Outcome]:
+    texts, owners = texts_of(gallery.captions), np.array(gallery.owners, dtype=np.int64)
+    for choice, some in choices.items():
+        row_of = np.full(len(gallery.images), -1, dtype=np.int64)
+        row_of[places[some]] = np.arange(some.sum())
+        for mode, chosen in _caption_modes(gallery, owners, row_of[owners] >= 0).items():
+            if chosen.any():
+                yield from retrieval_outcomes(
+                    images[some],
+                    texts[chosen],
+                    row_of[owners[chosen]],
+                    captions=mode,
+                    choice=choice,
+                    num_dropped=len(owners) - int(chosen.sum()),
+                )
+
+
+def _caption_modes(gallery: Gallery, owners: Integers, in_gallery: Mask) -> dict[str, Mask]:
+    """Return by caption mode which captions it selects, among those of images in the gallery."""
+    some = np.flatnonzero(in_gallery)
+    captions, modes = [gallery.captions[caption] for caption in some.tolist()], {}
     for mode in WORDING_MODES:
-        chosen = np.array(chosen_captions(captions, mode), dtype=bool)
-        if chosen.any():
-            left_out = len(owners) - int(chosen.sum())
-            outcomes = retrieval_outcomes(images, texts[chosen], owners[chosen], captions=mode, num_dropped=left_out)
-            yield from (score for outcome in outcomes for score in scores_of(outcome, config))
+        modes[mode] = np.zeros(len(owners), dtype=bool)
+        modes[mode][some] = chosen_captions(captions, owners[some], mode)
+    makers = np.array(gallery.made_by)
+    if len(set(gallery.made_by)) > 1:
+        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE, UNSTATED)}
+    return modes
 
 
-def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
-    """Return for each caption, image by image, if a caption mode selects it."""
+def chosen_captions(captions: Sequence[str], owners: Integers, mode: str) -> Mask:
+    """Return for each caption, given the image of each, if a mode of `WORDING_MODES` selects it."""
+    chosen = np.ones(len(captions), dtype=bool)
     if mode == "one":
-        return [index == 0 for group in captions for index in range(len(group))]
-    if mode == "distinct":
-        worded = [{wording(text) for text in group} for group in captions]
-        owners = Counter(words for group in worded for words in group)
-        return [owners[wording(text)] == 1 for group in captions for text in group]
-    return [True for group in captions for _ in group]
+        chosen[:] = False
+        chosen[np.unique(owners, return_index=True)[1]] = True
+    elif mode == "distinct":
+        words = [wording(caption) for caption in captions]
+        images: dict[str, set[int]] = {}
+        for text, owner in zip(words, owners.tolist(), strict=True):
+            images.setdefault(text, set()).add(owner)
+        chosen[:] = [len(images[text]) == 1 for text in words]
+    return chosen
 
 
 def wording(text: str) -> str:
@@ -98,89 +244,11 @@ class _WordsAlone(dict[int, int]):
 _WORDS_ALONE = _WordsAlone()
 
 
-def outcomes_of(
-    store: FeatureStore, test_set: Gallery | LabelledImages, batch_size: int
-) -> tuple[list[Outcome], dict[int, bytes]]:
-    """Return a model's ranks on a test set: on all images and, if a model was trained on some, on the others alone.
-
-    Args:
-        store: cache of the model's features. Images and captions of the catalog are not written to its disk cache.
-        test_set: images with captions or labels.
-        batch_size: images or texts that are encoded at a time.
-
-    Returns:
-        One outcome for each direction, caption mode and image choice, in an order that depends on the test set alone;
-        and the sha256 of the bytes of each image that exists and decodes, by its place.
-
-    Raises:
-        InputError: no image can be read, none of those has a caption, or a feature is not finite.
-    """
-    if test_set.of_catalog:
-        store = FeatureStore(store.encoder)
-    images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
-    if not there:
-        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} can be found and decoded")
-    places = np.array(list(there), dtype=np.int64)
-    rows = np.arange(len(places))
-    subsets = {ALL: rows}
-    seen = {place for guard in test_set.guards.values() for place in guard.seen}
-    left = rows[~np.isin(places, list(seen))]
-    if 0 < len(left) < len(rows):
-        subsets[LEAK_FREE] = left
-    encoded = images, places, subsets, partial(store.texts, batch_size=batch_size)
-    found = list(_retrieval(test_set, *encoded) if isinstance(test_set, Gallery) else _zero_shot(test_set, *encoded))
-    if not found:
-        raise InputError(f"no image of {test_set.name} with a caption can be found and decoded")
-    return found, there
-
-
-def _retrieval(
-    gallery: Gallery,
-    images: Features,
-    places: Integers,
-    subsets: Mapping[str, Integers],
-    texts_of: Callable[[Sequence[str]], Features],
-) -> Iterator[Outcome]:
-    texts = texts_of(gallery.captions)
-    owners = np.array(gallery.owners, dtype=np.int64)
-    for subset, rows in subsets.items():
-        row_of = np.full(len(gallery.images), -1, dtype=np.int64)
-        row_of[places[rows]] = np.arange(len(rows))
-        for mode, chosen in _modes(gallery, row_of[owners] >= 0).items():
-            if chosen.any():
-                yield from retrieval_outcomes(
-                    images[rows],
-                    texts[chosen],
-                    row_of[owners[chosen]],
-                    captions=mode,
-                    subset=subset,
-                    num_dropped=len(owners) - int(chosen.sum()),
-                )
-
-
-def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
-    """Return by caption mode which captions it selects, among those of images in the gallery."""
-    grouped: dict[int, list[int]] = {}
-    for caption, owner in enumerate(gallery.owners):
-        if in_gallery[caption]:
-            grouped.setdefault(owner, []).append(caption)
-    order = [caption for captions in grouped.values() for caption in captions]
-    groups = [[gallery.captions[caption] for caption in captions] for captions in grouped.values()]
-    modes = {}
-    for mode in WORDING_MODES:
-        modes[mode] = np.zeros(len(gallery.captions), dtype=bool)
-        modes[mode][order] = chosen_captions(groups, mode)
-    makers = np.array(gallery.made_by)
-    if len(set(gallery.made_by)) > 1:
-        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE, UNSTATED)}
-    return modes
-
-
 def _zero_shot(
     test_set: LabelledImages,
     images: Features,
     places: Integers,
-    subsets: Mapping[str, Integers],
+    choices: Mapping[str, Mask],
     texts_of: Callable[[Sequence[str]], Features],
 ) -> Iterator[Outcome]:
     names, labels = test_set.class_names, np.array(test_set.labels, dtype=np.int64)[places]
@@ -191,14 +259,14 @@ def _zero_shot(
         texts = texts_of([template.replace(PLACEHOLDER, name) for name in names for template in templates])
         means = texts.reshape(len(names), len(templates), -1).mean(axis=1)  # mean over the templates of each class
         classes: Features = means / np.linalg.norm(means, axis=1, keepdims=True)
-        for subset, rows in subsets.items():
+        for choice, some in choices.items():
             yield Outcome(
                 way="zero_shot",
                 captions=mode,
-                images=subset,
-                right_ranks=text_to_image_ranks(images[rows], classes, labels[rows])[:, None],
-                clusters=places[rows],
-                num_right=np.ones(len(rows), dtype=np.int64),
+                images=choice,
+                right_ranks=text_to_image_ranks(images[some], classes, labels[some])[:, None],
+                clusters=places[some],
+                num_right=np.ones(int(some.sum()), dtype=np.int64),
                 gallery_size=len(classes),
-                num_dropped=len(test_set.images) - len(rows),
+                num_dropped=len(test_set.images) - int(some.sum()),
             )

@@ -19,7 +19,7 @@ from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.test_sets import TestSetKind
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
-from training.scores.score import VALIDATED
+from training.scores.rows import VALIDATED, TextLanguage
 from training.towers.trained_models import LearnedImages, pair_hashes
 
 UNSTATED = "unstated"
@@ -55,24 +55,6 @@ class LeakCheck:
 
     seen: Mapping[int, TrainingMatch]
     ways: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextLanguage:
-    """The language of a set's texts, as far as it is known.
-
-    Args:
-        asked: language that the models are scored in.
-        stated: language that the user or the set's files state. None if neither does.
-        looks_like: share of texts that clearly look like another language, by its code, the largest first.
-        num_judged: checked texts that have enough letters to identify a language. None if no identifier knows the
-            language.
-    """
-
-    asked: str
-    stated: str | None
-    looks_like: Mapping[str, float]
-    num_judged: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

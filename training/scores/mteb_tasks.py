@@ -27,7 +27,7 @@ from data_catalog.rows.origins import HUMAN, MACHINE
 from training.data.features import Encoder
 from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.galleries import Gallery
-from training.scores.scoreboard import Scoreboard
+from training.scores.rows import ALL, Board
 
 SPLIT, SUBSET, MAIN_SCORE = "test", "default", "ndcg_at_10"
 _CATEGORIES = {"text_to_image": ("t2i", "T2IRetrieval"), "image_to_text": ("i2t", "I2TRetrieval")}
@@ -169,7 +169,7 @@ def _model_meta(name: str, tensors_sha256: str | None) -> ModelMeta:
     return ModelMeta.create_empty(facts)
 
 
-def write_mteb_results(board: Scoreboard, tasks: Mapping[str, Sequence[GalleryTask]], folder: Path) -> None:
+def write_mteb_results(board: Board, tasks: Mapping[str, Sequence[GalleryTask]], folder: Path) -> None:
     """Write the retrieval scores over all captions and images as `results/MODEL/REVISION/TASK.json`.
 
     `mteb.ResultCache(folder).load_results()` reads them. R@k is mteb's `hit_rate_at_k`. Its `recall_at_k` is the share
@@ -185,13 +185,8 @@ def write_mteb_results(board: Scoreboard, tasks: Mapping[str, Sequence[GalleryTa
         meta = _model_meta(model.name, model.tensors_sha256)
         for test_set, of_set in tasks.items():
             for task, way in zip(of_set, _CATEGORIES, strict=True):
-                found = {
-                    entry.score.name.removeprefix(f"{way}_"): entry.score.value
-                    for entry in board.entries
-                    if (entry.model, entry.test_set) == (model.name, test_set)
-                    and (entry.score.captions, entry.score.images) == ("all", "all")
-                    and entry.score.name.startswith(way)
-                }
+                scores = board.where(model=model.name, test_set=test_set, captions=ALL, images=ALL, minus=None).rows
+                found = {row.metric.removeprefix(f"{way}_"): row.value for row in scores if row.metric.startswith(way)}
                 result = TaskResult(
                     task_name=task.metadata.name,
                     dataset_revision=task.metadata.revision,

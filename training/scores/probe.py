@@ -2,16 +2,17 @@
 
 import hashlib
 import io
-import logging
-import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, MinLen
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import sha256_of
@@ -20,18 +21,16 @@ from data_catalog.sources.image_files import ImageFiles, check_images, open_imag
 from data_catalog.sources.json_documents import describe, open_json
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
-from training.data.features import Encoder, FeatureStore
+from training.data.features import FeatureStore
 from training.data.images import picture_or_reason
 from training.data.pairs import Floats, Integers
-from training.scores.evaluation import ALL, LEAK_FREE, wording
-from training.scores.galleries import HALF, UNSTATED, Gallery
+from training.scores.evaluation import image_choices, read_images, wording
+from training.scores.galleries import UNSTATED, Gallery
 from training.scores.metrics import TIE_TOLERANCE, refuse_not_finite, share_interval
-from training.scores.score import Estimate
-from training.scores.scoreboard import ModelFacts, ModelToScore, SetFacts, model_facts, set_facts
+from training.scores.rows import Board, ScoreRow, problem_of
+from training.scores.scoreboard import ModelToScore, score_each, set_facts
 
-logger = logging.getLogger(__name__)
-
-CHANCE = 0.5
+METRIC, CHANCE = "pairs_accuracy", 0.5
 MOST_OF_KIND = 3  # changes of a caption
 _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 _COCO_DIGITS = 12
@@ -41,6 +40,8 @@ _EXPECTED = (
     "ones (as in What'sUp)"
 )
 
+Box = tuple[float, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionPair:
@@ -49,8 +50,6 @@ class CaptionPair:
     Args:
         kind: what is changed.
         view: the image, by its place in `ProbedSet.views`.
-        true: the true caption.
-        false: the false one.
     """
 
     kind: str
@@ -60,74 +59,20 @@ class CaptionPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbedSet:
-    """A test set with the pairs of captions of its images.
+class ProbedSet(Gallery):
+    """A gallery with pairs of captions of its images.
 
     Args:
-        gallery: its images and true captions.
         pairs: the pairs of captions.
-        views: names of the images that are compared: images of the gallery, or parts of them.
-        owners: image of each view, by its place in the gallery.
-        read: returns the bytes of a view by name, and raises OSError if there are none.
+        views: what is compared, images of the gallery or parts of them: the name, and the place of the image.
+        read_view: returns the bytes of a view by name, and raises OSError if there are none.
         left_out: number of pairs that were left out, by reason.
     """
 
-    gallery: Gallery
     pairs: Sequence[CaptionPair]
-    views: Sequence[str]
-    owners: Sequence[int]
-    read: Callable[[str], bytes]
+    views: Sequence[tuple[str, int]]
+    read_view: Callable[[str], bytes]
     left_out: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeScore(Estimate):
-    """Share of the pairs of a kind in which a model finds the true caption nearer; ties count half.
-
-    Args:
-        model: name of the model.
-        test_set: name of the set.
-        kind: what is changed in the false caption.
-        images: image choice, a key of `score.IMAGE_CHOICES`.
-        chance: expected value for a random choice.
-        num_pairs: number of pairs.
-        num_images: number of images that they are of.
-        num_ties: pairs in which both captions are equally near.
-        difference: this score minus that of the first model, on the same pairs. None for the first model.
-    """
-
-    model: str
-    test_set: str
-    kind: str
-    images: str
-    chance: float
-    num_pairs: int
-    num_images: int
-    num_ties: int
-    difference: Estimate | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """Scores of all models on all sets.
-
-    Args:
-        settings: settings of the scoring.
-        models: facts about each model.
-        sets: facts about each set.
-        left_out: number of pairs that were left out, by set and reason.
-        scores: all scores, in the order of sets, image choices, kinds and models.
-    """
-
-    settings: Mapping[str, Any]
-    models: tuple[ModelFacts, ...]
-    sets: tuple[SetFacts, ...]
-    left_out: Mapping[str, Mapping[str, int]]
-    scores: tuple[ProbeScore, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
@@ -135,9 +80,6 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
 
     Captions are changed only into words that the set's own captions say. Left out are changed captions that another
     caption of the image says, or confirms: it says the new word, such as "blue", and not the old one.
-
-    Raises:
-        InputError: the rules change no caption.
     """
     rules = rules.within(gallery.captions)
     of_image: dict[int, list[str]] = {}
@@ -168,24 +110,34 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
             "State it with captions_in"
         )
     return ProbedSet(
-        gallery=gallery,
+        **{field.name: getattr(gallery, field.name) for field in fields(Gallery)},
         pairs=pairs,
-        views=gallery.images,
-        owners=range(len(gallery.images)),
-        read=gallery.read,
+        views=[(name, place) for place, name in enumerate(gallery.images)],
+        read_view=gallery.read,
         left_out=left_out,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A record of a file of pairs."""
+_Text = Annotated[str, StringConstraints(pattern=r"\S")]
+_Pixels = Annotated[float, Strict()]
 
-    image: str
-    box: tuple[float, float, float, float] | None
-    kind: str
-    true: str
-    false: tuple[str, ...]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """A record of a file of pairs; of the captions the first is true."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
+    image_path: _Text
+    caption_options: Annotated[list[_Text], MinLen(2)]
+    kind: _Text
+    bbox_x: _Pixels | None = None
+    bbox_y: _Pixels | None = None
+    bbox_w: Annotated[_Pixels, Ge(1)] | None = None
+    bbox_h: Annotated[_Pixels, Ge(1)] | None = None
+
+
+_RECORDS = TypeAdapter(_Record)
 
 
 def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]]]:
@@ -193,117 +145,77 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
 
     A kind is the record's `kind`. Without one it is "relation" or "attribute" if the record names these, else
     "options". Parts of images (`bbox_x` ...) are cut out. An image is sought by its path, and by its name alone.
-
-    Returns:
-        The set, named after the file, and the identities of each image of its gallery.
-
-    Raises:
-        InputError: the file is not such a list, a record is incomplete, or the image folder cannot be read.
+    The set is named after the file; the identities of its images are returned with it.
     """
     check_images(str(images))
     files = open_images(str(images))
-    found: dict[str, str] = {}  # name in the folder, by the name in the file
+    names: dict[str, str] = {}  # name in the folder, by the name in the file
     places: dict[str, int] = {}
-    views: dict[tuple[str, Any], int] = {}
+    views: dict[tuple[str, Box | None], int] = {}
+    captions: dict[tuple[int, str], None] = {}
     pairs: dict[CaptionPair, None] = {}
     left_out: Counter[str] = Counter()
     items = open_json(path, expected=_EXPECTED, names=["caption_options"])
     if not isinstance(items, list):
         raise InputError(f"{path} is {describe(items)}: expected {_EXPECTED}")
     for number, item in enumerate(items, start=1):
-        record = _record(item, f"record {number:,} of {path}")
-        if record.image not in found:
-            found[record.image] = _name_in(files, record.image)
-        record = replace(record, image=found[record.image])
-        places.setdefault(record.image, len(places))
-        view = views.setdefault((record.image, record.box), len(views))
-        for false in record.false:
-            pair = CaptionPair(record.kind, view, record.true, false)
-            if wording(false) == wording(record.true):
+        record, box = _record(item, f"record {number:,} of {path}")
+        if record.image_path not in names:
+            names[record.image_path] = _name_in(files, record.image_path)
+        name, (true, *wrong) = names[record.image_path], record.caption_options
+        place = places.setdefault(name, len(places))
+        view = views.setdefault((name, box), len(views))
+        for false in wrong:
+            pair = CaptionPair(" ".join(record.kind.split()), view, true, false)
+            if wording(false) == wording(true):
                 left_out["both captions have the same words"] += 1
             elif pair in pairs:
                 left_out["the pair is in the file twice"] += 1
             else:
-                pairs[pair] = None
+                pairs[pair] = captions[place, true] = None
     if not pairs:
         raise InputError(f"{path} has no pair of different captions: expected {_EXPECTED}")
-    named = {_view_name(image, box): (image, box) for image, box in views}
-    true = {(places[image_of], pair.true): None for pair in pairs for image_of in [list(views)[pair.view][0]]}
-    gallery = Gallery(
-        name=path.name.split(".")[0],
-        images=list(places),
-        read=files.read,
-        captions=[text for _, text in true],
-        owners=[place for place, _ in true],
-        made_by=[UNSTATED] * len(true),
-        files=({"name": path.name, "sha256": sha256_of(path)},),
-    )
+    named = {name if box is None else f"{name} {list(box)}": (name, box) for name, box in views}
 
-    def read(name: str) -> bytes:
-        image, box = named[name]
-        raw = files.read(image)
+    def read_view(view: str) -> bytes:
+        name, box = named[view]
+        raw = files.read(name)
         return raw if box is None else _cut(raw, box)
 
     probed = ProbedSet(
-        gallery=gallery,
+        name=path.name.split(".")[0],
+        images=list(places),
+        read=files.read,
+        captions=[text for _, text in captions],
+        owners=[place for place, _ in captions],
+        made_by=[UNSTATED] * len(captions),
+        files=({"name": path.name, "sha256": sha256_of(path)},),
         pairs=list(pairs),
-        views=list(named),
-        owners=[places[image] for image, _ in views],
-        read=read,
+        views=[(view, places[name]) for view, (name, _) in named.items()],
+        read_view=read_view,
         left_out=left_out,
     )
     return probed, [name_identities(Path(name).name) for name in places]
 
 
-def _record(item: object, where: str) -> _Record:
-    """Return a record of a file of pairs. Raises `InputError` if it is incomplete."""
+def _record(item: object, where: str) -> tuple[_Record, Box | None]:
+    """Return a record of a file of pairs, and left, top, width and height of the part of its image, in pixels."""
     if isinstance(item, list):
         image, *texts = item or [None]
-        found: dict[str, object] = {"image_path": image, "caption_options": texts}
-        if isinstance(image, int) and not isinstance(image, bool):
-            found["image_path"] = f"{image}.jpg"
-    elif isinstance(item, dict):
-        found = item
-    else:
+        item = {"image_path": f"{image}.jpg" if type(image) is int else image, "caption_options": texts}
+    if not isinstance(item, dict):
         raise InputError(f"{where} is {describe(item)}: expected {_EXPECTED}")
-    image = found.get("image_path")
-    if not isinstance(image, str) or not image.strip():
-        raise InputError(f"{where} has no image_path: expected {_EXPECTED}")
-    options = found.get("caption_options", [found.get("true_caption"), found.get("false_caption")])
-    if not isinstance(options, list) or len(options) < 2:
-        raise InputError(f"{where} has fewer than two captions: expected {_EXPECTED}")
-    for text in options:
-        if not isinstance(text, str) or not text.strip() or HALF.search(text):
-            raise InputError(f"{where} has a caption that is empty or no valid text: expected {_EXPECTED}")
-    true, *false = map(str, options)
-    return _Record(image, _box(found, where), _kind(found, where), true, tuple(false))
-
-
-def _kind(found: Mapping[str, object], where: str) -> str:
-    kind = found.get("kind")
-    if kind is not None:
-        if not isinstance(kind, str) or not kind.strip() or HALF.search(kind):
-            raise InputError(f"{where} has a kind that is not a text")
-        return " ".join(kind.split())
-    if {"relation", "relation_name"} & found.keys():
-        return "relation"
-    return "attribute" if {"attribute", "attributes"} & found.keys() else "options"
-
-
-def _box(found: Mapping[str, object], where: str) -> tuple[float, float, float, float] | None:
-    """Return left, top, width and height of the part of the image, in pixels, or None for the whole image."""
-    sides = [found.get(name) for name in _BOX]
-    if sides == [None] * len(_BOX):
-        return None
-    numbers = [float(side) for side in sides if isinstance(side, int | float) and not isinstance(side, bool)]
-    if len(numbers) < len(_BOX) or not all(map(math.isfinite, numbers)) or min(numbers[2:]) < 1:
-        raise InputError(f"{where} has a wrong box: {', '.join(_BOX)} must be pixels, the last two at least 1")
-    left, top, width, height = numbers
-    return left, top, width, height
-
-
-def _view_name(image: str, box: tuple[float, ...] | None) -> str:
-    return image if box is None else f"{image} [{', '.join(f'{side:g}' for side in box)}]"
+    kind = "attribute" if {"attribute", "attributes"} & item.keys() else "options"
+    kind = "relation" if {"relation", "relation_name"} & item.keys() else kind
+    given = {"kind": kind, "caption_options": [item.get("true_caption"), item.get("false_caption")]}
+    try:
+        record = _RECORDS.validate_python(given | {name: value for name, value in item.items() if value is not None})
+    except ValidationError as error:
+        raise InputError(f"{where} is wrong ({problem_of(error)}): expected {_EXPECTED}") from error
+    box = tuple(side for name in _BOX if (side := getattr(record, name)) is not None)
+    if 0 < len(box) < len(_BOX):
+        raise InputError(f"{where} has only some of {', '.join(_BOX)}")
+    return record, box or None
 
 
 def _name_in(files: ImageFiles, name: str) -> str:
@@ -317,12 +229,9 @@ def _name_in(files: ImageFiles, name: str) -> str:
     return name
 
 
-def _cut(raw: bytes, box: tuple[float, float, float, float]) -> bytes:
-    """Return a part of an image as PNG. Raises `OSError` if the image does not decode or does not reach there.
-
-    `FeatureStore.images` calls it inside `quiet_decoders`.
-    """
-    found = picture_or_reason(raw, 0)
+def _cut(raw: bytes, box: Box) -> bytes:
+    """Return a part of an image as PNG; raise `OSError` if the image does not decode or does not reach there."""
+    found = picture_or_reason(raw, 0)  # `FeatureStore.images` calls this inside `quiet_decoders`
     if isinstance(found, str):
         raise OSError(found)
     left, top, width, height = box
@@ -337,73 +246,34 @@ def _cut(raw: bytes, box: tuple[float, float, float, float]) -> bytes:
 
 def probe_models(
     models: Sequence[ModelToScore], sets: Sequence[ProbedSet], config: EvaluateConfig, *, cache: Path | None = None
-) -> Probe:
+) -> Board:
     """Score every model on the pairs of every set, and compare the others with the first model on the same pairs.
 
-    If a model was trained on images of a set, all models are scored on all images, and again without those images.
-
-    Args:
-        models: the models; the first one is the reference.
-        sets: the sets.
-        config: settings of scoring.
-        cache: folder of the feature cache. None caches in memory only.
-
-    Raises:
-        InputError: a model cannot be loaded, its features are not finite, or no image of a set can be read.
+    A score is the share of the pairs of a kind in which the true caption is nearer to the image; ties count half. If a
+    model was trained on images of a set, all models are scored on all images, and again without those images.
     """
-    facts: list[ModelFacts] = []
-    found: dict[str, dict[str, Floats]] = {each.gallery.name: {} for each in sets}
-    there: dict[str, dict[int, bytes]] = {}
-    for model in models:
-        encoder = model.open()
-        facts.append(model_facts(model, encoder))
-        store = FeatureStore(encoder, cache)
-        for each in sets:
-            name = each.gallery.name
-            logger.info("%s: %s", name, model.name)
-            found[name][model.name], there[name] = _wins(encoder, store, each, config.batch_size)
-        del encoder, store  # free the memory before the next model is loaded
-    return Probe(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(
-            set_facts(each.gallery, {each.owners[view]: sha256 for view, sha256 in there[each.gallery.name].items()})
-            for each in sets
-        ),
-        left_out={each.gallery.name: _left_out(each, there[each.gallery.name].keys()) for each in sets},
-        scores=tuple(
-            score
-            for each in sets
-            for score in _scores(each, found[each.gallery.name], there[each.gallery.name].keys(), config)
-        ),
-    )
+    facts, found = score_each(models, sets, partial(_wins, batch_size=config.batch_size), cache)
+    rows, of_sets = list[ScoreRow](), []
+    for each in sets:
+        there = found[each.name, models[0].name][1]
+        rows += _rows(each, {model.name: found[each.name, model.name][0] for model in models}, there, config)
+        images = {each.views[view][1]: sha256 for view, sha256 in there.items()}
+        left_out = dict(each.left_out)
+        if num_missing := sum(pair.view not in there for pair in each.pairs):
+            left_out["their image, or their part of it, is missing or does not decode"] = num_missing
+        of_sets.append(replace(set_facts(each, images), left_out=left_out))
+    return Board(rows=tuple(rows), models=facts, sets=tuple(of_sets), settings=asdict(config))
 
 
-def _left_out(probed: ProbedSet, there: Container[int]) -> dict[str, int]:
-    """Return the numbers of pairs that were left out, by reason, with those whose image is not there."""
-    num_missing = sum(pair.view not in there for pair in probed.pairs)
-    missing = {"their image, or their part of it, is missing or does not decode": num_missing} if num_missing else {}
-    return {**probed.left_out, **missing}
-
-
-def _wins(encoder: Encoder, store: FeatureStore, probed: ProbedSet, batch_size: int) -> tuple[Floats, dict[int, bytes]]:
-    """Return for each pair whose image is there 1 if the true caption is nearer, 0.5 for a tie, else 0; and the views.
-
-    Features of images and captions of the catalog are not cached on disk, where a take-down would not find them.
-
-    Returns:
-        Values of the pairs, and the sha256 of the bytes of each view that exists and decodes.
-    """
-    if probed.gallery.of_catalog:
-        store = FeatureStore(encoder)
-    images, there = store.images(probed.views, probed.read, batch_size=batch_size)
-    if not there:
-        raise InputError(f"none of the {len(probed.views):,} images of {probed.gallery.name} can be found and decoded")
+def _wins(store: FeatureStore, probed: ProbedSet, *, batch_size: int) -> tuple[Floats, dict[int, bytes]]:
+    """Return 1 if the true caption is nearer, 0.5 for a tie, else 0, for each pair that has its view; and the views."""
+    views = replace(probed, images=[name for name, _ in probed.views], read=probed.read_view)
+    store, images, there = read_images(store, views, batch_size)
     row_of = {view: row for row, view in enumerate(there)}
     pairs = [pair for pair in probed.pairs if pair.view in row_of]
-    texts = {text: None for pair in pairs for text in (pair.true, pair.false)}
+    texts = list(dict.fromkeys(text for pair in pairs for text in (pair.true, pair.false)))
     row_of_text = {text: row for row, text in enumerate(texts)}
-    features = store.texts(list(texts), batch_size=batch_size)
+    features = store.texts(texts, batch_size=batch_size)
     refuse_not_finite(images, features)
     rows = np.array([row_of[pair.view] for pair in pairs], dtype=np.int64)
     leads = np.zeros(len(pairs))
@@ -414,43 +284,37 @@ def _wins(encoder: Encoder, store: FeatureStore, probed: ProbedSet, batch_size: 
     return values, there
 
 
-def _scores(
-    probed: ProbedSet, found: Mapping[str, Floats], there: Iterable[int], config: EvaluateConfig
-) -> Iterator[ProbeScore]:
-    """Yield the score of each image choice, kind and model."""
-    known = set(there)
-    pairs = [pair for pair in probed.pairs if pair.view in known]
-    clusters: Integers = np.array([probed.owners[pair.view] for pair in pairs], dtype=np.int64)
+def _rows(
+    probed: ProbedSet, found: Mapping[str, Floats], there: Mapping[int, bytes], config: EvaluateConfig
+) -> Iterator[ScoreRow]:
+    """Yield the scores of each image choice, kind and model, and their differences from those of the first model."""
+    pairs = [pair for pair in probed.pairs if pair.view in there]
+    places = np.array([probed.views[pair.view][1] for pair in pairs], dtype=np.int64)
     kinds = np.array([pair.kind for pair in pairs])
-    seen = {place for guard in probed.gallery.guards.values() for place in guard.seen}
-    is_new = ~np.isin(clusters, list(seen))
-    choices = {ALL: np.ones(len(pairs), dtype=bool)}
-    if 0 < is_new.sum() < len(pairs):
-        choices[LEAK_FREE] = is_new
     order = sorted(set(kinds.tolist()), key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind))
-    first = next(iter(found.values()))
-    for images, chosen in choices.items():
+    first = next(iter(found))
+    for images, chosen in image_choices(probed, places).items():
         for kind in order:
             some = chosen & (kinds == kind)
             if not some.any():
                 continue
+            same: dict[str, Any] = {
+                "test_set": probed.name,
+                "metric": METRIC,
+                "captions": kind,
+                "images": images,
+                "gallery": len(np.unique(places[some])),
+                "queries": int(some.sum()),
+                "left_out": int((kinds == kind).sum() - some.sum()),
+            }
             for model, values in found.items():
-                yield ProbeScore(
-                    model=model,
-                    test_set=probed.gallery.name,
-                    kind=kind,
-                    images=images,
-                    chance=CHANCE,
-                    num_pairs=int(some.sum()),
-                    num_images=len(np.unique(clusters[some])),
-                    num_ties=int((values[some] == CHANCE).sum()),
-                    difference=None
-                    if values is first
-                    else _estimate(values[some] - first[some], clusters[some], config, least=-1.0),
-                    **asdict(_estimate(values[some], clusters[some], config)),
-                )
+                numbers = _estimate(values[some], places[some], config)
+                yield ScoreRow(model=model, chance=CHANCE, **same, **numbers)
+                if model != first:
+                    numbers = _estimate((values - found[first])[some], places[some], config, least=-1.0)
+                    yield ScoreRow(model=model, minus=first, chance=0.0, **same, **numbers)
 
 
-def _estimate(values: Floats, clusters: Integers, config: EvaluateConfig, *, least: float = 0.0) -> Estimate:
+def _estimate(values: Floats, clusters: Integers, config: EvaluateConfig, *, least: float = 0.0) -> dict[str, Any]:
     low, high = share_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed, least=least)
-    return Estimate(value=float(values.mean()), low=low, high=high)
+    return {"value": float(values.mean()), "low": low, "high": high}

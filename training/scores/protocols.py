@@ -14,14 +14,7 @@ IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several li
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The numbers of one published table.
-
-    Args:
-        way: "text_to_image" or "zero_shot".
-        captions: caption mode of the numbers.
-        measures: names of the columns.
-        values: one number per column, by model.
-    """
+    """The numbers of one published table: one per measure by model, for a direction and a caption mode."""
 
     way: str
     captions: str
@@ -31,18 +24,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """A published way to evaluate models.
-
-    Args:
-        name: name on the command line.
-        source: publication that describes it.
-        num_images: images of the retrieval gallery.
-        num_captions: captions, each a query for its image.
-        num_classes: classes of the zero-shot task.
-        num_class_images: images of the zero-shot task.
-        retrieval: published numbers of the retrieval task.
-        zero_shot: published numbers of the zero-shot task.
-    """
+    """A published way to evaluate models: its name on the command line, the sizes of its sets, and its numbers."""
 
     name: str
     source: str
@@ -87,10 +69,6 @@ def protocol_sets(
         protocol: the protocol.
         settings: `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
         pack: language pack.
-
-    Raises:
-        SettingsError: a setting of a task is missing or unknown.
-        InputError: the files are not those of the protocol, so that ranks would not be comparable.
     """
     retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
     unknown = sorted(settings.keys() - retrieval - zero_shot)

@@ -1,139 +1,54 @@
-"""Score several models on the same images and queries of several test sets, and compare them."""
+"""Score models on the same images and queries of test sets, and compare them with the first one."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from data_catalog.base.errors import InputError
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore
-from training.scores.evaluation import outcomes_of
-from training.scores.galleries import Gallery, LabelledImages, TextLanguage
-from training.scores.score import Difference, Outcome, Score, differences_of, scores_of
+from training.data.pairs import PairFiles, refuse_leaks, split_to_score
+from training.runs.processes import prepare_for_torch
+from training.scores.encoders import open_model_folder
+from training.scores.evaluation import outcomes_of, score_rows
+from training.scores.galleries import Gallery, ImageSet, LabelledImages, pairs_gallery
+from training.scores.rows import UNKNOWN, VALIDATED, Board, ModelFacts, ScoreRow, SetFacts
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"
 _NAMED_LEAKS = 3
+
+
+S = TypeVar("S", bound=ImageSet)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelToScore:
-    """A model to be scored.
-
-    Args:
-        name: name under which its scores are listed.
-        open: loads the model. Only one model at a time is in memory.
-        trained_on: its training data, or "unknown".
-    """
+    """A model to be scored; `open` loads it, since only one model at a time is in memory."""
 
     name: str
     open: Callable[[], Encoder]
     trained_on: str = UNKNOWN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """Facts about a model that are listed with its scores.
-
-    Args:
-        name: name under which its scores are listed.
-        origin: source of its weights, and the beginning of their sha256.
-        trained_on: its training data, or "unknown".
-        tensors_sha256: hash of the loaded weights (`encoders.tensors_sha256`), which is comparable between models that
-            were loaded in the same way. None if it is not known.
-        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
-    """
-
-    name: str
-    origin: str
-    trained_on: str
-    tensors_sha256: str | None = None
-    files: tuple[Mapping[str, str], ...] = ()
+def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Board:
+    """Score a model on the images of one split of its dataset, which form the gallery."""
+    prepare_for_torch()
+    split = split_to_score(files, config.split)
+    refuse_leaks(files)
+    gallery = pairs_gallery(split, files.of(split))
+    if split == "val":
+        gallery = replace(gallery, notes=(*gallery.notes, VALIDATED))
+    model = ModelToScore(name=model_dir.name, open=lambda: open_model_folder(model_dir, model_dir.name))
+    return score_models([model], [gallery], config)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetFacts:
-    """Facts about a test set that are listed with its scores.
-
-    Args:
-        name: name under which scores are listed.
-        task: "retrieval" or "zero-shot".
-        num_images: images that were scored.
-        num_texts: captions of those images, or classes.
-        num_missing: images that are missing or do not decode. They and their captions are left out.
-        compared: what the set was compared by with a model's training images, by model name. Nothing is known about
-            models that are not listed.
-        leaked: scored images that a model was trained on, with the reason, by model name.
-        alike: scored images that look like a model's training image, with the reason, by model name.
-        notes: remarks, a sentence each.
-        files: name and sha256 of each file that it was read from.
-        language: language of its texts. None if it was not checked.
-    """
-
-    name: str
-    task: str
-    num_images: int
-    num_texts: int
-    num_missing: int
-    compared: Mapping[str, tuple[str, ...]]
-    leaked: Mapping[str, Mapping[str, str]]
-    alike: Mapping[str, Mapping[str, str]]
-    notes: tuple[str, ...]
-    files: tuple[Mapping[str, str], ...]
-    language: TextLanguage | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A score of one model on one test set."""
-
-    model: str
-    test_set: str
-    score: Score
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedEntry:
-    """The difference between a model's score and the first model's on one test set."""
-
-    model: str
-    first: str
-    test_set: str
-    difference: Difference
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scoreboard:
-    """The scores of a scoreboard, in the order of test sets and models.
-
-    Args:
-        settings: settings of the scoring.
-        models: facts about each model.
-        sets: facts about each test set.
-        entries: all scores.
-        differences: differences from the first model.
-    """
-
-    settings: Mapping[str, Any]
-    models: tuple[ModelFacts, ...]
-    sets: tuple[SetFacts, ...]
-    entries: tuple[Entry, ...]
-    differences: tuple[PairedEntry, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return asdict(self)
-
-
-def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[ModelToScore]) -> None:
-    """Raise if a model was trained on an image of a test set, as far as is known.
-
-    Raises:
-        InputError: a model was trained on one. The message has their number, and names the first ones.
-    """
+def refuse_seen(sets: Sequence[ImageSet], models: Sequence[ModelToScore]) -> None:
+    """Raise if a model was trained on an image of a test set, as far as is known."""
     names = {model.name for model in models}
     for test_set in sets:
         for model, guard in test_set.guards.items():
@@ -153,74 +68,55 @@ def score_models(
     config: EvaluateConfig,
     *,
     cache: Path | None = None,
-) -> Scoreboard:
+) -> Board:
     """Score every model on every test set, and compare the others with the first model.
 
-    If a model was trained on images of a set, all models are scored on all images, and again without those images.
-
-    Args:
-        models: the models; the first one is the reference.
-        sets: the test sets.
-        config: settings of scoring.
-        cache: folder of the feature cache. None caches in memory only.
-
-    Raises:
-        InputError: a model cannot be loaded, its features are not finite, or no image of a set can be read.
+    If a model was trained on images of a set, all models are scored on all images, and again without those images. The
+    folder `cache` has features of earlier calls; None caches in memory only.
     """
-    found: dict[tuple[str, str], list[Outcome]] = {}
-    facts: list[ModelFacts] = []
-    there: dict[str, dict[int, bytes]] = {}
+    facts, found = score_each(models, sets, lambda store, each: outcomes_of(store, each, config.batch_size), cache)
+    first, scores, differences = models[0].name, list[ScoreRow](), list[ScoreRow]()
+    for test_set in sets:
+        reference = found[test_set.name, first][0]
+        for model in models:
+            rows = partial(score_rows, config=config, model=model.name, test_set=test_set.name)
+            for one, outcome in zip(reference, found[test_set.name, model.name][0], strict=True):
+                scores += rows(outcome)
+                differences += rows(outcome, first=one, minus=first) if model.name != first else ()
+    return Board(
+        rows=(*scores, *differences),
+        models=facts,
+        sets=tuple(set_facts(test_set, found[test_set.name, first][1]) for test_set in sets),
+        settings=asdict(config),
+    )
+
+
+def score_each(
+    models: Sequence[ModelToScore], sets: Sequence[S], score: Callable[[FeatureStore, S], T], cache: Path | None
+) -> tuple[tuple[ModelFacts, ...], dict[tuple[str, str], T]]:
+    """Return the facts about each model, and what `score` finds of each set and model, by both names."""
+    facts, found = [], dict[tuple[str, str], T]()
     for model in models:
         encoder = model.open()
+        facts.append(
+            ModelFacts(
+                name=model.name,
+                origin=encoder.origin,
+                trained_on=model.trained_on,
+                tensors_sha256=encoder.tensors_sha256,
+                files=encoder.files,
+            )
+        )
         store = FeatureStore(encoder, cache)
-        facts.append(model_facts(model, encoder))
-        for test_set in sets:
-            logger.info("%s: %s", test_set.name, model.name)
-            outcomes, there[test_set.name] = outcomes_of(store, test_set, config.batch_size)
-            found[test_set.name, model.name] = outcomes
+        for each in sets:
+            logger.info("%s: %s", each.name, model.name)
+            found[each.name, model.name] = score(store, each)
         del encoder, store  # free the memory before the next model is loaded
-    entries: list[Entry] = []
-    differences: list[PairedEntry] = []
-    for test_set in sets:
-        first = found[test_set.name, models[0].name]
-        for model in models:
-            outcomes = found[test_set.name, model.name]
-            scores = [score for outcome in outcomes for score in scores_of(outcome, config)]
-            entries += [Entry(model=model.name, test_set=test_set.name, score=score) for score in scores]
-            if model is not models[0]:
-                pairs = zip(first, outcomes, strict=True)
-                differences += [
-                    PairedEntry(model=model.name, first=models[0].name, test_set=test_set.name, difference=delta)
-                    for one, other in pairs
-                    for delta in differences_of(one, other, config)
-                ]
-    return Scoreboard(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(set_facts(test_set, there[test_set.name]) for test_set in sets),
-        entries=tuple(entries),
-        differences=tuple(differences),
-    )
-
-
-def model_facts(model: ModelToScore, encoder: Encoder) -> ModelFacts:
-    """Return the facts about a model that are listed with its scores."""
-    return ModelFacts(
-        name=model.name,
-        origin=encoder.origin,
-        trained_on=model.trained_on,
-        tensors_sha256=encoder.tensors_sha256,
-        files=encoder.files,
-    )
+    return tuple(facts), found
 
 
 def set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
-    """Return the facts about a test set that are listed with its scores.
-
-    Args:
-        test_set: the test set.
-        there: sha256 of the bytes of each scored image, by its place.
-    """
+    """Return the facts about a test set, given the sha256 of the bytes of each scored image by its place."""
     leaked: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
     for model, guard in test_set.guards.items():
@@ -248,14 +144,7 @@ def set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) ->
 
 
 def _duplicates_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
-    """Return a note on images of a set that have the same bytes; for labelled images, only if their classes differ.
-
-    No model can distinguish equal images, so they lower its scores.
-
-    Args:
-        test_set: the test set.
-        there: sha256 of the bytes of each scored image, by its place.
-    """
+    """Return a note on images with equal bytes, which no model can distinguish; labelled ones if classes differ."""
     alike: dict[bytes, dict[str, None]] = {}
     for place, digest in there.items():
         alike.setdefault(digest, {})[test_set.images[place]] = None  # the same name twice is not a duplicate

@@ -1,11 +1,9 @@
-"""Write a scoreboard as JSON, as Markdown tables and as a plot with a panel per test set."""
+"""Show boards as tables, and write a scoreboard as JSON, as Markdown and as a plot with a panel per test set."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import product
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ from data_catalog.disk.files import write_bytes, write_json
 from data_catalog.exports.markdown import bullets, one_line, table
 from data_catalog.report.drawing import COLOURS, SERIES, picture_label, write_png
 from training.data.features import PACKAGES
-from training.scores.evaluation import LEAK_FREE
-from training.scores.metrics import METRIC_OF, METRICS, Metric
+from training.scores.metrics import METRICS
 from training.scores.protocols import Protocol
-from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
-from training.scores.scoreboard import Entry, Scoreboard, SetFacts
+from training.scores.rows import ALL, CAPTION_MODES, IMAGE_CHOICES, LEAK_FREE, Board, ScoreRow, SetFacts
 
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 CHANCE = "chance"
@@ -32,60 +28,35 @@ _PANELS = {
 }
 _ROW_HEIGHT = 0.34  # inches
 
+Panel = tuple[str, Sequence[tuple[str, str, ScoreRow]]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section of a scoreboard.
-
-    Args:
-        title: heading.
-        rows: table rows with equal keys, in the order of the columns.
-        notes: sentences below the table.
-    """
+    """A section of a scoreboard: its title, table rows with equal keys in the order of columns, and notes below."""
 
     title: str
-    rows: Sequence[Mapping[str, str]]
+    rows: Sequence[Mapping[str, str]] = ()
     notes: Sequence[str] = ()
 
 
-def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Section]:
-    """Return the most important sections of a scoreboard. The JSON file contains everything.
+def write_scoreboard(board: Board, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
+    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`, and return the sections of the Markdown file.
 
     Args:
-        board: the scoreboard.
         protocols: protocols by the name of the test set that they apply to.
     """
-    models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
-    found = [Section(title="Models", rows=models)]
-    for test_set in board.sets:
-        entries = shown_entries(board, test_set.name)
-        for way in _TITLES:
-            rows = list(_score_rows(entries, way))
-            if rows:
-                has_others = any(entry.score.images == LEAK_FREE for entry in entries)
-                notes = list(set_notes(test_set, has_leak_free=has_others)) if way != "image_to_text" else []
-                found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=notes))
-        if test_set.name in protocols:
-            found.append(_beside_published(entries, test_set, protocols[test_set.name]))
-        rows = list(_difference_rows(board, test_set.name, {_choice(entry.score) for entry in entries}))
-        if rows:
-            notes = [f"each model's score minus that of {board.models[0].name}, on the same queries"]
-            found.append(Section(title=f"{test_set.name}: differences", rows=rows, notes=notes))
-    return [*found, _legend(board)]
-
-
-def shown_entries(board: Scoreboard, test_set: str) -> list[Entry]:
-    """Return a set's scores without mode "one", and without mode "distinct" if it selects nearly all captions."""
-    entries = [entry for entry in board.entries if entry.test_set == test_set]
-    counts = {
-        entry.score.captions: entry.score.num_queries
-        for entry in entries
-        if entry.score.name.startswith("text_to_image") and entry.score.images == "all"
+    found = sections(board, protocols)
+    content = {
+        "vernaclip": version("vernaclip"),
+        "packages": {name: version(name) for name in PACKAGES},
+        "protocols": {name: asdict(used) for name, used in protocols.items()},
+        **board.to_json(),
     }
-    hidden = {"one"}
-    if counts.get("distinct", 0) >= (1 - _SHARED_WORTH_TELLING) * counts.get("all", 0):
-        hidden.add("distinct")
-    return [entry for entry in entries if entry.score.captions not in hidden]
+    write_json(folder / JSON_FILE, content)
+    write_bytes(folder / MARKDOWN_FILE, markdown(found).encode())
+    write_scoreboard_plot(board, folder / PLOT_FILE)
+    return found
 
 
 def markdown(found: Sequence[Section]) -> str:
@@ -106,72 +77,54 @@ def _escaped(text: str) -> str:
     return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
 
-def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
-    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`, and return the sections of the Markdown file.
-
-    Args:
-        board: the scoreboard.
-        protocols: protocols by the name of the test set that they apply to.
-        folder: folder of the files.
-    """
-    found = sections(board, protocols)
-    made_with = {name: version(name) for name in PACKAGES}
-    content = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
-    write_json(folder / JSON_FILE, {**content, "protocols": {name: asdict(used) for name, used in protocols.items()}})
-    write_bytes(folder / MARKDOWN_FILE, markdown(found).encode())
-    write_scoreboard_plot(board, folder / PLOT_FILE)
-    return found
-
-
-def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
-    """Yield a row with the chance level and one row per model, for each choice of captions and images."""
-    models = list(dict.fromkeys(entry.model for entry in entries))
-    names = [metric.name for metric in _columns(way)]
-    for choice in dict.fromkeys(_choice(entry.score) for entry in entries if entry.score.name.startswith(way)):
-        scores = {(entry.model, entry.score.name): entry.score for entry in entries if _choice(entry.score) == choice}
-        for model in (None, *models):
-            found = {name: scores[model or models[0], f"{way}_{name}"] for name in names}
-            first = found[names[0]]
-            yield {
-                "captions": first.captions,
-                "images": first.images,
-                "model": model or CHANCE,
-                **{
-                    name.replace("_", " "): _short(score, score.chance) if model is None else _estimate(score)
-                    for name, score in found.items()
-                },
-                "gallery": f"{first.gallery_size:,}",
-                "queries": f"{first.num_queries:,}",
-            }
+def sections(board: Board, protocols: Mapping[str, Protocol]) -> list[Section]:
+    """Return the most important sections of a scoreboard, with protocols by their test set. The JSON has everything."""
+    models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
+    found, legend = [Section(title="Models", rows=models)], list[ScoreRow]()
+    for test_set in board.sets:
+        shown = shown_rows(board, test_set.name)
+        legend += shown.rows
+        for way, title in _TITLES.items():
+            if rows := list(_table(shown.where(minus=None), way)):
+                notes = [] if way == "image_to_text" else list(set_notes(test_set, shown))
+                found.append(Section(title=f"{test_set.name}: {title}", rows=rows, notes=notes))
+        if test_set.name in protocols:
+            found.append(_beside_published(shown.where(minus=None), test_set, protocols[test_set.name]))
+        first = board.models[0].name
+        for way, title in _TITLES.items():
+            if rows := list(_table(shown.where(minus=first), way)):
+                notes = [f"each model's score minus that of {first}, on the same queries"]
+                found.append(Section(title=f"{test_set.name}: {title}, differences", rows=rows, notes=notes))
+    return [*found, _legend(legend)]
 
 
-def _columns(way: str) -> list[Metric]:
-    """Return the metrics in the tables of a direction, in the order of their columns."""
-    shown = [(metric.column, metric) for metric in METRICS if metric.column is not None and way in metric.ways]
-    return [metric for _, metric in sorted(shown, key=itemgetter(0))]
+def shown_rows(board: Board, test_set: str) -> Board:
+    """Return the rows of a set without mode "one", and without mode "distinct" if it selects nearly all captions."""
+    of_set, hidden = board.where(test_set=test_set), {"one"}
+    queries = {row.captions: row.queries for row in of_set.where(metric="text_to_image_R@1", images=ALL).rows}
+    if queries.get("distinct", 0) >= (1 - _SHARED_WORTH_TELLING) * queries.get(ALL, 0):
+        hidden.add("distinct")
+    return replace(of_set, rows=tuple(row for row in of_set.rows if row.captions not in hidden))
 
 
-def _choice(found: Score | Difference) -> tuple[str, str]:
-    """Return the caption mode and image choice of a number."""
-    return found.captions, found.images
+def _table(board: Board, way: str) -> Iterator[dict[str, str]]:
+    """Yield a row per model for each choice of captions and images; before scores, one with the chance level."""
+    metrics = sorted((metric.column, metric.name) for metric in METRICS if metric.column and way in metric.ways)
+    names = {f"{way}_{name}": name.replace("_", " ") for _, name in metrics}
+    for captions, images in dict.fromkeys(row.choice for row in board.rows if row.metric.startswith(way)):
+        by_model = board.where(captions=captions, images=images).pivot("model")
+        cells = {model: {names[name]: found[name].estimate() for name in names} for (model,), found in by_model.items()}
+        first = next(iter(by_model.values()))
+        one = first[next(iter(names))]
+        if one.minus is None:
+            cells = {CHANCE: {names[name]: first[name].short(first[name].chance) for name in names}, **cells}
+        for model, numbers in cells.items():
+            place = {"captions": captions, "images": images, "model": model}
+            yield {**place, **numbers, "gallery": f"{one.gallery:,}", "queries": f"{one.queries:,}"}
 
 
-def _estimate(score: Score) -> str:
-    sign = " ~" if score.low <= score.chance <= score.high else ""
-    return f"{_short(score, score.value)} [{_short(score, score.low)}, {_short(score, score.high)}]{sign}"
-
-
-def _short(score: Score, value: float) -> str:
-    return f"{value:.{METRIC_OF[score.name].board_digits}f}"
-
-
-def set_notes(test_set: SetFacts, *, has_leak_free: bool) -> Iterator[str]:
-    """Yield the notes on a test set. They are the same in both directions of a retrieval.
-
-    Args:
-        test_set: facts about the set.
-        has_leak_free: there are scores on images that no model was trained on.
-    """
+def set_notes(test_set: SetFacts, scores: Board) -> Iterator[str]:
+    """Yield the notes on a test set, given its scores. They are the same in both directions of a retrieval."""
     texts, kind = ("captions", "image with a caption") if test_set.task == "retrieval" else ("classes", "image")
     yield f"{test_set.num_images:,} images, {test_set.num_texts:,} {texts}"
     if test_set.num_missing:
@@ -189,12 +142,14 @@ def set_notes(test_set: SetFacts, *, has_leak_free: bool) -> Iterator[str]:
             name, why = next(iter(alike.items()))
             yield f"{len(alike):,} look like training images of {model}, and may be others ({name}: {why})"
     has_seen = any(names for matches in (test_set.leaked, test_set.alike) for names in matches.values())
-    if has_seen and not has_leak_free:
+    if has_seen and not scores.where(images=LEAK_FREE).rows:
         yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
+    for reason, number in test_set.left_out.items():
+        yield f"{number:,} are left out: {reason}"
 
 
-def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Protocol) -> Section:
+def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> Section:
     """Return published numbers with those of the models, or a note if another number of images was scored."""
     is_retrieval = test_set.task == "retrieval"
     published = protocol.retrieval if is_retrieval else protocol.zero_shot
@@ -202,42 +157,43 @@ def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Pr
     title = f"{test_set.name}: protocol {protocol.name}"
     if test_set.num_images != wanted:
         note = f"{test_set.num_images:,} images were scored, but the protocol has {wanted:,}: not comparable"
-        return Section(title=title, rows=[], notes=[note, protocol.source])
+        return Section(title=title, notes=[note, protocol.source])
     cells = {f"{model} (published)": [f"{value:.4f}" for value in found] for model, found in published.values.items()}
-    scores = {
-        (entry.model, entry.score.name): entry.score
-        for entry in entries
-        if _choice(entry.score) == (published.captions, "all")
-    }
-    for model in dict.fromkeys(entry.model for entry in entries):
-        cells[model] = [_estimate(scores[model, f"{published.way}_{measure}"]) for measure in published.measures]
+    for (model,), found in scores.where(captions=published.captions, images=ALL).pivot("model").items():
+        cells[model] = [found[f"{published.way}_{measure}"].estimate() for measure in published.measures]
     rows = [{"model": model, **dict(zip(published.measures, numbers, strict=True))} for model, numbers in cells.items()]
     return Section(title=title, rows=rows, notes=[protocol.source])
 
 
-def _difference_rows(board: Scoreboard, test_set: str, choices_shown: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    found = {
-        (entry.model, *_choice(entry.difference), entry.difference.name): entry.difference
-        for entry in board.differences
-        if entry.test_set == test_set and _choice(entry.difference) in choices_shown
-    }
-    compared = {way: [metric for metric in _columns(way) if metric.is_compared] for way in _TITLES}
-    ways = [way for way in compared if any(name.startswith(way) for *_, name in found)]
-    shown = dict.fromkeys((metric.name.replace("_", " ") for way in ways for metric in compared[way]), "")
-    choices = dict.fromkeys(key[:3] for key in found)
-    for (model, captions, images), way in product(choices, ways):
-        cells = {}
-        for metric in compared[way]:
-            delta, digits = found[model, captions, images, f"{way}_{metric.name}"], metric.board_digits
-            cell = f"{delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}]"
-            cells[metric.name.replace("_", " ")] = cell
-        yield {"model": model, "way": _TITLES[way], "captions": captions, "images": images, **shown, **cells}
+def probe_sections(board: Board) -> list[Section]:
+    """Return a section for each set of a probe, and one on how to read them."""
+    notes = [
+        "accuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains",
+        f"differences are from {board.models[0].name}, of the same pairs",
+    ]
+    found = []
+    for test_set in board.sets:
+        of_set = board.where(test_set=test_set.name)
+        deltas = {(row.model, row.choice): row.estimate() for row in of_set.rows if row.minus is not None}
+        rows = [
+            {
+                "kind": row.captions,
+                "images": row.images,
+                "model": row.model,
+                "accuracy": row.estimate(),
+                "difference": deltas.get((row.model, row.choice), ""),
+                "pairs": f"{row.queries:,}",
+                "of images": f"{row.gallery:,}",
+            }
+            for row in of_set.where(minus=None).rows
+        ]
+        title = f"{test_set.name}: the true caption, and one that differs in one thing"
+        found.append(Section(title=title, rows=rows, notes=list(set_notes(test_set, of_set))))
+    return [*found, Section(title="How to read it", notes=notes)]
 
 
-def _legend(board: Scoreboard) -> Section:
-    entries = [entry for test_set in board.sets for entry in shown_entries(board, test_set.name)]
-    captions = dict.fromkeys(entry.score.captions for entry in entries)
-    images = dict.fromkeys(entry.score.images for entry in board.entries)
+def _legend(rows: Sequence[ScoreRow]) -> Section:
+    captions, images = (dict.fromkeys(getattr(row, name) for row in rows) for name in ("captions", "images"))
     notes = [
         "[low, high]: 95 % interval by resampling images with all their captions, never narrower than so few images "
         "allow; chance: random order",
@@ -247,45 +203,47 @@ def _legend(board: Scoreboard) -> Section:
         *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),
         *(f"images {choice}: {IMAGE_CHOICES[choice]}" for choice in images),
     ]
-    return Section(title="How to read it", rows=[], notes=notes)
+    return Section(title="How to read it", notes=notes)
 
 
-def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
+def write_scoreboard_plot(board: Board, path: Path) -> None:
     """Draw a PNG with one panel per test set, and a dot with its 95 % interval for each model."""
-    panels: list[tuple[str, list[Entry]]] = []
+    colours = {model.name: COLOURS[SERIES[number % len(SERIES)]] for number, model in enumerate(board.models)}
+    panels: list[Panel] = []
     for test_set in board.sets:
         name, title = _PANELS[test_set.task]
-        found = [entry for entry in shown_entries(board, test_set.name) if entry.score.name == name]
+        found = shown_rows(board, test_set.name).where(metric=name, minus=None).rows
         # The first model is on top, and models are grouped by the choice of captions and images.
-        choices = dict.fromkeys(_choice(entry.score) for entry in found)
-        rows = [entry for choice in choices for entry in found if _choice(entry.score) == choice]
-        panels.append((f"{picture_label(test_set.name)}: {title}, gallery {rows[0].score.gallery_size:,}", rows))
-    heights = [_ROW_HEIGHT * len(rows) + 1.0 for _, rows in panels]
-    models = [model.name for model in board.models]
-    colours = {name: COLOURS[SERIES[number % len(SERIES)]] for number, name in enumerate(models)}
+        choices = list(dict.fromkeys(row.choice for row in found))
+        rows = sorted(found, key=lambda row: choices.index(row.choice))
+        lines = []
+        for row in rows:
+            kinds = [row.captions, *([row.images] if row.images != ALL else [])]
+            lines.append((f"{picture_label(row.model)} ({', '.join(kinds)})", colours[row.model], row))
+        panels.append((f"{picture_label(test_set.name)}: {title}, gallery {rows[0].gallery:,}", lines))
+    write_panels(panels, path)
+
+
+def write_panels(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels below each other as a PNG: a title, and a label, a colour and a score or difference for each line."""
+    heights = [_ROW_HEIGHT * len(lines) + 1.0 for _, lines in panels]
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-        for place, (title, rows) in zip(axes, panels, strict=True):
-            _draw_panel(place, rows, title, colours)
+        places = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for axes, (title, lines) in zip(places, panels, strict=True):
+            for place, (_, colour, row) in enumerate(lines):
+                axes.plot([row.low, row.high], [place, place], "-", color=colour, linewidth=2.2, solid_capstyle="butt")
+                axes.plot([row.value], [place], "o", color=colour, markersize=6, clip_on=False, zorder=3)
+                axes.plot([row.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
+            axes.set_yticks(range(len(lines)), [label for label, _, _ in lines])
+            axes.set_ylim(len(lines) - 0.4, -0.6)
+            what, grey = "difference", "none"
+            if lines[0][2].minus is None:
+                what, grey, most = "score", "chance", max(max(row.high, row.chance) for _, _, row in lines)
+                axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
+            axes.set_title(title, loc="left", fontsize=10)
+            axes.set_xlabel(f"dot: {what}, line: 95 % interval, grey: {grey}", fontsize=8, color=COLOURS["soft"])
+            axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
+            axes.set_axisbelow(True)
 
     write_png(path, draw, size=(8.5, sum(heights)))
-
-
-def _draw_panel(axes: Any, entries: Sequence[Entry], title: str, colours: Mapping[str, str]) -> None:
-    labels = []
-    for place, entry in enumerate(entries):
-        score, colour = entry.score, colours[entry.model]
-        axes.plot([score.low, score.high], [place, place], "-", color=colour, linewidth=2.2, solid_capstyle="butt")
-        axes.plot([score.value], [place], "o", color=colour, markersize=6, clip_on=False, zorder=3)
-        axes.plot([score.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
-        kinds = [score.captions, *([score.images] if score.images != "all" else [])]
-        labels.append(f"{picture_label(entry.model)} ({', '.join(kinds)})")
-    axes.set_yticks(range(len(entries)), labels)
-    axes.set_ylim(len(entries) - 0.4, -0.6)
-    most = max(max(entry.score.high, entry.score.chance) for entry in entries)
-    axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])
-    axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
-    axes.set_axisbelow(True)

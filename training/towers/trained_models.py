@@ -287,12 +287,13 @@ def _listed(folder: Path) -> ListedModel:
     remedy = f"train the model again, or remove {folder}"
     run, result = (read_object(folder / name, remedy=remedy) for name in (RUN_FILE, RESULT_FILE))
     note, stated = folder / NOTE_FILE, trained_on(folder)
+    paths = {split: folder / SCORES_FILE.format(split=split) for split in HELD_OUT}
+    boards = [(split, read_object(path, remedy=remedy)) for split, path in paths.items() if path.is_file()]
     scores = (
         (float(score["value"]), split)
-        for split in HELD_OUT
-        if (path := folder / SCORES_FILE.format(split=split)).is_file()
-        for score in read_object(path, remedy=remedy)["scores"]
-        if (score["name"], score["captions"], score["images"]) == HEADLINE
+        for split, board in boards
+        for score in board.get("rows", board.get("scores", ()))  # as an earlier version wrote them, by "name"
+        if (score.get("metric", score.get("name")), score["captions"], score["images"]) == HEADLINE
     )
     value, split = next(scores, (None, None))
     if (effort := folder / EFFORT_FILE).is_file():

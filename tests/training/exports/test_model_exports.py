@@ -345,7 +345,11 @@ def changed(**values: Any) -> Callable[[bytes], str]:
         ("run.json", changed(settings=[]), "its key or settings"),
         ("result.json", changed(steps="two"), "steps is 'two'"),
         ("result.json", changed(steps=True), "steps is True"),
-        ("scores-test.json", lambda _: '{"split": "test", "model_sha256": "", "scores": [{"name": 5}]}', "not a file"),
+        (
+            "scores-test.json",
+            lambda _: '{"split": "test", "model_sha256": "", "scores": [{"name": 5}]}',
+            "not a valid table",
+        ),
         ("effort.json", lambda _: "[]", "is damaged"),
     ],
 )

@@ -17,7 +17,8 @@ from training.config import EvaluateConfig
 from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.encoders import open_encoder
 from training.scores.galleries import Gallery
-from training.scores.scoreboard import ModelToScore, Scoreboard, score_models
+from training.scores.rows import Board
+from training.scores.scoreboard import ModelToScore, score_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*autocast")  # of mteb's loader for open_clip
 
@@ -52,13 +53,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, runpy.run_path(str(READER))["refuse"])
 
 
-def board_of(model: Path, gallery: Gallery) -> Scoreboard:
+def board_of(model: Path, gallery: Gallery) -> Board:
     found = ModelToScore(name="own", open=lambda: open_encoder(str(model)))
     return score_models([found], [gallery], EvaluateConfig(bootstrap_rounds=20))
 
 
-def on_board(board: Scoreboard) -> dict[str, float]:
-    return {entry.score.name: entry.score.value for entry in board.entries if entry.score.captions == "all"}
+def on_board(board: Board) -> dict[str, float]:
+    return {row.metric: row.value for row in board.where(captions="all").rows}
 
 
 def of_mteb(results: Iterable[Any]) -> dict[str, float]:
