@@ -49,7 +49,7 @@ from training.towers.model import LoadedModel, open_model
 from training.towers.trained_models import current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
 from training.use.localize import localize
-from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay, thumbnail_of
+from training.use.pictures import THUMBNAIL, fit_in_box, heat_overlay, image_of
 from training.use.search import Gallery, Hit, folder_gallery, shard_gallery
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class Page:
         assert self.shown.gallery is not None, "a page without images has no search"
         with self._present():
             found = self.shown.gallery.search(query, min(max(1, int(count or 1)), MOST_HITS))
-            tiles = [(hit, _data_url(thumbnail_of(hit, TILE))) for hit in found.hits]
+            tiles = [(hit, _data_url(_shrunk(hit, TILE))) for hit in found.hits]
         head = words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
         is_weak = found.num_images > 1 and self._lifts([query])[0] <= self._weak
         return str(self._html.found(words, head, is_weak, tiles, self.shown.language))
@@ -249,9 +249,14 @@ class Page:
     def _samples(
         self, words: Words, wanted: str, source: str, split: str, outcome: str, origin: str, *limits: Any
     ) -> tuple[str, Any]:
-        score, least, most, number = limits
-        values = {"source": source, "split": split, "outcome": outcome, "origin": origin, "score": score}
-        values = {name: value or "" for name, value in values.items()} | {"least": least, "most": most}
+        score, *between, number = limits
+        texts = {"source": source, "split": split, "outcome": outcome, "origin": origin, "score": score}
+        values: dict[str, Any] = {name: value or "" for name, value in texts.items()}
+        try:
+            least, most = (float(limit.replace(",", ".")) if (limit or "").strip() else None for limit in between)
+        except ValueError as error:
+            raise gr.Error(words["need_number"], print_exception=False) from error
+        values |= {"least": least, "most": most}
         values["words"] = (wanted or "")[:MAX_TEXT].lower().split()
         with self._present():
             total = self._rows(COUNT, **values)[0]["total"]
@@ -318,7 +323,7 @@ class Page:
         """Return the images of those samples that are there."""
         rows = self._rows(IMAGES, ids=samples)
         hits = {row["sample_id"]: Hit(cosine=0.0, name=row["sample_id"], image=row["image"]) for row in rows}
-        return {name: thumbnail_of(hit, side) for name, hit in hits.items()}
+        return {name: _shrunk(hit, side) for name, hit in hits.items()}
 
     def _examples(self, number: int = 3) -> list[dict[str, str]]:
         """Return samples whose captions the model can read, as they are now: one may be taken down while it is shown.
@@ -385,7 +390,9 @@ class Page:
     def blocks(self) -> gr.Blocks:
         """Return the page, for Gradio."""
         t = self.i18n
-        with gr.Blocks(title=t("title"), analytics_enabled=False, delete_cache=(KEPT_S / 10, KEPT_S)) as blocks:
+        with gr.Blocks(
+            title=self.texts[FALLBACK]["title"], analytics_enabled=False, delete_cache=(KEPT_S / 10, KEPT_S)
+        ) as blocks:
             gr.Markdown(t("title"), elem_classes="title")
             gr.Markdown(t("intro"))
             if self.shown.gallery is not None:
@@ -404,7 +411,7 @@ class Page:
     def _search_tab(self, page: gr.Blocks) -> None:
         t = self.i18n
         wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"), max_length=MAX_TEXT)
-        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"))
+        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"), buttons=[])
         button = gr.Button(t("search"), variant="primary")
         examples = gr.Dataset(components=[wanted], samples=[], label=t("examples_of_texts"), visible=False)
         result = gr.HTML()
@@ -457,7 +464,7 @@ class Page:
                 inputs.append(gr.Dropdown(choices, value="", label=t(name), min_width=150, filterable=False))
         with gr.Row():
             inputs.append(gr.Dropdown([*SCORES], value=SCORES[0], label=t("score"), min_width=150, filterable=False))
-            inputs += [gr.Number(None, label=t(name), min_width=120) for name in ("at_least", "at_most")]
+            inputs += [gr.Textbox(label=t(name), min_width=120, max_length=20) for name in ("at_least", "at_most")]
             number = gr.Number(1, label=t("page_number"), minimum=1, precision=0, min_width=120)
         button = gr.Button(t("show"), variant="primary")
         result = gr.HTML()
@@ -467,6 +474,12 @@ class Page:
         events = [tab.select, button.click, wanted.submit, number.submit]
         self._on(events, self._samples, [*inputs, number], [result, sample], api_name="samples")
         self._on([why.click], self._story, sample, story, api_name="story")
+
+
+def _shrunk(hit: Hit, side: int) -> Image.Image:
+    image = image_of(hit, side)
+    image.thumbnail((side, side))
+    return image
 
 
 def _data_url(image: Image.Image) -> str:
@@ -573,7 +586,7 @@ def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> It
             ssr_mode=False,
             pwa=False,
             app_kwargs={"middleware": [_guard(uploads, host)], "docs_url": None, "redoc_url": None},
-            theme=gr.themes.Default(primary_hue="blue"),
+            theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=(PAGES / "demo.css").read_text(encoding="utf-8"),
             i18n=page.i18n,
         )

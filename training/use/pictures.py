@@ -82,15 +82,20 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None
     _save(sheet, out)
 
 
-def thumbnail_of(hit: Hit, side: int = THUMBNAIL) -> Image.Image:
-    """Return the image of a hit, in RGB, to fit in a square."""
+def thumbnail_of(hit: Hit) -> Image.Image:
+    """Return the image of a hit, in RGB, to fit in a square of `THUMBNAIL` pixels."""
+    return fit_in_box(image_of(hit, THUMBNAIL), THUMBNAIL)
+
+
+def image_of(hit: Hit, side: int) -> Image.Image:
+    """Return the image of a hit, in RGB. A large one may be decoded at a fraction, but to no less than `side` pixels."""
     if hit.path is not None:
-        return fit_in_box(read_picture(hit.path, side).image, side)
+        return read_picture(hit.path, side).image
     with quiet_decoders():
         found = picture_or_reason(hit.image, side)
     if isinstance(found, str):
         raise InputError(f"the image of {hit.name} does not decode ({found}): run `vernaclip verify`")
-    return fit_in_box(found.image, side)
+    return found.image
 
 
 def fit_in_box(image: Image.Image, side: int) -> Image.Image:
