@@ -88,7 +88,7 @@ def thumbnail_of(hit: Hit) -> Image.Image:
 
 
 def image_of(hit: Hit, side: int) -> Image.Image:
-    """Return the image of a hit, in RGB. A large one may be decoded at a fraction, but to no less than `side` pixels."""
+    """Return the image of a hit, in RGB; a large one may be decoded at a fraction of no less than `side` pixels."""
     if hit.path is not None:
         return read_picture(hit.path, side).image
     with quiet_decoders():
