@@ -247,7 +247,7 @@ def _copied_words(language: Language) -> Iterator[Finding]:
 
 
 def _letters(language: Language) -> Iterator[Finding]:
-    from training.use.pictures import choose_typefaces
+    from training.use.pictures import missing_letters
 
     texts = language.pack.function_words or language.pack.tens
     if not texts:
@@ -258,8 +258,7 @@ def _letters(language: Language) -> Iterator[Finding]:
             language.set_in_pack("function_words"),
         )
         return
-    lettering = choose_typefaces(texts)
-    lacking = sorted({char for word in texts for char in word if not lettering.has(char)})
+    lacking = missing_letters(texts)
     if not lacking:
         yield Finding("found", "contact sheets can show them")
         return

@@ -19,7 +19,6 @@ class SearchedImages:
     """The images to search, and the model that searches them.
 
     Args:
-        root: folder of the catalog.
         dataset: dataset whose newest model is used. None takes the only one that has a model.
         folder: folder of image files to search instead of the dataset.
         model: model folder to use instead of the dataset's model; only with `folder`.
@@ -32,24 +31,12 @@ class SearchedImages:
     model: Path | None = None
     split: str | None = None
 
-    def __post_init__(self) -> None:
-        """Check that the settings fit each other.
-
-        Raises:
-            SettingsError: they do not.
-        """
-        if self.folder is not None and self.split is not None:
-            raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
-        if self.folder is None and self.model is not None:
-            raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryTranslation:
     """The translation of a query.
 
     Args:
-        from_code: language of the query.
         to_code: language of the model. None takes that of the model's training data.
         settings: settings of `[translate]`.
         language_packs: TOML files of language packs.
@@ -66,25 +53,17 @@ class QueryTranslation:
 def search_images(
     query: str | Path, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
 ) -> SearchResult:
-    """Return the images that are most similar to a query. The result has the translated query, if it is translated.
-
-    Args:
-        query: text in the language of the model, or of `translation`; or the path of an image.
-        searched: images and model.
-        num_hits: maximum number of images.
-        translation: how to translate the query.
-
-    Raises:
-        SettingsError: the query is empty, or settings are wrong.
-        InputError: there are no images, or no model; the image cannot be read; or the engine cannot be opened, or has
-            no translation.
-    """
+    """Return the images that are most similar to a text, which is translated first if asked, or to an image file."""
+    root, folder = searched.root, searched.folder
     if isinstance(query, Path) and translation is not None:
         raise SettingsError("--from translates a text, but the query is an image: leave --from out")
-    root, folder = searched.root, searched.folder
+    if folder is not None and searched.split is not None:
+        raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
+    if folder is None and searched.model is not None:
+        raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
     model = chosen_model(root, searched.dataset, searched.model)
-    if translation is not None and isinstance(query, str):
-        query = _translated(query, translation, model, root)
+    if translation is not None:
+        query = _translated(str(query), translation, model, root)
     if folder is None:
         return search_dataset(root, searched.dataset, query, num_hits=num_hits, split=searched.split)
     fallback = root if root.is_dir() else None  # caches features if the folder is not writable
@@ -92,12 +71,7 @@ def search_images(
 
 
 def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
-    """Return the folder of `--model`, or of the newest model of a dataset.
-
-    Raises:
-        SettingsError: both a model and a dataset are given.
-        InputError: no model was trained.
-    """
+    """Return the folder of `--model`, or of the newest model of a dataset."""
     if model is None:
         return current_model(root, dataset).folder
     if dataset is not None:

@@ -13,9 +13,8 @@ from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
 from data_catalog.images.decoding import open_image
 from data_catalog.rows.image_formats import is_image_name
 from flows import PACKAGES
-from flows.page import Shown, interface_texts, open_shown
-from flows.recipe.language_packs import language_pack
-from training.data.images import picture_or_reason, quiet_decoders
+from flows.page import FALLBACK, Shown, interface_texts, open_shown
+from training.data.images import read_picture
 from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import rename_encoders
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -30,14 +29,9 @@ MODEL_FILES = (
 # What the page imports of our dependencies.
 REQUIREMENTS = (
     *("fsspec", "ftfy", "httpx", "huggingface-hub", "jinja2", "matplotlib", "numpy", "open-clip-torch"),
-    *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "sentencepiece", "timm"),
-    *("tokenizers", "torch", "torchvision", "transformers"),
+    *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "scipy", "sentencepiece"),
+    *("timm", "tokenizers", "torch", "torchvision", "transformers"),
 )
-# Segments of a JPEG that only say what its pixels are, and the end of a scan's pixels.
-_JPEG_SEGMENT = re.compile(
-    rb"\xff(?:[\xc0-\xcf\xda\xdb\xdd]|\xe0\0\x10JFIF\0|\xee\0\x0eAdobe|\xe2..ICC_PROFILE\0)", re.DOTALL
-)
-_SCAN, _SCAN_END = b"\xff\xda", re.compile(rb"\xff(?![\0\xd0-\xd7])|\Z")
 README = Template("""---
 title: $title
 sdk: gradio
@@ -88,12 +82,7 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
         shown: the page of the model.
         model: the model's folder. Of its files only those are copied that the model is read from, without paths.
         out: the new folder.
-        images: folder of images that people of the Space search. They are copied without metadata, such as positions.
-
-    Raises:
-        SettingsError: the folder exists.
-        InputError: there are no images in the folder of images.
-        PipelineError: the copied model cannot be read.
+        images: folder of images that people of the Space search. They are written without metadata, such as positions.
     """
     require_new(out)
     place = out.with_name(f"{TEMPORARY_PREFIX}{out.name}")
@@ -103,28 +92,26 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
             if path.is_file() and path.name in MODEL_FILES:
                 _copy_without_paths(path, place / "model" / path.relative_to(model))
         if images is not None:
-            copied = [path for path in sorted(images.rglob("*")) if is_image_name(path.name) and path.is_file()]
-            for name in (path.relative_to(images) for path in copied):
-                if not any(part.startswith(".") for part in name.parts):
-                    _copy_picture(images / name, place / "images" / name)
+            for path in sorted(images.rglob("*")):
+                name = path.relative_to(images)
+                if is_image_name(path.name) and path.is_file() and not any(part.startswith(".") for part in name.parts):
+                    _write_without_metadata(path, place / "images" / name)
             if not (place / "images").is_dir():
                 raise InputError(f"{images} contains no image files")
         for package in PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.argosmodel")
             shutil.copytree(HOME / package, place / package, ignore=ignored)
-        texts = interface_texts()
-        words = texts.get(shown.language, texts["en"])
-        named = words["language"] if shown.language in texts else shown.language and language_pack(shown.language).name
-        intro = words["intro"].format(language=named or words["unknown_language"])
+        texts = interface_texts(shown.language)
+        words = texts.get(shown.language, texts[FALLBACK])
         files = {
-            "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=intro),
+            "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=words["intro"]),
             "app.py": APP.substitute(language=repr(shown.language)),
-            "requirements.txt": "".join(f"{line}\n" for line in requirements()),
+            "requirements.txt": "\n".join([*requirements(), ""]),
             "Dockerfile": DOCKERFILE,
             ".dockerignore": "**/__pycache__\n.git\n",
         }
-        for file, content in files.items():
-            (place / file).write_text(content, encoding="utf-8")
+        for name, content in files.items():
+            (place / name).write_text(content, encoding="utf-8")
         open_shown(None, model=place / "model", language=shown.language)  # reads the copy
         place.rename(out)
     finally:
@@ -132,11 +119,7 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
 
 
 def require_new(out: Path) -> None:
-    """Refuse to write a Space into a folder that exists.
-
-    Raises:
-        SettingsError: it exists.
-    """
+    """Refuse to write a Space into a folder that exists."""
     if out.exists() or out.is_symlink():
         raise SettingsError(f"{out} exists: name a new folder for the Space")
 
@@ -162,30 +145,12 @@ def _copy_without_paths(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _copy_picture(path: Path, target: Path) -> None:
-    """Copy an image file without metadata or other hidden bytes; leave out a broken one.
-
-    A JPEG of nothing but pixels is copied as it is. All others are encoded again, upright, in their own format.
-    """
-    raw = path.read_bytes()
-    with quiet_decoders():
-        picture = picture_or_reason(raw, 0)
-        if isinstance(picture, str):
-            logger.warning("%s is left out, because it cannot be read as an image: %s", path, picture)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _is_bare_jpeg(raw):
-            shutil.copyfile(path, target)
-        else:
-            picture.image.save(target, open_image(raw).format, quality=95)
-
-
-def _is_bare_jpeg(raw: bytes) -> bool:
-    """Return whether a file is a JPEG without metadata that ends at its first end marker."""
-    at = 2 if raw.startswith(b"\xff\xd8") else len(raw)
-    while segment := _JPEG_SEGMENT.match(raw, at):
-        at = segment.start() + 2
-        at += int.from_bytes(raw[at : at + 2])
-        if segment[0] == _SCAN and (end := _SCAN_END.search(raw, at)):
-            at = end.start()
-    return raw[at:] == b"\xff\xd9"
+def _write_without_metadata(path: Path, target: Path) -> None:
+    """Write the pixels of an image file, upright and in its own format; leave out a broken one."""
+    try:
+        picture = read_picture(path, 0)
+    except InputError as error:
+        logger.warning("left out: %s", error)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    picture.image.save(target, open_image(path.read_bytes()).format, quality=95)

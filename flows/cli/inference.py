@@ -82,7 +82,9 @@ def search(
     from flows.search import QueryTranslation, SearchedImages, search_images
     from training.use.pictures import contact_sheet
 
-    query = _query(text, image)
+    if (text is None) == (image is None):
+        raise SettingsError('give one query: a text, as in `vernaclip search "a dog"`, or --image FILE')
+    query = image or text or ""
     read = [path for path in (image, images) if path is not None]
     out = _picture(root, options, query if isinstance(query, str) else f"search-{query.stem}", read=read)
     if top < 1:
@@ -115,19 +117,12 @@ def _say_hits(found: "SearchResult") -> None:
     """Print the images that were found, and the files that are not listed."""
     from data_catalog.catalog.result_files import short_value
 
-    say_table(
-        [
-            {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}", "file": short_value(hit.name)}
-            if hit.path
-            else {
-                "rank": hit.rank,
-                "cosine": f"{hit.cosine:.3f}",
-                "sample": short_value(hit.name),
-                "caption": short_value(hit.captions[0]),
-            }
-            for hit in found.hits
-        ]
-    )
+    rows = []
+    for hit in found.hits:
+        row = {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}"}
+        named = {"file": hit.name} if hit.path else {"sample": hit.name, "caption": hit.captions[0]}
+        rows.append(row | {column: short_value(value) for column, value in named.items()})
+    say_table(rows)
     if found.left_out:
         say("\n" + visible_text(f"Not listed, because it is the query image: {', '.join(found.left_out)}"))
     if found.unreadable:
@@ -136,20 +131,6 @@ def _say_hits(found: "SearchResult") -> None:
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
             say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
-
-
-def _query(text: str | None, image: Path | None) -> str | Path:
-    """Return the text or the image to search by.
-
-    Raises:
-        SettingsError: both are given, or neither.
-    """
-    if text is not None and image is not None:
-        raise SettingsError("TEXT and --image are two queries: give one of them")
-    query = image if text is None else text
-    if query is None:
-        raise SettingsError('a query is missing: give a text, as in `vernaclip search "a dog"`, or --image FILE')
-    return query
 
 
 def classify(
@@ -183,7 +164,13 @@ def classify(
     from training.use.classify import classify as run
     from training.use.pictures import bars
 
-    labels = [*texts, *(_lines(classes) if classes else [])]
+    labels = [*texts]
+    if classes is not None:
+        try:
+            lines = classes.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--classes: {classes} cannot be read as UTF-8 text: {error}") from error
+        labels += [line.strip() for line in lines if line.strip()]
     out = _picture(root, options, f"classify-{image.stem}", read=[image])
     found = run(image, labels, chosen_model(root, options.dataset, options.model), template=template)
     bars(found, out)
@@ -202,21 +189,6 @@ def classify(
         terms = f"{found.logit_scale:.1f} times the cosine {found.logit_bias or 0.0:+.1f}"
         say(f"\nA SigLIP model scores each text independently: sigmoid of {terms}.")
     say(f"Picture: {out}")
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the non-empty lines of the file of `--classes`.
-
-    Raises:
-        InputError: the file cannot be read, or is not UTF-8.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"--classes: {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--classes: {path} is not UTF-8 text: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def localize(
@@ -305,8 +277,6 @@ def demo(
     from flows.space import export, require_new
 
     if export_space is not None:
-        if port is not None:
-            raise SettingsError("--port is of no use with --export-space: a Space has its own")
         require_new(export_space)
         folder = chosen_model(root, dataset, model)
         export(open_shown(None, model=folder, language=language), folder, export_space, images=images)
@@ -324,16 +294,11 @@ def demo(
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:
     """Return the path of the picture: below the root, or in the working folder if `--model` is given.
 
-    With `--model` there may be no root, and none is created.
-
     Args:
         root: of the catalog.
         options: of the command.
         name: text from which the file name is made.
-        read: the image and the folder of images that the command reads.
-
-    Raises:
-        SettingsError: the picture would replace another file, or be written among the images that are searched.
+        read: the image and the folder of images that the command reads, which no result may replace or join.
     """
     folder = root / "searches" if options.model is None else Path()
     # Letters and digits stay; other runs of characters become one dash.
@@ -347,12 +312,9 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path
     for option, place in places.items():
         require_own_file(place, option)
         for path in read:
-            if place.resolve() == path.resolve():
-                raise SettingsError(f"{place} is the input image, which is not overwritten: name another file")
-            if path.is_dir() and place.resolve().is_relative_to(path.resolve()):
-                raise SettingsError(f"{place} is in the folder that is searched: choose another path with {option}")
-    if out.suffix.lower() != ".png":
-        raise SettingsError(f"--out: the picture is a PNG file, so {out.name} must end in .png")
+            if path.resolve() in (place.resolve(), *place.resolve().parents):
+                what = "in the folder that is searched" if path.is_dir() else "the input image"
+                raise SettingsError(f"{place} is {what}: choose another path with {option}")
     if len({place.resolve() for place in places.values()}) < len(places):
         raise SettingsError(f"--json and --out both name {out}: use two different files")
     return out

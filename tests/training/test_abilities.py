@@ -115,13 +115,17 @@ def test_the_template_makes_the_text(flag: Path) -> None:
     [
         ([], "{c}", "two or more"),
         (["rosso"], "{c}", "a single text"),
-        (["rosso", "blu", " rosso"], "{c}", "'rosso' is given 2 times"),
+        (["rosso", "blu", " rosso"], "{c}", "'rosso' and ' rosso' as the same text"),
         (["rosso", " "], "{c}", "is empty"),
         (["rosso", "blu"], "una foto", "has no {c}"),
         # The same to the model: they share nothing unseen.
-        (["Un quadrato ROSSO", "blu", "un quadrato rosso"], "{c}", "'Un quadrato ROSSO' and .*ignores the diff"),
-        (["l’albero", "l'albero"], "{c}", "ignores the difference"),
-        (["rosso " * 30, "rosso " * 31 + "blu"], "{c}", "'rosso rosso.* too long are cut off"),
+        (
+            ["Un quadrato ROSSO", "blu", "un quadrato rosso"],
+            "{c}",
+            "ROSSO' and 'un quadrato rosso' as the same",
+        ),
+        (["l’albero", "l'albero"], "{c}", "as the same text"),
+        (["rosso " * 30, "rosso " * 31 + "blu"], "{c}", "as the same text"),
     ],
 )
 def test_classes_that_make_no_sense_are_refused(
@@ -157,7 +161,7 @@ def test_a_model_of_a_timm_backbone_and_bert_searches_classifies_and_localizes(
     assert localized.changes
     assert localized.cosine == pytest.approx(best.cosine, abs=1e-6)
     pixels = model.preprocessing.resized(read_picture(picture, model.image_size).image)
-    texts = np.concatenate([query_features(model, query) for query in (text, *others)])
+    texts = np.stack([query_features(model, query) for query in (text, *others)])
     cosines = texts @ picture_features(model, np.stack([pixels]))[0]
     found = classify(picture, [text, *others], timm_and_bert)
     assert {choice.text: choice.cosine for choice in found.choices} == pytest.approx(

@@ -1,21 +1,21 @@
 """Classify an image among texts or class names that the user gives (zero-shot classification)."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+import reprlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, softmax
 
 from data_catalog.base.errors import DamagedError, SettingsError
 from training.data.features import text_features
-from training.data.images import picture_features, read_picture
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
+from training.use.search import query_features
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"
-_LONGEST_QUOTED = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,6 @@ class Choice:
     """A class and its probability.
 
     Args:
-        rank: rank, from 1.
         label: the class as the user gave it.
         text: the text that the model encoded: the template with the class.
         cosine: cosine similarity of image and text.
@@ -44,13 +43,10 @@ class Classification:
     """The classes of an image, the most likely first.
 
     Args:
-        image: the image file.
-        choices: the classes.
         method: "softmax" for probabilities that add up to 1 over the given texts, or "sigmoid" for models that were
             trained to judge each text independently (SigLIP).
         logit_scale: the trained factor of cosines.
         logit_bias: the trained bias of a sigmoid. None for softmax.
-        model_sha256: sha256 of the model's weights.
     """
 
     image: Path
@@ -75,47 +71,33 @@ def classify(
         labels: two or more texts, or class names for the template.
         model: a model folder or a loaded model.
         template: text with `PLACEHOLDER` in place of a label, such as "una foto di {c}".
-
-    Raises:
-        SettingsError: there are fewer than two labels, a label is empty or repeated, two give the same tokens, or the
-            template has no placeholder.
-        InputError: the image cannot be read, or there is no model.
-        DamagedError: the model's files are damaged.
     """
     require_texts(labels)
     if PLACEHOLDER not in template:
         raise SettingsError(f"the template {template!r} has no {PLACEHOLDER} in place of the class")
     if len(labels) < 2:
         raise SettingsError("a single text always gets the probability 1: give two or more texts to compare")
-    ((most, count),) = Counter(" ".join(label.split()) for label in labels).most_common(1)
-    if count > 1:
-        raise SettingsError(f"the text {most!r} is given {count} times: give each text once")
     texts = [template.replace(PLACEHOLDER, label) for label in labels]
     loaded = open_model(model)
-    too_long = set(loaded.tokenizer.too_long(texts))
-    _require_distinct_texts(loaded, labels, texts, too_long)
-    pixels = loaded.preprocessing.resized(read_picture(image, loaded.image_size).image)
-    cosines = text_features(loaded, texts).astype(np.float64) @ picture_features(loaded, np.stack([pixels]))[0]
+    _refuse_equal_texts(loaded, texts)
+    cosines = text_features(loaded, texts).astype(np.float64) @ query_features(loaded, image)
     if not np.isfinite(cosines).all():
         raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")
     scale = float(loaded.module.logit_scale.exp().item())
     bias = None if loaded.module.logit_bias is None else float(loaded.module.logit_bias.item())
-    if bias is None:
-        weights = np.exp(scale * (cosines - cosines.max()))
-        probabilities = weights / weights.sum()
-    else:
-        probabilities = 0.5 * (1 + np.tanh(0.5 * (cosines * scale + bias)))  # a sigmoid that cannot overflow
-    order = sorted(range(len(texts)), key=lambda index: (-cosines[index], index))
+    logits = cosines * scale
+    probabilities = softmax(logits) if bias is None else expit(logits + bias)
+    too_long = set(loaded.tokenizer.too_long(texts))
     choices = tuple(
         Choice(
             rank=rank,
-            label=labels[index],
-            text=texts[index],
-            cosine=float(cosines[index]),
-            probability=float(probabilities[index]),
-            is_cut=texts[index] in too_long,
+            label=labels[place],
+            text=texts[place],
+            cosine=float(cosines[place]),
+            probability=float(probabilities[place]),
+            is_cut=texts[place] in too_long,
         )
-        for rank, index in enumerate(order, start=1)
+        for rank, place in enumerate(np.argsort(-cosines, kind="stable").tolist(), start=1)
     )
     return Classification(
         image=image,
@@ -127,25 +109,13 @@ def classify(
     )
 
 
-def _require_distinct_texts(
-    model: LoadedModel, labels: Sequence[str], texts: Sequence[str], too_long: Collection[str]
-) -> None:
-    """Raise if two texts have the same tokens, because they would split one probability.
-
-    Raises:
-        SettingsError: two texts have the same tokens.
-    """
-    first: dict[tuple[int, ...], int] = {}
-    for place, ids in enumerate(model.tokenizer(texts).flatten(1).tolist()):
-        other = first.setdefault(tuple(ids), place)
-        if other != place:
-            one, two = (
-                repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
-                for label in (labels[other], labels[place])
-            )
-            is_cut = texts[other] in too_long or texts[place] in too_long
-            why = "texts that are too long are cut off" if is_cut else "its tokenizer ignores the difference"
+def _refuse_equal_texts(model: LoadedModel, texts: Sequence[str]) -> None:
+    """Refuse two texts with the same tokens, because they would split one probability."""
+    first: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(texts, model.tokenizer(texts).flatten(1).tolist(), strict=True):
+        if tuple(ids) in first:
             raise SettingsError(
-                f"the model reads {one} and {two} as the same text ({why}), and would split one probability between "
-                "them. Give only one of the two, or word them differently"
+                f"the model reads {reprlib.repr(first[tuple(ids)])} and {reprlib.repr(text)} as the same text, and "
+                "would split one probability between them: give only one of the two, or word them differently"
             )
+        first[tuple(ids)] = text

@@ -1,14 +1,10 @@
 """Find the part of an image that a text describes, by covering parts of the image and comparing cosines.
 
 The method is based on CLIP-Italian (https://arxiv.org/abs/2108.08688) and its demo's code at
-https://huggingface.co/spaces/clip-italian/clip-italian-demo. The demo keeps one strip of the image visible at a time,
-of every height and place, then of every width and place, and fills the rest with grey. It sums how much better each
-strip fits the text than the whole image, and subtracts the mean three times, so its result has no unit.
-
-Here the parts are squares of several sizes, and the rest gets the image's mean colour. Each square is covered once, and
-shown alone once. In the first case the described object is missing, in the second it is all that is visible. The value
-of a place is the mean over the squares that contain it, in cosines. The whole image is squashed to the model's square,
-where the demo pads it. `benchmarks/localization.py` measures both methods and the demo's.
+https://huggingface.co/spaces/clip-italian/clip-italian-demo, which shows one strip of the image at a time. Here the
+parts are squares of several sizes, and the rest gets the image's mean colour. Each square is covered once, and shown
+alone once. The value of a place is the mean over the squares that contain it, in cosines.
+`benchmarks/localization.py` measures both methods and the demo's.
 """
 
 from dataclasses import asdict, dataclass
@@ -42,8 +38,6 @@ class Localization:
     """The part of an image that a text describes, as a heat map.
 
     Args:
-        image: the image file.
-        text: the text.
         cosine: cosine similarity of the whole image and the text.
         method: one of `METHODS`.
         heat: values of the method in cosines, row by row from the top, for a grid of equal cells over the upright
@@ -52,7 +46,6 @@ class Localization:
         height: height of the upright image, in pixels.
         num_masks: number of encoded images besides the whole one.
         is_cut: the text is longer than the model's context, so its end was cut off.
-        model_sha256: sha256 of the model's weights.
     """
 
     image: Path
@@ -69,20 +62,19 @@ class Localization:
     @property
     def peak(self) -> tuple[float, float]:
         """Return the centre (x, y) of the hottest cell, in pixels from the left and the top."""
-        number = max(range(len(self.heat) ** 2), key=lambda at: self.heat[at // len(self.heat)][at % len(self.heat)])
-        row, column = divmod(number, len(self.heat))
+        row, column = divmod(int(np.argmax(self.heat)), len(self.heat))
         return (column + 0.5) * self.width / len(self.heat), (row + 0.5) * self.height / len(self.heat)
 
     @property
     def hottest(self) -> float:
         """Return the largest heat, or 0 if no part changes the cosine noticeably."""
-        largest = max(map(max, self.heat))
+        largest = float(np.max(self.heat))
         return largest if largest > LAST_DIGITS else 0.0
 
     @property
     def changes(self) -> bool:
         """Return whether any part changes the cosine noticeably, in either direction."""
-        return max(abs(value) for row in self.heat for value in row) > LAST_DIGITS
+        return bool(np.abs(self.heat).max() > LAST_DIGITS)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
@@ -92,19 +84,7 @@ class Localization:
 
 
 def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str = BOTH) -> Localization:
-    """Find the part of an image file that a text describes.
-
-    Args:
-        image: the image file.
-        text: the text.
-        model: a model folder or a loaded model.
-        method: one of `METHODS`.
-
-    Raises:
-        SettingsError: the text is empty, or there is no such method.
-        InputError: the image cannot be read, there is no model, or the model crops its images.
-        DamagedError: the model's files are damaged.
-    """
+    """Find the part of an image file that a text describes, by one of `METHODS`."""
     require_texts([text])
     if method not in METHODS:
         raise SettingsError(f"the method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -113,7 +93,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
         raise InputError("the model sees only the middle of an image, so it cannot localize in the whole of it")
     picture = read_picture(image, loaded.image_size)
     pixels = loaded.preprocessing.resized(picture.image)
-    wanted = query_features(loaded, text)[0].astype(np.float64)
+    wanted = query_features(loaded, text).astype(np.float64)
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
     masks = square_masks(min(GRID, loaded.image_size))
     heat, num_masks = np.zeros(masks.shape[1:]), 0
@@ -131,7 +111,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
         text=text,
         cosine=whole,
         method=method,
-        heat=tuple(tuple(map(float, row)) for row in heat),
+        heat=tuple(map(tuple, heat.tolist())),
         width=picture.width,
         height=picture.height,
         num_masks=num_masks,
