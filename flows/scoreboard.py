@@ -42,7 +42,6 @@ from training.scores.galleries import (
     Gallery,
     LabelledImages,
     LeakCheck,
-    TextLanguage,
     TrainingMatch,
     captioned_gallery,
     held_out_gallery,
@@ -50,6 +49,7 @@ from training.scores.galleries import (
 )
 from training.scores.probe import Probe, ProbedSet, changed_captions, probe_models, read_pairs
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
+from training.scores.rows import TextLanguage
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
 from training.towers.trained_models import LearnedImages, TrainedModel, images_learned, newest_model, own_folder

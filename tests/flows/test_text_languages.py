@@ -13,7 +13,8 @@ from PIL import Image
 from data_catalog.base.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack
 from flows.scoreboard import with_language
-from training.scores.galleries import Gallery, LabelledImages, TextLanguage
+from training.scores.galleries import Gallery, LabelledImages
+from training.scores.rows import TextLanguage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

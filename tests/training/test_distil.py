@@ -19,7 +19,6 @@ from data_catalog.disk.records import record_folder, remove_folder_record
 from training.align.align import align
 from training.align.curve import measure_curve
 from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
-from training.data.features import FeatureStore
 from training.data.pairs import PairFiles
 from training.distil import distil as distilling
 from training.distil.distil import SentencePairs, batches, distil
@@ -146,7 +145,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             patch.setattr(distilling, "_save", save_or_end)
             run(pairs, config, tmp_path / "run", tmp_path / "cache")
     except KeyboardInterrupt:  # a program may try again while it handles the error
-        monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
+        monkeypatch.setattr("training.data.features._Rows.add", lambda *_: pytest.fail("a feature is computed again"))
         result = run(pairs, config, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(student)
     assert run(pairs, config, tmp_path / "run", tmp_path / "absent") == result

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from data_catalog.base.settings import what_values
 from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
-from training.data.features import Encoder, FeatureStore
+from training.data.features import Encoder, FeatureStore, ImageEncoder, TextEncoder
 from training.data.images import Features, encoded_reader
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
@@ -269,31 +269,31 @@ class FrozenTowers:
                 text_names.append(Path(each["text_cfg"]["hf_model_name"]).name)
         image_name = " and ".join(image_names)
 
-        def pixels(mirrored: bool) -> FeatureStore:
-            name = f"{image_name} (mirrored)" if mirrored else image_name
-            encoder = _encoder(
-                name,
-                image,
-                prepare=lambda picture: _prepared(picture, preprocessing, mirrored=mirrored),
-                encode_pixels=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
-            )
-            return FeatureStore(encoder, cache, unit=False)
-
-        encoder = _encoder(
-            " and ".join(text_names),
-            text,
-            encode_texts=lambda texts: encode_where_fastest(
-                text.tower, partial(backbone_features, text), tokenizer(texts)
+        encoder = Encoder(
+            name=image_name,
+            origin="frozen towers",
+            image=ImageEncoder(
+                prepare=partial(_prepared, preprocessing=preprocessing, mirrored=False),
+                encode=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
+                identity=_frozen_sha256(image),
             ),
-            files=text_files,
+            text=TextEncoder(
+                encode=lambda texts: encode_where_fastest(
+                    text.tower, partial(backbone_features, text), tokenizer(texts)
+                ),
+                identity=[_frozen_sha256(text), *text_files],
+            ),
         )
+        turned = replace(encoder.image, prepare=partial(_prepared, preprocessing=preprocessing, mirrored=True))
+        mirrored = replace(encoder, name=f"{image_name} (mirrored)", image=turned)
+        captions = replace(encoder, name=" and ".join(text_names))
         return cls(
             module=module,
             image=image,
             text=text,
-            images=pixels(False),
-            mirrored=pixels(True),
-            texts=FeatureStore(encoder, cache, unit=False),
+            images=FeatureStore(encoder, cache, unit=False),
+            mirrored=FeatureStore(mirrored, cache, unit=False),
+            texts=FeatureStore(captions, cache, unit=False),
         )
 
     def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
@@ -374,17 +374,10 @@ def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> I
         yield FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
 
 
-def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:
-    """Return a tower without its projection as an encoder of images alone or of texts alone."""
-    kept = {key: tensor for key, tensor in part.tower.state_dict().items() if key.partition(".")[0] != part.projection}
-    loaded = tensors_sha256(kept)
-    nothing: dict[str, Any] = {
-        "prepare": lambda picture: torch.zeros(0),
-        "encode_pixels": lambda pixels: torch.zeros(len(pixels), 0),
-        "encode_texts": lambda texts: torch.zeros(len(texts), 0),
-    }
-    origin = f"frozen tower, tensors {loaded[:12]}"
-    return Encoder(name=name, origin=origin, tensors_sha256=loaded, **{**nothing, **ways})
+def _frozen_sha256(part: FrozenPart) -> str:
+    """Return the hash of a tower's weights without its projection."""
+    weights = part.tower.state_dict().items()
+    return tensors_sha256({name: tensor for name, tensor in weights if name.partition(".")[0] != part.projection})
 
 
 def _is_head(part: FrozenPart) -> bool:

@@ -27,8 +27,6 @@ from training.data.batches import (
     captions_of_epoch,
     epoch_batches,
     image_inputs,
-    places_of,
-    samples_at,
     shuffled_windows,
     text_inputs,
 )
@@ -62,9 +60,7 @@ class PhaseInputs:
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
 
             def pixels(samples: Integers) -> torch.Tensor:
-                return run.preprocessing.normalised(
-                    torch.from_numpy(run.split.images.read(places_of(run.split, samples)))
-                )
+                return run.preprocessing.normalised(torch.from_numpy(run.split.images.read(samples)))
 
             rows = FeatureRows(len(run.split.captions), run.out)
             self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
@@ -142,14 +138,12 @@ class PhaseInputs:
         """Return all samples with their captions of an epoch, as one batch."""
         samples = np.arange(len(self._run.split.captions))
         captions = captions_of_epoch(self._run.split, self._run.config, epoch)
-        return BatchPlan(
-            step=0, first=0, samples=samples, places=places_of(self._run.split, samples), captions=captions
-        )
+        return BatchPlan(step=0, first=0, samples=samples, captions=captions)
 
     def _order(self, epoch: int) -> Integers:
         """Return the order of an epoch's samples: shuffled in the first epoch, then in groups of near misses."""
         run, config, every = self._run, self._run.config, self._every_sample(epoch)
-        windows = [samples_at(run.split, places) for places in shuffled_windows(run.split, config, epoch)]
+        windows = shuffled_windows(run.split, config, epoch)
         if not epoch:
             return np.concatenate(windows)
         draws, ordered = np.random.Generator(np.random.Philox(key=[config.seed + (5 << 32), epoch])), []

@@ -10,7 +10,8 @@ from data_catalog.base.errors import InputError
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore
 from training.scores.evaluation import outcomes_of
-from training.scores.galleries import Gallery, LabelledImages, TextLanguage
+from training.scores.galleries import Gallery, LabelledImages
+from training.scores.rows import TextLanguage
 from training.scores.score import Difference, Outcome, Score, differences_of, scores_of
 
 logger = logging.getLogger(__name__)

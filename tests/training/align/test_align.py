@@ -137,7 +137,7 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     assert files_of(tmp_path / "run") == files_of(aligned)
     assert "is damaged" in caplog.text
     assert "features of another model" in caplog.text
-    monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
+    monkeypatch.setattr("training.data.features._Rows.add", lambda *_: pytest.fail("a feature is computed again"))
     align(square_files, pretrained, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
 
 
