@@ -18,7 +18,7 @@ from harness import Goals, judge, medians, options_of, print_table, race, ratio
 from pictures import drawn, jpeg
 from PIL import Image
 
-from training.data.features import Encoder, FeatureStore
+from training.data.features import Encoder, FeatureStore, ImageEncoder, TextEncoder
 from training.runs.processes import prepare_for_torch
 from training.scores.encoders import tensors_sha256
 
@@ -37,13 +37,12 @@ def vit() -> Encoder:
     module, _, prepare = open_clip.create_model_and_transforms("ViT-B-32")
     tokenize = open_clip.get_tokenizer("ViT-B-32")
     module.eval()
+    identity = tensors_sha256(module.state_dict())
     return Encoder(
         name="ViT-B-32",
         origin="random",
-        prepare=prepare,
-        encode_pixels=module.encode_image,
-        encode_texts=lambda texts: module.encode_text(tokenize(list(texts))),
-        tensors_sha256=tensors_sha256(module.state_dict()),
+        image=ImageEncoder(prepare=prepare, encode=module.encode_image, identity=identity),
+        text=TextEncoder(encode=lambda texts: module.encode_text(tokenize(list(texts))), identity=identity),
     )
 
 

@@ -567,7 +567,7 @@ def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: s
     for path in (space / "model").iterdir():
         assert str(bert).encode() not in path.read_bytes(), path
     moved = space.rename(tmp_path / "moved")
-    assert open_open_clip(str(moved / "model"), "moved").encode_texts(["un quadrato"]).shape == (1, 32)
+    assert open_open_clip(str(moved / "model"), "moved").text.encode(["un quadrato"]).shape == (1, 32)
     made_of = json.loads((moved / "model" / "run.json").read_text())
     assert made_of == {"settings": {}, "learned": [], "license": ""}, (
         "whose license is to be stated by who starts from it"

@@ -36,7 +36,7 @@ from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_packs
 from flows.recipe.sources import read_test_sets
 from training.config import ImageTextConfig
-from training.data.features import Encoder
+from training.data.features import Encoder, ImageEncoder, TextEncoder
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 
@@ -347,13 +347,17 @@ def fit_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     encoder = Encoder(
         name="colours",
         origin="golden",
-        prepare=lambda image: torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.float32),
-        encode_pixels=lambda pixels: pixels,
-        encode_texts=lambda texts: torch.tensor(
-            [
-                [8.0 + sum(rgb[band] for word, rgb in colours.items() if word in text) for band in range(3)]
-                for text in texts
-            ]
+        image=ImageEncoder(
+            prepare=lambda image: torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.float32),
+            encode=lambda pixels: pixels,
+        ),
+        text=TextEncoder(
+            encode=lambda texts: torch.tensor(
+                [
+                    [8.0 + sum(rgb[band] for word, rgb in colours.items() if word in text) for band in range(3)]
+                    for text in texts
+                ]
+            )
         ),
     )
     pictures, rows = [], []

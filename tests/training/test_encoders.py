@@ -25,8 +25,8 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError
-from training.data.features import Encoder, FeatureStore, fingerprint, rewording
+from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from training.data.features import Encoder, FeatureStore, TextEncoder, fingerprint, rewording
 from training.scores.encoders import open_encoder, open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, load_model
 from training.towers.tokenizer import END, PAD, TOKENIZER_CONFIG_FILE, copy_tokenizer
@@ -91,7 +91,7 @@ def test_weights_in_half_precision_are_used_in_whole_precision(dual_encoder: Pat
     model.save_pretrained(folder)
     half = open_transformers(str(folder), "x")
     assert half.tensors_sha256 == tensors_sha256(model.float().state_dict())
-    assert half.encode_texts(TEXTS).dtype == torch.float32
+    assert half.text.encode(TEXTS).dtype == torch.float32
 
 
 def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(
@@ -144,7 +144,7 @@ def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: 
     together, alone = (FeatureStore(encoder).texts(TEXTS, batch_size=size) for size in (3, 1))
     assert np.abs(together - alone).max() < 1e-6
     padded = fast(TEXTS, padding="max_length", max_length=12, return_tensors="pt")
-    pixels = encoder.prepare(Image.new("RGB", (40, 40), "navy"))[None]
+    pixels = encoder.image.prepare(Image.new("RGB", (40, 40), "navy"))[None]
     with torch.no_grad():
         found = model(input_ids=padded["input_ids"], pixel_values=pixels)
     assert np.abs(together - found.text_embeds.numpy()).max() < 1e-5
@@ -305,13 +305,13 @@ class Counted:
 
             return run
 
-        encoders = {"encode_pixels": counted(model.encode_pixels), "encode_texts": counted(model.encode_texts)}
-        self.encoder = replace(model, **encoders)
+        image, text = (replace(side, encode=counted(side.encode)) for side in (model.image, model.text))
+        self.encoder = replace(model, image=image, text=text)
 
     def asked(self) -> int:
-        """How much it was asked for since then, less four images and four texts that tell which model it is."""
+        """How much a side was asked for since then, less four images or texts that tell which model it is."""
         found, self.num_asked = self.num_asked, 0
-        return found - 8
+        return found - 4
 
 
 def test_features_are_those_of_the_model_and_only_bytes_that_are_new_are_encoded(ours: Encoder, tmp_path: Path) -> None:
@@ -342,9 +342,10 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
         encoded.append(pixels)
         if len(encoded) == 4:  # the first of them are of noise, and tell which model it is
             raise KeyboardInterrupt
-        return model.encoder.encode_pixels(pixels)
+        return model.encoder.image.encode(pixels)
 
-    store = FeatureStore(replace(model.encoder, encode_pixels=interrupted), tmp_path)
+    side = replace(model.encoder.image, encode=interrupted)
+    store = FeatureStore(replace(model.encoder, image=side), tmp_path)
     with pytest.raises(KeyboardInterrupt):
         store.images(list(files), files.__getitem__, batch_size=2)
     model.asked()
@@ -379,17 +380,6 @@ def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(ours: Enco
     assert (features.shape, places, list(tmp_path.glob("new/*"))) == ((0, 0), {}, [])
 
 
-@pytest.mark.parametrize("is_file", [True, False])
-def test_what_is_in_the_way_is_a_sentence(is_file: bool, ours: Encoder, tmp_path: Path) -> None:
-    folder = tmp_path / "kept-features"
-    if is_file:
-        folder.write_text("no folder")
-    else:
-        (folder / fingerprint(ours) / f"features-{'0' * 64}.parquet").mkdir(parents=True)
-    with pytest.raises(DiskError, match=rf"cannot cache features .*{folder}/\w+ .* remove {folder}"):
-        FeatureStore(ours, folder).images(NAMES, FILES.__getitem__)
-
-
 def test_texts_are_encoded_once_as_they_are_asked(ours: Encoder, tmp_path: Path) -> None:
     model = Counted(ours)
     texts = ["un cane", "due gatti", "un cane", "è", "x" * 5000]
@@ -411,19 +401,15 @@ def test_models_are_known_by_weights_tokenizer_and_where_texts_are_cut(
 ) -> None:
     """Of a model of a hub no files are known; its tokenizer may have changed there."""
 
-    def cut_at(most: int) -> Encoder:
-        return replace(ours, encode_texts=lambda texts: torch.tensor([[len(t.split()[:most]), 1.0] for t in texts]))
+    def cut_at(most: int) -> TextEncoder:
+        return replace(ours.text, encode=lambda texts: torch.tensor([[len(t.split()[:most]), 1.0] for t in texts]))
 
-    assert fingerprint(ours) == fingerprint(replace(ours, name="another"))
-    models = [
-        ours,
-        *(cut_at(most) for most in (16, 64, 77, 512)),
-        open_model_folder(random_clip(TEXTS, seed=1), "other"),
-    ]
-    models += [replace(ours, files=({"name": "tokenizer.json", "sha256": "0" * 64},))]
-    before = fingerprint(ours)
-    assert len({fingerprint(model) for model in models}) == 7
+    other = open_model_folder(random_clip(TEXTS, seed=1), "other")
+    sides = [ours.image, other.image, ours.text, other.text, *(cut_at(most) for most in (16, 64, 77, 512))]
+    sides += [replace(ours.text, identity=[*ours.text.identity, {"name": "tokenizer.json", "sha256": "0" * 64}])]
+    before = fingerprint(ours.image)
+    assert len({fingerprint(side) for side in sides}) == 9
     monkeypatch.setattr("training.data.features.version", lambda name: f"{name} 1")
-    now = fingerprint(ours)
+    now = fingerprint(ours.image)
     monkeypatch.setattr("training.data.features.version", lambda name: f"{name} {1 + ('opencv' in name)}")
-    assert len({before, now, fingerprint(ours)}) == 3, "another OpenCV may decode the same JPEG otherwise"
+    assert len({before, now, fingerprint(ours.image)}) == 3, "another OpenCV may decode the same JPEG otherwise"

@@ -156,9 +156,7 @@ def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, 
     others = {"position": ["a destra niente", "tutto a sinistra"], "colour": ["rosso e basta", "verde no, rosso"]}
     of_images = [[caption, caption.upper(), *others["position"], *others["colour"]], [caption], ["niente", caption]]
     reader: Any = None
-    split = TrainSplit(
-        groups=[], captions=Captions.of(pa.chunked_array([of_images])), starts=np.array([0, 3]), images=reader
-    )
+    split = TrainSplit(groups=[], captions=Captions.of(pa.chunked_array([of_images])), images=reader)
     tokenized = list[str]()
 
     def tokenizer(texts: Sequence[str]) -> torch.Tensor:
@@ -168,8 +166,7 @@ def test_an_anchor_is_another_caption_about_the_same_thing(small_run: SmallRun, 
     read = ChangedInputs(split, small_run(hard_negatives=NEGATIVES), tokenizer, rules).read
     drawn = Counter[Any]()
     for step in range(80):
-        samples, places = np.arange(3), np.zeros((3, 2), np.int64)
-        plan = BatchPlan(step=step, first=0, samples=samples, places=places, captions=np.array([0, 6, 7]))
+        plan = BatchPlan(step=step, first=0, samples=np.arange(3), captions=np.array([0, 6, 7]))
         _, kinds, anchors = read(plan)
         drawn[NEGATIVES[int(kinds[0])], tokenized[3]] += 1
         assert kinds[2] == -1

@@ -47,39 +47,20 @@ MEDIAN_RANK = METRIC_OF["text_to_image_median_rank"]
 BEHIND_TIES = 1e-4  # more than the tolerance of ties, less than any other difference on the grid below
 
 
-def test_ranks_worked_out_by_hand() -> None:
-    images = np.stack([E0, E1, E2])
-    # Captions 0 and 1 belong to image 0, 2 to image 1, 3 to image 2; caption 1 points at image 1, caption 3 at image 0.
-    texts = np.stack([E0, 0.6 * E0 + 0.8 * E1, E1, 0.8 * E0 + 0.6 * E2])
-    owners = np.array([0, 0, 1, 2])
-    assert text_to_image_ranks(texts, images, owners).tolist() == [1, 2, 1, 2]
-    assert image_to_text_ranks(images, texts, owners).tolist() == [1, 1, 1]
-    assert reciprocal_ranks(np.array([1, 2, 5, 6]), 5).tolist() == [1, 0.5, 0.2, 0]
-    assert recalls(np.array([1, 2, 5, 6]), 5).tolist() == [1, 1, 1, 0]
-
-
-def test_an_image_is_ranked_by_its_best_caption() -> None:
-    texts = np.stack([E1, 0.8 * E0 + 0.6 * E2, 0.9 * E0 + np.sqrt(0.19) * E1])
-    # Image 0 owns captions 0 (cosine 0) and 1 (0.8), and 2 (0.9) is nearer; image 1 owns 2 (0.44), and 0 (1) is nearer.
-    assert image_to_text_ranks(np.stack([E0, E1]), texts, np.array([0, 0, 1])).tolist() == [2, 2]
-    # Images without captions are in the gallery, but ask nothing.
+def test_images_without_captions_are_in_the_gallery_and_ask_nothing() -> None:
     three, owner = np.stack([E0, E1, E2]), np.array([2])
     assert image_to_text_ranks(three, np.stack([E2]), owner).tolist() == [1]
     assert text_to_image_ranks(np.stack([E0]), three, owner).tolist() == [3]
 
 
-def test_ndcg_worked_out_by_hand() -> None:
+def test_ranks_of_all_right_captions_worked_out_by_hand() -> None:
     # Image 0 owns captions 0, 1 and 4, with cosines 0.9, 0.6 and 0.6; wrong are 2 and 3, with 0.6 and 0.2. The tie
     # counts against the model, so the right ones are at 1, 3 and 4. Image 1 owns caption 2, at 1 of 5; image 2 nothing.
     texts = np.array([[0.9, 0, 0], [0.6, 0, 0], [0.6, 1, 0], [0.2, 0.1, 0], [0.6, 0, 0]])
-    owners = np.array([0, 0, 1, 1, 0])
-    found = right_caption_ranks(np.stack([E0, E1, E2]), texts, owners, most=10)
+    found = right_caption_ranks(np.stack([E0, E1, E2]), texts, np.array([0, 0, 1, 1, 0]), most=10)
     assert found.tolist() == [[1, 3, 4], [1, 2, 0]]
-    assert image_to_text_ranks(np.stack([E0, E1, E2]), texts, owners).tolist() == [1, 1]
     ideal = 1 + 1 / np.log2(3) + 1 / 2
     assert ndcgs(found, 10) == pytest.approx([(1 + 1 / 2 + 1 / np.log2(5)) / ideal, 1])
-    assert ndcgs(found, 2) == pytest.approx([1 / (1 + 1 / np.log2(3)), 1])
-    assert ndcgs(np.array([[1], [2], [10], [11]]), 10) == pytest.approx([1, 1 / np.log2(3), 1 / np.log2(11), 0])
     # Twelve right captions before the only wrong one: the ideal has ten of them, and no more are looked at.
     many = right_caption_ranks(np.stack([E0]), np.stack([E0] * 12), np.zeros(12, dtype=np.int64), most=10)
     assert many.tolist() == [list(range(1, 11))]
@@ -131,18 +112,6 @@ def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
     assert ours(to_images) == pytest.approx(theirs(texts @ images.T, is_right))
     to_texts = right_caption_ranks(images, texts, owners, most=10)
     assert ours(to_texts) == pytest.approx(theirs(images @ texts.T, is_right.T))
-
-
-def test_accuracy_is_that_of_torchmetrics() -> None:
-    from torchmetrics.classification import MulticlassAccuracy
-
-    rng = np.random.default_rng(9)
-    images, classes, labels = rng.standard_normal((300, 8)), rng.standard_normal((40, 8)), rng.integers(0, 40, 300)
-    ranks = text_to_image_ranks(images, classes, labels)
-    for k in CUTOFFS:
-        metric = MulticlassAccuracy(num_classes=40, top_k=k, average="micro")
-        expected = float(metric(torch.from_numpy(images @ classes.T), torch.from_numpy(labels)))
-        assert recalls(ranks, k).mean() == pytest.approx(expected)
 
 
 def test_many_queries_are_ranked_in_blocks_as_all_at_once() -> None:

@@ -17,7 +17,7 @@ from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import ChangeWords
 from training.changes import ChangeRules
 from training.config import EvaluateConfig
-from training.data.features import Encoder
+from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.scores.galleries import Gallery, LeakCheck, TrainingMatch
 from training.scores.probe import ProbedSet, changed_captions, probe_models, read_pairs
 from training.scores.rows import Board, ScoreRow
@@ -59,8 +59,9 @@ def model(name: str, words: Sequence[str] = tuple(RGB), *, shift: float = 0.0) -
     def encode_texts(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([[float(word in text) + 1e-3 for word in words] for text in texts])
 
-    known: dict[str, Any] = {"prepare": prepare, "encode_pixels": encode_pixels, "encode_texts": encode_texts}
-    return ModelToScore(name=name, open=lambda: Encoder(name=name, origin="a table of colours", **known))
+    image, text = ImageEncoder(prepare=prepare, encode=encode_pixels), TextEncoder(encode=encode_texts)
+    known: dict[str, Any] = {"name": name, "origin": "a table of colours", "image": image, "text": text}
+    return ModelToScore(name=name, open=lambda: Encoder(**known))
 
 
 def gallery_of(captions: Sequence[tuple[int, str]], pictures: Sequence[bytes | None]) -> Gallery:

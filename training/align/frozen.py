@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from data_catalog.base.settings import what_values
 from data_catalog.disk.files import digest, sha256_of
 from training.align.heads import FeaturePairs, Heads, linear_layers, set_closed_form
 from training.config import AlignConfig, TrainConfig
-from training.data.features import Encoder, FeatureStore
+from training.data.features import Encoder, FeatureStore, ImageEncoder, TextEncoder
 from training.data.images import encoded_reader
 from training.data.pairs import PairFiles, read_captions, row_groups
 from training.runs.processes import deterministic_torch, encode_where_fastest
@@ -92,29 +92,28 @@ class FrozenTowers:
                 "and a Hugging Face text encoder"
             )
         self._parts = image, text
-        vision, text_config = plan.config["vision_cfg"], plan.config["text_cfg"]
-        self.images, self.mirrored = (
-            FeatureStore(
-                _encoder(
-                    f"{vision.get('timm_model_name', plan.name)}{' (mirrored)' if mirror else ''}",
-                    image,
-                    prepare=partial(_prepared, preprocessing=preprocessing, mirror=mirror),
-                    encode_pixels=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
-                ),
-                cache,
-                unit=False,
-            )
-            for mirror in (False, True)
-        )
-        encoder = _encoder(
-            Path(text_config["hf_model_name"]).name,
-            text,
-            encode_texts=lambda texts: encode_where_fastest(
-                text.tower, partial(backbone_features, text), model.tokenizer(texts)
+        files = [{"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES if (out / name).is_file()]
+        frozen = Encoder(
+            name=str(plan.config["vision_cfg"].get("timm_model_name", plan.name)),
+            origin="frozen towers",
+            image=ImageEncoder(
+                prepare=partial(_prepared, preprocessing=preprocessing, mirror=False),
+                encode=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
+                identity=_frozen_sha256(image),
             ),
-            files=tuple({"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES),
+            text=TextEncoder(
+                encode=lambda texts: encode_where_fastest(
+                    text.tower, partial(backbone_features, text), model.tokenizer(texts)
+                ),
+                identity=[_frozen_sha256(text), *files],
+            ),
         )
-        self.texts = FeatureStore(encoder, cache, unit=False)
+        turned = replace(frozen.image, prepare=partial(_prepared, preprocessing=preprocessing, mirror=True))
+        mirrored = replace(frozen, name=f"{frozen.name} (mirrored)", image=turned)
+        captions = replace(frozen, name=Path(plan.config["text_cfg"]["hf_model_name"]).name)
+        self.images, self.mirrored, self.texts = (
+            FeatureStore(encoder, cache, unit=False) for encoder in (frozen, mirrored, captions)
+        )
 
     def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
         """Return the features of a split, with those of mirrored images if `mirror` is set. None without images."""
@@ -184,17 +183,10 @@ def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> I
         yield FrozenTowers(plan, Path(folder), cache=cache)
 
 
-def _encoder(name: str, part: FrozenPart, **ways: Any) -> Encoder:
-    """Return a tower without its projection as an encoder of images alone or of texts alone."""
-    kept = {key: tensor for key, tensor in part.tower.state_dict().items() if key.partition(".")[0] != part.projection}
-    loaded = tensors_sha256(kept)
-    nothing: dict[str, Any] = {
-        "prepare": lambda picture: torch.zeros(0),
-        "encode_pixels": lambda pixels: torch.zeros(len(pixels), 0),
-        "encode_texts": lambda texts: torch.zeros(len(texts), 0),
-    }
-    origin = f"frozen tower, tensors {loaded[:12]}"
-    return Encoder(name=name, origin=origin, tensors_sha256=loaded, **{**nothing, **ways})
+def _frozen_sha256(part: FrozenPart) -> str:
+    """Return the hash of a tower's weights without its projection."""
+    weights = part.tower.state_dict().items()
+    return tensors_sha256({name: tensor for name, tensor in weights if name.partition(".")[0] != part.projection})
 
 
 def _as_module(part: FrozenPart) -> nn.Module:

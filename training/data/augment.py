@@ -14,115 +14,57 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+Draws = np.random.Generator
 
 LEAST_AREA = 0.9
-GREY = [127.0]
+_EMPTY: dict[str, Any] = {"interpolation": InterpolationMode.BILINEAR, "fill": [127.0]}  # grey where no pixel is left
 
 
-def hue(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Shift the hue by at most a tenth of the colour circle: red becomes orange or pink."""
-    found: torch.Tensor = functional.adjust_hue(image, draws.uniform(-0.1, 0.1))
-    return found
-
-
-def brightness(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Make an image up to a fifth brighter or darker."""
-    found: torch.Tensor = functional.adjust_brightness(image, draws.uniform(0.8, 1.2))
-    return found
-
-
-def contrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Raise or lower the contrast by up to a fifth."""
-    found: torch.Tensor = functional.adjust_contrast(image, draws.uniform(0.8, 1.2))
-    return found
-
-
-def flip(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Mirror half of the images, which swaps left and right."""
-    return image.flip(-1) if draws.random() < 0.5 else image
-
-
-def affine(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Rotate by up to 15 degrees, shift by a tenth of each side, scale by a fifth, and shear by 15 degrees each way."""
-    return _affine(image, draws, degrees=15, shift=0.1, scale=0.2, shear=15)
-
-
-def tilt(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Rotate by up to 5 degrees, shift by a twentieth of each side, and scale by a tenth."""
-    return _affine(image, draws, degrees=5, shift=0.05, scale=0.1, shear=0)
-
-
-def _affine(
-    image: torch.Tensor, draws: np.random.Generator, *, degrees: float, shift: float, scale: float, shear: float
-) -> torch.Tensor:
+def _affine(image: Any, draws: Draws, *, degrees: float, shift: float, scale: float, shear: float) -> Any:
     height, width = image.shape[-2:]
-    found: torch.Tensor = functional.affine(
+    return functional.affine(
         image,
         angle=draws.uniform(-degrees, degrees),
         translate=[round(draws.uniform(-shift, shift) * width), round(draws.uniform(-shift, shift) * height)],
         scale=draws.uniform(1 - scale, 1 + scale),
         shear=[draws.uniform(-shear, shear), draws.uniform(-shear, shear)],
-        interpolation=InterpolationMode.BILINEAR,
-        fill=GREY,
+        **_EMPTY,
     )
-    return found
 
 
-def perspective(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
+def _perspective(image: Any, draws: Draws) -> Any:
     """Distort the perspective of three images in ten: each corner moves inwards by up to 0.15 of each side."""
     if draws.random() >= 0.3:
         return image
     height, width = image.shape[-2:]
-    inwards = (draws.random((4, 2)) * 0.3 / 2 * [width, height]).astype(int).tolist()
-    right, bottom = width - 1, height - 1
-    corners = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
-    signs = [(1, 1), (-1, 1), (-1, -1), (1, -1)]
-    moved = [
-        [x + sign_x * by_x, y + sign_y * by_y]
-        for (x, y), (sign_x, sign_y), (by_x, by_y) in zip(corners, signs, inwards, strict=True)
-    ]
-    found: torch.Tensor = functional.perspective(
-        image, corners, moved, interpolation=InterpolationMode.BILINEAR, fill=GREY
-    )
-    return found
+    inwards = (draws.random((4, 2)) * 0.3 / 2 * [width, height]).astype(int)
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    moved = corners + inwards * [[1, 1], [-1, 1], [-1, -1], [1, -1]]
+    return functional.perspective(image, corners.tolist(), moved.tolist(), **_EMPTY)
 
 
-def autocontrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Stretch the values of each colour channel to the full range, in three images in ten."""
-    return functional.autocontrast(image) if draws.random() < 0.3 else image
-
-
-def equalize(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Equalise the histogram of each colour channel in three images in ten. A grey sky may become blue."""
-    return functional.equalize(image) if draws.random() < 0.3 else image
-
-
-CHANGES: dict[str, Change] = {
-    "hue": hue,
-    "brightness": brightness,
-    "contrast": contrast,
-    "flip": flip,
-    "affine": affine,
-    "tilt": tilt,
-    "perspective": perspective,
-    "autocontrast": autocontrast,
-    "equalize": equalize,
+# In the order in which they apply. They change an image, shape (3, height, width).
+CHANGES: dict[str, Callable[[Any, Draws], Any]] = {
+    # By at most a tenth of the colour circle: red becomes orange or pink.
+    "hue": lambda image, draws: functional.adjust_hue(image, draws.uniform(-0.1, 0.1)),
+    "brightness": lambda image, draws: functional.adjust_brightness(image, draws.uniform(0.8, 1.2)),
+    "contrast": lambda image, draws: functional.adjust_contrast(image, draws.uniform(0.8, 1.2)),
+    "flip": lambda image, draws: image.flip(-1) if draws.random() < 0.5 else image,
+    "affine": lambda image, draws: _affine(image, draws, degrees=15, shift=0.1, scale=0.2, shear=15),
+    "tilt": lambda image, draws: _affine(image, draws, degrees=5, shift=0.05, scale=0.1, shear=0),
+    "perspective": _perspective,
+    "autocontrast": lambda image, draws: functional.autocontrast(image) if draws.random() < 0.3 else image,
+    # A grey sky may become blue.
+    "equalize": lambda image, draws: functional.equalize(image) if draws.random() < 0.3 else image,
 }
 
 
 def changed_images(
     pixels: torch.Tensor, names: Collection[str], pool: Executor, *, seed: int, step: int, first: int = 0
 ) -> torch.Tensor:
-    """Apply the named augmentations except "crop" to each image, in the order of `CHANGES`.
+    """Apply the named augmentations except "crop" to each image, uint8 (batch, height, width, 3), in threads.
 
-    Args:
-        pixels: uint8, shape (batch, height, width, 3).
-        names: names from `training.config.AUGMENTATIONS`.
-        pool: executor with the threads that do the work.
-        seed: seed of the run. It decides the changes, together with `step` and the place in the batch.
-        step: optimizer step.
-        first: place of the first of these images in the whole batch.
+    The seed of the run, the optimizer step and the place in the whole batch, from `first`, decide the changes.
     """
     changes = [change for name, change in CHANGES.items() if name in names]
     if not changes:
@@ -130,7 +72,7 @@ def changed_images(
 
     def change_one(place: int) -> Any:
         draws = np.random.Generator(np.random.Philox(key=[seed + (3 << 32), (step << 32) + first + place]))
-        image = pixels[place].permute(2, 0, 1)
+        image: Any = pixels[place].permute(2, 0, 1)
         for change in changes:
             image = change(image, draws)
         return image.permute(1, 2, 0)
@@ -141,11 +83,7 @@ def changed_images(
 def random_crops(images: torch.Tensor, *, seed: int, step: int, first: int = 0) -> torch.Tensor:
     """Crop each image to 90-100 % of its area at a random place, and scale it back with bilinear interpolation.
 
-    Args:
-        images: floats, shape (batch, channels, height, width).
-        seed: seed of the run. It decides the crops, together with `step` and the place in the batch.
-        step: optimizer step.
-        first: place of the first of these images in the whole batch.
+    The images are floats, shape (batch, channels, height, width). Other arguments are those of `changed_images`.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed + (2 << 32), step]))
     drawn = generator.random((first + images.shape[0], 3))[first:]

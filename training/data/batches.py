@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +20,6 @@ from training.data.images import ImageReader, decoded_groups
 from training.data.pairs import (
     Captions,
     Integers,
-    Places,
     RowGroup,
     batches_of,
     caption_draws,
@@ -32,7 +32,6 @@ from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer, Tokenize
 
 T = TypeVar("T")
-
 Mirror = Callable[[str], str | None]
 
 _MOST_CACHED = 50_000  # captions, mirrored or as token ids
@@ -70,13 +69,31 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """The samples of one batch, or this process's slice of it.
+
+    Args:
+        step: optimizer step, from 0. It decides the augmentations, together with the seed.
+        first: place of the slice's first image in the whole batch.
+        samples: index of each image in the split.
+        captions: index of each image's caption among all captions of the split.
+        mirrored: rows of the slice whose image is mirrored.
+    """
+
+    step: int
+    first: int
+    samples: Integers
+    captions: Integers
+    mirrored: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSplit:
     """The train split, open for reading.
 
     Args:
         groups: its row groups, in order.
         captions: all its captions.
-        starts: index of the first sample of each row group.
         images: reader of its images.
         mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
             "mirror".
@@ -84,28 +101,27 @@ class TrainSplit:
 
     groups: Sequence[RowGroup]
     captions: Captions
-    starts: Integers
     images: ImageReader
     mirror: Mirror | None = None
 
-    def texts(self, plan: "BatchPlan") -> list[str]:
+    def texts(self, plan: BatchPlan) -> list[str]:
         """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
         texts = self.captions.texts(plan.captions)
         return [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
 
-    def all_texts(self, plan: "BatchPlan", row: int) -> list[str]:
+    def all_texts(self, plan: BatchPlan, row: int) -> list[str]:
         """Return all captions of an image in a batch, as `texts` does."""
         return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
 
-    def mirrored_rows(self, plan: "BatchPlan", seed: int) -> frozenset[int]:
+    def mirrored_rows(self, plan: BatchPlan, seed: int) -> frozenset[int]:
         """Return the rows of a batch to mirror: a random half of those whose captions all stay certain."""
         if self.mirror is None:
             return frozenset()
         draws = np.random.Generator(np.random.Philox(key=[seed + (6 << 32), plan.step]))
-        drawn = np.flatnonzero(draws.random(plan.first + len(plan.samples))[plan.first :] < 0.5).tolist()
+        drawn = draws.random(plan.first + len(plan.samples))[plan.first :] < 0.5
         return frozenset(
             row
-            for row in drawn
+            for row in np.flatnonzero(drawn).tolist()
             if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
         )
 
@@ -115,27 +131,6 @@ class TrainSplit:
     def num_batches(self, batch_size: int) -> int:
         """Return the number of full batches per epoch."""
         return len(self.captions) // batch_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """The samples of one batch, or this process's slice of it.
-
-    Args:
-        step: optimizer step, from 0. It decides the augmentations, together with the seed.
-        first: place of the slice's first image in the whole batch.
-        samples: index of each image in the split.
-        places: row group and row of each image, shape (images, 2).
-        captions: index of each image's caption among all captions of the split.
-        mirrored: rows of the slice whose image is mirrored.
-    """
-
-    step: int
-    first: int
-    samples: Integers
-    places: Places
-    captions: Integers
-    mirrored: frozenset[int] = frozenset()
 
 
 def open_train_split(
@@ -155,11 +150,9 @@ def open_train_split(
         cache_max_bytes=config.cache_max_bytes,
         window=config.shuffle_window,
     )
-    starts = np.cumsum([0, *(group.num_rows for group in groups)])
-    captions = Captions.of(read_captions(paths))
     # Captions come again in each epoch.
     cached = lru_cache(_MOST_CACHED)(mirror) if mirror else None
-    return TrainSplit(groups=groups, captions=captions, starts=starts, images=reader, mirror=cached)
+    return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), images=reader, mirror=cached)
 
 
 def epoch_batches(
@@ -173,27 +166,20 @@ def epoch_batches(
 ) -> Iterator[BatchPlan]:
     """Yield the batches of an epoch without the first `skip`. Each process gets its own slice of every batch.
 
-    Args:
-        split: the train split.
-        config: settings of the run.
-        epoch: number of the epoch.
-        batch_size: images per batch of all processes.
-        skip: number of batches to leave out at the beginning.
-        order: order of the samples, such as that of hard batches. None: the shuffled order of the epoch.
+    Without an order of the samples, such as that of hard batches, they have the shuffled order of the epoch.
     """
-    windows = shuffled_windows(split, config, epoch) if order is None else [places_of(split, order)]
+    windows = shuffled_windows(split, config, epoch) if order is None else [order]
     chosen = captions_of_epoch(split, config, epoch)
     share = batch_size // process_count()
     first, step = process_rank() * share, epoch * split.num_batches(batch_size)
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
-        places = whole[first : first + share]
-        samples = samples_at(split, places)
-        plan = BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+        samples = whole[first : first + share]
+        plan = BatchPlan(step=step + number, first=first, samples=samples, captions=chosen[samples])
         yield replace(plan, mirrored=split.mirrored_rows(plan, config.seed))
 
 
-def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Places]:
-    """Return the places of the samples in the shuffled order of an epoch; see `epoch_order`."""
+def shuffled_windows(split: TrainSplit, config: TrainConfig, epoch: int) -> list[Integers]:
+    """Return the samples in the shuffled order of an epoch; see `epoch_order`."""
     sizes = [group.num_rows for group in split.groups]
     return epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
 
@@ -205,25 +191,13 @@ def captions_of_epoch(split: TrainSplit, config: TrainConfig, epoch: int) -> Int
     return split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
 
 
-def samples_at(split: TrainSplit, places: Places) -> Integers:
-    """Return the index of samples by row group and row."""
-    samples: Integers = split.starts[places[:, 0]] + places[:, 1]
-    return samples
-
-
-def places_of(split: TrainSplit, samples: Integers) -> Places:
-    """Return the row group and row of samples by index, shape (samples, 2)."""
-    groups = np.searchsorted(split.starts, samples, side="right") - 1
-    return np.stack([groups, samples - split.starts[groups]], axis=1)
-
-
 def image_inputs(
     split: TrainSplit, config: TrainConfig, preprocessing: Preprocessing
 ) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that reads a batch's augmented and normalised images, floats (images, 3, size, size)."""
 
     def read(plan: BatchPlan) -> torch.Tensor:
-        pixels = torch.from_numpy(split.images.read(plan.places))
+        pixels = torch.from_numpy(split.images.read(plan.samples))
         rows = sorted(plan.mirrored)
         pixels[rows] = pixels[rows].flip(2)
         names, drawn = config.augmentations, {"seed": config.seed, "step": plan.step, "first": plan.first}
@@ -241,7 +215,7 @@ def text_inputs(split: TrainSplit, tokenizer: SavedTokenizer) -> Callable[[Batch
     """
     if split.mirror is not None or len(split.captions.flat) > _MOST_CACHED:
         return lambda plan: tokenizer(split.texts(plan))
-    ids = tokenizer([str(text) for text in split.captions.flat.to_pylist()])
+    ids = tokenizer(split.captions.texts(np.arange(len(split.captions.flat))))
     lengths = tokenizer.lengths(ids)
 
     def read(plan: BatchPlan) -> torch.Tensor:
@@ -254,27 +228,12 @@ def text_inputs(split: TrainSplit, tokenizer: SavedTokenizer) -> Callable[[Batch
 def held_out_batches(
     paths: Sequence[Path], tokenizer: Tokenize, *, preprocessing: Preprocessing, batch_size: int, num_threads: int
 ) -> Iterator[Batch]:
-    """Yield the batches of a held-out split in order, with the first caption of each image.
-
-    The last batch may be smaller.
-
-    Yields:
-        Normalised images, shape (batch, 3, size, size), and token ids, shape (batch, length).
-    """
-    captions, start = read_captions(paths), 0
-    rest: list[torch.Tensor] = []
-
-    def batch(images: list[torch.Tensor]) -> Batch:
-        texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
-        return Batch(preprocessing.normalised(torch.stack(images)), tokenizer(texts))
-
-    for pixels in decoded_groups(row_groups(paths), preprocessing, num_threads=num_threads):
-        rest += list(torch.from_numpy(pixels))
-        while len(rest) >= batch_size:
-            yield batch(rest[:batch_size])
-            rest, start = rest[batch_size:], start + batch_size
-    if rest:
-        yield batch(rest)
+    """Yield the batches of a held-out split in order, with the first caption of each image; the last may be smaller."""
+    groups = decoded_groups(row_groups(paths), preprocessing, num_threads=num_threads)
+    images = (image for pixels in groups for image in torch.from_numpy(pixels))
+    texts = (captions.as_py()[0] for captions in read_captions(paths))
+    while some := list(islice(images, batch_size)):
+        yield Batch(preprocessing.normalised(torch.stack(some)), tokenizer(list(islice(texts, len(some)))))
 
 
 class Prefetched(Generic[T]):
@@ -290,27 +249,26 @@ class Prefetched(Generic[T]):
     def __init__(self, items: Iterable[T]) -> None:
         self._items = iter(items)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: deque[Future[T | None]] = deque()
         self._interval = sys.getswitchinterval()
         self.waited_s = 0.0
 
     def __enter__(self) -> Iterator[T]:
-        ahead = [self._next() for _ in range(AHEAD)]
+        for _ in range(AHEAD):
+            self._start_next()
         sys.setswitchinterval(self._interval / 10)
-        return self._taken(ahead)
+        return iter(self._take, None)
 
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self._interval)
         self._thread.shutdown(cancel_futures=True)
 
-    def _next(self) -> Future[T | None]:
-        return self._thread.submit(next, self._items, None)
+    def _start_next(self) -> None:
+        self._ahead.append(self._thread.submit(next, self._items, None))
 
-    def _taken(self, ahead: list[Future[T | None]]) -> Iterator[T]:
-        while True:
-            started = time.monotonic()
-            item = ahead.pop(0).result()
-            self.waited_s += time.monotonic() - started
-            if item is None:
-                return
-            ahead.append(self._next())
-            yield item
+    def _take(self) -> T | None:
+        started = time.monotonic()
+        item = self._ahead.popleft().result()
+        self.waited_s += time.monotonic() - started
+        self._start_next()
+        return item

@@ -9,9 +9,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -23,13 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_catalog.base.errors import DamagedError, DiskError
+from data_catalog.base.errors import DamagedError
 from data_catalog.base.progress import Progress
-from data_catalog.disk.disk_errors import raise_if_disk_fails
 from data_catalog.disk.files import digest, sha256_of, sweep_temporary, write_named_atomically
 from data_catalog.disk.records import read_checksummed, write_checksummed
-from training.data.images import Features as Features
-from training.data.images import decoded_groups, picture_features, picture_or_reason, quiet_decoders
+from training.data.images import (
+    BATCH_SIZE,
+    Features,
+    decoded_groups,
+    joined_rows,
+    picture_features,
+    picture_or_reason,
+    quiet_decoders,
+)
 from training.data.pairs import row_groups
 from training.towers.model import LoadedModel
 
@@ -46,11 +51,11 @@ PACKAGES = (
     *("pillow", "opencv-python-headless"),
 )
 
-STORE_VERSION = 2  # raise it when the pixels of the same file change, or the format of feature files
+STORE_VERSION = 3  # raise it when the pixels of the same file change, or the format of feature files
 PORTION = 2048  # images or texts that are encoded before their features are written
 INDEX_VERSION = 2
 RECORD_FILE = "index.json"
-_MODEL = b"model"  # metadata of a file of the store: the name of its model's folder
+_MODEL = b"model"  # metadata of a file of the store: the name of its folder
 _FEATURES_FILE = re.compile(r"features-([0-9a-f]{64})\.(npy|parquet)")
 # Inputs that distinguish models in a fingerprint: noise images of these widths and heights, and texts.
 _NOISE = ((64, 64), (31, 97), (480, 360), (20, 9))
@@ -62,7 +67,7 @@ _TEXTS = (
 )
 
 
-def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = 128) -> Features:
+def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE) -> Features:
     """Return features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
     groups = row_groups(paths)
     found: list[Features] = []
@@ -70,19 +75,19 @@ def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int
         for pixels in decoded_groups(groups, model.preprocessing, num_threads=len(os.sched_getaffinity(0))):
             found.append(picture_features(model, pixels, batch_size=batch_size))
             progress.advance(len(pixels))
-    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+    return joined_rows(found)
 
 
-def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-    """Return features of texts: shape (texts, dim), rows of length 1."""
+def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = BATCH_SIZE) -> Features:
+    """Return features of texts: shape (texts, dim), rows of length 1. Texts of like length are encoded together."""
     import torch
 
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    batches = (order[start : start + batch_size] for start in range(0, len(texts), batch_size))
     with torch.no_grad():
-        found = [
-            torch.nn.functional.normalize(model.encode_texts(texts[start : start + batch_size]), dim=-1).numpy()
-            for start in range(0, len(texts), batch_size)
-        ]
-    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+        encoded = (model.encode_texts([texts[place] for place in batch]) for batch in batches)
+        found = joined_rows(torch.nn.functional.normalize(some, dim=-1).numpy() for some in encoded)
+    return found[np.argsort(order)]
 
 
 def stacked(rows: Sequence[Features]) -> Features:
@@ -91,17 +96,44 @@ def stacked(rows: Sequence[Features]) -> Features:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEncoder:
+    """The image side of a model, in evaluation mode.
+
+    Args:
+        prepare: turns an RGB image into floats of shape (3, height, width).
+        encode: turns prepared images, shape (images, 3, height, width), into features on the CPU, shape (images, dim).
+        identity: what tells its weights and configs from those of others, such as their hashes, for JSON.
+    """
+
+    prepare: "Callable[[Image.Image], torch.Tensor]"
+    encode: "Callable[[torch.Tensor], torch.Tensor]"
+    identity: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoder:
+    """The text side of a model, in evaluation mode.
+
+    Args:
+        encode: turns texts into features on the CPU, shape (texts, dim).
+        identity: what tells its weights, configs and tokenizer from those of others, such as their hashes, for JSON.
+        reword: changes all texts first, for example translates them. None leaves them as they are.
+    """
+
+    encode: "Callable[[Sequence[str]], torch.Tensor]"
+    identity: Any = None
+    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """A model of any library that maps images and texts into one space, in evaluation mode.
+    """A model of any library that maps images and texts into one space.
 
     Args:
         name: name under which its scores are listed.
         origin: source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
-        prepare: turns an RGB image into floats of shape (3, height, width).
-        encode_pixels: turns prepared images, shape (images, 3, height, width), into features on the CPU, shape
-            (images, dim).
-        encode_texts: turns texts into features on the CPU, shape (texts, dim).
-        reword: changes all texts first, for example translates them. None leaves them as they are.
+        image: its image side. Models with the same one share its cached features.
+        text: its text side.
         tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
         files: name and sha256 of the config and tokenizer files in its folder, if it has one.
         module: the open_clip model. None for a model of another library.
@@ -109,10 +141,8 @@ class Encoder:
 
     name: str
     origin: str
-    prepare: "Callable[[Image.Image], torch.Tensor]"
-    encode_pixels: "Callable[[torch.Tensor], torch.Tensor]"
-    encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
-    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    image: ImageEncoder
+    text: TextEncoder
     tensors_sha256: str | None = None
     files: tuple[Mapping[str, str], ...] = ()
     module: Any = None
@@ -120,7 +150,8 @@ class Encoder:
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
     """Return the same model with texts that are changed first, such as queries translated into the model's language."""
-    return replace(encoder, name=name, origin=f"{encoder.origin}, texts translated", reword=reword)
+    text = replace(encoder.text, reword=reword)
+    return replace(encoder, name=name, origin=f"{encoder.origin}, texts translated", text=text)
 
 
 class FeatureStore:
@@ -131,27 +162,25 @@ class FeatureStore:
 
     Args:
         encoder: the model.
-        folder: folder of the cache, with a subfolder for each model, named by its `fingerprint`. None caches in memory
-            only.
+        folder: folder of the cache, with a subfolder for each side of a model, named by its `fingerprint`. None caches
+            in memory only.
         unit: scale features to length 1. False leaves them as the model returns them.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None = None, *, unit: bool = True) -> None:
         self.encoder, self._folder, self._unit = encoder, folder, unit
-        self._unsaved: dict[bytes, Features] = {}
 
-    def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, dict[int, bytes]]:
+    def images(
+        self, names: Sequence[str], read: Read, *, batch_size: int = BATCH_SIZE
+    ) -> tuple[Features, dict[int, bytes]]:
         """Return features of all images that exist and decode. Only new images are encoded.
 
         Returns:
             Features of shape (images, dim), and the sha256 of each image's bytes by its place in `names`.
-
-        Raises:
-            DiskError: the disk is full, or files in the folder cannot be read or written.
         """
         import torch
 
-        known, digests = self._known, dict[int, bytes]()
+        side, rows, digests = self.encoder.image, self._image_rows, dict[int, bytes]()
 
         def prepared(place: int) -> "tuple[bytes, torch.Tensor] | None":
             try:
@@ -159,10 +188,10 @@ class FeatureStore:
             except OSError:
                 return None
             digests[place] = hashlib.sha256(raw).digest()
-            if digests[place] in known:
+            if digests[place] in rows.known:
                 return None
             found = picture_or_reason(raw, 0)
-            return None if isinstance(found, str) else (digests[place], self.encoder.prepare(found.image))
+            return None if isinstance(found, str) else (digests[place], side.prepare(found.image))
 
         title = f"encode images with {self.encoder.name}"
         with (
@@ -174,131 +203,105 @@ class FeatureStore:
                 with torch.no_grad(), quiet_decoders():
                     fresh = dict(found for found in pool.map(prepared, some) if found is not None)
                     if fresh:
-                        self._learn(list(fresh), self.encoder.encode_pixels(torch.stack(list(fresh.values()))))
+                        rows.add(fresh, side.encode(torch.stack(list(fresh.values()))))
                 progress.advance(len(some))
-        self._save()
-        there = {place: digests[place] for place in sorted(digests) if digests[place] in known}
-        return stacked([known[one] for one in there.values()]), there
+        rows.save()
+        there = {place: digests[place] for place in sorted(digests) if digests[place] in rows.known}
+        return stacked([rows.known[one] for one in there.values()]), there
 
-    def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-        """Return features of texts, shape (texts, dim). They are cached by the text after rewording.
-
-        Raises:
-            DiskError: the disk is full, or files in the folder cannot be read or written.
-        """
+    def texts(self, texts: Sequence[str], *, batch_size: int = BATCH_SIZE) -> Features:
+        """Return features of texts, shape (texts, dim). They are cached by the text after rewording."""
         import torch
 
-        words = self.encoder.reword(texts) if self.encoder.reword else texts
+        side, rows = self.encoder.text, self._text_rows
+        words = side.reword(texts) if side.reword else texts
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
-        items = zip(digests, words, strict=True)
-        fresh = list({one: word for one, word in items if one not in self._known}.items())
-        fresh.sort(key=lambda item: len(item[1]))  # texts of a batch are padded to the longest
+        fresh = {one: word for one, word in zip(digests, words, strict=True) if one not in rows.known}
+        order = sorted(fresh, key=lambda one: len(fresh[one]))  # texts of a batch are padded to the longest
         with Progress(f"encode texts with {self.encoder.name}", total=len(fresh), unit="texts") as progress:
             for start in range(0, len(fresh), batch_size):
-                some = fresh[start : start + batch_size]
+                some = order[start : start + batch_size]
                 with torch.no_grad():
-                    self._learn([one for one, _ in some], self.encoder.encode_texts([word for _, word in some]))
+                    rows.add(some, side.encode([fresh[one] for one in some]))
                 progress.advance(len(some))
-        self._save()
-        return stacked([self._known[one] for one in digests])
+        rows.save()
+        return stacked([rows.known[one] for one in digests])
 
     @cached_property
-    def _place(self) -> Path | None:
-        if self._folder is None:
-            return None
-        return self._folder / f"{fingerprint(self.encoder)}{'' if self._unit else '-raw'}"
+    def _image_rows(self) -> "_Rows":
+        return _Rows(self.encoder.image, self._folder, unit=self._unit)
 
     @cached_property
-    def _known(self) -> dict[bytes, Features]:
-        """Return the cached features by sha256. Log and delete damaged files."""
-        found: dict[bytes, Features] = {}
-        if self._place is None:
-            return found
-        with _files_of(self._place):
-            for path in sorted(self._place.glob("features-*.parquet")):
-                if not _is_as_named(path):
-                    what = "is damaged (its sha256 does not match its name): its images are encoded again"
-                    logger.warning("%s %s", path, what)
-                    path.unlink(missing_ok=True)
-                    continue
-                table = pq.read_table(path)
-                if (table.schema.metadata or {}).get(_MODEL) != self._place.name.encode():
-                    logger.warning("%s has features of another model: its images are encoded again", path)
-                    path.unlink(missing_ok=True)
-                    continue
-                column = table.column("feature").combine_chunks()
-                rows = column.flatten().to_numpy().reshape(len(column), -1)
-                found |= dict(zip(table.column("sha256").to_pylist(), rows, strict=True))
-        if found:
-            logger.info("%s: found features of %d images and texts in the cache", self.encoder.name, len(found))
-        return found
+    def _text_rows(self) -> "_Rows":
+        return _Rows(self.encoder.text, self._folder, unit=self._unit)
 
-    def _learn(self, digests: Sequence[bytes], features: "torch.Tensor") -> None:
-        """Normalise and cache new features, and write them to disk in portions."""
+
+class _Rows:
+    """Features of one side of a model by the sha256 of what they are of, in memory and optionally on disk."""
+
+    def __init__(self, side: ImageEncoder | TextEncoder, cache: Path | None, *, unit: bool) -> None:
+        folder = None if cache is None else cache / f"{fingerprint(side)}{'' if unit else '-raw'}"
+        self._folder, self._unit = folder, unit
+        self.known: dict[bytes, Features] = {}
+        self._unsaved: dict[bytes, Features] = {}
+        for path in sorted(folder.glob("features-*.parquet")) if folder is not None else ():
+            problem = None if _is_as_named(path) else "is damaged (its sha256 does not match its name)"
+            table = None if problem else pq.read_table(path)
+            if table is None or (table.schema.metadata or {}).get(_MODEL) != path.parent.name.encode():
+                logger.warning("%s %s: it is computed again", path, problem or "has features of another model")
+                path.unlink(missing_ok=True)
+                continue
+            column = table.column("feature").combine_chunks()
+            rows = column.flatten().to_numpy().reshape(len(column), -1)
+            self.known |= zip(table.column("sha256").to_pylist(), rows, strict=True)
+        if self.known:
+            logger.info("found features of %d images or texts in %s", len(self.known), folder)
+
+    def add(self, digests: Iterable[bytes], features: "torch.Tensor") -> None:
+        """Cache new features, scaled to length 1 if features are, and write them to disk in portions."""
         import torch
 
         found = features.float()
         found = torch.nn.functional.normalize(found, dim=-1) if self._unit else found
         rows = dict(zip(digests, found.numpy(), strict=True))
-        self._known.update(rows)
+        self.known |= rows
         self._unsaved |= rows
         if len(self._unsaved) >= PORTION:
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
-        if self._unsaved and self._place is not None:
+    def save(self) -> None:
+        """Write the features that are not on disk yet."""
+        if self._unsaved and self._folder is not None:
             matrix = np.stack(list(self._unsaved.values()))
             feature = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
             table = pa.table({"sha256": pa.array(list(self._unsaved), pa.binary(32)), "feature": feature})
-            table = table.replace_schema_metadata({_MODEL: self._place.name})
-            with _files_of(self._place):
-                _write_named(self._place, "parquet", partial(pq.write_table, table))
+            table = table.replace_schema_metadata({_MODEL: self._folder.name})
+            _write_named(self._folder, "parquet", partial(pq.write_table, table))
         self._unsaved = {}
 
 
-def fingerprint(encoder: Encoder) -> str:
-    """Return an identifier of a model, 16 hexadecimal digits.
+def fingerprint(side: ImageEncoder | TextEncoder) -> str:
+    """Return an identifier of a model's side, 16 hexadecimal digits.
 
-    It depends on the weights, configs and tokenizers, the releases of the packages that run the model, and the features
-    of some noise images and texts. It does not depend on the model's name or folder.
+    It depends on its identity, the releases of the packages that run it, and its features of some noise images or
+    texts. It does not depend on the model's name or folder.
     """
     import torch
 
-    generator = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in _NOISE
-    ]
     with torch.no_grad():
-        made = [
-            encoder.encode_pixels(torch.stack([encoder.prepare(picture) for picture in pictures])),
-            encoder.encode_texts(list(_TEXTS)),
-        ]
-    features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
-    releases = {name: version(name) for name in PACKAGES}
-    identity = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
-    return digest(identity)[:16]
-
-
-@contextmanager
-def _files_of(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise_if_disk_fails(error, place)
-        raise DiskError(
-            f"cannot cache features of test sets in {place} ({error.strerror or error}). Make the folder readable and "
-            f"writable, or remove {place.parent}: the features are then computed again"
-        ) from error
+        if isinstance(side, ImageEncoder):
+            draws = np.random.default_rng(0)
+            noise = [draws.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in _NOISE]
+            found = side.encode(torch.stack([side.prepare(Image.fromarray(pixels)) for pixels in noise]))
+        else:
+            found = side.encode(list(_TEXTS))
+    features = hashlib.sha256(found.float().contiguous().numpy().tobytes()).hexdigest()
+    return digest([STORE_VERSION, {name: version(name) for name in PACKAGES}, side.identity, features])[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureIndex:
-    """A feature index.
-
-    Args:
-        features: unit rows, memory-mapped from the file, shape (images, dim).
-        facts: description of the rows, as it was written.
-    """
+    """A feature index: unit rows, memory-mapped from the file, shape (images, dim), and facts about them."""
 
     features: Features
     facts: dict[str, Any]
@@ -310,30 +313,20 @@ def read_index(folder: Path) -> FeatureIndex | None:
     if not record.is_file():
         return None
     try:
-        found = read_checksummed(record, remedy="it is created again")
-    except DamagedError as error:
-        logger.warning("%s", error)
+        found = read_checksummed(record, remedy="it holds copies only")
+        if found.get("version") != INDEX_VERSION:
+            return None
+        path = folder / str(found["features"])
+        if not _is_as_named(path):
+            raise DamagedError(f"{path} is damaged (its sha256 does not match its name)")
+        return FeatureIndex(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
+    except (DamagedError, OSError) as error:
+        logger.warning("%s: the index is created again", error)
         return None
-    if found.get("version") != INDEX_VERSION:
-        return None
-    path = folder / str(found["features"])
-    try:
-        problem = None if _is_as_named(path) else "its sha256 does not match its name"
-    except OSError as error:
-        problem = str(error.strerror)
-    if problem is not None:
-        logger.warning("%s is damaged (%s): it is created again", path, problem)
-        return None
-    return FeatureIndex(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
 
 
 def write_index(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
-    """Write a feature index in place of the earlier one. The caller must hold the folder's writer lock.
-
-    Raises:
-        DiskError: the disk is full.
-        OSError: the folder is not writable.
-    """
+    """Write a feature index in place of the earlier one. The caller must hold the folder's writer lock."""
 
     def save(path: Path) -> None:
         # Same format as `np.save`, which ignores a full disk at the end of the file.

@@ -8,11 +8,11 @@ import io
 import os
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from data_catalog.images.decoding import (
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
 from data_catalog.rows.image_formats import READ_FORMATS
-from training.data.pairs import Places, RowGroup, read_rows
+from training.data.pairs import Integers, RowGroup, read_rows
 from training.towers.model import LoadedModel
 from training.towers.preprocessing import Pixels, Preprocessing
 
@@ -47,21 +47,13 @@ _SHORTER_SIDE = 512
 
 
 def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
-    """Decode an image to the model's square: uint8, shape (size, size, 3).
-
-    Raises:
-        OSError: Pillow cannot decode it.
-    """
+    """Decode an image to the model's square: uint8, shape (size, size, 3)."""
     with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
         return preprocessing.resized(image if image.mode == "RGB" else image.convert("RGB"))  # convert copies
 
 
 def decode_all(encoded: Sequence[bytes], preprocessing: Preprocessing, pool: ThreadPoolExecutor) -> Pixels:
-    """Decode images with the pool's threads: uint8, shape (images, size, size, 3).
-
-    Raises:
-        DamagedError: an image does not decode.
-    """
+    """Decode images of pair shards with the pool's threads: uint8, shape (images, size, size, 3)."""
     try:
         return np.stack(list(pool.map(lambda data: decode(data, preprocessing), encoded)))
     except (OSError, TypeError) as error:
@@ -74,26 +66,22 @@ def encoded_images(group: RowGroup) -> list[bytes]:
 
 
 def encoded_reader(
-    groups: Sequence[RowGroup], encoded: Callable[[RowGroup], list[bytes]] = encoded_images
+    groups: Sequence[RowGroup],
+    encoded: Callable[[RowGroup], list[bytes]] = encoded_images,
+    *,
+    num_cached: int = 2,
 ) -> Callable[[int], bytes]:
-    """Return a function that returns an encoded image by its place among all row groups.
+    """Return a function that returns an encoded image by its place among all row groups. Threads may call it.
 
-    It caches the last two row groups, for threads that read in order.
-
-    Args:
-        groups: the row groups, in order.
-        encoded: returns the encoded images of a row group.
+    The images of some row groups are cached. Two suffice for threads that read in order.
     """
     ends = np.cumsum([group.num_rows for group in groups])
-    lock, held = threading.Lock(), deque[tuple[int, list[bytes]]](maxlen=2)
+    lock, cached = threading.Lock(), lru_cache(num_cached)(encoded)
 
     def read(place: int) -> bytes:
         number = int(np.searchsorted(ends, place, side="right"))
-        with lock:
-            found = next((images for other, images in held if other == number), None)
-            if found is None:
-                found = encoded(groups[number])
-                held.append((number, found))
+        with lock:  # of threads that need the same row group, one reads it
+            found = cached(groups[number])
         return found[place - int(ends[number])]  # counted from the end
 
     return read
@@ -107,11 +95,10 @@ def decoded_groups(groups: Sequence[RowGroup], preprocessing: Preprocessing, *, 
 
 
 class ImageReader:
-    """A reader with random access to images by row group and row. Its cache does not affect the pixels.
+    """A reader with random access to the images of a split. Its cache does not affect the pixels.
 
     If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise, images are
-    decoded on each access. Encoded images of recently used row groups are cached, enough for `window` samples twice;
-    those that need not be decoded again are removed.
+    decoded on each access. Encoded row groups are cached for about two windows of `window` samples.
     """
 
     def __init__(
@@ -123,40 +110,30 @@ class ImageReader:
         cache_max_bytes: int,
         window: int,
     ) -> None:
-        num_images = sum(group.num_rows for group in groups)
-        self._groups, self._preprocessing, self._window = groups, preprocessing, window
-        self._decoded_fit = num_images * preprocessing.size**2 * 3 <= cache_max_bytes
+        self._num_images = sum(group.num_rows for group in groups)
+        self._groups, self._preprocessing = groups, preprocessing
+        # Two windows are in use if a batch crosses their border.
+        num_cached = 2 * (window * len(groups) // max(1, self._num_images) + 1)
+        self._encoded = encoded_reader(groups, num_cached=num_cached)
+        self._decoded: dict[int, Pixels] = {}
+        self._decoded_fit = self._num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)
-        self._decoded: dict[tuple[int, int], Pixels] = {}
-        self._encoded: dict[int, dict[int, bytes]] = {}
 
-    def read(self, places: Places) -> Pixels:
-        """Return the images at pairs of row group and row, (images, 2): uint8, (images, size, size, 3)."""
-        wanted = [(group, row) for group, row in places.tolist()]
+    def read(self, samples: Integers) -> Pixels:
+        """Return images by index: uint8, shape (images, size, size, 3)."""
+        wanted = samples.tolist()
         if not self._decoded_fit:
             return self._decode(wanted)
         # Not their whole row groups: the first batches would wait until all groups of the window are decoded.
-        missing = [place for place in dict.fromkeys(wanted) if place not in self._decoded]
+        missing = [sample for sample in dict.fromkeys(wanted) if sample not in self._decoded]
         if missing:
-            self._decoded.update(zip(missing, self._decode(missing), strict=True))
-        for group, row in missing:
-            self._encoded.get(group, {}).pop(row, None)
-        return np.stack([self._decoded[place] for place in wanted])
+            self._decoded |= zip(missing, self._decode(missing), strict=True)
+            if len(self._decoded) == self._num_images:
+                self._encoded = encoded_reader(self._groups)  # frees the encoded images
+        return np.stack([self._decoded[sample] for sample in wanted])
 
-    def _decode(self, places: Sequence[tuple[int, int]]) -> Pixels:
-        for group in dict.fromkeys(group for group, _ in places):
-            # Remove and insert again, so that the dict's order is the order of last use.
-            found = self._encoded.pop(group, {}) or dict(enumerate(encoded_images(self._groups[group])))
-            self._encoded[group] = found
-        pixels = decode_all([self._encoded[group][row] for group, row in places], self._preprocessing, self.pool)
-        # Remove the least recently used groups. Two windows are in use if a batch crosses their border.
-        kept = sum(map(len, self._encoded.values()))
-        for group in list(self._encoded):
-            kept -= len(self._encoded[group])
-            if kept < 2 * self._window:
-                break
-            del self._encoded[group]
-        return pixels
+    def _decode(self, samples: Sequence[int]) -> Pixels:
+        return decode_all([self._encoded(sample) for sample in samples], self._preprocessing, self.pool)
 
     def close(self) -> None:
         """Stop the decoding threads."""
@@ -165,13 +142,7 @@ class ImageReader:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright image in RGB and sRGB, with its original size.
-
-    Args:
-        image: the image, possibly at a reduced scale.
-        width: width of the original, upright, in pixels.
-        height: height of the original, upright, in pixels.
-    """
+    """An upright image in RGB and sRGB, possibly at a reduced scale, with the size of the original, upright."""
 
     image: Image.Image
     width: int
@@ -179,11 +150,7 @@ class Picture:
 
 
 def read_picture(path: Path, image_size: int) -> Picture:
-    """Decode an image file for a model whose inputs are squares of `image_size` pixels.
-
-    Raises:
-        InputError: the file is missing or cannot be read as an image. The message says why.
-    """
+    """Decode an image file for a model whose inputs are squares of `image_size` pixels."""
     with quiet_decoders():
         found = _picture(path, image_size)
     if isinstance(found, str):
@@ -191,49 +158,45 @@ def read_picture(path: Path, image_size: int) -> Picture:
     return found
 
 
+def joined_rows(parts: Iterable[Features]) -> Features:
+    """Return matrices with the same columns as one, or without any an empty matrix of shape (0, 0)."""
+    found = list(parts)
+    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+
+
 def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BATCH_SIZE) -> Features:
     """Return features of images at the model's size: uint8 (images, size, size, 3) to unit rows (images, dim)."""
     import torch
 
+    pieces = (torch.from_numpy(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size))
     with torch.no_grad():
-        prepared = (
-            model.preprocessing.normalised(torch.from_numpy(pixels[start : start + batch_size]))
-            for start in range(0, len(pixels), batch_size)
-        )
-        found = [torch.nn.functional.normalize(model.encode_pixels(some), dim=-1).numpy() for some in prepared]
-    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+        encoded = (model.encode_pixels(model.preprocessing.normalised(piece)) for piece in pieces)
+        return joined_rows(torch.nn.functional.normalize(some, dim=-1).numpy() for some in encoded)
 
 
 def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, Features], dict[Path, str]]:
     """Return the features of the readable image files, and the reason why each of the others cannot be read."""
-    features: dict[Path, Features] = {}
-    reasons: dict[Path, str] = {}
-    with Progress("encode images", total=len(paths), unit="images") as progress:
-        for some, found in _decoded(paths, model.preprocessing):
-            good = [(path, pixels) for path, pixels in zip(some, found, strict=True) if not isinstance(pixels, str)]
-            reasons |= {path: text for path, text in zip(some, found, strict=True) if isinstance(text, str)}
-            if good:
-                rows = picture_features(model, np.stack([pixels for _, pixels in good]))
-                features |= dict(zip((path for path, _ in good), rows, strict=True))
-            progress.advance(len(some))
-    return features, reasons
-
-
-def _decoded(
-    paths: Sequence[Path], preprocessing: Preprocessing
-) -> Iterator[tuple[Sequence[Path], list[Pixels | str]]]:
-    """Yield batches of files, each file as pixels at the model's size or as the reason why it cannot be read."""
 
     def pixels_of(path: Path) -> Pixels | str:
-        found = _picture(path, preprocessing.size)
-        return found if isinstance(found, str) else preprocessing.resized(found.image)
+        found = _picture(path, model.image_size)
+        return found if isinstance(found, str) else model.preprocessing.resized(found.image)
 
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    features: dict[Path, Features] = {}
+    reasons: dict[Path, str] = {}
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        Progress("encode images", total=len(paths), unit="images") as progress,
+    ):
         for start in range(0, len(paths), BATCH_SIZE):
             some = paths[start : start + BATCH_SIZE]
             with quiet_decoders():
-                found = list(pool.map(pixels_of, some))
-            yield some, found
+                found = dict(zip(some, pool.map(pixels_of, some), strict=True))
+            reasons |= {path: reason for path, reason in found.items() if isinstance(reason, str)}
+            good = {path: pixels for path, pixels in found.items() if not isinstance(pixels, str)}
+            if good:
+                features |= zip(good, picture_features(model, np.stack(list(good.values()))), strict=True)
+            progress.advance(len(some))
+    return features, reasons
 
 
 @contextmanager
@@ -250,21 +213,17 @@ def quiet_decoders() -> Iterator[None]:
 def _picture(path: Path, image_size: int) -> Picture | str:
     """Read and decode a file, or return the reason why that fails, in a few words."""
     try:
-        if not path.is_file():
+        if not path.is_file():  # a pipe would never end
             return "it is not a file" if path.exists() else "there is no such file"
-        raw = path.read_bytes()
+        return picture_or_reason(path.read_bytes(), image_size)
     except OSError as error:
         return str(error.strerror)
-    return picture_or_reason(raw, image_size)
 
 
 def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
     """Decode an image, or return the reason why that fails, in a few words. Call it inside `quiet_decoders`.
 
-    Args:
-        raw: the encoded image.
-        image_size: size that the model needs. A large JPEG is decoded at a reduced scale of at least twice this size; 0
-            decodes at full scale.
+    A large JPEG is decoded at a reduced scale of at least twice the size that the model needs. 0 decodes at full scale.
     """
     try:
         return _picture_of(raw, image_size)
@@ -291,11 +250,7 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return a Pillow image as `read_picture` returns that of a file: upright, in RGB and sRGB.
-
-    Raises:
-        OSError: it does not decode.
-    """
+    """Return a Pillow image as `read_picture` returns that of a file: upright, in RGB and sRGB."""
     return _finished(decode_opened(image, WHITE, profiles=True))
 
 

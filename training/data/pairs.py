@@ -17,7 +17,6 @@ from training.config import HELD_OUT
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Places = Integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +51,7 @@ class RowGroup:
 
 
 def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
-    """Return all row groups of pair shards, in order.
-
-    Raises:
-        DamagedError: a file is missing or is not a Parquet file.
-    """
+    """Return all row groups of pair shards, in order."""
     groups = []
     for path in paths:
         metadata = _open(path).metadata
@@ -70,22 +65,16 @@ def read_rows(group: RowGroup, columns: Sequence[str]) -> pa.Table:
 
 
 def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
-    """Return one list of captions per sample, in the order of the files.
-
-    Raises:
-        DamagedError: a sample has no captions.
-    """
+    """Return one list of captions per sample, none of them empty, in the order of the files."""
     column = _read_column(paths, "captions", pa.list_(pa.string()))
-    if any(len(captions) == 0 for captions in column):
+    if pc.min(pc.list_value_length(column)).as_py() == 0:  # the sample would get a caption of the next one
         raise DamagedError("a pair shard contains a sample without captions: build the dataset again")
     return column
 
 
-def _read_column(paths: Sequence[Path], column: str, kind: pa.DataType | None = None) -> pa.ChunkedArray:
-    chunks: list[Any] = []
-    for path in paths:
-        chunks += _open(path).read(columns=[column]).column(column).chunks
-    return pa.chunked_array(chunks, type=None if chunks else kind or pa.string())
+def _read_column(paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.ChunkedArray:
+    chunks = [chunk for path in paths for chunk in _open(path).read(columns=[column]).column(column).chunks]
+    return pa.chunked_array(chunks, type=None if chunks else kind)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -95,16 +84,17 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DamagedError(f"{path} cannot be read as a pair shard ({error}): run `vernaclip verify`") from error
 
 
-def refuse_leaks(files: PairFiles) -> None:
-    """Raise if an image is in two splits, by its id or its original bytes.
+def _identities(paths: Sequence[Path], column: str) -> list[str]:
+    found: list[str] = _read_column(paths, column, pa.string()).to_pylist()
+    return found
 
-    Raises:
-        InputError: an image is in two splits, so that training could see a test image.
-    """
+
+def refuse_leaks(files: PairFiles) -> None:
+    """Refuse splits that share an image, by its id or its original bytes, so that training could see a test image."""
     for column in ("sample_id", "sha256"):
-        seen: dict[Any, str] = {}
+        seen: dict[str, str] = {}
         for split in SPLITS:
-            for value in _read_column(files.of(split), column).to_pylist():
+            for value in _identities(files.of(split), column):
                 first = seen.setdefault(value, split)
                 if first != split:
                     raise InputError(
@@ -114,26 +104,17 @@ def refuse_leaks(files: PairFiles) -> None:
 
 
 def seen_in_training(images: Sequence[Path], trained_on: Sequence[Path]) -> dict[int, str]:
-    """Return the places of images that were also trained on, by id or by original bytes, each with the reason.
-
-    Args:
-        images: pair shards to check.
-        trained_on: pair shards of the training set.
-    """
+    """Return the places of images that were also trained on, by id or by original bytes, each with the reason."""
     found: dict[int, str] = {}
-    for column, what in (("sha256", "the same bytes as one"), ("sample_id", "the same sample as one")):
-        seen = set(_read_column(trained_on, column).to_pylist())
-        own = enumerate(_read_column(images, column).to_pylist())
-        found |= {place: f"{what} that was trained on" for place, value in own if value in seen}
+    for column, what in (("sha256", "the same bytes"), ("sample_id", "the same sample")):
+        seen = set(_identities(trained_on, column))
+        own = enumerate(_identities(images, column))
+        found |= {place: f"{what} as one that was trained on" for place, value in own if value in seen}
     return found
 
 
 def require_several_validation_images(files: PairFiles) -> None:
-    """Raise if the validation split has exactly one image.
-
-    Raises:
-        SettingsError: it has one image, which is always found, so that the first epoch would be kept.
-    """
+    """Refuse a validation split of one image: that is always found, so the first epoch would be kept."""
     if sum(group.num_rows for group in row_groups(files.val)) == 1:
         raise SettingsError(
             "the val split has one image, and validation needs at least two. Hold out more images with a higher "
@@ -142,15 +123,7 @@ def require_several_validation_images(files: PairFiles) -> None:
 
 
 def split_to_score(files: PairFiles, requested: str) -> str:
-    """Return the split to score: the requested one, or test if it has images, otherwise val.
-
-    Args:
-        files: pair shards by split.
-        requested: name of the requested split, or "".
-
-    Raises:
-        SettingsError: the split has no images.
-    """
+    """Return the split to score: the requested one, or if that is "", test if it has images, otherwise val."""
     for split in [requested] if requested else HELD_OUT:
         if any(group.num_rows for group in row_groups(files.of(split))):
             return split
@@ -162,21 +135,12 @@ def split_to_score(files: PairFiles, requested: str) -> str:
     )
 
 
-def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> list[Places]:
-    """Return the shuffled order of one epoch, in windows that fit in memory.
+def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> list[Integers]:
+    """Return the shuffled samples of one epoch, in windows that fit in memory. Together they contain each once.
 
-    Row groups are shuffled and gathered into windows of at least `window` samples. Samples are then shuffled inside
-    each window, so a dataset that fits into one window is shuffled completely. The order depends only on the arguments.
-
-    Args:
-        sizes: number of samples of each row group.
-        seed: seed of the run.
-        epoch: number of the epoch.
-        window: minimum number of samples per window.
-
-    Returns:
-        Windows, each an int64 array of shape (samples, 2) with row groups and rows within them. Together they contain
-        each sample once.
+    Row groups of these sizes are shuffled and gathered into windows of at least `window` samples. Samples are then
+    shuffled inside each window, so a dataset that fits into one window is shuffled completely. The order depends only
+    on the arguments.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     windows: list[list[int]] = [[]]
@@ -184,24 +148,19 @@ def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> 
         if sum(sizes[index] for index in windows[-1]) >= window:
             windows.append([])
         windows[-1].append(group)
-    return [generator.permutation(_places(groups, sizes)) for groups in windows]
+    ends = np.cumsum(sizes)
+    samples = [[np.arange(ends[group] - sizes[group], ends[group]) for group in groups] for groups in windows]
+    return [generator.permutation(np.concatenate(parts)) for parts in samples]
 
 
-def _places(groups: Sequence[int], sizes: Sequence[int]) -> Places:
-    counts = [sizes[group] for group in groups]
-    rows = [np.arange(count, dtype=np.int64) for count in counts]
-    return np.stack([np.repeat(np.array(groups, dtype=np.int64), counts), np.concatenate(rows)], axis=1)
-
-
-def batches_of(windows: Sequence[Places], batch_size: int) -> Iterator[Places]:
+def batches_of(windows: Sequence[Integers], batch_size: int) -> Iterator[Integers]:
     """Yield full batches in order, also across window borders. Samples left over at the end are dropped."""
-    rest = np.empty((0, 2), dtype=np.int64)
+    rest = np.empty(0, dtype=np.int64)
     for window in windows:
-        places = np.concatenate([rest, window])
-        full = len(places) - len(places) % batch_size
-        for start in range(0, full, batch_size):
-            yield places[start : start + batch_size]
-        rest = places[full:]
+        samples = np.concatenate([rest, window])
+        full = len(samples) - len(samples) % batch_size
+        yield from samples[:full].reshape(-1, batch_size)
+        rest = samples[full:]
 
 
 def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
@@ -227,10 +186,9 @@ class Captions:
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
         """Create the captions from one list per sample, none of them empty."""
         counts = pc.list_value_length(lists).to_numpy().astype(np.int64)
-        starts = np.cumsum(counts) - counts
         # Combine into one chunk with 64-bit offsets: taking from many chunks copies them all.
         flat = pc.list_flatten(lists).cast(pa.large_string()).combine_chunks()
-        return cls(flat=flat, starts=starts, counts=counts)
+        return cls(flat=flat, starts=np.cumsum(counts) - counts, counts=counts)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -242,8 +200,7 @@ class Captions:
 
     def of_sample(self, sample: int) -> list[str]:
         """Return all captions of a sample."""
-        start = self.starts[sample]
-        return [str(text) for text in self.flat.slice(start, self.counts[sample]).to_pylist()]
+        return [str(text) for text in self.flat.slice(self.starts[sample], self.counts[sample]).to_pylist()]
 
     def texts(self, indices: Integers) -> list[str]:
         """Return captions by index."""

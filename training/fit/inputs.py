@@ -28,8 +28,6 @@ from training.data.batches import (
     captions_of_epoch,
     epoch_batches,
     image_inputs,
-    places_of,
-    samples_at,
     shuffled_windows,
     text_inputs,
 )
@@ -108,7 +106,7 @@ class PhaseInputs:
 
     def _pixels(self, samples: Integers) -> torch.Tensor:
         split = self._setup.split
-        return self._setup.preprocessing.normalised(torch.from_numpy(split.images.read(places_of(split, samples))))
+        return self._setup.preprocessing.normalised(torch.from_numpy(split.images.read(samples)))
 
     def _token_ids(self, captions: Integers) -> torch.Tensor:
         return self._setup.tokenizer(self._setup.split.captions.texts(captions))
@@ -141,12 +139,12 @@ class PhaseInputs:
         """Return all samples with their captions of an epoch, as one batch."""
         split = self._setup.split
         samples, captions = np.arange(len(split.captions)), captions_of_epoch(split, self._setup.config, epoch)
-        return BatchPlan(step=0, first=0, samples=samples, places=places_of(split, samples), captions=captions)
+        return BatchPlan(step=0, first=0, samples=samples, captions=captions)
 
     def _order_of(self, epoch: int) -> Integers:
         """Return the order of an epoch's samples: shuffled in the first epoch, then in groups of near misses."""
         config, split, whole = self._setup.config, self._setup.split, self._whole(epoch)
-        windows = [samples_at(split, places) for places in shuffled_windows(split, config, epoch)]
+        windows = shuffled_windows(split, config, epoch)
         if epoch == 0:
             return np.concatenate(windows)
         draws, ordered = np.random.Generator(np.random.Philox(key=[config.seed + (5 << 32), epoch])), []

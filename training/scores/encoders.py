@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -15,48 +16,39 @@ from PIL import Image
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sha256_of
-from training.data.features import Encoder
+from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.runs.processes import encode_where_fastest
 from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
-from training.towers.model_files import (
-    HERE,
-    TRIAL_TEXTS,
-    join_file_names,
-    require_readable_files,
-    translate_errors,
-)
+from training.towers.model_files import HERE, TRIAL_TEXTS, join_file_names, require_readable_files, translate_errors
+from training.towers.tokenizer import TOKENIZER_FILE
 from training.towers.weights import WEIGHT_FILES, files_identity
 
 if TYPE_CHECKING:
     import torch
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_TOKENIZER = (TOKENIZER_FILE, "tokenizer_config.json")
 # JSON files of a model that are checked if they exist.
 _CONFIGS = (
     *(OPEN_CLIP_CONFIG_FILE, "config.json", *_PROCESSORS, *_TOKENIZER),
     *("special_tokens_map.json", "model.safetensors.index.json"),
 )
+_CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 # Weights of older releases that are not needed: position ids, and poolers of models that do not use one.
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
-_CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Settings of a tokenizer that a model config may have. open_clip passes all of them on to transformers, which would
 # also take `trust_remote_code`, and paths of other files.
 _TOKENIZER_SETTINGS = ("clean", "strip_sep_token", "language")
-OTHERS_REMEDY = (
+_REMEDY = (
     "if a file is missing, damaged or belongs to another model, restore it from an intact copy. Otherwise this kind of "
     "model cannot be scored here"
 )
+_FETCH_REMEDY = "copy it into a folder on a machine with network access, and name the folder"
 
 
 def open_model_folder(folder: Path, name: str) -> Encoder:
-    """Open a model folder of ours.
-
-    Raises:
-        InputError: the folder contains no model, or a model with other image preprocessing.
-        DamagedError: a file is missing or damaged.
-    """
+    """Open a model folder of ours."""
     import torch
 
     model = open_model(folder)
@@ -65,46 +57,24 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         pixels = torch.from_numpy(model.preprocessing.resized(image).copy())
         return model.preprocessing.normalised(pixels[None])[0]
 
-    return Encoder(
-        name=name,
-        origin=f"vernaclip {folder.name}, weights {model.sha256[:12]}",
-        prepare=prepare,
-        encode_pixels=model.encode_pixels,
-        encode_texts=model.encode_texts,
-        tensors_sha256=tensors_sha256(model.module.state_dict()),
-        files=_configs_and_tokenizers(folder),
-        module=model.module,
-    )
-
-
-def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
-    """Return name and sha256 of the configs and tokenizers in a model's folder. Return none for a model of a hub."""
-    if not folder.is_dir():
-        return ()
-    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
-    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files if file.is_file())
+    found = _encoder(model.module, prepare, model.tokenizer, name=name, folder=folder)
+    return replace(found, origin=f"vernaclip {folder.name}, weights {model.sha256[:12]}")
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
-    """Open an open_clip model, named as "MODEL/PRETRAINED" or by a folder in hub layout.
-
-    Raises:
-        SettingsError: there is no such model.
-        InputError: its weights cannot be fetched, or one of its files is damaged.
-    """
+    """Open an open_clip model, named as "MODEL/PRETRAINED" or by a folder in hub layout."""
     import open_clip
 
-    model_name, pretrained = f"local-dir:{source}", None
-    if not Path(source).is_dir():
+    folder, what = Path(source), f"open_clip={source}"
+    if folder.is_dir():
+        require_readable_files(folder, _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
+        model_name, pretrained, known = f"local-dir:{source}", None, {}
+    else:
         _require_listed(source)
         model_name, _, pretrained = source.partition("/")
-    known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
-    what = f"open_clip={source}"
-    if Path(source).is_dir():
-        require_readable_files(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
-    encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of a Hugging Face encoder
-    arguments = {}
-    with translate_loading_errors(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
+        known = open_clip.get_pretrained_cfg(model_name, pretrained)
+    encoder = ("config.json",) if (folder / "config.json").exists() else ()  # of a Hugging Face encoder
+    with _opening(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder, *_TOKENIZER)):
         text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
         refused = sorted(set(text.get("tokenizer_kwargs", {})) - set(_TOKENIZER_SETTINGS))
         if refused:
@@ -112,37 +82,57 @@ def open_open_clip(source: str, name: str) -> Encoder:
                 f"{what} is refused: text_cfg.tokenizer_kwargs may set only {', '.join(_TOKENIZER_SETTINGS)}, not "
                 f"{', '.join(refused)}, because others may run code"
             )
-        if text.get("hf_model_name") == HERE:
-            arguments["text_cfg"] = {**text, "hf_model_name": source}
+        here = {"text_cfg": {**text, "hf_model_name": source}} if text.get("hf_model_name") == HERE else {}
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
             weights_only=True,
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the activation that the weights were trained with
-            **arguments,
+            **here,
         )
-    with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
         # open_clip's own tokenizers do not know the argument.
         safe = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         tokenizer = open_clip.get_tokenizer(model_name, **safe)
-    module.eval()
-    loaded = tensors_sha256(module.state_dict())
-    found = Encoder(
+        found = _encoder(module.eval(), prepare, lambda texts: tokenizer(list(texts)), name=name, folder=folder)
+        return _tried(replace(found, origin=f"open_clip {source}, {found.origin}"), what)
+
+
+def _encoder(
+    module: Any, prepare: Any, tokenize: Callable[[Sequence[str]], Any], *, name: str, folder: Path
+) -> Encoder:
+    """Return an open_clip model as an encoder. Its image tower alone identifies its image side."""
+    loaded, files = tensors_sha256(module.state_dict()), _configs_and_tokenizers(folder)
+    return Encoder(
         name=name,
-        origin=f"open_clip {source}, tensors {loaded[:12]}",
-        prepare=prepare,
-        encode_pixels=partial(encode_where_fastest, module, module.encode_image),
-        encode_texts=lambda texts: encode_where_fastest(module, module.encode_text, tokenizer(list(texts))),
+        origin=f"tensors {loaded[:12]}",
+        image=ImageEncoder(
+            prepare=prepare,
+            encode=partial(encode_where_fastest, module, module.encode_image),
+            identity=tensors_sha256(module.visual.state_dict()),
+        ),
+        text=TextEncoder(
+            encode=lambda texts: encode_where_fastest(module, module.encode_text, tokenize(texts)),
+            identity=[loaded, *files],
+        ),
         tensors_sha256=loaded,
-        files=_configs_and_tokenizers(Path(source)),
+        files=files,
         module=module,
     )
-    return _require_encoding(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
+
+
+def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
+    """Return name and sha256 of the configs and tokenizers in a model's folder. Return none for a model of a hub."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(
+        {"name": file.name, "sha256": sha256_of(file)}
+        for file in files
+        if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS and file.is_file()
+    )
 
 
 def _require_listed(source: str) -> None:
-    """Raise `SettingsError` unless open_clip lists a model and its pretrained weights, or these are a file."""
+    """Refuse a model that open_clip does not list, or whose weights it does not list and are no file."""
     import open_clip
 
     model_name, _, pretrained = source.partition("/")
@@ -157,78 +147,70 @@ def open_transformers(source: str, name: str) -> Encoder:
     """Open a Hugging Face dual encoder, such as `VisionTextDualEncoderModel` or `CLIPModel`, by folder or hub name.
 
     Only weights and configs are read. A model that needs its own code is refused.
-
-    Raises:
-        InputError: the model cannot be fetched, does not map images and texts into one space, lacks weights, or needs
-            more image inputs than pixels.
     """
     from transformers import AutoModel, AutoProcessor, BatchFeature
 
-    what, is_folder = f"transformers={source}", Path(source).is_dir()
-    if is_folder:
-        require_readable_files(Path(source), _CONFIGS, first="config.json")
-    with translate_loading_errors(what, source, ("config.json", *WEIGHT_FILES)):
+    folder, what = Path(source), f"transformers={source}"
+    if folder.is_dir():
+        require_readable_files(folder, _CONFIGS, first="config.json")
+    with _opening(what, source, ("config.json", *WEIGHT_FILES, *_PROCESSORS, *_TOKENIZER)):
         module, info = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
-    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        _require_all_weights(info, join_file_names(folder, WEIGHT_FILES) if folder.is_dir() else what)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    # Refuse missing weights, and also unused ones, which mean that the config belongs to another model.
-    where = join_file_names(Path(source), WEIGHT_FILES) if is_folder else what
-    if info["missing_keys"]:
-        lacking = min(info["missing_keys"])
-        raise InputError(f"{where} lacks weights that its config.json needs, such as {lacking}: {OTHERS_REMEDY}")
-    left = [name for name in info["unexpected_keys"] if not _NOT_READ.search(name)]
+        tokenizer, image_processor = (getattr(processor, part, None) for part in ("tokenizer", "image_processor"))
+        if not (hasattr(module, "get_image_features") and hasattr(module, "get_text_features") and image_processor):
+            raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
+        # Newer releases keep weights in the half precision of the file, which gives many equal features.
+        module.float().eval()
+        tokenize = _tokenization(module.config, tokenizer)
+
+        def prepare(image: Image.Image) -> "torch.Tensor":
+            inputs = image_processor(images=image, return_tensors="pt")
+            if set(inputs) != {"pixel_values"}:
+                raise InputError(f"{what} needs other image inputs than pixels ({', '.join(sorted(inputs))})")
+            return inputs["pixel_values"][0]  # type: ignore[no-any-return]
+
+        if prepare(Image.new("RGB", (64, 64))).shape != prepare(Image.new("RGB", (96, 64))).shape:
+            raise InputError(f"{what} does not resize all images to the same size: not supported")
+
+        def encode(tower: Callable[..., Any], inputs: Any) -> "torch.Tensor":
+            """Return the features, which newer releases of transformers wrap in an output object."""
+
+            def features(inputs: Any) -> "torch.Tensor":
+                found = tower(**inputs)
+                return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
+
+            return encode_where_fastest(module, features, inputs)
+
+        loaded, files = tensors_sha256(module.state_dict()), _configs_and_tokenizers(folder)
+        found = Encoder(
+            name=name,
+            origin=f"transformers {source}, tensors {loaded[:12]}",
+            image=ImageEncoder(
+                prepare=prepare,
+                encode=lambda pixels: encode(module.get_image_features, BatchFeature({"pixel_values": pixels})),
+                identity=[loaded, *files],
+            ),
+            text=TextEncoder(
+                encode=lambda texts: encode(module.get_text_features, tokenize(texts)), identity=[loaded, *files]
+            ),
+            tensors_sha256=loaded,
+            files=files,
+        )
+        return _tried(found, what)
+
+
+def _require_all_weights(info: Mapping[str, Any], where: str) -> None:
+    """Refuse missing weights, which would be random, and unused ones: then the config belongs to another model."""
+    missing, left = info["missing_keys"], [name for name in info["unexpected_keys"] if not _NOT_READ.search(name)]
+    if missing:
+        raise InputError(f"{where} lacks weights that its config.json needs, such as {min(missing)}: {_REMEDY}")
     if left:
         raise InputError(
-            f"{where} has weights that do not exist in the model of its config.json, such as {min(left)!r}: "
-            f"{OTHERS_REMEDY}"
+            f"{where} has weights that do not exist in the model of its config.json, such as {min(left)!r}: {_REMEDY}"
         )
-    towers = ("get_image_features", "get_text_features")
-    if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
-        raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
-    # Newer releases keep weights in the half precision of the file, which gives many equal features.
-    module.float().eval()
-    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
-        prepare = _image_preparation(processor, what)
-        tokenize = _tokenization(module.config, processor.tokenizer)
-
-    def encode(tower: Callable[..., Any], inputs: Any) -> "torch.Tensor":
-        """Return the features, which newer releases of transformers wrap in an output object."""
-
-        def features(inputs: Any) -> "torch.Tensor":
-            found = tower(**inputs)
-            return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
-
-        return encode_where_fastest(module, features, inputs)
-
-    loaded = tensors_sha256(module.state_dict())
-    found = Encoder(
-        name=name,
-        origin=f"transformers {source}, tensors {loaded[:12]}",
-        prepare=prepare,
-        encode_pixels=lambda pixels: encode(module.get_image_features, BatchFeature({"pixel_values": pixels})),
-        encode_texts=lambda texts: encode(module.get_text_features, tokenize(texts)),
-        tensors_sha256=loaded,
-        files=_configs_and_tokenizers(Path(source)),
-    )
-    return _require_encoding(found, what, source, ("config.json",))
-
-
-def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
-    made, wide = (
-        processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
-    )
-    if set(made) != {"pixel_values"}:
-        raise InputError(f"{what} needs other image inputs than pixels ({', '.join(sorted(made))}): not supported")
-    if made["pixel_values"].shape != wide["pixel_values"].shape:
-        raise InputError(f"{what} does not resize all images to the same size: not supported")
-
-    def prepare(image: Image.Image) -> "torch.Tensor":
-        found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return found
-
-    return prepare
 
 
 def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
@@ -240,18 +222,18 @@ def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]
     how = {"truncation": True, "max_length": min(most, tokenizer.model_max_length), "return_tensors": "pt"}
     if config.model_type.startswith("siglip"):
         how |= {"padding": "max_length", "return_attention_mask": False, "return_token_type_ids": False}
-        return lambda texts: tokenizer(list(texts), **how)
-    return lambda texts: tokenizer(list(texts), padding=True, **how)
+    else:
+        how["padding"] = True
+    return lambda texts: tokenizer(list(texts), **how)
 
 
-def _require_encoding(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
+def _tried(encoder: Encoder, what: str) -> Encoder:
     """Return the encoder after it has encoded an image and texts, which reveals other wrong values in its config."""
     import torch
 
-    with translate_loading_errors(what, source, (*names, *_PROCESSORS)), torch.no_grad():
-        image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
-    with translate_loading_errors(what, source, (*names, *_TOKENIZER)), torch.no_grad():
-        texts = encoder.encode_texts(TRIAL_TEXTS)
+    with torch.no_grad():
+        image = encoder.image.encode(encoder.image.prepare(Image.new("RGB", (64, 64)))[None])
+        texts = encoder.text.encode(TRIAL_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
     if shapes != [(1, image.shape[-1]), (len(TRIAL_TEXTS), image.shape[-1])]:
         raise InputError(
@@ -261,23 +243,29 @@ def _require_encoding(encoder: Encoder, what: str, source: str, names: Sequence[
     return encoder
 
 
-def check_source(kind: str, source: str, option: str) -> None:
-    """Raise if a model cannot exist, before any work starts.
+@contextmanager
+def _opening(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+    """Translate exceptions of libraries that open a model of others, and make them refuse code.
 
-    Raises:
-        InputError: the folder does not exist, or the text is not a valid model name.
-        SettingsError: open_clip does not list the model.
+    open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
+    at the terminal whether to run a model's own code. `names` are those of the files that decide the model.
     """
-    if Path(source).is_dir():
-        return
-    is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
-    if is_path:
-        raise InputError(f"{option}: {kind}={source} is not a folder")
-    if kind == "open_clip":
-        try:
-            _require_listed(source)
-        except SettingsError as error:
-            raise SettingsError(f"{option}: {error}") from error
+    from transformers import dynamic_module_utils as modules
+
+    is_folder = Path(source).is_dir()
+    named, remedy = (join_file_names(Path(source), names), _REMEDY) if is_folder else (what, _FETCH_REMEDY)
+    before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
+    try:
+        with translate_errors(named, remedy=remedy, kind=InputError):
+            yield
+    except InputError as error:
+        if not isinstance(error.__cause__, UnpicklingError):
+            raise
+        raise InputError(
+            f"{what} contains more than weights, and reading it would run code, so it is refused"
+        ) from error
+    finally:
+        modules.TIME_OUT_REMOTE_CODE = before
 
 
 OPENERS: dict[str, Callable[[str, str], Encoder]] = {
@@ -287,12 +275,21 @@ OPENERS: dict[str, Callable[[str, str], Encoder]] = {
 }
 
 
-def kind_of(source: str) -> str:
-    """Return the key of `OPENERS` for a model that is named without its kind.
+def check_source(kind: str, source: str, option: str) -> None:
+    """Refuse a model of a kind in `OPENERS` that cannot exist, before any work starts."""
+    if Path(source).is_dir():
+        return
+    if kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source):
+        raise InputError(f"{option}: {kind}={source} is not a folder")
+    if kind == "open_clip":
+        try:
+            _require_listed(source)
+        except SettingsError as error:
+            raise SettingsError(f"{option}: {error}") from error
 
-    Raises:
-        InputError: the folder contains no model.
-    """
+
+def kind_of(source: str) -> str:
+    """Return the key of `OPENERS` for a model that is named without its kind."""
     import open_clip
 
     folder = Path(source)
@@ -306,80 +303,15 @@ def kind_of(source: str) -> str:
 
 
 def open_encoder(source: str) -> Encoder:
-    """Open a model of any kind, named by a folder or by its name on a hub.
-
-    Raises:
-        SettingsError: there is no such model.
-        InputError: it cannot be fetched, or does not map images and texts into one space.
-        DamagedError: a file of the folder is damaged.
-    """
+    """Open a model of any kind, named by a folder or by its name on a hub."""
     return OPENERS[kind_of(source)](source, Path(source).name if Path(source).is_dir() else source)
 
 
 def encoder_identity(source: str) -> Any:
-    """Return what identifies a model in keys: the sha256 of its files, or of the weights of a model of a hub.
-
-    Raises:
-        InputError: the folder contains no model, or the model cannot be fetched.
-    """
+    """Return what identifies a model in keys: the sha256 of its files, or of the weights of a model of a hub."""
     if kind_of(source) and Path(source).is_dir():
         return files_identity(Path(source), (OPEN_CLIP_CONFIG_FILE, *_PROCESSORS))
     return open_encoder(source).tensors_sha256
-
-
-def image_part(encoder: Encoder) -> Encoder:
-    """Return the image side of a model as an encoder of images alone.
-
-    Models with the same image tower then share its cached features, if the tower can be told apart: in a model of
-    ours or open_clip's.
-    """
-    visual = getattr(encoder.module, "visual", None)
-    return replace(
-        encoder,
-        tensors_sha256=encoder.tensors_sha256 if visual is None else tensors_sha256(visual.state_dict()),
-        files=encoder.files if visual is None else (),
-        encode_texts=_no_texts,
-    )
-
-
-def _no_texts(texts: Sequence[str]) -> "torch.Tensor":
-    import torch
-
-    return torch.zeros(len(texts), 0)
-
-
-@contextmanager
-def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
-    """Translate exceptions of loading a model's files into an error that names them.
-
-    Args:
-        what: the model, as the user named it.
-        source: a folder, or a name on a hub.
-        names: names of the files.
-
-    Raises:
-        InputError: the files are damaged, would run code, or cannot be fetched.
-    """
-    remedy = "copy it into a folder on a machine with network access, and name the folder"
-    if Path(source).is_dir():
-        what, remedy = join_file_names(Path(source), names), OTHERS_REMEDY
-    with translate_errors(what, remedy=remedy, kind=InputError), _refusing_code():
-        yield
-
-
-@contextmanager
-def _refusing_code() -> Iterator[None]:
-    """Make transformers refuse a model's own code where it would ask at the terminal whether to run it.
-
-    open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided.
-    """
-    from transformers import dynamic_module_utils as modules
-
-    before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
-    try:
-        yield
-    finally:
-        modules.TIME_OUT_REMOTE_CODE = before
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:

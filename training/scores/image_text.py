@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from training.data.features import Encoder, FeatureStore, Read
-from training.data.images import Features
+from training.data.images import BATCH_SIZE, Features
 from training.data.pairs import Floats, Integers
-from training.scores.encoders import image_part
 
 logger = logging.getLogger(__name__)
 
 RANDOM_IMAGES = 10_000  # images that are paired with random captions, at most
 RANDOM_CAPTIONS = 10  # random captions for each of them
-BATCH_SIZE = 128  # images or captions that are encoded at a time
 _ROWS = 4096  # cosines that are computed at a time
 
 
@@ -47,23 +45,17 @@ class ImagesAndCaptions:
 def image_text_scores(pairs: ImagesAndCaptions, encoder: Encoder, cache: Path) -> Floats:
     """Return the score of each caption, shape (captions,); NaN if the image does not decode.
 
-    All scores are NaN if there are no random pairs to compare with, such as in a dataset with one image.
-
-    Args:
-        pairs: the captions and images.
-        encoder: the model.
-        cache: folder with features of models, by content.
-
-    Raises:
-        DiskError: the disk is full, or features cannot be read or written.
+    All scores are NaN if there are no random pairs to compare with, such as in a dataset with one image. `cache` is a
+    folder with features of models.
     """
-    rows, digests = FeatureStore(image_part(encoder), cache).images(pairs.names, pairs.read, batch_size=BATCH_SIZE)
+    store = FeatureStore(encoder, cache)
+    rows, digests = store.images(pairs.names, pairs.read, batch_size=BATCH_SIZE)
     row_of = {place: row for row, place in enumerate(digests)}
     judged = np.array([place for place, owner in enumerate(pairs.owners) if owner in row_of], np.int64)
-    found = np.full(len(pairs.captions), np.nan)
     captions = [pairs.captions[place] for place in judged]
-    texts = FeatureStore(encoder, cache).texts(captions, batch_size=BATCH_SIZE)
+    texts = store.texts(captions, batch_size=BATCH_SIZE)
     owners = np.array([row_of[pairs.owners[place]] for place in judged], np.int64)
+    found = np.full(len(pairs.captions), np.nan)
     found[judged] = in_units(rows, texts, owners, images=list(digests.values()), captions=captions)
     return found
 
@@ -108,12 +100,7 @@ def random_pairs(images: Sequence[bytes], captions: Sequence[str], owners: Integ
     """Return random pairs of an image and a caption that no image with the same bytes has: places, shape (pairs, 2).
 
     The pairs, as contents, depend only on the set of all images with their captions. Places of equal contents are
-    interchangeable, since their features are equal.
-
-    Args:
-        images: digest of each image's bytes.
-        captions: the texts.
-        owners: image of each caption, by its place in `images`.
+    interchangeable, since their features are equal. The arguments are those of `in_units`.
     """
     first_image = {digest: place for place, digest in reversed(list(enumerate(images)))}
     first_caption = {text: place for place, text in reversed(list(enumerate(captions)))}

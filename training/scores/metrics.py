@@ -29,33 +29,26 @@ _ROUNDS_AT_A_TIME = 64
 
 
 def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
-    """Return for each caption the rank of its own image.
+    """Return for each caption the rank of its own image, shape (captions,).
 
     Args:
         text_features: unit rows, shape (captions, dim).
         image_features: unit rows, shape (images, dim): the gallery.
         owners: image of each caption, shape (captions,).
-
-    Raises:
-        InputError: a feature is not finite.
     """
     refuse_not_finite(text_features, image_features)
     images = image_features.astype(np.float64)
-    ranks = []
-    for start in range(0, len(text_features), _QUERIES_AT_A_TIME):
-        own = owners[start : start + _QUERIES_AT_A_TIME]
-        cosines = text_features[start : start + _QUERIES_AT_A_TIME].astype(np.float64) @ images.T
-        right = np.take_along_axis(cosines, own[:, None], axis=1)
-        # The right image is counted as well, which gives the 1.
-        ranks.append((cosines >= right - TIE_TOLERANCE).sum(axis=1))
-    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
+    ranks = np.empty(len(owners), dtype=np.int64)
+    for start in range(0, len(owners), _QUERIES_AT_A_TIME):
+        some = slice(start, start + _QUERIES_AT_A_TIME)
+        cosines = text_features[some].astype(np.float64) @ images.T
+        right = np.take_along_axis(cosines, owners[some, None], axis=1)
+        ranks[some] = (cosines >= right - TIE_TOLERANCE).sum(axis=1)  # with the right image, which gives the 1
+    return ranks
 
 
 def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
-    """Return for each image that has captions the rank of the best of its own captions, shape (such images,).
-
-    `right_caption_ranks` has the arguments and errors.
-    """
+    """Return for each image that has captions the rank of the best of its own captions, shape (such images,)."""
     return right_caption_ranks(image_features, text_features, owners, most=1)[:, 0]
 
 
@@ -71,9 +64,6 @@ def right_caption_ranks(image_features: Features, text_features: Features, owner
     Returns:
         One row for each image that has a caption, in the order of the images, shape (such images, at most `most`). 0
         fills the rows of images with fewer captions.
-
-    Raises:
-        InputError: a feature is not finite.
     """
     refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
@@ -81,24 +71,20 @@ def right_caption_ranks(image_features: Features, text_features: Features, owner
     width = min(most, int(counts.max(initial=1)))
     ranks = np.zeros((len(queries), width), dtype=np.int64)
     for start in range(0, len(queries), _QUERIES_AT_A_TIME):
-        block = queries[start : start + _QUERIES_AT_A_TIME]
-        cosines = image_features[block].astype(np.float64) @ texts.T
-        own = owners[None, :] == block[:, None]
+        some = slice(start, start + _QUERIES_AT_A_TIME)
+        cosines = image_features[queries[some]].astype(np.float64) @ texts.T
+        own = owners[None, :] == queries[some, None]
         best = np.sort(np.partition(np.where(own, cosines, -np.inf), -width, axis=1)[:, -width:], axis=1)[:, ::-1]
         cosines[own] = -np.inf  # leaves the wrong captions
         for place in range(width):
             right = best[:, place : place + 1]
             num_before = (cosines >= right - TIE_TOLERANCE).sum(axis=1) + place
-            ranks[start : start + len(block), place] = np.where(np.isfinite(right[:, 0]), num_before + 1, 0)
+            ranks[some, place] = np.where(np.isfinite(right[:, 0]), num_before + 1, 0)
     return ranks
 
 
 def refuse_not_finite(*features: Features) -> None:
-    """Raise if a feature is NaN or infinite, since NaN cannot be compared.
-
-    Raises:
-        InputError: a feature is not finite.
-    """
+    """Refuse a feature that is NaN or infinite: NaN cannot be compared, and would have a rank all the same."""
     for matrix in features:
         if not np.isfinite(matrix).all():
             raise InputError("the model's features contain NaN or infinity, so it cannot be scored")
@@ -138,15 +124,11 @@ def ranks_themselves(ranks: Integers) -> Floats:
     return ranks.astype(np.float64)
 
 
-def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers) -> float:
-    """Return the expected value of a metric for a random order.
+# Chance levels take `gallery_size`, and `num_right`: the number of right items for each query, shape (queries,).
 
-    Args:
-        metric: "MRR", "R" or "accuracy".
-        k: cutoff of the ranks.
-        gallery_size: number of items in the gallery.
-        num_right: number of right items in the gallery for each query, shape (queries,).
-    """
+
+def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers) -> float:
+    """Return the expected MRR@k or share within the first k ("R", "accuracy") for a random order."""
     if not len(num_right):
         return 0.0
     not_yet = np.ones(len(num_right))  # probability that no right item is at this place or before
@@ -159,13 +141,7 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers)
 
 
 def chance_ndcg(k: int, *, gallery_size: int, num_right: Integers) -> float:
-    """Return the expected nDCG@k for a random order, in which every place is equally likely to have a right item.
-
-    Args:
-        k: cutoff of the ranks.
-        gallery_size: number of items in the gallery.
-        num_right: number of right items in the gallery for each query, shape (queries,).
-    """
+    """Return the expected nDCG@k for a random order, in which every place is equally likely to have a right item."""
     if not len(num_right):
         return 0.0
     sums = np.cumsum(1 / np.log2(np.arange(1, min(k, gallery_size) + 1) + 1.0))
@@ -174,12 +150,7 @@ def chance_ndcg(k: int, *, gallery_size: int, num_right: Integers) -> float:
 
 
 def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
-    """Return the median rank for a random order: the lowest rank that half of the queries reach.
-
-    Args:
-        gallery_size: number of items in the gallery.
-        num_right: number of right items in the gallery for each query, shape (queries,).
-    """
+    """Return the median rank for a random order: the lowest rank that half of the queries reach."""
     if not len(num_right):
         return 0.0
     kinds, counts = np.unique(num_right.astype(np.float64), return_counts=True)
@@ -191,25 +162,12 @@ def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
     return float(gallery_size)
 
 
+# Intervals take one value per query, its cluster, which is its image, and the number and seed of the resamplings.
+
+
 def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of a mean.
-
-    Args:
-        values: one value per query, shape (queries,).
-        clusters: image of each query, shape (queries,).
-        rounds: number of resamplings.
-        seed: seed of the resampling.
-    """
+    """Return the 95 % interval of a mean."""
     return interval_of(mean_draws(values, clusters, rounds=rounds, seed=seed)) if len(values) else (0.0, 0.0)
-
-
-def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """Return the mean of each resampling, shape (rounds,)."""
-    members = _members(clusters)
-    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
-    draws = _draws(clusters, rounds=rounds, seed=seed)
-    means: Floats = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
-    return means
 
 
 def share_interval(
@@ -223,10 +181,6 @@ def share_interval(
     range.
 
     Args:
-        values: one value per query, shape (queries,).
-        clusters: image of each query, shape (queries,).
-        rounds: number of resamplings.
-        seed: seed of the resampling.
         least: smallest possible value: 0 for shares, -1 for differences between two shares.
     """
     if not len(values):
@@ -241,8 +195,17 @@ def share_interval(
     return max(least, min(low, 1 - slack)), min(1.0, max(high, least + slack))
 
 
+def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
+    """Return the mean of each resampling, shape (rounds,)."""
+    members = _members(clusters)
+    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
+    draws = _draws(clusters, rounds=rounds, seed=seed)
+    means: Floats = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
+    return means
+
+
 def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """Return the median of each resampling, shape (rounds,). Equal clusters and seed give paired draws."""
+    """Return the median of each resampling, shape (rounds,)."""
     order = np.argsort(values, kind="stable")
     ordered, members = values[order], _members(clusters)[order]
     found = []
@@ -260,7 +223,7 @@ def median(values: Floats | Integers) -> float:
 
 def num_clusters(clusters: Integers) -> int:
     """Return the number of images that the queries belong to."""
-    return int(_members(clusters).max()) + 1 if len(clusters) else 0
+    return len(np.unique(clusters))
 
 
 def interval_of(draws: Floats) -> tuple[float, float]:
@@ -295,8 +258,7 @@ class Metric:
         name: name without the direction, such as "MRR@5" in "text_to_image_MRR@5".
         ways: directions in which it is reported, `RETRIEVAL` or `ZERO_SHOT`.
         of_query: returns the value of each query, shape (queries,), from the ranks that the metric takes.
-        chance: returns the expected value for a random order, from `gallery_size` and `num_right` (right items of each
-            query).
+        chance: returns the expected value for a random order.
         takes_all: it takes the ranks of all right items, shape (queries, right), as `ndcgs` does. Others take the best
             rank of each query, shape (queries,).
         is_median: it is the median of the queries' values, not their mean.
@@ -334,20 +296,14 @@ class Metric:
             return (0.0, 0.0)
         if num_clusters(clusters) < FEW_CLUSTERS:
             return (1.0, float(gallery_size))
-        return interval_of(self._draws(values, clusters, rounds=rounds, seed=seed))
+        return interval_of(self._resampled(values, clusters, rounds=rounds, seed=seed))
 
     def difference(
         self, first: Integers, other: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
     ) -> tuple[float, float, float]:
         """Return the metric of `other` minus that of `first`, and the 95 % interval of this paired difference.
 
-        Args:
-            first: ranks of one model, as the metric takes them.
-            other: ranks of another model, in the same order.
-            clusters: image of each query, shape (queries,).
-            gallery_size: number of items in the gallery.
-            rounds: number of resamplings.
-            seed: seed of the resampling.
+        Both are ranks in the same order of queries.
         """
         one, two = self.of_query(first), self.of_query(other)
         deltas = two - one
@@ -356,7 +312,7 @@ class Metric:
             return value, *share_interval(deltas, clusters, rounds=rounds, seed=seed, least=-1.0)
         if num_clusters(clusters) < FEW_CLUSTERS:
             return value, 1.0 - gallery_size, gallery_size - 1.0
-        draws = [self._draws(values, clusters, rounds=rounds, seed=seed) for values in (two, one)]
+        draws = [self._resampled(values, clusters, rounds=rounds, seed=seed) for values in (two, one)]
         return value, *interval_of(draws[0] - draws[1])
 
     def _average(self, values: Floats) -> float:
@@ -364,9 +320,8 @@ class Metric:
             return median(values)
         return float(values.mean()) if len(values) else 0.0
 
-    def _draws(self, values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-        draws = median_draws if self.is_median else mean_draws
-        return draws(values, clusters, rounds=rounds, seed=seed)
+    def _resampled(self, values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
+        return (median_draws if self.is_median else mean_draws)(values, clusters, rounds=rounds, seed=seed)
 
 
 def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:

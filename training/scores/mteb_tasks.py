@@ -6,6 +6,7 @@ mteb (https://github.com/embeddings-benchmark/mteb) is an optional dependency, s
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 from PIL import Image
 
-from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import digest
 from data_catalog.rows.origins import HUMAN, MACHINE
 from training.data.features import Encoder
 from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.galleries import Gallery
-from training.scores.rows import ALL, Board
+from training.scores.rows import ALL, Board, ScoreRow
 
 SPLIT, SUBSET, MAIN_SCORE = "test", "default", "ndcg_at_10"
 _CATEGORIES = {"text_to_image": ("t2i", "T2IRetrieval"), "image_to_text": ("i2t", "I2TRetrieval")}
@@ -45,64 +46,51 @@ class GalleryTask(AbsTaskRetrieval):
     data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Check that images decode, and list images, captions and relevant pairs. Pixels are read when they are used.
-
-        Raises:
-            InputError: no image with a caption can be read.
-        """
+        """List the images that decode, captions and relevant pairs. Pixels are read when they are used."""
         if self.data_loaded:
             return
         gallery, pid = self.gallery, os.getpid()
-        with quiet_decoders():
-            there = [place for place, name in enumerate(gallery.images) if self._picture(name) is not None]
-        kept = set(there)
-        pairs = [(f"caption-{row}", owner) for row, owner in enumerate(gallery.owners) if owner in kept]
-        if not pairs:
+        there: dict[int, str] = {}
+        for place, name in enumerate(gallery.images):
+            with suppress(OSError):
+                self._picture(name)
+                there[place] = name
+        rows = [row for row, owner in enumerate(gallery.owners) if owner in there]
+        if not rows:
             raise InputError(f"no image of {gallery.name} with a caption can be found and decoded")
 
         def pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             if os.getpid() != pid:  # processes would share the position in an archive
                 raise SettingsError("images of vernaclip's tasks are read in one process: leave out num_proc")
-            with quiet_decoders():
-                found = {name: self._picture(name) for name in batch.get("image", ())}
-            for name, picture in found.items():
-                if picture is None:
-                    raise DamagedError(f"the image {name} of {gallery.name} was readable before, and is not now")
-            return {**batch, **({"image": [found[name] for name in batch["image"]]} if found else {})}
+            names = batch.get("image")
+            return {**batch, "image": [self._picture(name) for name in names]} if names else batch
 
-        texts = [gallery.captions[int(name.partition("-")[2])] for name, _ in pairs]
-        captions = Dataset.from_dict({"id": [name for name, _ in pairs], "text": texts})
-        names = [gallery.images[place] for place in there]
-        images = Dataset.from_dict({"id": [f"image-{place}" for place in there], "image": names})
+        captions = Dataset.from_dict(
+            {"id": [f"caption-{row}" for row in rows], "text": [gallery.captions[row] for row in rows]}
+        )
+        images = Dataset.from_dict({"id": [f"image-{place}" for place in there], "image": list(there.values())})
         images.set_transform(pictures)
-        relevant: dict[str, dict[str, int]] = {}
-        is_t2i = self.metadata.category == "t2i"
-        for caption, owner in pairs:
-            query, document = (caption, f"image-{owner}") if is_t2i else (f"image-{owner}", caption)
+        is_t2i, relevant = self.metadata.category == "t2i", dict[str, dict[str, int]]()
+        for row in rows:
+            pair = f"caption-{row}", f"image-{gallery.owners[row]}"
+            query, document = pair if is_t2i else pair[::-1]
             relevant.setdefault(query, {})[document] = 1
         queries, corpus = (captions, images) if is_t2i else (images, captions)
         data = {"queries": queries, "corpus": corpus, "relevant_docs": relevant, "top_ranked": None}
         self.dataset = {SUBSET: {SPLIT: data}}
         self.data_loaded = True
 
-    def _picture(self, name: str) -> Image.Image | None:
-        try:
+    def _picture(self, name: str) -> Image.Image:
+        """Return an image of the gallery. Raise `OSError` if it is missing or does not decode."""
+        with quiet_decoders():
             found = picture_or_reason(self.gallery.read(name), 0)
-        except OSError:
-            return None
-        return None if isinstance(found, str) else found.image
+        if isinstance(found, str):
+            raise OSError(f"the image {name} of {self.gallery.name} does not decode: {found}")
+        return found.image
 
 
 def gallery_tasks(gallery: Gallery, language: str) -> list[GalleryTask]:
-    """Return the tasks of both directions, text to image first. No image is read yet.
-
-    Args:
-        gallery: images with captions.
-        language: code of the captions' language, such as "it".
-
-    Raises:
-        SettingsError: mteb does not know the language.
-    """
+    """Return the tasks of both directions, text to image first, for captions in a language such as "it"."""
     code = _hf_lang_to_iso_lang_script(language)
     if code is None:
         raise SettingsError(f"mteb does not know the language {language} of {gallery.name}")
@@ -148,12 +136,11 @@ class MtebEncoder(AbsEncoder):
             return torch.cat([self._batch(batch) for batch in inputs])
 
     def _batch(self, batch: Mapping[str, Sequence[Any]]) -> torch.Tensor:
-        found = []
+        found, image = [], self.encoder.image
         if "text" in batch:
-            found.append(self.encoder.encode_texts(batch["text"]))
+            found.append(self.encoder.text.encode(batch["text"]))
         if "image" in batch:
-            pixels = [self.encoder.prepare(image.convert("RGB")) for image in batch["image"]]
-            found.append(self.encoder.encode_pixels(torch.stack(pixels)))
+            found.append(image.encode(torch.stack([image.prepare(each.convert("RGB")) for each in batch["image"]])))
         return torch.stack(found).sum(dim=0)
 
 
@@ -173,36 +160,31 @@ def write_mteb_results(board: Board, tasks: Mapping[str, Sequence[GalleryTask]],
     """Write the retrieval scores over all captions and images as `results/MODEL/REVISION/TASK.json`.
 
     `mteb.ResultCache(folder).load_results()` reads them. R@k is mteb's `hit_rate_at_k`. Its `recall_at_k` is the share
-    of right items that are found: the same from text to image, and not on a scoreboard in the other direction.
-
-    Args:
-        board: the scoreboard.
-        tasks: tasks of each retrieval set, by its name.
-        folder: folder of the results.
+    of right items that are found: the same from text to image, and not on a scoreboard in the other direction. `tasks`
+    are those of each retrieval set, by its name.
     """
-    cache = mteb.ResultCache(folder)
+    cache, scores = mteb.ResultCache(folder), board.where(captions=ALL, images=ALL, minus=None)
     for model in board.models:
         meta = _model_meta(model.name, model.tensors_sha256)
         for test_set, of_set in tasks.items():
+            rows = scores.where(model=model.name, test_set=test_set).rows
             for task, way in zip(of_set, _CATEGORIES, strict=True):
-                scores = board.where(model=model.name, test_set=test_set, captions=ALL, images=ALL, minus=None).rows
-                found = {row.metric.removeprefix(f"{way}_"): row.value for row in scores if row.metric.startswith(way)}
                 result = TaskResult(
                     task_name=task.metadata.name,
                     dataset_revision=task.metadata.revision,
                     mteb_version=version("mteb"),
-                    scores={SPLIT: [_in_their_words(found, task)]},
+                    scores={SPLIT: [_in_their_words([row for row in rows if row.metric.startswith(way)], task)]},
                     evaluation_time=None,
                 )
                 cache.save_to_cache(result, meta)
 
 
-def _in_their_words(found: Mapping[str, float], task: GalleryTask) -> dict[str, Any]:
+def _in_their_words(rows: Sequence[ScoreRow], task: GalleryTask) -> dict[str, Any]:
     scores: dict[str, Any] = {"hf_subset": SUBSET, "languages": task.metadata.eval_langs}
-    for name, value in found.items():
-        family, _, k = name.partition("@")
+    for row in rows:
+        family, _, k = row.metric.rpartition("_")[2].partition("@")
         names = {"MRR": ["mrr"], "nDCG": ["ndcg"], "R": ["hit_rate"]}.get(family, [])
         if family == "R" and task.metadata.category == "t2i":
             names.append("recall")
-        scores |= {f"{theirs}_at_{k}": value for theirs in names}
+        scores |= {f"{theirs}_at_{k}": row.value for theirs in names}
     return scores | {"main_score": scores[MAIN_SCORE]}

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.sources.test_sets import TEST_SET_KINDS
-from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, has_several, named_images
+from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, named_images
 
 IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several lists
 
@@ -91,9 +90,8 @@ def protocol_sets(
             )
         yield gallery, identities
     if "imagenet" in settings:
-        folders = {"images": settings["imagenet"], "class_names": settings["class_names"], "templates": BARE}
-        if has_several(Path(settings["class_names"])):
-            folders["class_names_key"] = IMAGENET
+        names = {"class_names": settings["class_names"], "class_names_key": IMAGENET}
+        folders = {"images": settings["imagenet"], **names, "templates": BARE}
         classes = named_images(f"{prefix}_imagenet", folders, pack)
         if len(classes.class_names) != protocol.num_classes:
             raise InputError(
