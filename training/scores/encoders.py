@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -258,12 +257,6 @@ def _opening(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
     try:
         with translate_errors(named, remedy=remedy, kind=InputError):
             yield
-    except InputError as error:
-        if not isinstance(error.__cause__, UnpicklingError):
-            raise
-        raise InputError(
-            f"{what} contains more than weights, and reading it would run code, so it is refused"
-        ) from error
     finally:
         modules.TIME_OUT_REMOTE_CODE = before
 
