@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
-from training.exports.open_clip_hub import why_not_open_clip
+from training.exports import open_clip_hub
 from training.towers.architecture import model_config_of, read_model_config
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
 from training.towers.model_files import save_weights
@@ -187,7 +187,10 @@ def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_pat
     with torch.no_grad():
         images = module.encode_image(torch.rand((2, 3, 32, 32)))
     assert images.shape == (2, found["embed_dim"])
-    reason = why_not_open_clip(found, None)
+    reason = open_clip_hub.why_not(found, None)
     assert reason is not None
     assert "mobilenetv3_small_050" in reason
-    assert why_not_open_clip(model_config_of(TrainConfig(image_tower="resnet18", image_weights="random")), None) is None
+    assert (
+        open_clip_hub.why_not(model_config_of(TrainConfig(image_tower="resnet18", image_weights="random")), None)
+        is None
+    )

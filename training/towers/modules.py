@@ -1,7 +1,4 @@
-"""Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know.
-
-Exports to transformers may contain this file. So it imports nothing else of this project.
-"""
+"""Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know."""
 
 import inspect
 from collections.abc import Mapping

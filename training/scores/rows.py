@@ -1,0 +1,281 @@
+"""The table of scores: one row for each number, with the facts about its models and test sets.
+
+Evaluations, scoreboards, probes, curves and ablations are boards. The model card and mteb's files are made from them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import read_json
+from training.scores.metrics import METRIC_OF
+
+UNKNOWN = "unknown"
+ALL, LEAK_FREE = "all", "leak-free"
+# The captions that are queries (text to image) and gallery (image to text).
+CAPTION_MODES = {
+    "all": "every caption",
+    "one": "the first caption of each image",
+    "distinct": "captions that belong to only one image of the gallery",
+    "human": "captions that people wrote or validated, and native ones",
+    "machine": "captions translated by a machine",
+    "unstated": "captions of unstated origin",
+    "bare": "class names in the bare template, {c}",
+    "templates": "class names in each template, with averaged features",
+}
+IMAGE_CHOICES = {
+    ALL: "every image",
+    LEAK_FREE: "images that match and resemble no known training image of any model in the table",
+}
+VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"  # note on a val split
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
+_OLD_NAMES = {"name": "metric", "gallery_size": "gallery", "num_queries": "queries", "num_dropped": "left_out"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """A number with its 95 % interval: the score of a model on a test set, or its difference from another model's.
+
+    Args:
+        metric: name with its direction, such as "text_to_image_MRR@5", a key of `METRIC_OF`; "pairs_accuracy" is a
+            probe's.
+        captions: caption mode, a key of `CAPTION_MODES`; for a probe what is changed in the false captions.
+        images: image choice, a key of `IMAGE_CHOICES`.
+        value: between 0 and 1, except for a median rank, which is at least 1, and for differences.
+        chance: expected value for a random order; 0 for a difference.
+        gallery: number of images, captions or classes that are ranked; for a probe the images of the pairs.
+        queries: number of queries, or of pairs.
+        left_out: number of queries that `captions` or `images` leave out.
+        minus: the model whose score is subtracted, on the same queries. None for a score.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    model: str
+    test_set: str
+    metric: str
+    captions: str
+    images: str = ALL
+    value: float
+    low: float
+    high: float
+    chance: float
+    gallery: int
+    queries: int
+    left_out: int
+    minus: str | None = None
+
+    @property
+    def choice(self) -> tuple[str, str]:
+        """Return the caption mode and the image choice."""
+        return self.captions, self.images
+
+    def shown(self, value: float) -> str:
+        """Format a value with the decimals of a table of one model."""
+        metric = METRIC_OF.get(self.metric)
+        return f"{value:.{metric.digits if metric else 4}f}"
+
+    def short(self, value: float) -> str:
+        """Format a value with the decimals of a scoreboard; differences have a sign."""
+        metric = METRIC_OF.get(self.metric)
+        return f"{value:{'' if self.minus is None else '+'}.{metric.board_digits if metric else 3}f}"
+
+    def estimate(self) -> str:
+        """Return the value with its interval, as a scoreboard shows it; `~` marks a score that chance explains."""
+        mark = " ~" if self.minus is None and self.low <= self.chance <= self.high else ""
+        return f"{self.short(self.value)} [{self.short(self.low)}, {self.short(self.high)}]{mark}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Facts about a model that was scored.
+
+    Args:
+        origin: source of its weights, and the beginning of their sha256.
+        trained_on: its training data, or "unknown".
+        tensors_sha256: hash of the loaded weights (`encoders.tensors_sha256`), which is comparable between models that
+            were loaded in the same way.
+        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
+        counts: what it learned from, such as the number of `images` and `captions`.
+    """
+
+    __pydantic_config__ = _FACTS
+
+    name: str
+    origin: str
+    trained_on: str = UNKNOWN
+    tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLanguage:
+    """The language of a set's texts, as far as it is known.
+
+    Args:
+        asked: language that the models are scored in.
+        stated: language that the user or the set's files state. None if neither does.
+        looks_like: share of texts that clearly look like another language, by its code, the largest first.
+        num_judged: checked texts that have enough letters to identify a language. None if no identifier knows the
+            language.
+    """
+
+    __pydantic_config__ = _FACTS
+
+    asked: str
+    stated: str | None = None
+    looks_like: Mapping[str, float] = field(default_factory=dict)
+    num_judged: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFacts:
+    """Facts about a test set that models were scored on.
+
+    Args:
+        name: name under which scores are listed; for a dataset's own split the split's, or "DATASET SPLIT".
+        task: "retrieval", "zero-shot" or "pairs".
+        num_images: images that were scored.
+        num_texts: captions of those images, or classes.
+        num_missing: images that are missing or do not decode. They and their captions are left out.
+        compared: what the set was compared by with a model's training images, by model name. Nothing is known about
+            models that are not listed.
+        leaked: scored images that a model was trained on, with the reason, by model name.
+        alike: scored images that look like a model's training image, with the reason, by model name.
+        notes: remarks, a sentence each.
+        files: name and sha256 of each file that it was read from.
+        language: language of its texts. None if it was not checked.
+        left_out: number of pairs of captions, or of images, that were left out, by reason.
+    """
+
+    __pydantic_config__ = _FACTS
+
+    name: str
+    task: str
+    num_images: int
+    num_texts: int
+    num_missing: int = 0
+    compared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    leaked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    alike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: tuple[Mapping[str, str], ...] = ()
+    language: TextLanguage | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """Scores of models on test sets, in the order of sets and models.
+
+    Args:
+        rows: scores and differences.
+        models: facts about each model; differences are from the first one.
+        sets: facts about each test set.
+        settings: settings of the scoring.
+    """
+
+    __pydantic_config__ = _FACTS
+
+    rows: tuple[ScoreRow, ...]
+    models: tuple[ModelFacts, ...]
+    sets: tuple[SetFacts, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Board":
+        """Read the file of an evaluation, scoreboard, probe, curve or ablation, also one of an earlier version."""
+        try:
+            found = read_json(path)
+            document = {name: value for name, value in _as_of_now(found, path).items() if name in _NAMES}
+            return _BOARDS.validate_json(json.dumps(document))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is not a valid table of scores ({where}: {first['msg']})") from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise InputError(f"{path} is not a valid table of scores ({problem})") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file, which may have more keys."""
+        return asdict(self)
+
+    def where(self, **columns: object) -> "Board":
+        """Return the board with only the rows that have these values, such as `minus=None` for scores alone."""
+        chosen = (row for row in self.rows if all(getattr(row, name) == value for name, value in columns.items()))
+        return replace(self, rows=tuple(chosen))
+
+    def pivot(self, *columns: str) -> dict[tuple[Any, ...], dict[str, ScoreRow]]:
+        """Return the rows by their values of some columns, in the order of the rows, and then by metric."""
+        found: dict[tuple[Any, ...], dict[str, ScoreRow]] = {}
+        for row in self.rows:
+            found.setdefault(tuple(getattr(row, name) for name in columns), {})[row.metric] = row
+        return found
+
+    def get(self, metric: str, captions: str = ALL, **columns: object) -> ScoreRow:
+        """Return the first score of a metric over some captions.
+
+        Raises:
+            KeyError: there is no such score.
+        """
+        found = self.where(**{"metric": metric, "captions": captions, "minus": None, **columns}).rows
+        if not found:
+            raise KeyError(f"no score {metric} over {captions} captions")
+        return found[0]
+
+    def with_weights(self, sha256: str) -> list[str]:
+        """Return the names of models that have these weights and whose texts are not changed first."""
+        return [model.name for model in self.models if model.origin.endswith(f"weights {sha256[:12]}")]
+
+
+_NAMES = {column.name for column in fields(Board)}
+_BOARDS = TypeAdapter(Board)
+
+
+def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
+    """Return the document of a board; convert scoreboards and evaluations of earlier versions."""
+    if "entries" in found:
+        scores = [
+            {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["score"])}
+            for entry in found["entries"]
+        ]
+        by_name = {(*_place(row), row["model"]): row for row in scores}
+        differences = []
+        for entry in found.get("differences", []):
+            row = {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["difference"])}
+            scored = by_name[*_place(row), row["model"]]
+            differences.append({**scored, **row, "chance": 0.0, "minus": entry["first"]})
+        return {**found, "rows": [*scores, *differences]}
+    if "model_sha256" in found:
+        split, model = found["split"], path.absolute().parent.name
+        rows = [{"model": model, "test_set": split, **_renamed(score)} for score in found["scores"]]
+        counts = {row["metric"]: row["gallery"] for row in rows if row["captions"] == ALL}
+        facts = {
+            "name": split,
+            "task": "retrieval",
+            "num_images": counts.get("text_to_image_R@1", 0),
+            "num_texts": counts.get("image_to_text_R@1", 0),
+            "notes": [VALIDATED] if split == "val" else [],
+        }
+        origin = f"vernaclip {model}, weights {found['model_sha256'][:12]}"
+        return {"rows": rows, "models": [{"name": model, "origin": origin}], "sets": [facts]}
+    return dict(found)
+
+
+def _renamed(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {"images": ALL, **{_OLD_NAMES.get(name, name): value for name, value in score.items()}}
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("test_set", "metric", "captions", "images"))
