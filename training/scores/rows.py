@@ -44,14 +44,12 @@ class ScoreRow:
     """A number with its 95 % interval: the score of a model on a test set, or its difference from another model's.
 
     Args:
-        metric: name with its direction, such as "text_to_image_MRR@5", a key of `METRIC_OF`; "pairs_accuracy" is a
-            probe's.
-        captions: caption mode, a key of `CAPTION_MODES`; for a probe what is changed in the false captions.
-        images: image choice, a key of `IMAGE_CHOICES`.
-        value: between 0 and 1, except for a median rank, which is at least 1, and for differences.
+        metric: name with its direction, a key of `METRIC_OF` such as "text_to_image_MRR@5"; or "pairs_accuracy".
+        captions: a key of `CAPTION_MODES`; for pairs of captions what is changed in the false ones.
+        images: a key of `IMAGE_CHOICES`.
+        value: from 0 to 1, except for median ranks, which are at least 1, and for differences.
         chance: expected value for a random order; 0 for a difference.
-        gallery: number of images, captions or classes that are ranked; for a probe the images of the pairs.
-        queries: number of queries, or of pairs.
+        gallery: number of images, captions or classes that are ranked; the images of pairs of captions.
         left_out: number of queries that `captions` or `images` leave out.
         minus: the model whose score is subtracted, on the same queries. None for a score.
     """
@@ -100,8 +98,7 @@ class ModelFacts:
     Args:
         origin: source of its weights, and the beginning of their sha256.
         trained_on: its training data, or "unknown".
-        tensors_sha256: hash of the loaded weights (`encoders.tensors_sha256`), which is comparable between models that
-            were loaded in the same way.
+        tensors_sha256: hash of the loaded weights, which is comparable between models that were loaded in the same way.
         files: name and sha256 of the config and tokenizer files in its folder, if it has one.
         counts: what it learned from, such as the number of `images` and `captions`.
     """
@@ -122,10 +119,9 @@ class TextLanguage:
 
     Args:
         asked: language that the models are scored in.
-        stated: language that the user or the set's files state. None if neither does.
+        stated: language that the user or the set's files state.
         looks_like: share of texts that clearly look like another language, by its code, the largest first.
-        num_judged: checked texts that have enough letters to identify a language. None if no identifier knows the
-            language.
+        num_judged: texts with enough letters to identify a language. None if no identifier knows the language.
     """
 
     __pydantic_config__ = _FACTS
@@ -141,16 +137,13 @@ class SetFacts:
     """Facts about a test set that models were scored on.
 
     Args:
-        name: name under which scores are listed; for a dataset's own split the split's, or "DATASET SPLIT".
-        task: "retrieval", "zero-shot" or "pairs".
+        task: "retrieval" or "zero-shot".
         num_images: images that were scored.
         num_texts: captions of those images, or classes.
-        num_missing: images that are missing or do not decode. They and their captions are left out.
-        compared: what the set was compared by with a model's training images, by model name. Nothing is known about
-            models that are not listed.
-        leaked: scored images that a model was trained on, with the reason, by model name.
-        alike: scored images that look like a model's training image, with the reason, by model name.
-        notes: remarks, a sentence each.
+        num_missing: images that are missing or do not decode, and are left out.
+        compared: what the set was compared by with a model's training images, by model; nothing is known about others.
+        leaked: scored images that a model was trained on, with the reason, by model.
+        alike: scored images that look like a model's training image, with the reason, by model.
         files: name and sha256 of each file that it was read from.
         language: language of its texts. None if it was not checked.
         left_out: number of pairs of captions, or of images, that were left out, by reason.
@@ -174,14 +167,7 @@ class SetFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """Scores of models on test sets, in the order of sets and models.
-
-    Args:
-        rows: scores and differences.
-        models: facts about each model; differences are from the first one.
-        sets: facts about each test set.
-        settings: settings of the scoring.
-    """
+    """Scores of models on test sets, in the order of sets and models; differences are from the first model."""
 
     __pydantic_config__ = _FACTS
 
@@ -194,15 +180,12 @@ class Board:
     def read(cls, path: Path) -> "Board":
         """Read the file of an evaluation, scoreboard, probe, curve or ablation, also one of an earlier version."""
         try:
-            found = read_json(path)
-            document = {name: value for name, value in _as_of_now(found, path).items() if name in _NAMES}
-            return _BOARDS.validate_json(json.dumps(document))
+            found = _as_of_now(read_json(path), path)
+            return _BOARDS.validate_json(json.dumps({name: found[name] for name in _NAMES & found.keys()}))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path} is not a valid table of scores ({where}: {first['msg']})") from error
+            raise InputError(f"{path} is not a valid table of scores ({problem_of(error)})") from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise InputError(f"{path} is not a valid table of scores ({problem})") from error
@@ -234,6 +217,22 @@ class Board:
             raise KeyError(f"no score {metric} over {captions} captions")
         return found[0]
 
+    def table(self) -> list[dict[str, str | int]]:
+        """Return the scores as rows of a table for people, by column title."""
+        return [
+            {
+                "metric": row.metric,
+                "captions": row.captions,
+                "score": row.shown(row.value),
+                "95 % interval": f"{row.shown(row.low)}-{row.shown(row.high)}",
+                "chance": row.shown(row.chance),
+                "gallery": row.gallery,
+                "queries": row.queries,
+                "left out": row.left_out,
+            }
+            for row in self.rows
+        ]
+
     def with_weights(self, sha256: str) -> list[str]:
         """Return the names of models that have these weights and whose texts are not changed first."""
         return [model.name for model in self.models if model.origin.endswith(f"weights {sha256[:12]}")]
@@ -243,20 +242,14 @@ _NAMES = {column.name for column in fields(Board)}
 _BOARDS = TypeAdapter(Board)
 
 
+def problem_of(error: ValidationError) -> str:
+    """Return the first problem of a value: where it is, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
     """Return the document of a board; convert scoreboards and evaluations of earlier versions."""
-    if "entries" in found:
-        scores = [
-            {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["score"])}
-            for entry in found["entries"]
-        ]
-        by_name = {(*_place(row), row["model"]): row for row in scores}
-        differences = []
-        for entry in found.get("differences", []):
-            row = {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["difference"])}
-            scored = by_name[*_place(row), row["model"]]
-            differences.append({**scored, **row, "chance": 0.0, "minus": entry["first"]})
-        return {**found, "rows": [*scores, *differences]}
     if "model_sha256" in found:
         split, model = found["split"], path.absolute().parent.name
         rows = [{"model": model, "test_set": split, **_renamed(score)} for score in found["scores"]]
@@ -270,12 +263,20 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
         }
         origin = f"vernaclip {model}, weights {found['model_sha256'][:12]}"
         return {"rows": rows, "models": [{"name": model, "origin": origin}], "sets": [facts]}
+    if "entries" in found:
+        rows = [
+            {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["score"])}
+            for entry in found["entries"]
+        ]
+        columns = ("model", "test_set", "metric", "captions", "images")
+        scores = {tuple(row[name] for name in columns): row for row in rows}
+        for entry in found.get("differences", []):
+            row = {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["difference"])}
+            rows.append({**scores[tuple(row[name] for name in columns)], **row, "chance": 0.0, "minus": entry["first"]})
+        return {**found, "rows": rows}
     return dict(found)
 
 
 def _renamed(score: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": ALL, **{_OLD_NAMES.get(name, name): value for name, value in score.items()}}
 
-
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("test_set", "metric", "captions", "images"))
