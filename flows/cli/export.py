@@ -12,7 +12,7 @@ from data_catalog.base.errors import SettingsError
 from data_catalog.catalog.export_formats import FORMATS
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
-from training.exports.formats import ALL, MODEL_FORMATS
+from training.exports.formats import ALL, MODEL_FORMATS, ModelExportConfig
 
 if TYPE_CHECKING:
     from data_catalog.exports.hub import Repository
@@ -169,10 +169,7 @@ class ModelExportOptions(_HubOptions):
     """Name of the published dataset on the hub, to which the card then links."""
 
 
-@_listing(
-    {name: kind.help for name, kind in MODEL_FORMATS.items()}
-    | {ALL: "each of these formats that supports the model's architecture"}
-)
+@_listing(MODEL_FORMATS | {ALL: "each of these formats that supports the model's architecture"})
 def export_model(
     dataset: Annotated[str | None, Parameter(name="RECIPE_OR_DATASET")] = None,
     /,
@@ -220,7 +217,6 @@ def export_model(
         folder = model.folder
     prepare_for_torch()  # before torch is loaded
     from training.exports.model_card import training_data
-    from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 
     name = f"{model.snapshot.dataset} {model.folder.name}" if model else folder.resolve().name
@@ -241,9 +237,6 @@ def export_model(
         for found in report.exports
     ]
     say_table(rows)
-    for found in report.exports:
-        if found.needs:
-            say(f"{found.format}: {found.needs}")
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
     if repository is not None:

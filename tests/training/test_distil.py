@@ -14,8 +14,8 @@ import open_clip
 import pytest
 import torch
 
-from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
-from data_catalog.disk.records import record_folder, remove_folder_record
+from data_catalog.base.errors import PipelineError, SettingsError
+from data_catalog.disk.records import record_folder
 from training.align.align import align
 from training.align.curve import measure_curve
 from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
@@ -276,13 +276,6 @@ def test_the_card_says_what_the_student_learned_from(student: Path, tmp_path: Pa
     assert "learned from text alone" in text
     assert "translated by people" in text
     assert "0% of the translations are by a machine, 0% of unstated origin" in text
-    described = json.loads((out / "run.json").read_text())
-    described["settings"]["distil"]["origins"] = {"machine_translation": "many"}
-    (out / "run.json").write_text(json.dumps(described))
-    remove_folder_record(out)
-    record_folder(out, ["run.json", "model.safetensors"])
-    with pytest.raises(DamagedError, match="teacher or origins are not valid"):
-        card()
 
 
 def test_align_goes_on_from_a_student_from_no_pairs_to_all(

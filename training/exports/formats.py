@@ -1,60 +1,44 @@
-"""List the formats that models are exported to, for the export command and its help.
+"""List the formats that models are exported to, and the settings of an export. Torch is not imported."""
 
-Neither torch nor the library of a format is imported before its writer is requested.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from training.exports.trained_folder import ModelWriter
+# The line of each format in the help, by the name that the Hugging Face hub uses for its library.
+MODEL_FORMATS = {
+    "open_clip": "open_clip's hub layout; with a Hugging Face text encoder, by the code in the card",
+    "transformers": "AutoModel: VisionTextDualEncoderModel or CLIPModel; other architectures are refused",
+    "onnx": "image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
+}
+ALL = "all"  # every format that has an equivalent of the model's architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFormat:
-    """A format that models are exported to.
+class ModelExportConfig:
+    """Settings of an export, and the facts that the publisher of a model states.
 
     Args:
-        help: what the format contains or which library reads it, in one line.
-        writer: returns the object that writes and checks exports in this format.
+        name: name of the model.
+        formats: some of `MODEL_FORMATS`, or `ALL`. Several formats go into one subfolder each.
+        license: id of the license on the hub, "other", or "" if none is stated.
+        license_name: name of the license if `license` is "other".
+        license_link: address of its text, or "".
+        hub_name: name of the model on the Hugging Face hub, such as "somebody/clip-it". None for a local export.
+        dataset_hub_name: name of the training dataset on the hub. None if it is not there.
+        scoreboards: files with scores of the model for the card.
+        replace: replace an earlier export of another model, or with other settings.
     """
 
-    help: str
-    writer: Callable[[], "ModelWriter"]
+    name: str
+    formats: tuple[str, ...]
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
+    hub_name: str | None = None
+    dataset_hub_name: str | None = None
+    scoreboards: tuple[Path, ...] = ()
+    replace: bool = False
 
-
-def _open_clip() -> "ModelWriter":
-    from training.exports.open_clip_hub import WRITER
-
-    return WRITER
-
-
-def _transformers() -> "ModelWriter":
-    from training.exports.hugging_face import WRITER
-
-    return WRITER
-
-
-def _onnx() -> "ModelWriter":
-    from training.exports.onnx_graphs import WRITER
-
-    return WRITER
-
-
-# By the name that the Hugging Face hub uses for the library.
-MODEL_FORMATS = {
-    "open_clip": ModelFormat(
-        help="open_clip's hub layout; with a Hugging Face text encoder, the card has the code that opens the folder",
-        writer=_open_clip,
-    ),
-    "transformers": ModelFormat(
-        help="AutoModel: VisionTextDualEncoderModel or CLIPModel; models that are neither, with trust_remote_code=True",
-        writer=_transformers,
-    ),
-    "onnx": ModelFormat(
-        help="image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
-        writer=_onnx,
-    ),
-}
-ALL = "all"  # every format that has an equivalent of the model's architecture
+    @property
+    def terms(self) -> str:
+        """Return the license by the name that people know it by, or ""."""
+        return self.license_name or self.license
