@@ -17,7 +17,7 @@ from PIL import Image
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from training.align.align import aligned_model_and_key
 from training.config import AlignConfig, TrainConfig
-from training.exports.open_clip_hub import why_not_open_clip
+from training.exports import open_clip_hub
 from training.fit.setup import model_and_key
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
 from training.towers.model_config import read_model_config
@@ -191,11 +191,11 @@ def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_pat
     with torch.no_grad():
         images = module.encode_image(torch.rand((2, 3, 32, 32)))
     assert images.shape == (2, found["embed_dim"])
-    reason = why_not_open_clip(dict(found), None)
+    reason = open_clip_hub.why_not(dict(found), None)
     assert reason is not None
     assert "mobilenetv3_small_050" in reason
     whole = TowerPlan.of(TrainConfig(image_tower="resnet18", image_weights="random")).config
-    assert why_not_open_clip(dict(whole), None) is None
+    assert open_clip_hub.why_not(dict(whole), None) is None
 
 
 # Settings of models of every origin. Keys hash weights, so any bytes stand for them.
