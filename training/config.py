@@ -238,7 +238,7 @@ class TrainConfig(TowerConfig):
 
     def __post_init__(self) -> None:
         TowerConfig.__post_init__(self)
-        require_values("train", self, "", **CHOICES)
+        require_values("train", self, "", "", **CHOICES)
         if self.hard_batches != 0 and not 2 <= self.hard_batches <= self.batch_size:
             raise SettingsError(
                 f"train.hard_batches must be 0 (random batches) or from 2 to train.batch_size, got {self.hard_batches}"
@@ -418,7 +418,7 @@ class DistilConfig:
     def __post_init__(self) -> None:
         choices = {name: CHOICES[name] for name in ("precision", "device", "log")}
         check_bounds(self, "distil")
-        require_values("distil", self, "", origin=("", *tuple(ORIGINS)[1:]), **choices)
+        require_values("distil", self, "", "", origin=("", *tuple(ORIGINS)[1:]), **choices)
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
 

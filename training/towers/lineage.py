@@ -57,17 +57,17 @@ def read_lineage(folder: Path) -> Lineage:
         raise InputError(
             f"{folder} does not record what the model learned from: it is of an earlier version, train again"
         )
-    settings, learned, borrowed, license = (run.get(name) for name in ("settings", "learned", "borrowed", LICENSE))
-    borrowed = [] if borrowed is None else borrowed
+    stated: dict[str, Any] = {name: run.get(name) for name in ("settings", "learned", LICENSE)}
+    stated["borrowed"] = borrowed = run.get("borrowed", [])
     is_valid = (
-        isinstance(settings, dict)
-        and isinstance(learned, list)
-        and all(isinstance(shard, str) for shard in learned)
+        isinstance(stated["settings"], dict)
+        and isinstance(stated["learned"], list)
+        and all(isinstance(shard, str) for shard in stated["learned"])
         and isinstance(borrowed, list)
         and all(isinstance(one, dict) for one in borrowed)
         and all(isinstance(one.get(name), str) for one in borrowed for name in ("tower", "weights", "license"))
-        and isinstance(license, str | None)
+        and isinstance(stated[LICENSE], str | None)
     )
     if not is_valid:
         raise DamagedError(f"{path} is damaged (it does not say what the model was made of): {REMEDY}")
-    return Lineage(settings=settings, learned=learned, borrowed=borrowed, license=license)
+    return Lineage(**stated)

@@ -17,7 +17,13 @@ logger = logging.getLogger(__name__)
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 CONTEXT_LENGTH = 77  # CLIP's
 _OWN_TOKENIZER = "tokenizer"  # trained on the captions
-_OBJECTS = {"vision_cfg": None, "text_cfg": None, "image_weights": {}, "preprocess_cfg": {}, "recorded_features": {}}
+_OBJECTS: dict[str, Any] = {
+    "vision_cfg": None,
+    "text_cfg": None,
+    "image_weights": {},
+    "preprocess_cfg": {},
+    "recorded_features": {},
+}
 
 
 def is_folder(model: str) -> bool:

@@ -57,9 +57,9 @@ class Preprocessing:
     @classmethod
     def from_json(cls, config: Mapping[str, Any], *, size: int) -> "Preprocessing":
         """Return the preprocessing that a `preprocess_cfg` of open_clip describes, for a model of that image size."""
-        values = {name: config[name] for name in ("interpolation", "resize_mode") if name in config}
-        channels = {name: tuple(config[name]) for name in ("mean", "std") if name in config}
-        return cls(size=size, **values, **channels)
+        values: dict[str, Any] = {name: config[name] for name in ("interpolation", "resize_mode") if name in config}
+        values |= {name: tuple(config[name]) for name in ("mean", "std") if name in config}
+        return cls(size=size, **values)
 
     def to_json(self) -> dict[str, Any]:
         """Return open_clip's `preprocess_cfg`."""
