@@ -49,9 +49,9 @@ from training.scores.galleries import (
 )
 from training.scores.probe import Probe, ProbedSet, changed_captions, probe_models, read_pairs
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
-from training.scores.rows import TextLanguage
+from training.scores.rows import Board, TextLanguage
 from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
-from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
+from training.scores.scoreboard_files import CHANCE, JSON_FILE, Section, write_scoreboard
 from training.towers.trained_models import LearnedImages, TrainedModel, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
@@ -416,11 +416,12 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
         # Without a writable root, features are cached beside the results.
         board = score_models(contest.models, sets, contest.config, cache=contest.cache or out / FEATURE_STORES)
     protocols = {each.test_set.name: each.protocol for each in contest.sets if each.protocol is not None}
+    written = write_scoreboard(board, protocols, out)
     if tasks:
         from training.scores.mteb_tasks import write_mteb_results
 
-        write_mteb_results(board, tasks, out)
-    return out, write_scoreboard(board, protocols, out)
+        write_mteb_results(Board.read(out / JSON_FILE), tasks, out)
+    return out, written
 
 
 def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Probe:

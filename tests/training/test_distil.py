@@ -145,7 +145,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             patch.setattr(distilling, "_save", save_or_end)
             run(pairs, config, tmp_path / "run", tmp_path / "cache")
     except KeyboardInterrupt:  # a program may try again while it handles the error
-        monkeypatch.setattr("training.data.features._Rows.add", lambda *_: pytest.fail("a feature is computed again"))
+        written = "training.data.features.write_named_atomically"
+        monkeypatch.setattr(written, lambda *_: pytest.fail("a feature is computed again"))
         result = run(pairs, config, tmp_path / "run", tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(student)
     assert run(pairs, config, tmp_path / "run", tmp_path / "absent") == result

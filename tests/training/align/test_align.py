@@ -17,12 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.disk.files import write_named_atomically
 from data_catalog.disk.records import record_folder
 from training.align.align import align
 from training.align.curve import CurvePoint, extended, measure_curve
 from training.align.heads import FeaturePairs, canonical_directions
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
-from training.data.features import FeatureStore, image_features, text_features
+from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
 from training.fit.loop import train
@@ -90,16 +91,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     log: tuple[str, ...],
 ) -> None:
     config = replace(CONFIG, log=log)
-    save, left = FeatureStore._save, iter(range(saves))
+    left = iter(range(saves))
 
-    def save_and_end(store: FeatureStore) -> None:
+    def write_and_end(*how: Any) -> Path:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        save(store)
+        return write_named_atomically(*how)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(FeatureStore, "_save", save_and_end)
+            patch.setattr("training.data.features.write_named_atomically", write_and_end)
             patch.setattr("training.data.features.PORTION", 64)
             align(square_files, pretrained, config, tmp_path / "run", cache=tmp_path / "cache")
     except KeyboardInterrupt:  # a program may try again while it handles the error
@@ -137,7 +138,8 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     assert files_of(tmp_path / "run") == files_of(aligned)
     assert "is damaged" in caplog.text
     assert "features of another model" in caplog.text
-    monkeypatch.setattr("training.data.features._Rows.add", lambda *_: pytest.fail("a feature is computed again"))
+    written = "training.data.features.write_named_atomically"
+    monkeypatch.setattr(written, lambda *_: pytest.fail("a feature is computed again"))
     align(square_files, pretrained, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from data_catalog.base.errors import SettingsError
+from data_catalog.disk.files import write_json
 from training.config import EvaluateConfig
 from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.encoders import open_encoder
 from training.scores.galleries import Gallery
-from training.scores.scoreboard import ModelToScore, Scoreboard, score_models
+from training.scores.rows import Board
+from training.scores.scoreboard import ModelToScore, score_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*autocast")  # of mteb's loader for open_clip
 
@@ -52,13 +54,21 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, runpy.run_path(str(READER))["refuse"])
 
 
-def board_of(model: Path, gallery: Gallery) -> Scoreboard:
-    found = ModelToScore(name="own", open=lambda: open_encoder(str(model)))
-    return score_models([found], [gallery], EvaluateConfig(bootstrap_rounds=20))
+@pytest.fixture
+def board_of(tmp_path: Path) -> Callable[[Path, Gallery], Board]:
+    """`board_of(model, gallery)`: scores of the model, read back from their file."""
+
+    def score(model: Path, gallery: Gallery) -> Board:
+        found = ModelToScore(name="own", open=lambda: open_encoder(str(model)))
+        board = score_models([found], [gallery], EvaluateConfig(bootstrap_rounds=20))
+        write_json(tmp_path / "board.json", board.to_json())
+        return Board.read(tmp_path / "board.json")
+
+    return score
 
 
-def on_board(board: Scoreboard) -> dict[str, float]:
-    return {entry.score.name: entry.score.value for entry in board.entries if entry.score.captions == "all"}
+def on_board(board: Board) -> dict[str, float]:
+    return {row.metric: row.value for row in board.where(captions="all").rows}
 
 
 def of_mteb(results: Iterable[Any]) -> dict[str, float]:
@@ -74,7 +84,12 @@ def of_mteb(results: Iterable[Any]) -> dict[str, float]:
 
 
 def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
-    italian: Path, gallery: Gallery, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+    italian: Path,
+    gallery: Gallery,
+    board_of: Callable[[Path, Gallery], Board],
+    tmp_path: Path,
+    offline: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import mteb
     from mteb.models.model_implementations.clip_models import CLIPModel
@@ -114,7 +129,9 @@ def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
     assert of_mteb(read.task_results) == pytest.approx({name: ours[name] for name in theirs}, abs=1e-6)
 
 
-def test_only_ties_are_scored_otherwise(italian: Path, gallery: Gallery, offline: None) -> None:
+def test_only_ties_are_scored_otherwise(
+    italian: Path, gallery: Gallery, board_of: Callable[[Path, Gallery], Board], offline: None
+) -> None:
     """Every image is there twice: mteb orders the two by their ids, and the scoreboard counts it against the model."""
     import mteb
 
