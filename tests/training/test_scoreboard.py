@@ -293,7 +293,7 @@ def test_names_that_do_not_fit(folders: Path) -> None:
         (["a"], "pets", ["a"]),
         ({"n01": "a", "n02": " "}, None, "none of them empty"),
         (7, None, "none of them empty"),
-        ({"n01": "un \ud83d cane"}, None, "surrogate"),
+        ({"n01": "un \ud83d cane"}, None, "hex escape"),
     ],
 )
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:

@@ -19,8 +19,8 @@ from training.runs.attempts import Result, read_result
 from training.towers.lineage import Lineage, read_lineage
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
-from training.towers.weights import quiet_transformers
 from training.towers.trained_models import RESULT_FILE
+from training.towers.weights import quiet_transformers
 
 _REMEDY = "train it again, or use another model"
 # Largest allowed difference of a number of a unit feature, or of a cosine.

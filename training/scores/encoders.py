@@ -174,26 +174,25 @@ def open_transformers(source: str, name: str) -> Encoder:
         if prepare(Image.new("RGB", (64, 64))).shape != prepare(Image.new("RGB", (96, 64))).shape:
             raise InputError(f"{what} does not resize all images to the same size: not supported")
 
-        def encode(tower: Callable[..., Any], inputs: Any) -> "torch.Tensor":
+        def features(tower: Callable[..., Any], inputs: Any) -> "torch.Tensor":
             """Return the features, which newer releases of transformers wrap in an output object."""
+            found = tower(**inputs)
+            return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
 
-            def features(inputs: Any) -> "torch.Tensor":
-                found = tower(**inputs)
-                return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
-
-            return encode_where_fastest(module, features, inputs)
-
+        of_image, of_text = (
+            partial(features, tower) for tower in (module.get_image_features, module.get_text_features)
+        )
         loaded, files = tensors_sha256(module.state_dict()), _configs_and_tokenizers(folder)
         found = Encoder(
             name=name,
             origin=f"transformers {source}, tensors {loaded[:12]}",
             image=ImageEncoder(
                 prepare=prepare,
-                encode=lambda pixels: encode(module.get_image_features, BatchFeature({"pixel_values": pixels})),
+                encode=lambda pixels: encode_where_fastest(module, of_image, BatchFeature({"pixel_values": pixels})),
                 identity=[loaded, *files],
             ),
             text=TextEncoder(
-                encode=lambda texts: encode(module.get_text_features, tokenize(texts)), identity=[loaded, *files]
+                encode=lambda texts: encode_where_fastest(module, of_text, tokenize(texts)), identity=[loaded, *files]
             ),
             tensors_sha256=loaded,
             files=files,

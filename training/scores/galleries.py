@@ -314,16 +314,16 @@ def read_texts(path: Path, key: str | None, option: str) -> list[str] | dict[str
     The file may have several by their keys. `option` is the setting that chooses the key.
     """
     try:
-        found = _DOCUMENT.validate_json(path.read_text(encoding="utf-8-sig"))
+        document = _DOCUMENT.validate_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         problem = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(
             f"{path} cannot be read as JSON with a list or table of texts, none of them empty: {problem}"
         ) from error
-    if isinstance(found, list) or all(isinstance(value, str) for value in found.values()):
-        return found
-    if key is None and len(found) == 1:
-        return next(iter(found.values()))
-    if key not in found:
-        raise SettingsError(f"{path} has {', '.join(sorted(found))}: choose one with {option}=NAME")
-    return found[key]
+    if isinstance(document, list) or all(isinstance(value, str) for value in document.values()):
+        document = {key: document}
+    key = next(iter(document)) if key is None and len(document) == 1 else key
+    if key not in document:
+        raise SettingsError(f"{path} has {', '.join(sorted(document))}: choose one with {option}=NAME")
+    found: list[str] | dict[str, str] = document[key]
+    return found

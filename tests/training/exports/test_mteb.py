@@ -75,7 +75,12 @@ def of_mteb(results: Iterable[Any]) -> dict[str, float]:
 
 
 def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
-    italian: Path, gallery: Gallery, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+    italian: Path,
+    gallery: Gallery,
+    board_of: Callable[[Path, Gallery], Board],
+    tmp_path: Path,
+    offline: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import mteb
     from mteb.models.model_implementations.clip_models import CLIPModel
@@ -115,7 +120,9 @@ def test_models_and_exports_score_under_mteb_as_on_the_scoreboard(
     assert of_mteb(read.task_results) == pytest.approx({name: ours[name] for name in theirs}, abs=1e-6)
 
 
-def test_only_ties_are_scored_otherwise(italian: Path, gallery: Gallery, offline: None) -> None:
+def test_only_ties_are_scored_otherwise(
+    italian: Path, gallery: Gallery, board_of: Callable[[Path, Gallery], Board], offline: None
+) -> None:
     """Every image is there twice: mteb orders the two by their ids, and the scoreboard counts it against the model."""
     import mteb
 
