@@ -143,6 +143,7 @@ def open_shown(
     share_freed_memory()
     if root is None and (model is None or dataset is not None):
         raise SettingsError("name a model: a root with --root, or a model's folder with --model, without --dataset")
+    learnt: Snapshot | None
     if model is None:
         assert root is not None
         newest = current_model(root, dataset)
@@ -566,7 +567,7 @@ def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> It
             raise BusyError(f"port {port} of {host} is taken: choose another one with --port") from error
         raise SettingsError(f"this machine cannot listen at --host {host}, --port {port}: {error}") from error
     # Gradio fetches an address that a request names in place of a file.
-    processing_utils.async_ssrf_protected_download = _no_download  # type: ignore[assignment]
+    processing_utils.async_ssrf_protected_download = _no_download
     with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder:
         uploads = Path(folder).resolve()
         # Gradio asks its own server at the start; a proxy of the environment must not hear of it.

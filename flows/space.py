@@ -110,8 +110,8 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
             "Dockerfile": DOCKERFILE,
             ".dockerignore": "**/__pycache__\n.git\n",
         }
-        for name, content in files.items():
-            (place / name).write_text(content, encoding="utf-8")
+        for file, content in files.items():
+            (place / file).write_text(content, encoding="utf-8")
         open_shown(None, model=place / "model", language=shown.language)  # reads the copy
         place.rename(out)
     finally:

@@ -172,13 +172,13 @@ def query_features(model: LoadedModel, query: str | Path) -> Features:
     """Return the features of a query, shape (dim,). Log a warning if the text is too long for the model."""
     if isinstance(query, Path):
         pixels = model.preprocessing.resized(read_picture(query, model.image_size).image)
-        return picture_features(model, np.stack([pixels]))[0]
+        return picture_features(model, np.stack([pixels])).reshape(-1)
     if model.tokenizer.too_long([query]):
         logger.warning(
             "the text is longer than the %d tokens of the model's context: its end is cut off",
             model.tokenizer.context_length,
         )
-    return text_features(model, [query])[0]
+    return text_features(model, [query]).reshape(-1)
 
 
 def search_dataset(
