@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ class TranslationTask:
             model.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
         average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.average_decay))
-        self.modules = {"model": model, "average": average}
+        self.modules: Mapping[str, torch.nn.Module] = {"model": model, "average": average}
         self.remedy = f"Remove {folder} and train again with a lower lr or more warmup_steps"
         self.texts: Sequence[str] = ()  # translations of the last validation
         self._average, self._averaged = average, cast(TranslationModel, average.module)
