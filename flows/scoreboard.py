@@ -28,7 +28,7 @@ from training.scores.probe import ProbedSet, changed_captions, probe_models, rea
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from training.scores.rows import Board
 from training.scores.scoreboard import score_models
-from training.scores.scoreboard_files import Section
+from training.scores.scoreboard_files import Section, write_scoreboard
 
 if TYPE_CHECKING:
     from training.scores.mteb_tasks import GalleryTask
@@ -71,8 +71,8 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
     if tasks:
         from training.scores.mteb_tasks import write_mteb_results
 
-        write_mteb_results(Board.read(out / JSON_FILE), tasks, out)
-    return out, written
+        write_mteb_results(board, tasks, out)
+    return out, write_scoreboard(board, protocols, out)
 
 
 def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Board:
