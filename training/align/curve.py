@@ -156,7 +156,7 @@ def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, f
     free = len(points) - 2
     error = math.sqrt(float(((y - slope * x - intercept) ** 2).sum()) / free)
     spread = float(((x - x.mean()) ** 2).sum())
-    found = []
+    found: list[dict[str, object]] = []
     for factor in FACTORS:
         images = factor * points[-1][0]
         at = math.log(images)

@@ -113,6 +113,7 @@ class Task(Protocol[Batch]):
 
     def begin(self, state: RunState) -> None:
         """Prepare `state.phase`, at its start or after a resumption: choose what trains, fill caches."""
+        return
 
     def num_batches(self, epoch: int) -> int:
         """Return the number of batches of an epoch, from 0."""
@@ -141,6 +142,7 @@ class Task(Protocol[Batch]):
 
     def restore(self) -> None:
         """Load the best weights."""
+        return
 
 
 class Runner:
