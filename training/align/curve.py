@@ -156,7 +156,7 @@ def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, f
     free = len(points) - 2
     error = math.sqrt(float(((y - slope * x - intercept) ** 2).sum()) / free)
     spread = float(((x - x.mean()) ** 2).sum())
-    found: list[dict[str, object]] = []
+    found = []
     for factor in FACTORS:
         images = factor * points[-1][0]
         at = math.log(images)
@@ -168,7 +168,8 @@ def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, f
 
 def curve_rows(board: Board) -> list[dict[str, object]]:
     """Return the points of a curve as rows of a table."""
-    found, by_model = [], board.pivot("model")
+    found: list[dict[str, object]] = []
+    by_model = board.pivot("model")
     for model in board.models:
         scores = by_model[(model.name,)]
         forth, back = scores[_FORTH], scores.get(_BACK)
