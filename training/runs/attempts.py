@@ -130,12 +130,8 @@ class Attempt:
     """An attempt of a run, from its start or resumption to its end or interruption.
 
     Args:
-        started: date and time of the start, UTC.
         seconds: seconds from the start to the last update, of the first process.
-        first_step: step at which it began.
-        last_step: step of the last update.
-        device: "cpu" or "cuda".
-        hardware: names of the processor and the GPUs of the first process's machine.
+        hardware: names of the processor and the GPUs of the machine of the first process.
         processes: number of processes that trained together.
     """
 

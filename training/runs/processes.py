@@ -56,13 +56,8 @@ def chosen_device(name: str, setting: str = "train.device") -> "torch.device":
 def encode_where_fastest(module: Any, encode: "Callable[[Any], torch.Tensor]", inputs: Any) -> "torch.Tensor":
     """Encode images or texts on the GPU if torch finds one, and return their features on the CPU in float32.
 
-    On a GPU, products are computed in float32 too, where cuDNN would round to TF32. So features differ from those of a
-    CPU in the last digits only. `CUDA_VISIBLE_DEVICES=` hides the GPU.
-
-    Args:
-        module: the model, which moves to the GPU and stays there.
-        encode: one of its functions.
-        inputs: its argument, a tensor or another object with `to`.
+    The model moves to the GPU and stays there. Products are computed in float32 there too, where cuDNN would round to
+    TF32, so features differ from those of a CPU in the last digits only. `CUDA_VISIBLE_DEVICES=` hides the GPU.
     """
     import torch
 

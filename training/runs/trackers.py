@@ -20,7 +20,7 @@ from training.config import TRACKERS
 from training.runs.processes import process_rank
 
 
-class TensorBoard:
+class _TensorBoard:
     """A writer of event files in the folder `tensorboard` of a model folder.
 
     Events of an earlier attempt from step `since` on are purged.
@@ -34,18 +34,16 @@ class TensorBoard:
             self._writer.add_text("settings", f"```json\n{json.dumps(run['settings'], indent=1)}\n```", 0)
 
     def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
-        """Log metrics by step, and write everything to the disk."""
         for step, metrics in steps.items():
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
-        """Close the event file."""
         self._writer.close()
 
 
-class Wandb:
+class _Wandb:
     """A W&B run, whose id and name are those of the model folder. Its files are in the folder `wandb` there.
 
     All else, such as project and mode, is wandb's own settings (`WANDB_PROJECT`, `WANDB_MODE`).
@@ -62,16 +60,15 @@ class Wandb:
             )
 
     def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
-        """Log metrics by step. An online run ignores steps that it has."""
         for step, metrics in steps.items():
             self._run.log(dict(metrics), step=step, commit=True)
 
     def close(self, *, failed: bool) -> None:
-        """Wait until everything is uploaded or written, and end the run."""
+        # Waits until everything is uploaded or written.
         self._run.finish(exit_code=int(failed))
 
 
-_TYPES: dict[str, type[TensorBoard] | type[Wandb]] = dict(zip(TRACKERS, (TensorBoard, Wandb), strict=True))
+_TYPES: dict[str, type[_TensorBoard] | type[_Wandb]] = dict(zip(TRACKERS, (_TensorBoard, _Wandb), strict=True))
 
 
 def require_trackers(names: Sequence[str]) -> None:
