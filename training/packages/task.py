@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from data_catalog.base.errors import DamagedError
 from data_catalog.disk.files import save_tensors
 from training.packages.config import TrainPackageConfig
 from training.packages.network import END_ID, START_ID, TranslationModel
-from training.runs.runner import RunState
+from training.runs.runner import Task
 
 WEIGHTS_FILE = "best.safetensors"
 MAX_GRADIENT_NORM = 1.0
@@ -38,7 +38,7 @@ class HeldOutScores:
     texts: Sequence[str]
 
 
-class TranslationTask:
+class TranslationTask(Task[Batch]):
     """The training of a network on pairs of token ids, without start and end tokens.
 
     The weights with the best chrF on the held-out pairs are kept: averaged, and quantized as they will be packed.
@@ -68,15 +68,12 @@ class TranslationTask:
             model.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
         )
         average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.average_decay))
-        self.modules: Mapping[str, torch.nn.Module] = {"model": model, "average": average}
+        self.modules = {"model": model, "average": average}
         self.remedy = f"Remove {folder} and train again with a lower lr or more warmup_steps"
         self.texts: Sequence[str] = ()  # translations of the last validation
         self._average, self._averaged = average, cast(TranslationModel, average.module)
         self._training, self._held_out, self._weights, self._score = training, held_out, folder / WEIGHTS_FILE, score
         self._epoch, self._groups = -1, list[list[TokenPair]]()
-
-    def begin(self, state: RunState) -> None:
-        """Do nothing: all weights train, and nothing is cached."""
 
     def num_batches(self, epoch: int) -> int:
         """Return the number of batches of an epoch."""

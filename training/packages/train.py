@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -192,8 +192,7 @@ def _train(training: Training, start: Path | None) -> tuple[TranslationModel, Ru
     """Train, or resume, to the end; return the network with the weights of its best validation, and the final state."""
     folder, config, data = training.folder, training.config, training.data
     key = _begin(training)
-    held_out = "".join(f"{source}\t{target}\n" for source, target in data.held_out)
-    write_bytes(folder / HELD_OUT_FILE, held_out.encode())
+    write_bytes(folder / HELD_OUT_FILE, _lines(data.held_out))
     vocabulary_file = folder / VOCABULARY_FILE
     if start:
         write_atomically(vocabulary_file, partial(shutil.copyfile, start / VOCABULARY_FILE))
@@ -262,16 +261,19 @@ def _key(training: Training) -> str:
     It covers the pairs as well as their files, because language checks decide which pairs are dropped.
     """
     pairs = {"training": training.data.training, "held_out": training.data.held_out}
-    texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
     return digest(
         {
             "version": _VERSION,
             **_made_of(training),
-            "pairs": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+            "pairs": {name: hashlib.sha256(_lines(found)).hexdigest() for name, found in pairs.items()},
             "dropped": training.data.dropped,
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         }
     )
+
+
+def _lines(pairs: Iterable[Pair]) -> bytes:
+    return "".join(f"{source}\t{target}\n" for source, target in pairs).encode()
 
 
 def _made_of(training: Training) -> dict[str, Any]:

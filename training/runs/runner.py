@@ -112,7 +112,7 @@ class Task(Protocol[Batch]):
     remedy: str
 
     def begin(self, state: RunState) -> None:
-        """Prepare `state.phase`, at its start or after a resumption: choose what trains, fill caches."""
+        """Prepare `state.phase`, at its start or after a resumption: choose what trains, fill caches; or nothing."""
         return
 
     def num_batches(self, epoch: int) -> int:
@@ -141,7 +141,7 @@ class Task(Protocol[Batch]):
         """Keep the current weights as the best."""
 
     def restore(self) -> None:
-        """Load the best weights."""
+        """Load the best weights, which a phase `from_best` needs."""
         return
 
 
