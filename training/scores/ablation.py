@@ -305,7 +305,6 @@ def compare(
     """Return the filters with their verdicts, the variation between seeds by metric, and all scores and differences.
 
     Verdicts use the first metric, corrected for all filters that change a row.
-
     """
     data = [variant.data for variant in variants]
     others = [variant for number, variant in enumerate(variants) if variant.data not in data[:number]]
