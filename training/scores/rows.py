@@ -279,4 +279,3 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
 
 def _renamed(score: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": ALL, **{_OLD_NAMES.get(name, name): value for name, value in score.items()}}
-
