@@ -109,9 +109,9 @@ def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_t
 
 def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
     """Ten captions were read, of which one is dropped: 2 native, 3 by a translator, 4 by machines."""
-    told = "machine translation made 4 (44.4%), of which people corrected 1. People translated 3."
+    told = "4 (44.4%), of which people corrected 1. People translated 3."
     card = (folder.snapshot.folder / "README.md").read_text("utf-8")
-    assert f"Of 9 captions, {told}" in card
+    assert f"Of 9 captions, machine translation made {told}" in card
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
     assert training_data(folder.snapshot).learned([]).makers() == told
