@@ -494,8 +494,9 @@ def closure(names):
                 pass
     return known
 wanted = closure([re.split(r"[^\\w.-]", line)[0] for line in open("requirements.txt")])
+kept = {*sys.modules, *sys.stdlib_module_names}
 for module, owners in packages_distributions().items():
-    if not {re.sub(r"[-_.]+", "-", owner.lower()) for owner in owners} & wanted and module not in sys.modules:
+    if not {re.sub(r"[-_.]+", "-", owner.lower()) for owner in owners} & wanted and module not in kept:
         sys.modules[module] = None
 import runpy
 sys.path.insert(0, "")
