@@ -92,7 +92,7 @@ NOTHING_HELD_OUT = "so there would be nothing to score on"
     ("settings", "said"),
     [
         (["train.model=gigantic"], "there is no model config 'gigantic': name one of compact"),
-        (["model.by=align"], "align needs pretrained image towers"),
+        (["model.by=align"], "align needs a pretrained image tower"),
         (["model.by=distil"], "distil.teacher is not set"),
         (["train.model={here}/wrong.json"], "open_clip cannot create a model from the model config"),
         (["train.image_weights={here}/weights.safetensors"], "for the model's image tower cannot be opened"),

@@ -233,11 +233,11 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
     (wide / "open_clip_config.json").write_text(json.dumps(described))
     few = replace(pairs, held_out=pairs.held_out[:1])
     refused: list[tuple[SentencePairs, DistilConfig, str]] = [
-        (pairs, replace(config, teacher=""), r"distil\.teacher is ''"),
-        (pairs, replace(config, teacher="/nowhere/model"), "no folder of an open_clip model"),
-        (pairs, replace(config, teacher="flickr8k"), "no dataset with a model"),
-        (pairs, replace(config, teacher=str(encoder)), "no folder of an open_clip model"),
-        (pairs, replace(config, teacher="ViT-B-32/nobody"), "ViT-B-32/nobody', which is no dataset"),
+        (pairs, replace(config, teacher=""), r"distil\.teacher is not set"),
+        (pairs, replace(config, teacher="/nowhere/model"), "a folder with an open_clip model"),
+        (pairs, replace(config, teacher="flickr8k"), "flickr8k: it must name a dataset with a model"),
+        (pairs, replace(config, teacher=str(encoder)), "a folder with an open_clip model"),
+        (pairs, replace(config, teacher="ViT-B-32/nobody"), "ViT-B-32/nobody: it must name"),
         (pairs, replace(config, teacher=str(damaged)), r"model\.safetensors"),
         (pairs, replace(config, teacher=str(wide)), r"wide/model\.safetensors"),
         (pairs, replace(config, student="small encoder"), r"distil\.student must be tiny, small, base"),

@@ -33,9 +33,9 @@ def teacher_identity(name: str) -> Any:
     if name.count("/") == 1 and open_clip.get_pretrained_cfg(*name.split("/")):
         return name
     raise SettingsError(
-        f"distil.teacher is {name!r}, which is no dataset with a model in this root, no folder of an open_clip model, "
-        "no text encoder on this machine (vernaclip towers), and no MODEL/PRETRAINED of open_clip, such as "
-        "ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
+        f"distil.teacher is {name or 'not set'}: it must name a dataset with a model in this root, a folder with an "
+        "open_clip model, a text encoder on this machine (vernaclip towers), or a MODEL/PRETRAINED of open_clip, such "
+        "as ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
     )
 
 
