@@ -254,7 +254,7 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_p
         squares.build("teacher", *squares.judged, rows=rows)
     root, export = squares.own.root, tmp_path / "models" / "some" / "export"  # as model folders lie
     teacher, older = next((root / "models" / "teacher").glob("*/")), root / "models" / "own" / "0123456789ab"
-    config = ModelExportConfig(formats=("transformers",), name="it", replace=True)
+    config = ModelExportConfig(formats=("open_clip",), name="it", replace=True)
     export_model(teacher, config, export, seen=None, root=root)
     with pytest.raises(InputError, match=r"model: .*export was trained on images of this dataset"):
         squares.build("teacher", f"image_text.model={export}", rows=rows)

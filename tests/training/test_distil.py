@@ -242,7 +242,7 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
         (pairs, replace(config, teacher=str(wide)), r"wide/model\.safetensors"),
         (pairs, replace(config, student="small encoder"), r"distil\.student must be tiny, small, base"),
         (few, config, "two to hold out"),
-        (pairs, replace(config, lr=1e30, max_grad_norm=0.0, warmup_steps=0), "is not finite"),
+        (pairs, replace(config, lr=1e6, max_grad_norm=0.0, warmup_steps=0), "is not finite"),
     ]
     for number, (some, settings, expected) in enumerate(refused):
         with pytest.raises(PipelineError, match=expected):

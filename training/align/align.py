@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ import torch
 from data_catalog.base.errors import InputError, PipelineError
 from data_catalog.base.settings import what_values
 from data_catalog.disk.files import sha256_of, write_bytes
-from training.align.frozen import TOWER_SETTINGS, FrozenTowers, aligned_model_and_key
+from training.align.frozen import FrozenTowers, aligned_model_and_key
 from training.align.heads import FeaturePairs, Heads, HeadsTask
-from training.config import AlignConfig, TrainConfig
+from training.config import AlignConfig, TowerConfig, TrainConfig
 from training.data.images import Features
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.runs.attempts import METRICS_FILE, WEIGHTS_FILE, AttemptLog, Result, claim, finish
@@ -54,8 +55,9 @@ def align(
     """
     hashes = files.hashes(sha256)
     plan, key = aligned_model_and_key(towers, config, hashes)
-    named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
-    settings = {**named, "align": what_values(config), **plan.distilled()}
+    named = {each.name for each in fields(TowerConfig)} - {"vocab_size"}  # of a tokenizer that none trains
+    settings = {name: value for name, value in towers.what().items() if name in named}
+    settings |= {"align": what_values(config), **plan.distilled()}
     learned = [*hashes["train"], *(hashes["val"] if config.refit else ()), *plan.learned()]
     is_new = not out.exists()
     if finished := claim(out, key, settings, plan.borrowed(), learned):

@@ -1,7 +1,7 @@
 """Open the frozen towers of a recipe, cache their features, and make heads the projections of the model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -18,7 +18,7 @@ from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.settings import what_values
 from data_catalog.disk.files import digest, sha256_of
 from training.align.heads import FeaturePairs, Heads, linear_layers, set_closed_form
-from training.config import AlignConfig, TrainConfig
+from training.config import AlignConfig, TowerConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore, ImageEncoder, TextEncoder
 from training.data.images import encoded_reader
 from training.data.pairs import PairFiles, read_captions, row_groups
@@ -30,20 +30,15 @@ from training.towers.preprocessing import Preprocessing
 
 ALIGN_VERSION = 1  # raise it when the same settings and data would give different weights
 BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
-# Settings of `[train]` that name the towers. The others are for training all weights.
-TOWER_SETTINGS = (
-    *("model", "image_tower", "image_size", "image_mean", "image_std", "image_resize"),
-    *("text_pooler", "embed_dim", "context_length"),
-)
 
 
 def aligned_model_and_key(
-    towers: TrainConfig, config: AlignConfig, shards: dict[str, list[str]]
+    towers: TowerConfig, config: AlignConfig, shards: Mapping[str, list[str]]
 ) -> tuple[TowerPlan, str]:
     """Return what the model is made of, with its heads, and the key of the run.
 
     Args:
-        towers: settings of `[train]`, of which only those of the towers count.
+        towers: settings of the towers.
         config: settings of the alignment.
         shards: sha256 of the pair shards by split.
     """
@@ -51,21 +46,21 @@ def aligned_model_and_key(
     vision, text = plan.config["vision_cfg"], plan.config["text_cfg"]
     if not plan.has_image_weights:
         raise SettingsError(
-            f"align needs a pretrained image tower, unlike that of {towers.model}: set train.image_tower or "
+            f"align needs a pretrained image tower, unlike that of {plan.name}: set train.image_tower or "
             "train.image_weights"
         )
     if not plan.has_encoder:
         raise SettingsError(
-            f"align needs a Hugging Face text tower, unlike that of {towers.model}: set train.text_encoder"
+            f"align needs a Hugging Face text tower, unlike that of {plan.name}: set train.text_encoder"
         )
     if config.start == "model" and plan.start is None:
-        raise SettingsError(f"align.start is model, but train.model is {towers.model}, which is no model folder")
+        raise SettingsError(f"align.start is model, but train.model is {plan.name}, which is no model folder")
     if config.hidden and "timm_model_name" not in vision:
         raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
     kind = "mlp" if config.hidden else "linear"
     if plan.start is not None and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
         hidden = str(config.hidden).lower()
-        raise SettingsError(f"align.hidden is {hidden}, but the heads of {towers.model} are of the other kind")
+        raise SettingsError(f"align.hidden is {hidden}, but the heads of {plan.name} are of the other kind")
     plan = plan.projected(kind)
     made_of = {"align": what_values(config), **plan.key(), "shards": shards}
     return plan, digest({"version": ALIGN_VERSION, **made_of})
@@ -76,15 +71,14 @@ class FrozenTowers:
 
     Attributes:
         module: the open_clip model, in evaluation mode.
-        images: cache of the features of images, by the image tower alone: another text tower finds them again.
+        store: cache of the features of images and captions.
         mirrored: the same of mirrored images.
-        texts: cache of the features of captions.
     """
 
     def __init__(self, plan: TowerPlan, out: Path, *, cache: Path) -> None:
         """Load the towers, and write the files of the model folder except weights."""
         model = plan.build(out)
-        self.module, preprocessing = model.module.eval(), plan.preprocessing
+        self.module = model.module.eval()
         image, text = frozen_parts(self.module, frozen=True, lock_image=False)
         if image is None or text is None or image.projection == "attnpool":  # which takes a map, not a vector
             raise SettingsError(
@@ -92,28 +86,25 @@ class FrozenTowers:
                 "and a Hugging Face text encoder"
             )
         self._parts = image, text
-        files = [{"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES if (out / name).is_file()]
-        frozen = Encoder(
-            name=str(plan.config["vision_cfg"].get("timm_model_name", plan.name)),
-            origin="frozen towers",
+        files = [{"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES]
+        encoder = Encoder(
+            name="the frozen towers",
+            origin=plan.name,
             image=ImageEncoder(
-                prepare=partial(_prepared, preprocessing=preprocessing, mirror=False),
+                prepare=partial(_prepared, plan.preprocessing),
                 encode=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
-                identity=_frozen_sha256(image),
+                identity=_weights_sha256(image),
             ),
             text=TextEncoder(
                 encode=lambda texts: encode_where_fastest(
                     text.tower, partial(backbone_features, text), model.tokenizer(texts)
                 ),
-                identity=[_frozen_sha256(text), *files],
+                identity=[_weights_sha256(text), *files],
             ),
         )
-        turned = replace(frozen.image, prepare=partial(_prepared, preprocessing=preprocessing, mirror=True))
-        mirrored = replace(frozen, name=f"{frozen.name} (mirrored)", image=turned)
-        captions = replace(frozen, name=Path(plan.config["text_cfg"]["hf_model_name"]).name)
-        self.images, self.mirrored, self.texts = (
-            FeatureStore(encoder, cache, unit=False) for encoder in (frozen, mirrored, captions)
-        )
+        prepare = partial(_prepared, plan.preprocessing, mirror=True)
+        mirrored = replace(encoder, name="the frozen towers, mirrored", image=replace(encoder.image, prepare=prepare))
+        self.store, self.mirrored = (FeatureStore(each, cache, unit=False) for each in (encoder, mirrored))
 
     def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
         """Return the features of a split, with those of mirrored images if `mirror` is set. None without images."""
@@ -126,7 +117,7 @@ class FrozenTowers:
         if not all(text.strip() for text in texts):
             raise DamagedError(f"a caption of the {split} split is empty, and has no feature: build the dataset again")
         read, names, views = encoded_reader(groups), [str(number) for number in range(len(captions))], []
-        for store in (self.images, self.mirrored) if mirror else (self.images,):
+        for store in (self.store, self.mirrored) if mirror else (self.store,):
             rows, there = store.images(names, lambda name: read(int(name)), batch_size=BATCH_SIZE)
             if len(there) != len(names):
                 raise DamagedError(
@@ -135,7 +126,7 @@ class FrozenTowers:
             views.append(rows)
         return FeaturePairs(
             views=tuple(views),
-            texts=self.texts.texts(texts, batch_size=BATCH_SIZE),
+            texts=self.store.texts(texts, batch_size=BATCH_SIZE),
             owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
         )
 
@@ -183,8 +174,8 @@ def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> I
         yield FrozenTowers(plan, Path(folder), cache=cache)
 
 
-def _frozen_sha256(part: FrozenPart) -> str:
-    """Return the hash of a tower's weights without its projection."""
+def _weights_sha256(part: FrozenPart) -> str:
+    """Return the hash of a tower without its projection."""
     weights = part.tower.state_dict().items()
     return tensors_sha256({name: tensor for name, tensor in weights if name.partition(".")[0] != part.projection})
 
@@ -200,6 +191,6 @@ def _as_module(part: FrozenPart) -> nn.Module:
     return found
 
 
-def _prepared(picture: Image.Image, *, preprocessing: Preprocessing, mirror: bool) -> torch.Tensor:
+def _prepared(preprocessing: Preprocessing, picture: Image.Image, *, mirror: bool = False) -> torch.Tensor:
     pixels = preprocessing.resized(ImageOps.mirror(picture) if mirror else picture)
     return preprocessing.normalised(torch.from_numpy(pixels.copy())[None])[0]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from data_catalog.base.errors import SettingsError
+from data_catalog.disk.files import write_json
 from training.config import EvaluateConfig
 from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.encoders import open_encoder
@@ -53,9 +54,17 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, runpy.run_path(str(READER))["refuse"])
 
 
-def board_of(model: Path, gallery: Gallery) -> Board:
-    found = ModelToScore(name="own", open=lambda: open_encoder(str(model)))
-    return score_models([found], [gallery], EvaluateConfig(bootstrap_rounds=20))
+@pytest.fixture
+def board_of(tmp_path: Path) -> Callable[[Path, Gallery], Board]:
+    """`board_of(model, gallery)`: scores of the model, read back from their file."""
+
+    def score(model: Path, gallery: Gallery) -> Board:
+        found = ModelToScore(name="own", open=lambda: open_encoder(str(model)))
+        board = score_models([found], [gallery], EvaluateConfig(bootstrap_rounds=20))
+        write_json(tmp_path / "board.json", board.to_json())
+        return Board.read(tmp_path / "board.json")
+
+    return score
 
 
 def on_board(board: Board) -> dict[str, float]:
