@@ -89,7 +89,7 @@ def test_equal_training_gives_an_equal_file(finished: Finished, tiny_tsv: Path, 
     assert {entry.name.removeprefix(out.name) for entry in tmp_path.iterdir()} == {"", ".sha256", ".training"}
 
 
-# Runs the command, and kills the process when it calls a function for the second time.
+# Runs the command, and kills the process at a call of a function, of which it is told the number.
 KILLED = """
 import os, signal, sys
 from unittest import mock
@@ -98,29 +98,29 @@ import training.packages.train, training.runs.runner
 real, calls = eval(sys.argv[1]), []
 def act(*given, **named):
     calls.append(1)
-    if len(calls) == 2:
+    if len(calls) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*given, **named)
 with mock.patch(sys.argv[1], act):
-    main(sys.argv[2:])
+    main(sys.argv[3:])
 """
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "call"),
     [
-        "training.runs.runner.save_resume_state",  # between the best weights and the state
-        pytest.param("training.packages.task.save_tensors", marks=pytest.mark.slow),
-        pytest.param("training.packages.task.update", marks=pytest.mark.slow),
-        pytest.param("training.packages.train.write_report", marks=pytest.mark.slow),
-        pytest.param("training.packages.train.write_bytes", marks=pytest.mark.slow),
+        ("training.runs.runner.save_resume_state", 2),  # between the best weights and the state
+        pytest.param("training.packages.task.save_tensors", 1, marks=pytest.mark.slow),
+        pytest.param("training.packages.task.update", 2, marks=pytest.mark.slow),
+        pytest.param("training.packages.train.write_report", 2, marks=pytest.mark.slow),
+        pytest.param("training.packages.train.write_bytes", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_training_gives_the_same_package(
-    function: str, finished: Finished, tiny_tsv: Path, tmp_path: Path
+    function: str, call: int, finished: Finished, tiny_tsv: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "en_it.argosmodel"
-    code = [sys.executable, "-c", KILLED, function, *command(tiny_tsv, out)]
+    code = [sys.executable, "-c", KILLED, function, str(call), *command(tiny_tsv, out)]
     assert subprocess.run(code, capture_output=True, check=False).returncode == -signal.SIGKILL
     train(tiny_tsv, out)
     assert_same_training(out, finished[0])
