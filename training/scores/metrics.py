@@ -266,7 +266,6 @@ class Metric:
         digits: decimals in a table of one model.
         board_digits: decimals in a scoreboard.
         column: its place in the tables of a scoreboard. None puts it into the JSON only.
-        is_compared: it is also in the scoreboard's table of differences.
     """
 
     name: str
@@ -279,7 +278,6 @@ class Metric:
     digits: int = 4
     board_digits: int = 4
     column: int | None = None
-    is_compared: bool = False
 
     def value(self, ranks: Integers) -> float:
         """Return the metric of some ranks, or 0 without queries."""
@@ -334,7 +332,7 @@ def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:
 METRICS = (
     _cutoff_metric("MRR", 1),
     _cutoff_metric("MRR", 5),
-    _cutoff_metric("MRR", 10, column=4, is_compared=True),
+    _cutoff_metric("MRR", 10, column=4),
     Metric(
         name=f"nDCG@{NDCG_CUTOFF}",
         of_query=partial(ndcgs, k=NDCG_CUTOFF),
@@ -342,9 +340,9 @@ METRICS = (
         takes_all=True,
         column=5,
     ),
-    _cutoff_metric("R", 1, column=1, is_compared=True),
+    _cutoff_metric("R", 1, column=1),
     _cutoff_metric("R", 5, column=2),
-    _cutoff_metric("R", 10, column=3, is_compared=True),
+    _cutoff_metric("R", 10, column=3),
     Metric(
         name="median_rank",
         of_query=ranks_themselves,
@@ -355,8 +353,8 @@ METRICS = (
         board_digits=0,
         column=6,
     ),
-    _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
-    _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
+    _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1),
+    _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2),
     _cutoff_metric("accuracy", 10, ways=ZERO_SHOT, column=3),
     _cutoff_metric("accuracy", 100, ways=ZERO_SHOT, column=4),
 )

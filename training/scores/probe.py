@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +32,6 @@ from training.scores.scoreboard import ModelToScore, score_each, set_facts
 
 METRIC, CHANCE = "pairs_accuracy", 0.5
 MOST_OF_KIND = 3  # changes of a caption
-HALF = re.compile("[\ud800-\udfff]")  # surrogates, which JSON may contain but no model accepts
 _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 _COCO_DIGITS = 12
 _EXPECTED = (

@@ -18,7 +18,6 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 MAX_POOLER, OWN_POOLER = "max_pooler", "cls_pooler"
-KNOWN_TYPES = tuple(arch_dict)  # of encoders that open_clip makes itself
 
 
 class _MaxPooler(nn.Module):
