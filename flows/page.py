@@ -17,7 +17,7 @@ import tempfile
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -222,7 +222,7 @@ class Page:
     def _search(self, words: Words, query: str, count: float) -> str:
         query = self._text(words, query)
         assert self.shown.gallery is not None, "a page without images has no search"
-        with self._present():
+        with self.present():
             found = self.shown.gallery.search(query, min(max(1, int(count or 1)), MOST_HITS))
             tiles = [(hit, _data_url(_shrunk(hit, TILE))) for hit in found.hits]
         head = words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
@@ -259,7 +259,7 @@ class Page:
             raise gr.Error(words["need_number"], print_exception=False) from error
         values |= {"least": least, "most": most}
         values["words"] = (wanted or "")[:MAX_TEXT].lower().split()
-        with self._present():
+        with self.present():
             total = self._rows(COUNT, **values)[0]["total"]
             pages = max(1, -(-total // SAMPLES_PER_PAGE))
             number = min(max(1, int(number or 1)), pages)
@@ -274,7 +274,7 @@ class Page:
     def _story(self, words: Words, sample: str | None) -> str:
         sample = (sample or "").strip()[:MAX_TEXT]
         assert self.shown.snapshot is not None, "a page without a dataset has no stories"
-        with self._present():
+        with self.present():
             records = find_sample_records(self.shown.snapshot, sample)[:SAMPLES_PER_PAGE] if sample else []
         if not records:
             raise gr.Error(words["no_story"], print_exception=False)
@@ -303,7 +303,7 @@ class Page:
         return path
 
     @contextmanager
-    def _present(self) -> Iterator[None]:
+    def present(self) -> Iterator[None]:
         """Refuse an answer from a snapshot that was taken down, before or while the answer was made."""
         if self.shown.snapshot is None or self.shown.root is None:
             yield
@@ -334,7 +334,7 @@ class Page:
         if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
             return []
         try:
-            with self._present():
+            with self.present():
                 return self._rows(EXAMPLES, number=number)
         except PipelineError as error:
             logger.warning("%s", error)
@@ -364,7 +364,7 @@ class Page:
 
     def _chosen_picture(self, words: Words, example: list[str]) -> Image.Image | None:
         """Return the image of an example, unless it was taken down."""
-        with self._present():
+        with self.present():
             return self._images([example[1]], SIDE).get(example[1])
 
     def _chosen_pair(self, words: Words, example: list[str]) -> tuple[Image.Image | None, str]:
@@ -506,7 +506,7 @@ HEADERS = {
 }
 
 
-def _guard(uploads: Path, host: str) -> Middleware:
+def _guard(uploads: Path, host: str, present: Callable[[], AbstractContextManager[None]]) -> Middleware:
     """Return a middleware that refuses what the page does not need, and forbids browsers to load from elsewhere."""
 
     def refusal(request: Request) -> Response | None:
@@ -516,6 +516,12 @@ def _guard(uploads: Path, host: str) -> Middleware:
             return PlainTextResponse("this page is for this machine only\n", status_code=421)
         if not PATHS.fullmatch(request.url.path):
             return PlainTextResponse("there is no such page\n", status_code=404)
+        if request.url.path.startswith("/gradio_api/file="):
+            try:
+                with present():  # Gradio keeps the pictures that it has shown for a while
+                    return None
+            except PipelineError:
+                return PlainTextResponse("this picture is gone\n", status_code=410)
         if request.method != "POST":
             return None
         # Any site may tell the browser of this machine to send something here, though it cannot read the answer.
@@ -586,7 +592,7 @@ def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> It
             run_history=False,
             ssr_mode=False,
             pwa=False,
-            app_kwargs={"middleware": [_guard(uploads, host)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [_guard(uploads, host, page.present)], "docs_url": None, "redoc_url": None},
             theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=(PAGES / "demo.css").read_text(encoding="utf-8"),
             i18n=page.i18n,

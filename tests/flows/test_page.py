@@ -324,7 +324,8 @@ def test_examples_of_images_are_seen_and_chosen_until_they_are_forgotten(colours
             (choose,) = (one for one in events if one["inputs"] == draw["outputs"])
             drawn = json.loads(answer_to(address, draw, []).removeprefix("data: "))["output"]["data"][0]
             assert [shown.count('<img src="data:image/jpeg;base64,') for (shown,) in drawn["samples"]] == [1, 1, 1]
-            assert "gradio_api/file=" in answer_to(address, choose, [0])
+            shown = re.findall(r'"url": ?"[^"]*(/gradio_api/file=[^"]+)"', answer_to(address, choose, [0]))[0]
+            assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 200
         caption = html.unescape(re.findall(r'alt="(.*?)">', drawn["samples"][0][0])[0])
         assert json.dumps(caption, ensure_ascii=False) in answer_to(address, choose, [0])
         named = query(copied, "SELECT sample_id FROM pairs WHERE captions[1] = $caption", {"caption": caption})
@@ -333,6 +334,7 @@ def test_examples_of_images_are_seen_and_chosen_until_they_are_forgotten(colours
         )
         gone = answer_to(address, choose, [0])
         assert "gradio_api/file=" not in gone
+        assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 410, "of what was shown before"
         assert caption not in gone
 
 

@@ -316,9 +316,9 @@ class Runner:
 
     def _diverged(self, step: int, error: FloatingPointError) -> SettingsError:
         best = self.state.best_record
-        kept = f"The weights of epoch {best['epoch']} are in {self._folder}" if best else "No epoch was finished"
+        kept = f"The weights of epoch {best['epoch']} are in {self._folder}. " if best and self._folder else ""
         return SettingsError(
-            f"training stopped at step {step} of epoch {self.state.epoch + 1} because {error}. {kept}. "
+            f"training stopped at step {step} of epoch {self.state.epoch + 1} because {error}. {kept}"
             f"{self._task.remedy}"
         )
 
