@@ -1,7 +1,6 @@
 """Make the batches of an epoch in advance: images, one caption for each, and the towers' inputs."""
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -239,8 +238,8 @@ def held_out_batches(
 class Prefetched(Generic[T]):
     """A single pass over `items` in order, where a thread makes the next ones while the model trains.
 
-    Leaving the context stops the thread. `waited_s` is the time spent waiting for items, in seconds. Within the
-    context, Python's threads take turns ten times as often: after each operation, the model waits for its turn.
+    Leaving the context stops the thread. Within it, Python's threads take turns ten times as often: after each
+    operation, the model waits for its turn.
 
     Args:
         items: items that are not None. An error that they raise is raised in place of the next item.
@@ -251,7 +250,6 @@ class Prefetched(Generic[T]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: deque[Future[T | None]] = deque()
         self._interval = sys.getswitchinterval()
-        self.waited_s = 0.0
 
     def __enter__(self) -> Iterator[T]:
         for _ in range(AHEAD):
@@ -267,8 +265,6 @@ class Prefetched(Generic[T]):
         self._ahead.append(self._thread.submit(next, self._items, None))
 
     def _take(self) -> T | None:
-        started = time.monotonic()
         item = self._ahead.popleft().result()
-        self.waited_s += time.monotonic() - started
         self._start_next()
         return item
