@@ -74,7 +74,6 @@ from translation.memory import forget_texts
 if TYPE_CHECKING:
     from training.distil.distil import SentencePairs
     from training.runs.attempts import Result
-    from training.scores.rows import Board
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ class TrainReport:
 class AlignReport(TrainReport):
     """An aligned model, and the curve of scores by number of training images, if it was asked for."""
 
-    curve: "Board | None" = None
+    curve: Board | None = None
 
     def curve_rows(self) -> list[dict[str, object]]:
         """Return the points of the curve as rows of a table, none without a curve."""

@@ -517,6 +517,8 @@ def _guard(uploads: Path, host: str, present: Callable[[], AbstractContextManage
         if not PATHS.fullmatch(request.url.path):
             return PlainTextResponse("there is no such page\n", status_code=404)
         if request.url.path.startswith("/gradio_api/file="):
+            if not Path(request.url.path.partition("=")[2]).resolve().is_relative_to(uploads):
+                return PlainTextResponse("there is no such page\n", status_code=404)
             try:
                 with present():  # Gradio keeps the pictures that it has shown for a while
                     return None
@@ -532,7 +534,7 @@ def _guard(uploads: Path, host: str, present: Callable[[], AbstractContextManage
         # With a transfer coding, the body may have another length than the header says.
         if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > limit:
             return PlainTextResponse(f"the limit is {limit >> 20} MiB\n", status_code=413)
-        if is_upload and sum(path.stat().st_size for path in uploads.rglob("*") if path.is_file()) > MAX_UPLOADS_BYTES:
+        if is_upload and sum(map(_size, uploads.rglob("*"))) > MAX_UPLOADS_BYTES:
             return PlainTextResponse("too many uploads: try again later\n", status_code=503)
         return None
 
@@ -542,6 +544,32 @@ def _guard(uploads: Path, host: str, present: Callable[[], AbstractContextManage
         return response
 
     return Middleware(BaseHTTPMiddleware, dispatch=guarded)
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, which Gradio may delete at any time."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def _only_ours(**variables: str) -> Iterator[None]:
+    """Set variables of the environment, without the user's own of Gradio, which could open folders to everybody."""
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ.update(variables)
+    fetch = processing_utils.async_ssrf_protected_download
+    # Gradio fetches an address that a request names in place of a file.
+    processing_utils.async_ssrf_protected_download = _no_download
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_download = fetch
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def is_loopback(host: str) -> bool:
@@ -572,13 +600,13 @@ def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> It
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise BusyError(f"port {port} of {host} is taken: choose another one with --port") from error
         raise SettingsError(f"this machine cannot listen at --host {host}, --port {port}: {error}") from error
-    # Gradio fetches an address that a request names in place of a file.
-    processing_utils.async_ssrf_protected_download = _no_download
-    with tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder:
+    # Gradio asks its own server at the start; a proxy of the environment must not hear of it.
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK, host]))
+    with (
+        tempfile.TemporaryDirectory(prefix="vernaclip-demo-") as folder,
+        _only_ours(GRADIO_TEMP_DIR=os.path.realpath(folder), GRADIO_ANALYTICS_ENABLED="False", no_proxy=direct),
+    ):
         uploads = Path(folder).resolve()
-        # Gradio asks its own server at the start; a proxy of the environment must not hear of it.
-        direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK, host]))
-        os.environ |= {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": direct}
         page = Page(shown, uploads)
         blocks = page.blocks()
         _, url, _ = blocks.launch(

@@ -252,7 +252,7 @@ def demo(
       vernaclip demo --root demo-catalog --images ~/Pictures --export-space my-space
 
     The page answers this machine only, unless --host says otherwise. It loads nothing from elsewhere, sends nothing,
-    and deletes what people upload. Its texts are in Italian, German or English. Ctrl-C ends it.
+    and deletes uploads after ten minutes. Its texts are in Italian, German or English. Ctrl-C ends it.
 
     Args:
         dataset: Dataset whose newest model and images are shown, if the root contains several.

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -138,7 +137,7 @@ def client(url: str) -> Any:
 def served(host: str = "127.0.0.1", port: int | None = None, **shown: Any) -> Iterator[str]:
     from flows.page import Shown, served
 
-    with patch.dict(os.environ), served(Shown(**shown), host=host, port=port) as address:
+    with served(Shown(**shown), host=host, port=port) as address:
         yield address
 
 
@@ -464,14 +463,20 @@ def test_the_page_is_served_where_it_is_told(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
+    theirs = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_PORT": "9", "GRADIO_TEMP_DIR": "/nowhere"}  # the user's own
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
     with served(model=colours, language="", host="127.0.0.2", port=free_port) as address:
         assert address == f"http://127.0.0.2:{free_port}/"
         with httpx.Client(trust_env=False) as client:
             assert "captions in an unknown language" in client.get(f"{address}config").text
             assert client.get(address, headers={"host": "evil.example"}).status_code == 421
+            assert client.get(f"{address}gradio_api/file=/etc/hostname").status_code == 404
         taken = served(model=colours, language="it", host="127.0.0.2", port=free_port)
         with pytest.raises(BusyError, match=f"port {free_port} of 127.0.0.2 is taken"), taken:
             pass
+    assert dict(os.environ) == before
     for host in ("192.0.2.1", "no.such.host.invalid", "2001:db8::1"):
         with (
             pytest.raises(SettingsError, match=f"cannot listen at --host {host}"),

@@ -177,6 +177,15 @@ def test_everything_public_has_an_example_and_a_place() -> None:
         vernaclip.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_onnx_runtime_does_not_report_to_its_maker_unless_the_user_wants_it() -> None:
+    code = "import os, translation.engines.argos; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    for theirs, found in ((None, "1"), ("0", "0")):
+        environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+        environment |= {} if theirs is None else {"ORT_DISABLE_TELEMETRY": theirs}
+        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == found
+
+
 def test_importing_it_loads_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import vernaclip; print(sorted(set(sys.modules) - before))"
     found = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)

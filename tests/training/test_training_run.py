@@ -25,7 +25,8 @@ from data_catalog.base.errors import DamagedError, DiskError, InputError, Settin
 from training.changes import ChangeRules
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
-from training.fit.clip import train
+from training.fit.clip import score_of, train
+from training.fit.hard_negatives import VAL_PREFERRED
 from training.runs.attempts import STATE_FILE, read_attempts
 from training.scores.scoreboard import evaluate
 from training.towers.model import load_model
@@ -312,6 +313,13 @@ def test_projections_train_alone_until_the_validation_loss_stops_improving(
     assert losses[:-1] == sorted(losses[:-1], reverse=True)
     assert losses[-1] >= losses[-2]
     assert (result.epochs, result.best_val_loss) == (len(lines), min(line["val_loss"] for line in lines))
+
+
+def test_what_hard_negatives_teach_counts_for_the_mrr_and_not_for_the_loss() -> None:
+    measured = {"val_loss": 2.0, "val_mrr@10": 0.4, VAL_PREFERRED + "position": 0.5, VAL_PREFERRED + "number": 0.7}
+    assert score_of(measured, "loss") == -2.0
+    assert score_of(measured, "mrr") == pytest.approx((0.4 + 0.6) / 2)
+    assert score_of({"val_loss": None, "val_mrr@10": None}, "mrr") is None
 
 
 def test_without_patience_all_epochs_are_gone_through_and_with_it_fewer(

@@ -24,7 +24,7 @@ from training.config import AlignConfig, TowerConfig, TrainConfig
 from training.data.images import Features
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.runs.attempts import METRICS_FILE, WEIGHTS_FILE, AttemptLog, Result, claim, finish
-from training.runs.processes import chosen_device, deterministic_torch
+from training.runs.processes import chosen_device, deterministic_torch, require_one_process
 from training.runs.runner import Phase, Runner, RunState
 from training.runs.trackers import Trackers
 from training.towers.model_files import save_weights
@@ -53,6 +53,7 @@ def align(
         cache: folder with features of frozen towers, shared by all runs.
         sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
     """
+    require_one_process("align")
     hashes = files.hashes(sha256)
     plan, key = aligned_model_and_key(towers, config, hashes)
     named = {each.name for each in fields(TowerConfig)} - {"vocab_size"}  # of a tokenizer that none trains

@@ -80,10 +80,13 @@ class FrozenTowers:
         model = plan.build(out)
         self.module = model.module.eval()
         image, text = frozen_parts(self.module, frozen=True, lock_image=False)
-        if image is None or text is None or image.projection == "attnpool":  # which takes a map, not a vector
+        pixels = torch.zeros(1, 3, plan.preprocessing.size, plan.preprocessing.size)
+        with torch.no_grad():
+            is_vector = image is not None and backbone_features(image, pixels).ndim == 2
+        if image is None or text is None or not is_vector:
             raise SettingsError(
-                f"align cannot train the projections of {plan.name}: use a vision transformer or a timm backbone, "
-                "and a Hugging Face text encoder"
+                f"align cannot train the projections of {plan.name}: use a vision transformer or a timm backbone "
+                "with its own pooling, and a Hugging Face text encoder"
             )
         self._parts = image, text
         files = [{"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES]

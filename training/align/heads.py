@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data_catalog.base.errors import InputError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers
@@ -136,6 +137,8 @@ def set_closed_form(heads: Heads, pairs: FeaturePairs, *, ridge: float) -> None:
     layers = [*linear_layers(heads.image), *linear_layers(heads.text)]
     if len(layers) > 2:
         return
+    if not all(np.isfinite(matrix).all() for matrix in (*pairs.views, pairs.texts)):
+        raise InputError("a tower's features contain NaN or infinity: its weights are damaged")
     dim = layers[0].out_features
     for layer, direction in zip(layers, canonical_directions(pairs, dim=dim, ridge=ridge), strict=True):
         with torch.no_grad():
@@ -203,6 +206,9 @@ class HeadsTask(Task[tuple[Tensor, Tensor]]):
             group["lr"] = lr
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in heads.parameters() if weight.grad is not None])
+        if not norm.isfinite():
+            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
         self.optimizer.step()
         with torch.no_grad():
             heads.logit_scale.clamp_(0, MAX_LOGIT_SCALE)

@@ -30,7 +30,7 @@ from training.distil.teacher import borrowed_image_tower, open_teacher, teacher_
 from training.fit.losses import autocast
 from training.fit.optimisation import decay_groups
 from training.runs.attempts import WEIGHTS_FILE, Result, claim, finish, key_of_folder
-from training.runs.processes import chosen_device, deterministic_torch
+from training.runs.processes import chosen_device, deterministic_torch, require_one_process
 from training.runs.runner import Phase, Runner, Task, cosine
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.lineage import read_lineage
@@ -97,6 +97,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
         out: the model folder.
         cache: folder with features of teachers, shared by all runs.
     """
+    require_one_process("distil")
     if len(pairs.training) < 2 or len(pairs.held_out) < 2:
         raise InputError("distil needs two pairs to train on and two to hold out: give more parallel sentences")
     device = chosen_device(config.device, "distil.device")

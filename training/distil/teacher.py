@@ -74,7 +74,8 @@ def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
 
     towers = joined_towers(encoder, towers)
     plan = TowerPlan.of(towers)
-    key = digest([*plan.key().values()])
+    made_of = plan.key()
+    key = digest([made_of["model"], made_of["weights"]])
     folder = models / f"{Path(encoder).name}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     claim(folder, key, {"model": Path(encoder).name}, plan.borrowed(), plan.learned())

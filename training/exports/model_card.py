@@ -14,10 +14,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.progress import span_text
-from data_catalog.catalog.manifest import SPLITS, Manifest, Snapshot, trained_on
+from data_catalog.catalog.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
 from data_catalog.exports.card import METHOD, upstream_paper
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import fenced_json, markdown_text
@@ -109,7 +110,7 @@ def _scores_of_set(
     facts: SetFacts, rows: tuple[ScoreRow, ...], model: str, *, split: str | None, seen: TrainingData | None
 ) -> SetScores:
     num_leaked, notes = len(facts.leaked.get(model, ())), list(facts.notes)
-    if split == "val" and VALIDATED not in notes:
+    if split == "val" and not any("flatters" in note for note in notes):
         notes.append(VALIDATED)
     if num_leaked:
         notes.append(
@@ -121,7 +122,8 @@ def _scores_of_set(
         split=split,
         rows=rows,
         notes=tuple(notes),
-        is_flattered=VALIDATED in notes or num_leaked == facts.num_images,
+        # Earlier versions wrote another sentence.
+        is_flattered=any("flatters the model" in note for note in notes) or num_leaked == facts.num_images,
         is_compared=bool(facts.compared.get(model)),
         language=_language(facts) if split is None or seen is None else seen.language,
     )
@@ -155,7 +157,7 @@ def model_card(
     """
     settings, learned = trained.lineage.settings, trained.lineage.learned or ()
     train = None if seen is None else seen.learned(learned)
-    lesson = settings.get("distil")  # of a distilled text tower
+    lesson = _lesson(trained)
     num_samples = trained.result.num_samples
     scored = [found for found in scores if found.rows]
     test_sets = [found for found in scored if found.split is None]
@@ -168,7 +170,7 @@ def model_card(
         trained=trained,
         settings=fenced_json(settings),
         lesson=lesson,
-        made={} if lesson is None else _made(lesson["origins"]),
+        made={} if lesson is None else _made(lesson.origins),
         is_student=set(settings) == {"model", "distil"},  # not trained with images after that
         image_tower=_image_tower(trained.model_config["vision_cfg"]),
         text_tower=_text_tower(trained.model_config["text_cfg"], trained.encoder),
@@ -187,6 +189,28 @@ def model_card(
         papers=[METHOD, *sorted(filter(None, papers))],
     )
     return re.sub("\n{3,}", "\n\n", text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What a distilled text tower learned from, as its run records it."""
+
+    teacher: str
+    origins: dict[str, int]
+    is_of_dataset: bool
+
+
+def _lesson(trained: TrainedFolder) -> _Lesson | None:
+    """Return what the text tower was distilled from; None if it was not."""
+    stated = trained.lineage.settings.get("distil")
+    try:
+        return None if stated is None else TypeAdapter(_Lesson).validate_python(stated)
+    except ValidationError as error:
+        cause = error.errors(include_url=False)[0]
+        where = ".".join(map(str, cause["loc"]))
+        raise DamagedError(
+            f"{trained.folder / RUN_FILE} is damaged (distil.{where}: {cause['msg']}): restore it from an intact copy"
+        ) from error
 
 
 @functools.cache
@@ -211,9 +235,9 @@ def _template() -> Any:
 
 def _shown(value: object) -> object:
     """Escape texts for Markdown, and separate the thousands of integers; numbers and Markdown stay as they are."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return markdown_text(value)
-    return f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, Markup | float):
+        return value
+    return f"{value:,}" if isinstance(value, int) else markdown_text(str(value))
 
 
 def _head(config: ModelExportConfig, library: str, seen: TrainingData | None, scored: Sequence[SetScores]) -> str:

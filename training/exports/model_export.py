@@ -165,6 +165,12 @@ def _require_compatible_license(trained: TrainedFolder, license: str) -> None:
                 *(weights["tower"], weights["weights"]),
             )
             continue
+        if license and stated is None and (of_weights is None or of_weights.passing_on != FREE):
+            logger.warning(
+                "the license %s is not known, so it is not compared with that of the %s tower's initial weights "
+                "(%s, %s)",
+                *(license, weights["tower"], weights["weights"], weights["license"]),
+            )
         restricts = of_weights is not None and of_weights.passing_on != FREE and stated is not None
         if restricts and strictness(license) > strictness(weights["license"]):
             raise SettingsError(

@@ -69,7 +69,7 @@ class TranslationTask(Task[Batch]):
         )
         average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.average_decay))
         self.modules = {"model": model, "average": average}
-        self.remedy = f"Remove {folder} and train again with a lower lr or more warmup_steps"
+        self.remedy = "Train again into another --out, with a lower lr or more warmup_steps"
         self.texts: Sequence[str] = ()  # translations of the last validation
         self._average, self._averaged = average, cast(TranslationModel, average.module)
         self._training, self._held_out, self._weights, self._score = training, held_out, folder / WEIGHTS_FILE, score
@@ -153,7 +153,9 @@ def update(
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    if not norm.isfinite():
+        raise FloatingPointError(f"the gradient's norm is {norm.item()}")
     optimizer.step()
     return loss.item()
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.precision import refuse_slow_precision, with_precision
@@ -45,7 +45,7 @@ from training.packages.pairs import Pair, files_of, read_pairs
 from training.packages.report import Sources, Training, TrainReport, write_card, write_report
 from training.packages.task import WEIGHTS_FILE, HeldOutScores, TranslationTask, learning_rate, load_weights
 from training.runs.attempts import STATE_FILE, key_of_folder
-from training.runs.processes import deterministic_torch
+from training.runs.processes import deterministic_torch, require_one_process
 from training.runs.runner import Phase, Runner, RunState
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
@@ -59,6 +59,7 @@ ARGOS_VERSION = "1.9"  # oldest supported version of Argos Translate
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")  # part of a folder's name
 VOCABULARY_FILE = "sentencepiece.model"
 HELD_OUT_FILE = "held_out.tsv"
+EARLIER_STATE_FILE = "state.safetensors"  # of earlier versions
 QUANTIZATION = "int8"
 # Always on the CPU, because scores choose the weights and are on the card.
 DECODING = TranslateConfig(device="cpu")
@@ -97,6 +98,7 @@ def train_package(
         source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
         target_check: the check of targets.
     """
+    require_one_process("mt train")
     codes = from_code, to_code
     _check_arguments(codes, out, continued, held_out)
     refuse_slow_precision(config.precision, "cpu", setting="precision")
@@ -132,11 +134,12 @@ def train_package(
     folder = training_folder(out)
     with writer_lock(folder):
         sweep_temporary([folder, (folder / STATE_FILE).parent])
-        _adopt_state(folder)
         training = Training(folder=folder, data=data, sources=sources, config=config, metadata=metadata)
         begun = key_of_folder(folder)
         resolved = with_precision(config, "cpu", has_begun=lambda each: begun == _key(replace(training, config=each)))
         training = replace(training, config=resolved)
+        if begun == _key(training):
+            _adopt_state(folder)
         model, state = _train(training, training_folder(continued) if continued else None)
         return _pack(training, model, state, out)
 
@@ -236,21 +239,24 @@ def _train(training: Training, start: Path | None) -> tuple[TranslationModel, Ru
 
 def _adopt_state(folder: Path) -> None:
     """Give the resume state of an earlier version, whose progress had other names, its present form and place."""
-    old = folder / "state.safetensors"
+    old = folder / EARLIER_STATE_FILE
     if not old.is_file():
         return
-    with safe_open(old, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-        progress = json.loads(file.metadata()["state"])
-    history = [
-        {"epoch": point["epoch"] + 1, "step": point["step"], "train_loss": point["train_loss"]}
-        | {"val_loss": point["held_out_loss"], "val_bleu": point["bleu"], "val_chrf": point["chrf"]}
-        for point in progress["curve"]
-    ]
-    scores = [record["val_chrf"] for record in history]
-    best = scores.index(max(scores))
-    found = {"best": best, "best_score": scores[best], "stale": len(scores) - 1 - best, "history": history}
-    found |= {name: progress[name] for name in ("key", "step", "epoch", "batch")}
+    try:
+        with safe_open(old, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+            progress = json.loads(file.metadata()["state"])
+        history = [
+            {"epoch": point["epoch"] + 1, "step": point["step"], "train_loss": point["train_loss"]}
+            | {"val_loss": point["held_out_loss"], "val_bleu": point["bleu"], "val_chrf": point["chrf"]}
+            for point in progress["curve"]
+        ]
+        scores = [record["val_chrf"] for record in history]
+        best = scores.index(max(scores))
+        found = {"best": best, "best_score": scores[best], "stale": len(scores) - 1 - best, "history": history}
+        found |= {name: progress[name] for name in ("key", "step", "epoch", "batch")}
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"{old} is not a resume state ({error}): remove it to train from the start") from error
     save_tensors(tensors, folder / STATE_FILE, {"state": json.dumps(found)})
     old.unlink()
 
@@ -288,7 +294,7 @@ def _begin(training: Training) -> str:
     key, folder = _key(training), training.folder
     if key_of_folder(folder) == key:
         return key
-    if (folder / STATE_FILE).is_file():
+    if any((folder / name).is_file() for name in (STATE_FILE, EARLIER_STATE_FILE)):
         raise SettingsError(
             f"{folder} contains a training with other settings, pairs or libraries: remove it to train again, or give "
             "another --out"

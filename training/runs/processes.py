@@ -32,6 +32,12 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def require_one_process(what: str) -> None:
+    """Refuse work that several processes cannot share, which would do it all or wait for each other."""
+    if process_count() > 1:
+        raise SettingsError(f"{what} runs in one process: start it without torchrun")
+
+
 def local_process_count() -> int:
     """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -224,17 +224,22 @@ class Runner:
 
     def _run_phase(self, index: int, *, validate_first: bool) -> None:
         phase, state = self._phases[index], self.state
+        if not (validate_first or self._goes_on(phase)):
+            return
         self._task.begin(state)
         with Progress(phase.name, total=phase.steps, unit="steps", initial=state.step - state.phase_start) as progress:
             if validate_first:
                 self._validate(progress, epoch=0)
-            while state.stale < phase.patience and (self._steps_left() or self._is_due()):
+            while self._goes_on(phase):
                 if not self._is_due():
                     self._train(phase, progress)
                 if self._is_due():
                     self._validate(progress, epoch=state.epoch + 1)
                 elif state.batch == self._task.num_batches(state.epoch):
                     state.epoch, state.batch = state.epoch + 1, 0
+
+    def _goes_on(self, phase: Phase) -> bool:
+        return self.state.stale < phase.patience and bool(self._steps_left() or self._is_due())
 
     def _steps_left(self) -> int:
         return self._phases[self.state.phase].steps - (self.state.step - self.state.phase_start)

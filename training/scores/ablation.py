@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.disk.files import digest, sha256_of, write_bytes
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.exports.markdown import bullets, table
@@ -109,7 +109,9 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
     if not path.is_file():
         prepare_for_torch()
         store = FeatureStore(open_model_folder(model_dir, model_dir.name))
-        outcomes, _ = outcomes_of(store, gallery, batch_size)
+        outcomes, there = outcomes_of(store, gallery, batch_size)
+        if missing := len(gallery.images) - len(there):
+            raise DamagedError(f"{missing:,} images of {gallery.name} do not decode: run `vernaclip verify`")
         write_checksummed(path, {found.way: found.ranks.tolist() for found in outcomes if found.captions == ALL})
         logger.info("scored %s on %d images", model_dir, len(gallery.images))
     cached = read_checksummed(path, remedy="remove it, and the model is scored again")

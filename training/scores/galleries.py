@@ -136,7 +136,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     read, makers = encoded_reader(groups), [_maker_of(origin) for row in rows for origin in row["origins"]]
     return Gallery(
         name=name,
-        images=list(places),
+        images=[str(row["sample_id"]) for row in rows],
         read=lambda name: read(places[name]),
         captions=[text for row in rows for text in row["captions"]],
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
@@ -244,7 +244,9 @@ def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> 
         templates = read_texts(files["templates"], settings.get("templates_key"), "templates_key")
     elif "templates" in settings:
         templates = (BARE_TEMPLATE,)
-    found = labelled_images(name, Path(settings["images"]), names, list(templates))
+    if not templates or isinstance(templates, Mapping):
+        raise InputError(f"templates={files.get('templates')} must be a list of templates with {PLACEHOLDER}")
+    found = labelled_images(name, Path(settings["images"]), names, templates)
     return replace(found, files=_hashes(files.values()))
 
 

@@ -237,7 +237,7 @@ def write_panels(panels: Sequence[Panel], path: Path) -> None:
                 axes.plot([row.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
             axes.set_yticks(range(len(lines)), [label for label, _, _ in lines])
             axes.set_ylim(len(lines) - 0.4, -0.6)
-            what, grey = "difference", "none"
+            what, grey = "difference", "no difference"
             if lines[0][2].minus is None:
                 what, grey, most = "score", "chance", max(max(row.high, row.chance) for _, _, row in lines)
                 axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))

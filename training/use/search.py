@@ -148,6 +148,7 @@ class Gallery:
 
     def search(self, query: str | Path, k: int) -> SearchResult:
         """Return the `k` images that are most similar to a text or an image, without those that are the same file."""
+        _check_query(query, k)
         row = query_features(self.model, query)
         content = query.read_bytes() if isinstance(query, Path) else b""
         wanted = k

@@ -297,6 +297,15 @@ def test_a_tower_that_gives_only_zeros_is_refused(
         align(square_files, config, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
 
 
+def test_several_processes_are_refused_before_they_wait_for_each_other(
+    square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="align runs in one process: start it without torchrun"):
+        align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    assert not (tmp_path / "run").exists()
+
+
 def test_canonical_directions_find_what_both_sides_share() -> None:
     generator = np.random.default_rng(4)
     shared = generator.normal(size=(2000, 3))

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.exports.formats import ModelExportConfig
 from training.exports.model_card import TrainingData, model_card, read_scores
@@ -273,12 +273,13 @@ def test_scores_of_earlier_versions_are_shown(model: Path) -> None:
     (model / "scores-test.json").write_text(json.dumps({"split": "test", "model_sha256": sha256, "scores": scores}))
     old = model.parent / "old.json"
     models = [{"name": "ours", "origin": f"vernaclip model, weights {sha256[:12]}", "trained_on": "y"}]
-    sets = [{"name": "xtd10", "task": "retrieval", "num_images": 9, "num_texts": 9}]
-    entries = [{"model": "ours", "test_set": "xtd10", "score": score} for score in scores]
+    sets = [{"name": name, "task": "retrieval", "num_images": 9, "num_texts": 9} for name in ("xtd10", "own val")]
+    sets[1]["notes"] = ["the epoch whose weights were kept was chosen on these images, which flatters the model"]
+    entries = [{"model": "ours", "test_set": each["name"], "score": score} for each in sets for score in scores]
     old.write_text(json.dumps({"settings": {}, "models": models, "sets": sets, "entries": entries}))
     text = card(model, None, scoreboards=[old])
-    assert text.count("1 | all | all | 0.2500 | 0.1250-0.5000 | 9 | 18 |") == 4
-    assert leading(text) == [0.25] * 4
+    assert text.count("1 | all | all | 0.2500 | 0.1250-0.5000 | 9 | 18 |") == 6
+    assert leading(text) == [0.25] * 4, "without those of the validation split"
 
 
 ENGLISH = TextLanguage(asked="it", looks_like={"en": 0.9, "fr": 0.05})
@@ -328,7 +329,8 @@ def test_a_card_of_a_folder_alone_claims_nothing_but_the_license_that_its_publis
 def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) -> None:
     write_scores(model, metric=f"R@1 {HOSTILE}")
     run = json.loads((model / "run.json").read_text())
-    change(model / "run.json", settings={**run["settings"], "model": f"```\n{HOSTILE}"})
+    lesson = {"teacher": HOSTILE, "origins": {HOSTILE: 1}, "is_of_dataset": True}
+    change(model / "run.json", settings={**run["settings"], "model": f"```\n{HOSTILE}", "distil": lesson})
     told = seen(name=HOSTILE, license=HOSTILE, target_lang=HOSTILE, snapshot=HOSTILE)
     publisher = dict.fromkeys(("name", "license_name", "license_link", "dataset_hub_name"), HOSTILE)
     board = scoreboard(model, [{"test_set": HOSTILE}], notes=(HOSTILE,))
@@ -341,6 +343,10 @@ def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) ->
     assert '<a href="http://evil' not in html
     assert html.count("<h1>") == 1
     assert "\u202e" not in html
+    for wrong in ({**lesson, "teacher": [HOSTILE]}, {**lesson, "origins": {"native": HOSTILE}}, {"teacher": "x"}):
+        change(model / "run.json", settings={**run["settings"], "distil": wrong})
+        with pytest.raises(DamagedError, match=r"run\.json is damaged \(distil\."):
+            card(model, told)
 
 
 def test_time_adds_up_over_attempts(model: Path) -> None:

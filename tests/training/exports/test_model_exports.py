@@ -246,7 +246,12 @@ def test_exports_to_open_clip_and_onnx_score_the_same_and_one_is_a_model_for_us_
 
 @pytest.mark.parametrize("door", ["model", "image_weights", "teacher"])
 def test_who_starts_from_an_export_learned_what_it_learned_and_is_bound_by_its_license(
-    door: str, compact: Path, few: PairFiles, small_run: Callable[..., TrainConfig], tmp_path: Path
+    door: str,
+    compact: Path,
+    few: PairFiles,
+    small_run: Callable[..., TrainConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     export, out, own = tmp_path / "export", tmp_path / "run", set(few.hashes()["train"])
     exported(compact, export, "open_clip", license="cc-by-nc-4.0")
@@ -267,6 +272,8 @@ def test_who_starts_from_an_export_learned_what_it_learned_and_is_bound_by_its_l
     for license in ({"license": "mit"}, {"license": "other", "license_name": "mit"}):
         with pytest.raises(SettingsError, match=r"the license mit allows what .* \(export, cc-by-nc-4\.0\)"):
             exported(out, tmp_path / "mine", "open_clip", **license)
+    exported(out, tmp_path / "mine", "open_clip", license="other", license_name="freeware")
+    assert "the license freeware is not known, so it is not compared" in caplog.text
     (export / "run.json").unlink()  # as an earlier version exported it
     assert set(run()["learned"]) > own, "what it learned is not known, which is not nothing"
     assert {one["license"] for one in run()["borrowed"]} == {""}
