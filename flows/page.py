@@ -557,10 +557,10 @@ def _size(path: Path) -> int:
 @contextmanager
 def _only_ours(**variables: str) -> Iterator[None]:
     """Set variables of the environment, without the user's own of Gradio, which could open folders to everybody."""
-    before = dict(os.environ)
-    for name in [name for name in before if name.startswith("GRADIO_")]:
-        del os.environ[name]
-    os.environ.update(variables)
+    before = {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("GRADIO_") or name in variables
+    }
+    os.environ |= variables
     fetch = processing_utils.async_ssrf_protected_download
     # Gradio fetches an address that a request names in place of a file.
     processing_utils.async_ssrf_protected_download = _no_download
@@ -568,8 +568,9 @@ def _only_ours(**variables: str) -> Iterator[None]:
         yield
     finally:
         processing_utils.async_ssrf_protected_download = fetch
-        os.environ.clear()
-        os.environ.update(before)
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ |= before
 
 
 def is_loopback(host: str) -> bool:
