@@ -110,7 +110,7 @@ def _scores_of_set(
     facts: SetFacts, rows: tuple[ScoreRow, ...], model: str, *, split: str | None, seen: TrainingData | None
 ) -> SetScores:
     num_leaked, notes = len(facts.leaked.get(model, ())), list(facts.notes)
-    if split == "val" and not any("flatters" in note for note in notes):
+    if split == "val" and VALIDATED not in notes:
         notes.append(VALIDATED)
     if num_leaked:
         notes.append(
@@ -122,8 +122,7 @@ def _scores_of_set(
         split=split,
         rows=rows,
         notes=tuple(notes),
-        # Earlier versions wrote another sentence.
-        is_flattered=any("flatters the model" in note for note in notes) or num_leaked == facts.num_images,
+        is_flattered=VALIDATED in notes or num_leaked == facts.num_images,
         is_compared=bool(facts.compared.get(model)),
         language=_language(facts) if split is None or seen is None else seen.language,
     )
@@ -193,7 +192,7 @@ def model_card(
 
 @dataclass(frozen=True, slots=True)
 class _Lesson:
-    """What a distilled text tower learned from, as its run records it."""
+    """The record of a run on how its text tower was distilled."""
 
     teacher: str
     origins: dict[str, int]

@@ -34,6 +34,7 @@ IMAGE_CHOICES = {
 }
 VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"  # note on a val split
 
+_VALIDATED_BEFORE = "the epoch whose weights were kept was chosen on these images, which flatters the model"
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
 _OLD_NAMES = {"name": "metric", "gallery_size": "gallery", "num_queries": "queries", "num_dropped": "left_out"}
@@ -273,7 +274,11 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
         for entry in found.get("differences", []):
             row = {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["difference"])}
             rows.append({**scores[tuple(row[name] for name in columns)], **row, "chance": 0.0, "minus": entry["first"]})
-        return {**found, "rows": rows}
+        sets = [
+            {**facts, "notes": [VALIDATED if note == _VALIDATED_BEFORE else note for note in facts.get("notes", ())]}
+            for facts in found["sets"]
+        ]
+        return {**found, "rows": rows, "sets": sets}
     return dict(found)
 
 
