@@ -97,7 +97,7 @@ class RunState:
 
 
 class Task(Protocol[Batch]):
-    """What a `Runner` trains.
+    """A training that a `Runner` carries out.
 
     Attributes:
         modules: the modules of the resume state, by name.

@@ -60,7 +60,7 @@ _REPLACING = (  # settings that replace a part of a model config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerPlan:
-    """What a model is made of.
+    """The parts of a model, and where their weights come from.
 
     Args:
         name: the architecture, as `train.model` names it.
