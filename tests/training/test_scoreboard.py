@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import write_json
 from training.config import EvaluateConfig
 from training.data.features import Encoder, ImageEncoder, TextEncoder
@@ -24,6 +25,7 @@ from training.scores.galleries import (
     LeakCheck,
     TrainingMatch,
     labelled_images,
+    named_images,
     pairs_gallery,
     read_texts,
 )
@@ -264,6 +266,14 @@ def test_classes_with_one_name_or_no_image_count_as_wrong_answers_and_no_picture
     found = labelled_images("shades", folders, names, ["{c}"])
     board = board_of(found)
     assert (board.rows[0].gallery, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
+
+
+@pytest.mark.parametrize("templates", [[], {"a {c}": "b {c}"}])
+def test_templates_are_a_list_of_some(templates: object, folders: Path, tmp_path: Path) -> None:
+    path, pack = tmp_path / "templates.json", LanguagePack(code="it", class_names=tuple(WORDS))
+    path.write_text(json.dumps(templates))
+    with pytest.raises(PipelineError, match="templates"):
+        named_images("shades", {"images": str(folders), "templates": str(path)}, pack)
 
 
 def test_names_that_do_not_fit(folders: Path) -> None:
