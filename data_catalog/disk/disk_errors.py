@@ -4,19 +4,12 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 
+from data_catalog.base.boundary import raise_if_disk_fails as raise_if_disk_fails
 from data_catalog.base.errors import DiskError
 
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FAILED = (errno.EIO, errno.ESTALE)  # ESTALE: of a network file system
-# Messages of pyarrow, DuckDB and SQLite, which may give no errno.
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-_FAILED_TEXTS = ("Input/output error", "disk I/O error")
-# These raise their own error classes, not `OSError`, and importing them is slow.
-_LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
 
 
 @contextmanager
@@ -42,24 +35,6 @@ def access_errors() -> Iterator[None]:
         place, what = (named.absolute().parent, "written") if is_temporary else (named, "used")
         raise DiskError(
             f"{place} cannot be {what} ({error.strerror}): change its permissions, or choose another place"
-        ) from error
-
-
-def raise_if_disk_fails(error: Exception, path: Path) -> None:
-    """Raise a `DiskError` for a full or failing disk while `path` was written; leave other errors to the caller."""
-    number, text = getattr(error, "errno", None), str(error)
-    if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
-        return
-    named = Path(str(getattr(error, "filename", None) or path))
-    known = Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parts))  # no user knows temporary files
-    if number in _FULL or any(message in text for message in _FULL_TEXTS):
-        folder = named.parent if known == named else known
-        raise DiskError(f"the disk that holds {folder} is full: free space and run the same command again") from error
-    if number in _FAILED or any(message in text for message in _FAILED_TEXTS):
-        place = named if known == named else path
-        raise DiskError(
-            f"the disk failed at {place} (input/output error): check the disk, then run the same command again. It "
-            "resumes from the finished steps"
         ) from error
 
 
