@@ -17,6 +17,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
+# Each process would compile the project anew where Python may not write bytecode.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 vernaclip flows translation cleaning training data_catalog
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
 .PHONY: install demo demo-positions test slower check lint docs site real bench torture crash-matrix setup clean
@@ -33,6 +35,7 @@ setup: $(READY)
 $(BASE): pyproject.toml install.py
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) install.py .
+	$(COMPILE)
 	touch $@
 
 $(READY): $(BASE)
@@ -50,9 +53,8 @@ demo-positions: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-positions-catalog --set scenes.figures=0.12 --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
 	  --set train.epochs=30 --set train.batch_size=128 --set train.num_threads=0 --set 'train.hard_negatives=["position"]'
 
-# Tests start many processes, each of which would compile the project anew where Python may not write bytecode.
 test: $(READY)
-	$(BIN)/python -m compileall -q vernaclip flows translation cleaning training data_catalog tests
+	$(COMPILE) tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 slower: $(READY)

@@ -1,5 +1,6 @@
 """The main jobs, build, train and evaluate, with any executor. Prefect flows and the command line call them."""
 
+import importlib
 import logging
 import shutil
 import time
@@ -29,7 +30,7 @@ from data_catalog.catalog.manifest import (
     trained_on,
 )
 from data_catalog.catalog.overview import heavy_losses, ranked_reasons
-from data_catalog.catalog.roots import FEATURE_STORES
+from data_catalog.catalog.roots import FEATURE_STORES, open_root
 from data_catalog.disk.disk_errors import disk_errors, nearest_existing
 from data_catalog.disk.files import save_parquet, write_atomically, write_json
 from data_catalog.disk.lock import writer_lock
@@ -174,6 +175,15 @@ class EvaluateReport:
     folder: Path
     path: Path
     scores: Board
+
+
+def get_ready(flow: str, recipe: Recipe, root: Path) -> None:
+    """Do what jobs of a flow need and Prefect does not: draw the scenes sample, load the libraries of training."""
+    open_root(root, writes=True)
+    if recipe.scenes is not None and flow.startswith("build"):
+        draw_upstream(recipe.scenes)
+    if flow != "build-dataset":
+        importlib.import_module("training.fit.clip")
 
 
 def build(

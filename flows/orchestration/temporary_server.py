@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,12 @@ def run_flow(
         PipelineError: any error of the job.
         InputError: the temporary server does not start.
     """
+    from flows.jobs import get_ready
     from flows.recipe.recipe import load_recipe, override_values
 
-    load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
+    loaded = load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
     prepare_process()
-    use_answering_api(project)
+    use_answering_api(project, meanwhile=lambda: get_ready(name, loaded, root))
     from prefect.exceptions import TerminationSignal
 
     from flows.orchestration.prefect_flows import FLOWS
@@ -83,10 +84,11 @@ def run_flow(
         raise SystemExit(128 + signal.SIGTERM) from error
 
 
-def use_answering_api(project: Path) -> Api | None:
+def use_answering_api(project: Path, *, meanwhile: Callable[[], None] = lambda: None) -> Api | None:
     """Let flows in this process use the configured API, or start a temporary server if it does not answer.
 
-    A configured server that is silent is ignored with a warning.
+    A configured server that is silent is ignored with a warning. A new database takes a server half a minute, in which
+    `meanwhile` is called.
 
     Returns:
         The configured API, or None if a temporary server is used.
@@ -99,20 +101,22 @@ def use_answering_api(project: Path) -> Api | None:
     if api and answers(api, otherwise="this run uses a temporary server (`vernaclip up` starts a permanent one)"):
         return api
     logger.info("start Prefect for this run")
+    api = start(state_folder(project), meanwhile)
     from prefect.context import refresh_global_settings_context
 
-    os.environ.update(start(state_folder(project)).environment())  # overrides all other settings of Prefect
+    os.environ.update(api.environment())  # overrides all other settings of Prefect
     refresh_global_settings_context()
     # Prefect has read it; child processes that decode untrusted files must not have it.
     os.environ.pop("PREFECT_API_AUTH_STRING", None)
     return None
 
 
-def start(folder: Path) -> Api:
-    """Start a server that ends with this process.
+def start(folder: Path, meanwhile: Callable[[], None]) -> Api:
+    """Start a server that ends with this process; call `meanwhile` before waiting for it.
 
     Args:
         folder: folder for its database and its log, beside those of other servers.
+        meanwhile: work that needs no server.
 
     Raises:
         InputError: the server does not start.
@@ -123,9 +127,11 @@ def start(folder: Path) -> Api:
             port = free.getsockname()[1]
         api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
         server, pipe = _start_process(api, folder)
+        atexit.register(_end, server, pipe)
+        meanwhile()
         if wait_for(api, server) == "answers":
-            atexit.register(_end, server, pipe)
             return api
+        atexit.unregister(_end)
         _end(server, pipe)
     raise InputError(
         "the temporary Prefect server does not start. Use --executor local to run without Prefect. The end of "
