@@ -17,33 +17,28 @@ COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", 
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Counts of published pairs.
+    """Counts of published pairs."""
 
-    `images` and `captions` go by source and split, `licenses` by source and the row's text, `languages` by source,
-    `origins` by source, origin and translator.
-    """
-
-    images: Counter[tuple[str, str]] = field(default_factory=Counter)
-    captions: Counter[tuple[str, str]] = field(default_factory=Counter)
-    licenses: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
+    images: Counter[tuple[str, str]] = field(default_factory=Counter)  # by source and split
+    captions: Counter[tuple[str, str]] = field(default_factory=Counter)  # by source and split
+    licenses: Counter[tuple[str, str | None]] = field(default_factory=Counter)  # of images, by source and text
+    languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)  # of source captions, by source
+    origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)  # by source, origin, translator
 
     def add(self, pairs: pa.Table) -> None:
         """Add the counts of more pairs; the table has `COUNTED_COLUMNS` and may have others."""
-        if not pairs.num_rows:
-            return
-        lists = {name: pairs.column(name).combine_chunks() for name in ("source_langs", "origins", "translators")}
-        captions = pc.list_value_length(lists["translators"])
-        images = pairs.select(["source", "split", "license"]).append_column("captions", captions)
+        pairs = pairs.select(list(COUNTED_COLUMNS)).combine_chunks()
+        source, split, license = (pairs.column(name).to_pylist() for name in COUNTED_COLUMNS[:3])
+        self.images.update(zip(source, split, strict=True))
+        self.licenses.update(zip(source, license, strict=True))
         # One row for each item of the lists, which are parallel.
-        sources = pairs.column("source").take(pc.list_parent_indices(lists["translators"]))
-        made = pa.table({"source": sources, **{name: pc.list_flatten(column) for name, column in lists.items()}})
-        _add(self.images, images, ["source", "split"])
-        _add(self.captions, images, ["source", "split"], weight="captions")
-        _add(self.licenses, images, ["source", "license"])
-        _add(self.languages, made, ["source", "source_langs"])
-        _add(self.origins, made, ["source", "origins", "translators"])
+        langs, translators, origins = (pairs.column(name).combine_chunks() for name in COUNTED_COLUMNS[3:])
+        owners = pairs.select(["source", "split"]).take(pc.list_parent_indices(origins))
+        source, split = (column.to_pylist() for column in owners.columns)
+        langs, translators, origins = (pc.list_flatten(lists).to_pylist() for lists in (langs, translators, origins))
+        self.captions.update(zip(source, split, strict=True))
+        self.languages.update(zip(source, langs, strict=True))
+        self.origins.update(zip(source, origins, translators, strict=True))
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
         """Return the sum of two counts."""
@@ -64,12 +59,12 @@ class PairCounts:
 
     def makers(self) -> str:
         """Return the numbers of machine and human translations, to follow "machine translation made" in a sentence."""
-        by_origin, num_captions, by_machine = totals(self.origins, 1), self.origins.total(), self.machine_translated()
-        share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
+        by_origin, by_machine = totals(self.origins, 1), self.machine_translated()
         corrected, by_people = by_origin[CORRECTED], by_origin[HUMAN_TRANSLATION]
+        share = by_machine / max(1, self.origins.total())
         more = f", of which people corrected {corrected:,}" if corrected else ""
         people = f" People translated {by_people:,}." if by_people else ""
-        return f"{by_machine:,} ({share}){more}.{people}"
+        return f"{by_machine:,} ({share:.1%}){more}.{people}"
 
 
 def totals(counts: Counter[Any], place: int) -> Counter[str]:
@@ -87,12 +82,3 @@ def count_pairs(files: Iterable[Path]) -> PairCounts:
         with pq.ParquetFile(path) as shard:
             counts.add(shard.read(columns=list(COUNTED_COLUMNS)))
     return counts
-
-
-def _add(counts: Counter[Any], table: pa.Table, names: list[str], *, weight: str | None = None) -> None:
-    """Add for each group of rows their number, or the sum of a column."""
-    aggregate = ([], "count_all") if weight is None else (weight, "sum")
-    found = table.group_by(names, use_threads=False).aggregate([aggregate])
-    sums = found.column("count_all" if weight is None else f"{weight}_sum").to_pylist()
-    for *key, count in zip(*(found.column(name).to_pylist() for name in names), sums, strict=True):
-        counts[tuple(key)] += count

@@ -6,11 +6,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, DiskError, SettingsError
 from data_catalog.catalog.manifest import EXPORT_RECORD
 from data_catalog.catalog.roots import refuse_misread
 from data_catalog.disk.barrier import block_takedowns
-from data_catalog.disk.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.disk.disk_errors import disk_errors
 from data_catalog.disk.files import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 from data_catalog.disk.lock import place_lock
 from data_catalog.disk.records import read_checksummed
@@ -26,26 +27,16 @@ EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
 _ELSEWHERE = "name another folder with --out"
 
 
-@contextmanager
-def _errors_at(folder: Path) -> Iterator[None]:
-    """Name the folder in errors of the system, such as those of names that are too long or of links in a circle."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise_if_disk_fails(error, folder)
-        raise DiskError(f"{folder} cannot be used for the export: {error}") from error
-
-
 def resolve_export_folder(folder: Path, root: Path) -> Path:
     """Return the resolved path of an export's folder."""
     refuse_misread(folder)
-    with _errors_at(folder):
+    with about(folder, kind=DiskError, remedy=_ELSEWHERE):  # links in a circle
         place = folder.resolve()
-        if Path.cwd().is_relative_to(place):
-            raise SettingsError(f"an export replaces its folder, which cannot be the current one: {_ELSEWHERE}")
-        for name in sorted(WITHOUT_EXPORTS):
-            if place.is_relative_to((root / name).resolve()):
-                raise SettingsError(f"{folder} is in {root / name}, which is not for exports: {_ELSEWHERE}")
+    if Path.cwd().is_relative_to(place):
+        raise SettingsError(f"an export replaces its folder, which cannot be the current one: {_ELSEWHERE}")
+    for name in sorted(WITHOUT_EXPORTS):
+        if place.is_relative_to((root / name).resolve()):
+            raise SettingsError(f"{folder} is in {root / name}, which is not for exports: {_ELSEWHERE}")
     return place
 
 
@@ -59,15 +50,14 @@ def _beside(place: Path) -> tuple[Path, Path]:
 def export_lock(place: Path) -> Iterator[None]:
     """Hold the lock of an export's folder; put back an export that a killed process had moved away."""
     with place_lock(place):
-        with _errors_at(place):
-            temporary, old = _beside(place)
-            if old.is_dir() and not place.exists():
-                with suppress(DamagedError, SettingsError):  # a partial one, which was being removed
-                    if is_whole(old, record_of(old) or {}):
-                        old.rename(place)
-            for leftover in (temporary, old):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
+        temporary, old = _beside(place)
+        if old.is_dir() and not place.exists():
+            with suppress(DamagedError, SettingsError):  # a partial one, which was being removed
+                if is_whole(old, record_of(old) or {}):
+                    old.rename(place)
+        for leftover in (temporary, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
         yield
 
 
@@ -89,9 +79,9 @@ def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
     `vernaclip verify` checks their contents.
     """
     sizes: Mapping[str, int] = record.get("bytes", {})
-    found = {name: place / name for name in sizes}
     return bool(sizes) and all(
-        path.is_file() and (name in EDITED or path.stat().st_size == sizes[name]) for name, path in found.items()
+        (place / name).is_file() and (name in EDITED or (place / name).stat().st_size == size)
+        for name, size in sizes.items()
     )
 
 
@@ -119,13 +109,12 @@ def replace_folder(place: Path) -> Iterator[Path]:
     temporary, old = _beside(place)
     with disk_errors(place):
         try:
-            with _errors_at(place):
-                make_folder(temporary)
+            make_folder(temporary)
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
-            with _errors_at(place), block_takedowns():
+            with block_takedowns():
                 if place.exists():
                     place.rename(old)
                 temporary.rename(place)

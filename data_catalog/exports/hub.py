@@ -26,11 +26,11 @@ _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A repository of the hub, which may not exist yet; `private`: it is required that only its owner sees it."""
+    """A repository of the hub, which may not exist yet."""
 
     name: str
     kind: str
-    private: bool
+    private: bool  # it is required that only its owner sees it
     api: "HfApi"
 
 
@@ -51,10 +51,7 @@ def open_repository(name: str, kind: str, *, private: bool) -> Repository:
     require_hub_name(name)
     from huggingface_hub import HfApi, get_token
 
-    token = get_token()
-    if token is None:
-        raise InputError(f"no token of the Hugging Face hub is stored: {_LOG_IN}")
-    repository = Repository(name=name, kind=kind, private=private, api=HfApi(token=token))
+    repository = Repository(name=name, kind=kind, private=private, api=HfApi(token=get_token()))
     with _hub_errors(repository):
         repository.api.whoami()
     return repository
@@ -95,10 +92,9 @@ def _files_of_earlier(repository: Repository) -> list[str]:
         return []
     with TemporaryDirectory() as folder:
         path = repository.api.hf_hub_download(name, EXPORT_RECORD, repo_type=kind, local_dir=folder)
-        try:
+        with suppress(DamagedError, KeyError):  # not a record of ours
             return list(read_checksummed(Path(path), remedy="remove it")["files"])
-        except (DamagedError, KeyError):  # not a record of ours
-            return []
+    return []
 
 
 @contextmanager
@@ -106,7 +102,7 @@ def _hub_errors(repository: Repository) -> Iterator[None]:
     """Turn errors of huggingface_hub and of the connection into sentences without the token."""
     # `HTTPError` is that of the HTTP library that this release of huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-    from huggingface_hub.utils import OfflineModeIsEnabled  # type: ignore[attr-defined]
+    from huggingface_hub.utils import LocalTokenNotFoundError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     name, api = repository.name, repository.api
     try:
@@ -119,14 +115,11 @@ def _hub_errors(repository: Repository) -> Iterator[None]:
             cause = cause.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
         said = cause.server_message if isinstance(cause, HfHubHTTPError) else str(cause).partition("\n")[0]
-        said = " ".join((said or type(cause).__name__).split()).replace(str(api.token), "TOKEN")
-        if isinstance(cause, OfflineModeIsEnabled):
-            raise InputError("HF_HUB_OFFLINE forbids it: unset it, or leave out --push-to-hub") from None
-        if status in (401, 403):
-            told = f"{api.endpoint} does not let your token write to {name} ({status}: {said})"
-            raise InputError(f"{told}: choose an OWNER that you may write to, or {_LOG_IN}") from None
-        is_refused = 400 <= status < 500 and status not in (408, 429)
-        if is_refused or isinstance(cause, ValueError) or getattr(cause, "filename", None) is not None:
-            raise InputError(f"{name} cannot be uploaded to {api.endpoint}: {said}") from None
+        said = " ".join((said or type(cause).__name__).split()).replace(api.token or "\0", "TOKEN")
+        is_local = isinstance(cause, ValueError | LocalTokenNotFoundError | OfflineModeIsEnabled)
+        is_local |= getattr(cause, "filename", None) is not None
+        if is_local or (400 <= status < 500 and status not in (408, 429)):
+            remedy = f": choose an OWNER that you may write to, or {_LOG_IN}" if status in (401, 403) else ""
+            raise InputError(f"{name} cannot be uploaded to {api.endpoint} ({said}){remedy}") from None
         again = "run the same command again, which sends what is missing"
         raise TransientError(f"the connection to {api.endpoint} failed ({said}): {again}") from None

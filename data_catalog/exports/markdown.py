@@ -1,5 +1,6 @@
-"""Markdown helpers, and escaping of foreign texts for Markdown and HTML."""
+"""Markdown: helpers, templates, and escaping of foreign texts for Markdown and HTML."""
 
+import functools
 import json
 import re
 import unicodedata
@@ -20,8 +21,7 @@ def _cell(value: object) -> str:
 def fenced_json(value: Any) -> str:
     """Return a Markdown code block of JSON; its fence is longer than any run of backticks in it."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f"{fence}json\n{text}\n{fence}"
 
 
@@ -52,3 +52,25 @@ def _is_invisible(char: str) -> bool:
 def markdown_text(text: str) -> str:
     """Return a text that Markdown and HTML show unchanged: special characters become character entities."""
     return _MARKDOWN.sub(lambda match: "".join(f"&#{ord(char)};" for char in match[0]), one_line(text))
+
+
+@functools.cache
+def template(name: str) -> Any:
+    """Return a Markdown template of this room; it escapes every text that is not marked as safe."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:
+        if isinstance(value, Markup):
+            return value
+        return f"{value:,}" if isinstance(value, int) else markdown_text(str(value))
+
+    return Environment(
+        loader=PackageLoader("data_catalog.exports"),
+        autoescape=False,  # noqa: S701 - `finalize` escapes for Markdown, which has HTML
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    ).get_template(name)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +55,7 @@ _VERSION = re.compile(rf"\s+(v\s?)?[1-4](\.[0-9])?(\s+(unported|generic|internat
 _WORDS = {"attribution": "by", "sharealike": "sa", "noncommercial": "nc", "noderivs": "nd", "noderivatives": "nd"}
 
 
+@lru_cache(maxsize=4096)
 def read_license(text: str | None) -> License | None:
     """Return the license that a text names; None if it names none that is known.
 
@@ -128,8 +129,7 @@ class SourceRights:
 
     def stated(self) -> dict[str, Any]:
         """Return the rights that the recipe states, for the manifest; empty if it states none."""
-        values = {"license": self.license, "redistribution": self.redistribution}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,21 +142,21 @@ class Policy:
 
     def license(self, row: Mapping[str, Any]) -> str | None:
         """Return the text of the license that applies to a row's image: its own, or the recipe's for the source."""
-        own: str | None = row["license"] if _has_text(row["license"]) else None
-        return own or self._rights(row).license
+        own: str | None = row["license"]
+        return own if _has_text(own) else self._rights(row).license
 
     def withheld_reason(self, row: Mapping[str, Any]) -> str | None:
         """Return the reason to withhold the pixels of a row; None if they may be exported."""
-        rights = self._rights(row)
+        rights, text = self._rights(row), self.license(row)
         if self.pixels == NONE:
             return WITHOUT_PIXELS
         if rights.redistribution is False:
             return SOURCE_FORBIDS
         if self.pixels == ALL or rights.redistribution or row["source"] in self.allowed:
             return None
-        if not self.license(row):
+        if not text:
             return NO_LICENSE
-        license = _known_license(self.license(row))
+        license = read_license(text)
         if license is None:
             return UNKNOWN_LICENSE
         if license.passing_on == FORBIDDEN:
@@ -169,16 +169,11 @@ class Policy:
         return NO_CREDIT if license.credit and not credited else None
 
     def _rights(self, row: Mapping[str, Any]) -> SourceRights:
-        return self.sources.get(row["source"], _NOTHING_SAID)
+        return self.sources.get(row["source"], SourceRights())
 
 
 def _has_text(text: str | None) -> bool:
-    """Return whether a cell has more than blanks."""
     return bool(text and text.strip())
-
-
-_NOTHING_SAID = SourceRights()
-_known_license = lru_cache(maxsize=4096)(read_license)
 
 
 def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:

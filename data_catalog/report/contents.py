@@ -21,7 +21,6 @@ from data_catalog.rows.fetch_reasons import Diagnosis, diagnose
 from data_catalog.rows.origins import HAS_ORIGINAL, ORIGINS
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 Rows = list[dict[str, Any]]
@@ -51,28 +50,22 @@ def _queries() -> dict[str, tuple[str, str]]:
 
 def downloads_of(snapshot: Snapshot) -> Diagnosis:
     """Return the outcomes of a snapshot's images that were requested from the web."""
-    with snapshot_queries(snapshot) as query:
-        return _diagnosis(snapshot, query(_queries()["asked"][1]))
-
-
-def _diagnosis(snapshot: Snapshot, asked: "pa.Table") -> Diagnosis:
     engine = snapshot.manifest["settings"].get("fetch", {}).get("engine")
-    return diagnose(asked, *([IMG2DATASET_LIMITS] if engine == IMG2DATASET else []))
+    with snapshot_queries(snapshot) as query:
+        return diagnose(query(_queries()["asked"][1]), *([IMG2DATASET_LIMITS] if engine == IMG2DATASET else []))
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
     """Return the contents of the report on a snapshot, by the names that the template uses.
 
-    Queries aggregate or sample while they read, so that memory stays bounded for a snapshot of any size.
-
-    Args:
-        snapshot: the snapshot.
-        runs: lines of the dataset's run log.
-        num_examples: captions shown for each reason, and translations for each part of an engine's scores.
+    Queries aggregate or sample while they read, so that memory stays bounded for a snapshot of any size. `runs` are the
+    lines of the dataset's run log. `num_examples` captions are shown for each reason, and as many translations for each
+    part of an engine's scores.
     """
     manifest = snapshot.manifest
     # Runs that did steps and ended with this snapshot, the latest first.
     ours = [run for run in reversed(runs) if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")]
+    diagnosis = downloads_of(snapshot)
     with snapshot_queries(snapshot) as query:
 
         def ask(name: str, **parameters: Any) -> Rows:
@@ -85,7 +78,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             row["Meaning"] = _MERGED if reason == "merged" else reason and snapshot.meaning(step, reason)
         for row in tables["engines"][1]:
             row["Origin"] = ORIGINS.get(row["Origin"])
-        diagnosis = _diagnosis(snapshot, query(_queries()["asked"][1]))
         tables |= _manifest_tables(manifest, ours) | {"outcomes": _outcomes(diagnosis), "funnel": _funnel(manifest)}
         return {
             "runs": ours,

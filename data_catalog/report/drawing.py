@@ -60,11 +60,8 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
     """Return a chart as one `svg` element; the same drawing gives the same element.
 
-    Args:
-        name: what the chart shows, for screen readers; unique within a page.
-        draw: draws on an empty figure with a constrained layout, in the colours of `COLOURS` only, and passes labels
-            from a dataset through `chart_label`.
-        size: width and height in inches.
+    `name` says for screen readers what the chart shows, and is unique within a page. `draw` draws on an empty figure
+    with a constrained layout, in the colours of `COLOURS` only, and passes labels from a dataset through `chart_label`.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -1,7 +1,10 @@
 """Filters for the templates: dataset text with visible control characters, numbers, and names of languages."""
 
+import functools
+import json
 import re
 import unicodedata
+from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -105,21 +108,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-# The languages that language detectors know. Many of them have no language pack.
-_NAMES: dict[str, str] = dict(
-    re.findall(
-        r"(\w+) (\w+)",
-        "af Afrikaans, ar Arabic, bg Bulgarian, bn Bengali, ca Catalan, cs Czech, cy Welsh, da Danish, de German, "
-        "el Greek, en English, es Spanish, et Estonian, eu Basque, fa Persian, fi Finnish, fr French, gl Galician, "
-        "gu Gujarati, he Hebrew, hi Hindi, hr Croatian, hu Hungarian, id Indonesian, it Italian, ja Japanese, "
-        "kn Kannada, ko Korean, lt Lithuanian, lv Latvian, mk Macedonian, ml Malayalam, mr Marathi, ne Nepali, "
-        "nl Dutch, no Norwegian, pa Punjabi, pl Polish, pt Portuguese, ro Romanian, ru Russian, sk Slovak, "
-        "sl Slovenian, so Somali, sq Albanian, sv Swedish, sw Swahili, ta Tamil, te Telugu, th Thai, tl Tagalog, "
-        "tr Turkish, uk Ukrainian, ur Urdu, vi Vietnamese, zh Chinese",
-    )
-)
+@functools.cache
+def _names() -> dict[str, str]:
+    """Return the languages that detectors know by code; many of them have no language pack."""
+    names: dict[str, str] = json.loads((resources.files("data_catalog.report") / "languages.json").read_text())
+    return names
 
 
 def language_name(code: str | None) -> str:
     """Return the English name of a language; the code itself if its name is unknown."""
-    return "no language given" if code is None else _NAMES.get(code, code)
+    return "no language given" if code is None else _names().get(code, code)

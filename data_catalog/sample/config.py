@@ -18,21 +18,13 @@ _WEB = (WIT, COCO, CC3M)
 
 
 class Fault(NamedTuple):
-    """A kind of fault that the sample contains on purpose.
+    """A kind of fault that the sample contains on purpose."""
 
-    Args:
-        sources: the datasets that have it.
-        rate: share of the images of these datasets that have it (at least one image in each).
-        meaning: the fault, and the expected outcome of its rows.
-        of_image: the fault is one of the image, not of a caption or a row.
-        rule: the server's rule for the image; `{}` in a location is the path of the image.
-    """
-
-    sources: tuple[str, ...]
-    rate: float
-    meaning: str
-    of_image: bool = False
-    rule: Mapping[str, Any] = {}
+    sources: tuple[str, ...]  # the datasets that have it
+    rate: float  # share of the images of these datasets that have it (at least one image in each)
+    meaning: str  # the fault, and the expected outcome of its rows
+    of_image: bool = False  # of the image, not of a caption or a row
+    rule: Mapping[str, Any] = {}  # the server's rule for the image; `{}` in a location is the path of the image
 
 
 MOST_FIGURES = 0.4  # maximum share of images with figures, which replace scenes of one group

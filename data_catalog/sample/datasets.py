@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +28,7 @@ from data_catalog.disk.lock import writer_lock
 from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, SOURCES, WIT, ScenesConfig
 from data_catalog.sample.grammar import Wording, caption, captions, templates
 from data_catalog.sample.samples import ImageFolder, Sample, coco_id, plan, url_of
-from data_catalog.sample.scene import Scene, pick, shuffled
+from data_catalog.sample.scene import Scene, json_of_room, pick, shuffled
 from data_catalog.sample.server import RULES_FILE
 
 WIT_FILE, COCO_FILE = "wit/wit.tsv.gz", "coco/captions_scenes.json"
@@ -41,42 +41,9 @@ _STYLES = {
     FLICKR8K: ("tokenised_sentence", "tokenised_sentence", "tokenised_sentence", "capital"),
 }
 _FLICKR8K_CAPTIONS = 5
-_LICENSES = (
-    ("Attribution-NonCommercial-ShareAlike License", "http://creativecommons.org/licenses/by-nc-sa/2.0/"),
-    ("Attribution-NonCommercial License", "http://creativecommons.org/licenses/by-nc/2.0/"),
-    ("Attribution-NonCommercial-NoDerivs License", "http://creativecommons.org/licenses/by-nc-nd/2.0/"),
-    ("Attribution License", "http://creativecommons.org/licenses/by/2.0/"),
-    ("Attribution-ShareAlike License", "http://creativecommons.org/licenses/by-sa/2.0/"),
-    ("Attribution-NoDerivs License", "http://creativecommons.org/licenses/by-nd/2.0/"),
-    ("No known copyright restrictions", "http://flickr.com/commons/usage/"),
-    ("United States Government Work", "http://www.usa.gov/copyright.shtml"),
-)
-_WIT_COLUMNS = (
-    "language",
-    "page_url",
-    "image_url",
-    "page_title",
-    "section_title",
-    "hierarchical_section_title",
-    "caption_reference_description",
-    "caption_attribution_description",
-    "caption_alt_text_description",
-    "mime_type",
-    "original_height",
-    "original_width",
-    "is_main_image",
-    "attribution_passes_lang_id",
-    "page_changed_recently",
-    "context_page_description",
-    "context_section_description",
-)
 _SECOND_PAGE_SHARE, _OTHER_LANGUAGE_SHARE = 0.2, 0.25
-_CONTEXTS = (
-    "La geometria è quella parte della matematica che si occupa delle forme nel piano e nello spazio.",
-    'Il disegno, detto anche "figura", mostra alcune forme semplici.\nLe forme sono colorate e lo sfondo è uniforme.',
-    "In questa pagina sono raccolte figure colorate, usate nelle scuole per imparare i nomi delle forme.",
-    'Una "forma" è ciò che resta di un oggetto quando si dimenticano colore e posizione.\n\nVedi anche: colore.',
-)
+# What stands beside captions in the real datasets, and faulty captions.
+_TEXTS = json_of_room("texts.json")
 
 
 def _write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, native: str) -> None:
@@ -92,7 +59,7 @@ def _write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, nat
             start = _tsv_line(rows[-1][:15]).rstrip("\n")
             lines[-1] = f'{start}\t"La figura, nata come esempio, ha dato il nome a una raccolta.\n'
     text = "".join(shuffled(Random(f"scenes:wit-order:{samples[0].seed}"), lines))
-    content = ("\t".join(_WIT_COLUMNS) + "\n" + text).encode("utf-8")
+    content = ("\t".join(_TEXTS["wit_columns"]) + "\n" + text).encode("utf-8")
     with (folder / WIT_FILE).open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
         packed.write(content)
 
@@ -126,7 +93,7 @@ def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[ob
             "true" if rng.random() < 0.5 else "false",
             "true",
             "false" if rng.random() < 0.5 else "true",
-            pick(rng, _CONTEXTS),
+            pick(rng, _TEXTS["contexts"]),
             pick(rng, ("", "Esempi di figure colorate.")),
         )
 
@@ -161,13 +128,13 @@ def _english(sample: Sample, num: int, rng: Random, images: ImageFolder, **facts
 
 def _write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
     """Write images and annotations in random order, 3 to 5 captions per image."""
-    records, annotations = [], []
+    records, annotations, licenses = [], [], _TEXTS["licenses"]
     for sample in samples:
         width, height = images.add(sample)
         rng, index, image_id = sample.rng("coco"), sample.index, coco_id(sample.index)
         records.append(
             {
-                "license": 1 + int(rng.random() * len(_LICENSES)),
+                "license": 1 + int(rng.random() * len(licenses)),
                 "file_name": Path(sample.path).name,
                 "coco_url": url_of(sample, images.base_url),
                 "height": height,
@@ -189,19 +156,12 @@ def _write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) ->
             images.record(sample, with_place=False, **facts)
     rng = Random(f"scenes:coco-order:{samples[0].seed}")
     document = {
-        "info": {
-            "description": "Scenes in the layout of the COCO 2017 Dataset",
-            "url": images.base_url,
-            "version": "1.0",
-            "year": 2017,
-            "contributor": "vernaclip",
-            "date_created": "2017/09/01",
-        },
-        "licenses": [{"url": url, "id": i, "name": name} for i, (name, url) in enumerate(_LICENSES, start=1)],
+        "info": {**_TEXTS["coco_info"], "url": images.base_url},
+        "licenses": [{"url": url, "id": i, "name": name} for i, (name, url) in enumerate(licenses, start=1)],
         "images": shuffled(rng, records),
         "annotations": shuffled(rng, annotations),
     }
-    _write_text(folder / COCO_FILE, json.dumps(document))
+    (folder / COCO_FILE).write_text(json.dumps(document))
 
 
 def _write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
@@ -214,7 +174,7 @@ def _write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) ->
         if sample.fault == "wrong_field_count":
             lines.append(f"{text}\n")
             images.record(sample, with_place=False, caption=text, line=len(lines))
-    _write_text(folder / CC3M_FILE, "".join(lines))
+    (folder / CC3M_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
@@ -227,69 +187,10 @@ def _write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder
         for number, text in enumerate(texts):
             key = f"{sample.path}#{number}"
             lines.append(f"{key}\n" if text is None else f"{key}\t{text}\n")
-    _write_text(folder / FLICKR8K_FILE, "".join(lines))
+    (folder / FLICKR8K_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-# --- Faulty captions ------------------------------------------------------------------------------------------------
-
-_OTHER = {
-    "de": (
-        "Drei rote Sterne über einem blauen Quadrat auf weißem Hintergrund",
-        "Ein kleiner grüner Kreis neben einem großen gelben Dreieck",
-        "Das Bild zeigt zwei schwarze Herzen und einen orangefarbenen Ring",
-        "Vier braune Rechtecke links von einem rosa Kreuz",
-        "Auf gelbem Hintergrund sieht man einen großen blauen Mond",
-        "Zeichnung von zwei grünen Sechsecken unter einem roten Pfeil",
-    ),
-    "es": (
-        "Tres estrellas rojas encima de un cuadrado azul sobre fondo blanco",
-        "Un pequeño círculo verde junto a un gran triángulo amarillo",
-        "La imagen muestra dos corazones negros y un anillo de color naranja",
-        "Cuatro rectángulos marrones a la izquierda de una cruz rosada",
-        "Hay una luna azul muy grande que se ve sobre un fondo amarillo",
-        "Dibujo de dos hexágonos verdes debajo de una flecha roja",
-    ),
-    "fr": (
-        "Trois étoiles rouges au-dessus d'un carré bleu sur fond blanc",
-        "Un petit cercle vert à côté d'un grand triangle jaune",
-        "L'image montre deux cœurs noirs et un anneau de couleur orange",
-        "Quatre rectangles bruns à gauche d'une croix rose",
-        "On voit une grande lune bleue sur un fond jaune",
-        "Dessin de deux hexagones verts en dessous d'une flèche rouge",
-    ),
-}
-_NAMES = (
-    "Giuseppe Garibaldi",
-    "Basilica di San Pietro",
-    "Leonardo da Vinci",
-    "Piazza della Signoria, Firenze",
-    "Palazzo Vecchio",
-    "Monte Bianco",
-    "Dante Alighieri",
-    "Santa Maria Novella",
-    "Camillo Benso di Cavour",
-    "Castel Sant'Angelo",
-    "Maria Montessori",
-    "Fontana di Trevi, Roma",
-    "Galileo Galilei",
-    "Ponte di Rialto",
-    "Alessandro Manzoni",
-    "San Gimignano",
-    "Rita Levi-Montalcini",
-    "Teatro alla Scala, Milano",
-    "Giacomo Leopardi",
-    "Lago di Garda",
-)
-_SHORT = {
-    "it": ("Stella", "Cuore", "Foto", "Luna"),
-    "en": ("star", "heart", "image", "moon"),
-    "de": ("Stern", "Herz", "Foto", "Mond"),
-}
-_FOREIGN = (*_OTHER, "en", "it")
+_FOREIGN = (*_TEXTS["other_languages"], "en", "it")
 
 
 def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | None:
@@ -303,13 +204,13 @@ def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | N
             good = _with_accent(sample.scene(), lang, rng)
             return {"caption": good.encode("utf-8").decode("cp1252"), "repaired": good}
         case "bare_name":
-            return {"caption": pick(rng, _NAMES)}
+            return {"caption": pick(rng, _TEXTS["names"])}
         case "empty_caption":
             return {"caption": pick(rng, ("", " "))}
         case "missing_caption":
             return {"caption": None}
         case "short_caption":
-            return {"caption": pick(rng, _SHORT[lang])}
+            return {"caption": pick(rng, _TEXTS["one_word"][lang])}
         case "file_name_caption":
             start, number = pick(rng, ("IMG_", "DSC_", "DSCN")), int(rng.random() * 10_000)
             return {"caption": f"{start}{number:04d}.{pick(rng, ('jpg', 'JPG'))}"}
@@ -318,8 +219,8 @@ def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | N
 
 def _other_language(scene: Scene, lang: str, rng: Random) -> str:
     """Return a caption in `lang`: of `scene` in English or Italian, else of an arbitrary scene."""
-    if lang in _OTHER:
-        return pick(rng, _OTHER[lang])
+    if lang in _TEXTS["other_languages"]:
+        return str(pick(rng, _TEXTS["other_languages"][lang]))
     return caption(scene, lang, Wording(template="background", style="capital", synonym=int(rng.random() < 0.35)))
 
 
@@ -337,12 +238,9 @@ COMMIT_FILE, FAULTS_FILE, WEB_FOLDER = "commit.json", "faults.json", "www"
 
 
 def draw_upstream(config: ScenesConfig) -> bool:
-    """Write the sample to `config.folder`, unless the folder was made from the same settings before.
+    """Write the sample to `config.folder`; return False if the folder was made from the same settings before.
 
     An interrupted call leaves no partial folder, and the next call starts again.
-
-    Returns:
-        True if anything was drawn.
     """
     folder = config.folder
     settings = {
@@ -370,11 +268,9 @@ def draw_upstream(config: ScenesConfig) -> bool:
 
 
 def _committed_key(folder: Path) -> str | None:
-    commit = folder / COMMIT_FILE
-    try:
-        return str(read_json(commit)["key"]) if commit.is_file() else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / COMMIT_FILE)["key"])
+    return None
 
 
 @contextmanager

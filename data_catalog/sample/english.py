@@ -1,38 +1,8 @@
 """English captions of scenes, with agreement of articles, plurals and verbs."""
 
-from data_catalog.sample.scene import Group, Scene
+from data_catalog.sample.scene import Group, Scene, json_of_room
 
-AND = "and"
-CASES: tuple[str, ...] = ("nominative",)
-RELATIONS = {
-    "above": ("above", "over"),
-    "below": ("below", "under"),
-    "left": ("to the left of", "left of"),
-    "right": ("to the right of", "right of"),
-    "next": ("next to", "beside"),
-    "between": ("between", "in between"),
-}
-FURTHER = {"above": "further down", "below": "further up", "left": "further right", "right": "further left"}
-TEMPLATES = {
-    "plain": "{nominative}",
-    "background": "{nominative} {where}",
-    "picture": "a picture of {nominative}",
-    "drawing": "a drawing of {nominative} {where}",
-    "image_with": "an image with {nominative}",
-    "there": "there {be} {nominative}",
-    "there_background": "{where} there {be} {nominative}",
-    "background_and": "the background is {background} and there {be} {nominative}",
-    "background_with": "the background is {background}, with {nominative}",
-    "seen": "you can see {nominative} {where}",
-    "drawn": "{nominative}, drawn {where}",
-    "only": "only {counted}",
-    "predicate": "{colourless} {be} {colour} and the background is {background}",
-    "definite": "{definite} {be} {relative_to_the}",
-    "inverted": "{relative_to} there {be} {first}",
-    "further": "{first} and, {further}, {second}",
-}
-_NUMBERS = ("", "one", "two", "three", "four")
-_SIZES = {"": ("", ""), "small": ("small", "little"), "large": ("large", "big")}
+WORDS = json_of_room("words.json")["en"]
 
 
 def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
@@ -69,5 +39,6 @@ def _bare(group: Group, synonym: int) -> str:
     """Return number, adjectives and noun without an article: "two small red stars", "red star", "star"."""
     plural = group.count > 1
     ending = ("es" if group.shape == "cross" else "s") if plural else ""
-    found = (_NUMBERS[group.count] if plural else "", _SIZES[group.size][synonym], group.colour, group.shape + ending)
+    number = WORDS["numbers"][group.count] if plural else ""
+    found = (number, WORDS["sizes"][group.size][synonym], group.colour, group.shape + ending)
     return " ".join(word for word in found if word)

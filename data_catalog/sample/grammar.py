@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
-from data_catalog.base.errors import DiskError, SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import write_atomically
 from data_catalog.sample import english, german, italian
-from data_catalog.sample.config import LANGUAGES
 from data_catalog.sample.scene import Group, Scene, pick, random_scene, shuffled
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
@@ -24,18 +23,11 @@ _FIGURES = 0.05  # share of figures in parallel pairs; half of these name no col
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """Template, synonym and style of a caption; the same wording has the same meaning in every language.
+    """Template, synonym and style of a caption; the same wording has the same meaning in every language."""
 
-    Args:
-        template: name of the sentence, one of `templates(scene)`.
-        synonym: index of the word for sizes and relations (0: above, large; 1: over, big).
-        style: "lower" ("two red stars"), "capital" ("Two red stars"), "sentence" ("Two red stars."), or for English, as
-            in some datasets, "tokenised" ("a star , drawn") and "tokenised_sentence" ("A star , drawn .").
-    """
-
-    template: str
-    synonym: int = 0
-    style: str = "lower"
+    template: str  # one of `templates(scene)`
+    synonym: int = 0  # of words for sizes and relations: 0 is above, large; 1 is over, big
+    style: str = "lower"  # one of `STYLES`; English is "tokenised" in some datasets: "A star , drawn ."
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
@@ -55,16 +47,9 @@ def templates(scene: Scene) -> tuple[str, ...]:
 
 
 class Grammar(Protocol):
-    """The grammar of a language, a module: templates, and the words that fill them.
+    """The grammar of a language, a module, with the templates and words of `words.json`."""
 
-    A relation has words for each synonym; {nominative} and the other cases of a template are the main phrase.
-    """
-
-    AND: str
-    CASES: tuple[str, ...]
-    RELATIONS: dict[str, tuple[str, str]]
-    FURTHER: dict[str, str]
-    TEMPLATES: dict[str, str]
+    WORDS: Any
 
     def phrase(self, group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
         """Return the noun phrase of a group."""
@@ -80,38 +65,43 @@ _GRAMMARS: Mapping[str, Grammar] = {"en": english, "it": italian, "de": german}
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """Return the exact caption of `scene` in `lang`. Raises `SettingsError` for others than `LANGUAGES`."""
-    if lang not in _GRAMMARS:
-        raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
-    return _styled(_rendered(scene, _GRAMMARS[lang], wording.template, wording.synonym), lang, wording.style)
-
-
-def _rendered(scene: Scene, grammar: Grammar, template: str, synonym: int) -> str:
-    """Return the caption of a scene by a template that fits it, without an initial capital and a full stop."""
+    """Return the exact caption of `scene` in `lang`, one of `LANGUAGES`."""
+    grammar, synonym = _GRAMMARS[lang], wording.synonym
+    fixed, joint = grammar.WORDS, f" {grammar.WORDS['and']} "
 
     def phrases(groups: Sequence[Group], case: str, *, definite: bool = False) -> list[str]:
         return [grammar.phrase(group, case, synonym, definite=definite) for group in groups]
 
-    (first, *others), relation, joint = scene.groups, scene.relation, f" {grammar.AND} "
-    objects = grammar.CASES[-1]  # the case after a relation
+    (first, *others), relation = scene.groups, scene.relation
+    objects = fixed["cases"][-1]  # the case after a relation
+    # {nominative} and the other cases of a template are the main phrase.
     words = grammar.words(scene, synonym) | {
         "first": grammar.phrase(first, "nominative", synonym),
         "second": grammar.phrase(scene.groups[-1], "nominative", synonym),
-        "further": grammar.FURTHER.get(relation, ""),
+        "further": fixed["further"].get(relation, ""),
         "definite": grammar.phrase(first, "nominative", synonym, definite=True),
         "colourless": grammar.phrase(replace(first, colour=""), "nominative", synonym, definite=True),
     }
-    if relation in grammar.RELATIONS:
-        prefix = grammar.RELATIONS[relation][synonym]
+    if relation in fixed["relations"]:
+        prefix = fixed["relations"][relation][synonym]
         words["relative_to"] = f"{prefix} {joint.join(phrases(others, objects))}"
         words["relative_to_the"] = grammar.relative(prefix, joint.join(phrases(others, objects, definite=True)))
-    for case in grammar.CASES:
+    for case in fixed["cases"]:
         named = phrases(scene.groups, case)
         if relation == "list":
             words[case] = f"{', '.join(named[:-1])}{joint}{named[-1]}"
         else:
             words[case] = f"{named[0]} {words['relative_to']}" if relation else named[0]
-    return grammar.TEMPLATES[template].format(**words)
+    return _styled(fixed["templates"][wording.template].format(**words), lang, wording.style)
+
+
+def _styled(text: str, lang: str, style: str) -> str:
+    if lang == "en" and style.startswith("tokenised"):
+        text = text.replace(",", " ,")
+    if style in ("lower", "tokenised"):
+        return text
+    stop = {"capital": "", "sentence": ".", "tokenised_sentence": " ." if lang == "en" else "."}[style]
+    return text[0].upper() + text[1:] + stop
 
 
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
@@ -131,15 +121,6 @@ def _wording(template: str, rng: Random, styles: Sequence[str]) -> Wording:
     return Wording(template=template, synonym=int(rng.random() < 0.35), style=pick(rng, styles))
 
 
-def _styled(text: str, lang: str, style: str) -> str:
-    if lang == "en" and style.startswith("tokenised"):
-        text = text.replace(",", " ,")
-    if style in ("lower", "tokenised"):
-        return text
-    stop = {"capital": "", "sentence": ".", "tokenised_sentence": " ." if lang == "en" else "."}[style]
-    return text[0].upper() + text[1:] + stop
-
-
 def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[tuple[str, str]]:
     """Yield pairs of an English caption and one in `lang` with the same meaning; pairs may repeat."""
     rng = Random(f"scenes-pairs:{seed}")
@@ -152,18 +133,13 @@ def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[t
 
 def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> None:
     """Write parallel pairs to `path` as UTF-8 TSV without a header: English, tab, the caption in `lang`."""
-    others = [known for known in LANGUAGES if known != "en"]
+    others = [other for other in _GRAMMARS if other != "en"]
     if lang not in others:
         raise SettingsError(f"the sample has pairs of English and {' or '.join(others)}, not of English and {lang}")
-    if num_pairs < 1:
-        raise SettingsError(f"the number of pairs must be at least 1, got {num_pairs}")
 
     def write(target: Path) -> None:
         with target.open("w", encoding="utf-8", newline="\n") as file:
             pairs = parallel_pairs(seed=seed, num_pairs=num_pairs, lang=lang)
             file.writelines(f"{source}\t{translation}\n" for source, translation in pairs)
 
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise DiskError(f"{path} cannot be written: {error.strerror}") from error
+    write_atomically(path, write)

@@ -1,84 +1,22 @@
-"""Italian captions of scenes, with agreement of gender and number in articles, adjectives, participles and verbs."""
+"""Italian captions of scenes, with agreement of gender and number in articles, adjectives, participles and verbs.
 
-from data_catalog.sample.scene import Group, Scene
+Of `WORDS`, nouns have singular, plural and gender; adjectives masculine and feminine singular, then plural. A final "a"
+or "di" of a relation contracts with a definite article.
+"""
 
-# Shape -> singular, plural, gender.
-_NOUNS = {
-    "circle": ("cerchio", "cerchi", "m"),
-    "square": ("quadrato", "quadrati", "m"),
-    "triangle": ("triangolo", "triangoli", "m"),
-    "star": ("stella", "stelle", "f"),
-    "heart": ("cuore", "cuori", "m"),
-    "diamond": ("rombo", "rombi", "m"),
-    "rectangle": ("rettangolo", "rettangoli", "m"),
-    "cross": ("croce", "croci", "f"),
-    "moon": ("luna", "lune", "f"),
-    "ring": ("anello", "anelli", "m"),
-    "hexagon": ("esagono", "esagoni", "m"),
-    "ellipse": ("ellisse", "ellissi", "f"),
-    "arrow": ("freccia", "frecce", "f"),
-    "shield": ("scudo", "scudi", "m"),
-}
-# Adjective -> masculine and feminine singular, masculine and feminine plural.
-_ADJECTIVES = {
-    "red": ("rosso", "rossa", "rossi", "rosse"),
-    "yellow": ("giallo", "gialla", "gialli", "gialle"),
-    "green": ("verde", "verde", "verdi", "verdi"),
-    "blue": ("blu", "blu", "blu", "blu"),
-    "orange": ("arancione", "arancione", "arancioni", "arancioni"),
-    "purple": ("viola", "viola", "viola", "viola"),
-    "pink": ("rosa", "rosa", "rosa", "rosa"),
-    "black": ("nero", "nera", "neri", "nere"),
-    "white": ("bianco", "bianca", "bianchi", "bianche"),
-    "brown": ("marrone", "marrone", "marroni", "marroni"),
-    "grey": ("grigio", "grigia", "grigi", "grigie"),
-    "light blue": ("azzurro", "azzurra", "azzurri", "azzurre"),
-    "small": ("piccolo", "piccola", "piccoli", "piccole"),
-    "large": ("grande", "grande", "grandi", "grandi"),
-    "only": ("solo", "sola", "soli", "sole"),
-    "drawn": ("disegnato", "disegnata", "disegnati", "disegnate"),
-}
-_NUMBERS = ("", "", "due", "tre", "quattro")
-AND = "e"
-CASES: tuple[str, ...] = ("nominative",)
-# Relation -> words before the noun phrase; a final "a" or "di" contracts with a definite article.
-RELATIONS = {
-    "above": ("sopra", "sopra"),
-    "below": ("sotto", "sotto"),
-    "left": ("a sinistra di", "a sinistra di"),
-    "right": ("a destra di", "a destra di"),
-    "next": ("accanto a", "vicino a"),
-    "between": ("tra", "tra"),
-}
-FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
+from data_catalog.sample.scene import Group, Scene, json_of_room
+
+WORDS = json_of_room("words.json")["it"]
 _CONTRACTIONS = {"a": "al", "di": "del"}
-TEMPLATES = {
-    "plain": "{nominative}",
-    "background": "{nominative} su sfondo {background}",
-    "picture": "una figura con {nominative}",
-    "drawing": "un disegno di {nominative} su sfondo {background}",
-    "image_with": "un'immagine con {nominative}",
-    "there": "{there} {nominative}",
-    "there_background": "su uno sfondo {background} {there} {nominative}",
-    "background_and": "lo sfondo è {background} e {there} {nominative}",
-    "background_with": "lo sfondo è {background}, con {nominative}",
-    "seen": "si {see} {nominative} su uno sfondo {background}",
-    "drawn": "{nominative}, {drawn} su sfondo {background}",
-    "only": "{only}",
-    "predicate": "{colourless} {be} {colour} e lo sfondo è {background}",
-    "definite": "{definite} {be} {relative_to_the}",
-    "inverted": "{relative_to} {there} {first}",
-    "further": "{first} e, {further}, {second}",
-}
 
 
 def words(scene: Scene, synonym: int) -> dict[str, str]:
     """Return the words of templates that agree with the scene."""
     first = scene.groups[0]
-    gender, one = _NOUNS[first.shape][2], first.count == 1
+    gender, one = _gender(first), first.count == 1
     are_one = one and scene.relation != "list"
     # The participle of several nouns is masculine if one of them is.
-    masculine = "m" in {_NOUNS[group.shape][2] for group in scene.groups}
+    masculine = "m" in map(_gender, scene.groups)
     only = f"{'una' if gender == 'f' else 'un'} {agree('only', gender, plural=False)}" if one else "solo"
     return {
         "be": "è" if one else "sono",
@@ -93,7 +31,8 @@ def words(scene: Scene, synonym: int) -> dict[str, str]:
 
 def agree(adjective: str, gender: str, *, plural: bool) -> str:
     """Return the form of an adjective, given in English, for a gender ("m" or "f") and number."""
-    return _ADJECTIVES[adjective][2 * plural + (gender == "f")]
+    form: str = WORDS["adjectives"][adjective][2 * plural + (gender == "f")]
+    return form
 
 
 def relative(words: str, definite: str) -> str:
@@ -110,9 +49,9 @@ def relative(words: str, definite: str) -> str:
 
 def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
     """Return a noun phrase: "una piccola stella rossa", "due stelle rosse", "l'anello", "le due stelle rosse"."""
-    bare, is_feminine = _bare(group), _NOUNS[group.shape][2] == "f"
+    bare, is_feminine = _bare(group), _gender(group) == "f"
     if group.count > 1:
-        counted = f"{_NUMBERS[group.count]} {bare}"
+        counted = f"{WORDS['numbers'][group.count]} {bare}"
         return f"{'le' if is_feminine else 'i'} {counted}" if definite else counted
     if bare[0] in "aeiou" and (definite or is_feminine):
         return f"l'{bare}" if definite else f"un'{bare}"
@@ -121,13 +60,17 @@ def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> 
     return f"{articles[definite]} {bare}"
 
 
+def _gender(group: Group) -> str:
+    gender: str = WORDS["nouns"][group.shape][2]
+    return gender
+
+
 def _bare(group: Group) -> str:
     """Return noun and adjectives without article and number: "piccole stelle rosse", "stelle"."""
-    singular, plural_form, gender = _NOUNS[group.shape]
-    plural = group.count > 1
+    plural, gender = group.count > 1, _gender(group)
     words = (
         agree(group.size, gender, plural=plural) if group.size else "",
-        plural_form if plural else singular,
+        WORDS["nouns"][group.shape][plural],
         agree(group.colour, gender, plural=plural) if group.colour else "",
     )
     return " ".join(word for word in words if word)

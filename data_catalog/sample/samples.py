@@ -21,27 +21,16 @@ _ACCENTED_NAME_SHARE = 0.05  # share of WIT's file names with an accent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """An image of one of the datasets.
+    """An image of one of the datasets."""
 
-    Args:
-        seed: seed of the whole sample.
-        index: index of the image, from 0.
-        source: one of `SOURCES`.
-        fault: a key of `FAULTS`, or "".
-        original: index of the image whose scene and bytes this image has: its own, unless it is a duplicate.
-        file_format: "JPEG" or "PNG".
-        path: path of the image file below the served folder, or (flickr8k) its name in the images folder.
-        figures: share of figures among the images of the whole sample.
-    """
-
-    seed: int
-    index: int
+    seed: int  # of the whole sample
+    index: int  # from 0
     source: str
-    fault: str
-    original: int
-    file_format: str
-    path: str
-    figures: float
+    fault: str  # a key of `FAULTS`, or ""
+    original: int  # index of the image whose scene and bytes this image has: its own, unless it is a duplicate
+    file_format: str  # "JPEG" or "PNG"
+    path: str  # below the served folder, or (flickr8k) the name in the images folder
+    figures: float  # share of figures among the images of the whole sample
 
     def rng(self, purpose: str) -> Random:
         """Return a random generator for this image and purpose; a duplicate's differs from its original's."""
@@ -77,14 +66,19 @@ def plan(
         "PNG" if are_png[i] and sources[i] in (WIT, CC3M) and i not in faults else "JPEG" for i in range(num_images)
     ]
     originals = [i for i in range(num_images) if i not in faults and formats[i] == "JPEG"]
-    samples = []
-    for index, source in enumerate(sources):
-        fault = faults.get(index, "")
-        original = pick(rng, originals) if fault == "duplicate_image" else index
-        path = _path(source, index, formats[index], Random(f"scenes:{seed}:{index}:name"))
-        facts: dict[str, Any] = {"seed": seed, "index": index, "source": source, "fault": fault, "figures": figures}
-        samples.append(Sample(**facts, original=original, file_format=formats[index], path=path))
-    return samples
+    return [
+        Sample(
+            seed=seed,
+            index=index,
+            source=source,
+            fault=faults.get(index, ""),
+            original=pick(rng, originals) if faults.get(index) == "duplicate_image" else index,
+            file_format=formats[index],
+            path=_path(source, index, formats[index], Random(f"scenes:{seed}:{index}:name")),
+            figures=figures,
+        )
+        for index, source in enumerate(sources)
+    ]
 
 
 def _path(source: str, index: int, file_format: str, rng: Random) -> str:
@@ -121,25 +115,15 @@ _KEPT_SHARE_OF_TRUNCATED = 0.4
 
 @dataclass(slots=True, kw_only=True)
 class ImageFolder:
-    """Writer of image files, which collects the faults and the rules of the server.
+    """Writer of image files, which collects the faults and the rules of the server."""
 
-    Args:
-        web: the folder to be served.
-        local: the folder of flickr8k's images.
-        base_url: base URL of the served folder.
-        samples: all samples, by index.
-        progress: counts the written images.
-        rules: rules of the server, by URL path.
-        faults: all faults, in the order of writing.
-    """
-
-    web: Path
-    local: Path
+    web: Path  # the folder to be served
+    local: Path  # of flickr8k's images
     base_url: str
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # all, by index
     progress: Progress
-    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
-    faults: list[dict[str, Any]] = field(default_factory=list)
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)  # by URL path
+    faults: list[dict[str, Any]] = field(default_factory=list)  # in the order of writing
 
     def record(self, sample: Sample, *, with_place: bool = True, **facts: Any) -> None:
         """Record the fault of a sample with facts that identify it, such as the place of its image, or a caption."""

@@ -1,17 +1,25 @@
 """Scenes of the sample data: random groups of shapes, and their layout, painting and encoding as pictures."""
 
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def json_of_room(name: str) -> Any:
+    """Return the contents of a JSON file beside this module."""
+    return json.loads((resources.files("data_catalog.sample") / name).read_text(encoding="utf-8"))
 
 
 def _arc(start: float, end: float, steps: int, *, radius: float = 1.0, centre: Point = (0.0, 0.0)) -> list[Point]:
@@ -155,9 +163,8 @@ def shuffled(rng: Random, options: Sequence[T]) -> list[T]:
 def random_scene(rng: Random, *, figures: float = 0.0) -> Scene:
     """Return a random scene: one group with probability 40 %, two with 48 %, three with 12 %.
 
-    Args:
-        figures: share of scenes, up to 0.4, that are figures on white instead of one group: two or three equal ones, or
-            two different ones in ink, side by side.
+    A share `figures` of scenes, up to 0.4, are figures on white instead of one group: two or three equal ones, or two
+    different ones in ink, side by side.
     """
     background = pick(rng, BACKGROUNDS)
     chance = rng.random()
@@ -188,8 +195,6 @@ _GAP = 4
 _SUPERSAMPLING = 3
 _MAX_TILT = 7.0  # degrees, so that a square still looks like a square
 JPEG_QUALITY = 90
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,11 +247,9 @@ def paint(layout: Layout) -> "Image":
 
 def encode(picture: "Image", file_format: str) -> bytes:
     """Return the picture's bytes as "JPEG" or "PNG"; they are reproducible with the same version of Pillow."""
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if file_format == "JPEG" else {"compress_level": 3}
     buffer = io.BytesIO()
-    if file_format == "JPEG":
-        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    else:
-        picture.save(buffer, "PNG", compress_level=3)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -256,14 +259,10 @@ def _boxes(scene: Scene, width: int, height: int, rng: Random) -> list[Box]:
     match scene.relation:
         case "":
             return [inner]
-        case "above":
-            return _split(inner, 2, vertical=True)
-        case "below":
-            return _split(inner, 2, vertical=True)[::-1]
-        case "left":
-            return _split(inner, 2, vertical=False)
-        case "right":
-            return _split(inner, 2, vertical=False)[::-1]
+        case "above" | "below":
+            return _split(inner, 2, vertical=True)[:: 1 if scene.relation == "above" else -1]
+        case "left" | "right":
+            return _split(inner, 2, vertical=False)[:: 1 if scene.relation == "left" else -1]
         case "next":
             return _split(inner, 2, vertical=False)[:: pick(rng, (1, -1))]
         case "between":

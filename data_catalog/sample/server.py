@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import BusyError, InputError
 from data_catalog.disk.files import read_json
 
@@ -37,12 +38,8 @@ def serve(folder: Path, port: int) -> Iterator[str]:
     if not folder.is_dir():
         raise InputError(f"serve.folder {folder} is not a folder: create it first, or correct the path")
     rules = read_json(folder / RULES_FILE) if (folder / RULES_FILE).is_file() else {}
-    try:
+    with about(f"serve.port {port}", kind=BusyError, remedy="stop the program that uses it, or set another port"):
         server = _FolderServer(port, folder.resolve(), rules)
-    except OSError as error:
-        raise BusyError(
-            f"serve.port {port} cannot be used ({error}): stop the program that uses it, or set another port"
-        ) from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="serve", daemon=True)
     thread.start()
     try:
@@ -103,22 +100,25 @@ class _FileHandler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path, errors="surrogateescape")
         rule, file = self.server.rule_for(path), self.server.file_at(path)
         if "location" in rule:
-            self._send(302, b"", {"Location": rule["location"]})
+            self._send(302, Location=rule["location"])
         elif "status" in rule:
-            self._send(rule["status"], b"not now\n", {"Retry-After": str(rule.get("retry_after_s", 0))})
+            self._send(rule["status"], b"not now\n", Retry_After=rule.get("retry_after_s", 0))
         elif file is None:
-            self._send(404, b"not found\n", {})
+            self._send(404, b"not found\n")
         else:
             kind = rule.get("content_type") or mimetypes.guess_type(file.name, strict=False)[0]
-            self._send(200, file.read_bytes(), {"Content-Type": kind or "application/octet-stream"})
+            self._send(200, file.read_bytes(), Content_Type=kind or "application/octet-stream")
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, body: bytes = b"", **headers: object) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "text/plain; charset=utf-8", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {
+            "Content_Type": "text/plain; charset=utf-8",
+            "Content_Length": len(body),
+            **headers,
+        }.items():
+            self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

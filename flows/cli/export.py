@@ -54,15 +54,9 @@ class _HubOptions:
     """With --push-to-hub: let only the repository's owner see it."""
 
     def open(self, kind: str) -> "Repository | None":
-        """Return the repository, which may not exist yet; None if nothing is to be uploaded.
-
-        Args:
-            kind: "dataset" or "model".
-        """
+        """Return the repository of a "dataset" or "model", which may not exist yet; None if nothing is uploaded."""
         from data_catalog.exports.hub import open_repository
 
-        if self.private and self.push_to_hub is None:
-            raise SettingsError("--private is for uploads: add --push-to-hub OWNER/NAME")
         return None if self.push_to_hub is None else open_repository(self.push_to_hub, kind, private=self.private)
 
 

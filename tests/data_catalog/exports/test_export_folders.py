@@ -141,11 +141,11 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [
-        ({}, {}, "since no license is stated; --allow SOURCE .*--pixels none lists the 1 "),
-        ({"url": None}, {"kind": "webdataset"}, "--allow SOURCE includes those that you have the right to pass on"),
+        ({}, {}, "1 of photos are withheld, since no license is stated. --allow SOURCE"),
+        ({"url": None}, {"kind": "webdataset"}, "since no license is stated"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, "--pixels noncommercial"),
-        ({"url": None}, {"kind": "urls"}, "--format huggingface"),
-        ({"url": None}, {"pixels": "none"}, "--pixels licensed"),
+        ({"url": None}, {"kind": "urls"}, "made without pixels"),
+        ({"url": None}, {"pixels": "none"}, "made without pixels"),
         ({"source": "mine"}, {}, "the recipe forbids passing on"),
         (None, {}, "no pairs"),
         (None, {"kind": "urls"}, "no pairs"),

@@ -73,7 +73,7 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
         (SettingsError, Path("/proc"), "not an export"),
         (SettingsError, tmp_path / "file", "not an export"),
         (DiskError, tmp_path / "file/out", "not a writable folder"),
-        (DiskError, tmp_path / "loop/out", "cannot be used for the export"),
+        (DiskError, tmp_path / "loop/out", "name another folder"),
         (DiskError, tmp_path / ("x" * 250), "File name too long"),
         (SettingsError, out, "current"),
     ):
