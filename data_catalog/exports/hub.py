@@ -115,7 +115,7 @@ def _hub_errors(repository: Repository) -> Iterator[None]:
             cause = cause.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else 0
         said = cause.server_message if isinstance(cause, HfHubHTTPError) else str(cause).partition("\n")[0]
-        said = " ".join((said or type(cause).__name__).split()).replace(api.token or "\0", "TOKEN")
+        said = " ".join((said or type(cause).__name__).split()).replace(str(api.token or "\0"), "TOKEN")
         is_local = isinstance(cause, ValueError | LocalTokenNotFoundError | OfflineModeIsEnabled)
         is_local |= getattr(cause, "filename", None) is not None
         if is_local or (400 <= status < 500 and status not in (408, 429)):
