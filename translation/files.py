@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import ROWS_PER_GROUP, write_atomically
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import BOM, Line, Trouble, gzip_errors, lines_of, open_bytes
+from data_catalog.sources.files import BOM, Line, Trouble, lines_of, open_bytes, reading
 from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -277,11 +277,9 @@ def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
         assert isinstance(standard_input, io.BufferedReader)
         yield _open_table(files, standard_input, "standard input")
         return
-    try:
+    with reading(files.source):
         file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
-    except PermissionError as error:
-        raise InputError(f"{files.source} cannot be read: permission denied") from error
-    with gzip_errors(files.source), file:
+    with file:
         yield _open_table(files, file, str(files.source))
 
 
@@ -294,10 +292,11 @@ def _open_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable:
         name: name of the file in errors.
     """
     # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
-    mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
+    with reading(name):
+        mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
     if files.format == "lines":
-        return _lines(lines_of(file), name, mark, scores=files.columns.scores)
-    return _delimited(lines_of(file), name, mark, delimiter=DELIMITERS[files.format], columns=files.columns)
+        return _lines(lines_of(file, name), name, mark, scores=files.columns.scores)
+    return _delimited(lines_of(file, name), name, mark, delimiter=DELIMITERS[files.format], columns=files.columns)
 
 
 def _lines(lines: Iterator[Line], name: str, mark: str, *, scores: bool) -> TextTable:

@@ -46,12 +46,10 @@ _KEPT = _KeptCharacters(dict.fromkeys(_UNWRITTEN))
 def caption_key(text: str) -> str:
     """Return a form of a caption for comparison: its letters, combining marks and digits, in one case and width.
 
-    Spaces, punctuation, symbols, emoji and invisible characters are removed, so that copies with other punctuation,
-    spacing or decoration match, in scripts with and without spaces. They are removed between digits, too, where a point
-    may separate decimals, hours or days. So "1.5 m" and "15 m" have one key: that may cost a caption, while a missed
-    copy would invalidate the score. Accents stay ("pesca" is not "pescà"), except in Greek, which omits them in
-    capitals. The points of Hebrew and the vowel signs of Arabic are removed. "Ｃａｆé!" and "cafe\u0301" have one key.
-    A key may be empty.
+    Copies with other punctuation, spacing or decoration match, in scripts with and without spaces, and so do "1.5 m"
+    and "15 m": that may cost a caption, while a missed copy would invalidate the score. Accents stay ("pesca" is not
+    "pescà"), except in Greek, which omits them in capitals; points of Hebrew and vowel signs of Arabic are removed.
+    "Ｃａｆé!" and "cafe\u0301" have one key. A key may be empty.
     """
     if text.isascii():
         return text.lower().translate(_ASCII_TABLE)

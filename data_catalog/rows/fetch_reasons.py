@@ -118,7 +118,7 @@ def image_step(reason: str) -> str:
 
 
 def is_retryable(reason: str | None) -> bool:
-    """Return whether a later try may succeed; False for None, which means success."""
+    """Return whether a later try may succeed."""
     return reason in RETRYABLE
 
 

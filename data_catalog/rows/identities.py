@@ -47,11 +47,10 @@ _BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
 
 
 def wikimedia_files(url: str) -> list[str]:
-    """Return the Wikimedia files that a URL may refer to, such as "Logo.png" or "wikipedia/en/Logo.png".
+    """Return the Wikimedia files that a URL may refer to, with or without its scheme; names not in UTF-8 are left out.
 
-    The URL may lack its scheme. Files of Commons are bare names; those of other projects are prefixed with the project.
-    The URL of an upload refers to one file. A file page of a project other than Commons may show that project's file
-    or the one on Commons, which the URL does not say: both are returned. Names that are not UTF-8 are left out.
+    Files of Commons are bare names ("Logo.png"); others have their project before them ("wikipedia/en/Logo.png"). A
+    file page of a project other than Commons may show its own file or that of Commons: both are returned.
     """
     if found := _UPLOADED.match(url):
         title = _decoded(found[2])
@@ -142,12 +141,8 @@ def canonical_identities(
 ) -> frozenset[str]:
     """Return all identities of the image of a row; fast enough for millions of rows.
 
-    Args:
-        source_kind: a key of `SOURCE_KINDS`; the sample ids of some kinds contain the image's number.
-        sample_id: such as "mscoco:391895"; the part before the first colon is ignored.
-        url: URL of the image, or None.
-        path: name of the image in a folder or an archive, or None.
-        page_url: URL of a page about the image, or that uses it, or None; it is no identity by itself.
+    The sample ids of some kinds of sources contain the image's number; the part before the first colon is ignored. A
+    page is about the image, or uses it, and is no identity by itself.
     """
     found: set[str] = set()
     if source_kind in _COCO_KINDS:
@@ -157,7 +152,11 @@ def canonical_identities(
     elif source_kind in _FLICKR_KINDS:
         found.update(photo_identities(sample_id.partition(":")[2]))
     if path:
-        found |= _path_identities(path)
+        # A Flickr name whose secret is all digits counts only in a folder of Flickr's: one secret in a hundred has no
+        # letter, and such a name may as well be a date and a number.
+        photo = _FLICKR_FILE.fullmatch(path)
+        if not photo or not photo[2].isdigit() or _FLICKR_FOLDER.search(path):
+            found |= name_identities(path)
     if url:
         _add_url(found, url)
     if page_url:
@@ -180,17 +179,6 @@ def name_identities(name: str) -> frozenset[str]:
     if photo := _OPEN_IMAGES_FILE.fullmatch(name):
         return frozenset({f"openimages:{photo[1].lower()}"})
     return frozenset()
-
-
-def _path_identities(path: str) -> frozenset[str]:
-    """Return the identities in an image path of any source.
-
-    A Flickr name whose secret is all digits counts only in a folder of Flickr's. Only one secret in a hundred has no
-    letter, and such a name may as well be a date and a number.
-    """
-    if (photo := _FLICKR_FILE.fullmatch(path)) and photo[2].isdigit() and not _FLICKR_FOLDER.search(path):
-        return frozenset()
-    return name_identities(path)
 
 
 def url_identities(url: str) -> frozenset[str]:

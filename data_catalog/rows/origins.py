@@ -35,22 +35,16 @@ def has_original(captions: pa.Table) -> pa.Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionOrigin:
-    """Origin and translator of captions that upstream has in the target language.
-
-    Args:
-        origin: a key of `ORIGINS`.
-        translator: who or what translated them, in a few words; None if unknown.
-    """
+    """Origin (a key of `ORIGINS`) and translator, if known, of captions that upstream has in the target language."""
 
     origin: str = NATIVE
     translator: str | None = None
 
     def __post_init__(self) -> None:
         require_values("", self, "", origin=ORIGINS)
-        if (self.translator or "").strip().lower() == NATIVE:
-            raise SettingsError(f"translator is {self.translator!r}, which marks captions without a translator")
-        if self.translator and self.origin == NATIVE:
+        is_native = self.origin == NATIVE or (self.translator or "").strip().lower() == NATIVE
+        if self.translator and is_native:
             raise SettingsError(
-                f"translator is {self.translator!r}, but captions with the origin {NATIVE} have no translator: set "
-                f"origin to {HUMAN_TRANSLATION}, {MACHINE_TRANSLATION} or {CORRECTED}, or remove translator"
+                f"translator is {self.translator!r}, but {NATIVE} marks captions without a translator: set origin to "
+                f"{HUMAN_TRANSLATION}, {MACHINE_TRANSLATION} or {CORRECTED}, or change or remove translator"
             )

@@ -1,8 +1,7 @@
 """Types of stages, and functions that apply them. A stage is a pure function over columns of an Arrow table.
 
-A `Transform` rewrites a column of texts and keeps every row. A `Check` returns for each text None (keep) or a `Drop`. A
-`ColumnCheck` returns the same for each row, from columns that are filled already. A `Measure` fills columns from pairs
-of texts. Stages know nothing of shards and files. A function that takes the options returns the stage.
+A `Transform` rewrites texts and keeps every row. A `Check` returns for each text None (keep) or a `Drop`, a
+`ColumnCheck` for each row, from columns that are filled already. A `Measure` fills columns from pairs of texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence

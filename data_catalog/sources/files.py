@@ -3,16 +3,15 @@
 import glob
 import gzip
 import re
-import sys
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import InputError
 from data_catalog.base.settings import PATH
 
 # Far more than any line of an upstream file; without a limit, one missing newline would load gigabytes.
@@ -20,9 +19,6 @@ MAX_LINE_BYTES = 4 * 2**20
 MAX_EXCERPT_CHARS = 500
 # Far more than any caption, URL or credit; ingest keeps thousands of rows in memory.
 MAX_TEXT_CHARS = 250_000
-# Readers must fit in 1 GB of memory; this is the share of the records that they keep.
-MEMORY_BUDGET_BYTES = 400 * 2**20
-_RECORD_BYTES = 400
 
 _GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
@@ -36,7 +32,6 @@ _FOREIGN_MAGIC = {
     b"\xfe\xff": "UTF-16: convert it to UTF-8",
 }
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +42,6 @@ class FilesConfig:
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of the files."""
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise SettingsError(f"files must name at least one file: {self.EXPECTED}")
 
 
 class Trouble(NamedTuple):
@@ -76,64 +67,47 @@ def upstream_files(config: FilesConfig) -> list[Path]:
     """Return the files that a config names: globs expanded, duplicates dropped, sorted by path."""
     found: dict[Path, Path] = {}
     for pattern in config.files:
-        for path in _expand(pattern):
-            found.setdefault(path.resolve(), path)
+        path = Path(pattern).expanduser()
+        names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
+        files = [file for file in map(Path, names) if file.is_file()]
+        if not files:
+            what = "does not exist, or matches no file: correct it, or download the files"
+            if path.is_dir():
+                what = f"is a folder: name the files in it, such as {path / '*'}"
+            raise InputError(f"files names {path}, which {what}")
+        for file in files:
+            found.setdefault(file.resolve(), file)
     return sorted(found.values(), key=str)
 
 
-def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        raise InputError(f"files names {path}, which is a folder: name the files in it, such as {path / '*'}")
-    if path.is_file():  # before globbing: a file name may contain brackets
-        return [path]
-    if not glob.has_magic(pattern):
-        raise InputError(f"files names {path}, which does not exist: correct the path or download the file")
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  Path.glob takes no absolute one
-    matches = [match for match in matches if match.is_file()]
-    if not matches:
-        raise InputError(f"files has the pattern {path}, which matches no file: correct it, or download the files")
-    return matches
+def reading(name: object) -> AbstractContextManager[None]:
+    """Say of any error in the block that a file cannot be read."""
+    return about(f"{name} cannot be read", remedy="check its permissions, or download it again")
 
 
 def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:
     """Open a file for reading; decompress it if its content (not its name) is gzip."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return gzip.open(path, "rb") if is_gzip else path.open("rb")
 
 
-@contextmanager
-def gzip_errors(path: Path) -> Iterator[None]:
-    """Turn gzip's exceptions for a damaged file into an `InputError` that names the file."""
-    try:
-        yield
-    except EOFError as error:
-        raise InputError(f"{path} is a truncated gzip file: download it again") from error
-    except _DAMAGED_GZIP as error:
-        raise InputError(f"{path} is a damaged gzip file ({error}): download it again") from error
-
-
 def check_text_file(path: Path, *, expected: str) -> None:
     """Refuse a file that is empty, of another format or truncated; `expected` says what it should be ("a WIT TSV")."""
-    try:
-        with gzip_errors(path), open_bytes(path) as file:
-            head = file.read(8)
-            while isinstance(file, gzip.GzipFile) and file.read(2**20):  # the checksum is at the end
-                continue
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied") from error
-    if not head:
-        raise InputError(f"{path} is empty: expected {expected}")
-    for magic, what in _FOREIGN_MAGIC.items():
-        if head.startswith(magic):
-            raise InputError(f"{path} is {what}; expected {expected}")
+    with reading(path), open_bytes(path) as file:
+        head = file.read(8)
+        while isinstance(file, gzip.GzipFile) and file.read(2**20):  # the checksum is at the end
+            continue
+    found = [what for magic, what in _FOREIGN_MAGIC.items() if head.startswith(magic)]
+    if found or not head:
+        raise InputError(f"{path} is {found[0] if found else 'empty'}; expected {expected}")
 
 
-def check_file(path: Path, *, expected: str) -> None:
-    """Refuse a file as `check_text_file` does, unless it is named as Parquet, which its reader checks."""
-    if path.suffix.lower() != ".parquet":
-        check_text_file(path, expected=expected)
+def check_files(paths: Iterable[Path], *, expected: str) -> None:
+    """Check files as `check_text_file` does, except those that are named as Parquet, which their reader checks."""
+    for path in paths:
+        if path.suffix.lower() != ".parquet":
+            check_text_file(path, expected=expected)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -141,25 +115,26 @@ def read_lines(path: Path) -> Iterator[Line]:
 
     A leading byte order mark is skipped. A line longer than `MAX_LINE_BYTES` is cut and has a trouble.
     """
-    with gzip_errors(path), open_bytes(path) as file:
-        yield from lines_of(file)
+    with open_bytes(path) as file:
+        yield from lines_of(file, path)
 
 
-def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
+def lines_of(file: BufferedReader | gzip.GzipFile, name: object) -> Iterator[Line]:
     """Yield the lines of an open file or pipe, as `read_lines` does; it need not be seekable."""
     number = 0
-    while raw := file.readline(MAX_LINE_BYTES):
-        number += 1
-        if number == 1:
-            raw = raw.removeprefix(BOM)
-        if len(raw) < MAX_LINE_BYTES or raw.endswith(b"\n"):
-            yield _decode_line(number, raw)
-            continue
-        while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-            continue
-        text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
-        trouble = Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes")
-        yield Line(number, text, "\n", trouble)
+    with reading(name):
+        while raw := file.readline(MAX_LINE_BYTES):
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(BOM)
+            if len(raw) < MAX_LINE_BYTES or raw.endswith(b"\n"):
+                yield _decode_line(number, raw)
+                continue
+            while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
+                continue
+            text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
+            trouble = Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes")
+            yield Line(number, text, "\n", trouble)
 
 
 def first_text(path: Path) -> str:
@@ -199,17 +174,3 @@ def excerpt(text: str) -> str:
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
     return _UNSTORABLE.sub(escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
-
-
-class MemoryBudget:
-    """Count of the bytes that a reader keeps in memory of `name`; more than `MEMORY_BUDGET_BYTES` are refused."""
-
-    def __init__(self, name: object) -> None:
-        self._name = name
-        self._num_bytes = 0
-
-    def add(self, *texts: str | None) -> None:
-        """Count one more record, with the texts that are kept of it."""
-        self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
-        if self._num_bytes > MEMORY_BUDGET_BYTES:
-            raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

@@ -9,22 +9,15 @@ Flickr8k's official splits are lists of names in the folder of the captions: Fli
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.base.settings import PATH
 from data_catalog.sources.delimited import read_records
-from data_catalog.sources.files import (
-    FilesConfig,
-    Line,
-    Trouble,
-    first_text,
-    read_lines,
-    upstream_files,
-)
+from data_catalog.sources.files import FilesConfig, Line, Trouble, first_text, read_lines, upstream_files
 from data_catalog.sources.json_documents import open_object
 from data_catalog.sources.mscoco import LISTS, karpathy_sentences
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
@@ -54,17 +47,19 @@ class FlickrConfig(FilesConfig):
     images: str = field(metadata=PATH)
     """Folder, zip or tar of the images, or a glob of them."""
 
-    def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
-        if not self.images:
-            raise SettingsError("images must name the folder, zip or tar that contains the images")
-
 
 def read_flickr(config: FlickrConfig) -> OpenFiles:
     """Yield each captions file with a record for each caption (English), with the split of its photo if it has one."""
     splits = _listed_splits(config)
+
+    def with_splits(records: Records) -> Records:
+        for location, found in records:
+            if isinstance(found, Candidate):
+                found.split = splits.get(found.sample_key) or found.split
+            yield location, found
+
     captions = (path for path in upstream_files(config) if not _LISTED.fullmatch(path.name))
-    return ((path, _with_splits(read_captions(path), splits)) for path in captions)
+    return ((path, with_splits(read_captions(path))) for path in captions)
 
 
 def flickr_files(config: FlickrConfig) -> list[Path]:
@@ -96,13 +91,6 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
                 if split != listed[1]:
                     raise InputError(f"{name} is in {other} and in {path}: remove it from one of them")
     return {photo: normalised_split(split) for photo, (split, _) in found.items()}
-
-
-def _with_splits(records: Records, splits: Mapping[str, str | None]) -> Records:
-    for location, found in records:
-        if isinstance(found, Candidate):
-            found.split = splits.get(found.sample_key) or found.split
-        yield location, found
 
 
 def _after_header(path: Path) -> Iterator[Line]:

@@ -17,12 +17,11 @@ from data_catalog.catalog.roots import FEATURE_STORES, WRITTEN
 from data_catalog.disk.files import digest, sha256_of
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import read_checksummed, write_checksummed
-from data_catalog.sources.image_files import ImageFiles, Stamp, StorePath, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, StorePath, image_locations, open_images
 from data_catalog.sources.test_sets import TestSetKind
 
 logger = logging.getLogger(__name__)
 
-_SAMPLED_BYTES = 32 * 1024
 # Recipes and tables, which a first recipe has beside its images. Any other name may be that of an image.
 _NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 
@@ -118,7 +117,7 @@ def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | N
         return None
     places = image_locations(config.images)
     folder = places[0].local if len(places) == 1 and places[0].local and places[0].local.is_dir() else None
-    names = sorted(kind.image_names(config))
+    names = sorted(image.name for image in kind.load(config).images)
 
     def sha256_of_image(images: ImageFiles, name: str) -> str | None:
         try:
@@ -140,23 +139,13 @@ def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
 def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
     """Hash a folder, zip or tar of images, without what a catalog writes whose root is in the folder, or is the folder.
 
-    For an object store, names, sizes and the versions that it states are hashed, since hashing the contents would
-    download all of it.
+    For an object store, names, sizes and the versions that it states are hashed: hashing contents would download them.
     """
     path = place.local
     if path is None:
-        files = place.files()
-        return digest([[name, stamp.size, stamp.version or _sampled(file, stamp)] for name, file, stamp in files])
+        return digest([[name, stamp.size, stamp.version] for name, stamp in place.files()])
     if not path.is_dir():
         return hashes.sha256(path)
     root = root.absolute()
     written = {root / name for name in (*WRITTEN, EXPORTS, FEATURE_STORES)} if path == root else {root}
     return hashes.folder_digest(path, without=written if root.is_relative_to(path) else ())
-
-
-def _sampled(file: StorePath, stamp: Stamp) -> str:
-    """Hash the first and last 32 KiB of a file that the store states no version of."""
-    with file.store_errors(), file.open(stamp.size) as opened:
-        sampled = opened.read(_SAMPLED_BYTES)
-        opened.seek(max(_SAMPLED_BYTES, stamp.size - _SAMPLED_BYTES))
-        return hashlib.sha256(sampled + opened.read(_SAMPLED_BYTES)).hexdigest()

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ import fsspec
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
 
@@ -35,9 +36,8 @@ _MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage, which refuse a
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-# Exceptions of the standard library's readers for damaged archives.
+# What zipfile raises for a damaged member.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
-_BAD_TAR = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
 
 
 class Stamp(NamedTuple):
@@ -66,35 +66,28 @@ class StorePath:
         """Return the path if it is on this machine, else None."""
         return Path(self.path) if "file" in self.system.protocol else None
 
-    @contextmanager
-    def store_errors(self) -> Iterator[None]:
-        """Turn an error of a store, except a missing file, into a `TransientError`: no image is at fault."""
-        try:
-            yield
-        except Exception as error:
-            if self.local or isinstance(error, FileNotFoundError | UnicodeError):
-                raise
-            raise TransientError(
-                f"images: {self} cannot be read now ({type(error).__name__}: {error}). Check the store, the network "
-                "and the credentials, then run the same command again"
-            ) from error
+    def store_errors(self) -> AbstractContextManager[None]:
+        """Turn any error of a store into a `TransientError`: no image is at fault."""
+        if self.local:
+            return nullcontext()
+        remedy = "check the store, the network and the credentials, then run the same command again"
+        return about(f"images: {self} cannot be read now", kind=TransientError, remedy=remedy)
 
-    def info(self) -> dict[str, Any] | None:
-        """Return the file system's record of it, or None if it does not exist."""
+    def info(self) -> Mapping[str, Any] | None:
+        """Return the file system's record of a file or folder, or None if there is none, as for a pipe or a device."""
         if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
             return None
-        try:
-            with self.store_errors():
-                return dict(self.system.info(self.path))
-        except (OSError, ValueError):  # also for a name that is too long, or of another encoding
-            return None
+        # On a disk also for a name that is too long, or in a folder that is none.
+        missing = (OSError, ValueError) if self.local else (FileNotFoundError, UnicodeError)
+        with self.store_errors(), suppress(*missing):
+            info: Mapping[str, Any] = self.system.info(self.path)
+            return info if info["type"] in ("file", "directory") else None
+        return None
 
-    def stamp(self) -> Stamp:
-        """Return the stamp of a regular file; raise `FileNotFoundError` if there is none."""
+    def stamp(self) -> Stamp | None:
+        """Return the stamp of a file, None for anything else."""
         info = self.info()
-        if info is None or info["type"] != "file":  # reading a pipe or a device might never end
-            raise FileNotFoundError(f"no file {self}")
-        return _stamp(info)
+        return _stamp(info) if info and info["type"] == "file" else None
 
     def open(self, size: int | None = None) -> "_File":
         """Open a file; with `size`, a store is not queried for the size."""
@@ -103,13 +96,23 @@ class StorePath:
         with self.store_errors():
             return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
-    def files(self) -> "Iterator[tuple[str, StorePath, Stamp]]":
-        """Yield the files in a folder and its subfolders, or the file itself: relative name, place, stamp; sorted."""
+    def read(self, stamp: Stamp, start: int, size: int) -> bytes:
+        """Return a part of a file; an `OSError` if it is not the file of the stamp any more."""
+        with self.open(stamp.size) as file:
+            file.seek(start)
+            body = file.read(size)
+        # One response of a store is always of one version, but a part may be of another than `start` was found in.
+        if len(body) != size or ((self.local or start) and self.stamp() != stamp):
+            raise OSError(f"{self} has changed since it was opened")
+        return body
+
+    def files(self) -> Iterator[tuple[str, Stamp]]:
+        """Yield the files in a folder and its subfolders, or the file itself: relative name and stamp; sorted."""
         with self.store_errors():
             info = self.system.info(self.path)
             found = {self.path: info} if info["type"] == "file" else self.system.find(self.path, detail=True)
         for path in sorted(found):
-            yield path.removeprefix(self.path), StorePath(self.system, path), _stamp(found[path])
+            yield path.removeprefix(self.path), _stamp(found[path])
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
@@ -118,15 +121,13 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
 
 
 class _File(io.BufferedReader):
-    """An open file, of which at most an image is read at once: a damaged archive may state terabytes."""
+    """An open file whose errors in reading are those of its store."""
 
     def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
         self._place = place
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_IMAGE_BYTES + 1:
-            raise ValueError(f"a read of {size:,} bytes")
         with self._place.store_errors():
             return super().read(size)
 
@@ -198,35 +199,19 @@ def check_images(location: str) -> None:
 
 
 def _open(place: StorePath, closing: ExitStack) -> _Find:
-    if (place.info() or {}).get("type") == "directory":
+    stamp = place.stamp()
+    if stamp is None:
         return partial(_find_file, place)
-    try:
-        stamp = place.stamp()
-        with place.open() as file, suppress(tarfile.TarError):
-            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
-            return _open_tar(place, stamp)
-        return _open_zip(place, closing)
-    except OSError as error:
-        raise InputError(f"images names {place}, which cannot be opened ({error})") from error
+    what = f"images names {place}, which is not a folder, a tar or a complete zip"
+    with about(what, remedy="decompress a compressed tar, and download or create a damaged archive again"):
+        return _open_tar(place, stamp) if _is_tar(place) else _open_zip(place, closing)
 
 
 def _find_file(folder: StorePath, name: str) -> _Image | None:
     """Find a file by its exact relative name; symbolic links are followed, also to places outside."""
     place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{name}")
-    try:
-        stamp = place.stamp()
-    except FileNotFoundError:
-        return None
-    return _Image(stamp.size, partial(_read_file, place, stamp))
-
-
-def _read_file(place: StorePath, stamp: Stamp) -> bytes:
-    with place.open(stamp.size) as file:
-        body = file.read(stamp.size + 1)
-    # One response of a store is always of one version, so only local files are checked again.
-    if len(body) != stamp.size or (place.local and place.stamp() != stamp):
-        raise OSError(f"{place} changed while it was read")
-    return body
+    stamp = place.stamp()
+    return None if stamp is None else _Image(stamp.size, partial(place.read, stamp, 0, stamp.size))
 
 
 class _Member(NamedTuple):
@@ -234,46 +219,41 @@ class _Member(NamedTuple):
     size: int
 
 
-class _Members:
-    """The members of a zip or tar, by exact name or by the only one whose path ends alike in another folder.
+def _finder(members: Mapping[str, _Member | None], read: Callable[[_Member], bytes]) -> _Find:
+    """Return a function that finds a member by its exact name, or as the only one that ends alike in another folder.
 
-    The last one of members with equal names counts. One that is None cannot be read, but no other is taken for it.
+    A member that is None cannot be read, but no other is taken for it.
     """
+    by_basename = defaultdict[str, list[str]](list)
+    for name in members:
+        by_basename[name.rpartition("/")[2]].append(name)
 
-    def __init__(self, members: Mapping[str, _Member | None], read: Callable[[_Member], bytes]) -> None:
-        self._members, self._read = members, read
-        self._by_basename = defaultdict[str, list[str]](list)
-        for name in members:
-            self._by_basename[name.rpartition("/")[2]].append(name)
-
-    def find(self, name: str) -> _Image | None:
-        found = {self._members.get(name)}
-        if name not in self._members:
-            tails = {f"/{each}": self._members[each] for each in self._by_basename.get(name.rpartition("/")[2], [])}
+    def find(name: str) -> _Image | None:
+        found = {members.get(name)}
+        if name not in members:
+            tails = {f"/{each}": members[each] for each in by_basename.get(name.rpartition("/")[2], [])}
             found = {tails[tail] for tail in tails if tail.endswith(f"/{name}") or f"/{name}".endswith(tail)}
         member = found.pop() if len(found) == 1 else None
-        return None if member is None else _Image(member.size, partial(self._read, member))
+        return None if member is None else _Image(member.size, partial(read, member))
+
+    return find
 
 
 def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
     file, lock = closing.enter_context(place.open()), Lock()
-    try:
-        opened = closing.enter_context(zipfile.ZipFile(file))
-    except _BAD_ZIP as error:
-        raise InputError(
-            f"images names {place}, which is not a folder, a tar or a complete zip ({error}): decompress a "
-            "compressed tar"
-        ) from error
-    infos = [info for info in opened.infolist() if not info.filename.endswith("/")]
-    if infos and not any(map(_is_usable, infos)):
+    opened = closing.enter_context(zipfile.ZipFile(file))
+    members: dict[str, _Member | None] = {}
+    for info in opened.infolist():
+        if (name := inner_name(info.filename)) and not info.filename.endswith("/"):
+            is_usable = info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
+            members[name] = _Member(info, info.file_size) if is_usable else None
+    if members and not any(members.values()):
         raise InputError(
             f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
             "deflate and without a password"
         )
 
     def read(member: _Member) -> bytes:
-        if not _is_usable(member.key):
-            raise OSError(f"{member.key.filename!r} is encrypted or packed by another method than deflate")
         try:
             # read() without a size would decompress all of a member that is longer than it states.
             with lock, opened.open(member.key) as packed:
@@ -281,12 +261,14 @@ def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
         except _BAD_ZIP as error:
             raise OSError(f"{member.key.filename!r} cannot be read: {error}") from error
 
-    names = ((inner_name(info.filename), info) for info in infos)
-    return _Members({name: _Member(info, info.file_size) for name, info in names if name}, read).find
+    return _finder(members, read)
 
 
-def _is_usable(info: zipfile.ZipInfo) -> bool:
-    return info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
+def _is_tar(place: StorePath) -> bool:
+    with place.open() as file, suppress(tarfile.TarError):
+        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
+        return True
+    return False
 
 
 # Each shard opens its images again, and an index takes all headers.
@@ -299,29 +281,16 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     """
     members: dict[str, _Member | None] = {}
     links: dict[str, str] = {}
-    try:
-        with place.open(stamp.size) as file:
-            for info in _headers(file):
-                if name := inner_name(info.name):
-                    is_plain = info.isreg() and not info.issparse()
-                    members[name] = _Member(info.offset_data, info.size) if is_plain else None
-                    links.pop(name, None)
-                    if info.issym():
-                        links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
-    except _BAD_TAR as error:
-        raise InputError(
-            f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
-        ) from error
-
-    def read(member: _Member) -> bytes:
-        with place.open(stamp.size) as file:
-            file.seek(member.key)
-            body = file.read(member.size)
-        if place.stamp() != stamp:
-            raise OSError(f"{place} has changed since it was opened")
-        return body
-
-    return _Members(members | {name: members.get(target) for name, target in links.items()}, read).find
+    with place.open(stamp.size) as file:
+        for info in _headers(file):
+            if name := inner_name(info.name):
+                is_plain = info.isreg() and not info.issparse()
+                members[name] = _Member(info.offset_data, info.size) if is_plain else None
+                links.pop(name, None)
+                if info.issym():
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
+    members |= {name: members.get(target) for name, target in links.items()}
+    return _finder(members, lambda member: place.read(stamp, member.key, member.size))
 
 
 def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
@@ -331,8 +300,8 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
         while (info := tar.next()) is not None:
             # tarfile's own list of headers would take twice the memory of the index.
             tar.members.clear()  # type: ignore[attr-defined]
-            if info.size < 0 or tar.offset <= end:
-                raise tarfile.ReadError(f"a member of negative size near byte {end}")
+            if info.size < 0 or tar.offset <= end:  # a negative size would lead back without an end
+                break
             end = tar.offset
             yield info
     file.seek(end)
@@ -348,15 +317,16 @@ def image_locations(location: str) -> list[StorePath]:
     if place.local:
         # The location as given, not the absolute path: a parent folder may have brackets in its name.
         matches = glob.glob(str(Path(location.removeprefix("file://")).expanduser()), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
-        found = sorted({Path(match).resolve(): str(Path(match).absolute()) for match in sorted(matches)}.values())
+        paths = sorted({Path(match).resolve(): str(Path(match).absolute()) for match in sorted(matches)}.values())
     else:
         with place.store_errors():
-            found = sorted(place.system.glob(place.path))
+            paths = sorted(place.system.glob(place.path))
+    found = [each for path in paths if (each := StorePath(place.system, path)).info() is not None]
     if not found:
         raise InputError(
             f"images names {place}, which does not exist: give the folder, zip or tar that contains the images"
         )
-    return [StorePath(place.system, path) for path in found]
+    return found
 
 
 def _place(location: str) -> StorePath:

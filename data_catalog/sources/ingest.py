@@ -50,21 +50,14 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A source of a recipe.
+    """A source of a recipe."""
 
-    Args:
-        name: value of the column `source`, and prefix of ids.
-        file_entries: their names and sha256, in the order of `files`.
-        settings: the settings that decide which rows are selected, and their contents.
-        read: opens the files and yields their rows.
-        origin: returns who wrote the captions of a file, given its path as it is in the rows.
-    """
-
-    name: str
+    name: str  # value of the column `source`, and prefix of ids
     files: Sequence[Path]
-    file_entries: Sequence[NamedHash]
-    settings: Mapping[str, Any]
-    read: Callable[[], Iterator[SourceRow]]
+    file_entries: Sequence[NamedHash]  # their names and sha256, in the order of `files`
+    settings: Mapping[str, Any]  # those that decide which rows are selected, and their contents
+    read: Callable[[], Iterator[SourceRow]]  # opens the files and yields their rows
+    # Who wrote the captions of a file, given its path as it is in the rows.
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
     limit: RowLimit = ALL_ROWS
 
@@ -123,14 +116,13 @@ def ingest(
         ranges[name] = range(num_shards, num_shards + -(-num_samples // shard_size))
         num_shards = ranges[name].stop
     num_shards = max(1, num_shards)
-    pieces = groupby(_pieces(staged, ranges, counts if keep_splits else None), key=itemgetter(0))
-    ahead = next(pieces, None)
-    for number in range(num_shards):  # a few may be empty
-        rows = [CAPTIONS.empty_table()]
-        if ahead is not None and ahead[0] == number:
-            rows += [piece for _, piece in ahead[1]]
-            ahead = next(pieces, None)
-        save_parquet(pa.concat_tables(rows), folder / f"{number:05d}.parquet")
+    empty = set(range(num_shards))  # a few may be
+    for number, pieces in groupby(_pieces(staged, ranges, counts if keep_splits else None), key=itemgetter(0)):
+        rows = pa.concat_tables([CAPTIONS.empty_table(), *(piece for _, piece in pieces)])
+        save_parquet(rows, folder / f"{number:05d}.parquet")
+        empty.remove(number)
+    for number in empty:
+        save_parquet(CAPTIONS.empty_table(), folder / f"{number:05d}.parquet")
     staged.unlink()
     return {"num_shards": num_shards, "sources": counts}
 

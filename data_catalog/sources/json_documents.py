@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
-from data_catalog.sources.files import MAX_EXCERPT_CHARS, check_text_file, gzip_errors, open_bytes
+from data_catalog.sources.files import MAX_EXCERPT_CHARS, open_bytes, reading
 
 # The largest known document, Karpathy's of MSCOCO, has 148 MB; parsed, it takes four times as much.
 MAX_DOCUMENT_BYTES = 512 * 2**20
@@ -15,7 +16,6 @@ _MAX_NAME_CHARS = 100
 _MAX_NAMES_CHARS = 500
 _MAX_DIGITS = 40
 _MAX_ID_CHARS = 200
-_SHOWN_ID_CHARS = 50
 
 
 class _Unread:
@@ -61,17 +61,14 @@ def open_json(path: Path, *, expected: str, names: Collection[str]) -> object:
                 found[name] = _Unread(value)
         return found
 
-    check_text_file(path, expected=expected)
-    with gzip_errors(path), open_bytes(path) as file:
+    with reading(path), open_bytes(path) as file:
         content = file.read(MAX_DOCUMENT_BYTES + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         raise InputError(f"{path} has more than {MAX_DOCUMENT_BYTES // 2**20} MiB of JSON: split it")
-    try:
+    with about(f"{path} is not valid JSON", remedy=f"expected {expected}; download it again"):
         text = content.decode("utf-8-sig")
         del content  # it would stay in memory beside the text
         return json.loads(text, object_pairs_hook=with_names, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): expected {expected}; download it again") from error
 
 
 def open_object(path: Path, *, expected: str, names: Collection[str]) -> Mapping[str, object]:
@@ -95,11 +92,6 @@ def id_field(record: Mapping[str, object], name: str) -> str | None:
     if len(text) > _MAX_ID_CHARS:
         return None
     return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text or None
-
-
-def missing_id(record: Mapping[str, object], name: str) -> str:
-    """Return why `id_field` found no id, as the detail of a rejected row."""
-    return f"no {name}" if record.get(name) is None else f"no {name} but {str(record[name])[:_SHOWN_ID_CHARS]}"
 
 
 def records_in(document: Mapping[str, object], name: str) -> list[Mapping[str, object]]:

@@ -17,7 +17,7 @@ from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOri
 from data_catalog.rows.schema import NATIVE
 from data_catalog.rows.urls import flickr_page
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
-from data_catalog.sources.json_documents import describe, id_field, missing_id, open_object, records_in, text_field
+from data_catalog.sources.json_documents import describe, id_field, open_object, records_in, text_field
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
 
 LISTS = ("images", "annotations", "licenses", "sentences", "caption")  # a caption may be a list by mistake
@@ -27,6 +27,8 @@ _SPLIT_AND_YEAR = re.compile(r"(train|val|test)(20\d\d)")
 _LEGACY_NAME = re.compile(r"COCO_(train|val|test)(20\d\d)_\d{12}\.jpg")
 _NUMBERED_NAME = re.compile(r"(?:.*/)?(?:COCO_[a-z]+20\d\d_)?(\d{12}\.jpg)", re.DOTALL)
 _BARE_NAME = re.compile(r"\d{12}\.jpg")
+
+_SHOWN_ID_CHARS = 50
 
 Image = TypeVar("Image")
 
@@ -49,7 +51,6 @@ class MscocoConfig(FilesConfig):
     """Person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
         _ = mscoco_origin(self)
 
 
@@ -133,7 +134,9 @@ def image_of(annotation: Mapping[str, object], images: Mapping[str, Image | None
     """Return the image of an annotation, by its id; None in `images` is an id of several."""
     image_id = id_field(annotation, "image_id")
     if image_id is None:
-        return Trouble("image_missing", missing_id(annotation, "image_id"))
+        stated = annotation.get("image_id")
+        instead = "" if stated is None else f" but {str(stated)[:_SHOWN_ID_CHARS]}"
+        return Trouble("image_missing", f"no image_id{instead}")
     image = images.get(image_id)
     if image is None:
         how_many = "several images have" if image_id in images else "no image has"

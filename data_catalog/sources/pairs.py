@@ -75,24 +75,20 @@ class PairsConfig(FilesConfig):
     """Column of the upstream splits (train, val, test). `split.by` decides whether they are used."""
 
     def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
-        if not self.caption_column:
-            raise SettingsError("caption_column must name a column")
-        if bool(self.url_column) == bool(self.path_column):
-            raise SettingsError("exactly one of url_column and path_column must be set")
-        if not self.lang and not self.lang_column:
-            raise SettingsError('lang or lang_column must be set, such as lang = "en"')
-        if self.images and self.url_column:
-            raise SettingsError("images needs path_column: with url_column, images are fetched from the web")
         _ = pairs_origin(self)
-        if bool(self.source_caption_column) != bool(self.source_lang):
-            raise SettingsError("set both source_caption_column and source_lang, the language of that column")
-        if self.source_caption_column and self.origin == NATIVE:
+        if bool(self.url_column) == bool(self.path_column) or (self.url_column and self.images):
             raise SettingsError(
-                'source_caption_column is for translations: set origin, such as origin = "human_translation"'
+                "exactly one of url_column and path_column must be set, and images with the latter only"
             )
-        if self.source_caption_column and (self.lang_column or self.lang == self.source_lang):
-            raise SettingsError("source_caption_column needs a lang that differs from source_lang, and no lang_column")
+        is_translated = bool(self.source_caption_column)
+        is_one_language = not self.lang_column and self.lang != self.source_lang
+        if is_translated != bool(self.source_lang) or (
+            is_translated and (self.origin == NATIVE or not is_one_language)
+        ):
+            raise SettingsError(
+                "source_caption_column is for translations from one language to another: set source_lang, another lang "
+                '(and no lang_column), and an origin such as "human_translation"'
+            )
 
     def require_use(self, source: str, target_lang: str) -> None:
         """Refuse source captions that would be dropped, beside captions that the build translates."""
@@ -110,7 +106,8 @@ def read_pairs(config: PairsConfig) -> OpenFiles:
 
 
 def _records(path: Path, config: PairsConfig) -> Records:
-    columns = {name: column for name, setting in _COLUMNS.items() if (column := getattr(config, setting))}
+    named = {name: getattr(config, setting) for name, setting in _COLUMNS.items()}
+    columns = {name: column for name, column in named.items() if column or name == "caption"}
     is_image = is_web_url if config.url_column else is_image_name
     with ExitStack() as stack:
         images = cache(lambda: stack.enter_context(closing(open_images(pairs_images(config) or ""))))
@@ -125,7 +122,7 @@ def pairs_images(config: PairsConfig) -> str | None:
     if config.images:
         return config.images
     folders = {path.parent for path in upstream_files(config)}
-    if len(folders) > 1:
+    if len(folders) != 1:
         raise SettingsError(f"images must be set, since the files are in {len(folders)} folders")
     return str(folders.pop())
 
@@ -163,8 +160,3 @@ def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
     """Return the origin of the captions, from the settings."""
     return CaptionOrigin(origin=config.origin, translator=config.translator)
-
-
-def pairs_languages(config: PairsConfig) -> frozenset[str] | None:
-    """Return the only language of the captions, or None if a column states it."""
-    return None if config.lang_column is not None or config.lang is None else frozenset({config.lang})

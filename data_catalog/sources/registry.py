@@ -11,56 +11,44 @@ from data_catalog.base.errors import InputError
 from data_catalog.rows.origins import CaptionOrigin
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.rows import MalformedRow, OpenFiles, SourceRow, UpstreamRow, row_of
+from data_catalog.sources.rows import MalformedRow, OpenFiles, Records, SourceRow, UpstreamRow, row_of
 
 _CHECKED_ROWS = 100  # of each file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """A kind of source: its settings, and the functions that read its files.
-
-    Args:
-        config_type: the frozen dataclass of its settings; all functions take an instance of it.
-        open: yields each file with what is found in its records.
-        license: the license that upstream states for the dataset; the license of a row is in the row.
-        languages: returns the languages that captions can be in, or None if only the rows state them.
-        origin: returns the origin of a file's captions, given the settings and the file's path.
-        images: returns the folder, zip or tar of local images, or a glob of them, or None if images have URLs.
-        upstream_files: returns the files that rows are read from, sorted, without images.
-        has_splits: returns whether records may state splits of upstream.
-        operator: the one organisation that serves all images and asks for a contact address, if there is one.
-    """
+    """A kind of source: its settings, and the functions that read its files, which take an instance of them."""
 
     kind: str
     config_type: type[files.FilesConfig]
+    # Yields each file with what is found in its records.
     open: Callable[[Any], OpenFiles]
+    # The license that upstream states for the dataset; the license of a row is in the row.
     license: str
+    # The languages that captions can be in, or None if only the rows state them.
     languages: Callable[[Any], frozenset[str] | None] = lambda config: frozenset({"en"})
+    # The origin of a file's captions, given the file's path.
     origin: Callable[[Any, str], CaptionOrigin] = lambda config, upstream_file: CaptionOrigin()
+    # The folder, zip or tar of local images, or a glob of them, or None if images have URLs.
     images: Callable[[Any], str | None] = lambda config: getattr(config, "images", None)
+    # The files that rows are read from, sorted, without images.
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
+    # Whether records may state splits of upstream.
     has_splits: Callable[[Any], bool] = lambda config: False
+    # The one organisation that serves all images and asks for a contact address, if there is one.
     operator: str | None = None
 
     def check(self, config: Any) -> None:
         """Refuse images that cannot be opened, damaged files, and files whose first rows are all malformed."""
         if (location := self.images(config)) is not None:
             check_images(location)
-        for path in self.upstream_files(config):
-            files.check_file(path, expected=config.EXPECTED)
-        has_captions = False
-        for path, records in self.open(config):
-            has_captions, first = True, None
-            for row in starmap(row_of, islice(records, _CHECKED_ROWS)):
-                if not isinstance(row, MalformedRow):
-                    break
-                first = first or row
-            else:
-                found = f"its first rows are malformed ({first})" if first else "it has no rows"
-                raise InputError(f"{path} is not {config.EXPECTED}: {found}")
-        if not has_captions:
-            raise InputError(f"no file of {', '.join(config.files)} has captions: expected {config.EXPECTED}")
+        files.check_files(self.upstream_files(config), expected=config.EXPECTED)
+        found: Path | None = None
+        for found, records in self.open(config):
+            _require_row(found, records, config.EXPECTED)
+        if found is None:
+            _require_row("files", iter(()), config.EXPECTED)
 
     def read(self, config: Any) -> Iterator[SourceRow]:
         """Yield one row for each upstream row, streaming."""
@@ -71,6 +59,16 @@ class SourceKind:
         """Return whether upstream states a split of any image; call it after `check`."""
         rows = self.read(config) if self.has_splits(config) else ()
         return any(isinstance(row, UpstreamRow) and row.split is not None for row in rows)
+
+
+def _require_row(path: object, records: Records, expected: str) -> None:
+    first = None
+    for row in starmap(row_of, islice(records, _CHECKED_ROWS)):
+        if not isinstance(row, MalformedRow):
+            return
+        first = first or row
+    found = f"its first rows are malformed ({first})" if first else "it has no rows"
+    raise InputError(f"{path} is not {expected}: {found}")
 
 
 _COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
@@ -136,7 +134,7 @@ _KINDS = (
         config_type=pairs.PairsConfig,
         open=pairs.read_pairs,
         license="not stated: the files are the user's own",
-        languages=pairs.pairs_languages,
+        languages=lambda config: None if config.lang_column or not config.lang else frozenset({config.lang}),
         origin=pairs.pairs_origin,
         images=pairs.pairs_images,
         has_splits=lambda config: config.split_column is not None,

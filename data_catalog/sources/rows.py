@@ -17,26 +17,17 @@ from data_catalog.sources.files import MAX_TEXT_CHARS, Trouble, excerpt, text_tr
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which would be slower for millions of rows
 class Candidate:
-    """The fields of a record about a caption and its image, before `row_of` validates them.
+    """The fields of a record about a caption and its image, before `row_of` validates them."""
 
-    Args:
-        sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
-        caption_key: upstream's id of the caption, or None.
-        path: name of the image in the source's `images`; exactly one of `url` and `path` is set.
-        lang: ISO 639-1 code that upstream states, or the documented language of the dataset.
-        original: the text that the caption translates, if upstream has both.
-        split: split of the image that upstream states; in an `UpstreamRow` normalised by `normalised_split`.
-    """
-
-    sample_key: str
-    caption_key: str | None = None
+    sample_key: str  # identity of the image within its source, such as "391895" or a sha1 of its canonical URL
+    caption_key: str | None = None  # upstream's id of the caption
     url: str | None = None
-    path: str | None = None
+    path: str | None = None  # name of the image in the source's `images`; exactly one of url and path is set
     caption: str | None
-    lang: str | None
-    original: str | None = None
+    lang: str | None  # ISO 639-1 code that upstream states, or the documented language of the dataset
+    original: str | None = None  # the text that the caption translates, if upstream has both
     original_lang: str | None = None
-    split: str | None = None
+    split: str | None = None  # split of the image that upstream states; in an `UpstreamRow` normalised
     license: str | None = None
     attribution: str | None = None
     page_url: str | None = None

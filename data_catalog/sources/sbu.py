@@ -42,24 +42,14 @@ def read_sbu(config: SbuConfig) -> OpenFiles:
             texts.append(path)
     if not texts:
         return
-    urls = [path for path in texts if is_web_url(first_text(path))]
-    captions = [path for path in texts if path not in urls]
-    if len(urls) != 1 or len(captions) != 1:
-        names = ", ".join(map(str, texts))
-        raise InputError(
-            f"files has {len(urls)} list(s) of URLs and {len(captions)} other file(s) ({names}): "
-            f"expected {config.EXPECTED}"
-        )
-    last_url, last_caption = map(_last_line, (urls[0], captions[0]))
-    if last_url != last_caption:  # blank lines at the end do not misalign the lists
-        counts = f"{urls[0]} has {last_url} lines and {captions[0]} has {last_caption}"
-        raise InputError(f"{counts}: expected one caption per URL; download both again")
-    yield captions[0], _read_texts(urls[0], captions[0])
-
-
-def _last_line(path: Path) -> int:
-    """Return the number of the last line that is not blank."""
-    return max((line.number for line in read_lines(path) if line.text), default=0)
+    # URLs first; blank lines at the end do not misalign the lists.
+    texts.sort(key=lambda path: not is_web_url(first_text(path)))
+    counts = [max((line.number for line in read_lines(path) if line.text), default=0) for path in texts]
+    are_urls = [is_web_url(first_text(path)) for path in texts]
+    if are_urls != [True, False] or counts[0] != counts[1]:
+        found = ", ".join(f"{path} with {count} lines" for path, count in zip(texts, counts, strict=True))
+        raise InputError(f"files has {sum(are_urls)} list(s) of URLs among {found}: expected {config.EXPECTED}")
+    yield texts[1], _read_texts(*texts)
 
 
 def _read_texts(urls: Path, captions: Path) -> Records:

@@ -1,9 +1,8 @@
 """Tables (CSV, TSV, JSON Lines, Parquet), read as a stream of entries with their line numbers."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.base.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import Line, Trouble, check_text_file, read_lines
+from data_catalog.sources.files import Line, Trouble, check_files, read_lines, reading
 from data_catalog.sources.json_documents import describe, parse_json
 
 _ROWS_PER_BATCH = 256
@@ -34,19 +33,15 @@ class Entry(NamedTuple):
 
 def text_columns(path: Path) -> list[str]:
     """Return the names of the text columns of a file, in file order; refuse a file of another format."""
-    if (suffix := _suffix(path)) != ".parquet":
-        check_text_file(path, expected=f"a {suffix[1:]} file with a line of column names")
+    check_files([path], expected=f"a {_suffix(path)[1:]} file with a line of column names")
     return _columns(path)
 
 
 def read_table(path: Path, required: Sequence[str], is_image: Callable[[str], bool]) -> Iterator[Entry]:
     """Yield every record of a file; a malformed one has a trouble, and no values if it could not be parsed.
 
-    Args:
-        path: the file.
-        required: columns that it must have; the first one names the image.
-        is_image: whether a text may name an image: in CSV and TSV such a line starts a row, where a quote before it was
-            never closed.
+    The file must have the columns `required`; the first one names the image. In CSV and TSV, a line with an image there
+    starts a row, where a quote before it was never closed.
     """
     suffix = _suffix(path)
     require_columns(path, _columns(path), required)
@@ -82,7 +77,7 @@ def _suffix(path: Path) -> str:
 def _columns(path: Path) -> list[str]:
     suffix = _suffix(path)
     if suffix == ".parquet":
-        with _open_parquet(path) as file:
+        with reading(path), pq.ParquetFile(path) as file:
             return [field.name for field in file.schema_arrow if _holds_text(field.type)]
     if suffix in _DELIMITERS:
         return header_of(read_lines(path), _DELIMITERS[suffix])
@@ -108,7 +103,7 @@ def _json_entry(line: Line) -> Entry:
         return Entry(line.number, {}, line.text, line.trouble)
     try:
         value = parse_json(line.text)
-    except json.JSONDecodeError as error:
+    except JSONDecodeError as error:
         detail = f"no JSON: {error.msg} at {error.colno}"
     except RecursionError:
         detail = "JSON that nests too deeply"
@@ -121,18 +116,9 @@ def _json_entry(line: Line) -> Entry:
     return Entry(line.number, {}, line.text, Trouble("malformed_row", detail))
 
 
-@contextmanager
-def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a complete Parquet file ({error})") from error
-
-
 def _read_parquet(path: Path, columns: list[str]) -> Iterator[Entry]:
     number = 0
-    with _open_parquet(path) as file:
+    with reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False):
             for values in _batch_values(batch.select(columns)):
                 number += 1
@@ -153,6 +139,5 @@ def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _holds_text(kind.value_type)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))

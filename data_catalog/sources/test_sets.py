@@ -5,13 +5,14 @@ Each kind of test set is a config dataclass that reads its files; `TEST_SET_KIND
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.base.settings import PATH, how, path_setting
+from data_catalog.base.settings import PATH, how, path_setting, require_values
 from data_catalog.rows.identities import (
     canonical_identities,
     name_identities,
@@ -24,9 +25,8 @@ from data_catalog.rows.urls import is_web_url
 from data_catalog.sources.files import (
     FilesConfig,
     Line,
-    MemoryBudget,
     Trouble,
-    check_file,
+    check_files,
     first_text,
     read_lines,
     text_trouble,
@@ -46,19 +46,12 @@ _LOGGED_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestImage:
-    """An image of a test set.
+    """An image of a test set, with all its identities (there may be none) and captions, in any language."""
 
-    Args:
-        name: file name of the image, or its URL if it has none; the key to its pixels in the set's `images`.
-        identities: all identities of the image, as `identities.canonical_identities` returns them; may be empty.
-        captions: captions in file order, repeated ones included, in any language.
-        caption_files: the file of each caption.
-    """
-
-    name: str
-    identities: frozenset[str]
-    captions: tuple[str, ...]
-    caption_files: tuple[str, ...] = ()
+    name: str  # file name of the image, or its URL if it has none; the key to its pixels in the set's `images`
+    identities: frozenset[str]  # as `identities.canonical_identities` returns them
+    captions: tuple[str, ...]  # in file order, repeated ones included
+    caption_files: tuple[str, ...] = ()  # the file of each caption
 
 
 class TestSetImages(NamedTuple):
@@ -85,47 +78,34 @@ def group_by_image(records: TestSetRecords) -> TestSetImages:
 
     An image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
     """
-    images: dict[str, tuple[set[str], list[tuple[str, str]]]] = {}
+    images: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
-    budget = MemoryBudget("a test set")
-
-    def reject(location: Location, trouble: Trouble) -> None:
-        malformed.append(row := malformed_row(location, *trouble))
-        budget.add(row.detail, row.raw)
-
     for location, found in records:
+        if isinstance(found, ImageRecord):
+            unnamed = None if found.name.strip() else Trouble("image_missing", "no image is named")
+            found = text_trouble(found.name) or unnamed or found
         if isinstance(found, Trouble):
-            reject(location, found)
-        elif trouble := text_trouble(found.name):
-            reject(location, trouble)
-        elif not found.name.strip():
-            reject(location, Trouble("image_missing", "no image is named"))
-        else:
-            budget.add(found.name, *(() if found.name in images else found.identities))
-            identities, captions = images.setdefault(found.name, (set(), []))
-            identities |= found.identities
-            for caption in found.captions:
-                if not isinstance(caption, str) or not caption.strip():
-                    reject(location, Trouble("caption_missing", f"no caption: {caption!r}"))
-                elif trouble := text_trouble(caption):
-                    reject(location, trouble)
-                else:
-                    budget.add(caption)
-                    captions.append((caption, location.upstream_file))
+            malformed.append(malformed_row(location, *found))
+            continue
+        identities, captions, files = images.setdefault(found.name, (set(), [], []))
+        identities |= found.identities
+        for caption in found.captions:
+            if not isinstance(caption, str) or not caption.strip():
+                malformed.append(malformed_row(location, "caption_missing", f"no caption: {caption!r}"))
+            elif trouble := text_trouble(caption):
+                malformed.append(malformed_row(location, *trouble))
+            else:
+                captions.append(caption)
+                files.append(location.upstream_file)
     found_images = (
-        TestImage(
-            name=name,
-            identities=frozenset(identities),
-            captions=tuple(caption for caption, _ in captions),
-            caption_files=tuple(file for _, file in captions),
-        )
-        for name, (identities, captions) in images.items()
+        TestImage(name=name, identities=frozenset(identities), captions=tuple(captions), caption_files=tuple(files))
+        for name, (identities, captions, files) in images.items()
     )
     return TestSetImages(tuple(found_images), tuple(malformed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestSetConfig(FilesConfig):
+class TestSetConfig(FilesConfig, ABC):
     """Files of a test set, and the location of its images."""
 
     images: str | None = path_setting(None)
@@ -134,9 +114,9 @@ class TestSetConfig(FilesConfig):
     num_images: int = how(0)
     """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
+    @abstractmethod
     def records(self) -> TestSetRecords:
         """Yield all records of the files."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +132,7 @@ class TestSetKind:
         """Check that the set can be read, by reading it, and that its images can be opened."""
         if config.images is not None:
             check_images(config.images)
-        for path in upstream_files(config):
-            check_file(path, expected=config.EXPECTED)
+        check_files(upstream_files(config), expected=config.EXPECTED)
         self.load(config)
 
     def upstream_files(self, config: TestSetConfig) -> list[Path]:
@@ -168,13 +147,10 @@ class TestSetKind:
             first = f" ({malformed[0]})" if malformed else ""
             raise InputError(
                 f"the {self.kind} test set has {len(images)} images{instead}, and {len(malformed)} malformed rows"
-                f"{first}, in {', '.join(config.files)}: get the complete files, or correct files and num_images"
+                f"{first}, in {', '.join(config.files)}: expected {config.EXPECTED}. Get the complete files, or "
+                "correct files and num_images"
             )
         return found
-
-    def image_names(self, config: TestSetConfig) -> frozenset[str]:
-        """Return the names of its images in `images`; `num_images` is not checked."""
-        return frozenset(image.name for image in group_by_image(config.records()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
         """Yield the images in file order, after a warning for each malformed row (at most 20), and their number."""
@@ -186,6 +162,15 @@ class TestSetKind:
                 "%s test set: %d rows are malformed; %d images were read", self.kind, len(malformed), len(images)
             )
         yield from images
+
+
+def _require_languages(wanted: Iterable[str], found: Collection[str]) -> None:
+    """Refuse languages that no caption has: they would be missing in silence."""
+    if missing := sorted({*wanted} - {*found}):
+        raise InputError(
+            f"no captions in {', '.join(missing)}: the files have {', '.join(sorted(found))}. Add files, or change "
+            "languages"
+        )
 
 
 # --- COCO, Karpathy -------------------------------------------------------------------------------------------------
@@ -207,13 +192,12 @@ class CocoTestConfig(TestSetConfig):
         """Yield a record for each image of a file, then one for each caption."""
         for path in upstream_files(self):
             document = open_object(path, expected=self.EXPECTED, names=LISTS)
-            annotations = list(records_in(document, "annotations"))
-            has_images = any(records_in(document, "images"))
+            images, annotations = records_in(document, "images"), records_in(document, "annotations")
             lacks_captions = document.get("annotations") and not any("caption" in each for each in annotations)
-            if not has_images or lacks_captions:  # one wrong file among several would leave its images in training
+            if not any(images) or lacks_captions:  # one wrong file among several would leave its images in training
                 raise InputError(f"{path} is not {self.EXPECTED}")
             known: dict[str, ImageRecord | None] = {}
-            for number, image in enumerate(records_in(document, "images"), start=1):
+            for number, image in enumerate(images, start=1):
                 yield Location(str(path), number, repr(image)), _coco_image(image, known)
             for number, annotation in enumerate(annotations, start=1):
                 found = image_of(annotation, known)
@@ -234,9 +218,6 @@ def _coco_image(image: Mapping[str, object], known: dict[str, ImageRecord | None
     return found
 
 
-_SPLITS = ("test", "val", "train")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KarpathyTestConfig(TestSetConfig):
     """Files of Karpathy's splits, and the splits whose images are test images."""
@@ -249,9 +230,7 @@ class KarpathyTestConfig(TestSetConfig):
     """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
 
     def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
-        if not self.splits or not set(self.splits) <= set(_SPLITS):
-            raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
+        require_values("", self, "", splits=("test", "val", "train"))
 
     def records(self) -> TestSetRecords:
         """Yield a record for each sentence about an image in the splits."""
@@ -294,7 +273,7 @@ class FlickrTestConfig(KarpathyTestConfig):
         The first line of a file decides what it is: a name or number alone starts a list (Flickr_8k.testImages.txt, the
         test.txt of Flickr30k Entities), "{" starts Karpathy's JSON, and anything else starts captions.
         """
-        listed: dict[str, tuple[Location, str]] = {}
+        listed: dict[str, tuple[Location, str]] = {}  # by `_photo`: where a photo is listed, and as what
         captions: list[Path] = []
         for path in upstream_files(self):
             if (first := first_text(path)).startswith("{"):
@@ -316,9 +295,6 @@ def _listed_photos(listed: Mapping[str, tuple[Location, str]], captions: list[Pa
     """Yield the listed photos, by their names in the files of captions, then their captions."""
     named: dict[str, str] = {}
     rows: list[tuple[str, Location, str]] = []
-    budget = MemoryBudget("the captions")
-    if captions and not listed:
-        raise InputError(f"{captions[0]} has captions, and no file lists test images: add the list")
     for path in captions:
         has_captions = False
         for location, found in read_captions(path):
@@ -328,7 +304,6 @@ def _listed_photos(listed: Mapping[str, tuple[Location, str]], captions: list[Pa
                 yield location, Trouble(row.reason, row.detail)
             elif isinstance(row, UpstreamRow) and (photo := _photo(row.path or "")) in listed:
                 named.setdefault(photo, row.path or "")
-                budget.add(photo, row.caption)
                 rows.append((photo, location._replace(raw=""), row.caption))
         if not has_captions:
             raise InputError(f"{path} is not {FlickrTestConfig.EXPECTED}")
@@ -379,10 +354,7 @@ class CrossmodalConfig(TestSetConfig):
         for path in paths:
             if path not in tables:
                 yield from _crossmodal_captions(path, self.languages, seen, languages)
-        if missing := sorted({*self.languages} - languages):
-            raise InputError(
-                f"no image has captions in {', '.join(missing)}: the files have {', '.join(sorted(languages))}"
-            )
+        _require_languages(self.languages, languages)
         for path in tables:
             yield from _crossmodal_addresses(path, seen)
 
@@ -451,32 +423,22 @@ class Xtd10Config(TestSetConfig):
         lists = [path for path, named in paths.items() if named is None]
         if len(lists) != 1:
             raise InputError(f"files has {len(lists)} lists of image names: expected one, {self.EXPECTED}")
-        budget = MemoryBudget("the lists")
-        names = _kept_lines(lists[0], budget)
+        names = list(read_lines(lists[0]))
         while names and not names[-1].text.strip():
             names.pop()
         for line in names:
             yield from _xtd10_records(lists[0], line, line, [])
-        captions = {path: named[1].lower() for path, named in paths.items() if named}
-        languages = {path: _RENAMED_LANGS.get(code, code) for path, code in captions.items()}
-        if missing := ", ".join(sorted({*self.languages} - {*languages.values()})):
-            raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
+        codes = {path: named[1].lower() for path, named in paths.items() if named}
+        languages = {path: _RENAMED_LANGS.get(code, code) for path, code in codes.items()}
+        _require_languages(self.languages, languages.values())
         for path, language in languages.items():
             if not self.languages or language in self.languages:
-                lines = _kept_lines(path, budget)
+                lines = list(read_lines(path))
                 if len(lines) < len(names) or any(line.text for line in lines[len(names) :]):
                     counts = f"{len(lines)} captions in {path}, {len(names)} images in {lists[0]}"
                     raise InputError(f"{counts}: expected one caption per image; download both again")
                 for name, line in zip(names, lines, strict=False):  # blank lines may follow
                     yield from _xtd10_records(path, name, line, [line.text])
-
-
-def _kept_lines(path: Path, budget: MemoryBudget) -> list[Line]:
-    lines = []
-    for line in read_lines(path):
-        budget.add(line.text)
-        lines.append(line)
-    return lines
 
 
 def _xtd10_records(path: Path, name: Line, line: Line, captions: list[str]) -> TestSetRecords:
@@ -514,11 +476,8 @@ class PairsTestConfig(TestSetConfig):
     """Column of the captions; in JSON Lines it may hold lists."""
 
     def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
             raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")
-        if self.images and not self.path_column:
-            raise SettingsError("images needs path_column, the column of the images' names")
 
     def records(self) -> TestSetRecords:
         """Yield the records of the tables."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import PATH
+from data_catalog.base.settings import PATH, require_values
 from data_catalog.rows.urls import canonical_url, is_web_url, url_key
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import FilesConfig, Trouble, read_lines, text_trouble, upstream_files
@@ -42,11 +42,7 @@ class WitConfig(FilesConfig):
     image's own page, often in another language) and "alt_text"."""
 
     def __post_init__(self) -> None:
-        FilesConfig.__post_init__(self)
-        if not self.caption_kinds or not {*self.caption_kinds} <= _CAPTION_COLUMNS.keys():
-            raise SettingsError(
-                f"caption_kinds must be some of {', '.join(_CAPTION_COLUMNS)}, got {self.caption_kinds}"
-            )
+        require_values("", self, "", caption_kinds=_CAPTION_COLUMNS)
 
 
 def read_wit(config: WitConfig) -> OpenFiles:
@@ -89,23 +85,22 @@ def _captions(
     url, page_url = values["image_url"], values.get("page_url", "").strip()
     if not captions:
         yield UnselectedRow(reason="caption_kind")
-        return
-    if not is_web_url(url.strip()):
+    elif not is_web_url(url.strip()):
         yield Trouble("image_missing", f"image_url is not a URL: {url}")
-        return
-    # Distinguishes the captions of one image on several pages, or in several sections of a page.
-    place = f"{page_url}\n{values.get('hierarchical_section_title', '')}"
-    digest = hashlib.sha1(place.encode(), usedforsecurity=False).hexdigest()[:12]
-    sample_key = url_key(canonical_url(url))
-    for kind, caption in captions.items():
-        yield Candidate(
-            sample_key=sample_key,
-            caption_key=f"{kind}-{digest}",
-            url=url,
-            caption=caption,
-            lang=language,
-            page_url=page_url,
-        )
+    else:
+        # Distinguishes the captions of one image on several pages, or in several sections of a page.
+        place = f"{page_url}\n{values.get('hierarchical_section_title', '')}"
+        digest = hashlib.sha1(place.encode(), usedforsecurity=False).hexdigest()[:12]
+        key = url_key(canonical_url(url))
+        for kind, caption in captions.items():
+            yield Candidate(
+                sample_key=key,
+                caption_key=f"{kind}-{digest}",
+                url=url,
+                caption=caption,
+                lang=language,
+                page_url=page_url,
+            )
 
 
 def _modern(language: str) -> str:

@@ -217,7 +217,7 @@ PAIR: dict[str, Any] = {"image_path": "a.png", "true_caption": "a red hat", "fal
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (b"", "pairs.json is empty"),
+        (b"", "pairs.json is not valid JSON"),
         (b"{}", "pairs.json is an object"),
         (b"[", "pairs.json is not valid JSON"),
         (b"[1]", "record 1 of .* is a number"),

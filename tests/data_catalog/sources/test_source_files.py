@@ -36,8 +36,8 @@ def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
     ("content", "found"),
     [
         (b"", "is empty"),
-        (gzip.compress(b"row\n" * 1000)[:-4], "truncated gzip"),
-        (gzip.compress(b"row\n" * 1000)[:-8] + b"\0" * 8, "damaged gzip"),
+        (gzip.compress(b"row\n" * 1000)[:-4], "cannot be read .*end-of-stream"),
+        (gzip.compress(b"row\n" * 1000)[:-8] + b"\0" * 8, "cannot be read .*CRC"),
         (b"PK\x03\x04....", "zip archive"),
         (b"PAR1....", "Parquet"),
         ("caption\turl".encode("utf-16"), "UTF-16"),
@@ -49,7 +49,7 @@ def test_a_wrong_file_is_an_input_error(tmp_path: Path, content: bytes, found: s
         check_text_file(path, expected="a WIT TSV")
     assert str(path) in str(caught.value)
     assert "expected a WIT TSV" in str(caught.value) or "download it again" in str(caught.value)
-    if "gzip" in found:
+    if "cannot be read" in found:
         with pytest.raises(InputError, match=found):
             list(read_lines(path))
 
