@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -59,26 +59,29 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     if not found:
         raise InputError(f"{root} has no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
     if json:
-        say_json([asdict(model) for model in found])
+        say_json(found)
         return
+    names = [f"{model['dataset']}/{model['folder'].name}" for model in found]
     rows = [
         {
-            "": "*" if model.is_current else "",
-            "model": model.name,
-            "snapshot": model.snapshot,
-            "config": Path(model.config).name,
-            "trained": f"{datetime.fromisoformat(model.trained):%Y-%m-%d %H:%M}",
-            "R@5": None if model.score is None else round(model.score, 4),
-            "split": model.split,
+            "": "*" if model["is_current"] else "",
+            "model": name,
+            "snapshot": model["snapshot"],
+            "config": Path(model["config"]).name,
+            "trained": f"{datetime.fromisoformat(model['trained']):%Y-%m-%d %H:%M}",
+            "R@5": None if model["score"] is None else round(model["score"], 4),
+            "split": model["split"],
         }
-        for model in found
+        for name, model in zip(names, found, strict=True)
     ]
     say_table(rows)
-    for model in found:
-        weights = (f"{each['weights']} ({each['tower']}, {each['license'] or 'no license'})" for each in model.borrowed)
-        lines = [text for text in (", ".join(weights), model.note) if text]
+    for name, model in zip(names, found, strict=True):
+        weights = (
+            f"{each['weights']} ({each['tower']}, {each['license'] or 'no license'})" for each in model["borrowed"]
+        )
+        lines = [text for text in (", ".join(weights), model["note"]) if text]
         if lines:
-            say("\n".join([f"\n{model.name}", *(f"  {cell_text(line)}" for line in lines)]))
+            say("\n".join([f"\n{name}", *(f"  {cell_text(line)}" for line in lines)]))
 
 
 ModelName = Annotated[str, Parameter(name="MODEL")]

@@ -95,7 +95,7 @@ NOTHING_HELD_OUT = "so there would be nothing to score on"
         (["model.by=align"], "align needs a pretrained image tower"),
         (["model.by=distil"], "distil.teacher is not set"),
         (["train.model={here}/wrong.json"], "open_clip cannot create a model from the model config"),
-        (["train.image_weights={here}/weights.safetensors"], "for the model's image tower cannot be opened"),
+        (["train.image_weights={here}/weights.safetensors"], "of the image tower cannot be loaded"),
         (["train.model=compact", "train.microbatch=2"], "train.microbatch does not work with batch normalisation"),
         (["train.device=cuda"], "train.device is cuda, but torch finds 0 GPUs"),
         (["evaluate.split=test"], f"evaluate.split is test but split.test is 0, {NOTHING_HELD_OUT}"),

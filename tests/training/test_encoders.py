@@ -256,7 +256,7 @@ def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[
     folder, mark = shutil.copytree(random_clip(TEXTS), tmp_path / "bomb"), tmp_path / "mark"
     (folder / WEIGHTS_FILE).unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
-    with pytest.raises(InputError, match=r"contains more than weights"):
+    with pytest.raises(InputError, match="would run code"):
         open_open_clip(str(folder), "theirs")
     assert not mark.exists()
 

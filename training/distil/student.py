@@ -78,7 +78,7 @@ def open_student(
             module.logit_bias.copy_(teacher.logit_bias)
     if not is_new:
         load_text_encoder(module, model_config)
-    found = load_tokenizer(out, context_length=config.context_length, vocab_size=module.text.config.vocab_size)
+    found = load_tokenizer(out, context_length=config.context_length)
     size = preprocessing_of(model_config).size
     require_encoding(module, found, image_size=size, model=config.student)
     noise = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))

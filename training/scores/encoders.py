@@ -12,26 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sha256_of
 from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.runs.processes import encode_where_fastest
 from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
-from training.towers.model_files import HERE, TRIAL_TEXTS, join_file_names, require_readable_files, translate_errors
+from training.towers.model_files import HERE, read_config
 from training.towers.tokenizer import TOKENIZER_FILE
-from training.towers.weights import WEIGHT_FILES, files_identity
+from training.towers.weights import files_identity
 
 if TYPE_CHECKING:
     import torch
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = (TOKENIZER_FILE, "tokenizer_config.json")
-# JSON files of a model that are checked if they exist.
-_CONFIGS = (
-    *(OPEN_CLIP_CONFIG_FILE, "config.json", *_PROCESSORS, *_TOKENIZER),
-    *("special_tokens_map.json", "model.safetensors.index.json"),
-)
+# Their lengths differ, so that one is padded, and one has a rare character.
+_TRIAL_TEXTS = ("a", "a \N{SNOWMAN} a")
 _CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 # Weights of older releases that are not needed: position ids, and poolers of models that do not use one.
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
@@ -66,14 +64,13 @@ def open_open_clip(source: str, name: str) -> Encoder:
 
     folder, what = Path(source), f"open_clip={source}"
     if folder.is_dir():
-        require_readable_files(folder, _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
+        _require_few_layers(folder)
         model_name, pretrained, known = f"local-dir:{source}", None, {}
     else:
         _require_listed(source)
         model_name, _, pretrained = source.partition("/")
         known = open_clip.get_pretrained_cfg(model_name, pretrained)
-    encoder = ("config.json",) if (folder / "config.json").exists() else ()  # of a Hugging Face encoder
-    with _opening(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder, *_TOKENIZER)):
+    with _opening(what, source):
         text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
         refused = sorted(set(text.get("tokenizer_kwargs", {})) - set(_TOKENIZER_SETTINGS))
         if refused:
@@ -151,12 +148,12 @@ def open_transformers(source: str, name: str) -> Encoder:
 
     folder, what = Path(source), f"transformers={source}"
     if folder.is_dir():
-        require_readable_files(folder, _CONFIGS, first="config.json")
-    with _opening(what, source, ("config.json", *WEIGHT_FILES, *_PROCESSORS, *_TOKENIZER)):
+        _require_few_layers(folder)
+    with _opening(what, source):
         module, info = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
-        _require_all_weights(info, join_file_names(folder, WEIGHT_FILES) if folder.is_dir() else what)
+        _require_all_weights(info, str(folder) if folder.is_dir() else what)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
         tokenizer, image_processor = (getattr(processor, part, None) for part in ("tokenizer", "image_processor"))
         if not (hasattr(module, "get_image_features") and hasattr(module, "get_text_features") and image_processor):
@@ -231,9 +228,9 @@ def _tried(encoder: Encoder, what: str) -> Encoder:
 
     with torch.no_grad():
         image = encoder.image.encode(encoder.image.prepare(Image.new("RGB", (64, 64)))[None])
-        texts = encoder.text.encode(TRIAL_TEXTS)
+        texts = encoder.text.encode(_TRIAL_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
-    if shapes != [(1, image.shape[-1]), (len(TRIAL_TEXTS), image.shape[-1])]:
+    if shapes != [(1, image.shape[-1]), (len(_TRIAL_TEXTS), image.shape[-1])]:
         raise InputError(
             f"{what} returns features of shape {shapes[0]} for an image and {shapes[1]} for two texts: it does not map "
             "both into one space with one vector each"
@@ -241,20 +238,26 @@ def _tried(encoder: Encoder, what: str) -> Encoder:
     return encoder
 
 
+def _require_few_layers(folder: Path) -> None:
+    """Refuse a folder of other people whose configs have more layers than a real model has."""
+    for path in (folder / OPEN_CLIP_CONFIG_FILE, folder / "config.json"):
+        if path.is_file():
+            read_config(path, kind=InputError)
+
+
 @contextmanager
-def _opening(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+def _opening(what: str, source: str) -> Iterator[None]:
     """Translate exceptions of libraries that open a model of others, and make them refuse code.
 
     open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
-    at the terminal whether to run a model's own code. `names` are those of the files that decide the model.
+    at the terminal whether to run a model's own code.
     """
     from transformers import dynamic_module_utils as modules
 
-    is_folder = Path(source).is_dir()
-    named, remedy = (join_file_names(Path(source), names), _REMEDY) if is_folder else (what, _FETCH_REMEDY)
+    named, remedy = (source, _REMEDY) if Path(source).is_dir() else (what, _FETCH_REMEDY)
     before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
     try:
-        with translate_errors(named, remedy=remedy, kind=InputError):
+        with about(f"{named} cannot be opened", remedy=remedy):
             yield
     finally:
         modules.TIME_OUT_REMOTE_CODE = before

@@ -18,9 +18,7 @@ _TEXT_PROJECTIONS = ("text_projection", "proj")
 class FrozenPart:
     """A tower that is frozen during a phase.
 
-    Args:
-        tower: the image or text tower.
-        projection: attribute of the trained projection at the tower's end; empty if the whole tower is frozen.
+    `projection` is the attribute with the trained projection at its end, or "" if the whole tower is frozen.
     """
 
     tower: Any

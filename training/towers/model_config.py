@@ -7,23 +7,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import read_json
-from training.towers.model import OPEN_CLIP_CONFIG_FILE, weights_of
-from training.towers.model_files import read_object, read_open_clip_config, require_file, translate_errors
+from training.towers.model import OPEN_CLIP_CONFIG_FILE
+from training.towers.model_files import read_config
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 CONTEXT_LENGTH = 77  # CLIP's
 _OWN_TOKENIZER = "tokenizer"  # trained on the captions
-_OBJECTS: dict[str, Any] = {
-    "vision_cfg": None,
-    "text_cfg": None,
-    "image_weights": {},
-    "preprocess_cfg": {},
-    "recorded_features": {},
-}
 
 
 def is_folder(model: str) -> bool:
@@ -36,12 +30,10 @@ def read_model_config(model: str) -> dict[str, Any]:
     from open_clip import get_model_config, list_models
 
     path = Path(model) if model.endswith(".json") else CONFIGS / f"{model}.json"
-    with translate_errors(model, remedy="correct it, or name another model config", kind=InputError):
+    with about(f"{model} cannot be opened", remedy="correct it, or name another model config"):
         if is_folder(model):
-            folder_config = Path(model) / OPEN_CLIP_CONFIG_FILE
-            require_file(weights_of(Path(model)))
-            preprocessing = read_object(folder_config).get("preprocess_cfg", {})
-            return _complete({**read_open_clip_config(folder_config), "preprocess_cfg": preprocessing}, model)
+            stated = read_config(Path(model) / OPEN_CLIP_CONFIG_FILE)
+            return _complete({**stated["model_cfg"], "preprocess_cfg": stated.get("preprocess_cfg", {})}, model)
         if path.is_file():
             return _complete(read_json(path), model)
         if model in list_models():
@@ -55,28 +47,16 @@ def read_model_config(model: str) -> dict[str, Any]:
 
 
 def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
-    """Return a config with the parts that it leaves out; raise if it has a tower that cannot be trained here."""
-    for name, default in _OBJECTS.items():
-        if not isinstance(config.get(name, default), dict):
-            raise ValueError(f"{name} must be an object")
+    """Return a config with the parts that it leaves out, and with whole paths."""
     for stated in (config.get("image_weights", {}), *config.get("recorded_features", {}).values()):
         if "file" in stated:
             stated["file"] = str(Path(model).parent / stated["file"])
     vision, text = config["vision_cfg"], config["text_cfg"]
-    named = config.get("image_weights", {"timm": ""}).keys()
-    if not {"timm", "file"} & named and not {"model", "pretrained"} <= named:
-        raise ValueError("image_weights must have model and pretrained of open_clip, or timm, or file")
-    if vision.get("timm_model_pretrained") and not is_folder(model):
+    if vision.get("timm_model_pretrained") and not is_folder(model):  # the tower would start from random weights
         raise ValueError(
             'vision_cfg.timm_model_pretrained must be false: for weights of timm, set image_weights to {"timm": NAME}'
         )
-    if type(vision.get("image_size")) is not int:
-        raise ValueError("vision_cfg.image_size must be one number of pixels")
-    is_causal = not {"no_causal_mask", "embed_cls"} & text.keys() and text.get("pool_type", "argmax") == "argmax"
-    if "hf_model_name" not in text and not is_causal:
-        raise ValueError("use a Hugging Face text tower, or a causal one with pool_type argmax (no embed_cls)")
-    tokenizer = text.get("hf_model_name", _OWN_TOKENIZER)
-    defaults = {"context_length": CONTEXT_LENGTH, "hf_tokenizer_name": tokenizer}
+    defaults = {"context_length": CONTEXT_LENGTH, "hf_tokenizer_name": text.get("hf_model_name", _OWN_TOKENIZER)}
     filled = {name: value for name, value in defaults.items() if name not in text}
     if config.get("custom_text") is not True:
         filled["custom_text"] = True

@@ -1,7 +1,4 @@
-"""Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know.
-
-The only module that imports open_clip's internals.
-"""
+"""Make models of open_clip, also with encoders of transformers as text towers that open_clip does not know."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,11 +7,9 @@ from typing import Any
 
 import torch
 import transformers
-from open_clip.factory import load_state_dict
 from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
 from open_clip.model import CLIPTextCfg, CustomTextCLIP
-from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 MAX_POOLER, OWN_POOLER = "max_pooler", "cls_pooler"
@@ -37,14 +32,10 @@ _POOLERS = {
 
 
 def make_module(model_config: Mapping[str, Any], folder: Path) -> CustomTextCLIP:
-    """Make a model with random weights.
+    """Make a model with random weights; its text tower may be the Hugging Face encoder whose config a folder has.
 
     open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
     positions to fit, but not the attention mask.
-
-    Args:
-        model_config: the open_clip model config, without parts that open_clip does not know.
-        folder: folder with the config of the Hugging Face encoder that is the text tower, if there is one.
     """
     settings = {name: value for name, value in model_config.items() if name != "custom_text"}
     text = CLIPTextCfg(**settings["text_cfg"])
@@ -109,22 +100,17 @@ class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
 
 
 def read_encoder_config(source: str | Path) -> Any:
-    """Return the config of an encoder from a folder or the hub; raise ValueError unless it encodes texts."""
+    """Return the config of an encoder from a folder or the hub, unless it is one of a decoder."""
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     if type(config)().is_encoder_decoder:  # encoders that were published without their decoder deny it
         config.is_encoder_decoder = True
-    kind = f"{config.model_type!r}"
-    if not isinstance(getattr(config, "vocab_size", None), int) or not hasattr(config, "hidden_size"):
-        raise ValueError(f"models of the type {kind} are no text encoders: name one such as BERT")
     generates = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     encodes = config.is_encoder_decoder or type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     if (generates and not encodes) or getattr(config, "is_decoder", False):
         raise ValueError(
-            f"models of the type {kind} are decoders, whose tokens do not see those after them: name an encoder such "
-            "as BERT"
+            f"models of the type {config.model_type!r} are decoders, whose tokens do not see those after them: name an "
+            "encoder such as BERT"
         )
-    if getattr(config, "pad_token_id", None) is None:
-        raise ValueError("the encoder's config.json has no pad_token_id: add that of its tokenizer")
     return config
 
 
@@ -139,14 +125,3 @@ def pooling(config: Any, *, pooled: bool) -> dict[str, bool]:
     model = model[0] if isinstance(model, tuple) else model  # one type has two classes, neither with a pooler
     known = "add_pooling_layer" in inspect.signature(model.__init__).parameters
     return {"add_pooling_layer": pooled} if known else {}
-
-
-def open_tokenizer(folder: Path, *, context_length: int) -> HFTokenizer:
-    """Return open_clip's tokenizer of a folder."""
-    return HFTokenizer(str(folder), context_length=context_length, trust_remote_code=False)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a weights file. A pickle is read without executing code."""
-    found: dict[str, torch.Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
-    return found

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.disk.files import sha256_of, write_bytes
 from training.config import TowerConfig
 from training.towers.lineage import read_lineage
@@ -26,8 +26,8 @@ from training.towers.model import (
     write_model_config,
 )
 from training.towers.model_config import CONTEXT_LENGTH, is_folder, read_model_config
-from training.towers.model_files import load_weights, translate_errors
-from training.towers.packaged import PACKAGED, encoder_source, packaged_image_tower, recorded_feature
+from training.towers.model_files import REMEDY, load_weights
+from training.towers.packaged import PACKAGED, encoder_source, license_of_folder, recorded_feature
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.tokenizer import (
     TOKENIZER_CONFIG_FILE,
@@ -39,8 +39,10 @@ from training.towers.tokenizer import (
 )
 from training.towers.weights import (
     TOKENIZER_FILES,
-    Weights,
     hashes,
+    image_identity,
+    image_license,
+    image_name,
     load_image_tower,
     load_text_encoder,
     require_recorded_features,
@@ -63,20 +65,16 @@ class TowerPlan:
     """The parts of a model, and where their weights come from.
 
     Args:
-        name: the architecture, as `train.model` names it.
+        towers: the settings.
         config: the whole model config, with our own parts.
-        image: initial weights of the image tower.
-        text: initial weights of the text tower.
+        image: initial weights of the image tower, as `image_weights` of a model config; {} for random ones.
         start: a model folder, with all of whose weights the model starts.
-        vocab_size: maximum vocabulary of a tokenizer that is trained.
     """
 
-    name: str
+    towers: TowerConfig
     config: Mapping[str, Any]
-    image: Weights
-    text: Weights
+    image: Mapping[str, str]
     start: Path | None
-    vocab_size: int
 
     @classmethod
     def of(cls, towers: TowerConfig, *, loss: str = "clip", dropout: float = 0.0) -> "TowerPlan":
@@ -89,35 +87,32 @@ class TowerPlan:
         """
         config = read_model_config(towers.model)
         start = Path(towers.model) if is_folder(towers.model) else None
-        if start is not None:
-            if others := [name for name in _REPLACING if getattr(towers, name)]:
-                raise SettingsError(
-                    f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: "
-                    "unset it"
-                )
-            if loss == "siglip" and "init_logit_bias" not in config:
-                raise SettingsError(
-                    f"train.loss is siglip, which needs a bias that the model {towers.model} does not have: set "
-                    "train.loss to clip, or start from a model that was trained with siglip"
-                )
+        if start is not None and (others := [name for name in _REPLACING if getattr(towers, name)]):
+            raise SettingsError(
+                f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: unset it"
+            )
         if loss == "clip":  # a model with a bias is one for sigmoids
             config.pop("init_logit_bias", None)
         if towers.embed_dim:
             config["embed_dim"] = towers.embed_dim
-        image = _with_image_tower(config, towers)
-        if dropout and "timm_model_name" in config["vision_cfg"]:
-            config["vision_cfg"]["timm_drop"] = dropout
-        text = _with_text_tower(config, towers)
-        preprocessing = config.setdefault("preprocess_cfg", {})
-        how = {"mean": list(towers.image_mean), "std": list(towers.image_std), "resize_mode": towers.image_resize}
-        preprocessing |= {name: value for name, value in how.items() if value}
-        for name in ("preprocess_cfg", "recorded_features"):
-            if not config.get(name):
-                config.pop(name, None)
-        plan = cls(name=towers.model, config=config, image=image, text=text, start=start, vocab_size=towers.vocab_size)
-        with translate_errors(f"preprocess_cfg of {towers.model}", remedy="correct it", kind=InputError):
+        with about(f"the model config {towers.model} cannot be used", remedy="correct it, or name another"):
+            image = _put_image_tower(config, towers)
+            _put_text_tower(config, towers)
+            if dropout and "timm_model_name" in config["vision_cfg"]:
+                config["vision_cfg"]["timm_drop"] = dropout
+            how = {"mean": list(towers.image_mean), "std": list(towers.image_std), "resize_mode": towers.image_resize}
+            stated = {name: value for name, value in how.items() if value}
+            config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), **stated}
+            for name in ("preprocess_cfg", "recorded_features"):
+                if not config.get(name):
+                    config.pop(name, None)
             preprocessing_of(config)
-        return plan
+        return cls(towers=towers, config=config, image=image, start=start)
+
+    @property
+    def name(self) -> str:
+        """Return the architecture, as `train.model` names it."""
+        return self.towers.model
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -132,7 +127,7 @@ class TowerPlan:
     @property
     def has_image_weights(self) -> bool:
         """Return whether the image tower starts from given weights, not from random ones."""
-        return self.start is not None or self.image.kind != RANDOM
+        return self.start is not None or bool(self.image)
 
     def projected(self, kind: str) -> "TowerPlan":
         """Return the plan with projections "linear" or "mlp" (with a hidden layer) at the ends of its towers."""
@@ -148,23 +143,21 @@ class TowerPlan:
         for name in ("hf_model_name", "hf_tokenizer_name"):
             if name in text and (self.start is not None or Path(text[name]).is_dir()):
                 del config["text_cfg"][name]
-        recorded = config.get("recorded_features", {})
         weights: dict[str, Any] = {}
         if self.start is not None:
-            weights["model"] = sha256_of(weights_of(self.start))
+            with about(f"{self.start} cannot be opened", kind=DamagedError, remedy=REMEDY):
+                weights["model"] = sha256_of(weights_of(self.start))
             weights["files"] = hashes(self.start, (ENCODER_CONFIG_FILE, *TOKENIZER_FILES))
-        else:
-            if self.has_encoder:
-                weights["text"] = self.text.identity()
-                if text["hf_tokenizer_name"] != text["hf_model_name"]:
-                    weights["tokenizer"] = text_identity(text["hf_tokenizer_name"])
-            if self.image.kind != RANDOM:
-                weights["image"] = self.image.identity()
-            for side, stated in recorded.items():
-                if "file" in stated and Path(stated["file"]).is_file():
-                    weights[f"recorded {side}"] = sha256_of(Path(stated["file"]))
-        for stated in recorded.values():
-            stated.pop("file", None)
+        elif self.has_encoder:
+            weights["text"] = text_identity(text["hf_model_name"])
+            if text["hf_tokenizer_name"] != text["hf_model_name"]:
+                weights["tokenizer"] = text_identity(text["hf_tokenizer_name"])
+        if self.image:
+            weights["image"] = image_identity(self.image)
+        for side, stated in config.get("recorded_features", {}).items():
+            file = Path(stated.pop("file", ""))
+            if file.is_file():
+                weights[f"recorded {side}"] = sha256_of(file)
         config.pop("license", None)
         if "file" in config.get("image_weights", {}):
             del config["image_weights"]
@@ -177,15 +170,20 @@ class TowerPlan:
         settings; a warning asks for those that are not.
         """
         earlier: list[dict[str, str]] = []
+        own: list[dict[str, str]] = []
+        licenses = {"image": self.towers.image_license, "text": self.towers.text_license}
+        name, text = image_name(self.image), self.config["text_cfg"].get("hf_model_name", "")
         if self.start is not None:
-            licenses = {"image": self.image.license, "text": self.text.license}
             earlier, own = read_lineage(self.start).borrowed_of(licenses, self.start.name)
-        else:
-            own = [self.image.borrowed("image")] if self.image.kind != RANDOM else []
-            if self.image.kind == "file":
-                start = read_lineage(_folder_of(Path(self.image.source)))
-                earlier, own = start.borrowed_of({"image": self.image.license}, self.image.name)
-            own += [self.text.borrowed("text")] if self.text.kind != RANDOM else []
+        elif "file" in self.image:
+            start = read_lineage(_folder_of(Path(self.image["file"])))
+            earlier, own = start.borrowed_of({"image": licenses["image"]}, name)
+        elif self.image:
+            own = [{"tower": "image", "weights": name, "license": licenses["image"] or image_license(self.image)}]
+        if self.start is None and self.has_encoder:
+            known = licenses["text"] or license_of_folder(text)
+            name = Path(text).name if Path(text).is_dir() else text
+            own = [*own, {"tower": "text", "weights": name, "license": known}]
         for weights in own:
             if not weights["license"]:
                 logger.warning(
@@ -199,8 +197,8 @@ class TowerPlan:
         """Return the folders with the weights that the model starts from, as a whole or its image tower alone."""
         if self.start is not None:
             return [self.start]
-        path = Path(self.image.source)
-        return [_folder_of(path)] if self.image.kind == "file" and path.exists() else []
+        files = [Path(self.image["file"])] if "file" in self.image else []
+        return [_folder_of(path) for path in files if path.exists()]
 
     def learned(self) -> list[str]:
         """Return the sha256 of the pair shards that decided the weights in all folders of `starts`."""
@@ -214,24 +212,21 @@ class TowerPlan:
     def build(self, folder: Path, captions: Iterable[str] = ()) -> LoadedModel:
         """Return the initial model, and write its files except weights into a folder.
 
-        Random weights are drawn from torch's global generator.
-
-        Args:
-            folder: the model folder.
-            captions: texts on which a tokenizer is trained, unless the text tower is an encoder.
+        Random weights are drawn from torch's global generator. A tokenizer is trained on the captions, unless the text
+        tower is an encoder.
         """
         folder.mkdir(exist_ok=True)
         config = {**self.config, "text_cfg": dict(self.config["text_cfg"])}
         text = config["text_cfg"]
         if self.start is not None:
-            for name in TEXT_FILES:
-                if (self.start / name).is_file():
-                    write_bytes(folder / name, (self.start / name).read_bytes())
+            for path in (self.start / name for name in TEXT_FILES):
+                if path.is_file():
+                    write_bytes(folder / path.name, path.read_bytes())
         elif self.has_encoder:
             save_encoder_config(config, folder)
             copy_tokenizer(text["hf_tokenizer_name"], folder)
         else:
-            trained = train_tokenizer(captions, vocab_size=self.vocab_size)
+            trained = train_tokenizer(captions, vocab_size=self.towers.vocab_size)
             save_tokenizer(trained, folder, context_length=text["context_length"])
             text["vocab_size"] = trained.get_vocab_size()
         tokenizer = load_tokenizer(folder, context_length=text["context_length"])
@@ -241,7 +236,8 @@ class TowerPlan:
             without = () if "init_logit_bias" in config else ("logit_bias",)
             load_weights(module, weights_of(self.start), without=without)
         else:
-            load_image_tower(module, self.image)
+            if self.image:
+                load_image_tower(module, self.image)
             if self.has_encoder:
                 load_text_encoder(module, config)
             require_recorded_features(module, tokenizer, self.preprocessing, config.get("recorded_features", {}))
@@ -254,21 +250,22 @@ def _folder_of(weights: Path) -> Path:
     return weights if weights.is_dir() else weights.parent
 
 
-def _with_image_tower(config: dict[str, Any], towers: TowerConfig) -> Weights:
-    """Put the image tower of the settings into a model config, and return its weights."""
-    if towers.image_tower:
+def _put_image_tower(config: dict[str, Any], towers: TowerConfig) -> Mapping[str, str]:
+    """Put the image tower of the settings into a model config, and return its initial weights."""
+    if name := towers.image_tower:
         config.pop("quick_gelu", None)
         recorded = config.setdefault("recorded_features", {})
         recorded.pop("image", None)
-        if packaged := packaged_image_tower(towers.image_tower):
+        packaged = PACKAGED.get(name)
+        if packaged is not None and packaged.architecture:
             architecture, mean, std = packaged.architecture, (packaged.mean,) * 3, (packaged.std,) * 3
             preprocessing = Preprocessing(size=packaged.size, mean=mean, std=std)
-            config["image_weights"] = {"packaged": towers.image_tower, "sha256": packaged.sha256}
+            config["image_weights"] = {"packaged": name, "sha256": packaged.sha256}
             if not towers.image_weights:
                 recorded["image"] = recorded_feature(packaged)
         else:
-            architecture, preprocessing = towers.image_tower, _timm_preprocessing(towers.image_tower)
-            config["image_weights"] = {"timm": towers.image_tower}
+            architecture, preprocessing = name, _timm_preprocessing(name)
+            config["image_weights"] = {"timm": name}
         config["vision_cfg"] = {
             "image_size": preprocessing.size,
             "timm_model_name": architecture,
@@ -281,23 +278,17 @@ def _with_image_tower(config: dict[str, Any], towers: TowerConfig) -> Weights:
         config["vision_cfg"]["image_size"] = towers.image_size
     if towers.image_weights == RANDOM:
         config.pop("image_weights", None)
-    elif towers.image_weights:
-        return Weights(kind="file", source=towers.image_weights, license=towers.image_license)
-    named = config.get("image_weights", {})
-    license = towers.image_license
-    if "file" in named:
-        return Weights(kind="file", source=named["file"], license=license)
-    if "packaged" in named:
-        return Weights(kind="package", source=named["packaged"], license=license)
-    if "timm" in named:
-        return Weights(kind="timm", source=named["timm"], license=license)
-    if named:
-        return Weights(kind="open_clip", source=f"{named['model']}/{named['pretrained']}", license=license)
-    return Weights(kind=RANDOM, license=license)
+    if towers.image_weights not in ("", RANDOM):
+        return {"file": towers.image_weights}
+    named: dict[str, str] = config.get("image_weights", {})
+    if not named:
+        return {}
+    kinds = (("file",), ("packaged", "sha256"), ("timm",), ("model", "pretrained"))
+    return {key: named[key] for key in next((kind for kind in kinds if kind[0] in named), kinds[-1])}
 
 
-def _with_text_tower(config: dict[str, Any], towers: TowerConfig) -> Weights:
-    """Put the text tower of the settings into a model config, and return its weights."""
+def _put_text_tower(config: dict[str, Any], towers: TowerConfig) -> None:
+    """Put the text tower of the settings into a model config."""
     text = config["text_cfg"]
     if towers.text_encoder:
         if "hf_model_name" not in text:
@@ -317,26 +308,15 @@ def _with_text_tower(config: dict[str, Any], towers: TowerConfig) -> Weights:
     if towers.context_length:
         text["context_length"] = towers.context_length
     config["text_cfg"] = text
-    source = text.get("hf_model_name", "")
-    if not source:
-        return Weights(kind=RANDOM, license=towers.text_license)
-    return Weights(kind="folder" if Path(source).is_dir() else "hub", source=source, license=towers.text_license)
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing of a timm backbone; raise if timm has none of that name."""
+    """Return the preprocessing of a timm backbone."""
     import timm
 
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        near = timm.list_models(f"*{architecture}*")[:3] or get_close_matches(architecture, timm.list_models(), n=3)
-        meant = f": did you mean {', '.join(near)}?" if near else ""
-        raise SettingsError(f"train.image_tower: timm has no backbone {architecture!r}{meant}")
-    known = timm.get_pretrained_cfg(name) if name in timm.list_pretrained(architecture) or not tag else None
-    if known is None:
-        tags = ", ".join(timm.list_pretrained(architecture))
-        raise SettingsError(f"train.image_tower: timm has no weights {name!r}: name one of {tags or architecture}")
-    stated: Mapping[str, Any] = known.to_dict()
+    remedy = "name a backbone of timm, or one of its weights (`timm.list_models()`, `timm.list_pretrained()`)"
+    with about(f"train.image_tower {name}", kind=SettingsError, remedy=remedy):
+        stated: Mapping[str, Any] = timm.get_pretrained_cfg(name, allow_unregistered=False).to_dict()
     _, height, width = stated["input_size"]
     interpolation = str(stated.get("interpolation"))
     if interpolation not in ("bicubic", "bilinear"):

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image
-
-from data_catalog.base.errors import SettingsError
+from pydantic import Field, Strict, TypeAdapter
 
 if TYPE_CHECKING:
     import torch
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Channels = tuple[float, float, float]
+_Mean = Annotated[float, Strict(), Interval(gt=-10, lt=10)]
+_Std = Annotated[float, Strict(), Interval(gt=0, lt=10)]
 
 # Squashing keeps everything that a caption may mention. Cropping cuts off the edges.
 SQUASH, SHORTEST = "squash", "shortest"
@@ -30,35 +31,22 @@ class Preprocessing:
         size: side of the square input images, in pixels.
         mean: mean of each channel, of values from 0 to 1. The default is CLIP's.
         std: standard deviation of each channel.
-        interpolation: "bicubic" or "bilinear".
         resize_mode: "squash" resizes the whole image to the square; "shortest" resizes the shorter side, and cuts the
             square from the middle.
     """
 
-    size: int
-    mean: Channels = (0.48145466, 0.4578275, 0.40821073)
-    std: Channels = (0.26862954, 0.26130258, 0.27577711)
-    interpolation: str = "bicubic"
-    resize_mode: str = SQUASH
-
-    def __post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise SettingsError(f"the image size must be a positive number of pixels, got {self.size!r}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            numbers = [value for value in values if isinstance(value, int | float) and -10 < value < 10]
-            if len(values) != 3 or len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
-                raise SettingsError(f"the image {name} must be three numbers, one per channel, got {list(values)!r}")
-        if self.interpolation not in _INTERPOLATIONS or self.resize_mode not in (SQUASH, SHORTEST):
-            raise SettingsError(
-                f"the image interpolation must be one of {', '.join(_INTERPOLATIONS)}, and the resize mode {SQUASH} or "
-                f"{SHORTEST}, got {self.interpolation!r} and {self.resize_mode!r}"
-            )
+    size: Annotated[int, Strict(), Interval(ge=1)]
+    mean: tuple[_Mean, _Mean, _Mean] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[_Std, _Std, _Std] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Annotated[str, Field(pattern="^(bicubic|bilinear)$")] = "bicubic"
+    resize_mode: Annotated[str, Field(pattern="^(squash|shortest)$")] = SQUASH
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], *, size: int) -> "Preprocessing":
         """Return the preprocessing that a `preprocess_cfg` of open_clip describes, for a model of that image size."""
         values: dict[str, Any] = {name: config[name] for name in ("interpolation", "resize_mode") if name in config}
         values |= {name: tuple(config[name]) for name in ("mean", "std") if name in config}
+        TypeAdapter(cls).validate_python({"size": size, **values})
         return cls(size=size, **values)
 
     def to_json(self) -> dict[str, Any]:

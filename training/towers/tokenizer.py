@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.base.boundary import about
 from data_catalog.disk.files import write_atomically, write_bytes, write_json
-from training.towers.model_files import translate_errors
 
 if TYPE_CHECKING:
     import torch
@@ -68,15 +67,13 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     """Write the two files of a third-party tokenizer, named by a folder or by its name on the Hugging Face hub."""
     from transformers import AutoTokenizer
 
-    with translate_errors(f"the tokenizer {source}", remedy="name an encoder with its tokenizer", kind=InputError):
+    what = f"the tokenizer {source} cannot be opened"
+    with about(what, remedy="name an encoder with its tokenizer"), TemporaryDirectory(prefix="vernaclip-") as written:
         found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         files = set(found.vocab_files_names.values())
         if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
             # Without these files transformers silently creates a tokenizer with an empty vocabulary.
             raise ValueError(f"the folder has none of {', '.join(sorted(files))}")
-        if not found.is_fast:
-            raise ValueError("it has no tokenizer.json: create it with transformers' convert_slow_tokenizer")
-    with TemporaryDirectory(prefix="vernaclip-") as written:
         found.save_pretrained(written)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
             write_bytes(folder / name, (Path(written) / name).read_bytes())
@@ -84,28 +81,17 @@ def copy_tokenizer(source: str, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SavedTokenizer:
-    """A saved tokenizer, read by open_clip's `HFTokenizer`. It turns texts into int64 ids, shape (texts, longest).
+    """A saved tokenizer, read by open_clip's `HFTokenizer` (`inner`).
 
-    open_clip pads to the context length. The padding that is removed here does not affect a causal text tower that is
-    pooled at the end token.
-
-    Args:
-        inner: open_clip's tokenizer.
-        vocab_size: vocabulary size of the text tower. None if it is not known.
+    It turns texts into int64 ids, shape (texts, longest). open_clip pads to the context length. The padding that is
+    removed here does not affect a causal text tower that is pooled at the end token.
     """
 
     inner: Any
-    vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
         """Return the token ids of texts. The end of a text that is too long is cut off."""
         ids: torch.Tensor = self.inner(list(texts))
-        highest = int(ids.max())
-        if self.vocab_size is not None and highest >= self.vocab_size:
-            raise DamagedError(
-                f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} belongs to another model: it gives token {highest}, but "
-                f"the text tower has {self.vocab_size} tokens. Restore the folder from an intact copy"
-            )
         return ids[:, : int(self.lengths(ids).max())]
 
     def lengths(self, ids: "torch.Tensor") -> "torch.Tensor":
@@ -127,14 +113,8 @@ class SavedTokenizer:
         return int(self.inner.context_length)
 
 
-def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None = None) -> SavedTokenizer:
-    """Load a saved tokenizer.
+def load_tokenizer(folder: Path, *, context_length: int) -> SavedTokenizer:
+    """Load the tokenizer of a model folder, for texts of that many tokens at most."""
+    from open_clip.tokenizer import HFTokenizer
 
-    Args:
-        folder: the model folder.
-        context_length: maximum number of tokens of a text.
-        vocab_size: vocabulary size of the text tower, if it is known.
-    """
-    from training.towers.modules import open_tokenizer
-
-    return SavedTokenizer(open_tokenizer(folder, context_length=context_length), vocab_size)
+    return SavedTokenizer(HFTokenizer(str(folder), context_length=context_length, trust_remote_code=False))

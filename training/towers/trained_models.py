@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import command
@@ -14,7 +15,6 @@ from data_catalog.catalog.manifest import (
     EXPORT_RECORD,
     MODELS,
     RUN_FILE,
-    TRAIN_AGAIN,
     Snapshot,
     committed_snapshots,
     dataset_names,
@@ -64,28 +64,24 @@ def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") ->
     """
     if dataset is None:
         names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
-        if not names:
-            raise InputError(
-                f"{root} contains no trained model: run `{command('run', 'RECIPE', '--root', root)}` first"
-            )
         if len(names) > 1:
             raise SettingsError(f"{root} contains models of {', '.join(names)}: choose one with --dataset")
-        dataset = names[0]
-    pointer = root / MODELS / dataset / CURRENT_FILE
-    if not pointer.is_file():
-        raise InputError(
-            f"{root} contains no model of {dataset!r}: run `{command('train', recipe, '--root', root)}` first"
-        )
-    folder = pointer.parent / str(model_pointer(root, dataset).get("model"))
+        dataset = next(iter(names), None)
+    if dataset is None or not (root / MODELS / dataset / CURRENT_FILE).is_file():
+        what, job = ("trained model", "run") if dataset is None else (f"model of {dataset!r}", "train")
+        raise InputError(f"{root} contains no {what}: run `{command(job, recipe, '--root', root)}` first")
+    folder = root / MODELS / dataset / str(model_pointer(root, dataset).get("model"))
+    found = _with_snapshot(folder)
+    if found is None:
+        raise DamagedError(f"the snapshot that the model {folder} was trained on is missing, or unknown: train again")
+    return found
+
+
+def _with_snapshot(folder: Path) -> TrainedModel | None:
+    """Return the model of a folder in a root; None if its snapshot is lost."""
     stated = trained_on(folder)
-    if stated is None:
-        raise DamagedError(f"{pointer} is damaged (no model of it states its snapshot): remove it and {TRAIN_AGAIN}")
-    snapshot = read_snapshot(root, dataset, stated[1])
-    if snapshot is None:
-        raise DamagedError(
-            f"the model of {dataset!r} was trained on snapshot {stated[1]}, which is missing: train again"
-        )
-    return TrainedModel(folder=folder, snapshot=snapshot)
+    snapshot = read_snapshot(folder.parents[2], *stated) if stated is not None else None
+    return TrainedModel(folder=folder, snapshot=snapshot) if snapshot is not None else None
 
 
 def newest_model(root: Path, dataset: str) -> TrainedModel | None:
@@ -105,9 +101,7 @@ def find_model(name: str, root: Path) -> str:
 def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
     """Return the model that a folder is or has the weights of (`own_folder`); None if it or its snapshot is lost."""
     own = own_folder(folder, root)
-    stated = trained_on(own) if own is not None else None
-    snapshot = read_snapshot(own.parents[2], *stated) if own is not None and stated is not None else None
-    return TrainedModel(folder=own, snapshot=snapshot) if own is not None and snapshot is not None else None
+    return _with_snapshot(own) if own is not None else None
 
 
 def own_folder(folder: Path, root: Path) -> Path | None:
@@ -176,63 +170,21 @@ def images_learned(source: Path, root: Path) -> LearnedImages | None:
             missing -= found.keys()
         if not missing:
             break
-    if missing:
+    else:
         logger.warning("%s learned from images that %s does not have: it is not known which", folder, root)
     return LearnedImages(files=files, snapshots=snapshots, is_complete=not missing)
 
 
 def _places_of(folder: Path, root: Path) -> Iterator[Snapshot]:
-    """Yield the snapshots that may have the shards of a model, the one first that it was trained on, if that is known.
-
-    Other snapshots and datasets may have the same shards.
-    """
+    """Yield the snapshots that may have the shards of a model, if it is known, first the one that it was trained on."""
     roots = [root]
     if len(folder.parents) > 2 and folder.parents[1].name == MODELS:
-        own, stated = folder.parents[2], trained_on(folder)
-        if stated is not None and (first := read_snapshot(own, *stated)) is not None:
-            yield first
-        roots = [own, *([root] if root.resolve() != own else [])]
+        if (own := _with_snapshot(folder)) is not None:
+            yield own.snapshot
+        roots = [folder.parents[2], *([root] if root.resolve() != folder.parents[2] else [])]
     for place in roots:
         for name in dataset_names(place):
             yield from committed_snapshots(place, name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedModel:
-    """A trained model in the list of `vernaclip models`.
-
-    Args:
-        dataset: name of the dataset that it was trained on.
-        folder: the model folder.
-        is_current: it is the newest model of its dataset, which commands use.
-        snapshot: id of the snapshot that it was trained on. None if it learned from no dataset.
-        config: name of its model config.
-        trained: date and time at which its training ended.
-        split: split of the score: test if the model was scored on it, else val. None if it was not scored.
-        score: text-to-image recall at 5 on that split, among distinct captions.
-        model_sha256: of its weights.
-        learned: sha256 of the pair shards that decided them.
-        borrowed: initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
-        note: what `vernaclip models note` wrote, or "".
-    """
-
-    dataset: str
-    folder: Path
-    is_current: bool
-    snapshot: str | None
-    config: str
-    trained: str
-    split: str | None
-    score: float | None
-    model_sha256: str
-    learned: Sequence[str]
-    borrowed: Sequence[dict[str, str]]
-    note: str
-
-    @property
-    def name(self) -> str:
-        """Return the name by which `note` and `rm` take it, such as "italian/0123456789ab"."""
-        return f"{self.dataset}/{self.folder.name}"
 
 
 def _finished(root: Path, dataset: str = "*") -> list[Path]:
@@ -240,9 +192,13 @@ def _finished(root: Path, dataset: str = "*") -> list[Path]:
     return [result.parent for result in sorted((root / MODELS).glob(f"{dataset}/[!.]*/{RESULT_FILE}"))]
 
 
-def list_models(root: Path) -> list[ListedModel]:
-    """Return the finished models of a root by dataset, the newest last."""
-    return sorted(map(_listed, _finished(root)), key=lambda model: (model.dataset, model.trained))
+def list_models(root: Path) -> list[dict[str, Any]]:
+    """Return the finished models of a root by dataset, the newest last: the rows of `vernaclip models`.
+
+    `trained` is the time at which the training ended. `score` is text-to-image recall at 5 among distinct captions on
+    `split`: test if the model was scored on it, else val. `snapshot` is None if the model learned from no dataset.
+    """
+    return sorted(map(_listed, _finished(root)), key=lambda model: (model["dataset"], model["trained"]))
 
 
 def model_folder(name: str, root: Path) -> Path:
@@ -274,16 +230,17 @@ def remove_model(folder: Path, *, newest: bool, dry_run: bool = False) -> None:
             return
         sweep_temporary([folder.parent])
         if is_newest:
-            others = (_listed(each) for each in _finished(root, dataset) if each != folder)
-            if left := [(other.trained, other.folder.name) for other in others if other.snapshot is not None]:
-                write_checksummed(pointer, {"model": max(left)[1]})
+            others = [_listed(each) for each in _finished(root, dataset) if each != folder]
+            if left := [other for other in others if other["snapshot"] is not None]:
+                newest_left = max(left, key=lambda other: (other["trained"], other["folder"].name))
+                write_checksummed(pointer, {"model": newest_left["folder"].name})
             else:
                 pointer.unlink()
                 sync(pointer.parent)
         shutil.rmtree(rename_for_removal(folder))
 
 
-def _listed(folder: Path) -> ListedModel:
+def _listed(folder: Path) -> dict[str, Any]:
     remedy = f"train the model again, or remove {folder}"
     run, result = (read_object(folder / name, remedy=remedy) for name in (RUN_FILE, RESULT_FILE))
     note, stated = folder / NOTE_FILE, trained_on(folder)
@@ -301,17 +258,17 @@ def _listed(folder: Path) -> ListedModel:
         ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
     else:  # use the time of the file that a run writes last
         ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
-    return ListedModel(
-        dataset=folder.parent.name,
-        folder=folder,
-        is_current=model_pointer(folder.parents[2], folder.parent.name).get("model") == folder.name,
-        snapshot=stated[1] if stated is not None else None,
-        config=str(run["settings"]["model"]),
-        trained=ended.isoformat(timespec="seconds"),
-        split=split,
-        score=value,
-        model_sha256=str(result.get("model_sha256", "")),
-        learned=run.get("learned", []),
-        borrowed=run.get("borrowed", []),
-        note=note.read_text("utf-8", errors="replace").strip() if note.is_file() else "",
-    )
+    return {
+        "dataset": folder.parent.name,
+        "folder": folder,
+        "is_current": model_pointer(folder.parents[2], folder.parent.name).get("model") == folder.name,
+        "snapshot": stated[1] if stated is not None else None,
+        "config": str(run["settings"]["model"]),
+        "trained": ended.isoformat(timespec="seconds"),
+        "split": split,
+        "score": value,
+        "model_sha256": str(result.get("model_sha256", "")),
+        "learned": run.get("learned", []),
+        "borrowed": run.get("borrowed", []),
+        "note": note.read_text("utf-8", errors="replace").strip() if note.is_file() else "",
+    }
