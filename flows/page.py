@@ -6,7 +6,6 @@ Content-Security-Policy forbids it.
 """
 
 import base64
-import errno
 import html
 import io
 import logging
@@ -35,7 +34,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from data_catalog.base.errors import BusyError, InputError, PipelineError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from data_catalog.catalog.connections import snapshot_queries
 from data_catalog.catalog.manifest import Snapshot, require_datasets, require_snapshot
 from data_catalog.catalog.why import find_sample_records, record_lines
@@ -106,13 +106,9 @@ Words = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """The contents of a page.
+    """The contents of a page; without a gallery it has no search, without a snapshot no dataset.
 
-    Args:
-        language: code of the model's language; empty: it is not known.
-        gallery: images to search; None: the page has no search.
-        root: catalog with the dataset.
-        snapshot: the dataset to look at; None: the page has no dataset.
+    `language` is the code of the model's language, or "" if that is not known.
     """
 
     model: LoadedModel
@@ -133,7 +129,6 @@ def open_shown(
     """Open what a page shows: a root with its newest model, or a model; and images to search.
 
     Args:
-        root: catalog; None if there is none.
         dataset: dataset whose newest model and images are shown. None takes that of `model`, or the only one with a
             model.
         model: folder of another model. Then the images of the dataset are not searched.
@@ -163,8 +158,7 @@ def open_shown(
     if images is not None:
         gallery = folder_gallery(images, model, root=root)
     elif learnt is not None and snapshot is not None and learnt.dataset == snapshot.dataset:
-        hashes = pair_hashes(snapshot)
-        gallery = shard_gallery(list(hashes), model, sha256=hashes.__getitem__)
+        gallery = shard_gallery(pair_hashes(snapshot), model)
     return Shown(
         model=open_model(model) if gallery is None else gallery.model,
         language=language or ("" if learnt is None else str(learnt.manifest["target_lang"])),
@@ -247,17 +241,14 @@ class Page:
         note = f"{words['cosine']} {found.cosine:.3f}. {words['hot' if found.hottest else 'cold']}"
         return image, str(self._html.note(note + f" ({words['cut']})" * found.is_cut))
 
-    def _samples(
-        self, words: Words, wanted: str, source: str, split: str, outcome: str, origin: str, *limits: Any
-    ) -> tuple[str, Any]:
-        score, *between, number = limits
-        texts = {"source": source, "split": split, "outcome": outcome, "origin": origin, "score": score}
-        values: dict[str, Any] = {name: value or "" for name, value in texts.items()}
+    def _samples(self, words: Words, wanted: str, *given: Any) -> tuple[str, Any]:
+        *filters, at_least, at_most, number = given
+        values: dict[str, Any] = {name: value or "" for name, value in zip((*KINDS, "score"), filters, strict=True)}
         try:
-            least, most = (float(limit.replace(",", ".")) if (limit or "").strip() else None for limit in between)
+            for name, limit in (("least", at_least), ("most", at_most)):
+                values[name] = float(limit.replace(",", ".")) if (limit or "").strip() else None
         except ValueError as error:
             raise gr.Error(words["need_number"], print_exception=False) from error
-        values |= {"least": least, "most": most}
         values["words"] = (wanted or "")[:MAX_TEXT].lower().split()
         with self.present():
             total = self._rows(COUNT, **values)[0]["total"]
@@ -327,10 +318,7 @@ class Page:
         return {name: _shrunk(hit, side) for name, hit in hits.items()}
 
     def _examples(self, number: int = 3) -> list[dict[str, str]]:
-        """Return samples whose captions the model can read, as they are now: one may be taken down while it is shown.
-
-        None if the dataset is in another language, or cannot be read.
-        """
+        """Return samples whose captions the model can read, if any, as they are now: one may have been taken down."""
         if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
             return []
         try:
@@ -340,36 +328,30 @@ class Page:
             logger.warning("%s", error)
             return []
 
-    def _example_texts(self, kind: str) -> list[str]:
-        """Return captions of the dataset if there are some, else our own texts in the model's language."""
-        return [row["caption"] for row in self._examples()] or self.texts.get(self.shown.language, {}).get(kind, [])
+    def _drawn(self, words: Words) -> list[Any]:
+        """Return what the reader may begin with: captions, or our own texts in the model's language, and images.
 
-    def _drawn_texts(self, words: Words) -> tuple[str, Any]:
-        texts = self._example_texts("examples")
-        return texts[0] if texts else "", gr.Dataset(samples=[[one] for one in texts], visible=bool(texts))
-
-    def _drawn_labels(self, words: Words) -> str:
-        return "\n".join(self._example_texts("labels"))
-
-    def _drawn_pictures(self, words: Words) -> Any:
-        """Return images to choose from, each followed by what stays here: its sample's id and caption."""
+        Each image is followed by what stays here: its sample's id and caption.
+        """
         rows = self._examples()
+        own, captions = self.texts.get(self.shown.language, {}), [row["caption"] for row in rows]
+        texts, labels = captions or own.get("examples", []), captions or own.get("labels", [])
         images = self._images([row["sample_id"] for row in rows], THUMBNAIL) if rows else {}
         samples = [
             [str(self._html.thumbnail(_data_url(images[row["sample_id"]]), row["caption"])), *row.values()]
             for row in rows
             if row["sample_id"] in images
         ]
-        return gr.Dataset(samples=samples, visible=bool(samples))
+        pictures = [gr.Dataset(samples=samples, visible=bool(samples)) for _ in ("compare", "locate")]
+        search = [texts[0] if texts else "", gr.Dataset(samples=[[one] for one in texts], visible=bool(texts))]
+        return [*(search if self.shown.gallery is not None else []), "\n".join(labels), *pictures]
 
-    def _chosen_picture(self, words: Words, example: list[str]) -> Image.Image | None:
-        """Return the image of an example, unless it was taken down."""
+    def _chosen(self, words: Words, example: list[str]) -> tuple[Image.Image | None, str]:
+        """Return image and caption of an example, unless it was taken down."""
+        _, sample, caption = example
         with self.present():
-            return self._images([example[1]], SIDE).get(example[1])
-
-    def _chosen_pair(self, words: Words, example: list[str]) -> tuple[Image.Image | None, str]:
-        image = self._chosen_picture(words, example)
-        return image, example[2] if image else ""
+            image = self._images([sample], SIDE).get(sample)
+        return image, caption if image else ""
 
     def _on(self, events: list[Any], function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> None:
         """Answer events with a function of the reader's words and the inputs. An error is shown as a sentence."""
@@ -386,73 +368,60 @@ class Page:
                 reason = "" if os.sep in str(error) else str(error)
                 raise gr.Error(html.escape(f"{words['failed']} {reason}"), print_exception=False) from error
 
+        options.setdefault("api_visibility", "public" if "api_name" in options else "private")
         gr.on(events, answer, inputs, outputs, **options)
 
     def blocks(self) -> gr.Blocks:
         """Return the page, for Gradio."""
         t = self.i18n
-        with gr.Blocks(
-            title=self.texts[FALLBACK]["title"], analytics_enabled=False, delete_cache=(KEPT_S / 10, KEPT_S)
-        ) as blocks:
+        title, drawn = self.texts[FALLBACK]["title"], list[Any]()
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_S / 10, KEPT_S)) as page:
             gr.Markdown(t("title"), elem_classes="title")
             gr.Markdown(t("intro"))
             if self.shown.gallery is not None:
                 with gr.Tab(t("find")):
-                    self._search_tab(blocks)
-            with gr.Tab(t("compare")):
-                self._classify_tab(blocks)
-            with gr.Tab(t("locate")):
-                self._localize_tab(blocks)
+                    wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"), max_length=MAX_TEXT)
+                    count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"), buttons=[])
+                    button = gr.Button(t("search"), variant="primary")
+                    label = t("examples_of_texts")
+                    examples = gr.Dataset(components=[wanted], samples=[], label=label, visible=False)
+                    result = gr.HTML()
+                drawn += [wanted, examples]
+                examples.click(lambda sample: sample[0], examples, wanted, api_visibility="private")
+                self._on([button.click, wanted.submit], self._search, [wanted, count], result, api_name="search")
+            with gr.Tab(t("compare")), gr.Row():
+                with gr.Column():
+                    picture, examples = self._picture_inputs()
+                    labels = gr.Textbox(label=t("texts"), info=t("labels_hint"), lines=5)
+                    button = gr.Button(t("compute"), variant="primary")
+                with gr.Column():
+                    outputs = [gr.Label(num_top_classes=MAX_LABELS, show_label=False), gr.HTML()]
+            drawn += [labels, examples]
+            self._on([examples.click], lambda *given: self._chosen(*given)[0], examples, picture)
+            self._on([button.click], self._classify, [picture, labels], outputs, api_name="classify", preprocess=False)
+            with gr.Tab(t("locate")), gr.Row():
+                with gr.Column():
+                    picture, examples = self._picture_inputs()
+                    wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"))
+                    button = gr.Button(t("show"), variant="primary")
+                with gr.Column():
+                    outputs = [gr.Image(show_label=False, interactive=False, buttons=[]), gr.HTML()]
+            drawn.append(examples)
+            self._on([examples.click], self._chosen, examples, [picture, wanted])
+            events, inputs = [button.click, wanted.submit], [picture, wanted]
+            self._on(events, self._localize, inputs, outputs, api_name="localize", preprocess=False)
             if self.shown.snapshot is not None:
                 with gr.Tab(t("browse")) as tab:
                     self._dataset_tab(tab)
-        blocks.queue(max_size=MOST_WAITING, api_open=False)
-        return blocks
+            self._on([page.load], self._drawn, None, drawn)
+        page.queue(max_size=MOST_WAITING, api_open=False)
+        return page
 
-    def _search_tab(self, page: gr.Blocks) -> None:
-        t = self.i18n
-        wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"), max_length=MAX_TEXT)
-        count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"), buttons=[])
-        button = gr.Button(t("search"), variant="primary")
-        examples = gr.Dataset(components=[wanted], samples=[], label=t("examples_of_texts"), visible=False)
-        result = gr.HTML()
-        self._on([page.load], self._drawn_texts, None, [wanted, examples], api_visibility="private")
-        examples.click(lambda sample: sample[0], examples, wanted, api_visibility="private")
-        self._on([button.click, wanted.submit], self._search, [wanted, count], result, api_name="search")
-
-    def _picture_inputs(self, page: gr.Blocks, **text_options: Any) -> tuple[Any, Any, Any]:
-        """Add an image, a text, and images to choose from, which every load of the page draws anew."""
-        t = self.i18n
-        picture = gr.Image(label=t("picture"), sources=["upload"], buttons=[], height=320)
-        wanted = gr.Textbox(**text_options)
-        examples = gr.Dataset(components=["html"], samples=[], label=t("examples_of_texts"), visible=False)
-        self._on([page.load], self._drawn_pictures, None, examples, api_visibility="private")
-        return picture, wanted, examples
-
-    def _classify_tab(self, page: gr.Blocks) -> None:
-        t = self.i18n
-        with gr.Row():
-            with gr.Column():
-                picture, labels, examples = self._picture_inputs(page, label=t("texts"), info=t("labels_hint"), lines=5)
-                button = gr.Button(t("compute"), variant="primary")
-            with gr.Column():
-                result, note = gr.Label(num_top_classes=MAX_LABELS, show_label=False), gr.HTML()
-        self._on([page.load], self._drawn_labels, None, labels, api_visibility="private")
-        self._on([examples.click], self._chosen_picture, examples, picture, api_visibility="private")
-        inputs = [picture, labels]
-        self._on([button.click], self._classify, inputs, [result, note], api_name="classify", preprocess=False)
-
-    def _localize_tab(self, page: gr.Blocks) -> None:
-        t = self.i18n
-        with gr.Row():
-            with gr.Column():
-                picture, wanted, examples = self._picture_inputs(page, label=t("text"), placeholder=t("query_hint"))
-                button = gr.Button(t("show"), variant="primary")
-            with gr.Column():
-                result, note = gr.Image(show_label=False, interactive=False, buttons=[]), gr.HTML()
-        self._on([examples.click], self._chosen_pair, examples, [picture, wanted], api_visibility="private")
-        events, inputs = [button.click, wanted.submit], [picture, wanted]
-        self._on(events, self._localize, inputs, [result, note], api_name="localize", preprocess=False)
+    def _picture_inputs(self) -> tuple[Any, Any]:
+        """Add an image, and images to choose from."""
+        picture = gr.Image(label=self.i18n("picture"), sources=["upload"], buttons=[], height=320)
+        label = self.i18n("examples_of_texts")
+        return picture, gr.Dataset(components=["html"], samples=[], label=label, visible=False)
 
     def _dataset_tab(self, tab: Any) -> None:
         t = self.i18n
@@ -509,37 +478,42 @@ HEADERS = {
 def _guard(uploads: Path, host: str, present: Callable[[], AbstractContextManager[None]]) -> Middleware:
     """Return a middleware that refuses what the page does not need, and forbids browsers to load from elsewhere."""
 
-    def refusal(request: Request) -> Response | None:
-        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
+    def refusal(request: Request) -> tuple[int, str] | None:
+        """Return the status and the sentence with which a request is refused."""
+        asked, origin, path = request.headers.get("host", ""), request.headers.get("origin"), request.url.path
         # A site whose name resolves to 127.0.0.1 could otherwise read the page (DNS rebinding).
         if is_loopback(host) and not is_loopback(urlsplit(f"//{asked}").hostname or ""):
-            return PlainTextResponse("this page is for this machine only\n", status_code=421)
-        if not PATHS.fullmatch(request.url.path):
-            return PlainTextResponse("there is no such page\n", status_code=404)
-        if request.url.path.startswith("/gradio_api/file="):
-            if not Path(request.url.path.partition("=")[2]).resolve().is_relative_to(uploads):
-                return PlainTextResponse("there is no such page\n", status_code=404)
+            return 421, "this page is for this machine only"
+        if not PATHS.fullmatch(path):
+            return 404, "there is no such page"
+        if path.startswith("/gradio_api/file="):
+            if not Path(path.partition("=")[2]).resolve().is_relative_to(uploads):
+                return 404, "there is no such page"
             try:
                 with present():  # Gradio keeps the pictures that it has shown for a while
                     return None
             except PipelineError:
-                return PlainTextResponse("this picture is gone\n", status_code=410)
+                return 410, "this picture is gone"
         if request.method != "POST":
             return None
         # Any site may tell the browser of this machine to send something here, though it cannot read the answer.
         if is_loopback(host) and origin is not None and urlsplit(origin).netloc != asked:
-            return PlainTextResponse("another site may not use this page\n", status_code=403)
-        is_upload = request.url.path == "/gradio_api/upload"
-        limit, length = MAX_UPLOAD_BYTES if is_upload else MAX_EVENT_BYTES, request.headers.get("content-length", "")
+            return 403, "another site may not use this page"
+        is_upload, length = path == "/gradio_api/upload", request.headers.get("content-length", "")
+        limit = MAX_UPLOAD_BYTES if is_upload else MAX_EVENT_BYTES
         # With a transfer coding, the body may have another length than the header says.
         if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > limit:
-            return PlainTextResponse(f"the limit is {limit >> 20} MiB\n", status_code=413)
+            return 413, f"the limit is {limit >> 20} MiB"
         if is_upload and sum(map(_size, uploads.rglob("*"))) > MAX_UPLOADS_BYTES:
-            return PlainTextResponse("too many uploads: try again later\n", status_code=503)
+            return 503, "too many uploads: try again later"
         return None
 
     async def guarded(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        response: Response = refusal(request) or await call_next(request)
+        refused = refusal(request)
+        if refused is None:
+            response: Response = await call_next(request)
+        else:
+            response = PlainTextResponse(f"{refused[1]}\n", refused[0])
         response.headers.update(HEADERS)
         return response
 
@@ -561,9 +535,13 @@ def _only_ours(**variables: str) -> Iterator[None]:
         name: os.environ.pop(name) for name in list(os.environ) if name.startswith("GRADIO_") or name in variables
     }
     os.environ |= variables
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise gr.Error("upload the image", print_exception=False)
+
     fetch = processing_utils.async_ssrf_protected_download
     # Gradio fetches an address that a request names in place of a file.
-    processing_utils.async_ssrf_protected_download = _no_download
+    processing_utils.async_ssrf_protected_download = refuse
     try:
         yield
     finally:
@@ -581,26 +559,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _no_download(url: str, cache_dir: str) -> str:
-    raise gr.Error("upload the image", print_exception=False)
-
-
 @contextmanager
 def served(shown: Shown, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
-    """Serve a page, and yield its address.
+    """Serve a page, and yield its address; without a port that is 7860 or the next free one.
 
-    Args:
-        shown: what the page shows.
-        host: address to listen on. Loopback addresses answer this machine only.
-        port: port to listen on. None takes 7860 or the next free one.
+    A loopback address answers this machine only.
     """
     host = host.strip("[]")
-    try:
+    with about(f"this machine cannot listen at --host {host}, --port {port}", kind=SettingsError):
         socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, UnicodeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise BusyError(f"port {port} of {host} is taken: choose another one with --port") from error
-        raise SettingsError(f"this machine cannot listen at --host {host}, --port {port}: {error}") from error
     # Gradio asks its own server at the start; a proxy of the environment must not hear of it.
     direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK, host]))
     with (

@@ -8,10 +8,11 @@ from typing import Any
 
 from cleaning.languages.engines import canonical_code
 from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.catalog.manifest import require_snapshot
 from flows.recipe.engines import open_one_way
 from training.towers.model import require_texts
-from training.towers.trained_models import current_model, model_of_folder
-from training.use.search import SearchResult, search_dataset, search_folder
+from training.towers.trained_models import current_model, model_of_folder, pair_hashes
+from training.use.search import SearchResult, check_query, folder_gallery, shard_gallery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,7 @@ class SearchedImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryTranslation:
-    """The translation of a query.
-
-    Args:
-        to_code: language of the model. None takes that of the model's training data.
-        settings: settings of `[translate]`.
-        language_packs: TOML files of language packs.
-        memory: folder of a translation memory.
-    """
+    """The translation of a query, by the settings of `[translate]`; without `to_code` into the model's language."""
 
     from_code: str
     to_code: str | None = None
@@ -53,7 +47,10 @@ class QueryTranslation:
 def search_images(
     query: str | Path, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
 ) -> SearchResult:
-    """Return the images that are most similar to a text, which is translated first if asked, or to an image file."""
+    """Return the images that are most similar to a text, which is translated first if asked, or to an image file.
+
+    The images of a dataset are those of its newest snapshot, also those that were added since its model was trained.
+    """
     root, folder = searched.root, searched.folder
     if isinstance(query, Path) and translation is not None:
         raise SettingsError("--from translates a text, but the query is an image: leave --from out")
@@ -64,10 +61,13 @@ def search_images(
     model = chosen_model(root, searched.dataset, searched.model)
     if translation is not None:
         query = _translated(str(query), translation, model, root)
-    if folder is None:
-        return search_dataset(root, searched.dataset, query, num_hits=num_hits, split=searched.split)
-    fallback = root if root.is_dir() else None  # caches features if the folder is not writable
-    return search_folder(query, folder, model, k=num_hits, root=fallback)
+    check_query(query, num_hits)
+    if folder is not None:
+        fallback = root if root.is_dir() else None  # caches features if the folder is not writable
+        return folder_gallery(folder, model, root=fallback).search(query, num_hits)
+    snapshot = require_snapshot(root, current_model(root, searched.dataset).snapshot.dataset)
+    shards = None if searched.split is None else snapshot.pair_files(searched.split)
+    return shard_gallery(pair_hashes(snapshot), model, searched=shards).search(query, num_hits)
 
 
 def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
@@ -99,7 +99,7 @@ def _translated(text: str, translation: QueryTranslation, model: Path, root: Pat
             memory=translation.memory,
             cache_dir=Path(cache),
         )
-        (found_text,) = (found.text for found in engine.translate([text]))
-    if not found_text.strip():
+        (result,) = engine.translate([text])
+    if not result.text.strip():
         raise InputError(f"{engine.fingerprint} has no translation of {text!r}: use other words, or leave --from out")
-    return found_text
+    return str(result.text)

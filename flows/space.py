@@ -78,11 +78,8 @@ CMD ["python", "app.py"]
 def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) -> None:
     """Write a Space: a README with its settings, `app.py`, requirements, a Dockerfile, our code, model and images.
 
-    Args:
-        shown: the page of the model.
-        model: the model's folder. Of its files only those are copied that the model is read from, without paths.
-        out: the new folder.
-        images: folder of images that people of the Space search. They are written without metadata, such as positions.
+    Only those files of the model are copied that it is read from, without paths, and images without metadata, such as
+    positions.
     """
     require_new(out)
     place = out.with_name(f"{TEMPORARY_PREFIX}{out.name}")

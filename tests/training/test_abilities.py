@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.disk.files import sha256_of
 from training.data.images import picture_features, read_picture
 from training.data.pairs import PairFiles
 from training.towers.model import LoadedModel, load_model
@@ -18,7 +19,7 @@ from training.towers.preprocessing import Preprocessing
 from training.use.classify import Classification, classify
 from training.use.localize import GRID, METHODS, localize
 from training.use.pictures import bars, heat_map
-from training.use.search import query_features, search
+from training.use.search import query_features, shard_gallery
 
 WORDS = {"rosso": (1.0, 0.0, 0.0), "verde": (0.0, 1.0, 0.0), "blu": (0.0, 0.0, 1.0), "grigio": (1.0, 1.0, 1.0)}
 
@@ -154,7 +155,7 @@ def test_a_model_of_a_timm_backbone_and_bert_searches_classifies_and_localizes(
 ) -> None:
     text, others = "un quadrato rosso in basso", ["un quadrato verde in basso", "un quadrato nero in basso"]
     model = load_model(timm_and_bert)
-    best = search(text, square_files.test, timm_and_bert, k=24).hits[0]
+    best = shard_gallery({path: sha256_of(path) for path in square_files.test}, timm_and_bert).search(text, 24).hits[0]
     picture = tmp_path / "best.jpg"
     picture.write_bytes(best.image)
     localized = localize(picture, text, timm_and_bert)

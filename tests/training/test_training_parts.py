@@ -57,7 +57,7 @@ from training.runs.runner import cosine
 from training.towers.model import create_model, load_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import END, START, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from training.use.pictures import thumbnail_of
+from training.use.pictures import image_of
 from training.use.search import Hit
 
 MakeShard = Callable[..., Path]
@@ -125,7 +125,7 @@ def test_no_image_of_others_starts_a_program(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnidentifiedImageError):
         decode(written.getvalue(), Preprocessing(size=32))
     with pytest.raises(InputError, match="does not decode"):
-        thumbnail_of(Hit(cosine=0.0, name="a", image=written.getvalue()))
+        image_of(Hit(cosine=0.0, name="a", image=written.getvalue()), 224)
 
 
 @pytest.mark.parametrize(("column", "other"), [("sample_id", "test"), ("sha256", "test"), ("sha256", "val")])

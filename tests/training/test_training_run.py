@@ -34,7 +34,7 @@ from training.scores.scoreboard import evaluate
 from training.towers.model import load_model
 from training.towers.trained_models import EFFORT_FILE
 from training.use.pictures import contact_sheet
-from training.use.search import search
+from training.use.search import shard_gallery
 
 SmallRun = Callable[..., TrainConfig]
 PAPER: dict[str, Any] = {"optimizer": "adabelief", "agc": 0.01, "max_grad_norm": 0.0, "logit_scale": 20.0}
@@ -81,7 +81,8 @@ def test_a_trained_model_finds_squares_far_above_chance(trained: Path, square_fi
     assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
     assert found.value > 4 * found.chance
     assert found.low <= found.value <= found.high
-    hits = search("un quadrato verde", square_files.test, load_model(trained), k=3).hits
+    gallery = shard_gallery(dict.fromkeys(square_files.test, ""), load_model(trained))
+    hits = gallery.search("un quadrato verde", 3).hits
     assert "verde" in hits[0].captions[0]
     learnt = read_captions(square_files.train).to_pylist()
     assert not any("un quadrato verde" in captions for captions in learnt), "the query is no caption that it has seen"

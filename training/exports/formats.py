@@ -16,16 +16,9 @@ ALL = "all"  # every format that has an equivalent of the model's architecture
 class ModelExportConfig:
     """Settings of an export, and the facts that the publisher of a model states.
 
-    Args:
-        name: name of the model.
-        formats: some of `MODEL_FORMATS`, or `ALL`. Several formats go into one subfolder each.
-        license: id of the license on the hub, "other", or "" if none is stated.
-        license_name: name of the license if `license` is "other".
-        license_link: address of its text, or "".
-        hub_name: name of the model on the Hugging Face hub, such as "somebody/clip-it". None for a local export.
-        dataset_hub_name: name of the training dataset on the hub. None if it is not there.
-        scoreboards: files with scores of the model for the card.
-        replace: replace an earlier export of another model, or with other settings.
+    The `license` is an id of the hub, "other" with a `license_name`, or "" if none is stated. The hub names are those
+    of the model and of its training dataset, if they are there. `replace`: also an export of another model, or with
+    other settings.
     """
 
     name: str

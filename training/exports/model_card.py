@@ -6,7 +6,7 @@ no paths of the machine.
 
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.progress import span_text
 from data_catalog.catalog.manifest import RUN_FILE, SPLITS, Manifest, Snapshot, trained_on
@@ -47,19 +48,6 @@ class TrainingData:
         """Return the language of the captions."""
         return str(self.manifest["target_lang"])
 
-    def has_val(self, shards: Collection[str]) -> bool:
-        """Return whether the val split is among the shards that a model learned from, given by their sha256."""
-        pairs = self.manifest["files"]["pairs"]
-        return any(entry["split"] == "val" and entry["sha256"] in shards for entry in pairs)
-
-    def has_all(self, shards: Collection[str]) -> bool:
-        """Return whether the snapshot has every shard that a model learned from."""
-        return {entry["sha256"] for entry in self.manifest["files"]["pairs"]}.issuperset(shards)
-
-    def learned(self, shards: Collection[str]) -> PairCounts:
-        """Return the counts of the pairs that a model learned from: the train split, and the val split if it did."""
-        return self.splits["train"] + self.splits["val"] if self.has_val(shards) else self.splits["train"]
-
 
 def training_data(snapshot: Snapshot) -> TrainingData:
     """Count the pairs of a snapshot, without reading images."""
@@ -69,7 +57,7 @@ def training_data(snapshot: Snapshot) -> TrainingData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScores:
-    """The scores of a model on one set of images; none if they belong to other weights.
+    """The scores of a model on one set of images; no rows if they belong to other weights.
 
     Args:
         split: the split of the training dataset that the set is, or None.
@@ -117,6 +105,12 @@ def _scores_of_set(
             f"of its {facts.num_images:,} images {num_leaked:,} are among those that the model was trained on, so "
             "scores over all images are too high"
         )
+    language = None
+    if split is not None and seen is not None:
+        language = seen.language
+    elif facts.language is not None:  # what most texts look like, else the stated one, else that of the models
+        likely = (code for code, share in facts.language.looks_like.items() if share > 1 / 2)
+        language = next(likely, facts.language.stated or facts.language.asked)
     return SetScores(
         name=split or facts.name,
         split=split,
@@ -124,70 +118,8 @@ def _scores_of_set(
         notes=tuple(notes),
         is_flattered=VALIDATED in notes or num_leaked == facts.num_images,
         is_compared=bool(facts.compared.get(model)),
-        language=_language(facts) if split is None or seen is None else seen.language,
+        language=language,
     )
-
-
-def _language(facts: SetFacts) -> str | None:
-    """Return the language that most texts of a set look like, else the stated one, else that of the models."""
-    if facts.language is None:
-        return None
-    likely = (code for code, share in facts.language.looks_like.items() if share > 1 / 2)
-    return next(likely, facts.language.stated or facts.language.asked)
-
-
-def model_card(
-    trained: TrainedFolder,
-    config: ModelExportConfig,
-    seen: TrainingData | None,
-    scores: Sequence[SetScores],
-    *,
-    library: str,
-    usage: str,
-) -> str:
-    """Return the card as Markdown with a YAML header.
-
-    Args:
-        config: what the publisher states.
-        seen: the training data, if it is known.
-        scores: result of `read_scores`.
-        library: hub name of the library that loads the export.
-        usage: Markdown that explains how to load the export.
-    """
-    settings, learned = trained.lineage.settings, trained.lineage.learned or ()
-    train = None if seen is None else seen.learned(learned)
-    lesson = _lesson(trained)
-    num_samples = trained.result.num_samples
-    scored = [found for found in scores if found.rows]
-    test_sets = [found for found in scored if found.split is None]
-    measured = sorted({found.language for found in scored if found.language is not None})
-    papers = {upstream_paper(seen.manifest, source) for source in seen.manifest["sources"]} if seen else set()
-    text = _template().render(
-        head=_head(config, library, seen, scored),
-        config=config,
-        usage=usage,
-        trained=trained,
-        settings=fenced_json(settings),
-        lesson=lesson,
-        made={} if lesson is None else _made(lesson.origins),
-        is_student=set(settings) == {"model", "distil"},  # not trained with images after that
-        image_tower=_image_tower(trained.model_config["vision_cfg"]),
-        text_tower=_text_tower(trained.model_config["text_cfg"], trained.encoder),
-        dataset=trained_on(trained.folder),
-        seen=seen,
-        learned=learned,
-        train=train,
-        unfree={} if train is None else _unfree(train),
-        shown=min(num_samples, trained.result.steps * int(settings.get("batch_size", num_samples))),
-        scores=scores,
-        measured=measured,
-        foreign=[code for code in measured if seen is not None and code != seen.language],
-        unrecorded=sorted({found.name for found in scored if found.language is None}),
-        is_compared=bool(test_sets) and all(found.is_compared for found in test_sets),
-        attempts=read_attempts(trained.folder / EFFORT_FILE),
-        papers=[METHOD, *sorted(filter(None, papers))],
-    )
-    return re.sub("\n{3,}", "\n\n", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +131,59 @@ class _Lesson:
     is_of_dataset: bool
 
 
-def _lesson(trained: TrainedFolder) -> _Lesson | None:
-    """Return what the text tower was distilled from; None if it was not."""
-    stated = trained.lineage.settings.get("distil")
-    try:
-        return None if stated is None else TypeAdapter(_Lesson).validate_python(stated)
-    except ValidationError as error:
-        cause = error.errors(include_url=False)[0]
-        where = ".".join(map(str, cause["loc"]))
-        raise DamagedError(
-            f"{trained.folder / RUN_FILE} is damaged (distil.{where}: {cause['msg']}): restore it from an intact copy"
-        ) from error
+def model_card(
+    trained: TrainedFolder,
+    config: ModelExportConfig,
+    seen: TrainingData | None,
+    scores: Sequence[SetScores],
+    *,
+    library: str,
+) -> str:
+    """Return the card as Markdown with a YAML header.
+
+    `scores` are those of `read_scores`, and `library` is the hub's name of the library that loads the export.
+    """
+    settings, learned = trained.lineage.settings, set(trained.lineage.learned or ())
+    lesson = None
+    if "distil" in settings:
+        with about(trained.folder / RUN_FILE, kind=DamagedError, remedy="restore it from an intact copy"):
+            lesson = TypeAdapter(_Lesson).validate_python(settings["distil"])
+    train, has_val, has_all, papers = None, False, True, set[str | None]()
+    if seen is not None:
+        split_of = {entry["sha256"]: entry["split"] for entry in seen.manifest["files"]["pairs"]}
+        has_val, has_all = "val" in map(split_of.get, learned), learned <= split_of.keys()
+        train = seen.splits["train"] + seen.splits["val"] if has_val else seen.splits["train"]
+        papers = {upstream_paper(seen.manifest, source) for source in seen.manifest["sources"]}
+    scored = [found for found in scores if found.rows]
+    test_sets = [found for found in scored if found.split is None]
+    measured = sorted({found.language for found in scored if found.language is not None})
+    num_samples = trained.result.num_samples
+    text = _template().render(
+        head=_head(config, library, seen, scored),
+        config=config,
+        library=library,
+        trained=trained,
+        settings=fenced_json(settings),
+        lesson=lesson,
+        made={} if lesson is None else _made(lesson.origins),
+        is_student=set(settings) == {"model", "distil"},  # not trained with images after that
+        encoder_name=_public_name(trained.model_config["text_cfg"]),
+        dataset=trained_on(trained.folder),
+        seen=seen,
+        train=train,
+        has_val=has_val,
+        has_all=has_all,
+        unfree={} if train is None else _unfree(train),
+        shown=min(num_samples, trained.result.steps * int(settings.get("batch_size", num_samples))),
+        scores=scores,
+        measured=measured,
+        foreign=[code for code in measured if seen is not None and code != seen.language],
+        unrecorded=sorted({found.name for found in scored if found.language is None}),
+        is_compared=bool(test_sets) and all(found.is_compared for found in test_sets),
+        attempts=read_attempts(trained.folder / EFFORT_FILE),
+        papers=[METHOD, *sorted(filter(None, papers))],
+    )
+    return re.sub("\n{3,}", "\n\n", text)
 
 
 @functools.cache
@@ -286,24 +260,10 @@ def _results(found: SetScores, seen: TrainingData | None, hub_name: str | None) 
             )
 
 
-def _image_tower(vision: Mapping[str, Any]) -> str:
-    layers, width = vision.get("layers", 12), vision.get("width", 768)
-    if "timm_model_name" in vision:
-        return f"timm's {vision['timm_model_name']}"
-    if isinstance(layers, int):
-        patch_size = vision.get("patch_size", 16)
-        return f"vision transformer, {layers} layers of width {width}, patches of {patch_size} pixels"
-    return f"ResNet, {'-'.join(map(str, layers))} blocks, first width {width}"
-
-
-def _text_tower(text: Mapping[str, Any], encoder: Any) -> str:
-    if encoder is None:
-        return f"transformer, {text.get('layers', 12)} layers of width {text.get('width', 512)}, causal"
-    name = str(text["hf_model_name"])
-    named = "" if Path(name).is_absolute() or Path(name).exists() else f" {name},"
-    pooler, projection = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
-    size = f"{encoder.num_hidden_layers} layers of width {encoder.hidden_size}"
-    return f"{encoder.model_type},{named} {size}, {pooler}, projection {projection}"
+def _public_name(text: Mapping[str, Any]) -> str:
+    """Return the name of a text tower's encoder, or "" for one that is a folder of this machine."""
+    name = str(text.get("hf_model_name", ""))
+    return "" if Path(name).is_absolute() or Path(name).exists() else name
 
 
 def _unfree(train: PairCounts) -> dict[str, int]:

@@ -39,17 +39,12 @@ logger = logging.getLogger(__name__)
 
 VERSION = 5  # raise it when the files for the same model and config change
 FORMATS: Mapping[str, Format] = {"open_clip": open_clip_hub, "transformers": hugging_face, "onnx": onnx_graphs}
+_ELSEWHERE = "choose another folder with --out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelExport:
-    """An export in one format.
-
-    Args:
-        num_bytes: total size of its files.
-        up_to_date: the export already existed, so nothing was written.
-        difference: largest difference of a feature or cosine from the model's.
-    """
+    """An export in one format; `difference` is the largest one of a feature or cosine from the model's."""
 
     format: str
     folder: Path
@@ -71,11 +66,8 @@ def export_model(
 ) -> ModelExportReport:
     """Export a trained model. Keep exports that are up to date.
 
-    Args:
-        model: the model folder.
-        out: folder of the export. Several formats go into one subfolder each.
-        seen: the training data, if it is known.
-        root: folder of the catalog. Exports may not replace its own folders.
+    Several formats go into one subfolder of `out` each, and none into the own folders of the catalog at `root`. `seen`
+    is the training data of the model, if it is known.
     """
     for hub_name in filter(None, (config.hub_name, config.dataset_hub_name)):
         require_hub_name(hub_name)
@@ -84,24 +76,33 @@ def export_model(
     trained = open_trained(model)
     _require_compatible_license(trained, config.terms)
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else config.formats
-    refused = _refused(trained, wanted, is_all=ALL in config.formats)
+    reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
+    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
+    if refused and ALL not in config.formats:
+        name, reason = next(iter(refused.items()))
+        others = ", ".join(other for other in FORMATS if reasons[other] is None)
+        raise SettingsError(
+            f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
+        )
     if "onnx" in wanted:
         onnx_graphs.require_packages()
-    places = {name: _place(out if len(wanted) == 1 else out / name, model, root) for name in wanted}
+    places = {name: resolve_export_folder(out if len(wanted) == 1 else out / name, root) for name in wanted}
     places = {name: place for name, place in places.items() if name not in refused}
-    if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
-        raise SettingsError(
-            f"{out} is inside the catalog {root}. `vernaclip forget` would remove this export, because the training "
-            "data of the model is not known. Choose another folder with --out"
-        )
+    for place in places.values():
+        if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
+            raise SettingsError(f"one of {place} and the model folder {model} contains the other: {_ELSEWHERE}")
+        if seen is None and place.is_relative_to(root.resolve()):
+            raise SettingsError(
+                f"{out} is inside the catalog {root}. `vernaclip forget` would remove this export, because the "
+                f"training data of the model is not known: {_ELSEWHERE}"
+            )
     known = (seen.manifest["dataset"], seen.manifest["snapshot"]) if seen else trained_on(model)
     scores = read_scores(trained, config.scoreboards, seen)
     with ExitStack() as stack:
         jobs = []
         for name, place in places.items():  # lock and check all folders before work starts
             stack.enter_context(export_lock(place))
-            usage = FORMATS[name].usage(trained, config.hub_name)
-            card = model_card(trained, config, seen, scores, library=name, usage=usage)
+            card = model_card(trained, config, seen, scores, library=name)
             identity = {
                 "kind": MODEL_KIND,
                 **dict(zip(("dataset", "snapshot"), known or (None, None), strict=True)),
@@ -114,19 +115,18 @@ def export_model(
                 "version": VERSION,
             }
             jobs.append((place, card, identity, _earlier_record(place, identity, replace=config.replace)))
+        exports = []
         with Progress("export model", total=len(jobs), unit="formats") as progress:
-            exports = []
             for place, card, identity, earlier in jobs:
                 record = earlier or _write(trained, config, place, card, identity)
-                exports.append(
-                    ModelExport(
-                        format=record["format"],
-                        folder=place,
-                        num_bytes=sum(record["bytes"].values()),
-                        up_to_date=earlier is not None,
-                        difference=float(record["difference"]),
-                    )
+                found = ModelExport(
+                    format=record["format"],
+                    folder=place,
+                    num_bytes=sum(record["bytes"].values()),
+                    up_to_date=earlier is not None,
+                    difference=float(record["difference"]),
                 )
+                exports.append(found)
                 progress.advance(1)
     return ModelExportReport(exports=tuple(exports), refused=refused)
 
@@ -157,60 +157,33 @@ def _write(
 
 def _require_compatible_license(trained: TrainedFolder, license: str) -> None:
     """Refuse a license that allows what that of borrowed weights forbids; warn of those whose license is unknown."""
+    stated = read_license(license)
     for weights in trained.lineage.borrowed:
-        of_weights, stated = read_license(weights["license"]), read_license(license)
-        if not weights["license"]:
-            logger.warning(
-                "the license of the %s tower's initial weights (%s) is not stated, so it is not checked",
-                *(weights["tower"], weights["weights"]),
-            )
-            continue
-        if license and stated is None and (of_weights is None or of_weights.passing_on != FREE):
-            logger.warning(
-                "the license %s is not known, so it is not compared with that of the %s tower's initial weights "
-                "(%s, %s)",
-                *(license, weights["tower"], weights["weights"], weights["license"]),
-            )
-        restricts = of_weights is not None and of_weights.passing_on != FREE and stated is not None
-        if restricts and strictness(license) > strictness(weights["license"]):
+        terms, theirs = weights["license"], read_license(weights["license"])
+        which = f"the {weights['tower']} tower's initial weights ({weights['weights']}, {terms or 'no license'})"
+        restricts = theirs is None or theirs.passing_on != FREE
+        if not terms:
+            logger.warning("the license of %s is not stated, so it is not checked", which)
+        elif license and stated is None and restricts:
+            logger.warning("the license %s is not known, so it is not compared with that of %s", license, which)
+        elif stated is not None and theirs is not None and restricts and strictness(license) > strictness(terms):
             raise SettingsError(
-                f"the license {license} allows what the initial weights of the {weights['tower']} tower "
-                f"({weights['weights']}, {weights['license']}) forbid: state a license that is as strict"
+                f"the license {license} allows what that of {which} forbids: state a license that is as strict"
             )
-
-
-def _refused(trained: TrainedFolder, wanted: tuple[str, ...], *, is_all: bool) -> dict[str, str]:
-    """Return why formats have no equivalent of the architecture; refuse such a format that was named."""
-    reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
-    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
-    if refused and not is_all:
-        name, reason = next(iter(refused.items()))
-        others = ", ".join(other for other in FORMATS if reasons[other] is None)
-        raise SettingsError(
-            f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
-        )
-    return refused
-
-
-def _place(folder: Path, model: Path, root: Path) -> Path:
-    place = resolve_export_folder(folder, root)
-    if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
-        raise SettingsError(
-            f"one of {folder} and the model folder {model} contains the other: choose another folder with --out"
-        )
-    return place
 
 
 def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) -> dict[str, Any] | None:
     """Return the record of an equal export in a folder; None if the folder is free, or may be replaced."""
     found = record_of(place)
-    if found is not None and found.get("kind") != MODEL_KIND:
-        raise SettingsError(f"{place} contains an export of a dataset: choose another folder with --out")
-    if found is not None and is_whole(place, found) and all(found.get(name) == identity[name] for name in identity):
+    if found is None:
+        return None
+    if found.get("kind") != MODEL_KIND:
+        raise SettingsError(f"{place} contains an export of a dataset: {_ELSEWHERE}")
+    if is_whole(place, found) and all(found.get(name) == identity[name] for name in identity):
         return found
-    if found is not None and not replace:
+    if not replace:
         raise SettingsError(
-            f"{place} contains an export of another model, or with other settings. Replace it with --force, or choose "
-            "another folder with --out"
+            f"{place} contains an export of another model, or with other settings. Replace it with --force, or "
+            f"{_ELSEWHERE}"
         )
     return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data_catalog.base.errors import InputError, install_hint
 from data_catalog.disk.files import TEMPORARY_PREFIX
-from training.exports.processors import CLEANING, write_processors
+from training.exports.processors import write_processors
 from training.exports.trained_folder import TEXTS, Encoded, TrainedFolder
 from training.towers.tokenizer import TOKENIZER_FILE
 
@@ -26,22 +26,6 @@ OPSET = 18
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 # A protocol buffer is limited to 2 GiB. Larger weights go into a separate file beside the graph.
 MAX_BYTES_INSIDE = 1_800_000_000
-_USAGE = """```python
-from onnxruntime import InferenceSession
-from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoTokenizer
-
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
-pixels = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")([picture], return_tensors="np")["pixel_values"]
-ids = AutoTokenizer.from_pretrained("FOLDER")(["..."], padding=True, truncation=True, return_tensors="np")["input_ids"]
-image_features = InferenceSession("FOLDER/image.onnx").run(None, {"pixel_values": pixels})[0]
-text_features = InferenceSession("FOLDER/text.onnx").run(None, {"input_ids": ids})[0]
-print(image_features @ text_features.T)
-```
-
-`image.onnx` takes `pixel_values`, float32 (batch, 3, size, size). `text.onnx` takes `input_ids`, int64 (batch, length).
-Both return features of length 1. The operator set is 18. The metadata contains the sha256 of the weights and the
-logit scale."""
 
 
 class _Tower(nn.Module):
@@ -136,8 +120,3 @@ def encode(folder: Path, pixels: Tensor) -> Encoded:
         (wanted,) = session.get_inputs()
         features[name] = np.concatenate([session.run(None, {wanted.name: np.array(each)})[0] for each in inputs])
     return Encoded(ids, features[IMAGE_FILE], features[TEXT_FILE])
-
-
-def usage(_trained: TrainedFolder, _hub_name: str | None) -> str:
-    """Return Markdown that explains how to load the folder."""
-    return f"{_USAGE}\n\n{CLEANING}"

@@ -24,22 +24,6 @@ from training.towers.model_files import rename_encoders
 from training.towers.modules import MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
-_USAGE = """```python
-import open_clip
-from PIL import Image, ImageOps
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
-tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
-images = model.eval().encode_image(preprocess(picture)[None], normalize=True)
-texts = model.encode_text(tokenizer(["..."]), normalize=True)
-print(images @ texts.T)
-```"""
-_MODEL = 'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER"'
-_TEXT = 'text = {**open_clip.get_model_config("local-dir:FOLDER")["text_cfg"], "hf_model_name": "FOLDER"}\n'
-_WHY_TEXT = """`text_cfg` tells open_clip where the text encoder's `config.json` is: it does not look beside its config.
-For the hub, export with `--hub-name`: the config then contains the name of its hub repository."""
-
 
 def why_not(model_config: Mapping[str, Any], encoder: Any) -> str | None:
     """Return why open_clip cannot open a model, or None if it can."""
@@ -82,12 +66,3 @@ def encode(folder: Path, pixels: torch.Tensor) -> Encoded:
     ids = open_clip.get_tokenizer(f"local-dir:{folder}")(list(TEXTS))
     images = model.eval().encode_image(pixels, normalize=True)
     return Encoded(ids.tolist(), images.numpy(), model.encode_text(ids, normalize=True).numpy())
-
-
-def usage(trained: TrainedFolder, hub_name: str | None) -> str:
-    """Return Markdown that explains how to load the folder."""
-    if hub_name is not None:
-        return _USAGE.replace("local-dir:FOLDER", f"hf-hub:{hub_name}")
-    if trained.encoder is None:
-        return _USAGE
-    return f"{_USAGE.replace(_MODEL, f'{_TEXT}{_MODEL}, text_cfg=text')}\n\n{_WHY_TEXT}"

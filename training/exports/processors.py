@@ -12,9 +12,6 @@ from training.towers.preprocessing import SQUASH
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
-CLEANING = """The tokenizer straightens quotes, normalises letters to NFC and collapses spaces, as open_clip does.
-open_clip's other text cleaning has no equivalent in this format: HTML entities, mojibake, ligatures and full-width
-letters are left as they are."""
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of the filters
 _SPECIAL_TOKENS = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
 
@@ -22,8 +19,7 @@ _SPECIAL_TOKENS = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_toke
 def write_processors(trained: TrainedFolder, folder: Path, *, processor: str | None = None) -> None:
     """Write the tokenizer, and the image preprocessing: RGB, resized to the model's square, normalised.
 
-    Args:
-        processor: class of transformers that combines the two, if there is one.
+    `processor` is the class of transformers that combines the two, if there is one.
     """
     together = {"processor_class": processor} if processor else {}
     _write_tokenizer(trained, folder, together)

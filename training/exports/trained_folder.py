@@ -38,13 +38,7 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFolder:
-    """A finished model, loaded into memory.
-
-    Args:
-        model_config: the open_clip model config.
-        run: content of `run.json`, which an export repeats with its license.
-        lineage: the same, checked.
-    """
+    """A finished model, loaded into memory, with its open_clip config and `run.json`, as it is and checked."""
 
     folder: Path
     model_config: dict[str, Any]
@@ -76,20 +70,21 @@ def open_trained(folder: Path) -> TrainedFolder:
         if not (folder / name).is_file():
             raise InputError(f"{folder} contains no finished model, because {name} is missing: {_REMEDY}")
     record = folder / FOLDER_RECORD  # written last, by training in a root
-    for name, sha256 in read_record(record, remedy=_REMEDY).items() if record.is_file() else ():
-        if (problem := file_problem(folder / name, sha256)) is not None:
-            raise DamagedError(f"{problem}: {_REMEDY}")
-    found = TrainedFolder(
+    files = read_record(record, remedy=_REMEDY) if record.is_file() else {}
+    result, loaded = read_result(folder / RESULT_FILE), load_model(folder)
+    problems = [file_problem(folder / name, sha256) for name, sha256 in files.items()]
+    if loaded.sha256 != result.model_sha256:
+        problems.append(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}")
+    for problem in filter(None, problems):
+        raise DamagedError(f"{problem}: {_REMEDY}")
+    return TrainedFolder(
         folder=folder,
         run=read_object(folder / RUN_FILE),
         lineage=read_lineage(folder),
-        result=read_result(folder / RESULT_FILE),
+        result=result,
         model_config=read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE),
-        loaded=load_model(folder),
+        loaded=loaded,
     )
-    if found.loaded.sha256 != found.result.model_sha256:
-        raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")
-    return found
 
 
 class Encoded(NamedTuple):
@@ -112,9 +107,6 @@ class Format(Protocol):
     def encode(self, folder: Path, pixels: torch.Tensor, /) -> Encoded:
         """Encode `TEXTS` and normalised images with the library that the format is for."""
 
-    def usage(self, trained: TrainedFolder, hub_name: str | None, /) -> str:
-        """Return Markdown that explains how to load the folder."""
-
 
 def encode_by_model(trained: TrainedFolder, pixels: torch.Tensor) -> Encoded:
     """Encode `TEXTS` and images with the trained model itself."""
@@ -126,21 +118,16 @@ def encode_by_model(trained: TrainedFolder, pixels: torch.Tensor) -> Encoded:
 
 def require_same(ours: Encoded, theirs: Encoded, what: str) -> float:
     """Return the largest difference of an export's features and cosines from the model's, if they agree."""
+    problem = f"{what}: nothing was written, because"
     for text, one, other in zip(TEXTS, ours.ids, theirs.ids, strict=True):
         if list(one) != list(other):
-            raise DefectError(
-                f"{what}: its tokenizer encodes {text[:40]!r} differently from the model's, so its scores would "
-                "differ. Nothing was written"
-            )
+            raise DefectError(f"{problem} its tokenizer encodes {text[:40]!r} differently from the model's")
     cosines = ours.images @ ours.texts.T, theirs.images @ theirs.texts.T
     pairs = [(ours.images, theirs.images), (ours.texts, theirs.texts), cosines]
     # NaN passes through numpy's maximum, and fails the comparison.
     worst = float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
     if not worst <= TOLERANCE:
-        raise DefectError(
-            f"{what}: its scores differ from the model's by {worst:.2g}, and {TOLERANCE:g} is allowed. "
-            "Nothing was written"
-        )
+        raise DefectError(f"{problem} its scores differ from the model's by {worst:.2g}, more than {TOLERANCE:g}")
     return worst
 
 

@@ -2,15 +2,20 @@
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.precision import PRECISIONS
-from data_catalog.base.settings import require_values
+from data_catalog.base.settings import check_bounds, require_values
+from training.config import Count, CountOrZero, NotNegative, Positive
 
 # Settings that a training keeps which continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
 KEPT = (*SIZES, "num_held_out")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
+_BelowOne = Annotated[float, Interval(ge=0, le=0.99999)]
 
 # Each preset has a comment about its use. `tiny` has the defaults below.
 PRESETS: dict[str, dict[str, int | float | str]] = {
@@ -50,40 +55,40 @@ PRESETS: dict[str, dict[str, int | float | str]] = {
 class TrainPackageConfig:
     """Settings of the training of a package; the defaults suit captions of a small domain and two cores."""
 
-    vocabulary_size: int = 1000
+    vocabulary_size: Count = 1000
     """Maximum size of the vocabulary, which both languages share."""
-    embed_dim: int = 128
+    embed_dim: Count = 128
     """Width of the model: a multiple of 2 × `num_heads`."""
-    num_heads: int = 4
+    num_heads: Count = 4
     """Number of attention heads per layer."""
-    ffn_dim: int = 512
+    ffn_dim: Count = 512
     """Width of the feed-forward layers."""
-    num_encoder_layers: int = 3
+    num_encoder_layers: Count = 3
     """Number of encoder layers."""
-    num_decoder_layers: int = 2
+    num_decoder_layers: Count = 2
     """Number of decoder layers. Fewer translate faster."""
-    dropout: float = 0.1
+    dropout: _BelowOne = 0.1
     """Dropout rate, from 0 to below 1."""
-    label_smoothing: float = 0.1
+    label_smoothing: _BelowOne = 0.1
     """Label smoothing, from 0 to below 1."""
-    num_steps: int = 2000
+    num_steps: Count = 2000
     """Maximum number of optimizer steps."""
-    warmup_steps: int = 200
+    warmup_steps: CountOrZero = 200
     """Steps until the learning rate peaks."""
-    batch_tokens: int = 2048
+    batch_tokens: Count = 2048
     """Size of a batch: rows times the longest row."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Peak learning rate. It falls to 0 along half a cosine until `num_steps`."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Weight decay."""
-    average_decay: float = 0.99
+    average_decay: _BelowOne = 0.99
     """Decay per step of the moving average of the weights, from 0 to below 1. The averaged weights are scored and
     packed; 0 averages nothing."""
-    num_held_out: int = 1000
+    num_held_out: Count = 1000
     """Number of pairs held out for validation, unless a file of them is given."""
-    validate_every_steps: int = 200
+    validate_every_steps: Count = 200
     """Steps between validations, which translate the held-out pairs and write a checkpoint."""
-    early_stop: int = 10
+    early_stop: CountOrZero = 10
     """Number of validations in a row without a better chrF after which training ends. 0 disables it."""
     precision: str = "auto"
     """Precision: "bf16", "fp32", or "auto", as `train.precision`."""
@@ -95,16 +100,12 @@ class TrainPackageConfig:
     """Version of the package: letters and digits, separated by . + or -."""
     license: str = "not stated"
     """License on the package's card, such as an SPDX identifier."""
-    threads: int = 1
+    threads: CountOrZero = 1
     """Number of torch threads, which affects the package's bytes. 0 uses torch's default."""
 
     def __post_init__(self) -> None:
-        positive = f"{' '.join(KEPT)} num_steps batch_tokens lr validate_every_steps"
-        not_negative = "dropout label_smoothing average_decay threads weight_decay warmup_steps early_stop"
-        require_values("mt_train", self, positive, not_negative, precision=PRECISIONS)
-        for name in ("dropout", "label_smoothing", "average_decay"):
-            if getattr(self, name) >= 1:
-                raise SettingsError(f"mt_train.{name} must be below 1, got {getattr(self, name)}")
+        check_bounds(self, "mt_train")
+        require_values("mt_train", self, "", precision=PRECISIONS)
         if self.embed_dim % (2 * self.num_heads) or self.embed_dim < 4:
             raise SettingsError(
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"

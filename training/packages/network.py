@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ctranslate2.specs import TransformerSpec
 from torch import Tensor, nn
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from training.packages.config import TrainPackageConfig
 
@@ -27,7 +28,8 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
     Each distinct text counts once.
     """
     model = io.BytesIO()
-    try:
+    remedy = "raise it, as the pairs need at least one piece for each character"
+    with about(f"vocabulary_size {size} is too small", kind=SettingsError, remedy=remedy):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sorted(set(texts))),
             model_writer=model,
@@ -38,10 +40,6 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
             num_threads=1,  # the order of sums over several threads is random
             minloglevel=2,
         )
-    except RuntimeError as error:
-        raise SettingsError(
-            f"vocabulary_size {size} is too small: the pairs need at least one piece for each character ({error})"
-        ) from error
     path.write_bytes(model.getvalue())
 
 
@@ -120,8 +118,7 @@ class Layer(nn.Module):
 class TranslationModel(nn.Module):
     """Encoder and decoder with one shared embedding table, which is also the output projection.
 
-    Args:
-        config: settings, with the size of the actual vocabulary as `vocabulary_size`.
+    Its `config` has the size of the actual vocabulary as `vocabulary_size`.
     """
 
     def __init__(self, config: TrainPackageConfig) -> None:
@@ -141,18 +138,15 @@ class TranslationModel(nn.Module):
         """Return the number of weights, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
+    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, real: Tensor | None = None) -> Tensor:
         """Return logits (batch, target length, vocabulary) of the token after each target token.
 
         Args:
             source: token ids (batch, source length), padded at the end with any ids.
             source_lengths: number of real tokens in each row (batch).
             target: token ids (batch, target length), starting with the start token.
+            real: mask (batch, target length) of the tokens to return, as rows (tokens, vocabulary). None: all.
         """
-        return self.logits(self.states(source, source_lengths, target))
-
-    def states(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """Return the decoder output (batch, target length, dim) that `logits` projects; see `forward` for arguments."""
         mask = (torch.arange(source.shape[1]) < source_lengths.unsqueeze(1))[:, None, None, :]
         memory = self._embed(source)
         for layer in self.encoder:
@@ -160,11 +154,8 @@ class TranslationModel(nn.Module):
         memory, states = self.encoder_norm(memory), self._embed(target)
         for layer in self.decoder:
             states = layer(states, mask, memory)
-        return self.decoder_norm(states)  # type: ignore[no-any-return]
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Return the scores of each piece (..., vocabulary) for decoder output (..., dim)."""
-        return F.linear(states, self.embedding.weight, self.output_bias)
+        states = self.decoder_norm(states)
+        return F.linear(states if real is None else states[real], self.embedding.weight, self.output_bias)
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Return embeddings with positions as CTranslate2 encodes them: from 1, sines then cosines."""
@@ -177,13 +168,10 @@ class TranslationModel(nn.Module):
 
 
 def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *, quantization: str | None) -> None:
-    """Write `model` as a CTranslate2 model to `folder`, which must exist.
+    """Write a network as a CTranslate2 model to a folder, which must exist.
 
-    Args:
-        model: the network.
-        pieces: the vocabulary, in the order of the embedding's rows.
-        folder: folder for the model.
-        quantization: "int8" stores a quarter of the bytes; None keeps float32.
+    `pieces` is the vocabulary, in the order of the embedding's rows. The `quantization` "int8" stores a quarter of the
+    bytes; None keeps float32.
     """
     layers = (model.config.num_encoder_layers, model.config.num_decoder_layers)
     spec = TransformerSpec.from_config(layers, model.config.num_heads, pre_norm=True)
@@ -195,16 +183,16 @@ def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *
     spec.decoder.embeddings.weight = _array(model.embedding.weight)
     spec.decoder.projection.weight = _array(model.embedding.weight)
     spec.decoder.projection.bias = _array(model.output_bias)
-    _fill_norm(spec.encoder.layer_norm, model.encoder_norm)
-    _fill_norm(spec.decoder.layer_norm, model.decoder_norm)
+    _fill(spec.encoder.layer_norm, model.encoder_norm)
+    _fill(spec.decoder.layer_norm, model.decoder_norm)
     layer_specs = [*spec.encoder.layer, *spec.decoder.layer]
     for layer_spec, layer in zip(layer_specs, [*model.encoder, *model.decoder], strict=True):
         _fill_attention(layer_spec.self_attention, layer.self_attention)
         if layer.attention is not None:
             _fill_attention(layer_spec.attention, layer.attention)
-        _fill_norm(layer_spec.ffn.layer_norm, layer.ffn.layer_norm)
-        _fill_linear(layer_spec.ffn.linear_0, layer.ffn.inner)
-        _fill_linear(layer_spec.ffn.linear_1, layer.ffn.outer)
+        _fill(layer_spec.ffn.layer_norm, layer.ffn.layer_norm)
+        _fill(layer_spec.ffn.linear_0, layer.ffn.inner)
+        _fill(layer_spec.ffn.linear_1, layer.ffn.outer)
 
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces)
@@ -214,22 +202,16 @@ def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *
 
 
 def _fill_attention(spec: Any, attention: Attention) -> None:
-    _fill_norm(spec.layer_norm, attention.layer_norm)
-    linears = (
-        [attention.fused, attention.output]
-        if attention.query is None
-        else [attention.query, attention.fused, attention.output]
-    )
+    _fill(spec.layer_norm, attention.layer_norm)
+    linears = filter(None, [attention.query, attention.fused, attention.output])
     for linear_spec, linear in zip(spec.linear, linears, strict=True):
-        _fill_linear(linear_spec, linear)
+        _fill(linear_spec, linear)
 
 
-def _fill_linear(spec: Any, linear: nn.Linear) -> None:
-    spec.weight, spec.bias = _array(linear.weight), _array(linear.bias)
-
-
-def _fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
-    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+def _fill(spec: Any, module: nn.Linear | nn.LayerNorm) -> None:
+    names = ("gamma", "beta") if isinstance(module, nn.LayerNorm) else ("weight", "bias")
+    for name, parameter in zip(names, (module.weight, module.bias), strict=True):
+        setattr(spec, name, _array(parameter))
 
 
 def _array(parameter: Tensor) -> Any:

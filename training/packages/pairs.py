@@ -3,14 +3,15 @@
 import logging
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import order_key
 from data_catalog.rows.caption_keys import caption_key
@@ -64,14 +65,15 @@ Pair = tuple[str, str]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PairLine:
-    """A pair with the file and line that it comes from; an example of a drop has only the beginnings of its texts."""
+    """A pair with the file and line that it comes from, and why it is dropped (`DROP_REASONS`); "" if it is used."""
 
     path: Path
     number: int
     source: str
     target: str
+    reason: str = ""
 
     @property
     def pair(self) -> Pair:
@@ -93,27 +95,6 @@ class ParallelCaptions:
     examples: dict[str, list[PairLine]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Drops:
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: defaultdict[str, list[PairLine]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, reason: str, line: PairLine) -> None:
-        self.counts[reason] += 1
-        if len(self.examples[reason]) < MAX_EXAMPLES:
-            self.examples[reason].append(PairLine(line.path, line.number, excerpt(line.source), excerpt(line.target)))
-
-    def part(self, lines: Iterable[PairLine], faulty: Iterable[bool], reason: str) -> list[PairLine]:
-        """Return the lines without fault; drop the others for the reason."""
-        kept = []
-        for line, fault in zip(lines, faulty, strict=True):
-            if fault:
-                self.add(reason, line)
-            else:
-                kept.append(line)
-        return kept
-
-
 def read_pairs(
     paths: Path | Sequence[Path],
     *,
@@ -133,68 +114,76 @@ def read_pairs(
         paths: one file, or several in any order.
         num_held_out: pairs with the smallest hash to hold out. They change when lines are added.
         held_out: pairs that are held out instead, unchanged, such as the `training` pairs of a validation file.
-        source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
-        target_check: the check of targets.
+        source_check: drops sources in another language (cleaning's `caption_language`); `target_check` targets.
         codes: codes of source and target language, which take the place of `{lang}`.
         leave_out: sentences; pairs with one of them on either side are dropped.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    drops = _Drops()
+    all_lines = [line for path in files for line in _aligned_lines(path, codes)]
     unwanted = {caption_key(text) for text in leave_out}
     first: dict[Pair, PairLine] = {}
-    for path in files:
-        for line in _aligned_lines(path, drops, codes):
-            if not unwanted.isdisjoint(map(caption_key, line.pair)):
-                drops.add("left_out", line)
-            elif first.setdefault(line.pair, line) is not line:
-                drops.add("duplicate", line)
-    lines = sorted(first.values(), key=lambda line: (order_key(plain(line.source)), line.pair))
+    for line in _usable(all_lines):
+        if not unwanted.isdisjoint(map(caption_key, line.pair)):
+            line.reason = "left_out"
+        elif first.setdefault(line.pair, line) is not line:
+            line.reason = "duplicate"
+    lines = sorted(_usable(all_lines), key=lambda line: (order_key(plain(line.source)), line.pair))
     for column, check in (("source", source_check), ("target", target_check)):
         if check is not None:
             texts = [getattr(line, column) for line in lines]
-            lines = drops.part(lines, _wrong_language(texts, check, column=column), "wrong_language")
+            _drop(lines, _wrong_language(texts, check, column=column), "wrong_language")
+            lines = _usable(lines)
 
     own = 0 if held_out else num_held_out
-    names = ", ".join(map(str, files))
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(drops.counts.items())) or "none"
-    found = f"{len(lines):,} usable pairs in {names} (lines dropped: {dropped})"
-    if not lines:
-        raise InputError(
-            f"{found}: give UTF-8 lines of source<TAB>target, or two files whose lines translate each other"
-        )
-    if len(lines) < 10 * own:
-        raise InputError(f"{found}, too few to hold out {own:,}: give 10 times as many pairs, or lower num_held_out")
     validation = list(held_out) or [line.pair for line in lines[:own]]
     seen = {caption_key(source) for source, _ in validation}
-    training = drops.part(lines[own:], (caption_key(line.source) in seen for line in lines[own:]), "held_out")
-    if not training:
-        raise InputError(f"no pair is left to train on, because all sources of {names} are held out: give other pairs")
+    _drop(lines[own:], (caption_key(line.source) in seen for line in lines[own:]), "held_out")
+    training = _usable(lines[own:])
+    dropped = Counter(sorted(line.reason for line in all_lines if line.reason))
+    if not training or len(lines) < 10 * own:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "none"
+        raise InputError(
+            f"{len(lines):,} usable pairs in {', '.join(map(str, files))} (lines dropped: {reasons}) are too few to "
+            f"train on and to hold out {len(validation):,}: give more UTF-8 lines of source<TAB>target, or two files "
+            "whose lines translate each other, or lower num_held_out"
+        )
     return ParallelCaptions(
         training=[line.pair for line in training],
         held_out=validation,
-        dropped=dict(sorted(drops.counts.items())),
-        examples=dict(sorted(drops.examples.items())),
+        dropped=dict(dropped),
+        examples={name: [line for line in all_lines if line.reason == name][:MAX_EXAMPLES] for name in dropped},
     )
 
 
-def _aligned_lines(path: Path, drops: _Drops, codes: tuple[str, str] | None) -> list[PairLine]:
-    """Return the lines of a file, or of two, that are usable and aligned."""
+def _usable(lines: Iterable[PairLine]) -> list[PairLine]:
+    return [line for line in lines if not line.reason]
+
+
+def _drop(lines: Iterable[PairLine], faulty: Iterable[bool], reason: str) -> None:
+    for line, fault in zip(lines, faulty, strict=True):
+        if fault:
+            line.reason = reason
+
+
+def _aligned_lines(path: Path, codes: tuple[str, str] | None) -> list[PairLine]:
+    """Return the lines of a file, or of two; those that are not usable or not aligned have a reason to drop them."""
     lines = []
     for raw, fields in _read_fields(path, codes):
-        line = PairLine(path, raw.number, fields[0], "\t".join(fields[1:]))
-        if reason := _fault(raw, fields):
-            drops.add(reason, line)
-        else:
-            lines.append(line)
-    lines = drops.part(lines, _length_outliers(lines), "length_ratio")
-    misaligned = [False] * len(lines)
-    for found in _misaligned_ranges([len(line.source) for line in lines], [len(line.target) for line in lines]):
+        line = PairLine(path, raw.number, fields[0], "\t".join(fields[1:]), _fault(raw, fields))
+        if line.reason:
+            line.source, line.target = excerpt(line.source), excerpt(line.target)
+        lines.append(line)
+    good = _usable(lines)
+    _drop(good, _length_outliers(good), "length_ratio")
+    good = _usable(good)
+    for found in _misaligned_ranges([len(line.source) for line in good], [len(line.target) for line in good]):
         logger.warning(
             "%s: lines %d to %d are misaligned (lengths of sources and targets do not correlate) and are dropped",
-            *(path, lines[found.start].number, lines[found.stop - 1].number),
+            *(path, good[found.start].number, good[found.stop - 1].number),
         )
-        misaligned[found.start : found.stop] = [True] * len(found)
-    return drops.part(lines, misaligned, "misaligned")
+        for place in found:
+            good[place].reason = "misaligned"
+    return lines
 
 
 def files_of(path: Path, codes: tuple[str, str] | None) -> list[Path]:
@@ -209,9 +198,8 @@ def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Li
     names = files_of(path, codes)
     expected = "lines of source<TAB>target" if len(names) == 1 else "lines of one sentence"
     for name in names:
-        if not name.is_file():
-            raise InputError(f"{name} is not a file: give a UTF-8 file of {expected}")
-        check_text_file(name, expected=f"UTF-8 {expected}")
+        with about(name, remedy=f"give a UTF-8 file of {expected}"):
+            check_text_file(name, expected=f"UTF-8 {expected}")
     if len(names) == 1:
         yield from ((raw, [text.strip() for text in raw.text.split("\t")]) for raw in read_lines(path))
         return

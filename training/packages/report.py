@@ -79,51 +79,35 @@ def write_report(
 ) -> None:
     """Write the page into the training's folder: one HTML file without scripts or external resources.
 
-    Args:
-        training: the training.
-        state: its progress.
-        texts: translations of the held-out sources by the latest weights, or by the finished package.
-        num_parameters: weights of the network.
-        report: results of the finished package; None during training.
+    `texts` are translations of the held-out sources by the latest weights; with the `report`, by the finished package.
     """
-    sources, data, num_steps = training.sources, training.data, training.config.num_steps
-    if report is None:
-        status = f"after step {state.step:,} of {num_steps:,}"
-    elif state.step < num_steps:
-        status = f"finished after {state.step:,} of {num_steps:,} steps, because chrF stopped rising"
-    else:
-        status = f"finished after {state.step:,} steps"
-    # The held-out pairs are lines of the files of pairs, unless they come from elsewhere.
-    num_held_out = 0 if sources.held_out_sha256 or sources.continued else len(data.held_out)
+    charts = []
+    if state.history:
+        charts = [
+            _chart("BLEU and chrF", state, {"chrF": "val_chrf", "BLEU": "val_bleu"}),
+            _chart("nats per token", state, {"training": "train_loss", "held out": "val_loss"}),
+        ]
     style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
     page = _rendered(
         "report.html",
         training,
         report,
         package_name=training.folder.stem,  # the folder has the package's name
-        data=data,
-        history=state.history,
-        best=state.best_record,
-        status=status,
+        data=training.data,
+        state=state,
         num_parameters=num_parameters,
-        num_lines=len(data.training) + num_held_out + sum(data.dropped.values()),
-        samples=list(zip(data.held_out[:NUM_SAMPLES], texts, strict=False)),
+        samples=list(zip(training.data.held_out[:NUM_SAMPLES], texts, strict=False)),
         reasons=DROP_REASONS,
         # Style and charts are our own markup, not text of the dataset.
         style=Markup(style),  # noqa: S704
-        charts=[Markup(chart) for chart in _charts(state)] if state.history else [],  # noqa: S704
+        charts=[Markup(chart) for chart in charts],  # noqa: S704
     )
     write_bytes(training.folder / REPORT_FILE, page.encode())
 
 
-def _charts(state: RunState) -> list[str]:
-    """Return the charts of scores and of losses over steps, each as an `svg` element."""
-    scores = {"chrF": "val_chrf", "BLEU": "val_bleu"}
-    losses = {"training": "train_loss", "held out": "val_loss"}
-    return [_chart("BLEU and chrF", state, scores), _chart("nats per token", state, losses)]
-
-
 def _chart(what: str, state: RunState, series: Mapping[str, str]) -> str:
+    """Return a chart of some values over steps as an `svg` element."""
+
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         steps = [record["step"] for record in state.history]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError
 from data_catalog.disk.files import save_tensors
 from training.packages.config import TrainPackageConfig
@@ -43,12 +43,8 @@ class TranslationTask(Task[Batch]):
 
     The weights with the best chrF on the held-out pairs are kept: averaged, and quantized as they will be packed.
 
-    Args:
-        model: the network, with the settings of the training.
-        training: pairs to train on.
-        held_out: pairs that are never trained on.
-        folder: folder of the training, which gets the best weights.
-        score: translates the held-out pairs with a network, as it would be packed, and scores them.
+    The network has the settings of the training. `folder` gets the best weights. `score` translates the held-out pairs
+    with a network, as it would be packed, and scores them.
     """
 
     device = torch.device("cpu")
@@ -100,14 +96,22 @@ class TranslationTask(Task[Batch]):
         return {"loss": loss}
 
     def validate(self) -> tuple[float, dict[str, float]]:
-        """Score the averaged weights by the held-out pairs, translated greedily."""
+        """Score the averaged weights by the held-out pairs, translated greedily; the loss is per token, in nats."""
         num_threads = torch.get_num_threads()
         scores = self._score(self._averaged)
         # CTranslate2 has changed the number of OpenMP's threads, on which the order of torch's sums depends.
         torch.set_num_threads(num_threads)
         self.texts = scores.texts
-        loss = validation_loss(self._averaged, self._held_out, self.config.batch_tokens)
-        return scores.chrf, {"val_loss": loss, "val_bleu": scores.bleu, "val_chrf": scores.chrf}
+        self._averaged.eval()
+        total, count = 0.0, 0
+        for group in grouped(sorted(self._held_out, key=_width), self.config.batch_tokens):
+            source, source_lengths, target, labels = to_batch(group)
+            real = labels != IGNORED
+            with torch.no_grad():
+                logits = self._averaged(source, source_lengths, target, real)
+            total += smoothed_cross_entropy(logits, labels[real], 0.0).item() * int(real.sum())
+            count += int(real.sum())
+        return scores.chrf, {"val_loss": total / count, "val_bleu": scores.bleu, "val_chrf": scores.chrf}
 
     def keep(self) -> None:
         """Write the averaged weights."""
@@ -120,10 +124,8 @@ class TranslationTask(Task[Batch]):
 
 def load_weights(model: TranslationModel, path: Path) -> None:
     """Load weights into the network, strictly."""
-    try:
+    with about(path, kind=DamagedError, remedy="restore the training's folder from a copy"):
         model.load_state_dict(load_file(path), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise DamagedError(f"{path} does not contain this network's weights: {error}") from error
 
 
 def _averaged(averaged: Tensor, current: Tensor, num_averaged: Tensor | int, *, decay: float) -> Tensor:
@@ -147,7 +149,7 @@ def update(
     source, source_lengths, target, labels = batch
     real = labels != IGNORED
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = model.logits(model.states(source, source_lengths, target)[real])
+        logits = model(source, source_lengths, target, real)
     loss = smoothed_cross_entropy(logits, labels[real], config.label_smoothing)
     if not loss.isfinite():
         raise FloatingPointError(f"the loss is {loss.item()}")
@@ -160,26 +162,8 @@ def update(
     return loss.item()
 
 
-def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_tokens: int) -> float:
-    """Return the mean cross-entropy per target token, in nats, without label smoothing and dropout."""
-    model.eval()
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for group in grouped(sorted(pairs, key=_width), batch_tokens):
-            source, source_lengths, target, labels = to_batch(group)
-            real = labels != IGNORED
-            logits = model.logits(model.states(source, source_lengths, target)[real])
-            total += smoothed_cross_entropy(logits, labels[real], 0.0).item() * int(real.sum())
-            count += int(real.sum())
-    return total / count
-
-
 class _SmoothedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy with label smoothing in a single buffer.
-
-    torch's own takes four passes over (tokens, vocabulary) and as many buffers. Most of a small model's time is spent
-    there.
-    """
+    """Cross-entropy with label smoothing in one buffer of (tokens, vocabulary), where torch's own takes four."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

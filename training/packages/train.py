@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.precision import refuse_slow_precision, with_precision
 from data_catalog.catalog.manifest import RUN_FILE
@@ -88,19 +89,27 @@ def train_package(
 
     Args:
         pairs: files, or names with `{lang}`; see `read_pairs`.
-        from_code: ISO 639 code of the first column.
-        to_code: ISO 639 code of the second column.
+        from_code: ISO 639 code of the first column; `to_code` of the second.
         out: the package's file; its name must end in `.argosmodel`.
-        config: settings of the training.
         held_out: a file of pairs for validation, or a name with `{lang}`; None to hold out some of `pairs`.
         continued: an earlier package with its training folder beside it. Training starts from its weights and keeps its
             vocabulary, sizes and held-out pairs.
-        source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
-        target_check: the check of targets.
+        source_check: drops sources in another language (cleaning's `caption_language`); `target_check` targets.
     """
     require_one_process("mt train")
     codes = from_code, to_code
-    _check_arguments(codes, out, continued, held_out)
+    for code in codes:
+        if not LANGUAGE_CODE.fullmatch(code):
+            raise SettingsError(f"{code!r} is not an ISO 639 code: give two or three lower-case letters, such as it")
+    if out.suffix != SUFFIX or out.is_dir():
+        raise SettingsError(f"--out must name a file that ends in {SUFFIX}, and no folder, got {out}")
+    if continued and continued.resolve() == out.resolve():
+        raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
+    if continued and held_out:
+        raise SettingsError(
+            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
+            "pairs, because it may have trained on any others. Remove --held-out"
+        )
     refuse_slow_precision(config.precision, "cpu", setting="precision")
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
     read = partial(read_pairs, source_check=source_check, target_check=target_check, codes=codes)
@@ -138,26 +147,13 @@ def train_package(
         begun = key_of_folder(folder)
         resolved = with_precision(config, "cpu", has_begun=lambda each: begun == _key(replace(training, config=each)))
         training = replace(training, config=resolved)
-        if begun == _key(training):
+        key = _key(training)
+        if begun == key:
             _adopt_state(folder)
-        model, state = _train(training, training_folder(continued) if continued else None)
+        else:
+            _replace_record(training, key)
+        model, state = _train(training, key, training_folder(continued) if continued else None)
         return _pack(training, model, state, out)
-
-
-def _check_arguments(codes: tuple[str, str], out: Path, continued: Path | None, held_out: Path | None) -> None:
-    """Refuse what would be noticed only after the training, or not at all."""
-    for code in codes:
-        if not LANGUAGE_CODE.fullmatch(code):
-            raise SettingsError(f"{code!r} is not an ISO 639 code: give two or three lower-case letters, such as it")
-    if out.suffix != SUFFIX or out.is_dir():
-        raise SettingsError(f"--out must name a file that ends in {SUFFIX}, and no folder, got {out}")
-    if continued and continued.resolve() == out.resolve():
-        raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
-    if continued and held_out:
-        raise SettingsError(
-            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
-            "pairs, because it may have trained on any others. Remove --held-out"
-        )
 
 
 def training_folder(out: Path) -> Path:
@@ -168,42 +164,35 @@ def training_folder(out: Path) -> Path:
 def _read_earlier(package: Path, codes: tuple[str, str]) -> tuple[str, dict[str, Any], list[Pair]]:
     """Return key, sizes and held-out pairs of the training of an earlier package, which must have ended."""
     folder = training_folder(package)
-    files = [package, *(folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE))]
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{package} cannot be continued, because {missing[0]} is missing: give a package of `mt train` whose "
-            "training has ended, with its folder beside it"
-        )
-    try:
+    remedy = (
+        "give a package of `mt train` whose training has ended, with its folder beside it, or restore that from a copy"
+    )
+    with about(f"{package} cannot be continued", kind=DamagedError, remedy=remedy):
+        for path in (package, folder / WEIGHTS_FILE, folder / VOCABULARY_FILE):
+            path.stat()
         run = read_json(folder / RUN_FILE)
         key, sizes = str(run["key"]), {name: run["config"][name] for name in SIZES}
         own = run["sources"]["from_code"], run["sources"]["to_code"]
         # Bytes are read, because in text mode a carriage return in a text would end its line.
-        lines = (folder / HELD_OUT_FILE).read_bytes().decode("utf-8").split("\n")
-        held_out = [(source, target) for source, target in (line.split("\t") for line in lines[:-1])]
-    except (ValueError, LookupError, TypeError) as error:
-        raise DamagedError(f"{folder} is damaged ({error!r}): restore it from a copy") from error
-    if not held_out or lines[-1]:
-        raise DamagedError(f"{folder / HELD_OUT_FILE} is cut off: restore it from a copy")
+        *lines, end = (folder / HELD_OUT_FILE).read_bytes().decode("utf-8").split("\n")
+        held_out = [(source, target) for source, target in (line.split("\t") for line in lines)]
+        if end or not held_out:
+            raise ValueError(f"{HELD_OUT_FILE} is cut off")
     if own != codes:
         raise InputError(f"{package} translates {' to '.join(own)}, not {' to '.join(codes)}")
     return key, sizes, held_out
 
 
-def _train(training: Training, start: Path | None) -> tuple[TranslationModel, RunState]:
+def _train(training: Training, key: str, start: Path | None) -> tuple[TranslationModel, RunState]:
     """Train, or resume, to the end; return the network with the weights of its best validation, and the final state."""
     folder, config, data = training.folder, training.config, training.data
-    key = _begin(training)
     write_bytes(folder / HELD_OUT_FILE, _lines(data.held_out))
     vocabulary_file = folder / VOCABULARY_FILE
     if start:
         write_atomically(vocabulary_file, partial(shutil.copyfile, start / VOCABULARY_FILE))
     elif not vocabulary_file.is_file():
         texts = (text for pair in data.training for text in pair)
-        write_atomically(
-            vocabulary_file, lambda temporary: train_vocabulary(texts, temporary, size=config.vocabulary_size)
-        )
+        write_atomically(vocabulary_file, lambda path: train_vocabulary(texts, path, size=config.vocabulary_size))
     vocabulary = load_vocabulary(vocabulary_file)
     token_pairs = (
         list(zip(*(vocabulary.encode([pair[side] for pair in pairs]) for side in (0, 1)), strict=True))
@@ -242,7 +231,7 @@ def _adopt_state(folder: Path) -> None:
     old = folder / EARLIER_STATE_FILE
     if not old.is_file():
         return
-    try:
+    with about(old, kind=DamagedError, remedy="remove it to train from the start"):
         with safe_open(old, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             progress = json.loads(file.metadata()["state"])
@@ -255,8 +244,6 @@ def _adopt_state(folder: Path) -> None:
         best = scores.index(max(scores))
         found = {"best": best, "best_score": scores[best], "stale": len(scores) - 1 - best, "history": history}
         found |= {name: progress[name] for name in ("key", "step", "epoch", "batch")}
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise DamagedError(f"{old} is not a resume state ({error}): remove it to train from the start") from error
     save_tensors(tensors, folder / STATE_FILE, {"state": json.dumps(found)})
     old.unlink()
 
@@ -286,14 +273,12 @@ def _made_of(training: Training) -> dict[str, Any]:
     return {"sources": asdict(training.sources), "config": asdict(training.config)}
 
 
-def _begin(training: Training) -> str:
-    """Write the record of the training, unless its folder has it, and return the training's key.
+def _replace_record(training: Training, key: str) -> None:
+    """Write the record of a training that begins.
 
     Another training that has not written a state yet is replaced, so that settings that do not work can be corrected.
     """
-    key, folder = _key(training), training.folder
-    if key_of_folder(folder) == key:
-        return key
+    folder = training.folder
     if any((folder / name).is_file() for name in (STATE_FILE, EARLIER_STATE_FILE)):
         raise SettingsError(
             f"{folder} contains a training with other settings, pairs or libraries: remove it to train again, or give "
@@ -302,7 +287,6 @@ def _begin(training: Training) -> str:
     # The vocabulary of the other training must be removed before the record of this one is written.
     (folder / VOCABULARY_FILE).unlink(missing_ok=True)
     write_json(folder / RUN_FILE, {"key": key, **_made_of(training)})
-    return key
 
 
 @contextmanager

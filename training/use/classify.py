@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.errors import SettingsError
 from training.data.features import text_features
-from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
-from training.use.search import query_features
+from training.towers.model import LoadedModel, open_model, require_texts
+from training.use.search import query_features, require_finite
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"
@@ -20,15 +20,7 @@ PLACEHOLDER = "{c}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A class and its probability.
-
-    Args:
-        label: the class as the user gave it.
-        text: the text that the model encoded: the template with the class.
-        cosine: cosine similarity of image and text.
-        probability: probability of the text, computed by `Classification.method`.
-        is_cut: the text is longer than the model's context, so its end was cut off.
-    """
+    """A class and its probability. `text` is the template with the class; `is_cut`: its end was cut off."""
 
     rank: int
     label: str
@@ -64,13 +56,9 @@ class Classification:
 def classify(
     image: Path, labels: Sequence[str], model: LoadedModel | Path, *, template: str = PLACEHOLDER
 ) -> Classification:
-    """Return how well each of several texts fits an image file, as probabilities.
+    """Return how well each of two or more texts fits an image file, as probabilities.
 
-    Args:
-        image: the image file.
-        labels: two or more texts, or class names for the template.
-        model: a model folder or a loaded model.
-        template: text with `PLACEHOLDER` in place of a label, such as "una foto di {c}".
+    `template` has `PLACEHOLDER` in place of a label, such as "una foto di {c}".
     """
     require_texts(labels)
     if PLACEHOLDER not in template:
@@ -79,14 +67,19 @@ def classify(
         raise SettingsError("a single text always gets the probability 1: give two or more texts to compare")
     texts = [template.replace(PLACEHOLDER, label) for label in labels]
     loaded = open_model(model)
-    _refuse_equal_texts(loaded, texts)
+    # Two texts with the same tokens would split one probability.
+    first: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(texts, loaded.tokenizer(texts).flatten(1).tolist(), strict=True):
+        if (same := first.setdefault(tuple(ids), text)) is not text:
+            raise SettingsError(
+                f"the model reads {reprlib.repr(same)} and {reprlib.repr(text)} as the same text, and "
+                "would split one probability between them: give only one of the two, or word them differently"
+            )
     cosines = text_features(loaded, texts).astype(np.float64) @ query_features(loaded, image)
-    if not np.isfinite(cosines).all():
-        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")
+    require_finite(cosines)
     scale = float(loaded.module.logit_scale.exp().item())
     bias = None if loaded.module.logit_bias is None else float(loaded.module.logit_bias.item())
-    logits = cosines * scale
-    probabilities = softmax(logits) if bias is None else expit(logits + bias)
+    probabilities = softmax(cosines * scale) if bias is None else expit(cosines * scale + bias)
     too_long = set(loaded.tokenizer.too_long(texts))
     choices = tuple(
         Choice(
@@ -107,15 +100,3 @@ def classify(
         logit_bias=bias,
         model_sha256=loaded.sha256,
     )
-
-
-def _refuse_equal_texts(model: LoadedModel, texts: Sequence[str]) -> None:
-    """Refuse two texts with the same tokens, because they would split one probability."""
-    first: dict[tuple[int, ...], str] = {}
-    for text, ids in zip(texts, model.tokenizer(texts).flatten(1).tolist(), strict=True):
-        if tuple(ids) in first:
-            raise SettingsError(
-                f"the model reads {reprlib.repr(first[tuple(ids)])} and {reprlib.repr(text)} as the same text, and "
-                "would split one probability between them: give only one of the two, or word them differently"
-            )
-        first[tuple(ids)] = text

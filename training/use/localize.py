@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.base.errors import DamagedError, InputError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from training.data.images import BATCH_SIZE, picture_features, read_picture
 from training.data.pairs import Floats
-from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
+from training.towers.model import LoadedModel, open_model, require_texts
 from training.towers.preprocessing import SQUASH, Pixels
-from training.use.search import query_features
+from training.use.search import query_features, require_finite
 
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -37,15 +37,9 @@ METHODS = {
 class Localization:
     """The part of an image that a text describes, as a heat map.
 
-    Args:
-        cosine: cosine similarity of the whole image and the text.
-        method: one of `METHODS`.
-        heat: values of the method in cosines, row by row from the top, for a grid of equal cells over the upright
-            image. Below 0, the text fits better without the cell.
-        width: width of the upright image, in pixels.
-        height: height of the upright image, in pixels.
-        num_masks: number of encoded images besides the whole one.
-        is_cut: the text is longer than the model's context, so its end was cut off.
+    The `cosine` is that of the whole image. The heat has values of the method in cosines, row by row from the top, for
+    a grid of equal cells over the upright image, whose size is in pixels; below 0, the text fits better without the
+    cell. `is_cut`: the end of the text was cut off.
     """
 
     image: Path
@@ -95,17 +89,18 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     pixels = loaded.preprocessing.resized(picture.image)
     wanted = query_features(loaded, text).astype(np.float64)
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
-    masks = square_masks(min(GRID, loaded.image_size))
-    heat, num_masks = np.zeros(masks.shape[1:]), 0
+    masks = _square_masks(min(GRID, loaded.image_size))
+    changes, num_masks = np.zeros(len(masks)), 0
     if method in (COVER, BOTH):
-        heat += mean_where_covered(whole - _cosines(loaded, pixels, wanted, masks), masks)
+        changes += whole - _cosines(loaded, pixels, wanted, masks)
         num_masks += len(masks)
     if method in (REVEAL, BOTH):
         blank, *alone = _cosines(loaded, pixels, wanted, np.concatenate([np.ones_like(masks[:1]), ~masks]))
-        heat += mean_where_covered(np.array(alone) - blank, masks)
+        changes += np.array(alone) - blank
         num_masks += len(masks) + 1
-    if not np.isfinite(heat).all():
-        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")
+    # The mean of the squares that cover a cell.
+    heat = np.tensordot(changes, masks.astype(np.float64), axes=1) / masks.sum(axis=0)
+    require_finite(heat)
     return Localization(
         image=image,
         text=text,
@@ -120,7 +115,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     )
 
 
-def square_masks(num_cells: int) -> Masks:
+def _square_masks(num_cells: int) -> Masks:
     """Return the cells that each square covers, shape (squares, num_cells, num_cells). Every cell is in some square."""
     masks = []
     for side, stride in SQUARES:
@@ -131,12 +126,6 @@ def square_masks(num_cells: int) -> Masks:
                 mask[top : top + side, left : left + side] = True
                 masks.append(mask)
     return np.stack(masks)
-
-
-def mean_where_covered(values: Floats, masks: Masks) -> Floats:
-    """Return for each cell the mean value of the masks that cover it, in the shape of a mask."""
-    found: Floats = np.tensordot(values, masks.astype(np.float64), axes=1) / masks.sum(axis=0)
-    return found
 
 
 def _cosines(model: LoadedModel, pixels: Pixels, wanted: Floats, masks: Masks) -> Floats:

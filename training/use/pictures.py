@@ -47,14 +47,7 @@ def missing_letters(texts: Iterable[str]) -> list[str]:
 
 
 def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None = None) -> None:
-    """Write the result of a search as a PNG, with `COLUMNS` images per row and at most `MOST_IMAGES` images.
-
-    Args:
-        hits: the found images.
-        out: path of the PNG.
-        title: the text that was searched, or the name of the image.
-        image: the image that was searched, if it was one. It is drawn beside the title.
-    """
+    """Write the result of a search as a PNG: at most `MOST_IMAGES` images, under the text or image of the query."""
     hits = hits[:MOST_IMAGES]
     rows, columns = max(1, -(-len(hits) // COLUMNS)), min(COLUMNS, max(2, len(hits)))
     query = None if image is None else fit_in_box(read_picture(image, THUMBNAIL).image, THUMBNAIL // 2)
@@ -73,18 +66,13 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str, image: Path | None
         row, column = divmod(number, COLUMNS)
         x, y = MARGIN + column * (CARD_WIDTH + GAP), MARGIN + head + row * (CARD_HEIGHT + GAP)
         draw.rounded_rectangle((x, y, x + CARD_WIDTH, y + CARD_HEIGHT), radius=10, fill=CARD, outline=BORDER)
-        _paste(sheet, thumbnail_of(hit), (x + PADDING, y + PADDING, THUMBNAIL, THUMBNAIL))
+        _paste(sheet, fit_in_box(image_of(hit, THUMBNAIL), THUMBNAIL), (x + PADDING, y + PADDING, THUMBNAIL, THUMBNAIL))
         below = y + CARD_WIDTH
         _write(draw, (x + PADDING, below), str(hit.rank), 18)
         _write(draw, (x + CARD_WIDTH - PADDING, below), f"{hit.cosine:.3f}", 16, fill=GREY, anchor="ra")
         caption = hit.captions[0] if hit.captions else hit.name
         _write(draw, (x + PADDING, below + 28), caption, 15, THUMBNAIL, num_lines=TEXT_LINES)
     _save(sheet, out)
-
-
-def thumbnail_of(hit: Hit) -> Image.Image:
-    """Return the image of a hit, in RGB, to fit in a square of `THUMBNAIL` pixels."""
-    return fit_in_box(image_of(hit, THUMBNAIL), THUMBNAIL)
 
 
 def image_of(hit: Hit, side: int) -> Image.Image:

@@ -7,11 +7,10 @@ are updated when files change.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
-from itertools import groupby
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,13 @@ import numpy as np
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import counted
 from data_catalog.base.progress import Progress
-from data_catalog.catalog.manifest import require_snapshot
-from data_catalog.disk.files import digest, sha256_of
+from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
 from data_catalog.rows.image_formats import IMAGE_SUFFIXES, is_image_name
 from training.data.features import FeatureIndex, read_index, stacked, text_features, write_index
 from training.data.images import Features, decode_all, encode_files, encoded_images, picture_features, read_picture
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
-from training.towers.trained_models import current_model, pair_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +35,6 @@ FOLDER_INDEX = ".vernaclip"  # in the searched folder
 ROOT_INDEXES = "folder-indexes"  # in a root, for folders that are not writable
 PORTION, MOST_PORTIONS = 8192, 10  # images per write of the index, and the maximum number of writes
 SAMPLE_COLUMNS = ("split", "sha256", "url", "page_url", "license", "attribution")
-_NOT_IN_JSON = ("image", "name", "path")
 
 # Path below the folder, size, and the times in nanoseconds when content and metadata, such as permissions, changed.
 File = tuple[str, int, int, int]
@@ -48,17 +44,11 @@ def nearest(features: Features, query: Features, k: int) -> tuple[Integers, Floa
     """Return the places of the `k` rows with the highest cosine to a query, best first, and their cosines.
 
     Products in float32 choose k + `SPARE` rows, products in float64 order them. Equal rows among these keep their
-    order.
-
-    Args:
-        features: unit rows, float32, shape (rows, dim). May be memory-mapped.
-        query: a unit row, float32, shape (dim,).
-        k: maximum number of rows.
+    order. `features` has unit rows, shape (rows, dim), and may be memory-mapped; `query` is a unit row, shape (dim,).
     """
     with np.errstate(invalid="ignore", over="ignore"):
         products = features @ query
-    if not np.isfinite(products).all():
-        raise DamagedError("features are not finite: the model or the index of its images is damaged")
+    require_finite(products)
     rows = np.arange(len(products))
     if k + SPARE < len(products):
         rows = np.sort(np.argpartition(products, -(k + SPARE))[-(k + SPARE) :])
@@ -68,15 +58,18 @@ def nearest(features: Features, query: Features, k: int) -> tuple[Integers, Floa
     return rows[order], cosines[order]
 
 
+def require_finite(values: Any) -> None:
+    """Refuse results of damaged weights."""
+    if not np.isfinite(values).all():
+        raise DamagedError("features are not finite: the model or the index of its images is damaged")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """An image that a search found: a sample of a dataset, or a file of a folder.
+    """An image that a search found: a sample of a dataset with its encoded image, or a file of a folder with its path.
 
-    Args:
-        name: id of the sample, or path of the file relative to the searched folder.
-        path: path of the file. None for a sample.
-        image: the encoded image of a sample. Empty for a file.
-        sha256: sha256 of a sample's image before normalisation.
+    The name is that of the sample, or the path relative to the searched folder. `sha256` is that of a sample's image
+    before normalisation.
     """
 
     rank: int = 0
@@ -94,10 +87,14 @@ class Hit:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the image."""
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_IN_JSON}
-        is_sample = self.path is None
-        place = {"sample_id": self.name if is_sample else None, "path": None if is_sample else str(self.path)}
-        return {**found, **place, "captions": list(self.captions)}
+        return {
+            "rank": self.rank,
+            "cosine": self.cosine,
+            "captions": list(self.captions),
+            **{name: getattr(self, name) for name in SAMPLE_COLUMNS},
+            "sample_id": self.name if self.path is None else None,
+            "path": None if self.path is None else str(self.path),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +130,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Images with their features, for many searches. Create it with `shard_gallery` or `folder_gallery`.
-
-    Args:
-        features: one unit row per image, shape (images, dim).
-        hits: returns the hits at some places, with their cosines, in the same order.
-        unreadable: files of a folder that cannot be read, each with the reason.
-    """
+    """Images with their features, one unit row each, for many searches; `hits` returns those at some places."""
 
     model: LoadedModel
     features: Features
@@ -148,7 +139,7 @@ class Gallery:
 
     def search(self, query: str | Path, k: int) -> SearchResult:
         """Return the `k` images that are most similar to a text or an image, without those that are the same file."""
-        _check_query(query, k)
+        check_query(query, k)
         row = query_features(self.model, query)
         content = query.read_bytes() if isinstance(query, Path) else b""
         wanted = k
@@ -169,96 +160,71 @@ class Gallery:
         )
 
 
+def check_query(query: str | Path, k: int) -> None:
+    """Refuse a query that is empty or no image, as should be done before the model is loaded."""
+    if k < 1:
+        raise SettingsError(f"k must be positive, got {k}")
+    if isinstance(query, Path):
+        read_picture(query, 1)
+    else:
+        require_texts([query])
+
+
 def query_features(model: LoadedModel, query: str | Path) -> Features:
     """Return the features of a query, shape (dim,). Log a warning if the text is too long for the model."""
     if isinstance(query, Path):
         pixels = model.preprocessing.resized(read_picture(query, model.image_size).image)
         return picture_features(model, np.stack([pixels])).reshape(-1)
     if model.tokenizer.too_long([query]):
-        logger.warning(
-            "the text is longer than the %d tokens of the model's context: its end is cut off",
-            model.tokenizer.context_length,
-        )
+        most = model.tokenizer.context_length
+        logger.warning("the text is longer than the %d tokens of the model's context: its end is cut off", most)
     return text_features(model, [query]).reshape(-1)
 
 
-def search_dataset(
-    root: Path, dataset: str | None, query: str | Path, *, num_hits: int, split: str | None = None
-) -> SearchResult:
-    """Return the images of a dataset or one of its splits that are most similar to a query, with its newest model.
-
-    The images are those of the newest snapshot, also those that were added since the model was trained. Without a
-    dataset, it is the only one that has a model.
-    """
-    _check_query(query, num_hits)
-    model = current_model(root, dataset)
-    snapshot = require_snapshot(root, model.snapshot.dataset)
-    searched = () if split is None else snapshot.pair_files(split)
-    if split is not None and not searched:
-        raise InputError(f"the {split} split has no images: search another one")
-    hashes = pair_hashes(snapshot)
-    gallery = shard_gallery(list(hashes), model.folder, sha256=hashes.__getitem__, searched=searched)
-    return gallery.search(query, num_hits)
-
-
-def search(query: str | Path, files: Sequence[Path], model: LoadedModel | Path, *, k: int = 12) -> SearchResult:
-    """Return the `k` images of pair shards that are most similar to a query. Cache features in the model's folder."""
-    _check_query(query, k)
-    return shard_gallery(files, model).search(query, k)
-
-
-def search_folder(
-    query: str | Path, folder: Path, model: LoadedModel | Path, *, k: int = 12, root: Path | None = None
-) -> SearchResult:
-    """Return the `k` images of a folder and its subfolders that are most similar to a query.
-
-    Features are cached in the folder, with one index per model, or in the root if the folder is not writable. Only new
-    and changed files are encoded again. Hidden files and folders, and links to folders, are skipped.
-    """
-    _check_query(query, k)
-    return folder_gallery(folder, model, root=root).search(query, k)
+def _has_content(hit: Hit, content: bytes) -> bool:
+    """Return whether a hit is the same file: that of a folder, or that of a sample before or after normalisation."""
+    if hit.path is None:
+        return hit.image == content or hit.sha256 == hashlib.sha256(content).hexdigest()
+    return hit.path.is_file() and hit.path.stat().st_size == len(content) and hit.path.read_bytes() == content
 
 
 def shard_gallery(
-    files: Sequence[Path],
-    model: LoadedModel | Path,
-    *,
-    sha256: Callable[[Path], str] = sha256_of,
-    searched: Sequence[Path] = (),
+    shards: Mapping[Path, str], model: LoadedModel | Path, *, searched: Sequence[Path] | None = None
 ) -> Gallery:
     """Return the images of pair shards, ready to be searched.
 
     The index is one for each model. Images that it has, of whichever snapshot, are not encoded again.
 
     Args:
-        files: pair shards of a snapshot, all of which are indexed.
+        shards: sha256 of each shard of a snapshot, such as `pair_hashes` returns. All are indexed.
         model: a model folder, or a loaded model, for which nothing is cached.
-        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
-        searched: shards to search. Empty searches all.
+        searched: shards to search. None searches all.
     """
-    loaded = open_model(model)
-    hashes, groups = [sha256(path) for path in files], row_groups(files)
+    loaded, hashes, groups = open_model(model), list(shards.values()), row_groups(list(shards))
     features = _index(
         model / INDEX_FOLDER if isinstance(model, Path) else None,
         loaded,
         lambda facts: bool(facts["shards"] == hashes),
         lambda cached: _encoded_shards(loaded, groups, hashes, cached),
     ).features
-    if searched:
-        features = features[np.repeat([group.path in searched for group in groups], [one.num_rows for one in groups])]
+    if searched is not None:
+        chosen = np.array([group.path in searched for group in groups], dtype=bool)
+        features = features[np.repeat(chosen, [group.num_rows for group in groups])]
         groups = [group for group in groups if group.path in searched]
     if not len(features):
-        raise InputError("there are no images to search: build the dataset first")
+        raise InputError("there are no images to search: build the dataset first, or name another split")
     return Gallery(model=loaded, features=features, hits=lambda rows, cosines: _samples(groups, rows, cosines))
 
 
 def folder_gallery(folder: Path, model: LoadedModel | Path, *, root: Path | None = None) -> Gallery:
-    """Return the images of a folder, ready to be searched. Arguments are those of `search_folder`."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder")
+    """Return the images of a folder and its subfolders, ready to be searched.
+
+    Features are cached in the folder, with one index per model, or in the root if the folder is not writable. Only new
+    and changed files are encoded again. Hidden files and folders, and links to folders, are skipped.
+    """
     files, unreadable = _image_files(folder)
     if not files:
-        raise InputError(f"{folder} contains no image files ({', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(f"{folder} is no folder with image files ({', '.join(IMAGE_SUFFIXES)})")
     loaded = open_model(model)
     index = _index(
         _folder_index(folder, loaded, root),
@@ -278,36 +244,15 @@ def folder_gallery(folder: Path, model: LoadedModel | Path, *, root: Path | None
     return Gallery(model=loaded, features=index.features, hits=hits, unreadable=tuple(unreadable))
 
 
-def _check_query(query: str | Path, k: int) -> None:
-    """Refuse a query that is empty or no image before the model is loaded."""
-    if k < 1:
-        raise SettingsError(f"k must be positive, got {k}")
-    if isinstance(query, Path):
-        read_picture(query, 1)
-    else:
-        require_texts([query])
-
-
-def _has_content(hit: Hit, content: bytes) -> bool:
-    """Return whether a hit is the same file: that of a folder, or that of a sample before or after normalisation."""
-    if hit.path is None:
-        return hit.image == content or hit.sha256 == hashlib.sha256(content).hexdigest()
-    return hit.path.is_file() and hit.path.stat().st_size == len(content) and hit.path.read_bytes() == content
-
-
 def _index(
     place: Path | None,
     model: LoadedModel,
     is_current: Callable[[dict[str, Any]], bool],
     encode: Callable[[FeatureIndex | None], Iterator[FeatureIndex]],
 ) -> FeatureIndex:
-    """Return the cached index if it is current; else encode what it lacks, and cache that.
+    """Return the index cached at a place if it is current; else the last of those that `encode` makes of it.
 
-    Args:
-        place: folder of the index. None caches nothing.
-        model: the model whose features they are.
-        is_current: returns whether an index with these facts is up to date.
-        encode: yields ever more complete indexes from the cached one, if any. Each is written.
+    Each of those is more complete than the one before, and is written, unless there is no place.
     """
 
     def cached() -> FeatureIndex | None:
@@ -336,7 +281,7 @@ def _encoded_shards(
     if cached is not None:
         rows = dict(zip(cached.facts["images"], np.asarray(cached.features), strict=True))
     total = sum(group.num_rows for group in groups)
-    images, num_encoded, num_written = list[str](), 0, 0
+    images, num_known, num_written = list[str](), len(rows), len(rows)
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         Progress("encode images", total=total, unit="images") as progress,
@@ -349,35 +294,36 @@ def _encoded_shards(
                 pixels = decode_all(list(fresh.values()), model.preprocessing, pool)
                 rows |= zip(fresh, picture_features(model, pixels), strict=True)
             images += names
-            num_encoded += len(fresh)
             progress.advance(group.num_rows)
-            if num_encoded - num_written >= max(PORTION, total // MOST_PORTIONS):
-                num_written = num_encoded
+            if len(rows) - num_written >= max(PORTION, total // MOST_PORTIONS):
+                num_written = len(rows)
                 facts = {"model": model.sha256, "shards": [], "images": list(rows)}
                 yield FeatureIndex(stacked(list(rows.values())), facts)
-    logger.info("encoded %s of %s", f"{num_encoded:,}", counted(len(images), "image"))
+    logger.info("encoded %s of %s", f"{len(rows) - num_known:,}", counted(len(images), "image"))
     facts = {"model": model.sha256, "shards": list(hashes), "images": images}
     yield FeatureIndex(stacked([rows[image] for image in images]), facts)
 
 
 def _samples(groups: Sequence[RowGroup], rows: Integers, cosines: Floats) -> list[Hit]:
     """Return the samples at some places. Each row group with hits is read once, and no other."""
-    ends = np.cumsum([group.num_rows for group in groups])
+    wanted = dict(zip(rows.tolist(), cosines.tolist(), strict=True))
     hits: dict[int, Hit] = {}
-    ascending = sorted(zip(rows.tolist(), cosines.tolist(), strict=True))
-    for number, found in groupby(ascending, key=lambda hit: int(np.searchsorted(ends, hit[0], side="right"))):
-        table = read_rows(groups[number], ("sample_id", "captions", "image", *SAMPLE_COLUMNS))
-        start = int(ends[number]) - groups[number].num_rows
-        for row, cosine in found:
+    start = 0
+    for group in groups:
+        inside = [row for row in wanted if start <= row < start + group.num_rows]
+        if inside:
+            table = read_rows(group, ("sample_id", "captions", "image", *SAMPLE_COLUMNS))
+        for row in inside:
             (sample,) = table.slice(row - start, 1).to_pylist()
             hits[row] = Hit(
-                cosine=cosine,
+                cosine=wanted[row],
                 name=sample["sample_id"],
                 image=sample["image"]["bytes"],
                 captions=tuple(sample["captions"]),
                 **{name: sample[name] for name in SAMPLE_COLUMNS},
             )
-    return [hits[row] for row in rows.tolist()]
+        start += group.num_rows
+    return [hits[row] for row in wanted]
 
 
 def _folder_index(folder: Path, model: LoadedModel, root: Path | None) -> Path | None:
@@ -395,10 +341,7 @@ def _image_files(folder: Path) -> tuple[list[File], list[tuple[Path, str]]]:
     files, nameless = list[File](), []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if name.startswith(".") or not is_image_name(name):
-                continue
+        for path in (Path(place, name) for name in names if is_image_name(name) and not name.startswith(".")):
             below = path.relative_to(folder).as_posix()
             if any("\ud800" <= letter <= "\udfff" for letter in below):
                 nameless.append((path, "its name is not valid UTF-8: rename it"))
@@ -419,10 +362,7 @@ def _broken(facts: dict[str, Any]) -> dict[File, str]:
 def _encoded_files(
     model: LoadedModel, folder: Path, files: Sequence[File], cached: FeatureIndex | None
 ) -> Iterator[FeatureIndex]:
-    """Yield indexes of a folder: cached rows of unchanged files, and rows of more and more of the others.
-
-    Files that could not be read are tried again.
-    """
+    """Yield indexes of a folder: cached rows of unchanged files, and rows of more of the others; broken ones again."""
     rows: dict[File, Features] = {}
     if cached is not None:
         rows = dict(zip(map(tuple, cached.facts["files"]), np.asarray(cached.features), strict=True))
