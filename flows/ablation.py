@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.base.settings import json_values, what_values
+from data_catalog.base.settings import check_bounds, json_values, what_values
 from data_catalog.catalog.manifest import Snapshot, current_snapshot
 from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
@@ -17,9 +17,9 @@ from flows.jobs import require_ready
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources
 from flows.recipe.toggles import Toggle
+from training.config import Count, CountOrZero
 from training.data.pairs import pair_files, split_to_score
 from training.scores.ablation import (
-    METRICS,
     ROUNDS,
     Ablation,
     Filter,
@@ -27,9 +27,8 @@ from training.scores.ablation import (
     compare,
     default_steps,
     gallery_of,
-    model_ranks,
+    model_outcomes,
     sizes_of,
-    values_of,
     write_ablation,
 )
 from training.scores.rows import ModelFacts
@@ -46,16 +45,13 @@ class AblationConfig:
     """Settings of an ablation, as the options of `ablate` explain them."""
 
     toggles: Sequence[Toggle]
-    steps: int = 0
-    seeds: int = 3
+    steps: CountOrZero = 0
+    seeds: Count = 3
     split: str = ""
     align: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise SettingsError(f"--steps must not be negative, got {self.steps}")
-        if self.seeds < 1:
-            raise SettingsError(f"--seeds must be at least 1, got {self.seeds}")
+        check_bounds(self, "ablate")
         if self.align and self.steps:
             raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
 
@@ -90,7 +86,7 @@ def run_ablation(
 ) -> Ablation:
     """Build and train all variants, score them on the same queries, and write the results.
 
-    The same call resumes after an interruption: finished datasets, steps, models and ranks are reused.
+    The same call resumes after an interruption: finished datasets, steps and models are reused.
     """
     require_ready(recipe, root, split=config.split)
     snapshots: list[Snapshot] = [do("build", variant.overrides).snapshot for variant in variants]
@@ -103,7 +99,7 @@ def run_ablation(
                 f"{recipe.train.batch_size}: set a smaller train.batch_size for all variants, or build a larger dataset"
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
-    gallery, facts = gallery_of(files, split, refit=config.align and recipe.align.refit)
+    gallery = gallery_of(files, split, refit=config.align and recipe.align.refit)
     steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
@@ -118,37 +114,37 @@ def run_ablation(
     }
     key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
     first = recipe.align.seed if config.align else recipe.train.seed
-    seeds = [first + number for number in range(config.seeds)]
+    seeds = tuple(range(first, first + config.seeds))
     # Content hashes of the files that decide the models of each variant: val chooses the epoch of aligned heads.
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
     data = [mine["train"] + (mine["val"] if config.align else []) for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
+    outcomes = {
+        model: model_outcomes(model, gallery, batch_size=recipe.evaluate.batch_size)
+        for model in dict.fromkeys(folder for folders in models for folder in folders)
+    }
     scored = []
     for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True):
-        ranks = [
-            model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in folders
-        ]
         of_variant = ModelFacts(
             name=snapshot.dataset,
             origin=", ".join(str(model.relative_to(root)) for model in folders),
             trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
             counts=size,
         )
-        values = {metric: values_of(ranks, metric) for metric in METRICS}
-        scored.append(Scored(facts=of_variant, data=mine, values=values))
+        scored.append(Scored(facts=of_variant, data=mine, outcomes=[outcomes[model] for model in folders]))
     filters = []
     for toggle, variant in zip(config.toggles, variants[1:], strict=True):
         names = [variant.recipe.name, variants[0].recipe.name]
         with_it, without = names if toggle.adds else reversed(names)
         filters.append(Filter(label=toggle.label, overrides=tuple(toggle.overrides), with_it=with_it, without=without))
-    filters, noise, board = compare(filters, scored, gallery, facts, seed=recipe.evaluate.seed)
+    filters, noise, board = compare(filters, scored, gallery, seed=recipe.evaluate.seed)
     found = Ablation(
         key=key,
         dataset=recipe.name,
         snapshot=snapshots[0].snapshot,
         steps=steps,
         batch_size=recipe.align.batch_size if config.align else recipe.train.batch_size,
-        seeds=tuple(seeds),
+        seeds=seeds,
         noise=noise,
         filters=filters,
         board=board,

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.disk.barrier import open_to_readers
 from data_catalog.disk.lock import writer_lock
 from data_catalog.rows.origins import MACHINE, MACHINE_TRANSLATION
-from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.options import ModelsAndSets
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
@@ -34,7 +32,7 @@ from training.data.pairs import pair_files, split_to_score
 from training.runs.processes import prepare_for_torch
 from training.scores.encoders import OPENERS, check_source, kind_of
 from training.scores.galleries import (
-    FOLDER_SETTINGS,
+    FolderSettings,
     Gallery,
     LabelledImages,
     LeakCheck,
@@ -45,7 +43,6 @@ from training.scores.galleries import (
 )
 from training.scores.rows import UNKNOWN, TextLanguage
 from training.scores.scoreboard import ModelToScore, refuse_seen
-from training.scores.scoreboard_files import CHANCE
 from training.towers.trained_models import LearnedImages, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
@@ -54,19 +51,9 @@ from translation.memory import TranslationMemory, translate_with_memory
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = "folders"
 ENGLISH = "en"
-_NAME = re.compile(r"\w[\w.+-]{0,39}")
-_PLACES = {"imagenet", "class_names", "templates", "images"}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredSet:
-    """A test set with the known identities of each of its images, and the language that its settings state."""
-
-    test_set: Gallery | LabelledImages
-    identities: Sequence[frozenset[str]]
-    stated: str | None = None
+TestSet = Gallery | LabelledImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,44 +62,39 @@ class Entrant:
 
     model: ModelToScore
     learned: LearnedImages | None
-    translate: TranslateConfig | None = None
+    translate: TranslateConfig | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
     """Models and sets to score, the first model being the reference, and the folder of the feature cache, if any."""
 
-    language: str
-    packs: Mapping[str, LanguagePack]
+    reader: "SetReader"
     models: Sequence[ModelToScore]
-    sets: Sequence[ScoredSet]
+    sets: Sequence[TestSet]
     config: EvaluateConfig
     cache: Path | None
 
 
 @contextmanager
 def open_contest(
-    recipe: Recipe | None,
-    root: Path,
-    options: ModelsAndSets,
-    more_sets: "Callable[[SetReader], Sequence[ScoredSet]]",
+    recipe: Recipe | None, root: Path, options: ModelsAndSets, more_sets: "Callable[[SetReader], Sequence[TestSet]]"
 ) -> Iterator[Contest]:
     """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
     Packed translation models are unpacked for as long as the context is open. `more_sets` reads further sets.
     """
     prepare_for_torch()
-    language, packs = scored_language(recipe, options), packs_of(recipe, options)
+    reader = SetReader(recipe, root, options)
     config = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         entrants = _entrants(recipe, root, options)
-        models = [_with_translator(each, language, packs, Path(folder)) for each in entrants]
+        models = [_with_translator(each, reader, Path(folder)) for each in entrants]
         learned = {each.model.name: each.learned for each in entrants if each.learned is not None}
-        reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
-        scored = [*reader.all(options), *more_sets(reader)]
-        _require_translatable(scored, entrants, language)  # before images are looked at
-        split = held_out(recipe, root, learned) if recipe is not None and not options.no_split else None
-        if not scored and split is None:
+        named = [*reader.all(options), *more_sets(reader)]
+        _require_translatable(named, entrants, reader.language)  # before images are looked at
+        split = held_out(recipe, root, learned) if recipe is not None and not options.no_split else []
+        if not named and not split:
             raise SettingsError(
                 "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
                 "`scoreboard`, or --pairs of `probe`"
@@ -120,39 +102,18 @@ def open_contest(
         leaks = recipe.leaks if recipe is not None else LeaksConfig()
         snapshots = {each.snapshot: each for model in learned.values() for each in model.snapshots}
         seen = {name: SeenImages(snapshot, leaks) for name, snapshot in snapshots.items()}
-        sets = [*([split] if split is not None else []), *(_guarded(each, learned, seen) for each in scored)]
-        require_different([each.test_set.name for each in sets], "the set")
-        for place, each in enumerate(sets):
-            pack = language_pack(each.stated or language, packs)
-            sets[place] = replace(each, test_set=with_language(each.test_set, language, pack, each.stated))
+        sets: list[TestSet] = [*split, *(_guarded(each, learned, seen) for each in named)]
+        require_different([each.name for each in sets], "the set")
+        sets = [with_language(each, reader.language, reader.pack_of(each)) for each in sets]
         if not options.report_anyway:
-            refuse_seen([each.test_set for each in sets], models)
-        yield Contest(
-            language=language, packs=packs, models=models, sets=sets, config=config, cache=_feature_cache(root)
-        )
-
-
-def packs_of(recipe: Recipe | None, options: ModelsAndSets) -> dict[str, LanguagePack]:
-    """Return the language packs that recipe and options name, by code."""
-    named = named_language_packs(recipe) if recipe is not None else {}
-    return {**named, **language_packs_of(options.language_packs)}
-
-
-def scored_language(recipe: Recipe | None, options: ModelsAndSets) -> str:
-    """Return the language that models are scored in."""
-    language = recipe.target_language if recipe is not None else options.language
-    if language is None:
-        raise SettingsError("without a recipe, --language must name the language of captions and class names")
-    if options.language not in (None, language):
-        raise SettingsError(f"--language {options.language} differs from the recipe's target language, {language}")
-    return require_language(language, "--language")
+            refuse_seen(sets, models)
+        yield Contest(reader=reader, models=models, sets=sets, config=config, cache=_feature_cache(root))
 
 
 def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
+    """Return the settings of evaluate, the only ones without a recipe."""
     values = override_values(overrides)
-    if others := sorted(set(values) - {"evaluate"}):
-        raise SettingsError(f"--set {others[0]}: without a recipe, only settings of evaluate can be set")
-    return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
+    return read(EvaluateConfig, {**values.pop("evaluate", {}), **values}, "evaluate")
 
 
 def require_different(names: Sequence[str], option: str) -> None:
@@ -162,63 +123,72 @@ def require_different(names: Sequence[str], option: str) -> None:
             raise SettingsError(f"{option} {name} is given twice: rename one of them")
 
 
+@contextmanager
+def _errors_of(option: str) -> Iterator[None]:
+    """Add to errors the option or setting that they are about."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{option}: {error}") from error
+
+
 def _feature_cache(root: Path) -> Path | None:
     kept = root / FEATURE_STORES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     return kept if os.access(kept if kept.exists() else root, os.W_OK | os.X_OK) else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class SetReader:
-    """Reader of test sets in a language, which also translates captions into it by the engine of a recipe."""
+    """Reader of test sets in the language that models are scored in; it translates captions by a recipe's engine."""
 
-    recipe: Recipe | None
-    root: Path
-    language: str
-    pack: LanguagePack
+    def __init__(self, recipe: Recipe | None, root: Path, options: ModelsAndSets) -> None:
+        target = recipe.target_language if recipe is not None else options.language
+        if target is None or options.language not in (None, target):
+            instead = "if no recipe is given" if target is None else f"which is {target} in the recipe"
+            raise SettingsError(f"--language must name the language of captions and class names, {instead}")
+        self.recipe, self.root, self.language = recipe, root, require_language(target, "--language")
+        named = named_language_packs(recipe) if recipe is not None else {}
+        self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(options.language_packs)}
+        self.pack = language_pack(self.language, self.packs)
 
-    def all(self, options: ModelsAndSets, tables: Mapping[str, Mapping[str, Any]] | None = None) -> list[ScoredSet]:
+    def pack_of(self, test_set: TestSet) -> LanguagePack:
+        """Return the language pack of a set's texts."""
+        return language_pack(test_set.stated or self.language, self.packs)
+
+    def all(self, options: ModelsAndSets, tables: Mapping[str, Mapping[str, Any]] | None = None) -> list[TestSet]:
         """Return the test sets of the recipe that have images and captions, and those of options and tables."""
-        scored = []
+        scored: list[TestSet] = []
         for test_set in self.recipe.test_sets if self.recipe is not None else ():
-            if test_set.config.images is None:
-                logger.warning("test set %s is not scored: the recipe does not set its images", test_set.name)
-                continue
-            test_set.check()
+            if test_set.config.images is not None:
+                test_set.check()
             if (found := self._captioned(test_set)) is not None:
                 scored.append(found)
             else:
-                logger.warning("test set %s is not scored: it has no captions", test_set.name)
+                logger.warning("test set %s is not scored: it has no images, or no captions", test_set.name)
         named: list[tuple[str, str, Any]] = [(f"--test-set {name}", name, words) for name, *words in options.test_sets]
         named += [(f"the test set {name}", name, settings) for name, settings in (tables or {}).items()]
         for where, name, settings in named:
-            try:
-                scored.append(self.named(name, override_values(settings)))
-            except PipelineError as error:
-                raise type(error)(f"{where}: {error}") from error
+            with _errors_of(where):
+                scored.append(self._named(name, override_values(settings)))
         return scored
 
-    def named(self, name: str, settings: Mapping[str, Any]) -> ScoredSet:
-        """Return the test set that a name and settings describe."""
-        values = plain_settings(settings)
-        if values.get("kind") == FOLDERS:
-            classes = named_images(name, {key: value for key, value in values.items() if key != "kind"}, self.pack)
-            return ScoredSet(test_set=classes, identities=[frozenset()] * len(classes.images))
-        if values.get("kind", name) not in TEST_SET_KINDS:
-            problem = f"kind is {values['kind']!r}" if "kind" in values else "kind=... is missing"
-            raise SettingsError(f"{problem}: use one of {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
-        found = read_test_sets({name: values}, self.language)
-        if not found or found[0].config.images is None:
-            raise SettingsError("images=... is missing, or enabled=false: nothing can be scored without images")
-        found[0].kind.check(found[0].config)
-        scored = self._captioned(found[0])
-        if scored is None:
-            raise InputError("it has no captions, so it can serve the leak guard but cannot be scored on")
-        return scored
+    def _named(self, name: str, settings: dict[str, Any]) -> TestSet:
+        if settings.get("kind") == "folders":
+            named = {key: value for key, value in settings.items() if key != "kind"}
+            values = {key: at_home(value) if isinstance(value, str) else value for key, value in named.items()}
+            return named_images(name, read(FolderSettings, values, name), self.pack)
+        for each in read_test_sets({name: settings}, self.language):
+            if each.config.images is not None:
+                each.kind.check(each.config)
+            if (scored := self._captioned(each)) is not None:
+                return scored
+        raise InputError("it has no images=..., no captions, or enabled=false, so it cannot be scored on")
 
-    def _captioned(self, test_set: TestSetSettings) -> ScoredSet | None:
-        """Return a test set of captioned images in the scored language, or translated to it; None without captions."""
+    def _captioned(self, test_set: TestSetSettings) -> Gallery | None:
+        """Return a set in the scored language, or translated to it; None without images or captions."""
         config, notes, stated, language = test_set.config, [], test_set.captions, self.language
+        if config.images is None:
+            return None
         if stated.translate:
             if self.recipe is None:
                 raise SettingsError("translate=true needs the engine of a recipe: name a recipe, or leave it out")
@@ -227,20 +197,17 @@ class SetReader:
         languages: Sequence[str] = getattr(config, "languages", ())
         same = [code for code in languages if canonical_code(code) == canonical_code(language)]
         if same and len(languages) > 1:
-            config = replace(config, languages=tuple(same))
             notes.append(f"the captions are in {', '.join(languages)}; only those in {language} are scored")
-        gallery, identities = captioned_gallery(
-            test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes
-        )
+            config, languages = replace(config, languages=tuple(same)), same
+        gallery = captioned_gallery(test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes)
         if not gallery.captions:
             return None
         if stated.translate:
-            return ScoredSet(test_set=self._translated(gallery), identities=identities)
+            return self._translated(gallery)
         # A setting that selects one of several languages of the files also states the language.
-        chosen: Sequence[str] = getattr(config, "languages", ())
-        code = chosen[0].partition("-")[0].lower() if len(chosen) == 1 else ""
+        code = languages[0].partition("-")[0].lower() if len(languages) == 1 else ""
         selected = canonical_code(code) if code.isascii() and code.isalpha() else None
-        return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or selected)
+        return replace(gallery, stated=stated.captions_in or selected)
 
     @cached_property
     def _engine(self) -> Translator:
@@ -271,24 +238,14 @@ class SetReader:
         )
 
 
-def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with the home folder in place of `~`, which shells do not expand after "="."""
-    for key in {"kind", "imagenet", *FOLDER_SETTINGS} & values.keys():
-        if not isinstance(values[key], str):
-            raise SettingsError(f"{key} must be a string, got {values[key]!r}")
-    return {**values, **{key: _at_home(values[key]) for key in _PLACES & values.keys()}}
-
-
-def with_language(
-    test_set: Gallery | LabelledImages, asked: str, pack: LanguagePack, stated: str | None = None
-) -> Gallery | LabelledImages:
+def with_language(test_set: TestSet, asked: str, pack: LanguagePack) -> TestSet:
     """Return the set with the language of its texts, and with notes if it differs from the scored language.
 
     The pack is that of the expected language: the one that the settings or files of the set state, or else `asked`.
     """
     what = "captions" if isinstance(test_set, Gallery) else "class names"
     texts = test_set.captions if isinstance(test_set, Gallery) else test_set.class_names
-    others = other_languages(texts, pack)
+    others, stated = other_languages(texts, pack), test_set.stated
     notes = list(others.notes(what, pack.code))
     if others.share > 1 / 2:
         logger.warning("%s: %s", test_set.name, notes[-1])
@@ -298,10 +255,10 @@ def with_language(
     return replace(test_set, language=language, notes=(*test_set.notes, *notes))
 
 
-def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | None) -> ScoredSet | None:
+def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | None) -> list[Gallery]:
     """Return the held-out images of the snapshot that the recipe's model was trained on, or of the current one.
 
-    Return None, with a warning, if no image is held out. Without `learned` no model is looked for.
+    There is no gallery, with a warning, if no image is held out. Without `learned` no model is looked for.
     """
     own = newest_model(root, recipe.name) if learned is not None else None
     snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.reference)
@@ -309,57 +266,46 @@ def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | 
         split = split_to_score(pair_files(snapshot), recipe.evaluate.split)
     except SettingsError as error:
         logger.warning("models are not scored on the images of %s: %s", recipe.name, error)
-        return None
-    gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, learned or {}, is_own=own is not None)
-    return ScoredSet(test_set=gallery, identities=())
+        return []
+    return [held_out_gallery(f"{recipe.name} {split}", snapshot, split, learned or {}, is_own=own is not None)]
 
 
-def _guarded(found: ScoredSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> ScoredSet:
+def _guarded(test_set: TestSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> TestSet:
     """Return the set with the images that each model was trained on, as far as known; images are by snapshot."""
-    test_set, guards = found.test_set, {}
+    guards = {}
     compared = {
-        snapshot: each.find(test_set.images, found.identities, test_set.read) for snapshot, each in images.items()
+        snapshot: each.find(test_set.images, test_set.identities, test_set.read) for snapshot, each in images.items()
     }
     for name, model in learned.items():
         matches = [compared[each.snapshot] for each in model.snapshots]
-        seen = {
-            place: TrainingMatch(why=why, is_sure=is_sure)
-            for own, _ in reversed(matches)
-            for place, (why, is_sure) in own.items()
-        }
+        seen = {place: TrainingMatch(*match) for own, _ in reversed(matches) for place, match in own.items()}
         ways = dict.fromkeys(way for _, used in matches for way in used)
         guards[name] = LeakCheck(seen=seen, ways=tuple(ways) if model.is_complete else ())
-    return replace(found, test_set=replace(test_set, guards=guards))
+    return replace(test_set, guards=guards)
 
 
-def _require_translatable(test_sets: Sequence[ScoredSet], entrants: Sequence[Entrant], language: str) -> None:
+def _require_translatable(test_sets: Sequence[TestSet], entrants: Sequence[Entrant], language: str) -> None:
     """Refuse a set in another language if the texts of a model are translated from the scored language."""
     translated = [each.model.name for each in entrants if each.translate is not None]
-    for found in test_sets:
-        if translated and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
+    for each in test_sets:
+        if translated and each.stated is not None and canonical_code(each.stated) != canonical_code(language):
             raise SettingsError(
-                f"the captions of {found.test_set.name} are stated to be in {found.stated}, but texts for the model "
+                f"the captions of {each.name} are stated to be in {each.stated}, but texts for the model "
                 f"{translated[0]} are translated from {language}: leave one of them out, or score this set alone with "
-                f"--language {found.stated}"
+                f"--language {each.stated}"
             )
 
 
 def _entrants(recipe: Recipe | None, root: Path, options: ModelsAndSets) -> list[Entrant]:
     """Return the recipe's own model, if it is trained, and those of the options."""
-    found: list[Entrant] = []
+    named: list[tuple[str, str, str, TranslateConfig | None]] = []
     if recipe is not None and (own := newest_model(root, recipe.name)) is not None:
-        found.append(_entrant(recipe.name, "folder", str(own.folder), root))
+        named.append((recipe.name, "folder", str(own.folder), None))
     for name, *words in options.models:
-        folder = Path(_at_home(name))
+        folder = Path(at_home(name))
         if folder.is_dir() and not any(word.partition("=")[0] in OPENERS for word in words):
             name, words = folder.resolve().name, [f"{kind_of(str(folder))}={folder}", *words]
-        if not _NAME.fullmatch(name) or name == CHANCE:
-            raise SettingsError(
-                f"--model {name}: the first word must be a name of up to 40 letters, digits, '.', '+', '-' and '_', "
-                "other than chance, as in --model mine KEY=VALUE"
-            )
-        kind, source, translate = _source(words, f"--model {name}")
-        found.append(replace(_entrant(name, kind, source, root), translate=translate))
+        named.append((name, *_source(words, f"--model {name}")))
     if options.english:
         kind, source, translate = _source(options.english, "--english")
         if translate is None and recipe is not None and recipe.source_language == ENGLISH:
@@ -370,37 +316,35 @@ def _entrants(recipe: Recipe | None, root: Path, options: ModelsAndSets) -> list
                 "--english also translates queries into English: name the engine, such as package=FILE or "
                 "engine=argos, or use --model to query the model in the target language only"
             )
-        found.append(_entrant("english", kind, source, root))
-        found.append(replace(_entrant("english-translated", kind, source, root), translate=translate))
-    require_different([each.model.name for each in found], "--model")
-    if not found:
+        named += [("english", kind, source, None), ("english-translated", kind, source, translate)]
+    require_different([name for name, *_ in named], "--model")
+    if not named:
         raise SettingsError(
             "there is no model to score: train the model of the recipe, or add one, such as --model NAME open_clip=..."
         )
-    return found
+    return [_entrant(*each, root) for each in named]
 
 
 def _source(words: Sequence[str], option: str) -> tuple[str, str, TranslateConfig | None]:
     """Return kind and source of the model that KEY=VALUE words name, and the engine for its texts that others name."""
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
-    if len(sources) != 1 or not sources[0][2]:
+    if len(sources) != 1:
         raise SettingsError(
             f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}, or by its folder alone"
         )
-    kind, source = sources[0][0], _at_home(sources[0][2])
+    kind, source = sources[0][0], at_home(sources[0][2])
     check_source(kind, source, option)
     rest = [word for word in words if word.partition("=")[0] not in OPENERS]
-    try:
+    with _errors_of(option):
         return kind, source, one_way_config(setting_values(rest)) if rest else None
-    except PipelineError as error:
-        raise type(error)(f"{option}: {error}") from error
 
 
-def _at_home(place: str) -> str:
+def at_home(place: str) -> str:
+    """Return a path with the home folder in place of `~`, which shells do not expand after "="."""
     return os.path.expanduser(place)  # noqa: PTH111 - pathlib would change the addresses of stores
 
 
-def _entrant(name: str, kind: str, source: str, root: Path) -> Entrant:
+def _entrant(name: str, kind: str, source: str, translate: TranslateConfig | None, root: Path) -> Entrant:
     try:
         learned = images_learned(Path(source), root)
     except InputError as error:  # an earlier version trained it
@@ -410,20 +354,16 @@ def _entrant(name: str, kind: str, source: str, root: Path) -> Entrant:
     stated = trained_on(own_folder(Path(source), root) or Path(source))
     data = " ".join(stated) if stated else ", ".join(f"{each.dataset} {each.snapshot}" for each in snapshots)
     model = ModelToScore(name=name, open=lambda: OPENERS[kind](source, name), trained_on=data or UNKNOWN)
-    return Entrant(model=model, learned=learned)
+    return Entrant(model=model, learned=learned, translate=translate)
 
 
-def _with_translator(found: Entrant, language: str, packs: Mapping[str, LanguagePack], cache_dir: Path) -> ModelToScore:
+def _with_translator(found: Entrant, reader: SetReader, cache_dir: Path) -> ModelToScore:
     """Return a model whose texts are translated, if an engine is named; packed models are unpacked in `cache_dir`."""
     model, config = found.model, found.translate
     if config is None:
         return model
-    if language == ENGLISH:
-        raise SettingsError(
-            f"the texts for {model.name} are English already: use --model without settings of a translation engine"
-        )
-    stops = [language, *([config.pivot] if config.pivot else []), ENGLISH]
-    translator = open_translator(config, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
+    stops = [code for code in (reader.language, config.pivot, ENGLISH) if code]
+    translator = open_translator(config, [language_pack(code, reader.packs) for code in stops], cache_dir=cache_dir)
 
     def reword(texts: Sequence[str]) -> list[str]:
         distinct = list(dict.fromkeys(texts))

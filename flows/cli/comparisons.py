@@ -1,6 +1,5 @@
 """The commands ablate, which measures the filters of a recipe, and scoreboard and probe, which compare models."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from training.scores.scoreboard_files import Section
 
 _ROWS = 1000  # sampled from each source to estimate what a variant changes
-_PACE = 250  # samples per second of a small model on two cores; an order of magnitude
 
 
 @Parameter(name="*")
@@ -42,10 +40,10 @@ class AblateOptions(BuildOptions):
     """Print the variants, their effects and the cost, and train nothing."""
 
 
-_DEFAULTS = AblateOptions()
+_ABLATE, _SCOREBOARD, _PROBE = AblateOptions(), ScoreboardOptions(), ProbeOptions()
 
 
-def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _DEFAULTS) -> None:
+def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _ABLATE) -> None:
     """Measure which filters of a recipe help, by training and comparing models with and without each filter.
 
     A filter is an on/off setting of [clean], [check], [repeats], [duplicates] or [leaks], such as
@@ -122,24 +120,15 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
         rows.append(row)
     say_table(rows)
     say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
-    models, num_images = len(variants) * config.seeds, rows[0]["images to train on"]
+    num_models, num_images = len(variants) * config.seeds, rows[0]["images to train on"]
+    steps = config.steps or (default_steps(recipe.train, num_images) if isinstance(num_images, int) else None)
+    epochs = recipe.train.frozen_epochs + recipe.train.epochs
     if config.align:
-        say(f"{models} models are aligned. The features of each image and caption are computed once.")
-        return
-    if not config.steps and not isinstance(num_images, int):
-        epochs = recipe.train.frozen_epochs + recipe.train.epochs
-        name = rows[0]["dataset"]
-        say(f"{models} models, each trained for the steps of {epochs} epochs of {name}, which is not built yet.")
-        return
-    steps = config.steps or default_steps(recipe.train, num_images)
-    samples = models * steps * recipe.train.batch_size
-    say(
-        f"{models} models, {steps:,} steps each with {recipe.train.batch_size} images a batch: {samples:,} images in "
-        f"total, about {math.ceil(samples / _PACE / 60):,} min at {_PACE} images per second."
-    )
-
-
-_AS_SHIPPED = ScoreboardOptions()
+        say(f"{num_models} models are aligned. The features of each image and caption are computed once.")
+    elif steps is None:
+        say(f"{num_models} models, each trained for the steps of {epochs} epochs of {rows[0]['dataset']}, when built.")
+    else:
+        say(f"{num_models} models, {steps:,} steps each with {recipe.train.batch_size} images a batch.")
 
 
 def scoreboard(
@@ -147,7 +136,7 @@ def scoreboard(
     /,
     *,
     root: Root = DEFAULT_ROOT,
-    options: ScoreboardOptions = _AS_SHIPPED,
+    options: ScoreboardOptions = _SCOREBOARD,
     json: Json = False,
 ) -> None:
     r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
@@ -222,15 +211,12 @@ def _print_sections(sections: "Sequence[Section]") -> None:
             say(f"  {note}")
 
 
-_PROBE_DEFAULTS = ProbeOptions()
-
-
 def probe(
     recipe: str | None = None,
     /,
     *,
     root: Root = DEFAULT_ROOT,
-    options: ProbeOptions = _PROBE_DEFAULTS,
+    options: ProbeOptions = _PROBE,
     json: Json = False,
 ) -> None:
     r"""Measure if models know left from right, colours and numbers, with captions that differ in one thing.

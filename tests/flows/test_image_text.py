@@ -278,7 +278,7 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_p
         (["image_text.model=teacher", "image_text.scores=a.parquet"], "both set"),
         (["image_text.scores=/nowhere.parquet"], "nowhere.parquet cannot be read"),
         (["image_text.model=/nowhere/at/all"], "nowhere"),
-        (["image_text.model={photos}"], "is not a model folder: it has neither"),
+        (["image_text.model={photos}"], "is neither a model folder nor"),
         (["image_text.scores={photos}/own-0.png"], "cannot be read as Parquet"),
         (["image_text.scores={folder}/few.parquet"], "lacks image_text_score"),
         (

@@ -297,7 +297,6 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     Image.new("RGB", (40, 40)).save(tmp_path / "classes" / "cat" / "a.png")
     (tmp_path / "names.json").write_text('["gatto"]')
     folders = ["--test-set", "y", "kind=folders", f"images={tmp_path}/classes", f"class_names={tmp_path}/names.json"]
-    assert "leave out --format mteb" in told([*call, *folders], code=1)
     told([*call, *sets, *folders])
     assert "y: sets of classes are not in the files for mteb" in caplog.text
     monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
@@ -326,7 +325,7 @@ def test_the_protocol_of_clip_italian(random_clip: Any, tmp_path: Path, told: An
     assert float(row[3]) < 0.005  # of pictures that show nothing of the captions
     validated = shared_data / "mscoco_it" / "captions_ita_devset_validated.json.gz"
     error = told([*call, f"captions={validated}", f"images={images}"], code=1)
-    assert "has 1,696 images and 8,486 captions, but these files have 308 and 1,541" in error
+    assert "has 1,696 images and 8,486 captions, but these files have 308 images and 1,541 captions" in error
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
@@ -341,7 +340,7 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     model = ["--model", "random", f"folder={random_clip(CAPTIONS)}"]
     call = [*IN_ITALIAN, *model, "--out", str(tmp_path / "out")]
     protocol = ["--protocol", "clip-italian", f"imagenet={tmp_path / 'val'}", f"class_names={names}"]
-    assert "has 1,000 classes, but class_names has 3" in told([*call, *protocol], code=1)
+    assert "has 1,000 classes, but these files have 3 classes" in told([*call, *protocol], code=1)
     folders = ["--test-set", "three", "kind=folders", f"images={tmp_path / 'val'}", f"class_names={names}"]
     out = told([*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out
@@ -374,22 +373,19 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         (["scoreboard"], "--language must name the language"),
         (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
-        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is neither a model folder"),
         ([*IN_ITALIAN, "--model", "x", "open_clip=ViT-B-32/opnai"], "--model x: open_clip=ViT-B-32/opnai is neither"),
-        ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
-        ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "the first word must be a name"),
         ([*IN_ITALIAN, "--model", "x", B32, "folder=b"], "name the model by one of"),
         ([*IN_ITALIAN, "--model", "x", B32, "--model", "x", B16], "--model x is given twice"),
         ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
         ([*IN_ITALIAN, "--english", B32], "also translates queries into English"),
-        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "are English already"),
-        ([*IN_ITALIAN, "--set", "train.lr=1"], "only settings of evaluate can be set"),
-        (["scoreboard", "scenes", "--language", "de"], "differs from the recipe's target language, it"),
+        ([*IN_ITALIAN, "--set", "train.lr=1"], "unknown key evaluate.train"),
+        (["scoreboard", "scenes", "--language", "de"], "which is it in the recipe"),
         (ONE_MODEL, "nothing to score on"),
         ([*ONE_MODEL, "--protocol", "imagenet"], "use clip-italian"),
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
-        ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
-        ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "it has no images=..."),
+        ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "y.images is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "use one of coco, crossmodal3600, flickr30k"),
     ],
 )
@@ -426,7 +422,7 @@ def test_a_probe_scores_changed_captions_by_kind(
     out = told([*call, "--no-split", "--pairs", str(pairs), "--images", images])
     assert "theirs: the true caption" in out
     assert "options" in out
-    assert "--images is missing" in told([*call, "--pairs", str(pairs)], code=1)
+    assert "need each other" in told([*call, "--pairs", str(pairs)], code=1)
     own = ["--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}", "--report-anyway"]
     error = told(["probe", "--language", "ca", "--root", str(root), *own, *leaking], code=1)
     assert "the language pack ca has no [changes]" in error

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def gallery(captions: Sequence[str]) -> Gallery:
 
 def judged(captions: Sequence[str], asked: str, stated: str | None = None) -> tuple[TextLanguage, list[str]]:
     """What is found, and the notes on it."""
-    found = with_language(gallery(captions), asked, language_pack(stated or asked), stated)
+    found = with_language(replace(gallery(captions), stated=stated), asked, language_pack(stated or asked))
     assert found.language is not None
     assert found.notes[0] == "first"
     return found.language, list(found.notes[1:])

@@ -33,7 +33,6 @@ from training.scores.metrics import (
     median,
     median_draws,
     ndcgs,
-    ranks_themselves,
     recalls,
     reciprocal_ranks,
     right_caption_ranks,
@@ -177,7 +176,8 @@ def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> N
 
 def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
     ranks = np.random.default_rng(6).permutation(np.arange(1, 1001))
-    low, high = MEDIAN_RANK.interval(ranks, np.arange(1000), rounds=2000, seed=1, gallery_size=1000)
+    how = {"rounds": 2000, "seed": 1, "gallery_size": 1000}
+    _, low, high = MEDIAN_RANK.estimate(ranks[:, None], np.arange(1000), **how)
     half = norm.ppf(0.975) * np.sqrt(1000) / 2  # binomial: as many order statistics to either side
     assert (low, high) == (pytest.approx(500 - half, abs=4), pytest.approx(500 + half, abs=4))
 
@@ -206,7 +206,9 @@ def test_few_images_say_nothing() -> None:
     values, clusters = np.r_[np.ones(40), np.zeros(50)], np.repeat(np.arange(9), 10)
     assert share_interval(values, clusters, rounds=50, seed=1) == (0.0, 1.0)
     assert share_interval(values, clusters, rounds=50, seed=1, least=-1.0) == (-1.0, 1.0)
-    assert MEDIAN_RANK.interval(np.arange(1, 91), clusters, rounds=50, seed=1, gallery_size=300) == (1.0, 300.0)
+    how, ranks = {"rounds": 50, "seed": 1, "gallery_size": 300}, np.arange(1, 91)[:, None]
+    assert MEDIAN_RANK.estimate(ranks, clusters, **how)[1:] == (1.0, 300.0)
+    assert MEDIAN_RANK.estimate(ranks, clusters, first=ranks, **how) == (0.0, -299.0, 299.0)
 
 
 def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
@@ -223,43 +225,16 @@ def test_the_median_is_reached_by_half_of_the_queries(ranks: list[int]) -> None:
     assert 2 * sum(rank < found for rank in ranks) < len(ranks)
 
 
-def mean_chance(*, gallery_size: int, num_right: np.ndarray) -> float:
-    return float(np.mean((gallery_size + 1) / (num_right + 1)))
-
-
-MEAN_RANK = Metric(name="mean_rank", of_query=ranks_themselves, chance=mean_chance, is_rank=True, digits=1)
-
-
-def test_a_metric_that_the_table_does_not_have_needs_nothing_but_its_entry() -> None:
-    ranks, clusters = np.random.default_rng(4).integers(1, 100, 200), np.repeat(np.arange(50), 4)
-    how = {"gallery_size": 100, "rounds": 300, "seed": 1}
-    assert MEAN_RANK.value(ranks) == pytest.approx(ranks.mean())
-    low, high = MEAN_RANK.interval(ranks, clusters, **how)
-    assert 1 < low < ranks.mean() < high < 100
-    assert MEAN_RANK.difference(ranks, ranks + 5, clusters, **how) == pytest.approx((5, 5, 5))
-    assert MEAN_RANK.interval(ranks, clusters % 9, **how) == (1, 100)
-    assert MEAN_RANK.interval(ranks, clusters % 10, **how) != (1, 100)
-    assert MEAN_RANK.difference(ranks, ranks, clusters % 9, **how) == (0, -99, 99)
-    assert MEAN_RANK.difference(ranks, ranks, clusters % 10, **how) == (0, 0, 0)
-
-
-def test_columns_of_a_way_stand_one_after_the_other() -> None:
-    for way in {way for metric in METRICS for way in metric.ways}:
-        places = [metric.column for metric in METRICS if way in metric.ways and metric.column is not None]
-        assert sorted(places) == list(range(1, len(places) + 1))
-
-
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_each_metric_of_random_ranks_is_its_chance_and_does_not_differ_from_itself(metric: Metric) -> None:
-    ranks, none = np.random.default_rng(5).integers(1, 301, 40_000), np.array([], dtype=np.int64)
+    ranks, none = np.random.default_rng(5).integers(1, 301, (40_000, 1)), np.empty((0, 1), dtype=np.int64)
     chance = metric.chance(gallery_size=300, num_right=np.ones(3, dtype=np.int64))
-    ranks, no_ranks = (ranks[:, None], none[:, None]) if metric.takes_all else (ranks, none)
-    assert metric.value(ranks) == pytest.approx(chance, rel=0.2)
-    how = {"gallery_size": 300, "rounds": 50, "seed": 1}
-    value, low, high = metric.difference(ranks[:100], ranks[:100], np.arange(100), **how)
+    how = {"gallery_size": 300, "rounds": 5, "seed": 1}
+    assert metric.estimate(ranks, np.arange(40_000), **how)[0] == pytest.approx(chance, rel=0.2)
+    value, low, high = metric.estimate(ranks[:100], np.arange(100), first=ranks[:100], **how)
     assert low <= value == 0 <= high
-    assert metric.value(no_ranks) == metric.chance(gallery_size=300, num_right=none) == 0
-    assert metric.interval(no_ranks, none, **how) == (0, 0)
+    assert metric.estimate(none, none[:, 0], **how) == (0, 0, 0)
+    assert metric.chance(gallery_size=300, num_right=none[:, 0]) == 0
 
 
 QUIET = SeedNoise(variance=0.0, degrees=0)
@@ -320,9 +295,9 @@ def test_values_are_those_of_the_ranks() -> None:
     images = np.eye(3, dtype=np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.9, 0, 0.1]], dtype=np.float32)
     outcomes = retrieval_outcomes(images, texts, np.array([0, 0, 1, 2]), captions="all")
-    ranks = {outcome.way: outcome.ranks for outcome in outcomes}
-    assert ranks["text_to_image"].tolist() == [1, 1, 1, 2]
-    assert ranks["image_to_text"].tolist() == [1, 1, 1]
+    ranks = {outcome.way: outcome for outcome in outcomes}
+    assert ranks["text_to_image"].right_ranks.tolist() == [[1], [1], [1], [2]]
+    assert ranks["image_to_text"].right_ranks[:, 0].tolist() == [1, 1, 1]
     found = {metric: values_of([ranks, ranks], metric) for metric in COMPARED}
     assert found["text_to_image_MRR@10"].tolist() == [[1, 1, 1, 0.5]] * 2
     assert found["text_to_image_R@1"].tolist() == [[1, 1, 1, 0]] * 2

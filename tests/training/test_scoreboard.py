@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import write_json
 from training.config import EvaluateConfig
 from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.scores.evaluation import chosen_captions, wording
 from training.scores.galleries import (
+    FolderSettings,
     Gallery,
     LabelledImages,
     LeakCheck,
@@ -273,22 +274,22 @@ def test_templates_are_a_list_of_some(templates: object, folders: Path, tmp_path
     path, pack = tmp_path / "templates.json", LanguagePack(code="it", class_names=tuple(WORDS))
     path.write_text(json.dumps(templates))
     with pytest.raises(PipelineError, match="templates"):
-        named_images("shades", {"images": str(folders), "templates": str(path)}, pack)
+        named_images("shades", FolderSettings(images=folders, templates=str(path)), pack)
 
 
 def test_names_that_do_not_fit(folders: Path) -> None:
     for folder, names, templates, error in (
-        (".", WORDS[:3], ["{c}"], "3 class names for 4 image folders"),
-        (".", {"n00": "rosso"}, ["{c}"], "lack the folder n01"),
-        (".", WORDS, ["una foto"], "'una foto' has no {c}"),
-        ("n00", WORDS, ["{c}"], "no subfolders with images"),
-        ("gone", WORDS, ["{c}"], "no subfolders with images"),
+        (".", WORDS[:3], ["{c}"], "the 3 class names do not fit the 4 folders"),
+        (".", {"n00": "rosso"}, ["{c}"], "the 1 class names do not fit"),
+        (".", WORDS, ["una foto"], "templates of shades must be a list of texts, each with {c}"),
+        ("n00", WORDS, ["{c}"], "do not fit the 0 folders"),
+        ("gone", WORDS, ["{c}"], "do not fit the 0 folders"),
     ):
         with pytest.raises(InputError, match=error):
             labelled_images("shades", folders / folder, names, templates)
     for name, number in (("n00", "10"), ("n01", "9"), ("n02", "11"), ("n03", "12")):
         (folders / name).rename(folders / number)
-    with pytest.raises(InputError, match="which sort differently as text"):  # as text 10, 9
+    with pytest.raises(InputError, match="in the order of their names as text"):  # as text 10, 9
         labelled_images("shades", folders, WORDS, ["{c}"])
 
 
@@ -312,7 +313,7 @@ def test_names_in_files(tmp_path: Path, document: object, key: str | None, found
     with pytest.raises(PipelineError, match=found) if isinstance(found, str) else nullcontext():
         assert read_texts(path, key, "class_names_key") == found
     path.write_text("{")
-    with pytest.raises(InputError, match="cannot be read as JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         read_texts(path, key, "templates_key")
 
 
@@ -328,8 +329,6 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
     assert "2 captions are translated by a machine" in note
     assert [gallery.read(name) for name in reversed(gallery.images)] == [png(colour) for colour in reversed(WORDS)]
     assert score_of(board_of(gallery)).value == 1
-    with pytest.raises(SettingsError, match="nothing has no images"):
-        pairs_gallery("nothing", [])
 
 
 def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path) -> None:
@@ -396,7 +395,7 @@ def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> Non
     backwards = score_of(board, "image_to_text_R@1", captions="distinct")
     assert (backwards.queries, backwards.left_out, backwards.gallery) == (3, 1, 3)
     assert score_of(board, "image_to_text_R@1").gallery == 7
-    with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
+    with pytest.raises(KeyError, match="text_to_image_MRR@7"):
         board.get("text_to_image_MRR@7")
     same = gallery_of(["rosso", "rosso-1", "rosso-2"], ["a", "b", "c"], [0, 1, 2])
     assert score_of(board_of(same)).value == 0, "ties count against the model"
@@ -418,9 +417,9 @@ def test_a_board_is_read_as_it_was_written_and_nothing_else_is(tmp_path: Path) -
         ({"odd": 1}, "rows.0.odd"),
     ):
         path.write_text(json.dumps({**board.to_json(), "rows": [{**first, **changed}, *others]}))
-        with pytest.raises(InputError, match=rf"scoreboard.json is not a valid table of scores \({message}: "):
+        with pytest.raises(InputError, match=rf"scoreboard.json is not a valid table of scores: .*{message}"):
             Board.read(path)
-    for text, message in (("[]", "rows: Field required"), ("{", "JSONDecodeError"), ("[" * 100_000, "RecursionError")):
+    for text, message in (("[]", "rows Field required"), ("{", "Expecting"), ("[" * 100_000, "recursion")):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             Board.read(path)

@@ -17,7 +17,7 @@ from training.align.frozen import opened_towers
 from training.align.heads import FeaturePairs, Heads
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, row_groups, split_to_score
-from training.scores.metrics import METRIC_OF, image_to_text_ranks, text_to_image_ranks
+from training.scores.evaluation import retrieval_outcomes, score_rows
 from training.scores.rows import ALL, VALIDATED, Board, ModelFacts, ScoreRow, SetFacts
 
 logger = logging.getLogger(__name__)
@@ -117,26 +117,9 @@ def _scores(
 ) -> Iterator[ScoreRow]:
     """Yield R@1 from captions to images, then from images to captions."""
     images, texts = heads.encoded(scored)
-    owners, num_captions = scored.owners, np.bincount(scored.owners)
-    for name, ranks, clusters, gallery, num_right in (
-        (_FORTH, text_to_image_ranks(texts, images, owners), owners, len(images), np.ones_like(owners)),
-        (_BACK, image_to_text_ranks(images, texts, owners), np.arange(len(images)), len(texts), num_captions),
-    ):
-        metric, how = METRIC_OF[name], {"rounds": evaluate.bootstrap_rounds, "seed": evaluate.seed}
-        low, high = metric.interval(ranks, clusters, gallery_size=gallery, **how)
-        yield ScoreRow(
-            model=model,
-            test_set=test_set,
-            metric=name,
-            captions=ALL,
-            value=metric.value(ranks),
-            low=low,
-            high=high,
-            chance=metric.chance(gallery_size=gallery, num_right=num_right),
-            gallery=gallery,
-            queries=len(ranks),
-            left_out=0,
-        )
+    for outcome in retrieval_outcomes(images, texts, scored.owners, captions=ALL):
+        rows = score_rows(outcome, evaluate, model=model, test_set=test_set)
+        yield from (row for row in rows if row.metric in (_FORTH, _BACK))
 
 
 def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, float, float, float]]:

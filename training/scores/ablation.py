@@ -1,32 +1,26 @@
 """Compare models trained with and without filters, with several seeds each, paired on the same queries."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_catalog.base.errors import DamagedError, InputError
-from data_catalog.disk.files import digest, sha256_of, write_bytes
-from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.base.errors import InputError
+from data_catalog.disk.files import write_bytes
 from data_catalog.exports.markdown import bullets, table
 from data_catalog.report.ablations import AblationTable, write_ablation_record
 from data_catalog.report.drawing import COLOURS, SERIES, picture_label
 from training.config import TrainConfig
 from training.data.features import FeatureStore
-from training.data.pairs import Floats, Integers, PairFiles, read_captions, row_groups, seen_in_training
+from training.data.pairs import Floats, Integers, PairFiles, read_captions, seen_in_training
 from training.runs.processes import prepare_for_torch
 from training.scores.encoders import open_model_folder
-from training.scores.evaluation import chosen_captions, outcomes_of
-from training.scores.galleries import Gallery, pairs_gallery
-from training.scores.metrics import METRIC_OF, interval_of, mean_draws
-from training.scores.rows import ALL, LEAK_FREE, Board, ModelFacts, ScoreRow, SetFacts
+from training.scores.evaluation import Outcome, caption_modes, outcomes_of, score_row
+from training.scores.galleries import Gallery, LeakCheck, TrainingMatch, pairs_gallery
+from training.scores.metrics import METRIC_OF, RETRIEVAL, interval_of, mean_draws
+from training.scores.rows import Board, ModelFacts, ScoreRow, SetFacts
 from training.scores.scoreboard_files import Panel, write_panels
-from training.towers.model import WEIGHTS_FILE
-
-logger = logging.getLogger(__name__)
 
 # The compared metrics, by direction. Verdicts use the first one.
 METRICS = ("text_to_image_MRR@10", "text_to_image_R@1", "image_to_text_R@1")
@@ -40,6 +34,8 @@ HELPS, HURTS, UNKNOWN = "helps", "hurts", "inconclusive"
 SAME = "changes no training row"
 PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 
+Outcomes = Mapping[str, Outcome]  # of one model, by direction
+
 
 def default_steps(config: TrainConfig, num_images: int) -> int:
     """Return the recipe's own steps, or the steps that its epochs take on a dataset of `num_images`."""
@@ -52,14 +48,11 @@ def sizes_of(files: PairFiles) -> dict[str, int]:
     return {"images": len(counts), "captions": sum(counts)}
 
 
-def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False) -> tuple[Gallery, SetFacts]:
-    """Return the images of a split that no variant trains on, with the captions that belong to only one of them.
+def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False) -> Gallery:
+    """Return the images of a split as a gallery in which those that a variant trains on are marked.
 
-    Images are compared by id and original bytes. `duplicates.split_guard` handles images that look similar.
-
-    Args:
-        variants: pair shards of each variant; the first one is the unchanged recipe, whose split it is.
-        refit: models are trained on the val splits too, by `align.refit`.
+    The first variant is the unchanged recipe, whose split it is. With `refit`, models are trained on the val splits
+    too. Images are compared by id and original bytes; `duplicates.split_guard` handles those that look similar.
     """
     if refit and split == "val":
         raise InputError(
@@ -67,61 +60,37 @@ def gallery_of(variants: Sequence[PairFiles], split: str, *, refit: bool = False
             "a dataset with a test split"
         )
     files = variants[0].of(split)
-    trained_on = (path for variant in variants for path in (*variant.train, *(variant.val if refit else ())))
-    seen = seen_in_training(files, list(trained_on))
-    num_images = sum(group.num_rows for group in row_groups(files)) - len(seen)
-    if num_images < 2:
+    trained_on = [path for variant in variants for path in (*variant.train, *(variant.val if refit else ()))]
+    seen = {place: TrainingMatch(why, is_sure=True) for place, why in seen_in_training(files, trained_on).items()}
+    gallery = replace(pairs_gallery(split, files), guards={"variants": LeakCheck(seen=seen, ways=())})
+    owners = np.array(gallery.owners, dtype=np.int64)
+    is_new = ~np.isin(np.arange(len(gallery.images)), list(seen))
+    num_queries = int(caption_modes(gallery, owners, is_new[owners])[CAPTIONS].sum())
+    if is_new.sum() < 2 or not num_queries:
         raise InputError(
-            f"the {split} split has {num_images} images that no variant is trained on, and at least two are needed. "
-            f"Set split.{split} above 0, or build a larger dataset"
+            f"the {split} split has {is_new.sum()} images that no variant is trained on, and {num_queries} captions "
+            f"that belong to one of them alone: set split.{split} higher, or build a larger dataset"
         )
-    whole = pairs_gallery(split, files)
-    owners = np.array(whole.owners, dtype=np.int64)
-    kept = np.setdiff1d(np.arange(len(whole.images)), list(seen))
-    of_kept = np.flatnonzero(np.isin(owners, kept))
-    chosen = chosen_captions([whole.captions[each] for each in of_kept.tolist()], owners[of_kept], CAPTIONS)
-    queries = of_kept[chosen].tolist()
-    if not queries:
-        raise InputError(f"every caption of the {split} split belongs to several images: build a larger dataset")
-    gallery = replace(
-        whole,
-        images=[whole.images[place] for place in kept.tolist()],
-        captions=[whole.captions[each] for each in queries],
-        owners=np.searchsorted(kept, owners[queries]).tolist(),
-        made_by=[whole.made_by[each] for each in queries],
-    )
-    left_out = {SEEN: len(seen), SHARED: len(owners) - len(queries)}
-    facts = SetFacts(
-        name=split,
-        task="retrieval",
-        num_images=len(kept),
-        num_texts=len(queries),
-        left_out={reason: count for reason, count in left_out.items() if count},
-    )
-    return gallery, facts
+    return gallery
 
 
-def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> dict[str, Integers]:
-    """Return the ranks of a model by direction, one per query. Use cached ranks if there are any."""
-    identity = digest([list(gallery.images), list(gallery.captions), list(gallery.owners)])
-    key = digest([sha256_of(model_dir / WEIGHTS_FILE), identity])
-    path = folder / "ranks" / f"{key[:16]}.json"
-    if not path.is_file():
-        prepare_for_torch()
-        store = FeatureStore(open_model_folder(model_dir, model_dir.name))
-        outcomes, there = outcomes_of(store, gallery, batch_size)
-        if missing := len(gallery.images) - len(there):
-            raise DamagedError(f"{missing:,} images of {gallery.name} do not decode: run `vernaclip verify`")
-        write_checksummed(path, {found.way: found.ranks.tolist() for found in outcomes if found.captions == ALL})
-        logger.info("scored %s on %d images", model_dir, len(gallery.images))
-    cached = read_checksummed(path, remedy="remove it, and the model is scored again")
-    return {way: np.array(ranks, dtype=np.int64) for way, ranks in cached.items()}
+def model_outcomes(model_dir: Path, gallery: Gallery, *, batch_size: int) -> Outcomes:
+    """Return the outcomes of a model in both directions: on images that no variant trains on, captions of one alone."""
+    prepare_for_torch()
+    store = FeatureStore(open_model_folder(model_dir, model_dir.name))
+    found = [each for each in outcomes_of(store, gallery, batch_size)[0] if each.captions == CAPTIONS]
+    return {each.way: each for each in found if each.images == found[-1].images}  # leak-free ones come last
 
 
-def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
+def values_of(outcomes: Sequence[Outcomes], metric: str) -> Floats:
     """Return a metric's value of each query for the models of one variant, shape (seeds, queries)."""
-    way = metric.removesuffix(f"_{METRIC_OF[metric].name}")
-    return np.stack([METRIC_OF[metric].of_query(each[way]) for each in ranks])
+    of_query = METRIC_OF[metric].of_query
+    assert of_query is not None, "medians are not compared"
+    return np.stack([of_query(each[_way(metric)].right_ranks) for each in outcomes])
+
+
+def _way(metric: str) -> str:
+    return metric.removesuffix(f"_{METRIC_OF[metric].name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +108,8 @@ def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
     """Return the variation that neither variant nor seed explains, as in a randomised block design.
 
     Models with the same seed start from the same weights, which strongly affects the score after short training. So
-    each seed is a block. Its effect on all variants alike is not noise in their differences.
-
-    Args:
-        variants: values of each variant, shape (seeds, queries), with the same seeds in the same order.
+    each seed is a block, and its effect on all variants alike is no noise in their differences. The values of each
+    variant have the shape (seeds, queries), with the same seeds in the same order.
     """
     means = np.stack([values.mean(axis=1) for values in variants])
     left = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
@@ -155,10 +122,9 @@ def estimate(
 ) -> tuple[float, float, float, float]:
     """Return the mean of scores, or of differences that are paired by query and seed, with its interval and p-value.
 
-    The interval covers two sources of variation. For the choice of test images, whole images are resampled, since the
-    captions of one image are not independent. For the choice of seeds, a Student's t with the estimated variance is
-    added to each draw, since a bootstrap of two or three seeds would underestimate it. The p-value is two-sided: the
-    chance of a mean as far from 0.
+    The interval covers two sources of variation. For the choice of test images, whole images are resampled. For the
+    choice of seeds, a Student's t with the estimated variance is added to each draw, since a bootstrap of two or three
+    seeds would underestimate it. The p-value is two-sided: the chance of a mean as far from 0.
 
     Values have the shape (seeds, queries), clusters name the image of each query. A difference is of two `models`.
     """
@@ -208,14 +174,11 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """The scored models of one variant.
-
-    Variants with equal data have equal models. Values are those of each query by metric, shape (seeds, queries).
-    """
+    """The outcomes of one variant's models, one for each seed. Variants with equal data have equal models."""
 
     facts: ModelFacts
     data: Sequence[str]
-    values: Mapping[str, Floats]
+    outcomes: Sequence[Outcomes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,65 +265,53 @@ def _short(metric: str) -> str:
 
 
 def compare(
-    filters: Sequence[Filter], variants: Sequence[Scored], gallery: Gallery, facts: SetFacts, *, seed: int
+    filters: Sequence[Filter], variants: Sequence[Scored], gallery: Gallery, *, seed: int
 ) -> tuple[list[Filter], dict[str, SeedNoise], Board]:
     """Return the filters with their verdicts, the variation between seeds by metric, and all scores and differences.
 
     Verdicts use the first metric, corrected for all filters that change a row.
     """
-    data = [variant.data for variant in variants]
-    others = [variant for number, variant in enumerate(variants) if variant.data not in data[:number]]
-    noise = {metric: seed_noise([variant.values[metric] for variant in others]) for metric in METRICS}
-    rows, by_name = list[ScoreRow](), {variant.facts.name: variant for variant in variants}
-    queries = {metric: _queries(metric, gallery, facts) for metric in METRICS}
+    forth, back = (variants[0].outcomes[0][way] for way in RETRIEVAL)
+    left_out = {SEEN: len(gallery.images) - forth.gallery_size, SHARED: forth.num_dropped}
+    facts = SetFacts(
+        name=gallery.name,
+        task="retrieval",
+        num_images=forth.gallery_size,
+        num_texts=back.gallery_size,
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+    values = {each.facts.name: {metric: values_of(each.outcomes, metric) for metric in METRICS} for each in variants}
+    data = {each.facts.name: each.data for each in variants}
+    others = {tuple(found): name for name, found in reversed(data.items())}.values()  # without equal models
+    noise = {metric: seed_noise([values[name][metric] for name in data if name in others]) for metric in METRICS}
+    rows = list[ScoreRow]()
 
-    def add(metric: str, values: Floats, noise: SeedNoise, model: str, minus: str | None = None) -> float:
-        clusters, same = queries[metric]
-        models, same = (1, same) if minus is None else (2, {**same, "chance": 0.0})
-        value, low, high, p_value = estimate(values, clusters, noise, models=models, rounds=ROUNDS, seed=seed)
-        rows.append(ScoreRow(**same, model=model, minus=minus, value=value, low=low, high=high))
+    def add(metric: str, of_queries: Floats, spread: SeedNoise, model: str, minus: str | None = None) -> float:
+        outcome, num_models = variants[0].outcomes[0][_way(metric)], 1 if minus is None else 2
+        *found, p_value = estimate(of_queries, outcome.clusters, spread, models=num_models, rounds=ROUNDS, seed=seed)
+        rows.append(score_row(outcome, METRIC_OF[metric], *found, model=model, test_set=facts.name, minus=minus))
         return p_value
 
-    for name, variant in by_name.items():
+    for name, found in values.items():
         for metric in METRICS:
-            add(metric, variant.values[metric], noise[metric], name)
+            add(metric, found[metric], noise[metric], name)
     tested: dict[int, float] = {}
     for number, each in enumerate(filters):
-        with_it, without = by_name[each.with_it], by_name[each.without]
-        is_same = with_it.data == without.data
+        is_same = data[each.with_it] == data[each.without]
         for metric in METRICS:
-            paired = with_it.values[metric] - without.values[metric]
+            paired = values[each.with_it][metric] - values[each.without][metric]
             # Equal models have no random variation.
             p_value = add(metric, paired, SeedNoise() if is_same else noise[metric], each.with_it, each.without)
             if metric == PRIMARY and not is_same:
                 tested[number] = p_value
     board = Board(rows=tuple(rows), models=tuple(variant.facts for variant in variants), sets=(facts,))
-    found = list(filters)
+    judged = list(filters)
     for number, p_value in zip(tested, holm(list(tested.values())), strict=True):
         each = filters[number]
         (delta,) = board.where(metric=PRIMARY, model=each.with_it, minus=each.without).rows
         said = verdict(delta.value, p_value, noise[PRIMARY], num_images=facts.num_images)
-        found[number] = replace(each, p_value=p_value, verdict=said)
-    return found, noise, board
-
-
-def _queries(metric: str, gallery: Gallery, facts: SetFacts) -> tuple[Integers, dict[str, Any]]:
-    """Return the image of each query of a metric, and what is the same in all of its rows."""
-    clusters, size, left_out = np.array(gallery.owners, dtype=np.int64), facts.num_images, facts.left_out.get(SHARED, 0)
-    num_right = np.ones_like(clusters)
-    if metric.startswith("image_to_text"):
-        clusters, num_right = np.unique(clusters, return_counts=True)
-        size, left_out = facts.num_texts, facts.num_images - len(clusters)
-    return clusters, {
-        "test_set": facts.name,
-        "metric": metric,
-        "captions": CAPTIONS,
-        "images": LEAK_FREE if SEEN in facts.left_out else ALL,
-        "chance": METRIC_OF[metric].chance(gallery_size=size, num_right=num_right),
-        "gallery": size,
-        "queries": len(clusters),
-        "left_out": left_out,
-    }
+        judged[number] = replace(each, p_value=p_value, verdict=said)
+    return judged, noise, board
 
 
 def write_ablation(found: Ablation, folder: Path) -> None:

@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.rows.origins import HUMAN, MACHINE
 from training.config import EvaluateConfig
 from training.data.features import FeatureStore
@@ -20,6 +20,7 @@ from training.scores.rows import ALL, LEAK_FREE, ScoreRow
 
 WORDING_MODES = (ALL, "one", "distinct")
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+TextsOf = Callable[[Sequence[str]], Features]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,7 @@ class Outcome:
 
     Args:
         way: "text_to_image", "image_to_text" or "zero_shot".
-        right_ranks: ranks of the right items of each query, at most `NDCG_CUTOFF`, ascending from 1, shape (queries,
-            right). 0 fills the rows of queries with fewer.
+        right_ranks: ranks of the right items of each query, at most `NDCG_CUTOFF`, as `Metric` takes them.
         clusters: image of each query, shape (queries,).
         num_right: number of right items in the gallery for each query, shape (queries,).
         num_dropped: number of queries that `captions` or `images` leave out.
@@ -44,91 +44,72 @@ class Outcome:
     gallery_size: int
     num_dropped: int
 
-    @property
-    def ranks(self) -> Integers:
-        """Return the best rank of each query, shape (queries,)."""
-        return self.right_ranks[:, 0]
-
-    def ranks_for(self, metric: Metric) -> Integers:
-        """Return the ranks that a metric takes."""
-        return self.right_ranks if metric.takes_all else self.ranks
-
 
 def retrieval_outcomes(
     images: Features, texts: Features, owners: Integers, *, captions: str, choice: str = ALL, num_dropped: int = 0
 ) -> Iterator[Outcome]:
     """Yield the outcomes of both directions: the image of each text, and the texts of each image that has any.
 
-    Args:
-        images: unit rows, shape (images, dim).
-        texts: unit rows, shape (texts, dim).
-        owners: image of each text, shape (texts,).
-        captions: a key of `CAPTION_MODES`.
-        choice: a key of `IMAGE_CHOICES`.
-        num_dropped: number of texts that these left out before.
+    Images and texts are unit rows, `owners` the image of each text, shape (texts,), and `num_dropped` the number of
+    texts that the modes `captions` and `choice` left out before.
     """
+    same: dict[str, Any] = {"captions": captions, "images": choice}
     yield Outcome(
         way="text_to_image",
-        captions=captions,
-        images=choice,
         right_ranks=text_to_image_ranks(texts, images, owners)[:, None],
         clusters=owners,
         num_right=np.ones(len(owners), dtype=np.int64),
         gallery_size=len(images),
         num_dropped=num_dropped,
+        **same,
     )
     queries, num_right = np.unique(owners, return_counts=True)
     yield Outcome(
         way="image_to_text",
-        captions=captions,
-        images=choice,
         right_ranks=right_caption_ranks(images, texts, owners, most=NDCG_CUTOFF),
         clusters=queries,
         num_right=num_right,
         gallery_size=len(texts),
         num_dropped=len(images) - len(queries),
+        **same,
     )
 
 
 def score_rows(
-    outcome: Outcome,
-    config: EvaluateConfig,
-    *,
-    model: str,
-    test_set: str,
-    first: Outcome | None = None,
-    minus: str | None = None,
+    outcome: Outcome, config: EvaluateConfig, *, model: str, test_set: str, first: tuple[str, Outcome] | None = None
 ) -> Iterator[ScoreRow]:
     """Yield every metric of an outcome with its interval and chance level, or its difference from another model's.
 
-    `first` is the outcome of the model `minus` on the same queries. The bootstrap of differences is paired.
+    `first` is the other model and its outcome on the same queries. The bootstrap of differences is paired.
     """
+    minus, other = first or (None, None)
     drawn = {"gallery_size": outcome.gallery_size, "rounds": config.bootstrap_rounds, "seed": config.seed}
     for metric in METRICS:
-        if outcome.way not in metric.ways:
-            continue
-        ranks, chance = outcome.ranks_for(metric), 0.0
-        if first is None:
-            value = metric.value(ranks)
-            low, high = metric.interval(ranks, outcome.clusters, **drawn)
-            chance = metric.chance(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
-        else:
-            value, low, high = metric.difference(first.ranks_for(metric), ranks, outcome.clusters, **drawn)
-        yield ScoreRow(
-            model=model,
-            test_set=test_set,
-            metric=f"{outcome.way}_{metric.name}",
-            captions=outcome.captions,
-            images=outcome.images,
-            value=value,
-            low=low,
-            high=high,
-            chance=chance,
-            gallery=outcome.gallery_size,
-            queries=len(ranks),
-            left_out=outcome.num_dropped,
-            minus=minus,
-        )
+        if outcome.way in metric.ways:
+            first_ranks = other.right_ranks if other is not None else None
+            found = metric.estimate(outcome.right_ranks, outcome.clusters, first=first_ranks, **drawn)
+            yield score_row(outcome, metric, *found, model=model, test_set=test_set, minus=minus)
+
+
+def score_row(
+    outcome: Outcome, metric: Metric, value: float, low: float, high: float, *, minus: str | None, **place: str
+) -> ScoreRow:
+    """Return the row of an estimate, or of a difference from a model; `place` is the `model` and the `test_set`."""
+    chance = metric.chance(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
+    return ScoreRow(
+        **place,
+        metric=f"{outcome.way}_{metric.name}",
+        captions=outcome.captions,
+        images=outcome.images,
+        value=value,
+        low=low,
+        high=high,
+        chance=chance if minus is None else 0.0,
+        gallery=outcome.gallery_size,
+        queries=len(outcome.clusters),
+        left_out=outcome.num_dropped,
+        minus=minus,
+    )
 
 
 def outcomes_of(
@@ -136,9 +117,8 @@ def outcomes_of(
 ) -> tuple[list[Outcome], dict[int, bytes]]:
     """Return a model's ranks on a test set: on all images and, if a model was trained on some, on the others alone.
 
-    Returns:
-        One outcome for each direction, caption mode and image choice, in an order that depends on the test set alone;
-        and the sha256 of the bytes of each image that exists and decodes, by its place.
+    There is one outcome for each direction, caption mode and image choice, in an order that depends on the test set
+    alone. With them comes the sha256 of the bytes of each image that exists and decodes, by its place.
     """
     store, images, there = read_images(store, test_set, batch_size)
     places = np.array(list(there), dtype=np.int64)
@@ -157,12 +137,14 @@ def read_images(
 ) -> tuple[FeatureStore, Features, dict[int, bytes]]:
     """Return the features of a set's images that exist and decode, and the sha256 of their bytes by place.
 
-    Of images of the catalog nothing is cached on disk, where a take-down would not find it: the store that is returned,
-    which is for their captions too, is then another one.
+    Images of the catalog must all decode. Of them nothing is cached on disk, where a take-down would not find it: the
+    store that is returned, which is for their captions too, is then another one.
     """
     if test_set.of_catalog:
         store = FeatureStore(store.encoder)
     images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
+    if test_set.of_catalog and (missing := len(test_set.images) - len(there)):
+        raise DamagedError(f"{missing:,} images of {test_set.name} do not decode: run `vernaclip verify`")
     if not there:
         raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} can be found and decoded")
     return store, images, there
@@ -177,29 +159,21 @@ def image_choices(test_set: ImageSet, places: Integers) -> dict[str, Mask]:
 
 
 def _retrieval(
-    gallery: Gallery,
-    images: Features,
-    places: Integers,
-    choices: Mapping[str, Mask],
-    texts_of: Callable[[Sequence[str]], Features],
+    gallery: Gallery, images: Features, places: Integers, choices: Mapping[str, Mask], texts_of: TextsOf
 ) -> Iterator[Outcome]:
     texts, owners = texts_of(gallery.captions), np.array(gallery.owners, dtype=np.int64)
     for choice, some in choices.items():
         row_of = np.full(len(gallery.images), -1, dtype=np.int64)
         row_of[places[some]] = np.arange(some.sum())
-        for mode, chosen in _caption_modes(gallery, owners, row_of[owners] >= 0).items():
+        for mode, chosen in caption_modes(gallery, owners, row_of[owners] >= 0).items():
             if chosen.any():
+                rows, num_dropped = row_of[owners[chosen]], len(owners) - int(chosen.sum())
                 yield from retrieval_outcomes(
-                    images[some],
-                    texts[chosen],
-                    row_of[owners[chosen]],
-                    captions=mode,
-                    choice=choice,
-                    num_dropped=len(owners) - int(chosen.sum()),
+                    images[some], texts[chosen], rows, captions=mode, choice=choice, num_dropped=num_dropped
                 )
 
 
-def _caption_modes(gallery: Gallery, owners: Integers, in_gallery: Mask) -> dict[str, Mask]:
+def caption_modes(gallery: Gallery, owners: Integers, in_gallery: Mask) -> dict[str, Mask]:
     """Return by caption mode which captions it selects, among those of images in the gallery."""
     some = np.flatnonzero(in_gallery)
     captions, modes = [gallery.captions[caption] for caption in some.tolist()], {}
@@ -229,27 +203,17 @@ def chosen_captions(captions: Sequence[str], owners: Integers, mode: str) -> Mas
 
 def wording(text: str) -> str:
     """Return a caption without case, punctuation and spacing, to find captions with the same words."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).translate(_WORDS_ALONE).split())
+    return " ".join("".join(map(_letter, unicodedata.normalize("NFC", text.casefold()))).split())
 
 
-class _WordsAlone(dict[int, int]):
-    """A table for `str.translate` that makes spaces of punctuation, separators and control characters."""
-
-    def __missing__(self, character: int) -> int:
-        is_word = unicodedata.category(chr(character))[0] not in "PZC"
-        self[character] = character if is_word else ord(" ")
-        return self[character]
-
-
-_WORDS_ALONE = _WordsAlone()
+@cache
+def _letter(character: str) -> str:
+    """Return a space instead of punctuation, separators and control characters."""
+    return character if unicodedata.category(character)[0] not in "PZC" else " "
 
 
 def _zero_shot(
-    test_set: LabelledImages,
-    images: Features,
-    places: Integers,
-    choices: Mapping[str, Mask],
-    texts_of: Callable[[Sequence[str]], Features],
+    test_set: LabelledImages, images: Features, places: Integers, choices: Mapping[str, Mask], texts_of: TextsOf
 ) -> Iterator[Outcome]:
     names, labels = test_set.class_names, np.array(test_set.labels, dtype=np.int64)[places]
     prompts = {"bare": (BARE_TEMPLATE,), "templates": tuple(test_set.templates)}

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.catalog.manifest import Snapshot
@@ -25,7 +26,6 @@ from training.towers.trained_models import LearnedImages, pair_hashes
 UNSTATED = "unstated"
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
-FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
 # Kinds of test sets whose captions were written by people. Files of other kinds do not state the origin.
 _PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 _MAKERS = {
@@ -40,14 +40,8 @@ _Texts = list[_Text] | dict[str, _Text]
 _DOCUMENT: TypeAdapter[Any] = TypeAdapter(_Texts | dict[str, _Texts], config=ConfigDict(strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingMatch:
-    """An image of a set that a model was trained on, or that looks like one of its training images.
-
-    Args:
-        why: how the match was found.
-        is_sure: it is the same image. Otherwise it only looks similar and may be another one.
-    """
+class TrainingMatch(NamedTuple):
+    """How an image was found among a model's training images. If that is not sure, it only looks like one of them."""
 
     why: str
     is_sure: bool
@@ -55,11 +49,9 @@ class TrainingMatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakCheck:
-    """The result of comparing a set with a model's training images.
+    """A set's matches with a model's training images, by place in `images`, and what was compared, such as "identity".
 
-    Args:
-        seen: matches, by place in the set's `images`.
-        ways: what was compared, such as "identity". Empty if nothing, or not all, was compared.
+    `ways` is empty if nothing, or not all, was compared.
     """
 
     seen: Mapping[int, TrainingMatch]
@@ -71,24 +63,25 @@ class ImageSet:
     """A set of images that models are scored on.
 
     Args:
-        name: name under which scores are listed.
-        images: names of the images.
         read: returns the bytes of an image by name, and raises OSError if there are none. Threads may call it at the
             same time.
+        identities: all known identities of each image; empty if there are none.
         guards: matches with training images, by model name. Nothing is known about models that are not listed.
-        notes: remarks that are printed with the scores.
         files: name and sha256 of each file that the set was read from.
         of_catalog: the images belong to the catalog, where a take-down may remove them, so nothing is cached elsewhere.
-        language: language of the captions or class names. None if it was not checked.
+        stated: language of the captions or class names, as the user or the files state it.
+        language: the same as it was checked.
     """
 
     name: str
     images: Sequence[str]
     read: Callable[[str], bytes]
+    identities: Sequence[frozenset[str]] = ()
     guards: Mapping[str, LeakCheck] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     of_catalog: bool = False
+    stated: str | None = None
     language: TextLanguage | None = None
 
 
@@ -96,12 +89,8 @@ class ImageSet:
 class Gallery(ImageSet):
     """Images with captions, for retrieval: each caption is a query for its image, and each image for its captions.
 
-    Args:
-        captions: all captions, in any order.
-        owners: image of each caption, by its place in `images`.
-        made_by: "human", "machine" or "unstated", for each caption.
-        home: URL of the dataset's home page, if it is a public one.
-        license: of the captions: an id, or the URL of the terms. None if it is not known.
+    `owners` has the place of each caption's image, and `made_by` "human", "machine" or "unstated" for each. `home` is
+    the URL of a public dataset's page, and `license`, of the captions, an id or the URL of the terms.
     """
 
     captions: Sequence[str]
@@ -113,13 +102,7 @@ class Gallery(ImageSet):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImages(ImageSet):
-    """Images with one class each, for zero-shot classification.
-
-    Args:
-        labels: class of each image, by its place in `class_names`.
-        class_names: names of the classes, in the language that models are scored in.
-        templates: texts with `{c}` in place of the class name.
-    """
+    """Images with one class each, for zero-shot classification; `labels` has the place of each in `class_names`."""
 
     labels: Sequence[int]
     class_names: Sequence[str]
@@ -130,8 +113,6 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     """Return the images and captions of pair shards as a gallery. Images are named by their sample ids."""
     groups = row_groups(paths)
     rows = [row for group in groups for row in read_rows(group, ["sample_id", "captions", "origins"]).to_pylist()]
-    if not rows:
-        raise SettingsError(f"{name} has no images: set split.test above 0 and build again")
     places = {str(row["sample_id"]): place for place, row in enumerate(rows)}
     read, makers = encoded_reader(groups), [_maker_of(origin) for row in rows for origin in row["origins"]]
     return Gallery(
@@ -183,13 +164,10 @@ def held_out_gallery(
 
 def captioned_gallery(
     name: str, kind: TestSetKind, config: Any, *, captions_by: str | None = None, notes: Sequence[str] = ()
-) -> tuple[Gallery, list[frozenset[str]]]:
-    """Read a test set of captioned images with an image folder, by the settings of its kind.
+) -> Gallery:
+    """Read a test set of captioned images with an image folder, by the settings of its kind. It may have no captions.
 
     Without `captions_by`, the kind or the files state who wrote the captions.
-
-    Returns:
-        The gallery, which may have no captions, and all identities of each of its images.
     """
     found = list(kind.read(config))
     texts = [
@@ -201,10 +179,11 @@ def captioned_gallery(
         makers = [_maker_of(origin_by_name(file).origin) for _, _, file in texts]
     else:
         makers = [captions_by or (HUMAN if kind.kind in _PEOPLES else UNSTATED)] * len(texts)
-    gallery = Gallery(
+    return Gallery(
         name=name,
         images=[image.name for image in found],
         read=open_images(str(config.images)).read,
+        identities=[image.identities for image in found],
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
         made_by=makers,
@@ -213,54 +192,55 @@ def captioned_gallery(
         home=kind.home,
         license=kind.license,
     )
-    return gallery, [image.identities for image in found]
 
 
 def _hashes(files: Iterable[Path]) -> tuple[dict[str, str], ...]:
     return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files)
 
 
-def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> LabelledImages:
-    """Read an ImageNet-style folder with the class names and templates that settings name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """Settings of a test set of kind `folders`; docs/scores.md explains them."""
 
-    The bare template is always scored. Class names and other templates come from files or from the language pack.
+    images: Path
+    class_names: Path | None = None
+    class_names_key: str | None = None
+    templates: str | None = None
+    templates_key: str | None = None
+
+
+def named_images(name: str, settings: FolderSettings, pack: LanguagePack) -> LabelledImages:
+    """Read an ImageNet-style folder. Class names and templates come from files, else from the language pack.
+
+    The bare template is always scored.
     """
-    unknown = sorted(settings.keys() - FOLDER_SETTINGS)
-    if unknown or "images" not in settings:
-        raise SettingsError(
-            f"{unknown[0] if unknown else 'images'}: a set of folders takes images=DIR, class_names=FILE.json and "
-            f"templates=FILE.json (or {BARE}), with class_names_key and templates_key if a file has several lists"
-        )
-    files = {key: Path(settings[key]) for key in ("class_names", "templates") if settings.get(key, BARE) != BARE}
     names: Sequence[str] | Mapping[str, str] = pack.class_names
     templates: Sequence[str] | Mapping[str, str] = pack.prompt_templates or (BARE_TEMPLATE,)
-    if "class_names" in files:
-        names = read_texts(files["class_names"], settings.get("class_names_key"), "class_names_key")
-    if not names:
-        raise SettingsError(
-            f"class_names=FILE.json is missing, and the language pack of {pack.code} has no class names"
-        )
-    if "templates" in files:
-        templates = read_texts(files["templates"], settings.get("templates_key"), "templates_key")
-    elif "templates" in settings:
+    files: list[Path] = []
+    if settings.class_names is not None:
+        files.append(settings.class_names)
+        names = read_texts(files[-1], settings.class_names_key, "class_names_key")
+    if settings.templates == BARE:
         templates = (BARE_TEMPLATE,)
-    if not templates or isinstance(templates, Mapping):
-        raise InputError(f"templates={files.get('templates')} must be a list of templates with {PLACEHOLDER}")
-    found = labelled_images(name, Path(settings["images"]), names, templates)
-    return replace(found, files=_hashes(files.values()))
+    elif settings.templates is not None:
+        files.append(Path(settings.templates))
+        templates = read_texts(files[-1], settings.templates_key, "templates_key")
+    return replace(labelled_images(name, settings.images, names, templates), files=_hashes(files))
 
 
 def labelled_images(
-    name: str, folder: Path, class_names: Sequence[str] | Mapping[str, str], templates: Sequence[str]
+    name: str,
+    folder: Path,
+    class_names: Sequence[str] | Mapping[str, str],
+    templates: Sequence[str] | Mapping[str, str],
 ) -> LabelledImages:
     """Read an ImageNet-style folder, with one subfolder per class.
 
     Class names are a table by subfolder, where those without a subfolder count as wrong answers, or a list in the order
     of the sorted subfolders.
     """
-    for template in templates:
-        if PLACEHOLDER not in template:
-            raise InputError(f"the template {template!r} has no {PLACEHOLDER} in place of the class name")
+    if isinstance(templates, Mapping) or not all(PLACEHOLDER in template for template in templates or ("",)):
+        raise InputError(f"templates of {name} must be a list of texts, each with {PLACEHOLDER} for the class name")
     labels = _labels(folder)
     by_folder = _names_of(list(dict.fromkeys(labels.values())), class_names, folder)
     places, names = {label: place for place, label in enumerate(by_folder)}, list(by_folder.values())
@@ -286,28 +266,22 @@ def _labels(folder: Path) -> dict[str, str]:
         is_there = file.is_file() or file.is_symlink()  # a broken link counts as a missing image
         if is_there and is_image_name(name.name) and not name.name.startswith(".") and name.parts[0][0] != ".":
             found[name.as_posix()] = name.parts[0]
-    if not found:
-        raise InputError(f"images={folder} has no subfolders with images: name a folder with one subfolder per class")
     return found
 
 
 def _names_of(found: Sequence[str], class_names: Sequence[str] | Mapping[str, str], folder: Path) -> Mapping[str, str]:
     """Return the names of all classes by their subfolders."""
     if isinstance(class_names, Mapping):
-        missing = sorted(set(found) - set(class_names))
-        if missing:
-            raise InputError(f"the class names lack the folder {missing[0]} of {folder}: add a name for it")
-        return class_names
-    if len(class_names) != len(found):
+        do_fit = set(found) <= class_names.keys()
+    else:  # subfolders that are numbers sort differently as text
+        is_sorted = not all(label.isdecimal() for label in found) or list(found) == sorted(found, key=int)
+        do_fit = len(class_names) == len(found) and is_sorted
+    if not do_fit or not found:
         raise InputError(
-            f"there are {len(class_names):,} class names for {len(found):,} image folders in {folder}. A list must "
-            "have one name per sorted folder: name all of them, or give a table of names by folder"
+            f"the {len(class_names):,} class names do not fit the {len(found):,} folders with images in {folder}: give "
+            "a table of names by folder, or a list with one name for each folder in the order of their names as text"
         )
-    if all(label.isdecimal() for label in found) and list(found) != sorted(found, key=int):
-        raise InputError(
-            f"the folders of {folder} are numbers, which sort differently as text: give a table of names by folder"
-        )
-    return dict(zip(found, class_names, strict=True))
+    return class_names if isinstance(class_names, Mapping) else dict(zip(found, class_names, strict=True))
 
 
 def read_texts(path: Path, key: str | None, option: str) -> list[str] | dict[str, str]:
@@ -315,17 +289,12 @@ def read_texts(path: Path, key: str | None, option: str) -> list[str] | dict[str
 
     The file may have several by their keys. `option` is the setting that chooses the key.
     """
-    try:
+    with about(f"{path} is not JSON with a list or table of texts, none of them empty"):
         document = _DOCUMENT.validate_json(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        problem = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
-        raise InputError(
-            f"{path} cannot be read as JSON with a list or table of texts, none of them empty: {problem}"
-        ) from error
-    if isinstance(document, list) or all(isinstance(value, str) for value in document.values()):
-        document = {key: document}
-    key = next(iter(document)) if key is None and len(document) == 1 else key
-    if key not in document:
-        raise SettingsError(f"{path} has {', '.join(sorted(document))}: choose one with {option}=NAME")
-    found: list[str] | dict[str, str] = document[key]
+    found: list[str] | dict[str, str] = document
+    if isinstance(document, dict) and not all(isinstance(value, str) for value in document.values()):
+        key = next(iter(document)) if key is None and len(document) == 1 else key
+        if key not in document:
+            raise SettingsError(f"{path} has {', '.join(sorted(document))}: choose one with {option}=NAME")
+        found = document[key]
     return found

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,14 +26,7 @@ _ROWS = 4096  # cosines that are computed at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesAndCaptions:
-    """Captions to judge, and their images.
-
-    Args:
-        names: names of the images.
-        read: returns the bytes of an image by name; raises OSError if there are none.
-        captions: the captions, none of them empty.
-        owners: place of each caption's image in `names`.
-    """
+    """Captions to judge, and their images, read by name; `owners` has the place of each caption's image in `names`."""
 
     names: Sequence[str]
     read: Read
@@ -65,12 +57,8 @@ def in_units(
 ) -> Floats:
     """Return the cosines of captions and their images in units of random pairs, shape (captions,).
 
-    Args:
-        rows: unit features of the images, shape (images, dim).
-        texts: unit features of the captions, shape (captions, dim).
-        owners: row of each caption's image, shape (captions,).
-        images: digest of each image's bytes.
-        captions: the texts.
+    `rows` and `texts` are unit features, `owners` has the row of each caption's image, and `images` the digest of each
+    image's bytes.
     """
     random = random_pairs(images, captions, owners)
     cosines = _cosines(rows, texts, random)
@@ -104,7 +92,7 @@ def random_pairs(images: Sequence[bytes], captions: Sequence[str], owners: Integ
     """
     first_image = {digest: place for place, digest in reversed(list(enumerate(images)))}
     first_caption = {text: place for place, text in reversed(list(enumerate(captions)))}
-    in_order = sorted(first_caption, key=_hash)
+    in_order = sorted(first_caption, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     own: dict[bytes, set[str]] = {digest: set() for digest in first_image}
     for text, owner in zip(captions, owners.tolist(), strict=True):
         own[images[owner]].add(text)
@@ -116,7 +104,3 @@ def random_pairs(images: Sequence[bytes], captions: Sequence[str], owners: Integ
                 place = (place + 1) % len(in_order)
             found.append((first_image[digest], first_caption[in_order[place]]))
     return np.array(found, np.int64).reshape(-1, 2)
-
-
-def _hash(text: str) -> Any:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

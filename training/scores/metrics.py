@@ -28,14 +28,11 @@ _QUERIES_AT_A_TIME = 1024
 _ROUNDS_AT_A_TIME = 64
 
 
-def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
-    """Return for each caption the rank of its own image, shape (captions,).
+# Features are unit rows, shape (images or captions, dim); `owners` names the image of each caption, shape (captions,).
 
-    Args:
-        text_features: unit rows, shape (captions, dim).
-        image_features: unit rows, shape (images, dim): the gallery.
-        owners: image of each caption, shape (captions,).
-    """
+
+def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
+    """Return for each caption the rank of its own image, shape (captions,)."""
     refuse_not_finite(text_features, image_features)
     images = image_features.astype(np.float64)
     ranks = np.empty(len(owners), dtype=np.int64)
@@ -55,15 +52,7 @@ def image_to_text_ranks(image_features: Features, text_features: Features, owner
 def right_caption_ranks(image_features: Features, text_features: Features, owners: Integers, *, most: int) -> Integers:
     """Return for each image that has captions the ranks of its own captions, the best ones first.
 
-    Args:
-        image_features: unit rows, shape (images, dim).
-        text_features: unit rows, shape (captions, dim): the gallery.
-        owners: image of each caption, shape (captions,).
-        most: maximum number of captions per image.
-
-    Returns:
-        One row for each image that has a caption, in the order of the images, shape (such images, at most `most`). 0
-        fills the rows of images with fewer captions.
+    The shape is (such images, at most `most`). 0 fills the rows of images with fewer captions.
     """
     refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
@@ -85,9 +74,8 @@ def right_caption_ranks(image_features: Features, text_features: Features, owner
 
 def refuse_not_finite(*features: Features) -> None:
     """Refuse a feature that is NaN or infinite: NaN cannot be compared, and would have a rank all the same."""
-    for matrix in features:
-        if not np.isfinite(matrix).all():
-            raise InputError("the model's features contain NaN or infinity, so it cannot be scored")
+    if not all(np.isfinite(matrix).all() for matrix in features):
+        raise InputError("the model's features contain NaN or infinity, so it cannot be scored")
 
 
 def reciprocal_ranks(ranks: Integers, k: int) -> Floats:
@@ -105,23 +93,13 @@ def ndcgs(ranks: Integers, k: int) -> Floats:
 
     A right item at rank r gains 1 / log2(r + 1), others gain nothing. The sum is divided by that of the best possible
     order. Without ties that is `ndcg_cut` of trec_eval, which MTEB reports. Source: Järvelin and Kekäläinen, ACM
-    Transactions on Information Systems 20, 2002.
-
-    Args:
-        ranks: ranks of the right items, ascending, shape (queries, right). 0 fills the rows of queries with fewer right
-            items; those beyond the first k do not count.
-        k: cutoff of the ranks.
+    Transactions on Information Systems 20, 2002. `ranks` are as for `Metric`; those beyond the first k do not count.
     """
     ranks = ranks[:, :k]
     places = np.where(ranks > 0, np.arange(1, ranks.shape[1] + 1), np.inf)  # of the best possible order
     gains = np.where((ranks > 0) & (ranks <= k), 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
     found: Floats = gains.sum(axis=1) / (1 / np.log2(places + 1)).sum(axis=1)
     return found
-
-
-def ranks_themselves(ranks: Integers) -> Floats:
-    """Return the ranks as floats."""
-    return ranks.astype(np.float64)
 
 
 # Chance levels take `gallery_size`, and `num_right`: the number of right items for each query, shape (queries,).
@@ -178,10 +156,7 @@ def share_interval(
     A bootstrap cannot draw values that never occurred, so it fails if all queries or none succeed. Therefore no end is
     closer to `least` or 1 than the bound of Clopper and Pearson (Biometrika 26, 1934) for images that all agree. If all
     values are equal, both ends get that distance. With fewer than `FEW_CLUSTERS` images the interval is the whole
-    range.
-
-    Args:
-        least: smallest possible value: 0 for shares, -1 for differences between two shares.
+    range. `least` is 0 for shares, -1 for differences between two shares.
     """
     if not len(values):
         return (0.0, 0.0)
@@ -218,7 +193,7 @@ def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, 
 
 def median(values: Floats | Integers) -> float:
     """Return the lower median, or 0 without values. At least half of the values are at most the median."""
-    return float(np.sort(values)[(len(values) - 1) // 2]) if len(values) else 0.0
+    return float(np.quantile(values, 0.5, method="lower")) if len(values) else 0.0
 
 
 def num_clusters(clusters: Integers) -> int:
@@ -252,110 +227,65 @@ RETRIEVAL, ZERO_SHOT = ("text_to_image", "image_to_text"), ("zero_shot",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A metric that summarises the ranks of queries, with its chance level, interval and display format.
+    """A mean over queries, or the median of their best ranks, with its chance level and the decimals to show.
 
-    Args:
-        name: name without the direction, such as "MRR@5" in "text_to_image_MRR@5".
-        ways: directions in which it is reported, `RETRIEVAL` or `ZERO_SHOT`.
-        of_query: returns the value of each query, shape (queries,), from the ranks that the metric takes.
-        chance: returns the expected value for a random order.
-        takes_all: it takes the ranks of all right items, shape (queries, right), as `ndcgs` does. Others take the best
-            rank of each query, shape (queries,).
-        is_median: it is the median of the queries' values, not their mean.
-        is_rank: it is between 1 and the size of the gallery. Others are shares with intervals by `share_interval`.
-        digits: decimals in a table of one model.
-        board_digits: decimals in a scoreboard.
-        column: its place in the tables of a scoreboard. None puts it into the JSON only.
+    It takes the ranks of the right items of each query, ascending, shape (queries, right). 0 fills the rows of queries
+    with fewer. `of_query` returns the share of each query, shape (queries,), and is None for the median.
     """
 
     name: str
     ways: tuple[str, ...] = RETRIEVAL
-    of_query: Callable[[Integers], Floats]
+    of_query: Callable[[Integers], Floats] | None
     chance: Callable[..., float]
-    takes_all: bool = False
-    is_median: bool = False
-    is_rank: bool = False
     digits: int = 4
-    board_digits: int = 4
-    column: int | None = None
 
-    def value(self, ranks: Integers) -> float:
-        """Return the metric of some ranks, or 0 without queries."""
-        return self._average(self.of_query(ranks))
-
-    def interval(
-        self, ranks: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
-    ) -> tuple[float, float]:
-        """Return the 95 % interval of the metric. With fewer than `FEW_CLUSTERS` images it is the whole range."""
-        values = self.of_query(ranks)
-        if not self.is_rank:
-            return share_interval(values, clusters, rounds=rounds, seed=seed)
-        if not len(values):
-            return (0.0, 0.0)
-        if num_clusters(clusters) < FEW_CLUSTERS:
-            return (1.0, float(gallery_size))
-        return interval_of(self._resampled(values, clusters, rounds=rounds, seed=seed))
-
-    def difference(
-        self, first: Integers, other: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
+    def estimate(
+        self,
+        ranks: Integers,
+        clusters: Integers,
+        *,
+        gallery_size: int,
+        rounds: int,
+        seed: int,
+        first: Integers | None = None,
     ) -> tuple[float, float, float]:
-        """Return the metric of `other` minus that of `first`, and the 95 % interval of this paired difference.
+        """Return the metric with its 95 % interval, or 0 without queries.
 
-        Both are ranks in the same order of queries.
+        Given other ranks, `first`, in the same order of queries, return the paired difference from their metric.
         """
-        one, two = self.of_query(first), self.of_query(other)
-        deltas = two - one
-        value = self._average(two) - self._average(one) if self.is_median else self._average(deltas)
-        if not self.is_rank:
-            return value, *share_interval(deltas, clusters, rounds=rounds, seed=seed, least=-1.0)
+        drawn = {"rounds": rounds, "seed": seed}
+        if self.of_query is not None:
+            values = self.of_query(ranks) - (0.0 if first is None else self.of_query(first))
+            least = 0.0 if first is None else -1.0
+            value = float(values.mean()) if len(values) else 0.0
+            return value, *share_interval(values, clusters, least=least, **drawn)
+        best, others = ranks[:, 0], None if first is None else first[:, 0]
+        value = median(best) - (0.0 if others is None else median(others))
+        if not len(best):
+            return value, 0.0, 0.0
         if num_clusters(clusters) < FEW_CLUSTERS:
-            return value, 1.0 - gallery_size, gallery_size - 1.0
-        draws = [self._resampled(values, clusters, rounds=rounds, seed=seed) for values in (two, one)]
-        return value, *interval_of(draws[0] - draws[1])
-
-    def _average(self, values: Floats) -> float:
-        if self.is_median:
-            return median(values)
-        return float(values.mean()) if len(values) else 0.0
-
-    def _resampled(self, values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-        return (median_draws if self.is_median else mean_draws)(values, clusters, rounds=rounds, seed=seed)
+            return value, 1.0 if first is None else 1.0 - gallery_size, gallery_size - (0.0 if first is None else 1.0)
+        draws = median_draws(best, clusters, **drawn)
+        return value, *interval_of(draws if others is None else draws - median_draws(others, clusters, **drawn))
 
 
 def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:
     """Return the metric with a cutoff at rank k: MRR, R, or accuracy, which is R in a gallery of classes."""
-    of_query = partial(reciprocal_ranks if family == "MRR" else recalls, k=k)
-    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **options)
+    of_best = reciprocal_ranks if family == "MRR" else recalls
+    chance = partial(chance_level, family, k)
+    return Metric(name=f"{family}@{k}", of_query=lambda ranks: of_best(ranks[:, 0], k), chance=chance, **options)
 
 
-# In the order of `scoreboard.json`. A new metric needs a line here, and one in the table of docs/scores.md.
+# In the order of `scoreboard.json`; docs/scores.md explains them.
 METRICS = (
-    _cutoff_metric("MRR", 1),
-    _cutoff_metric("MRR", 5),
-    _cutoff_metric("MRR", 10, column=4),
+    *(_cutoff_metric("MRR", k) for k in (1, 5, 10)),
     Metric(
         name=f"nDCG@{NDCG_CUTOFF}",
         of_query=partial(ndcgs, k=NDCG_CUTOFF),
         chance=partial(chance_ndcg, NDCG_CUTOFF),
-        takes_all=True,
-        column=5,
     ),
-    _cutoff_metric("R", 1, column=1),
-    _cutoff_metric("R", 5, column=2),
-    _cutoff_metric("R", 10, column=3),
-    Metric(
-        name="median_rank",
-        of_query=ranks_themselves,
-        chance=chance_median_rank,
-        is_median=True,
-        is_rank=True,
-        digits=1,
-        board_digits=0,
-        column=6,
-    ),
-    _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1),
-    _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2),
-    _cutoff_metric("accuracy", 10, ways=ZERO_SHOT, column=3),
-    _cutoff_metric("accuracy", 100, ways=ZERO_SHOT, column=4),
+    *(_cutoff_metric("R", k) for k in (1, 5, 10)),
+    Metric(name="median_rank", of_query=None, chance=chance_median_rank, digits=0),
+    *(_cutoff_metric("accuracy", k, ways=ZERO_SHOT) for k in (1, 5, 10, 100)),
 )
 METRIC_OF = {f"{way}_{metric.name}": metric for metric in METRICS for way in metric.ways}  # by the name of a score

@@ -22,7 +22,8 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 from PIL import Image
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import digest
 from data_catalog.rows.origins import HUMAN, MACHINE
 from training.data.features import Encoder
@@ -50,14 +51,8 @@ class GalleryTask(AbsTaskRetrieval):
         if self.data_loaded:
             return
         gallery, pid = self.gallery, os.getpid()
-        there: dict[int, str] = {}
-        for place, name in enumerate(gallery.images):
-            with suppress(OSError):
-                self._picture(name)
-                there[place] = name
+        there = {place: name for place, name in enumerate(gallery.images) if self._picture(name) is not None}
         rows = [row for row, owner in enumerate(gallery.owners) if owner in there]
-        if not rows:
-            raise InputError(f"no image of {gallery.name} with a caption can be found and decoded")
 
         def pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             if os.getpid() != pid:  # processes would share the position in an archive
@@ -80,20 +75,16 @@ class GalleryTask(AbsTaskRetrieval):
         self.dataset = {SUBSET: {SPLIT: data}}
         self.data_loaded = True
 
-    def _picture(self, name: str) -> Image.Image:
-        """Return an image of the gallery. Raise `OSError` if it is missing or does not decode."""
-        with quiet_decoders():
+    def _picture(self, name: str) -> Image.Image | None:
+        """Return an image of the gallery, or None if it is missing or does not decode."""
+        with suppress(OSError), quiet_decoders():
             found = picture_or_reason(self.gallery.read(name), 0)
-        if isinstance(found, str):
-            raise OSError(f"the image {name} of {self.gallery.name} does not decode: {found}")
-        return found.image
+            return None if isinstance(found, str) else found.image
+        return None
 
 
 def gallery_tasks(gallery: Gallery, language: str) -> list[GalleryTask]:
     """Return the tasks of both directions, text to image first, for captions in a language such as "it"."""
-    code = _hf_lang_to_iso_lang_script(language)
-    if code is None:
-        raise SettingsError(f"mteb does not know the language {language} of {gallery.name}")
     created = [_CREATED.get(maker) for maker in dict.fromkeys(gallery.made_by)]
     facts = {
         "dataset": {
@@ -103,7 +94,7 @@ def gallery_tasks(gallery: Gallery, language: str) -> list[GalleryTask]:
         "type": "Any2AnyRetrieval",
         "modalities": ["text", "image"],
         "eval_splits": [SPLIT],
-        "eval_langs": [code],
+        "eval_langs": [_hf_lang_to_iso_lang_script(language)],
         "main_score": MAIN_SCORE,
         "reference": gallery.home,
         "task_subtypes": ["Image Text Retrieval"],
@@ -117,7 +108,8 @@ def gallery_tasks(gallery: Gallery, language: str) -> list[GalleryTask]:
     for way, (category, suffix) in _CATEGORIES.items():
         name = re.sub(r"[^\w.-]+", "-", gallery.name) + "-" + suffix
         description = f"{way.replace('_', ' ').capitalize()} retrieval on {gallery.name}: {'; '.join(gallery.notes)}."
-        metadata = TaskMetadata(name=name, category=category, description=description, **facts)
+        with about(f"mteb takes no set such as {gallery.name} in the language {language}", kind=SettingsError):
+            metadata = TaskMetadata(name=name, category=category, description=description, **facts)
         # A class of its own: mteb resets the metadata of an instance to that of its class.
         tasks.append(type(suffix, (GalleryTask,), {"metadata": metadata, "gallery": gallery})())
     return tasks

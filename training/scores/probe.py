@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, MinLen
-from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Strict, StringConstraints, TypeAdapter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import sha256_of
 from data_catalog.rows.identities import name_identities
 from data_catalog.sources.image_files import ImageFiles, check_images, open_images
-from data_catalog.sources.json_documents import describe, open_json
+from data_catalog.sources.json_documents import open_json
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
 from training.data.features import FeatureStore
@@ -27,7 +28,7 @@ from training.data.pairs import Floats, Integers
 from training.scores.evaluation import image_choices, read_images, wording
 from training.scores.galleries import UNSTATED, Gallery
 from training.scores.metrics import TIE_TOLERANCE, refuse_not_finite, share_interval
-from training.scores.rows import Board, ScoreRow, problem_of
+from training.scores.rows import Board, ScoreRow
 from training.scores.scoreboard import ModelToScore, score_each, set_facts
 
 METRIC, CHANCE = "pairs_accuracy", 0.5
@@ -40,17 +41,12 @@ _EXPECTED = (
     "ones (as in What'sUp)"
 )
 
-Box = tuple[float, ...]
+Box = tuple[float, float, float, float]  # left, top, width and height in pixels
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionPair:
-    """A true caption of an image and a false one.
-
-    Args:
-        kind: what is changed.
-        view: the image, by its place in `ProbedSet.views`.
-    """
+    """A true caption of an image and a false one; `kind` is what is changed, `view` a place in `ProbedSet.views`."""
 
     kind: str
     view: int
@@ -62,17 +58,22 @@ class CaptionPair:
 class ProbedSet(Gallery):
     """A gallery with pairs of captions of its images.
 
-    Args:
-        pairs: the pairs of captions.
-        views: what is compared, images of the gallery or parts of them: the name, and the place of the image.
-        read_view: returns the bytes of a view by name, and raises OSError if there are none.
-        left_out: number of pairs that were left out, by reason.
+    `views` are what is compared, images of the gallery or parts of them: the name, and the place of the image.
+    `read_view` returns the bytes of a view by name, and raises OSError if there are none. `left_out` counts pairs that
+    were left out, by reason.
     """
 
     pairs: Sequence[CaptionPair]
     views: Sequence[tuple[str, int]]
     read_view: Callable[[str], bytes]
     left_out: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise InputError(
+                f"{self.name} has no pair of different captions. If it is in another language than the rules that "
+                "change captions, state it with captions_in"
+            )
 
 
 def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
@@ -104,11 +105,6 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
             for kind, changes in kept.items():
                 chosen = sorted(changes, key=lambda change: hashlib.sha256(change.caption.encode()).digest())
                 pairs += [CaptionPair(kind, owner, caption, change.caption) for change in chosen[:MOST_OF_KIND]]
-    if not pairs:
-        raise InputError(
-            f"no caption of {gallery.name} can be changed by the rules of its language: is it in another language? "
-            "State it with captions_in"
-        )
     return ProbedSet(
         **{field.name: getattr(gallery, field.name) for field in fields(Gallery)},
         pairs=pairs,
@@ -120,32 +116,44 @@ def changed_captions(gallery: Gallery, rules: ChangeRules) -> ProbedSet:
 
 _Text = Annotated[str, StringConstraints(pattern=r"\S")]
 _Pixels = Annotated[float, Strict()]
+_Side = Annotated[_Pixels, Ge(1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    """A record of a file of pairs; of the captions the first is true."""
+    """A record of a file of pairs; of the captions the first is true, and the box is the part of the image."""
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     image_path: _Text
     caption_options: Annotated[list[_Text], MinLen(2)]
     kind: _Text
-    bbox_x: _Pixels | None = None
-    bbox_y: _Pixels | None = None
-    bbox_w: Annotated[_Pixels, Ge(1)] | None = None
-    bbox_h: Annotated[_Pixels, Ge(1)] | None = None
+    box: tuple[_Pixels, _Pixels, _Side, _Side] | None
 
 
-_RECORDS = TypeAdapter(_Record)
+def _as_record(item: Any) -> Any:
+    """Return an item of ARO's or What'sUp's file with the fields of a record, not yet validated."""
+    if isinstance(item, list):
+        image, *texts = item or [None]
+        item = {"image_path": f"{image}.jpg" if type(image) is int else image, "caption_options": texts}
+    if not isinstance(item, dict):
+        return item
+    item = {name: value for name, value in item.items() if value is not None}
+    kind = "attribute" if {"attribute", "attributes"} & item.keys() else "options"
+    kind = "relation" if {"relation", "relation_name"} & item.keys() else kind
+    captions = [item.get("true_caption"), item.get("false_caption")]
+    box = tuple(item[name] for name in _BOX if name in item) or None
+    return {"kind": kind, "caption_options": captions, **item, "box": box}
 
 
-def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]]]:
-    """Read pairs of captions from a JSON file of ARO's or What'sUp's form.
+_RECORDS = TypeAdapter(list[Annotated[_Record, BeforeValidator(_as_record)]])
+
+
+def read_pairs(path: Path, images: Path) -> ProbedSet:
+    """Read pairs of captions from a JSON file of ARO's or What'sUp's form. The set is named after the file.
 
     A kind is the record's `kind`. Without one it is "relation" or "attribute" if the record names these, else
     "options". Parts of images (`bbox_x` ...) are cut out. An image is sought by its path, and by its name alone.
-    The set is named after the file; the identities of its images are returned with it.
     """
     check_images(str(images))
     files = open_images(str(images))
@@ -155,16 +163,14 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
     captions: dict[tuple[int, str], None] = {}
     pairs: dict[CaptionPair, None] = {}
     left_out: Counter[str] = Counter()
-    items = open_json(path, expected=_EXPECTED, names=["caption_options"])
-    if not isinstance(items, list):
-        raise InputError(f"{path} is {describe(items)}: expected {_EXPECTED}")
-    for number, item in enumerate(items, start=1):
-        record, box = _record(item, f"record {number:,} of {path}")
+    with about(path, remedy=f"expected {_EXPECTED}"):
+        records = _RECORDS.validate_python(open_json(path, expected=_EXPECTED, names=["caption_options"]))
+    for record in records:
         if record.image_path not in names:
             names[record.image_path] = _name_in(files, record.image_path)
         name, (true, *wrong) = names[record.image_path], record.caption_options
         place = places.setdefault(name, len(places))
-        view = views.setdefault((name, box), len(views))
+        view = views.setdefault((name, record.box), len(views))
         for false in wrong:
             pair = CaptionPair(" ".join(record.kind.split()), view, true, false)
             if wording(false) == wording(true):
@@ -173,19 +179,17 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
                 left_out["the pair is in the file twice"] += 1
             else:
                 pairs[pair] = captions[place, true] = None
-    if not pairs:
-        raise InputError(f"{path} has no pair of different captions: expected {_EXPECTED}")
     named = {name if box is None else f"{name} {list(box)}": (name, box) for name, box in views}
 
     def read_view(view: str) -> bytes:
         name, box = named[view]
-        raw = files.read(name)
-        return raw if box is None else _cut(raw, box)
+        return files.read(name) if box is None else _cut(files.read(name), box)
 
-    probed = ProbedSet(
+    return ProbedSet(
         name=path.name.split(".")[0],
         images=list(places),
         read=files.read,
+        identities=[name_identities(Path(name).name) for name in places],
         captions=[text for _, text in captions],
         owners=[place for place, _ in captions],
         made_by=[UNSTATED] * len(captions),
@@ -195,27 +199,6 @@ def read_pairs(path: Path, images: Path) -> tuple[ProbedSet, list[frozenset[str]
         read_view=read_view,
         left_out=left_out,
     )
-    return probed, [name_identities(Path(name).name) for name in places]
-
-
-def _record(item: object, where: str) -> tuple[_Record, Box | None]:
-    """Return a record of a file of pairs, and left, top, width and height of the part of its image, in pixels."""
-    if isinstance(item, list):
-        image, *texts = item or [None]
-        item = {"image_path": f"{image}.jpg" if type(image) is int else image, "caption_options": texts}
-    if not isinstance(item, dict):
-        raise InputError(f"{where} is {describe(item)}: expected {_EXPECTED}")
-    kind = "attribute" if {"attribute", "attributes"} & item.keys() else "options"
-    kind = "relation" if {"relation", "relation_name"} & item.keys() else kind
-    given = {"kind": kind, "caption_options": [item.get("true_caption"), item.get("false_caption")]}
-    try:
-        record = _RECORDS.validate_python(given | {name: value for name, value in item.items() if value is not None})
-    except ValidationError as error:
-        raise InputError(f"{where} is wrong ({problem_of(error)}): expected {_EXPECTED}") from error
-    box = tuple(side for name in _BOX if (side := getattr(record, name)) is not None)
-    if 0 < len(box) < len(_BOX):
-        raise InputError(f"{where} has only some of {', '.join(_BOX)}")
-    return record, box or None
 
 
 def _name_in(files: ImageFiles, name: str) -> str:
@@ -230,17 +213,16 @@ def _name_in(files: ImageFiles, name: str) -> str:
 
 
 def _cut(raw: bytes, box: Box) -> bytes:
-    """Return a part of an image as PNG; raise `OSError` if the image does not decode or does not reach there."""
+    """Return a part of an image as PNG, or no bytes if the image does not decode or does not reach there."""
     found = picture_or_reason(raw, 0)  # `FeatureStore.images` calls this inside `quiet_decoders`
-    if isinstance(found, str):
-        raise OSError(found)
     left, top, width, height = box
+    if isinstance(found, str):
+        return b""
     edges = (max(0, left), max(0, top), min(found.width, left + width), min(found.height, top + height))
     left, top, right, bottom = map(round, edges)
-    if right <= left or bottom <= top:
-        raise OSError("the part is outside of the image")
     part = io.BytesIO()
-    found.image.crop((left, top, right, bottom)).save(part, "PNG")
+    if left < right and top < bottom:
+        found.image.crop((left, top, right, bottom)).save(part, "PNG")
     return part.getvalue()
 
 

@@ -1,12 +1,13 @@
 """Define published evaluation protocols by name: their data, their metrics and the published numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.sources.test_sets import TEST_SET_KINDS
-from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, named_images
+from training.scores.galleries import BARE, FolderSettings, Gallery, LabelledImages, captioned_gallery, named_images
 
 IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several lists
 
@@ -61,41 +62,36 @@ PROTOCOLS = {protocol.name: protocol for protocol in (CLIP_ITALIAN,)}
 
 def protocol_sets(
     protocol: Protocol, settings: Mapping[str, str], pack: LanguagePack
-) -> Iterator[tuple[Gallery | LabelledImages, Sequence[frozenset[str]]]]:
-    """Yield the test sets of a protocol, for one task or both, with all identities of each of their images.
+) -> Iterator[Gallery | LabelledImages]:
+    """Yield the test sets of a protocol, for one task or both.
 
-    Args:
-        protocol: the protocol.
-        settings: `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
-        pack: language pack.
+    Settings are `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
     """
     retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
-    unknown = sorted(settings.keys() - retrieval - zero_shot)
-    if unknown or not (retrieval <= settings.keys() or zero_shot <= settings.keys()):
+    if settings.keys() not in (retrieval, zero_shot, retrieval | zero_shot):
         raise SettingsError(
             f"--protocol {protocol.name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE "
-            f"for zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
+            f"for zero-shot classification, or all four, not {', '.join(settings) or 'nothing'}"
         )
     prefix = protocol.name.replace("-", "_")
+    found: list[tuple[Gallery | LabelledImages, str, str]] = []
     if "captions" in settings:
         kind = TEST_SET_KINDS["mscoco_it"]
         config = kind.config_type(files=(settings["captions"],), images=settings["images"])
         kind.check(config)
-        gallery, identities = captioned_gallery(f"{prefix}_retrieval", kind, config)
-        if (len(gallery.images), len(gallery.captions)) != (protocol.num_images, protocol.num_captions):
-            raise InputError(
-                f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} "
-                f"captions, but these files have {len(gallery.images):,} and {len(gallery.captions):,}. Give only "
-                "MSCOCO-IT's captions_ita_devset_unvalidated.json.gz"
-            )
-        yield gallery, identities
+        gallery = captioned_gallery(f"{prefix}_retrieval", kind, config)
+        wanted = f"{protocol.num_images:,} images and {protocol.num_captions:,} captions"
+        found.append((gallery, f"{len(gallery.images):,} images and {len(gallery.captions):,} captions", wanted))
     if "imagenet" in settings:
-        names = {"class_names": settings["class_names"], "class_names_key": IMAGENET}
-        folders = {"images": settings["imagenet"], **names, "templates": BARE}
-        classes = named_images(f"{prefix}_imagenet", folders, pack)
-        if len(classes.class_names) != protocol.num_classes:
-            raise InputError(
-                f"the protocol {protocol.name} has {protocol.num_classes:,} classes, but class_names has "
-                f"{len(classes.class_names):,}"
-            )
-        yield classes, [frozenset()] * len(classes.images)
+        files = FolderSettings(
+            images=Path(settings["imagenet"]),
+            class_names=Path(settings["class_names"]),
+            class_names_key=IMAGENET,
+            templates=BARE,
+        )
+        classes = named_images(f"{prefix}_imagenet", files, pack)
+        found.append((classes, f"{len(classes.class_names):,} classes", f"{protocol.num_classes:,} classes"))
+    for test_set, there, wanted in found:
+        if there != wanted:
+            raise InputError(f"the protocol {protocol.name} has {wanted}, but these files have {there}")
+        yield test_set

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.boundary import about
 from data_catalog.disk.files import read_json
 from training.scores.metrics import METRIC_OF
 
@@ -38,6 +38,7 @@ _VALIDATED_BEFORE = "the epoch whose weights were kept was chosen on these image
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
 _OLD_NAMES = {"name": "metric", "gallery_size": "gallery", "num_queries": "queries", "num_dropped": "left_out"}
+_DIGITS = 3  # of a metric that is not in `METRIC_OF`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,9 @@ class ScoreRow:
     """A number with its 95 % interval: the score of a model on a test set, or its difference from another model's.
 
     Args:
-        metric: name with its direction, a key of `METRIC_OF` such as "text_to_image_MRR@5"; or "pairs_accuracy".
+        metric: a key of `METRIC_OF` such as "text_to_image_MRR@5", or "pairs_accuracy".
         captions: a key of `CAPTION_MODES`; for pairs of captions what is changed in the false ones.
         images: a key of `IMAGE_CHOICES`.
-        value: from 0 to 1, except for median ranks, which are at least 1, and for differences.
         chance: expected value for a random order; 0 for a difference.
         gallery: number of images, captions or classes that are ranked; the images of pairs of captions.
         left_out: number of queries that `captions` or `images` leave out.
@@ -77,31 +77,23 @@ class ScoreRow:
         return self.captions, self.images
 
     def shown(self, value: float) -> str:
-        """Format a value with the decimals of a table of one model."""
-        metric = METRIC_OF.get(self.metric)
-        return f"{value:.{metric.digits if metric else 4}f}"
-
-    def short(self, value: float) -> str:
-        """Format a value with the decimals of a scoreboard; differences have a sign."""
-        metric = METRIC_OF.get(self.metric)
-        return f"{value:{'' if self.minus is None else '+'}.{metric.board_digits if metric else 3}f}"
+        """Format a value with the decimals of the metric; differences have a sign."""
+        digits = METRIC_OF[self.metric].digits if self.metric in METRIC_OF else _DIGITS
+        return f"{value:{'' if self.minus is None else '+'}.{digits}f}"
 
     def estimate(self) -> str:
         """Return the value with its interval, as a scoreboard shows it; `~` marks a score that chance explains."""
         mark = " ~" if self.minus is None and self.low <= self.chance <= self.high else ""
-        return f"{self.short(self.value)} [{self.short(self.low)}, {self.short(self.high)}]{mark}"
+        return f"{self.shown(self.value)} [{self.shown(self.low)}, {self.shown(self.high)}]{mark}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """Facts about a model that was scored.
 
-    Args:
-        origin: source of its weights, and the beginning of their sha256.
-        trained_on: its training data, or "unknown".
-        tensors_sha256: hash of the loaded weights, which is comparable between models that were loaded in the same way.
-        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
-        counts: what it learned from, such as the number of `images` and `captions`.
+    `origin` has the source of its weights and the beginning of their sha256. `tensors_sha256`, of the loaded weights,
+    is comparable between models that were loaded in the same way. `files` has name and sha256 of the configs and
+    tokenizer in its folder, and `counts` what it learned from, such as the number of `images` and `captions`.
     """
 
     __pydantic_config__ = _FACTS
@@ -116,13 +108,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLanguage:
-    """The language of a set's texts, as far as it is known.
+    """The language of a set's texts: as the models are scored (`asked`), as it is stated, and as it looks.
 
-    Args:
-        asked: language that the models are scored in.
-        stated: language that the user or the set's files state.
-        looks_like: share of texts that clearly look like another language, by its code, the largest first.
-        num_judged: texts with enough letters to identify a language. None if no identifier knows the language.
+    `looks_like` has the shares of texts that clearly look like other languages, the largest first. `num_judged` counts
+    the texts with enough letters to identify a language, and is None if no identifier knows the language.
     """
 
     __pydantic_config__ = _FACTS
@@ -139,13 +128,11 @@ class SetFacts:
 
     Args:
         task: "retrieval" or "zero-shot".
-        num_images: images that were scored.
-        num_texts: captions of those images, or classes.
+        num_texts: captions of the scored images, or classes.
         num_missing: images that are missing or do not decode, and are left out.
         compared: what the set was compared by with a model's training images, by model; nothing is known about others.
         leaked: scored images that a model was trained on, with the reason, by model.
         alike: scored images that look like a model's training image, with the reason, by model.
-        files: name and sha256 of each file that it was read from.
         language: language of its texts. None if it was not checked.
         left_out: number of pairs of captions, or of images, that were left out, by reason.
     """
@@ -180,16 +167,9 @@ class Board:
     @classmethod
     def read(cls, path: Path) -> "Board":
         """Read the file of an evaluation, scoreboard, probe, curve or ablation, also one of an earlier version."""
-        try:
+        with about(f"{path} is not a valid table of scores"):
             found = _as_of_now(read_json(path), path)
             return _BOARDS.validate_json(json.dumps({name: found[name] for name in _NAMES & found.keys()}))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise InputError(f"{path} is not a valid table of scores ({problem_of(error)})") from error
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise InputError(f"{path} is not a valid table of scores ({problem})") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file, which may have more keys."""
@@ -208,15 +188,9 @@ class Board:
         return found
 
     def get(self, metric: str, captions: str = ALL, **columns: object) -> ScoreRow:
-        """Return the first score of a metric over some captions.
-
-        Raises:
-            KeyError: there is no such score.
-        """
-        found = self.where(**{"metric": metric, "captions": captions, "minus": None, **columns}).rows
-        if not found:
-            raise KeyError(f"no score {metric} over {captions} captions")
-        return found[0]
+        """Return the first score of a metric over some captions; a `KeyError` if there is none."""
+        rows = self.where(**{"captions": captions, "minus": None, **columns}).rows
+        return {row.metric: row for row in reversed(rows)}[metric]
 
     def table(self) -> list[dict[str, str | int]]:
         """Return the scores as rows of a table for people, by column title."""
@@ -243,17 +217,11 @@ _NAMES = {column.name for column in fields(Board)}
 _BOARDS = TypeAdapter(Board)
 
 
-def problem_of(error: ValidationError) -> str:
-    """Return the first problem of a value: where it is, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-
-
 def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
-    """Return the document of a board; convert scoreboards and evaluations of earlier versions."""
+    """Return the document of a board; convert evaluations and scoreboards of earlier versions."""
     if "model_sha256" in found:
         split, model = found["split"], path.absolute().parent.name
-        rows = [{"model": model, "test_set": split, **_renamed(score)} for score in found["scores"]]
+        rows = [_row(score, model, split) for score in found["scores"]]
         counts = {row["metric"]: row["gallery"] for row in rows if row["captions"] == ALL}
         facts = {
             "name": split,
@@ -265,14 +233,11 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
         origin = f"vernaclip {model}, weights {found['model_sha256'][:12]}"
         return {"rows": rows, "models": [{"name": model, "origin": origin}], "sets": [facts]}
     if "entries" in found:
-        rows = [
-            {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["score"])}
-            for entry in found["entries"]
-        ]
+        rows = [_row(entry["score"], entry["model"], entry["test_set"]) for entry in found["entries"]]
         columns = ("model", "test_set", "metric", "captions", "images")
         scores = {tuple(row[name] for name in columns): row for row in rows}
         for entry in found.get("differences", []):
-            row = {"model": entry["model"], "test_set": entry["test_set"], **_renamed(entry["difference"])}
+            row = _row(entry["difference"], entry["model"], entry["test_set"])
             rows.append({**scores[tuple(row[name] for name in columns)], **row, "chance": 0.0, "minus": entry["first"]})
         sets = [
             {**facts, "notes": [VALIDATED if note == _VALIDATED_BEFORE else note for note in facts.get("notes", ())]}
@@ -282,5 +247,6 @@ def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _renamed(score: Mapping[str, Any]) -> dict[str, Any]:
-    return {"images": ALL, **{_OLD_NAMES.get(name, name): value for name, value in score.items()}}
+def _row(score: Mapping[str, Any], model: str, test_set: str) -> dict[str, Any]:
+    renamed = {_OLD_NAMES.get(name, name): value for name, value in score.items()}
+    return {"model": model, "test_set": test_set, "images": ALL, **renamed}

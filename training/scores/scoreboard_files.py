@@ -11,16 +11,19 @@ from data_catalog.disk.files import write_bytes, write_json
 from data_catalog.exports.markdown import bullets, one_line, table
 from data_catalog.report.drawing import COLOURS, SERIES, picture_label, write_png
 from training.data.features import PACKAGES
-from training.scores.metrics import METRICS
+from training.scores.metrics import RETRIEVAL, ZERO_SHOT
 from training.scores.protocols import Protocol
 from training.scores.rows import ALL, CAPTION_MODES, IMAGE_CHOICES, LEAK_FREE, Board, ScoreRow, SetFacts
 
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
-CHANCE = "chance"
 _OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
 # If a smaller share of captions fits several images, scores without those captions are not shown.
 _SHARED_WORTH_TELLING = 0.02
 _TITLES = {"text_to_image": "text to image", "image_to_text": "image to text", "zero_shot": "zero-shot classification"}
+_COLUMNS = {
+    **dict.fromkeys(RETRIEVAL, ("R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "median_rank")),
+    **dict.fromkeys(ZERO_SHOT, ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100")),
+}
 # Metric in the plot's panel for each task.
 _PANELS = {
     "retrieval": ("text_to_image_R@1", "text to image, R@1"),
@@ -41,11 +44,7 @@ class Section:
 
 
 def write_scoreboard(board: Board, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
-    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`, and return the sections of the Markdown file.
-
-    Args:
-        protocols: protocols by the name of the test set that they apply to.
-    """
+    """Write `scoreboard.json`, `.md` and `.png`, and return the sections of the Markdown; protocols are by test set."""
     found = sections(board, protocols)
     content = {
         "vernaclip": version("vernaclip"),
@@ -109,17 +108,17 @@ def shown_rows(board: Board, test_set: str) -> Board:
 
 def _table(board: Board, way: str) -> Iterator[dict[str, str]]:
     """Yield a row per model for each choice of captions and images; before scores, one with the chance level."""
-    metrics = sorted((metric.column, metric.name) for metric in METRICS if metric.column and way in metric.ways)
-    names = {f"{way}_{name}": name.replace("_", " ") for _, name in metrics}
+    names = {f"{way}_{name}": name.replace("_", " ") for name in _COLUMNS[way]}
     for captions, images in dict.fromkeys(row.choice for row in board.rows if row.metric.startswith(way)):
         by_model = board.where(captions=captions, images=images).pivot("model")
-        cells = {model: {names[name]: found[name].estimate() for name in names} for (model,), found in by_model.items()}
+        lines = [(model, {name: found[name].estimate() for name in names}) for (model,), found in by_model.items()]
         first = next(iter(by_model.values()))
         one = first[next(iter(names))]
         if one.minus is None:
-            cells = {CHANCE: {names[name]: first[name].short(first[name].chance) for name in names}, **cells}
-        for model, numbers in cells.items():
+            lines.insert(0, ("chance", {name: first[name].shown(first[name].chance) for name in names}))
+        for model, cells in lines:
             place = {"captions": captions, "images": images, "model": model}
+            numbers = {names[name]: text for name, text in cells.items()}
             yield {**place, **numbers, "gallery": f"{one.gallery:,}", "queries": f"{one.queries:,}"}
 
 
