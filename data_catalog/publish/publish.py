@@ -86,7 +86,8 @@ class SplitConfig:
     """Text hashed with each sample's id. Another text draws other splits."""
 
     def __post_init__(self) -> None:
-        require_values("split", self, "", "val test", by=(None, UPSTREAM, "hash"))
+        choices = {} if self.by is None else {"by": (UPSTREAM, "hash")}
+        require_values("split", self, "", "val test", **choices)
         if not self.val + self.test < 1:
             raise SettingsError(f"split.val {self.val} and split.test {self.test} leave nothing to train on")
 
