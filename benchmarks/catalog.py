@@ -263,7 +263,7 @@ def ids_of(root: Path) -> dict[str, str]:
 
     from data_catalog.catalog.manifest import current_snapshots
 
-    files = next(iter(current_snapshots(root))).caption_files()
+    files = next(iter(current_snapshots(root))).files("captions")
     names = ["sample_id", "caption_id", "url"]
     row = pq.read_table(files[len(files) // 4], columns=names).slice(7, 1).to_pylist()[0]
     return {

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from data_catalog.base.boundary import raise_if_disk_fails
 from data_catalog.base.errors import DamagedError
 from data_catalog.catalog.manifest import Snapshot
-from data_catalog.disk.disk_errors import raise_if_disk_fails
+from data_catalog.disk.files import TEMPORARY_PREFIX
 from data_catalog.rows.schema import OUTCOMES, SCORED_CAPTIONS, SCORED_PAIRS
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = "2GB"
 RunQuery = Callable[..., pa.Table]
-# Views that read shards: their schema, and the files that a snapshot has for them.
-SHARDS: Mapping[str, tuple[pa.Schema, Callable[[Snapshot], tuple[Path, ...]]]] = {
-    "pairs": (SCORED_PAIRS, Snapshot.all_pair_files),
-    "captions": (SCORED_CAPTIONS, Snapshot.caption_files),
-    "image_outcomes": (OUTCOMES, Snapshot.image_files),
+# Views that read shards: their schema, and the kind of files that they read.
+SHARDS: Mapping[str, tuple[pa.Schema, str]] = {
+    "pairs": (SCORED_PAIRS, "pairs"),
+    "captions": (SCORED_CAPTIONS, "captions"),
+    "image_outcomes": (OUTCOMES, "images"),
 }
 
 
@@ -39,23 +40,21 @@ def connect_spilling(folder: Path) -> "DuckDBPyConnection":
 
 
 @contextmanager
-def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
-    """Open a connection that spills to a temporary folder.
+def scratch_connection(failure: str, *, beside: Path | None = None) -> "Iterator[DuckDBPyConnection]":
+    """Open a connection that spills to a temporary folder, made `beside` others or where the system has those.
 
-    Args:
-        failure: beginning of the error's text if a file is damaged or missing; DuckDB's message names the file.
+    `failure` begins the error's text if a file is damaged or missing; DuckDB's message names the file.
     """
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="vernaclip-duckdb-") as scratch:
-        config: dict[str, Any] = {"temp_directory": scratch, "memory_limit": MEMORY_LIMIT}
-        with duckdb.connect(config=config) as connection:
-            try:
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}duckdb-", dir=beside) as scratch:
+        try:
+            with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": scratch}) as connection:
                 yield connection
-            except duckdb.Error as error:
-                raise_if_disk_fails(error, Path(scratch) / "spilled")
-                text = str(error).partition("\n")[0]
-                raise DamagedError(f"{failure} ({text}): see `vernaclip verify`") from error
+        except duckdb.Error as error:
+            raise_if_disk_fails(error, Path(scratch) / "spilled")
+            text = str(error).partition("\n")[0]
+            raise DamagedError(f"{failure} ({text}): see `vernaclip verify`") from error
 
 
 @contextmanager
@@ -66,8 +65,8 @@ def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
     files that the manifest lists, and neither other snapshots nor the catalog's file.
     """
     with scratch_connection(f"{snapshot.dataset} {snapshot.snapshot} cannot be read") as connection:
-        for name, (schema, files_of) in SHARDS.items():
-            text = rows_text({**sql_types(schema), "filename": "VARCHAR"}, [("*", files_of(snapshot))])
+        for name, (schema, kind) in SHARDS.items():
+            text = rows_text({**sql_types(schema), "filename": "VARCHAR"}, [("*", snapshot.files(kind))])
             connection.execute(f"CREATE VIEW {name} AS {text}")
         yield lambda sql, **parameters: connection.sql(sql, params=parameters or None).to_arrow_table()
 
@@ -75,11 +74,8 @@ def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
 def rows_text(kinds: Mapping[str, str], parts: Iterable[tuple[str, Sequence[Path]]]) -> str:
     """Return SQL that reads lists of Parquet files of one schema, each with an expression for its columns.
 
-    Columns that the files of a list lack, since their build has no step that fills them, are null.
-
-    Args:
-        kinds: SQL types by column; with "filename", each row has that of its file.
-        parts: what to select from which files; none of a part without files.
+    `kinds` are SQL types by column; with "filename", each row has that of its file. Columns that the files of a list
+    lack, since their build has no step that fills them, are null.
     """
     nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in kinds.items())
     filename = str("filename" in kinds).lower()

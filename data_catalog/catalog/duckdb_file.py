@@ -10,8 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from data_catalog.base.errors import DamagedError
-from data_catalog.catalog.connections import literal
+from data_catalog.catalog.connections import literal, scratch_connection
 from data_catalog.catalog.manifest import CATALOG_FILE, Snapshot, current_snapshots
 from data_catalog.catalog.views import FUNNEL_COLUMNS, counted_text, created_text, read_queries, view_texts
 from data_catalog.disk.disk_errors import disk_errors
@@ -60,47 +59,27 @@ def rebuild(root: Path) -> Path:
     return path
 
 
-def examined(snapshot: Snapshot) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the laws that a snapshot breaks, and what its caption rows count, from one connection."""
-    with _views_of(snapshot) as connection:
-        return _broken(connection, snapshot), _counts(connection)
-
-
 def broken_laws(snapshot: Snapshot) -> list[str]:
     """Return the conservation laws that a snapshot, committed or about to be, breaks."""
     with _views_of(snapshot) as connection:
-        return _broken(connection, snapshot)
+        connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
+        first = {law: f"SELECT 1 FROM ({query}) LIMIT 1" for law, query in CONSERVATION.items()}
+        return [law for law, query in first.items() if connection.execute(query).fetchall()]
 
 
 def recounted(snapshot: Snapshot) -> dict[str, list[Any]]:
     """Return a manifest's `funnel` and `drop_reasons`, counted on the caption rows of a snapshot."""
     with _views_of(snapshot) as connection:
-        return _counts(connection)
-
-
-def _broken(connection: Any, snapshot: Snapshot) -> list[str]:
-    connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
-    first = {law: f"SELECT 1 FROM ({query}) LIMIT 1" for law, query in CONSERVATION.items()}
-    return [law for law, query in first.items() if connection.execute(query).fetchall()]
-
-
-def _counts(connection: Any) -> dict[str, list[Any]]:
-    funnel = connection.sql(f"SELECT {', '.join(FUNNEL_COLUMNS)} FROM funnel ORDER BY ALL")
-    reasons = connection.sql("SELECT source, step, drop_reason, dropped FROM drop_reasons ORDER BY ALL")
-    return {"funnel": funnel.to_arrow_table().to_pylist(), "drop_reasons": reasons.to_arrow_table().to_pylist()}
+        funnel = connection.sql(f"SELECT {', '.join(FUNNEL_COLUMNS)} FROM funnel ORDER BY ALL")
+        reasons = connection.sql("SELECT source, step, drop_reason, dropped FROM drop_reasons ORDER BY ALL")
+        return {"funnel": funnel.to_arrow_table().to_pylist(), "drop_reasons": reasons.to_arrow_table().to_pylist()}
 
 
 @contextmanager
 def _views_of(snapshot: Snapshot) -> Iterator[Any]:
-    """Open a connection with the views of one snapshot."""
-    import duckdb
-
-    # Spill beside the snapshots, where there is space, and not in the current folder.
-    spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
-    try:
-        with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
-            connection.execute("SET parquet_metadata_cache = true")  # each law reads the same files
-            connection.execute(created_text(view_texts([snapshot])))
-            yield connection
-    except duckdb.IOException as error:
-        raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` lists the damaged files") from error
+    """Open a connection with the views of one snapshot; it spills beside the snapshots, where there is space."""
+    failure = f"{snapshot.dataset} {snapshot.snapshot} cannot be read"
+    with scratch_connection(failure, beside=snapshot.folder.parent) as connection:
+        connection.execute("SET parquet_metadata_cache = true")  # each law reads the same files
+        connection.execute(created_text(view_texts([snapshot])))
+        yield connection

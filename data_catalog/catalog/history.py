@@ -10,14 +10,13 @@ import platform
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import DefectError, InputError, SettingsError
+from data_catalog.catalog.connections import rows_text, scratch_connection
 from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.manifest import (
     EXPORT_RECORD,
@@ -32,7 +31,6 @@ from data_catalog.catalog.manifest import (
     dataset_names,
     datasets_folder,
     is_snapshot_name,
-    read_snapshot,
     snapshot_folder,
     snapshot_names,
     trained_on,
@@ -43,30 +41,6 @@ from data_catalog.disk.lock import holder_of, writer_lock
 from data_catalog.disk.records import checksummed_line, content_problem, read_checksummed, record_problem, recorded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A committed snapshot, whether the catalog shows it, and when a build first ended with it, by the run log."""
-
-    snapshot: Snapshot
-    is_current: bool
-    time: str | None
-
-    def row(self) -> dict[str, Any]:
-        """Return the row that `vernaclip snapshots` lists."""
-        manifest, files = self.snapshot.manifest, self.snapshot.manifest["files"]
-        return {
-            "dataset": self.snapshot.dataset,
-            "snapshot": self.snapshot.snapshot,
-            "current": self.is_current,
-            "published": self.time,
-            "captions": sum(file["rows"] for file in files["captions"]),
-            "pairs": self.snapshot.num_pairs,
-            "bytes": sum(file["bytes"] for file in self.snapshot.entries()),
-            "attempt": manifest["attempt"],
-            "forget_of": manifest.get("forget_of"),
-        }
 
 
 def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
@@ -88,82 +62,87 @@ def append_run(root: Path, dataset: str, **facts: Any) -> None:
         append_line(path, checksummed_line(line))
 
 
-def history(root: Path, dataset: str) -> list[Published]:
-    """Return all committed snapshots of a dataset, oldest first."""
+def history(root: Path, dataset: str) -> list[dict[str, Any]]:
+    """Return a row for each committed snapshot of a dataset, oldest first, as `vernaclip snapshots` lists them.
+
+    "published" is the time when a build first ended with it, by the run log; None for a build that was killed then.
+    """
     current = current_snapshot_name(root, dataset)
     ends: dict[str, tuple[str, int]] = {}
     for number, run in enumerate(runs(root, dataset)):
         ends.setdefault(str(run.get("snapshot")), (str(run.get("time")), number))
     found = []
     for snapshot in committed_snapshots(root, dataset):
-        time, number = ends.get(snapshot.snapshot, (None, -1))
-        start = time or ""
-        if time is None:  # a build that was killed at its very end has no line in the run log
-            with suppress(FileNotFoundError):  # `prune` has just removed it
-                written = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
-                start = datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
-        found.append(((start, number), Published(snapshot, snapshot.snapshot == current, time)))
-    return [published for _, published in sorted(found, key=lambda one: one[0])]
+        manifest, name = snapshot.manifest, snapshot.snapshot
+        row = {
+            "dataset": dataset,
+            "snapshot": name,
+            "current": name == current,
+            "published": ends[name][0] if name in ends else None,
+            "captions": sum(file["rows"] for file in manifest["files"]["captions"]),
+            "pairs": snapshot.num_pairs,
+            "bytes": sum(file["bytes"] for file in snapshot.entries()),
+            "attempt": manifest["attempt"],
+            "forget_of": manifest.get("forget_of"),
+        }
+        found.append((ends.get(name) or (_written(snapshot), -1), row))
+    return [row for _, row in sorted(found, key=lambda one: one[0])]
+
+
+def _written(snapshot: Snapshot) -> str:
+    path = snapshot.folder / MANIFEST_FILE
+    seconds = path.stat().st_mtime if path.exists() else 0.0  # `prune` may have just removed it
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snapshot]:
     """Return the snapshots, all of one dataset, that a user named.
 
-    Args:
-        root: root of the catalog.
-        names: ids or their first letters, "current", or "previous" (the one that was current before).
-        dataset: name of the dataset; None: the one that has them all.
+    A name is an id or its first letters, "current", or "previous" (the one that was current before). Without a
+    `dataset`, the one that has them all is meant.
     """
-    candidates = dataset_names(root) if dataset is None else [dataset]
-    matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
-    whole = [name for name, found in matches.items() if all(found)]
-    unknown = [given for place, given in enumerate(names) if not any(found[place] for found in matches.values())]
-    wanted = " and ".join(dict.fromkeys(unknown or names))
-    if not whole:
-        where = root if dataset is None else f"{dataset} in {root}"
-        raise SettingsError(f"{where} holds no snapshot {wanted}: `vernaclip snapshots` lists them")
-    if len(whole) > 1:
-        raise SettingsError(f"{wanted} matches snapshots of {' and '.join(whole)}: choose one with --dataset")
-    snapshots = []
-    for given, ids in zip(names, matches[whole[0]], strict=True):
+    known = {
+        name: {snapshot.snapshot: snapshot for snapshot in committed_snapshots(root, name)}
+        for name in (dataset_names(root) if dataset is None else [dataset])
+    }
+    matches = {name: [_matching(root, name, given, there) for given in names] for name, there in known.items()}
+    having = [name for name, found in matches.items() if all(found)]
+    if len(having) != 1:
+        where = " and ".join(having) or f"no dataset of {root}"
+        raise SettingsError(
+            f"{' and '.join(names)} match snapshots of {where}: `vernaclip snapshots` lists them, --dataset chooses"
+        )
+    [chosen] = having
+    for given, ids in zip(names, matches[chosen], strict=True):
         if len(ids) > 1:
             raise SettingsError(f"{given} matches {' and '.join(ids)}: give more of its letters")
-        snapshot = read_snapshot(root, whole[0], ids[0])
-        if snapshot is None:
-            raise SettingsError(f"snapshot {ids[0]} was removed meanwhile: `vernaclip snapshots` lists the others")
-        snapshots.append(snapshot)
-    return snapshots
+    return [known[chosen][name] for [name] in matches[chosen]]
 
 
-def _matching(root: Path, dataset: str, given: str) -> list[str]:
-    """Return the ids that match a name given by the user."""
+def _matching(root: Path, dataset: str, given: str, there: Collection[str]) -> list[str]:
+    """Return those of some committed ids that match a name given by the user."""
     current = current_snapshot_name(root, dataset)
     if given == "current":
-        return [] if current is None else [current]
+        return [name for name in there if name == current]
     if given != "previous":
-        return [name for name in snapshot_names(root, dataset) if given and name.startswith(given)]
-    there = [published.snapshot.snapshot for published in history(root, dataset)]
+        return [name for name in there if given and name.startswith(given)]
     # Take-downs and older versions do not log whether a snapshot became the current one: theirs did.
-    ends = [(str(run.get("snapshot")), run.get("is_current", True)) for run in runs(root, dataset)]
+    ends = [(run.get("snapshot"), run.get("is_current", True)) for run in runs(root, dataset)]
     logged = [name for name, was_current in ends if was_current]
     never = {name for name, _ in ends}.difference(logged)  # builds that kept nothing
-    names = [*reversed(logged), *(name for name in reversed(there) if name not in never)]
-    return [name for name in names if name in there and name != current][:1]
+    listed = [row["snapshot"] for row in history(root, dataset) if row["snapshot"] not in never]
+    return [name for name in [*reversed(logged), *reversed(listed)] if name in there and name != current][:1]
 
 
 def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
-    """Remove a snapshot, committed or unfinished, that is not the current one. Call it with the writer's lock held.
+    """Remove a snapshot, committed or unfinished, that is not the current one; return the number of bytes freed.
 
     One rename removes it for readers, manifest included. A killed process leaves a temporary folder, which
-    `sweep_removed` removes. Readers that have one of its files open can still read it.
-
-    Returns:
-        The number of bytes freed; 0 if there is no such snapshot.
+    `sweep_removed` removes. Readers that have one of its files open can still read it. Call it with the writer's lock
+    held.
     """
     if current_snapshot_name(root, dataset) == snapshot:
-        raise SettingsError(
-            f"{snapshot} is the current snapshot of {dataset} and cannot be removed: build another one first"
-        )
+        raise DefectError(f"{snapshot} is the current snapshot of {dataset} and is not removed: report this defect")
     folder = snapshot_folder(root, dataset, snapshot)
     if not folder.is_dir():
         return 0
@@ -175,7 +154,7 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
 
 def sweep_removed(root: Path) -> None:
     """Finish removals that were killed. Call it with the writer's lock held."""
-    sweep_temporary(path for path in datasets_folder(root).glob("*") if path.is_dir())
+    sweep_temporary(datasets_folder(root).glob("*/"))
 
 
 def freed_bytes(*folders: Path) -> int:
@@ -195,20 +174,18 @@ class Old(NamedTuple):
     note: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
-    """Result of pruning, or of its dry run.
-
-    `freed` are bytes. `kept` are old snapshots that are still needed. `exports` are folders of exports made from a
-    removed snapshot; they stay complete. `num_urls` counts the images whose outcomes no other snapshot in the root has:
-    a later build fetches these URLs again.
-    """
+class Pruned(NamedTuple):
+    """Result of pruning, or of its dry run."""
 
     removed: Sequence[Old]
     freed: int
+    """Bytes."""
     kept: Sequence[Old]
+    """Old snapshots that are still needed."""
     exports: Sequence[Path]
+    """Folders of exports that were made from a removed snapshot; they stay complete."""
     num_urls: int
+    """Images whose outcomes no other snapshot in the root has: a later build fetches these URLs again."""
 
 
 def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
@@ -221,7 +198,7 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
     require_root(root)
     with writer_lock(root):
         # This includes datasets whose first build was killed.
-        there = sorted(path.name for path in datasets_folder(root).glob("*") if path.is_dir())
+        there = sorted(path.name for path in datasets_folder(root).glob("*/"))
         if dataset is not None and dataset not in there:
             raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
         names = there if dataset is None else [dataset]
@@ -229,15 +206,15 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
         needed = {need[:2] for need in kept}
         found = [each for name in names for each in _old(root, name, keep) if each[:2] not in needed]
         gone = {each[:2] for each in found}
-        records = [
-            (path.parent, read_checksummed(path, remedy=f"remove the folder {path.parent} and export again"))
+        exports = {
+            path.parent: read_checksummed(path, remedy=f"remove the folder {path.parent} and export again")
             for path in sorted((root / EXPORTS).glob(f"*/*/{EXPORT_RECORD}"))
-        ]
+        }
         pruned = Pruned(
             removed=found,
             freed=freed_bytes(*(snapshot_folder(root, *each) for each in gone)),
             kept=[need for need in kept if need.snapshot != current_snapshot_name(root, need.dataset)],
-            exports=[place for place, of in records if (of.get("dataset"), of.get("snapshot")) in gone],
+            exports=[place for place, of in exports.items() if (of.get("dataset"), of.get("snapshot")) in gone],
             num_urls=_num_forgotten(root, gone),
         )
         if not dry_run:
@@ -264,34 +241,27 @@ def _old(root: Path, dataset: str, keep: int) -> Iterator[Old]:
 
     The current snapshot, if there is one, counts towards `keep`.
     """
-    found = history(root, dataset)
-    committed = {published.snapshot.snapshot for published in found}
-    for path in sorted((datasets_folder(root) / dataset).iterdir()):
-        if path.is_dir() and is_snapshot_name(path.name) and path.name not in committed:
-            yield Old(dataset, path.name, "unfinished snapshot of a killed build")
-    old = [published.snapshot.snapshot for published in found if not published.is_current]
-    num_kept = keep - (len(found) - len(old))
+    rows = history(root, dataset)
+    for name in sorted(path.name for path in (datasets_folder(root) / dataset).glob("*/")):
+        if is_snapshot_name(name) and not any(row["snapshot"] == name for row in rows):
+            yield Old(dataset, name, "unfinished snapshot of a killed build")
+    old = [row["snapshot"] for row in rows if not row["current"]]
+    num_kept = keep - (len(rows) - len(old))
     for name in old[: max(0, len(old) - num_kept)]:
         yield Old(dataset, name, "")
 
 
 def _num_forgotten(root: Path, gone: set[tuple[str, str]]) -> int:
     """Count the URLs whose outcomes only the removed snapshots have."""
-    import duckdb
-
-    going, staying = list[str](), list[str]()
+    files: dict[bool, list[Path]] = {True: [], False: []}
     for dataset in dataset_names(root):
         for snapshot in committed_snapshots(root, dataset):
-            kinds = snapshot.manifest["files"]
-            paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds["spare"])]
-            (going if (dataset, snapshot.snapshot) in gone else staying).extend(paths)
-    if not going:
-        return 0
-    files = {"going": going} | ({"staying": staying} if staying else {})
-    urls = " EXCEPT ".join(
-        f"SELECT coalesce(canonical_url, url) AS url FROM read_parquet(${name}, hive_partitioning = false)"
-        for name in files
+            is_gone = (dataset, snapshot.snapshot) in gone
+            files[is_gone] += [*snapshot.files("images"), *snapshot.files("spare")]
+    going, staying = (
+        rows_text({"url": "VARCHAR"}, [("coalesce(canonical_url, url) AS url", files[is_gone])])
+        for is_gone in (True, False)
     )
-    with duckdb.connect() as connection:
-        [(count,)] = connection.execute(f"SELECT count(DISTINCT url) FROM ({urls})", files).fetchall()
-    return int(count)
+    with scratch_connection("the snapshots cannot be pruned") as connection:
+        rows = connection.execute(f"SELECT count(DISTINCT url) FROM (({going}) EXCEPT ({staying}))").fetchall()
+    return int(rows[0][0])

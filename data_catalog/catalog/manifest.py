@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.plain_text import command
 from data_catalog.base.settings import values_at
@@ -177,31 +178,23 @@ class Snapshot:
 
     def meaning(self, step: str, reason: str | None = None) -> str:
         """Return the meaning of a step or of one of its reasons; empty if the manifest has none."""
-        for entry in self.manifest["steps"]:
-            if entry["step"] == step:
-                return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
-        return ""
+        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
+        if entry is None:
+            return ""
+        return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
         """Return the settings, by path, that decide a drop reason of a step; the value of an unrecorded one is None."""
         decided = (entry.get("decided_by", {}) for entry in self.manifest["steps"] if entry["step"] == step)
         return values_at([path for by in decided for path in by.get(reason, [])], self.manifest["settings"])
 
+    def files(self, kind: str) -> tuple[Path, ...]:
+        """Return the files of a kind ("pairs", "captions", "images" or "spare"), in the order of the shards."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"][kind])
+
     def pair_files(self, split: str) -> tuple[Path, ...]:
         """Return the pair shards of a split, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"] if file["split"] == split)
-
-    def all_pair_files(self) -> tuple[Path, ...]:
-        """Return the pair shards of all splits, in order."""
-        return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"])
-
-    def caption_files(self) -> tuple[Path, ...]:
-        """Return the caption shards, in order."""
-        return tuple(self.folder / file["path"] for file in self.manifest["files"]["captions"])
-
-    def image_files(self) -> tuple[Path, ...]:
-        """Return the files of image outcomes, in shard order."""
-        return tuple(self.folder / file["path"] for file in self.manifest["files"]["images"])
 
     def entries(self) -> list[DocumentEntry]:
         """Return the manifest's entries of all files but itself: shards of all kinds, then documents."""
@@ -224,15 +217,10 @@ def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
     return datasets_folder(root) / dataset / snapshot
 
 
-def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:
-    """Return the manifest's entry of a file in a snapshot folder."""
+def file_entry(path: Path, folder: Path, **more: Any) -> FileEntry:
+    """Return the manifest's entry of a file in a snapshot folder: its rows, and the shard and split if it has them."""
     size, found = path.stat().st_size, sha256_of(path)
-    entry: FileEntry = {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows}
-    if shard is not None:
-        entry["shard"] = shard
-    if split is not None:
-        entry["split"] = split
-    return entry
+    return cast("FileEntry", {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, **more})
 
 
 def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) -> Snapshot:
@@ -262,7 +250,7 @@ def is_snapshot_name(name: str) -> bool:
 def snapshot_names(root: Path, dataset: str) -> list[str]:
     """Return the ids of a dataset's committed snapshots, sorted."""
     folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
-    return sorted(name for name in folders if is_snapshot_name(name))
+    return sorted(filter(is_snapshot_name, folders))
 
 
 def dataset_names(root: Path) -> list[str]:
@@ -278,11 +266,11 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     if not path.is_file():
         return None
     remedy = f"restore it from a copy, or remove the folder {folder} and build again"
-    manifest = read_checksummed(path, remedy=remedy)
+    manifest = cast("Manifest", read_checksummed(path, remedy=remedy))
     require_readable(root, manifest.get("format"))
-    if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot):
+    if (manifest["dataset"], manifest["snapshot"]) != (dataset, snapshot):  # a copied folder
         raise DamagedError(f"{path} is not the manifest of snapshot {snapshot} of {dataset}: {remedy}")
-    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=cast("Manifest", manifest))
+    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
 
 
 def require_readable(root: Path, found: object) -> None:
@@ -297,10 +285,8 @@ def require_readable(root: Path, found: object) -> None:
 
 def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
     """Yield all committed snapshots of a dataset, in the order of their ids."""
-    for name in snapshot_names(root, dataset):
-        found = read_snapshot(root, dataset, name)
-        if found is not None:  # it may have been removed a moment ago
-            yield found
+    found = (read_snapshot(root, dataset, name) for name in snapshot_names(root, dataset))
+    yield from (snapshot for snapshot in found if snapshot is not None)  # one may have been removed a moment ago
 
 
 def current_snapshot_name(root: Path, dataset: str) -> str | None:
@@ -308,11 +294,8 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
     pointer = datasets_folder(root) / dataset / CURRENT_FILE
     if not pointer.is_file():
         return None
-    remedy = "restore it from a copy, or remove it and build again"
-    found = read_checksummed(pointer, remedy=remedy).get("snapshot")
-    if not isinstance(found, str) or not is_snapshot_name(found):
-        raise DamagedError(f"{pointer} is damaged (it names no snapshot): {remedy}")
-    return found
+    name: str = read_checksummed(pointer, remedy="restore it from a copy, or remove it and build again")["snapshot"]
+    return name
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
@@ -330,11 +313,8 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
 def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
     """Return the committed snapshot of a build key and an attempt at its images, of several the current one."""
     current = current_snapshot_name(root, dataset)
-    found = (
-        each
-        for each in committed_snapshots(root, dataset)
-        if (each.manifest["build_key"], each.manifest["attempt"]) == (build_key, attempt)
-    )
+    made, snapshots = (build_key, attempt), committed_snapshots(root, dataset)
+    found = (each for each in snapshots if (each.manifest["build_key"], each.manifest["attempt"]) == made)
     return max(found, key=lambda each: each.snapshot == current, default=None)
 
 
@@ -366,12 +346,11 @@ def trained_on(folder: Path) -> tuple[str, str] | None:
     """Return the dataset and the snapshot that a model, or an export of one, states to be trained on, if it does."""
     folder, found = folder.resolve(), dict[str, Any]()
     path = next((path for path in (folder / DATASET_FILE, folder / EXPORT_RECORD) if path.is_file()), None)
-    if path is None and len(folder.parents) > 2:  # an earlier version stated only the newest model's, in the pointer
+    if path is not None:
+        with about(f"{path} is damaged", kind=DamagedError, remedy=f"remove it and {TRAIN_AGAIN}"):
+            found = dict(read_json(path))
+    elif len(folder.parents) > 2:  # an earlier version stated only the newest model's, in the pointer
         pointer = {"dataset": folder.parent.name, **model_pointer(folder.parents[2], folder.parent.name)}
         found = pointer if pointer.get("model") == folder.name else {}
-    try:
-        found = found if path is None else read_json(path)
-        stated: tuple[Any, Any] = found.get("dataset"), found.get("snapshot")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DamagedError(f"{path} is damaged ({error}): remove it and {TRAIN_AGAIN}") from error
+    stated: tuple[Any, Any] = found.get("dataset"), found.get("snapshot")
     return stated if all(isinstance(each, str) for each in stated) else None

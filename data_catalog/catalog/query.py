@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from data_catalog.base.boundary import about, raise_if_disk_fails
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import command
 from data_catalog.catalog.connections import SHARDS
@@ -22,13 +23,12 @@ from data_catalog.catalog.duckdb_file import catalog_path
 from data_catalog.catalog.manifest import Snapshot, current_snapshots
 from data_catalog.catalog.result_files import Batches
 from data_catalog.catalog.views import created_text, view_texts
-from data_catalog.disk.barrier import open_to_readers
-from data_catalog.disk.disk_errors import raise_if_disk_fails
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyarrow.dataset import Dataset, Fragment
 
+_REFUSED = "DuckDB refuses the query"
 _ROWS_PER_BATCH = 10_000
 _PIXELS = {"image", "original"}
 # How DuckDB 1.4 and 2.0 begin the error of an Arrow dataset.
@@ -56,37 +56,30 @@ def stream_query(
     snapshots = list(current_snapshots(root))
     if not snapshots and not catalog_path(root).is_file():
         raise InputError(f"{root} holds no catalog: run `{command('build', 'RECIPE', '--root', root)}` first")
-    open_to_readers(root, [snapshot.folder for snapshot in snapshots])
-    with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch:
+    with about(_REFUSED, kind=SettingsError):
+        sql.encode()
+    if duckdb.__version__.startswith("1.") and _HARMS_OLD_DUCKDB.search(sql):
+        raise SettingsError(f"{_REFUSED}: before 2.0 it may crash on it, or run code: install a newer one")
+    is_described = _ASKS_WHAT_THERE_IS.search(sql) is not None
+    with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch, ThreadPoolExecutor(1) as thread:
         try:
-            is_described = _ASKS_WHAT_THERE_IS.search(sql) is not None
-            with (
-                open_views(snapshots, Path(scratch), is_described=is_described) as connection,
-                ThreadPoolExecutor(1) as thread,
-            ):
+            with open_views(snapshots, Path(scratch), is_described=is_described) as connection:
                 wait = partial(_wait, connection, thread)
                 reader = wait(partial(_ask, connection, sql, parameters))
                 yield reader.schema, _batches(reader, wait)
-        except UnicodeEncodeError as error:
-            raise SettingsError("DuckDB refuses the query: it is not UTF-8") from error
         except duckdb.Error as error:
             raise_if_disk_fails(error, Path(scratch) / "spilled")
             _raise_if_damaged(error)
-            raise SettingsError(f"DuckDB refuses the query: {error}") from error
+            raise SettingsError(f"{_REFUSED}: {error}") from error
 
 
 def _ask(connection: "DuckDBPyConnection", sql: str, parameters: Mapping[str, Any] | None) -> pa.RecordBatchReader:
-    import duckdb
-
-    sql.encode()
-    if duckdb.__version__.startswith("1.") and _HARMS_OLD_DUCKDB.search(sql):
-        raise SettingsError("DuckDB refuses the query: before 2.0 it may crash on it, or run code: install a newer one")
     # One could write a database file where DuckDB spills, and a second one open it, which DuckDB trusts like a program.
     if len(connection.extract_statements(sql)) != 1:
-        raise SettingsError("DuckDB refuses the query: give one statement")
+        raise SettingsError(f"{_REFUSED}: give one statement")
     found = connection.sql(sql, params=parameters)
     if found is None:
-        raise SettingsError("DuckDB refuses the query: it has no result: give a SELECT, for example")
+        raise SettingsError(f"{_REFUSED}: it has no result: give a SELECT, for example")
     return found.arrow(_ROWS_PER_BATCH)
 
 
@@ -157,11 +150,11 @@ def _dataset(view: str, snapshots: Sequence[Snapshot]) -> "Dataset":
                     found = FileSystemDataset(groups, self.schema, self.format, self.filesystem)
             return found.scanner(columns=columns, filter=filter, **options)
 
-    schema, files_of = SHARDS[view]
+    schema, kind = SHARDS[view]
     files = {
         str(path.absolute()): (field("dataset") == snapshot.dataset) & (field("snapshot") == snapshot.snapshot)
         for snapshot in snapshots
-        for path in files_of(snapshot)
+        for path in snapshot.files(kind)
     }
     plain = FileSystemDataset.from_paths(
         list(files),

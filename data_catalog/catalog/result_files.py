@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.plain_text import escaped_json, spreadsheet_text
 
@@ -39,31 +40,26 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
 
 def rows_of(batches: Batches) -> Iterator[dict[str, Any]]:
     """Yield the rows of a query result as Python values."""
+    remedy = "cast its column to VARCHAR, or choose --format parquet"
     for batch in batches:
-        try:
+        with about("a date or time is not between the years 1 and 9999", kind=SettingsError, remedy=remedy):
             rows = batch.to_pylist()
-        except (OverflowError, ValueError) as error:
-            raise SettingsError(
-                f"a date or time is not between the years 1 and 9999 ({error}): cast its column to VARCHAR, or choose "
-                "--format parquet"
-            ) from error
         yield from rows
 
 
 def write_csv(file: TextIO, schema: pa.Schema, batches: Batches, *, raw: bool) -> None:
     """Write a query result as CSV; unless `raw`, escape spreadsheet formulas and terminal control characters."""
     text: Callable[[str], str] = str if raw else spreadsheet_text
+
+    def cell(value: object) -> object:
+        if isinstance(value, bytes | list | dict):
+            found = _json_value(value)
+            value = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=str)
+        return text(value) if isinstance(value, str) else value
+
     writer = csv.writer(file)
-    writer.writerow([text(name) for name in schema.names])
-    writer.writerows([_csv_cell(value, text) for value in row.values()] for row in rows_of(batches))
-
-
-def _csv_cell(value: object, text: Callable[[str], str]) -> object:
-    if isinstance(value, bytes):
-        value = value.hex()
-    if isinstance(value, list | dict):
-        value = json.dumps(_json_value(value), ensure_ascii=False, default=str)
-    return text(value) if isinstance(value, str) else value
+    writer.writerow(map(text, schema.names))
+    writer.writerows(map(cell, row.values()) for row in rows_of(batches))
 
 
 def write_json_lines(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool) -> None:

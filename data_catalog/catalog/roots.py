@@ -54,9 +54,8 @@ def require_root(root: Path) -> None:
 def open_root(root: Path, *, writes: bool) -> None:
     """Refuse a root that no command can use. Every command calls this first; it changes nothing.
 
-    Args:
-        root: root of the catalog, which may not exist yet. It and its parent folders may be links.
-        writes: whether the command writes or removes files, or reads through links.
+    The root may not exist yet. It and its parent folders may be links. A command that `writes` or removes files, or
+    reads through links, meets no other links.
     """
     refuse_misread(root)
     path = str(root.absolute())

@@ -23,11 +23,8 @@ def count_samples(staged: Path) -> dict[str, int]:
 def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a staged Parquet file in the dataset's order, with their `repeat` (1 for the first of an id).
 
-    The order is by source, `order_key`, ids, file and line, so it does not depend on the order of reading.
-
-    Args:
-        staged: file to sort.
-        spread: a column in which all rows of a sample get the sample's greatest value.
+    The order is by source, `order_key`, ids, file and line, so it does not depend on the order of reading. In a column
+    to `spread`, all rows of a sample get the sample's greatest value.
     """
     columns = f"* REPLACE (max({spread}) OVER (PARTITION BY sample_id) AS {spread})" if spread else "*"
     query = f"""
@@ -44,6 +41,11 @@ def image_facts(
 ) -> pa.Table:
     """Return the facts that deduplication compares: one row for each good image, in the order of `sample_id`.
 
+    Columns are `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
+    number; `preference`, the row's rank among all, the best first; `placeholder_of`, a host or null; `is_marked`,
+    whether a caption or the image is marked as one of a test set; `stated_split`, the last of `SPLITS` that captions,
+    dropped ones included, state, or null.
+
     Args:
         images: Parquet files of the schema `IMAGES`.
         captions: files of the schema `CAPTIONS`, whose pending rows are an image's captions.
@@ -51,12 +53,6 @@ def image_facts(
         keep: criteria that prefer one duplicate to another, in order: "source", "resolution", "captions".
         stand_in_urls: number of addresses of one host with the same bytes that makes these bytes a placeholder image,
             also where other hosts return them; 0: never.
-
-    Returns:
-        Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
-        number; `preference`, the row's rank among all, the best first; `placeholder_of`, a host or null; `is_marked`,
-        whether a caption or the image is marked as one of a test set; `stated_split`, the last of `SPLITS` that
-        captions, dropped ones included, state, or null.
     """
     orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
     better = ", ".join([*(orders[name] for name in keep), "sample_id"])

@@ -127,25 +127,21 @@ KEPT = (
 
 def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
     """Return the checks of a catalog, one for each file; only those of one dataset, or of one snapshot, if named."""
-    names = {path.name for folder in ("datasets", "models") for path in (root / folder).glob("*") if path.is_dir()}
+    names = {path.name for folder in ("datasets", "models") for path in (root / folder).glob("*/")}
     if not names or dataset not in (None, *names):
         raise SettingsError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
     rows = [kept for kept in KEPT if dataset is None or "{}" in kept.pattern]
     if snapshot is not None:
         rows = [kept._replace(pattern=f"datasets/{{}}/{snapshot}") for kept in KEPT if kept.record == "/manifest.json"]
     found: list[Check] = []
-    errors: dict[str, OSError] = {}  # by path, since several rows of the table list one folder
+    problems: dict[Finding, None] = {}  # several rows of the table list one folder
     for kept in rows:
-        for place in _places(root, kept.pattern.replace("{}", dataset or "*").split("/"), kept.record, errors):
+        for place in _places(root, kept.pattern.replace("{}", dataset or "*").split("/"), kept.record, problems):
             try:
                 found += _checks_of(root, kept, place)
-            except OSError as error:
-                error.filename = error.filename or str(place)
-                errors[str(error.filename)] = error
-            except (DamagedError, InputError) as error:
-                if not isinstance(error.__cause__, FileNotFoundError):  # a record that was removed a moment ago
-                    found.append(_found(Finding("damage", place, str(error))))
-    found += [_found(finding) for error in errors.values() for finding in _unreadable(error)]
+            except (OSError, DamagedError, InputError) as error:
+                problems |= dict.fromkeys(_problems(error, place))
+    found += map(_found, problems)
     if snapshot is not None and not (found and is_snapshot_name(snapshot)):
         raise SettingsError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
     return found
@@ -165,23 +161,27 @@ def _findings(check: Check) -> list[Finding]:
     try:
         return list(check())
     except OSError as error:
-        return _unreadable(error)
+        return _problems(error, Path("a file"))
 
 
-def _found(*findings: Finding) -> Check:
-    return lambda: findings
+def _found(finding: Finding | None = None) -> Check:
+    return lambda: [] if finding is None else [finding]
 
 
-def _unreadable(error: OSError) -> list[Finding]:
-    """Report a file or folder that cannot be read, unless it is gone. A failed read may not name its file."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+def _problems(error: Exception, place: Path) -> list[Finding]:
+    """Report a file or folder that is damaged or cannot be read, unless it was removed a moment ago."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
         return []
-    name = error.filename or "a file"
-    text = f"{name} cannot be read: {error.strerror}: check its permissions and the disk"
-    return [Finding("damage", Path(name), text)]
+    if not isinstance(error, OSError):
+        return [Finding("damage", place, str(error))]
+    name = error.filename or place  # a failed read may not name its file
+    return [
+        Finding("damage", Path(name), f"{name} cannot be read: {error.strerror}: check its permissions and the disk")
+    ]
 
 
-def _places(folder: Path, parts: Sequence[str], record: str, errors: dict[str, OSError]) -> Iterator[Path]:
+def _places(folder: Path, parts: Sequence[str], record: str, problems: dict[Finding, None]) -> Iterator[Path]:
     """Yield the paths that match a pattern, sorted; one that is missing as well, if its record is beside it."""
     if not parts:
         yield folder
@@ -191,13 +191,13 @@ def _places(folder: Path, parts: Sequence[str], record: str, errors: dict[str, O
         try:
             names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
         except OSError as error:
-            errors[str(error.filename)] = error
+            problems |= dict.fromkeys(_problems(error, folder))
             return
         if len(parts) == 1:
             names = {name.removesuffix(record) for name in names}
     for name in sorted(names):
         if name == parts[0] or fnmatchcase(name, parts[0]):
-            yield from _places(folder / name, parts[1:], record, errors)
+            yield from _places(folder / name, parts[1:], record, problems)
 
 
 def _checks_of(root: Path, kept: Kept, place: Path) -> Iterator[Check]:

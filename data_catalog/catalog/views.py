@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from data_catalog.catalog.connections import SHARDS, literal, rows_text, sql_types
-from data_catalog.catalog.manifest import MARKED, SPLITS, Manifest, Snapshot
+from data_catalog.catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.rows.fetch_reasons import RETRYABLE
 from data_catalog.rows.schema import CAPTION_COLUMNS, OUTCOME_COLUMNS, PAIR_COLUMNS
 
@@ -46,8 +46,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 
 _SNAPSHOT = dict.fromkeys(("dataset", "snapshot"), "VARCHAR")
-STEP_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
-FUNNEL_COLUMNS = STEP_COLUMNS | dict.fromkeys(("read", "kept", "dropped"), "BIGINT")
+_STEP = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
+FUNNEL_COLUMNS = _STEP | dict.fromkeys(("read", "kept", "dropped"), "BIGINT")
 _TEXTS = ("target_lang", "translator", "settings")
 _COUNTS = ("num_captions", "num_kept", "num_pairs", *(f"num_{split}" for split in (*SPLITS, MARKED)), "bytes")
 
@@ -55,16 +55,21 @@ _COUNTS = ("num_captions", "num_kept", "num_pairs", *(f"num_{split}" for split i
 def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     """Return the definitions of all views, in an order in which they can be created."""
     shards = {}
-    for view, (schema, files_of) in SHARDS.items():
+    for view, (schema, kind) in SHARDS.items():
         parts = [
-            (f"{literal(each.dataset)} AS dataset, {literal(each.snapshot)} AS snapshot, *", files_of(each))
+            (f"{literal(each.dataset)} AS dataset, {literal(each.snapshot)} AS snapshot, *", each.files(kind))
             for each in snapshots
         ]
         shards[view] = rows_text(_SNAPSHOT | sql_types(schema), parts)
+    steps = [
+        (each, [{"source": source, "step_number": number, "step": step} for number, step in enumerate(each.steps, 1)])
+        for each in snapshots
+        for source in sorted(each.manifest["sources"])
+    ]
     builds = dict.fromkeys(_TEXTS, "VARCHAR") | dict.fromkeys(_COUNTS, "BIGINT")
     values = {
-        "steps": _table(STEP_COLUMNS, ((each, _steps(each.manifest)) for each in snapshots)),
-        "builds": _table(builds, ((each, [_build(each.manifest)]) for each in snapshots)),
+        "steps": _table(_STEP, steps),
+        "builds": _table(builds, [(each, [_build(each)]) for each in snapshots]),
         "splits": list(SPLITS),
         "retryable": tuple(sorted(RETRYABLE)),
     }
@@ -90,16 +95,9 @@ def created_text(views: Mapping[str, str], *, is_described: bool = False) -> str
     return ";\n".join(["BEGIN", *statements, "COMMIT"])
 
 
-def _steps(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the steps of a build in the order of the funnel, for each of its sources."""
-    return [
-        {"source": source, "step_number": number, "step": entry["step"]}
-        for source in sorted(manifest["sources"])
-        for number, entry in enumerate(manifest["steps"], start=1)
-    ]
-
-
-def _build(manifest: Manifest) -> dict[str, Any]:
+def _build(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the row of a snapshot in the view `builds`."""
+    manifest = snapshot.manifest
     pairs, captions = manifest["files"]["pairs"], manifest["files"]["captions"]
     last_step = max((row["step_number"] for row in manifest["funnel"]), default=0)
     return {
@@ -107,7 +105,7 @@ def _build(manifest: Manifest) -> dict[str, Any]:
         "translator": manifest["translator"],
         "num_captions": sum(file["rows"] for file in captions),
         "num_kept": sum(row["kept"] for row in manifest["funnel"] if row["step_number"] == last_step),
-        "num_pairs": sum(file["rows"] for file in pairs),
+        "num_pairs": snapshot.num_pairs,
         **{f"num_{split}": sum(f["rows"] for f in pairs if f["split"] == split) for split in (*SPLITS, MARKED)},
         "bytes": sum(file["bytes"] for file in [*pairs, *captions]),
         "settings": json.dumps(manifest["settings"], sort_keys=True, ensure_ascii=False),

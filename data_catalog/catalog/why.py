@@ -3,6 +3,7 @@
 A record has JSON values. Its text follows each caption from its upstream line through every step, then its image.
 """
 
+import json
 import re
 import textwrap
 from collections import defaultdict
@@ -34,8 +35,8 @@ _NAMED = """
     WHERE list_contains($names, sha256) OR regexp_matches(final_url, $like)
 """
 _BEGIN_WITH = """
-    SELECT DISTINCT sample_id FROM captions
-    WHERE starts_with(sample_id, $text) OR starts_with(substr(sample_id, instr(sample_id, ':') + 1), $text)
+    SELECT DISTINCT sample_id FROM (SELECT sample_id, substr(sample_id, instr(sample_id, ':') + 1) AS key FROM captions)
+    WHERE starts_with(sample_id, $text) OR starts_with(key, $text) OR starts_with(key, nullif(ltrim($text, '0'), ''))
     ORDER BY sample_id LIMIT $most
 """
 
@@ -43,10 +44,8 @@ _BEGIN_WITH = """
 def find_sample_records(snapshot: Snapshot, identity: str) -> list[Row]:
     """Return the records of the samples that match an id, an address or a hash, in the order of their shards.
 
-    Args:
-        snapshot: the snapshot.
-        identity: a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or
-            the sha256 of its original bytes.
+    It is a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or the sha256 of
+    its original bytes.
     """
     with snapshot_queries(snapshot) as ask:
         [samples] = _samples(ask, [identity.strip()]).values()
@@ -58,19 +57,19 @@ def _samples(ask: RunQuery, texts: Sequence[str]) -> dict[str, set[str]]:
     addresses = {text: canonical_url(text) for text in texts if is_web_url(text)}
     names = {text: text.lower() if re.fullmatch("[0-9a-fA-F]{64}", text) else text for text in texts}
     like = "|".join(map(_like, addresses.values())) or None
-    # A browser may send lone surrogates, which DuckDB does not take.
-    escaped = [name.encode(errors="backslashreplace").decode() for name in names.values()]
     found: dict[str, set[str]] = {text: set() for text in texts}
-    for row in ask(_NAMED, names=escaped, like=like).to_pylist():
+    for row in ask(_NAMED, names=[*map(_escaped, names.values())], like=like).to_pylist():
         address = canonical_url(row["url"]) if addresses and row["url"] is not None else None
         for text in texts:
-            if text in addresses:
-                is_meant = address == addresses[text]
-            else:
-                is_meant = names[text] in (row["sample_id"], row["name"])
-            if is_meant:
+            is_meant = names[text] in (row["sample_id"], row["name"])
+            if address == addresses[text] if text in addresses else is_meant:
                 found[text].add(row["sample_id"])
     return found
+
+
+def _escaped(text: str) -> str:
+    """Return a text for DuckDB, which takes no lone surrogates: a browser may send them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _like(address: str) -> str:
@@ -119,8 +118,8 @@ def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Itera
     for sample_id in sorted(captions, key=lambda name: (places[name], name)):
         own = captions[sample_id]
         source, ids = own[0]["source"], {row["caption_id"] for row in own}
-        published = [row for name in (sample_id, *sorted(merged[sample_id])) for row in pairs.get(name, [])]
         facts = {name: value for name, value in manifest["sources"][source].items() if name != "rights"}
+        others = [name for row in pairs.get(sample_id, []) for name in row["caption_ids"] if name not in ids]
         yield {
             "dataset": snapshot.dataset,
             "snapshot": snapshot.snapshot,
@@ -130,10 +129,8 @@ def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Itera
             "captions": [explained(row) for row in own],
             "image": next((explained(row) for row in images.get(sample_id, [])), None),
             "requests": _requests(snapshot, places[sample_id], sample_id),
-            "pairs": published,
-            "captions_of_others": [
-                name for row in pairs.get(sample_id, []) for name in row["caption_ids"] if name not in ids
-            ],
+            "pairs": [row for name in (sample_id, *sorted(merged[sample_id])) for row in pairs.get(name, [])],
+            "captions_of_others": others,
         }
 
 
@@ -150,7 +147,7 @@ def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
     identity, near, examples = identity.strip(), dict[str, None](), list[str]()
     for snapshot in snapshots:
         with snapshot_queries(snapshot) as ask:
-            near |= dict.fromkeys(_near(snapshot, ask, identity))
+            near |= dict.fromkeys(_near(ask, identity))
             examples += ask("SELECT sample_id FROM captions LIMIT 1").column(0).to_pylist()
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
     shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
@@ -164,37 +161,21 @@ def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
     return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
 
 
-def _near(snapshot: Snapshot, ask: RunQuery, identity: str) -> Iterator[str]:
-    """Yield existing ids similar to an unknown one: with a source's name, without their end, with another scheme."""
-    spellings = [text for text in _spellings(snapshot, identity) if text not in ("", identity)]
+def _near(ask: RunQuery, identity: str) -> Iterator[str]:
+    """Yield existing ids similar to an unknown one: with another scheme or none, and without their source or end."""
+    rest = identity.partition("://")[2] if is_web_url(identity) else identity
+    spellings = [f"{scheme}://{place}" for scheme in ("https", "http") for place in (rest, rest.partition("?")[0])]
     yield from (text for text, found in _samples(ask, spellings).items() if found)
-    if len(identity) > 2 and not is_web_url(identity):
-        text = identity.encode(errors="backslashreplace").decode()
+    text = _escaped(identity.partition("#")[0].removesuffix(".jpg"))
+    if len(text) > 2 and not is_web_url(identity):
         yield from ask(_BEGIN_WITH, text=text, most=MOST_HINTS).column(0).to_pylist()
-
-
-def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
-    if is_web_url(identity):
-        scheme, _, rest = identity.partition("://")
-        yield f"{'http' if scheme.lower() == 'https' else 'https'}://{rest}"
-        yield identity.partition("#")[0].partition("?")[0]
-        return
-    yield f"https://{identity}"
-    yield f"http://{identity}"
-    yield identity.partition("#")[0].rpartition(" ")[2]
-    for source in snapshot.manifest["sources"]:
-        key = identity.removesuffix(".jpg")
-        yield f"{source}:{key}"
-        yield f"{source}:{key.lstrip('0')}"
 
 
 def record_lines(record: Row, *, identity: str, all_rules: bool = False) -> Iterator[str]:
     """Yield a sample's record as lines of plain text, safe for a terminal.
 
-    Args:
-        record: the record.
-        identity: the id that the user gave; if it is a caption's, the other captions get a line each.
-        all_rules: show the settings of every step, and not only of those that rejected something.
+    If the `identity` that the user gave is a caption's, the other captions get a line each. Settings are shown of the
+    step that rejected something, or, with `all_rules`, of every step.
     """
     captions, source = record["captions"], record["source"]
     kept = sum(row["outcome"] == KEPT for row in captions)
@@ -203,12 +184,12 @@ def record_lines(record: Row, *, identity: str, all_rules: bool = False) -> Iter
     yield from _facts("  ", {"source": source["name"], "license of the source": source["license"], "captions": counted})
     named = [row for row in captions if row["caption_id"] == identity] or captions
     for row in named:
-        yield ""
-        yield from _caption(record, row, all_rules)
+        yield from ("", _caption_head(row))
+        yield from _passage(record, row, "columns", all_rules)
+        yield f"  = {_end(record, row)}"
     yield ""
-    others = [row for row in captions if row not in named]
-    yield from map(_caption_head, others)
-    yield from [""] * bool(others)
+    if len(named) < len(captions):
+        yield from (*(_caption_head(row) for row in captions if row not in named), "")
     yield from _image(record, all_rules)
 
 
@@ -217,24 +198,24 @@ def _caption_head(row: Row) -> str:
     return f"caption {cell_text(row['caption_id'])}: {end}"
 
 
-def _caption(record: Row, row: Row, all_rules: bool) -> Iterator[str]:
-    yield _caption_head(row)
+def _passage(record: Row, row: Row, columns: str, all_rules: bool) -> Iterator[str]:
+    """Yield what each step filled in a caption's or an image's row, up to the step that rejected it."""
     for number, step in enumerate(record["steps"], start=1):
-        rejects = step["step"] == row["step"]
-        yield f"  {number} {step['step']}: {_verdict(row) if rejects else 'passed'}"
-        yield from _facts("      ", {name: row.get(name) for name in step["columns"]})
+        if columns == "image_columns" and not step[columns]:
+            continue
+        rejects, verdict, names = step["step"] == row["step"], "passed", list(step[columns])
         if rejects:
-            yield from _facts("      ", {name: row[name] for name in ("meaning", "detail")})
-        if rejects or all_rules:
-            yield from _rules(step, row)
+            settings = deciding_settings_text(row["decided_by"])
+            verdict = f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
+            names += ["meaning", "detail"]
+        yield f"  {number} {step['step']}: {verdict}"
+        yield from _facts("      ", {name: row.get(name) for name in names})
+        for section, values in step["rules"].items() if rejects or all_rules else ():
+            chosen = values.get(row["source"], {}) if section == "sources" else values
+            rules = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in sorted(chosen.items())]
+            yield from _facts("      ", {f"rules of {section}": rules})
         if rejects:
-            break
-    yield f"  = {_end(record, row)}"
-
-
-def _verdict(row: Row) -> str:
-    settings = deciding_settings_text(row["decided_by"])
-    return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
+            return
 
 
 def _end(record: Row, row: Row) -> str:
@@ -251,34 +232,23 @@ def _end(record: Row, row: Row) -> str:
 
 
 def _image(record: Row, all_rules: bool) -> Iterator[str]:
-    image, first = record["image"], record["captions"][0]
+    image = record["image"]
     if image is None:
         yield "image: never requested, since no caption reached that step"
-        yield from _facts("  ", {"url": first["url"], "path": first["path"]})
+        yield from _facts("  ", {name: record["captions"][0][name] for name in ("url", "path")})
         return
     yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(record)}"
-    for step in (step for step in record["steps"] if step["image_columns"]):
-        rejects = image["step"] == step["step"]
-        yield f"  {step['step']}: {_verdict(image) if rejects else 'good'}"
-        yield from _facts("      ", {name: image.get(name) for name in step["image_columns"]})
-        if step["step"] == "fetch":
-            yield from (line for row in record["requests"] for line in _facts("      ", {"requested": _request(row)}))
-        if rejects:
-            is_final = not is_retryable(image["drop_reason"])
-            again = "no, this is final" if is_final else "yes: vernaclip build RECIPE --retry-failed"
-            facts = {name: image[name] for name in ("meaning", "detail")}
-            yield from _facts("      ", {**facts, "can be tried again": again})
-        if rejects or all_rules:
-            yield from _rules(step, first)
-        if rejects:
-            break
-    yield from _facts("  ", {"captions of others": record["captions_of_others"]})
+    yield from _passage(record, image, "image_columns", all_rules)
+    yield from (line for row in record["requests"] for line in _facts("  ", {"requested": _request(row)}))
+    again = "yes: vernaclip build RECIPE --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
+    retry = {"can be tried again": again} if image["step"] else {}
+    yield from _facts("  ", {**retry, "captions of others": record["captions_of_others"]})
 
 
 def _request(row: Row) -> str:
-    tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
     began = f"first at {row['asked_at']:%Y-%m-%d %H:%M:%S} UTC, " if row["asked_at"] else ""
     seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
+    tries = "1 try" if row["tries"] == 1 else f"{row['tries']} tries"
     return f"{tries}, {began}{seconds}: {row['drop_reason'] or 'received'}"
 
 
@@ -294,36 +264,12 @@ def _image_end(record: Row) -> str:
     return f"good, and not published: {captions}"
 
 
-def _rules(step: Row, row: Row) -> Iterator[str]:
-    """Yield the settings that a step applied."""
-    for section, values in step["rules"].items():
-        if section == "sources":
-            values = values.get(row["source"], {})
-        settings = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
-        yield from _facts("      ", {f"rules of {section}": settings or None})
-
-
-def _setting(value: object) -> str:
-    """Return a setting's value as text: lists in brackets, tables in braces, and an empty text as `""`."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name} = {_setting(item)}' for name, item in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{_value(value)}]"
-    return _value(value) or '""'
-
-
 def _facts(indent: str, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield names and values, one a line, without null values; long lines are wrapped."""
+    lines = textwrap.TextWrapper(_WIDTH, indent, f"{indent}  ", break_on_hyphens=False, break_long_words=False)
     for name, value in facts.items():
         if value is not None and value != []:
-            yield from textwrap.wrap(
-                f"{name}: {_value(value)}",
-                width=_WIDTH,
-                initial_indent=indent,
-                subsequent_indent=indent + "  ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
+            yield from lines.wrap(f"{name}: {_value(value)}")
 
 
 def _value(value: object) -> str:

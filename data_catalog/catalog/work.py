@@ -131,10 +131,8 @@ class WorkStore:
     def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
         """Return the committed output of a step, or run `produce` to make it.
 
-        Args:
-            key: key of the step.
-            produce: fills the temporary folder that it receives, and returns facts that are stored with it.
-            reads: outputs that the step reads; those that another run wrote are verified first.
+        `produce` fills the temporary folder that it receives, and returns facts that are stored with it. Those outputs
+        that the step `reads` and that another run wrote are verified first.
         """
         found = self.find(key)
         if found is not None:
@@ -158,23 +156,15 @@ class WorkStore:
         return replace(made, reused=False)
 
     def require_whole(self, commit: Commit) -> None:
-        """Check files that another run wrote; remove the folder of a damaged one, so that its step runs again.
-
-        Parquet does not detect changed bits in the bytes of an image.
-        """
+        """Check files that another run wrote; remove the folder of a damaged one, so that its step runs again."""
         for name, sha256 in commit.files.items() if commit.reused else ():
             path = commit.path(name)
-            if (path, sha256) in self._verified:
-                continue
-            with disk_errors(path):
-                is_whole = path.is_file() and sha256_of(path) == sha256
-            if not is_whole:
-                if path.parent.is_dir():
-                    shutil.rmtree(rename_for_removal(path.parent), ignore_errors=True)
-                raise DamagedError(
-                    f"{path} was damaged and is removed with its folder: run the same command again, which rebuilds it"
-                )
-            self._verified.add((path, sha256))
+            if (path, sha256) not in self._verified:
+                with disk_errors(path):
+                    is_whole = path.is_file() and sha256_of(path) == sha256
+                if not is_whole:
+                    raise damaged_output(path)
+                self._verified.add((path, sha256))
 
     def _commit(self, key: StepKey, temporary: Path, facts: StepFacts) -> None:
         files: dict[str, str] = {}
@@ -201,6 +191,18 @@ class WorkStore:
         failpoint("commit.after_rename", temporary)
         sync(self.folder / key.step)
         failpoint("commit.after_parent_fsync", temporary)
+
+
+def damaged_output(path: Path) -> DamagedError:
+    """Remove the folder of a step's output, of which a file is damaged, so that the step runs again; return the error.
+
+    Parquet does not detect changed bits in the bytes of an image.
+    """
+    if path.parent.is_dir():
+        shutil.rmtree(rename_for_removal(path.parent), ignore_errors=True)
+    return DamagedError(
+        f"{path} was damaged and is removed with its folder: run the same command again, which rebuilds it"
+    )
 
 
 def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.base.errors import DamagedError, DefectError, SettingsError
-from data_catalog.catalog.duckdb_file import examined, recounted
+from data_catalog.base.errors import DefectError, SettingsError
+from data_catalog.base.settings import require_values
+from data_catalog.catalog.duckdb_file import broken_laws, recounted
 from data_catalog.catalog.manifest import (
     MANIFEST_FORMAT,
     MARKED,
@@ -33,7 +34,7 @@ from data_catalog.catalog.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.catalog.work import Commit
+from data_catalog.catalog.work import Commit, damaged_output
 from data_catalog.disk.failpoints import failpoint
 from data_catalog.disk.files import (
     IMAGE_ROWS_PER_GROUP,
@@ -85,13 +86,10 @@ class SplitConfig:
     """Text hashed with each sample's id. Another text draws other splits."""
 
     def __post_init__(self) -> None:
-        if self.by not in (None, UPSTREAM, "hash"):
-            raise SettingsError(f'split.by must be "upstream" or "hash", got {self.by!r}')
-        if self.val < 0 or self.test < 0 or not self.val + self.test < 1:
-            raise SettingsError(
-                f"split.val is {self.val} and split.test {self.test}: both must be at least 0, and they must not leave "
-                "nothing to train on"
-            )
+        choices = {} if self.by is None else {"by": (UPSTREAM, "hash")}
+        require_values("split", self, "", "val test", **choices)
+        if not self.val + self.test < 1:
+            raise SettingsError(f"split.val {self.val} and split.test {self.test} leave nothing to train on")
 
     def require_choice(self, stating: Sequence[str]) -> None:
         """Check that `by` is set if some sources, given by name, state splits, and is not "upstream" if none does."""
@@ -156,11 +154,8 @@ def publish_shard(
     }
     if spare:
         good = ((image, spare[image["sample_id"]]) for image in _good_images(images, spare))
-        write_rows(
-            (row | {name: image[name] for name in IMAGE_COLUMNS} for image, row in good),
-            SPARE,
-            folder / "spare.parquet",
-        )
+        pictures = (row | {name: image[name] for name in IMAGE_COLUMNS} for image, row in good)
+        write_rows(pictures, SPARE, folder / "spare.parquet")
         rows["spare"] = len(spare)
     moved = (row for kept in samples.values() for row in kept if row["merged_into"])
     rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist(), moved)
@@ -171,9 +166,9 @@ def publish_shard(
     for name, kept in samples.items():
         split = MARKED if any(row["leaks"] for row in kept) else split_of(name, config, stated[name])
         by_split[split][name] = kept
+    schema = SCORED_PAIRS if SCORE in table.schema.names else PAIRS
     for split, chosen in by_split.items():
         pairs = (pair_row(chosen[image["sample_id"]], image, split=split) for image in _good_images(images, chosen))
-        schema = SCORED_PAIRS if SCORE in table.schema.names else PAIRS
         _write_pairs((pair | rights[pair["sample_id"]] for pair in pairs), schema, folder / f"{split}.parquet")
         rows[split] = len(chosen)
     return rows
@@ -208,10 +203,8 @@ def _kept_rows(table: pa.Table, merged: Path | None) -> dict[str, list[Row]]:
 def strictest_rights(own: Iterable[Row], merged: Iterable[Row]) -> dict[str, Row]:
     """Return license, attribution and page of each sample, from its row with the strictest license, else its first row.
 
-    Args:
-        own: caption rows of samples, dropped ones included.
-        merged: rows that are published with the image named in `merged_into`. They count only if they state a license,
-            since they describe another file.
+    Rows that are `merged` into the image named in `merged_into` count only if they state a license, since they describe
+    another file. Dropped rows of the sample's own count, too.
     """
     stated = [(row["sample_id"], row) for row in own] + [(row["merged_into"], row) for row in merged if row["license"]]
     stated.sort(key=lambda one: (strictness(one[1]["license"]), *(one[1][name] is None for name in RIGHTS[1:])))
@@ -219,16 +212,8 @@ def strictest_rights(own: Iterable[Row], merged: Iterable[Row]) -> dict[str, Row
 
 
 def _good_images(images: Path, wanted: Container[str]) -> Iterator[Row]:
-    for row in chain.from_iterable(read_groups(images)):
-        if row["drop_reason"] is None and row["sample_id"] in wanted:
-            if row["bytes"] is None:
-                raise DefectError(f"the good image of {row['sample_id']} has no bytes. This is a defect: report it")
-            yield row
-
-
-def caption_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return the parallel lists of a pair, with one item for each of its caption rows; nothing else makes them."""
-    return {name: [row.get(column) for row in rows] for name, column in _LISTS.items()}
+    rows = chain.from_iterable(read_groups(images))
+    return (row for row in rows if row["drop_reason"] is None and row["sample_id"] in wanted)
 
 
 def pair_row(rows: Sequence[Row], image: Row, *, split: str) -> Row:
@@ -239,7 +224,7 @@ def pair_row(rows: Sequence[Row], image: Row, *, split: str) -> Row:
         "image": {"bytes": image["bytes"], "path": None},
         **{name: image[name] for name in _OF_IMAGE},
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
-        **caption_columns(rows),
+        **{name: [row.get(column) for row in rows] for name, column in _LISTS.items()},
     }
 
 
@@ -262,13 +247,8 @@ def write_snapshot(
 ) -> Snapshot:
     """Write the files of a build's snapshot, and commit it, unless it is there.
 
-    Args:
-        root: of the catalog.
-        facts: the manifest's facts of the build.
-        outputs: outputs of `publish_shard`, in shard order.
-        carry: writes images to carry over for later builds, given the snapshot's folder and its files of image
-            outcomes; returns their entries of the manifest.
-        write_documents: writes the documents of the snapshot into its folder; returns the manifest's "documents".
+    `outputs` are those of `publish_shard`, in shard order. `carry` writes images to carry over for later builds, given
+    the snapshot's folder and its files of image outcomes, and returns their entries of the manifest.
     """
     dataset = facts["dataset"]
     contents = [sorted(output.files.items()) for output in outputs]
@@ -289,38 +269,32 @@ def write_snapshot(
     }
     files: Files = {kind: [] for kind in KINDS}
     for number, output in enumerate(outputs):
-        for kind, entry in _placed(output, folder, number, there):
-            files[kind].append(entry)
+        for stem in ("captions", "images", "spare", *SPLITS, MARKED):
+            if stem in output.facts["rows"]:
+                kind = stem if stem in KINDS else "pairs"
+                files[kind].append(_linked(output, stem, folder, number, there))
     files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
     failpoint("snapshot.after_files", folder)
     manifest = cast("Manifest", {**facts, "format": MANIFEST_FORMAT, "snapshot": snapshot_id, "files": files})
     return make_current(root, commit(root, manifest, write_documents=write_documents))
 
 
-def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]) -> Iterator[tuple[str, FileEntry]]:
-    """Link the published files of a shard into a snapshot's folder; yield the manifest's kind and entry of each."""
-    for stem in ("captions", "images", "spare", *SPLITS, MARKED):
-        if stem not in output.facts["rows"]:
-            continue
-        kind, sha256 = stem if stem in KINDS else "pairs", output.files[f"{stem}.parquet"]
-        path = folder / ("images" if kind == "spare" else kind) / f"{stem}-{number:05d}-{sha256[:12]}.parquet"
-        split = stem if kind == "pairs" else None
-        for source in (there.get(sha256), output.path(f"{stem}.parquet")):
-            if source is None or not source.is_file():
-                continue
+def _linked(output: Commit, stem: str, folder: Path, number: int, there: Mapping[str, Path]) -> FileEntry:
+    """Link a published file of a shard into a snapshot's folder; return the manifest's entry of it."""
+    own = output.path(f"{stem}.parquet")
+    sha256 = output.files[own.name]
+    place = {"captions": "captions", "images": "images", "spare": "images"}.get(stem, "pairs")
+    path = folder / place / f"{stem}-{number:05d}-{sha256[:12]}.parquet"
+    for source in (there.get(sha256), own):
+        if source is not None and source.is_file():
             link_file(source, path)
             failpoint("snapshot.after_link", path)
-            entry = file_entry(path, folder, rows=output.facts["rows"][stem], shard=number, split=split)
+            split = {"split": stem} if place == "pairs" else {}
+            entry = file_entry(path, folder, rows=output.facts["rows"][stem], shard=number, **split)
             if entry["sha256"] == sha256:
-                yield kind, entry
-                break
+                return entry
             path.unlink()
-        else:
-            shutil.rmtree(output.folder, ignore_errors=True)
-            raise DamagedError(
-                f"{output.path(stem)}.parquet was damaged and is removed with its folder: run the same command again, "
-                "which rebuilds it"
-            )
+    raise damaged_output(own)
 
 
 def write_carried(
@@ -355,9 +329,10 @@ def commit(root: Path, manifest: Manifest, *, write_documents: WriteDocuments) -
     dataset, snapshot_id = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot_id)
     snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    counts = recounted(snapshot)
     if "forget_of" in manifest:
-        manifest["funnel"] = recounted(snapshot)["funnel"]
-    broken, counts = examined(snapshot)
+        manifest["funnel"] = counts["funnel"]
+    broken = broken_laws(snapshot)
     if broken:
         raise DefectError(
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"

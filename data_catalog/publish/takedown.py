@@ -8,23 +8,22 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import compress
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError
-from data_catalog.catalog.connections import connect_spilling
 from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.history import append_run, remove_snapshot, sweep_removed
 from data_catalog.catalog.manifest import (
@@ -69,6 +68,7 @@ from data_catalog.disk.files import (
 )
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import file_problem, remove_record
+from data_catalog.disk.row_groups import Row
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.publish.publish import KINDS, RIGHTS, Files, commit, strictest_rights
@@ -107,8 +107,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}(-raw)?")  # of a model: the name of its
 _TEXTS = ("source_caption", "clean_caption", "caption")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewrittenDataset:
+class RewrittenDataset(NamedTuple):
     """A dataset that a take-down changed: its snapshots before and after, and how much was forgotten."""
 
     dataset: str
@@ -132,18 +131,6 @@ class TakeDown:
     models: list[Path] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AffectedSample:
-    """A sample of a snapshot that matches a tombstone."""
-
-    dataset: str
-    snapshot: str
-    sample_id: str
-    url: str | None
-    num_captions: int
-    tombstone: Tombstone
-
-
 @dataclass(frozen=True, kw_only=True)
 class Matches:
     """Files of a dataset, a snapshot's or step outputs, that are compared with its tombstones."""
@@ -156,9 +143,8 @@ class Matches:
     def samples(self) -> Mapping[str, int]:
         """Return the matching samples, each with the number of its tombstone."""
         names = ["sample_id", *self.matcher.columns]
+        compared = list(of_each_file(lambda path: self.matcher.samples(_read(path, names)), self.files))
         found: dict[str, int] = {}
-        with _named_damage(self.files):
-            compared = list(of_each_file(lambda path: self.matcher.samples(read_columns(path, names)), self.files))
         for samples in reversed(compared):  # the first file decides
             found |= samples
         return found
@@ -166,46 +152,37 @@ class Matches:
     @cached_property
     def lines(self) -> list[str]:
         """Return the `sample_id` of lines that ingest could not read and that name a matching host or address."""
-        with _named_damage(self.files):
-            unread = self.captions.to_table(["sample_id", "step", *LINE_COLUMNS], filter=pc.field("step") == INGEST)
-        return self.matcher.lines(unread)
+        unread = list(_captions(self.files, ["sample_id", "step", *LINE_COLUMNS], pc.field("step") == INGEST))
+        return self.matcher.lines(pa.concat_tables(unread)) if unread else []
 
     @property
     def has_any(self) -> bool:
         """Return whether any row matches."""
         return bool(self.samples or self.lines)
 
-    @cached_property
-    def captions(self) -> Any:
-        """Return the caption rows as an Arrow dataset."""
-        return _caption_rows(path for path in self.files if "source_caption" in column_names(path))
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    folder = path.parents[1] if path.parent.name in ("captions", "images", "pairs") else path.parent
+    remedy = f"it may contain what is to be forgotten: remove the folder {folder} and run the same command again"
+    return about(path, kind=DamagedError, remedy=remedy)
 
 
-@contextmanager
-def _named_damage(files: Sequence[Path]) -> Iterator[None]:
-    """Raise a `DamagedError` that says what to remove, if one of some files cannot be read."""
-    import duckdb
-
-    try:
-        yield
-    except (DamagedError, OSError, pa.ArrowException, duckdb.Error) as error:
-        for path in files:
-            try:
-                read_columns(path, None)
-            except DamagedError:
-                in_snapshot = path.parent.name in ("captions", "images", "pairs")
-                raise DamagedError(
-                    f"{path} is missing or damaged, so it is unknown whether it contains anything to be forgotten. "
-                    f"Remove the folder {path.parents[1] if in_snapshot else path.parent} and run the same command "
-                    "again"
-                ) from error
-        raise
+def _read(path: Path, names: Sequence[str]) -> pa.Table:
+    """Return those of some columns that a file has."""
+    with _reading(path), pq.ParquetFile(path) as file:
+        return file.read(columns=names)
 
 
-def _caption_rows(files: Iterable[Path]) -> Any:
-    import pyarrow.dataset  # which loads pandas
+def _captions(files: Iterable[Path], names: Sequence[str], where: pc.Expression) -> Iterator[pa.Table]:
+    """Yield columns of the caption rows that pass a filter, for each of some files that has such rows."""
+    from pyarrow.dataset import dataset  # which loads pandas
 
-    return pyarrow.dataset.dataset([str(path) for path in files], schema=CAPTIONS)
+    for path in files:
+        with _reading(path):
+            has_captions = "source_caption" in pq.read_schema(path).names
+            table = dataset([str(path)], schema=CAPTIONS).to_table(list(names), filter=where) if has_captions else None
+        if table is not None:
+            yield table
 
 
 def _among(column: str, values: Iterable[str]) -> pc.Expression:
@@ -243,32 +220,32 @@ def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
     return replace(stones, is_unfinished=False)
 
 
-def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[AffectedSample]:
-    """Yield the samples in all snapshots of a root that match new or existing tombstones; write nothing."""
+def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[Row]:
+    """Yield a row for each sample in a snapshot of a root that matches new or old tombstones; write nothing."""
     for matches in closure(root, read_tombstones(root).with_more(more))[1]:
         if (snapshot := matches.snapshot) is None:
             continue
         for sample_id, (url, count) in sorted(_captions_of(matches).items()):
-            yield AffectedSample(
-                dataset=snapshot.dataset,
-                snapshot=snapshot.snapshot,
-                sample_id=sample_id,
-                url=url,
-                num_captions=count,
-                tombstone=matches.matcher.tombstones.tombstones[matches.samples[sample_id]],
-            )
+            because = matches.matcher.tombstones.tombstones[matches.samples[sample_id]]
+            yield {
+                "dataset": snapshot.dataset,
+                "snapshot": snapshot.snapshot,
+                "sample": sample_id,
+                "captions": count,
+                "because": f"{because.kind} {because.value}",
+                "url": url or "",
+            }
 
 
 def _captions_of(matches: Matches) -> dict[str, tuple[str | None, int]]:
     """Return the URL of each sample, and the number of captions that go with it, those merged into it included."""
     found: dict[str, tuple[str | None, int]] = {}
-    with _named_damage(matches.files):
-        rows = matches.captions.to_table(["sample_id", "merged_into", "url"], filter=_go_with(matches.samples))
-    for row in rows.to_pylist():
-        is_own = row["sample_id"] in matches.samples
-        name = row["sample_id"] if is_own else row["merged_into"]
-        url, count = found.get(name, (None, 0))
-        found[name] = (url or (row["url"] if is_own else None), count + 1)
+    for table in _captions(matches.files, ["sample_id", "merged_into", "url"], _go_with(matches.samples)):
+        for row in table.to_pylist():
+            is_own = row["sample_id"] in matches.samples
+            name = row["sample_id"] if is_own else row["merged_into"]
+            url, count = found.get(name, (None, 0))
+            found[name] = (url or (row["url"] if is_own else None), count + 1)
     return found
 
 
@@ -330,13 +307,8 @@ def _publish(root: Path, matches: Matches, old: Snapshot) -> RewrittenDataset:
         commit(root, manifest, write_documents=write_documents)
     point_to(root, old.dataset, snapshot_id)
     append_run(root, old.dataset, snapshot=snapshot_id, forget_of=old.snapshot)
-    return RewrittenDataset(
-        dataset=old.dataset,
-        before=old.snapshot,
-        now=snapshot_id,
-        num_samples=len(matches.samples),
-        num_captions=sum(count for _, count in goes.values()),
-    )
+    num_captions = sum(count for _, count in goes.values())
+    return RewrittenDataset(old.dataset, old.snapshot, snapshot_id, len(matches.samples), num_captions)
 
 
 # What matches.
@@ -362,8 +334,7 @@ def _places(root: Path, stones: Tombstones) -> Iterator[Matches]:
     for dataset in sorted(path.name for path in datasets_folder(root).glob("*/")):
         matcher = Matcher(stones.of(dataset))
         for snapshot in committed_snapshots(root, dataset):
-            kinds = snapshot.manifest["files"]
-            files = [snapshot.folder / entry["path"] for kind in sorted(KINDS) for entry in kinds[kind]]
+            files = [path for kind in sorted(KINDS) for path in snapshot.files(kind)]
             yield Matches(matcher=matcher, files=files, snapshot=snapshot)
     for folder in _work_folders(root):
         yield Matches(matcher=Matcher(stones.of(folder.name)), files=_step_outputs(folder))
@@ -378,7 +349,7 @@ def _identities(matches: Matches) -> dict[int, _Identities]:
     """Return the identities of matching samples, by the number of their tombstone."""
     found = defaultdict[int, _Identities](lambda: (set(), set(), set()))
     for path in matches.files if matches.samples else ():
-        table = read_columns(path, ["sample_id", "url", "sha256", "drop_reason"])
+        table = _read(path, ["sample_id", "url", "sha256", "drop_reason"])
         table = table.filter(is_of_samples(table, matches.samples))
         has_url = "url" in table.schema.names
         covered = (matches.matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
@@ -396,28 +367,19 @@ def _identities(matches: Matches) -> dict[int, _Identities]:
 
 def forgotten_texts(root: Path, found: Sequence[Matches]) -> set[str]:
     """Return the texts of matching rows that no row has that stays. Call it before anything is removed."""
-    if not any(matches.samples for matches in found):
-        return set()
-    texts = f"(SELECT unnest([{', '.join(_TEXTS)}]) AS text FROM captions)"
-    with (  # after a kill, `clear_exports` finds it as the rest of a removal
-        tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}removed-", dir=root) as scratch,
-        connect_spilling(Path(scratch)) as connection,
-    ):
-        connection.execute("CREATE TABLE gone (text VARCHAR); CREATE TABLE stays (text VARCHAR)")
+    gone: set[str] = set()
+    for matches in found:
+        gone.update(_texts(matches, _go_with(matches.samples)) if matches.samples else ())
+    for matches in found if gone else ():
+        if not matches.has_any or (matches.snapshot is not None and _is_current(root, matches.snapshot)):
+            gone.difference_update(_texts(matches, ~_go_with(matches.samples)))
+    return gone
 
-        def insert(query: str, matches: Matches, where: pc.Expression) -> None:
-            with _named_damage(matches.files):
-                scanner = matches.captions.scanner(columns=list(_TEXTS), filter=where)
-                connection.register("captions", scanner.to_reader())
-                connection.execute(query)
 
-        for matches in found:
-            insert(f"INSERT INTO gone FROM {texts} WHERE text IS NOT NULL", matches, _go_with(matches.samples))
-        for matches in found:
-            if not matches.has_any or (matches.snapshot is not None and _is_current(root, matches.snapshot)):
-                query = f"INSERT INTO stays FROM {texts} SEMI JOIN gone USING (text)"
-                insert(query, matches, ~_go_with(matches.samples))
-        return {text for (text,) in connection.execute("FROM gone EXCEPT FROM stays").fetchall()}
+def _texts(matches: Matches, where: pc.Expression) -> Iterator[str]:
+    for table in _captions(matches.files, _TEXTS, where):
+        for name in _TEXTS:
+            yield from table.column(name).drop_null().to_pylist()
 
 
 # Rewriting of a snapshot.
@@ -433,15 +395,17 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     files = old.manifest["files"]
     for _ in of_each_file(partial(_require_whole, old), [*files["captions"], *files["images"]]):
         pass
-    rows = _caption_rows(old.caption_files())
-    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=_go_with(samples)).to_pylist()
+
+    def rows(names: Sequence[str], where: pc.Expression) -> list[Row]:
+        return [row for table in _captions(old.files("captions"), names, where) for row in table.to_pylist()]
+
+    gone = rows(["caption_id", "merged_into"], _go_with(samples))
     captions = {row["caption_id"] for row in gone}
     # Other samples whose images lose captions get the rights that a build would publish for them without these.
     losing = {row["merged_into"] for row in gone if row["merged_into"] is not None}.difference(samples)
     stay, names = ~_among("caption_id", captions), ["sample_id", "merged_into", *RIGHTS]
-    own = rows.to_table(names, filter=stay & _among("sample_id", losing)).to_pylist()
-    merged = rows.to_table(names, filter=stay & _among("merged_into", losing)).to_pylist()
-    rights = strictest_rights(own, sorted(merged, key=itemgetter("sample_id")))  # as a build merges them
+    merged = sorted(rows(names, stay & _among("merged_into", losing)), key=itemgetter("sample_id"))  # as a build does
+    rights = strictest_rights(rows(names, stay & _among("sample_id", losing)), merged)
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, is_of_samples(table, captions, "caption_id"))
@@ -466,8 +430,10 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
         return table
 
     changes = {"pairs": pairs_left, "captions": captions_left, "images": images_left, "spare": images_left}
+    doomed = pa.array(sorted({*samples, *lines, *captions}), pa.string())
 
-    def left(kind: str, entry: FileEntry) -> FileEntry | None:
+    def left(one: tuple[str, FileEntry]) -> FileEntry | None:
+        kind, entry = one
         path = old.folder / entry["path"]
         ids = read_columns(path, ["sample_id", "caption_id", "caption_ids"])
         named = [pc.list_flatten(each) if pa.types.is_list(each.type) else each for each in ids.columns]
@@ -477,11 +443,10 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
         _require_whole(old, entry)
         return _rewritten(path, entry, folder, changes[kind], has_pixels=kind in ("pairs", "spare"))
 
-    doomed = pa.array(sorted({*samples, *lines, *captions}), pa.string())
     found: Files = {kind: [] for kind in KINDS}
     chosen = [(kind, entry) for kind in changes for entry in files[kind]]
     # Two at a time, since each may hold a group of images.
-    for (kind, _), entry in zip(chosen, of_each_file(lambda one: left(*one), chosen, most=2), strict=True):
+    for (kind, _), entry in zip(chosen, of_each_file(left, chosen, most=2), strict=True):
         found[kind] += [] if entry is None else [entry]
     return found
 
@@ -539,12 +504,7 @@ def clear_work(folder: Path, stones: Tombstones, *, is_resumed: bool = False) ->
     """Remove a dataset's step outputs if any contains matching rows; return their folders.
 
     An unfinished build makes them again. Outputs of the steps that fetch and normalise stay if they have no such row.
-    Call it with the writer's lock held.
-
-    Args:
-        folder: the dataset's folder in `work/`.
-        stones: the dataset's tombstones, with all their images.
-        is_resumed: files that told which samples match may be gone.
+    With `is_resumed`, files that told which samples match may be gone. Call it with the writer's lock held.
     """
     sweep_temporary([folder, *folder.glob("*/")])
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # images that came in an interrupted call
@@ -554,7 +514,7 @@ def clear_work(folder: Path, stones: Tombstones, *, is_resumed: bool = False) ->
     tables = ((path.parent, read_columns(path, ["sample_id"])) for path in found.files)
     holding = {output for output, table in tables if pc.any(is_of_samples(table, found.samples)).as_py()}
     outputs = sorted(folder.glob("*/*/"))
-    return _remove_folders(path for path in outputs if path in holding or path.parent.name not in _OF_IMAGES)
+    return _removed(path for path in outputs if path in holding or path.parent.name not in _OF_IMAGES)
 
 
 def clear_logs(root: Path, stones: Tombstones) -> list[Path]:
@@ -565,7 +525,7 @@ def clear_logs(root: Path, stones: Tombstones) -> list[Path]:
         matcher = Matcher(stones.of(folder.parent.name))
         tables = ((path, read_columns(path, ["sample_id", "url"])) for path in sorted(folder.glob("*.parquet")))
         doomed += [path for path, table in tables if matcher.samples(table)]
-    return _remove_files(doomed)
+    return _removed(doomed)
 
 
 def clear_caches(root: Path, datasets: Collection[str]) -> Removed:
@@ -580,13 +540,12 @@ def clear_caches(root: Path, datasets: Collection[str]) -> Removed:
     features = root / FEATURE_STORES
     for killed in (path for place in (*models, features) for path in place.glob(f"{TEMPORARY_PREFIX}removed-*")):
         shutil.rmtree(killed, ignore_errors=True)
+    stores = sorted(path for path in features.glob("*/") if _FINGERPRINT.fullmatch(path.name))
     return {
-        "report": _remove_files(datasets_folder(root) / name / REPORT_FILE for name in datasets),
-        "contact sheet": _remove_files(sorted((root / SEARCHES).rglob("*"))),
-        "search index": _remove_folders(model / INDEX_FOLDER for model in models),
-        "cached features folder": _remove_folders(
-            path for path in sorted(features.glob("*")) if _FINGERPRINT.fullmatch(path.name)
-        ),
+        "report": _removed(datasets_folder(root) / name / REPORT_FILE for name in datasets),
+        "contact sheet": _removed(path for path in sorted((root / SEARCHES).rglob("*")) if path.is_file()),
+        "search index": _removed(model / INDEX_FOLDER for model in models),
+        "cached features folder": _removed(stores),
     }
 
 
@@ -597,62 +556,56 @@ def clear_exports(root: Path) -> list[Path]:
     removed too. Links there are followed, but on another disk only exports with a record are removed: other folders may
     belong to somebody else.
     """
-    return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
+    return _removed(sorted(_old_exports(root, root)))
 
 
-def _exports(root: Path, top: Path) -> Iterator[Path]:
-    """Yield the folders of exports below `top`, and behind `exports/` or folders in it that link to another disk."""
+def _old_exports(root: Path, top: Path) -> Iterator[Path]:
+    """Yield such folders below `top`, and behind `exports/` or folders in it that link to another disk."""
     for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
         if folder not in (root, top) and "datasets" in folders and dataset_names(folder):  # another root
             folders.clear()
             continue
-        if EXPORT_RECORD in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+        if EXPORT_RECORD in files or folder.parent.parent == root / EXPORTS or folder.name.startswith(_KILLED):
             folders.clear()
-            yield folder
+            if _is_old(root, folder):
+                yield folder
         for link in (folder / name for name in folders):
             leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
             if leads_out and link.is_relative_to(root / EXPORTS):
-                yield from _exports(root, link)
+                yield from _old_exports(root, link)
 
 
-def _is_default_place(root: Path, folder: Path) -> bool:
-    return folder.parent.parent == root / EXPORTS
-
-
-def _stays(root: Path, folder: Path) -> bool:
+def _is_old(root: Path, folder: Path) -> bool:
     if folder.resolve().name.startswith(_KILLED):
-        return False
-    try:
-        record = read_json(folder / EXPORT_RECORD)
-    except (OSError, ValueError):
-        record = None
-    if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
-        return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
-    if not _is_default_place(root, folder):
         return True
-    is_elsewhere = not folder.resolve().is_relative_to(root.resolve())
-    if is_elsewhere:
+    record = None
+    with suppress(OSError, ValueError):
+        record = read_json(folder / EXPORT_RECORD)
+    if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
+        return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is None
+    if folder.parent.parent != root / EXPORTS:
+        return False
+    is_own = folder.resolve().is_relative_to(root.resolve())
+    if not is_own:
         logger.warning("%s has no record of an export, so it is not removed. If it is one, remove it yourself", folder)
-    return is_elsewhere
+    return is_own
 
 
-def _remove_files(paths: Iterable[Path]) -> list[Path]:
-    """Remove the files that exist, and their records; return them."""
-    found = [path for path in paths if path.is_file()]
+def _removed(paths: Iterable[Path]) -> list[Path]:
+    """Remove those files, with their records, and folders that exist; return them.
+
+    A folder is renamed first: readers see it whole or not at all.
+    """
+    found = [path for path in paths if path.exists()]
     for path in found:
-        remove_record(path)
-        path.unlink()
-        sync(path.parent)
-    return found
-
-
-def _remove_folders(folders: Iterable[Path]) -> list[Path]:
-    """Remove the folders that exist; return them. Each is renamed first: readers see it whole or not at all."""
-    found = [path for path in folders if path.is_dir()]
-    for folder in [path.resolve() for path in found]:
-        shutil.rmtree(rename_for_removal(folder))
+        if path.is_dir():
+            shutil.rmtree(rename_for_removal(path.resolve()))
+        else:
+            remove_record(path)
+            path.unlink()
+            sync(path.parent)
     return found
 
 

@@ -186,18 +186,6 @@ def new_tombstone(
             f"--distance must be between 0 and {MAX_DISTANCE}, got {distance}. Hashes that differ by more bits belong "
             "to unrelated pictures"
         )
-    return Tombstone(
-        kind=kind,
-        value=_spelling(kind, value),
-        distance=distance if kind == "phash" else 0,
-        datasets=tuple(sorted(set(datasets))),
-        reason=reason,
-        date=date,
-    )
-
-
-def _spelling(kind: str, value: str) -> str:
-    """Return the canonical spelling of a value; refuse one that can match nothing."""
     found, spelled = value.strip(), None
     if kind == "domain":
         spelled = _domain(found.removeprefix("*."))
@@ -209,7 +197,14 @@ def _spelling(kind: str, value: str) -> str:
         spelled = found.lower()
     if spelled is None:
         raise SettingsError(f"--{kind} {value!r} is not {_FORMS[kind]}")
-    return spelled
+    return Tombstone(
+        kind=kind,
+        value=spelled,
+        distance=distance if kind == "phash" else 0,
+        datasets=tuple(sorted(set(datasets))),
+        reason=reason,
+        date=date,
+    )
 
 
 def _domain(name: str) -> str | None:
@@ -229,22 +224,15 @@ def _domain(name: str) -> str | None:
 
 def read_tombstones(root: Path) -> Tombstones:
     """Return the tombstones of a root; none if nothing was ever taken down."""
-    path, remedy = root / TOMBSTONES_FILE, "restore it from a copy; without it, removed images would come back"
+    path = root / TOMBSTONES_FILE
     if not path.is_file():
         return Tombstones()
-    content = read_checksummed(path, remedy=remedy)
-    try:
-        if content["format"] != FORMAT:
-            raise DamagedError(
-                f"{path} has format {content['format']}, but this version reads {FORMAT}: use a newer one"
-            )
-        found = []
-        for one in content["tombstones"]:
-            lists = {name: tuple(one[name]) for name in ("datasets", "images", "addresses", "samples")}
-            found.append(Tombstone(**{**one, **lists}))
-        return Tombstones(tombstones=tuple(found), is_unfinished=bool(content["unfinished"]))
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"{path} is damaged (it contains no tombstones): {remedy}") from error
+    content = read_checksummed(path, remedy="restore it from a copy; without it, removed images would come back")
+    if content["format"] != FORMAT:
+        raise DamagedError(f"{path} has format {content['format']}, but this version reads {FORMAT}: use a newer one")
+    lists = ("datasets", "images", "addresses", "samples")
+    found = [Tombstone(**one | {name: tuple(one[name]) for name in lists}) for one in content["tombstones"]]
+    return Tombstones(tombstones=tuple(found), is_unfinished=content["unfinished"])
 
 
 def write_tombstones(root: Path, tombstones: Tombstones) -> None:

@@ -442,7 +442,7 @@ def _unlearned(report: "BuildReport", job: Job) -> str:
         return ""
     if trained is None or trained.snapshot.snapshot == snapshot.snapshot:
         return ""
-    num_new = snapshot.num_pairs - len(seen_in_training(snapshot.all_pair_files(), trained.snapshot.all_pair_files()))
+    num_new = snapshot.num_pairs - len(seen_in_training(snapshot.files("pairs"), trained.snapshot.files("pairs")))
     if not num_new:
         return ""
     earlier = trained.snapshot.num_pairs

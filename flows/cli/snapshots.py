@@ -72,7 +72,7 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
     from data_catalog.catalog.manifest import require_datasets
 
     names = require_datasets(root, dataset)
-    _print([each.row() for name in names for each in history(root, name)], format)
+    _print([row for name in names for row in history(root, name)], format)
 
 
 def diff(
@@ -207,7 +207,7 @@ def _print(rows: Sequence[Row], form: Form) -> None:
 
 
 if TYPE_CHECKING:
-    from data_catalog.publish.takedown import AffectedSample, TakeDown
+    from data_catalog.publish.takedown import TakeDown
     from data_catalog.publish.tombstones import Tombstone
 
 _MOST_ROWS = 200  # of a dry run; there may be millions
@@ -329,23 +329,12 @@ def _list(root: Path) -> None:
         say(f"\nThe last take-down was interrupted: finish it with `{command('forget', '--root', root)}` or a build.")
 
 
-def _say_affected(found: "Sequence[AffectedSample]") -> None:
-    rows = [
-        {
-            "dataset": one.dataset,
-            "snapshot": one.snapshot,
-            "sample": one.sample_id,
-            "captions": one.num_captions,
-            "because": f"{one.tombstone.kind} {one.tombstone.value}",
-            "url": one.url or "",
-        }
-        for one in found
-    ]
+def _say_affected(rows: Sequence[Row]) -> None:
     if rows:
         say_table(rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         say(f"and {len(rows) - _MOST_ROWS:,} more")
-    images = {(one.dataset, one.sample_id) for one in found}  # a row each for every snapshot that has it
+    images = {(row["dataset"], row["sample"]) for row in rows}  # a row each for every snapshot that has it
     say(f"{counted(len(images), 'image')} would be forgotten; nothing was changed")
 
 

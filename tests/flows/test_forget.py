@@ -127,7 +127,7 @@ def whole(host: Any, recipe_file: Path, child: Any, tmp_path_factory: pytest.Tem
     shutil.copytree(snapshot.folder / "pairs", export / "data")
     record = {"dataset": "web", "snapshot": snapshot.snapshot, "format": "huggingface", "tombstones": None, "files": {}}
     (export / "export.json").write_text(json.dumps(record), encoding="utf-8")
-    pixels = b"".join(row for path in snapshot.all_pair_files() for row in pq.read_table(path)["original"].to_pylist())
+    pixels = b"".join(row for path in snapshot.files("pairs") for row in pq.read_table(path)["original"].to_pylist())
     for place in MADE + LEFT:
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(pixels)

@@ -182,8 +182,8 @@ def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_differen
             assert ("no model compared them" in text) == says, document
     assert "image_text" not in manifest["settings"]
     assert not {"fit", "measure-fit"} & {entry["step"] for entry in manifest["steps"]}
-    assert pq.read_schema(plain.snapshot.caption_files()[0]).equals(CAPTIONS)
-    assert pq.read_schema(plain.snapshot.all_pair_files()[0]).equals(PAIRS)
+    assert pq.read_schema(plain.snapshot.files("captions")[0]).equals(CAPTIONS)
+    assert pq.read_schema(plain.snapshot.files("pairs")[0]).equals(PAIRS)
     recipe = squares.own.recipe(squares.toml("squares", squares.planted), name="plain")
     assert not {"fit", "measure-fit"} & step_versions(recipe).keys(), "its key is that of before these steps"
     assert what_settings(recipe) == manifest["settings"]

@@ -103,7 +103,7 @@ def web(host: Any, own: Any, child: Any) -> Web:
 
 
 def published(report: BuildReport) -> dict[str, dict[str, Any]]:
-    tables = [pq.read_table(path) for path in report.snapshot.all_pair_files()]
+    tables = [pq.read_table(path) for path in report.snapshot.files("pairs")]
     return {row["sample_id"]: row for table in tables for row in table.to_pylist()}
 
 
@@ -237,7 +237,7 @@ def test_trying_in_vain_leaves_the_pairs_as_they_are_and_what_is_gone_for_good_i
         again = web.build(retry_failed=True)
         assert again.snapshot.manifest["attempt"] == attempt
         assert host.hits["/1.jpg"] == attempt + 1
-        pairs = zip(first.snapshot.all_pair_files(), again.snapshot.all_pair_files(), strict=True)
+        pairs = zip(first.snapshot.files("pairs"), again.snapshot.files("pairs"), strict=True)
         assert all(before.samefile(after) for before, after in pairs), "they take no more room"
         assert web.outcomes()["1.jpg"] == f"http_{status}"
     assert again.downloads.num_retryable == 0
@@ -257,7 +257,7 @@ def test_a_killed_attempt_goes_on_and_ends_as_if_all_had_come_at_once(web: Web, 
     done = web.build()
     assert done.snapshot.verify() == []
     at_once = web.build(root=web.folder / "fresh")
-    files = [[*each.snapshot.caption_files(), *each.snapshot.all_pair_files()] for each in (done, at_once)]
+    files = [[*each.snapshot.files("captions"), *each.snapshot.files("pairs")] for each in (done, at_once)]
     kept, fresh = ({path.name: sha256_of(path) for path in each} for each in files)
     assert kept == fresh
 

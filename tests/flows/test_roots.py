@@ -266,7 +266,7 @@ while True:
     assert not problems, problems
     captions, pairs = (
         sum(pq.read_metadata(path).num_rows for path in files)
-        for files in (snapshot.caption_files(), snapshot.all_pair_files())
+        for files in (snapshot.files("captions"), snapshot.files("pairs"))
     )
     seen.add((snapshot.snapshot, captions, pairs, captions, pairs, 1, 1))
     if last:

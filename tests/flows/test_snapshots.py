@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.errors import DamagedError, DefectError, SettingsError
 from data_catalog.catalog.diff import diff_snapshots
 from data_catalog.catalog.history import append_run, history, remove_snapshot, resolve
 from data_catalog.catalog.manifest import (
@@ -134,7 +134,7 @@ def test_a_diff_tells_what_became_of_each_row(root: Path, first: Snapshot) -> No
 
 def test_files_that_both_have_are_not_read_and_a_damaged_one_is_a_sentence(root: Path, first: Snapshot) -> None:
     after = publish(root, "0123456789ab", settings={**first.manifest["settings"], "split": {"val": 0.3}})
-    for path in (*after.caption_files()[1:], *after.all_pair_files()[1:]):
+    for path in (*after.files("captions")[1:], *after.files("pairs")[1:]):
         path.unlink()
     found = diff_snapshots(first, after, num_examples=2)
     assert (counts(found, "captions"), counts(found, "images")) == ({}, {})
@@ -142,7 +142,7 @@ def test_files_that_both_have_are_not_read_and_a_damaged_one_is_a_sentence(root:
     assert settings["settings.split.val"] == (0.2, 0.3)
     assert settings["settings.split.salt"] == ("vernaclip", None)
     other = publish(root, "0123456789ac", captions=lambda rows: rows[:-1])
-    other.caption_files()[0].write_bytes(b"PAR1 no PAR1")
+    other.files("captions")[0].write_bytes(b"PAR1 no PAR1")
     with pytest.raises(DamagedError, match=r"cannot be compared .*: see `vernaclip verify`"):
         diff_snapshots(first, other, num_examples=1)
 
@@ -181,9 +181,9 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path, first: Sn
     assert named("current", "previous") == [first.snapshot, "0123ffffffff"]
     for names, dataset, error in (
         (["0123"], None, "0123 matches 0123456789ab and 0123ffffffff"),
-        (["zz"], None, "holds no snapshot zz:"),
-        (["zz", "current"], None, "holds no snapshot zz:"),
-        (["current"], "nothing", "holds no snapshot current:"),
+        (["zz"], None, "zz match snapshots of no dataset"),
+        (["zz", "current"], None, "zz and current match snapshots of no dataset"),
+        (["current"], "nothing", "current match snapshots of no dataset"),
     ):
         with pytest.raises(SettingsError, match=error):
             resolve(root, names, dataset)
@@ -200,7 +200,7 @@ def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: An
     assert all(row["published"] and row["captions"] > 0 and row["bytes"] > 0 for row in rows)
     (root / "datasets" / "scenes" / "runs.jsonl").unlink()
     os.utime(first.folder / "manifest.json", (time.time() - 60,) * 2)
-    listed = [(each.snapshot.snapshot, each.time) for each in history(root, "scenes")]
+    listed = [(row["snapshot"], row["published"]) for row in history(root, "scenes")]
     assert listed == [(first.snapshot, None), ("0123456789ab", None)]
     assert "holds no dataset 'nothing': it holds scenes" in call("snapshots", "nothing", code=1)
 
@@ -242,7 +242,7 @@ def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path, call:
 
 
 def test_prune_frees_what_it_says(root: Path, first: Snapshot, call: Any) -> None:
-    shared = first.all_pair_files()[0]
+    shared = first.files("pairs")[0]
     second = publish(root, "0123456789ab", captions=lambda rows: rows[:-1])
     linked = second.folder / shared.relative_to(first.folder)
     linked.unlink()
@@ -260,7 +260,7 @@ def test_a_training_keeps_all_snapshots(root: Path, first: Snapshot, call: Any) 
     call("prune")
     seen = query(root, "SELECT DISTINCT snapshot FROM captions").to_pylist()
     assert seen == [{"snapshot": "0123456789ab"}], "views do not name what is pruned"
-    with pytest.raises(SettingsError, match="0123456789ab is the current snapshot of scenes"):
+    with pytest.raises(DefectError, match="0123456789ab is the current snapshot of scenes"):
         remove_snapshot(root, "scenes", "0123456789ab")
     assert remove_snapshot(root, "scenes", first.snapshot) == 0, "it is gone already"
 

@@ -96,7 +96,7 @@ def test_a_kept_caption_is_told_to_the_file_that_it_is_published_in(root: Path, 
     assert "rules of" not in text
     text = " ".join(why(sample, "--rules").split())
     assert all(f"rules of {section}: " in text for section in ("clean", "repeats", "check", "fetch", "duplicates"))
-    assert "keep = [source, resolution, captions], max_distance = 6" in text
+    assert 'keep = ["source", "resolution", "captions"], max_distance = 6' in text
 
 
 def test_a_lost_image_is_told_with_its_answer_and_its_tries(root: Path, why: Any) -> None:
@@ -215,7 +215,7 @@ def test_what_is_forgotten_is_said_with_a_row_and_without(root: Path, copied: Pa
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_texts_of_a_dataset_do_nothing_to_a_terminal(copied: Path, why: Any, more: tuple[str, ...]) -> None:
-    path = require_snapshot(copied, "scenes").caption_files()[0]
+    path = require_snapshot(copied, "scenes").files("captions")[0]
     table = pq.read_table(path)
     hostile = ["\x1b]0;owned\x07 \u202ereversed \x9b2J\nsecond line"] * table.num_rows
     for name in ("source_caption", "caption", "license", "upstream_file"):

@@ -81,7 +81,7 @@ def test_each_snapshot_has_its_own_order_of_steps(tmp_path: Path) -> None:
     for name, order in (("forth", ("ingest", "clean")), ("back", ("clean", "ingest"))):
         snapshot = snapshot_with(tmp_path, name, CAPTIONS, 2)
         rows = [ROW | {"step": step, "drop_reason": step, "caption_id": step} for step in ("ingest", "clean")]
-        for path, some in zip(snapshot.caption_files(), (rows, []), strict=True):
+        for path, some in zip(snapshot.files("captions"), (rows, []), strict=True):
             pq.write_table(pa.Table.from_pylist(some, schema=CAPTIONS), path)
         steps = [{"step": step, "meaning": "", "rules": [], "reasons": {}} for step in order]
         snapshots.append(replace(snapshot, snapshot=name * 2, manifest={**snapshot.manifest, "steps": steps}))
@@ -98,7 +98,7 @@ def test_each_snapshot_has_its_own_order_of_steps(tmp_path: Path) -> None:
 def test_a_file_of_another_schema_within_a_snapshot_is_an_error_and_no_null(tmp_path: Path) -> None:
     snapshot = snapshot_with(tmp_path, "torn", CAPTIONS, 2)
     rest = pa.schema([field for field in CAPTIONS if field.name != "drop_reason"])
-    pq.write_table(pa.Table.from_pylist([], schema=rest), snapshot.caption_files()[1])
+    pq.write_table(pa.Table.from_pylist([], schema=rest), snapshot.files("captions")[1])
     connection = duckdb.connect()
     connection.execute(f"CREATE VIEW captions AS {view_texts([snapshot])['captions']}")
     with pytest.raises(duckdb.Error, match="drop_reason"):

@@ -44,7 +44,7 @@ def damage(path: Path) -> None:
 
 def pictures(snapshot: Snapshot) -> dict[str, bytes]:
     """The image of every pair of a snapshot, by sample."""
-    rows = [row for path in snapshot.all_pair_files() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in snapshot.files("pairs") for row in pq.read_table(path).to_pylist()]
     return {row["sample_id"]: row["image"]["bytes"] for row in rows}
 
 

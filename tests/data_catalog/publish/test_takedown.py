@@ -201,12 +201,12 @@ def taken_down(before: Snapshot, *samples: str) -> Snapshot:
 
 
 def captions_of(found: Snapshot) -> dict[str, Row]:
-    rows = [row for path in found.caption_files() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in found.files("captions") for row in pq.read_table(path).to_pylist()]
     return {row["caption_id"]: row for row in rows}
 
 
 def pairs_of(found: Snapshot) -> dict[str, Row]:
-    rows = [row for path in found.all_pair_files() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in found.files("pairs") for row in pq.read_table(path).to_pylist()]
     return {row["sample_id"]: row for row in rows}
 
 
@@ -219,7 +219,7 @@ def test_whatever_is_forgotten_the_laws_hold(before: Snapshot, samples: str) -> 
     assert counts == [sum(map(bool, goes))]
     merged = captions_of(after)["web:f#10"]
     assert (merged["drop_reason"] == "forgotten") == bool({"c", "f"} & set(samples)), "it goes with its image"
-    asked = {row["sample_id"] for path in after.image_files() for row in pq.read_table(path).to_pylist()}
+    asked = {row["sample_id"] for path in after.files("images") for row in pq.read_table(path).to_pylist()}
     assert "f" in samples or "web:f" in asked, "nobody asks the web for it again"
 
 
@@ -328,7 +328,7 @@ def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) ->
 
 @pytest.mark.parametrize("column", ["source_caption", "upstream_file"])
 def test_texts_that_cannot_be_read_end_a_take_down_with_what_to_remove(before: Snapshot, column: str) -> None:
-    (path, *_) = before.caption_files()
+    (path, *_) = before.files("captions")
     with pq.ParquetFile(path) as file:
         group = file.metadata.row_group(0)
         (chunk,) = (each for each in map(group.column, range(group.num_columns)) if each.path_in_schema == column)
@@ -337,9 +337,9 @@ def test_texts_that_cannot_be_read_end_a_take_down_with_what_to_remove(before: S
     content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     path.write_bytes(content)
     stones = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
-    found = [Matches(matcher=Matcher(stones), files=before.caption_files(), snapshot=before)]
+    found = [Matches(matcher=Matcher(stones), files=before.files("captions"), snapshot=before)]
     if column == "source_caption":
-        with pytest.raises(DamagedError, match=rf"{path} .* Remove the folder {before.folder} and run the same"):
+        with pytest.raises(DamagedError, match=rf"{path} .* remove the folder {before.folder} and run the same"):
             forgotten_texts(before.folder.parents[2], found)
     else:
         assert forgotten_texts(before.folder.parents[2], found), "a column that is not needed"
