@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import ChangeWords
 from training.changes import Change, ChangeRules
 from training.config import TrainConfig
 from training.data.batches import BatchPlan, TrainSplit
@@ -50,18 +51,14 @@ def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
     """Refuse rules that lack what `train.hard_negatives` or the augmentation "mirror" needs: nothing would change."""
     if not config.needs_rules:
         return
-    if rules is None:
-        raise SettingsError(
-            'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
-            "(docs/languages.md): pass them, or leave these settings out"
-        )
+    words = rules.words if rules else ChangeWords()
     wanted = {kind: ("train.hard_negatives", WORDS[kind]) for kind in config.hard_negatives}
     if "mirror" in config.augmentations:
         wanted = {"mirror": ("train.augment", "sides"), **wanted}
-    for name, (setting, words) in wanted.items():
-        if not attrgetter(words)(rules.words):
+    for name, (setting, table) in wanted.items():
+        if not attrgetter(table)(words):
             raise SettingsError(
-                f"{setting} has {name}, but the language pack has no changes.{words}: add these words "
+                f"{setting} has {name}, but the language pack has no changes.{table}: add these words "
                 f"(docs/languages.md), or leave {name} out"
             )
 
@@ -97,9 +94,7 @@ class ChangedInputs:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's changed captions, their kinds and their anchors; see `Batch`.
 
-        Args:
-            plan: the batch.
-            losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
+        Kinds are drawn by their mean losses in the epoch before; without those, equally often.
         """
         kinds = self._config.hard_negatives
         draws = np.random.Generator(np.random.Philox(key=[self._config.seed + (4 << 32), plan.step]))
@@ -125,11 +120,7 @@ def held_out_changes(
 ) -> dict[str, list[tuple[int, str]]]:
     """Return for each kind the images whose first caption can be changed, each with a changed caption.
 
-    Args:
-        captions: all captions of each image.
-        rules: rules by which captions change.
-        kinds: kinds of changes.
-        seed: decides which of the possible changes are taken, so that they are the same in each epoch.
+    The seed decides which of the possible changes are taken, so that they are the same in each epoch.
     """
     draws = np.random.default_rng(seed).random((len(captions), 2))
     return {
@@ -150,10 +141,9 @@ def changed_caption(
     Args:
         caption: the caption.
         others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
-            that one of them confirms: it says the new word, such as "blue", and not the old one. Positions are not
-            compared in this way.
-        changes: returns the result of `ChangeRules.changes`, which may be cached.
-        says: returns the result of `ChangeRules.says`, which may be cached.
+            that one of them confirms: it says the new word, such as "blue", and not the old one.
+        changes: `ChangeRules.changes`, which may be cached.
+        says: `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
     """

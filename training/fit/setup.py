@@ -40,13 +40,7 @@ TRAIN_VERSION = 6  # raise it when the same settings and data would give differe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The settings, data and model of a run.
-
-    Args:
-        batch_size: images per step of all processes: the configured number, or all samples if there are fewer.
-        rules: rules by which captions change. None without `train.hard_negatives`.
-        is_pretrained: the image tower started from given weights.
-    """
+    """The settings, data and model of a run."""
 
     config: TrainConfig
     files: PairFiles
@@ -55,21 +49,15 @@ class Setup:
     num_threads: int
     preprocessing: Preprocessing
     split: TrainSplit
-    batch_size: int
-    rules: ChangeRules | None
+    batch_size: int  # of all processes: the configured number, or all samples if there are fewer
+    rules: ChangeRules | None  # None without `train.hard_negatives`
     tokenizer: SavedTokenizer
     module: Any
-    is_pretrained: bool
+    is_pretrained: bool  # the image tower started from given weights
 
 
 def set_up(
-    files: PairFiles,
-    config: TrainConfig,
-    out: Path,
-    *,
-    plan: TowerPlan,
-    num_threads: int,
-    rules: ChangeRules | None,
+    files: PairFiles, config: TrainConfig, out: Path, *, plan: TowerPlan, num_threads: int, rules: ChangeRules | None
 ) -> Setup:
     """Load data, tokenizer and model, and write the files of the model folder except weights."""
     device, preprocessing, count = chosen_device(config.device), plan.preprocessing, process_count()
@@ -98,12 +86,9 @@ def set_up(
 def model_and_key(
     config: TrainConfig, shards: Mapping[str, list[str]], rules: ChangeRules | None = None
 ) -> tuple[TowerPlan, str]:
-    """Return what the model is made of, and the key of the run.
+    """Return what the model is made of, and the key of the run, given the sha256 of the pair shards by split.
 
-    Args:
-        config: settings of the run.
-        shards: sha256 of the pair shards by split.
-        rules: rules by which captions of the language change, if it has some. They count only if training uses them.
+    Rules by which captions of the language change count only if training uses them.
     """
     require_rules(config, rules)
     count = process_count()
@@ -119,10 +104,9 @@ def model_and_key(
 
 
 def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
-    """Refuse a run that could not start with any data, by its model, weights, tokenizer, device or batch size.
+    """Refuse a run that could not start with any data, and return the least number of bytes that it writes.
 
-    Returns:
-        The minimum number of bytes that a run writes: its best weights, and a resume state of weights and two moments.
+    These are its best weights, and a resume state of weights and two moments.
     """
     require_trackers(config.log)
     refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")

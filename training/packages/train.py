@@ -230,7 +230,7 @@ def _train(training: Training, start: Path | None) -> tuple[TranslationModel, Ru
         )
         every = config.validate_every_steps
         runner = Runner(task, [phase], folder=folder, key=key, validate_every=every, report=report)
-        if not runner.resume().step:
+        if not runner.state.step:
             report(runner.state)
         state = runner.run()
     task.restore()

@@ -7,13 +7,14 @@ So each step is logged once, also after a kill. Only wandb loses the last second
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from data_catalog.base.errors import InputError, install_hint
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import install_hint
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import read_json
 from training.config import TRACKERS
@@ -21,10 +22,7 @@ from training.runs.processes import process_rank
 
 
 class _TensorBoard:
-    """A writer of event files in the folder `tensorboard` of a model folder.
-
-    Events of an earlier attempt from step `since` on are purged.
-    """
+    """Event files in the folder `tensorboard` of a model folder; those of an earlier attempt from `since` on go."""
 
     def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -44,17 +42,13 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A W&B run, whose id and name are those of the model folder. Its files are in the folder `wandb` there.
-
-    All else, such as project and mode, is wandb's own settings (`WANDB_PROJECT`, `WANDB_MODE`).
-    """
+    """A W&B run named by the key, in the folder `wandb` of a model folder. All else is wandb's own settings."""
 
     def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
         import wandb
 
         name = run["key"][:12]
-        with _errors_of_wandb():
-            # The user's program may have a run of its own.
+        with _about_wandb():  # the user's program may have a run of its own
             self._run = wandb.init(
                 dir=out, id=name, name=name, config=run["settings"], resume="allow", reinit="create_new"
             )
@@ -64,8 +58,7 @@ class _Wandb:
             self._run.log(dict(metrics), step=step, commit=True)
 
     def close(self, *, failed: bool) -> None:
-        # Waits until everything is uploaded or written.
-        self._run.finish(exit_code=int(failed))
+        self._run.finish(exit_code=int(failed))  # waits until everything is uploaded or written
 
 
 _TYPES: dict[str, type[_TensorBoard] | type[_Wandb]] = dict(zip(TRACKERS, (_TensorBoard, _Wandb), strict=True))
@@ -73,25 +66,19 @@ _TYPES: dict[str, type[_TensorBoard] | type[_Wandb]] = dict(zip(TRACKERS, (_Tens
 
 def require_trackers(names: Sequence[str]) -> None:
     """Check that trackers (`training.config.TRACKERS`) can be used. With wandb in online mode, log in."""
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise InputError(f"the setting log needs {', '.join(missing)}: {install_hint('log')}")
+    with about("the setting log", remedy=install_hint("log")):
+        for name in names:
+            import_module(name)
     if "wandb" in names and process_rank() == 0:
         import wandb
 
-        with _errors_of_wandb():
+        with _about_wandb():
             if wandb.run is None and wandb.setup().settings.mode == "online":
                 wandb.login()
 
 
-@contextmanager
-def _errors_of_wandb() -> Iterator[None]:
-    import wandb
-
-    try:
-        yield
-    except wandb.errors.Error as error:
-        raise InputError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline") from error
+def _about_wandb() -> AbstractContextManager[None]:
+    return about("wandb", remedy="run `wandb login`, or set WANDB_MODE=offline")
 
 
 class Trackers:
