@@ -55,7 +55,6 @@ class PhaseInputs:
     """
 
     def __init__(self, setup: Setup, *, frozen: bool, first_epoch: int, order: EpochOrder | None) -> None:
-        """Begin a phase in an epoch, with all towers frozen or not, and with the order of hard batches if it has one."""
         self._setup, self._order, self._next_epoch = setup, order, first_epoch
         config, split, module, tokenizer = setup.config, setup.split, setup.module, setup.tokenizer
         image, text = frozen_parts(
