@@ -63,12 +63,7 @@ def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
 def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     """Write a model of two towers that do not know each other, from which a student can learn the text encoder.
 
-    The projection of texts is the identity. The student and the image tower have to be aligned.
-
-    Args:
-        encoder: the text encoder.
-        towers: settings with the image tower.
-        models: folder in which the model's folder is written.
+    Its folder is below `models`. The projection of texts is the identity, so the student has to be aligned.
     """
     import torch
 
