@@ -1,8 +1,7 @@
 """Compute unit features of images and texts as float32 matrices, and cache them on disk.
 
-There are two caches. A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of
-their bytes. A feature index (`write_index`, `read_index`) is one matrix with a JSON record that describes its
-rows.
+A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of their bytes. A feature
+index (`write_index`, `read_index`) is one matrix with a JSON record that describes its rows.
 """
 
 import hashlib
@@ -97,55 +96,33 @@ def stacked(rows: Sequence[Features]) -> Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageEncoder:
-    """The image side of a model, in evaluation mode.
+    """The image side of a model, in evaluation mode."""
 
-    Args:
-        prepare: turns an RGB image into floats of shape (3, height, width).
-        encode: turns prepared images, shape (images, 3, height, width), into features on the CPU, shape (images, dim).
-        identity: what tells its weights and configs from those of others, such as their hashes, for JSON.
-    """
-
-    prepare: "Callable[[Image.Image], torch.Tensor]"
-    encode: "Callable[[torch.Tensor], torch.Tensor]"
-    identity: Any = None
+    prepare: "Callable[[Image.Image], torch.Tensor]"  # from an RGB image to floats of shape (3, height, width)
+    encode: "Callable[[torch.Tensor], torch.Tensor]"  # from prepared images to features (images, dim) on the CPU
+    identity: Any = None  # what tells its weights and configs from those of others, such as their hashes, for JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoder:
-    """The text side of a model, in evaluation mode.
+    """The text side of a model, in evaluation mode."""
 
-    Args:
-        encode: turns texts into features on the CPU, shape (texts, dim).
-        identity: what tells its weights, configs and tokenizer from those of others, such as their hashes, for JSON.
-        reword: changes all texts first, for example translates them. None leaves them as they are.
-    """
-
-    encode: "Callable[[Sequence[str]], torch.Tensor]"
-    identity: Any = None
-    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    encode: "Callable[[Sequence[str]], torch.Tensor]"  # from texts to features (texts, dim) on the CPU
+    identity: Any = None  # what tells its weights, configs and tokenizer from those of others, for JSON
+    reword: Callable[[Sequence[str]], Sequence[str]] | None = None  # changes all texts first, such as translates them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """A model of any library that maps images and texts into one space.
+    """A model of any library that maps images and texts into one space."""
 
-    Args:
-        name: name under which its scores are listed.
-        origin: source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
-        image: its image side. Models with the same one share its cached features.
-        text: its text side.
-        tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
-        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
-        module: the open_clip model. None for a model of another library.
-    """
-
-    name: str
-    origin: str
-    image: ImageEncoder
+    name: str  # under which its scores are listed
+    origin: str  # source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab"
+    image: ImageEncoder  # models with the same one share its cached features
     text: TextEncoder
-    tensors_sha256: str | None = None
-    files: tuple[Mapping[str, str], ...] = ()
-    module: Any = None
+    tensors_sha256: str | None = None  # hash of all loaded weights (`encoders.tensors_sha256`), if it is known
+    files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of the config and tokenizer files in its folder
+    module: Any = None  # the open_clip model; None for a model of another library
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:

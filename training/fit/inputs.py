@@ -24,10 +24,10 @@ from data_catalog.base.progress import Progress
 from training.data.batches import (
     Batch,
     BatchPlan,
-    Prefetched,
     captions_of_epoch,
     epoch_batches,
     image_inputs,
+    made_ahead,
     shuffled_windows,
     text_inputs,
 )
@@ -113,8 +113,7 @@ class PhaseInputs:
         if self._order and places.start == 0:
             self._order.samples.copy_(torch.from_numpy(broadcast(self._order_of(epoch))))
         plans = islice(self._plans(epoch, skip=places.start), len(places))
-        with Prefetched(self._read(plan, losses) for plan in plans) as batches:
-            yield from batches
+        yield from made_ahead(self._read(plan, losses) for plan in plans)
 
     def _read(self, plan: BatchPlan, losses: Mapping[str, float | None]) -> Batch:
         changed = self._changed.read(plan, losses=losses) if self._changed else ()
