@@ -28,19 +28,12 @@ Edit = tuple[int, int, str]  # characters from, to, and what replaces them
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A caption that differs from another in one thing.
+    """A caption that differs from another in one thing."""
 
-    Args:
-        kind: one of `KINDS`.
-        caption: the changed caption.
-        old: name of the thing that was changed, as `ChangeRules.says` has it; "" for "roles" and "exchanged".
-        new: name of the thing that it was changed into.
-    """
-
-    kind: str
-    caption: str
-    old: str = ""
-    new: str = ""
+    kind: str  # one of `KINDS`
+    caption: str  # the changed caption
+    old: str = ""  # name of the thing that was changed, as `ChangeRules.says` has it; "" for "roles" and "exchanged"
+    new: str = ""  # name of the thing that it was changed into
 
     def is_confirmed_by(self, others: Iterable[frozenset[tuple[str, str]]]) -> bool:
         """Return whether another caption names the new thing and not the old one; captions are as `says` has them."""
@@ -54,12 +47,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeRules:
-    """Rules of one language that change one thing in a caption.
-
-    Args:
-        words: the table `[changes]` of the language pack.
-        function_words: of the language pack.
-    """
+    """Rules of one language that change one thing in a caption, from its pack."""
 
     words: ChangeWords
     function_words: tuple[str, ...] = ()
@@ -329,32 +317,21 @@ class ChangeRules:
 
     @cached_property
     def _tables(self) -> "_Tables":
-        return _Tables.of(self.words, frozenset(self.function_words))
+        return _Tables(self.words, self.function_words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Thing:
-    """A phrase of the rules, with the thing that it names.
+    """A phrase of the rules, with the thing that it names."""
 
-    Args:
-        phrase: its words without case.
-        words: its words as the language writes them.
-        needs_word: a word must follow.
-        name: name of the thing.
-        opposite: what replaces it, for positions and negations.
-        opposite_name: name of that.
-        row: place of the thing in its table.
-        group: class of a noun.
-    """
-
-    phrase: Phrase
-    words: tuple[str, ...]
+    phrase: Phrase  # its words without case
+    words: tuple[str, ...]  # its words as the language writes them
     name: str
-    needs_word: bool = False
-    opposite: str = ""
+    needs_word: bool = False  # a word must follow
+    opposite: str = ""  # what replaces it, for positions and negations
     opposite_name: str = ""
-    row: int = 0
-    group: int = 0
+    row: int = 0  # place of the thing in its table
+    group: int = 0  # class of a noun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,17 +396,11 @@ class _Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LeftAlone:
-    """A phrase in which nothing is changed.
+    """A phrase in which nothing is changed."""
 
-    Args:
-        words: its words; "*" is any word.
-        offset: place of the first other word.
-        needs_end: the phrase that it is in must end with it.
-    """
-
-    words: Phrase
-    offset: int
-    needs_end: bool
+    words: Phrase  # "*" is any word
+    offset: int  # place of the first other word
+    needs_end: bool  # the phrase that it is in must end with it
 
     def is_at(self, text: _Text, start: int, function_words: frozenset[str]) -> bool:
         if start < 0 or not text.has(start, self.words):
@@ -438,54 +409,10 @@ class _LeftAlone:
         return not self.needs_end or after is None or after in function_words
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Tables:
-    """The words of `ChangeRules`, for look-up; words are without case.
+    """The words of `ChangeRules`, for look-up; words are without case."""
 
-    Args:
-        things: for each kind with words of its own, its phrases.
-        shown: number of the forms that a word before a colour shows.
-        num_forms: forms of a colour.
-        left_alone: phrases in which nothing is changed, by their first word that is not "*".
-        function_words: of the language, less adjectives.
-        adjectives: colours, and words that agree, without function words.
-        known: words that may stand before a noun.
-        closed: words that cannot follow a number.
-        articles: those that depend on the next letter, with their pair.
-        joining: words between two colours of one thing ("black and white").
-        sides: all forms of "left" and "right".
-    """
-
-    things: Mapping[str, _Table]
-    shown: Mapping[str, frozenset[int]]
-    num_forms: int
-    left_alone: Mapping[str, "Sequence[_LeftAlone]"]
-    function_words: frozenset[str]
-    adjectives: frozenset[str]
-    known: frozenset[str]
-    closed: frozenset[str]
-    joining: frozenset[str]
-    articles: Mapping[str, tuple[str, ...]]
-    agents: frozenset[str]
-    patients: frozenset[str]
-    sides: frozenset[str]
-
-    @classmethod
-    def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
-        num_forms = max([1, len(words.agreement), *map(len, words.colours)])
-        shown: dict[str, frozenset[int]] = {}
-        for number, group in enumerate(words.agreement):
-            for word in group:
-                shown[_folded(word)] = shown.get(_folded(word), frozenset()) | {number}
-        left_alone: dict[str, list[_LeftAlone]] = {}
-        for text in words.left_alone:
-            parts = [("*",) if word == "*" else _phrase(word) for word in text.removesuffix("|").split()]
-            phrase = tuple(part for some in parts for part in some)
-            offset = next(place for place, word in enumerate(phrase) if word != "*")
-            found = _LeftAlone(words=phrase, offset=offset, needs_end=text.endswith("|"))
-            left_alone.setdefault(phrase[offset], []).append(found)
-        # Packs write elided words without their apostrophe.
-        functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
+    def __init__(self, words: ChangeWords, function_words: Iterable[str]) -> None:
         phrases = {
             "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
             "negation": dict(_opposites(words.negations)) if words.negations else {},
@@ -497,23 +424,33 @@ class _Tables:
                 for phrase, thing in _rows(rows, group=group).items()
             },
         }
+        # For each kind with words of its own, its phrases.
+        self.things = {kind: _by_first_word(found.values()) for kind, found in phrases.items()}
+        self.num_forms = max([1, len(words.agreement), *map(len, words.colours)])  # of a colour
+        self.shown: dict[str, frozenset[int]] = {}  # numbers of the forms that a word before a colour shows
+        for number, forms in enumerate(words.agreement):
+            for word in forms:
+                self.shown[_folded(word)] = self.shown.get(_folded(word), frozenset()) | {number}
+        self.left_alone: dict[str, list[_LeftAlone]] = {}  # by their first word that is not "*"
+        for text in words.left_alone:
+            parts = [("*",) if word == "*" else _phrase(word) for word in text.removesuffix("|").split()]
+            phrase = tuple(part for some in parts for part in some)
+            offset = next(place for place, word in enumerate(phrase) if word != "*")
+            found = _LeftAlone(words=phrase, offset=offset, needs_end=text.endswith("|"))
+            self.left_alone.setdefault(phrase[offset], []).append(found)
         colours = {word for phrase in phrases["colour"] for word in phrase}
         numbers = {word for phrase in phrases["count"] for word in phrase}
-        return cls(
-            things={kind: _by_first_word(found.values()) for kind, found in phrases.items()},
-            shown=shown,
-            num_forms=num_forms,
-            left_alone=left_alone,
-            function_words=functions,
-            adjectives=frozenset(colours | shown.keys()) - functions,
-            known=frozenset(colours | numbers | shown.keys()),
-            closed=functions - shown.keys(),
-            joining=functions | colours,
-            articles={_folded(word): pair for pair in words.before_vowels for word in pair if word},
-            agents=frozenset(map(_folded, words.roles.agents)),
-            patients=frozenset(map(_folded, words.roles.patients)),
-            sides=frozenset(map(_folded, words.sides)),
-        )
+        # Packs write elided words without their apostrophe.
+        self.function_words = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
+        self.adjectives = frozenset(colours | self.shown.keys()) - self.function_words  # colours, and words that agree
+        self.known = frozenset(colours | numbers | self.shown.keys())  # words that may stand before a noun
+        self.closed = self.function_words - self.shown.keys()  # words that cannot follow a number
+        self.joining = self.function_words | colours  # between two colours of one thing ("black and white")
+        # Articles that depend on the next letter, with their pair.
+        self.articles = {_folded(word): pair for pair in words.before_vowels for word in pair if word}
+        self.agents = frozenset(map(_folded, words.roles.agents))
+        self.patients = frozenset(map(_folded, words.roles.patients))
+        self.sides = frozenset(map(_folded, words.sides))  # all forms of "left" and "right"
 
 
 def _folded(word: str) -> str:
