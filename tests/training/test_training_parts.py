@@ -31,7 +31,7 @@ from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
-from training.data.batches import Batch, Prefetched, epoch_batches, image_inputs, open_train_split
+from training.data.batches import Batch, epoch_batches, image_inputs, made_ahead, open_train_split
 from training.data.images import ImageReader, decode
 from training.data.pairs import (
     Captions,
@@ -145,11 +145,11 @@ def test_batches_made_ahead_come_once_in_order_with_errors_in_their_places() -> 
         raise KeyError("the last")
 
     interval = sys.getswitchinterval()
-    with Prefetched(broken()) as numbers:
-        assert sys.getswitchinterval() == pytest.approx(interval / 10)
-        assert [next(numbers) for _ in range(50)] == list(range(50))
-        with pytest.raises(KeyError, match="the last"):
-            next(numbers)
+    numbers = made_ahead(broken())
+    assert [next(numbers) for _ in range(50)] == list(range(50))
+    assert sys.getswitchinterval() == pytest.approx(interval / 10)
+    with pytest.raises(KeyError, match="the last"):
+        next(numbers)
     assert sys.getswitchinterval() == interval
 
 
@@ -391,9 +391,9 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     found = {}
     for size in (0, 4):
         module.zero_grad()
-        value = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
+        loss_now, by_kind = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-        found[size] |= {"loss": value.whole.detach(), "by kind": value.by_kind}
+        found[size] |= {"loss": loss_now.detach(), "by kind": by_kind}
     assert found[0].keys() == found[4].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)

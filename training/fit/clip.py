@@ -28,7 +28,7 @@ from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_chang
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, pieces_of, unit_features
 from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
-from training.fit.setup import LOSS_PLOT_FILE, Setup, model_and_key, set_up
+from training.fit.setup import LOSS_PLOT_FILE, Setup, model_and_key
 from training.runs.attempts import WEIGHTS_FILE, Result, claim, key_of_folder
 from training.runs.processes import (
     all_cores,
@@ -66,12 +66,7 @@ def train(
     then it also has the resume state in `last/`. Trackers (`train.log`) have folders of their own there. Processes that
     `torchrun` started train together into one folder, which all of them must be able to access.
 
-    Args:
-        files: pair shards by split.
-        config: settings of the run.
-        out: the model folder.
-        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
-        rules: rules by which captions of the language change, for `train.hard_negatives`.
+    `sha256` may look up hashes that are already known. `rules` by which captions change are for `train.hard_negatives`.
     """
     hashes, device = files.hashes(sha256), chosen_device(config.device)
     config = with_precision(
@@ -88,7 +83,7 @@ def train(
         refuse_leaks(files)
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
-            setup = set_up(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
+            setup = Setup(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
             with closing(setup.split.images):
                 return _run(setup, key)
 

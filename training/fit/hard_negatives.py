@@ -22,7 +22,7 @@ from data_catalog.base.language_pack import ChangeWords
 from training.changes import Change, ChangeRules
 from training.config import TrainConfig
 from training.data.batches import BatchPlan, TrainSplit
-from training.data.pairs import Captions, Floats
+from training.data.pairs import Floats
 from training.scores.evaluation import wording
 from training.towers.tokenizer import Tokenize
 
@@ -43,7 +43,7 @@ DRAWS_VERSION = 4  # raise it when the same rules and settings would give other 
 # Prefixes of a kind in the metrics of an epoch.
 HARD_LOSS = "hard_loss_"
 VAL_PREFERRED = "val_preferred_"
-_MOST_READ = 50_000  # captions whose words are looked at, or whose changes are kept
+MOST_READ = 50_000  # captions whose words are looked at, or whose changes are kept
 _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now and then
 
 
@@ -63,15 +63,6 @@ def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
             )
 
 
-def rules_within(rules: ChangeRules, captions: Captions) -> ChangeRules:
-    """Return the rules that change captions only into words that captions of the split have.
-
-    So no word gives changed captions away. At most `_MOST_READ` captions, evenly spread, are read.
-    """
-    every = -(-len(captions.flat) // _MOST_READ)
-    return rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
-
-
 def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
     """Return how often to draw each kind, relative to the others, by the squares of their losses in the epoch before.
 
@@ -87,7 +78,7 @@ class ChangedInputs:
 
     def __init__(self, split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules) -> None:
         self._split, self._config, self._tokenizer = split, config, tokenizer
-        self._changes, self._says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
+        self._changes, self._says = lru_cache(MOST_READ)(rules.changes), lru_cache(MOST_READ)(rules.says)
 
     def read(
         self, plan: BatchPlan, *, losses: Mapping[str, float | None] | None = None

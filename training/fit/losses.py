@@ -14,9 +14,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.data.batches import Batch
 from training.runs.processes import gather_features, generator_states, set_generator_states, sum_gradients
@@ -224,12 +222,3 @@ def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
 
     images, *texts = zip(features.parts, gradients.parts, strict=True)
     both(tower(images), tower(*texts), are_apart=are_apart)
-
-
-def refuse_batch_statistics(module: Any) -> None:
-    """Refuse to process a batch in pieces if batch normalisation would take the statistics of a piece for its own."""
-    if any(isinstance(part, _BatchNorm) for part in module.modules()):
-        raise SettingsError(
-            "train.microbatch does not work with batch normalisation, which would see only a piece of the batch. "
-            "Set it to 0, or use a model with a vision transformer"
-        )
