@@ -24,7 +24,7 @@ from training.data.images import Features
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.runs.attempts import WEIGHTS_FILE, AttemptLog, Result, claim
 from training.runs.processes import chosen_device, deterministic_torch, require_one_process
-from training.runs.runner import Phase, Runner, RunState, finish, write_metrics
+from training.runs.runner import Phase, Runner, RunState, cosine, finish, write_metrics
 from training.runs.trackers import Trackers
 from training.towers.model_files import save_weights
 
@@ -43,14 +43,8 @@ def align(
     """Align frozen towers into a model folder, or return the result of a finished run.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch; epoch 0 is the start.
-
-    Args:
-        files: pair shards by split.
-        towers: settings of `[train]` that name the towers.
-        config: settings of the alignment.
-        out: the model folder.
-        cache: folder with features of frozen towers, shared by all runs.
-        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
+    `towers` name the towers, whose features are in the folder `cache`, shared by all runs. `sha256` may look up hashes
+    that are already known.
     """
     require_one_process("align")
     hashes = files.hashes(sha256)
@@ -122,6 +116,8 @@ def _trained(
     heads: Heads, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig, num_epochs: int
 ) -> tuple[Heads, RunState]:
     task = HeadsTask(heads, train, val, config)
-    phase = Phase(name="align", steps=num_epochs * task.num_batches(0), rate=task.rate)
+    per_epoch = task.num_batches(0)
+    rate = cosine(config.lr, warmup=0, total=config.epochs * per_epoch)  # also of a shorter run
+    phase = Phase(name="align", steps=num_epochs * per_epoch, rate=rate)
     state = Runner(task, [phase]).run(validate_first=True)
     return task.best, state

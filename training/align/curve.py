@@ -44,14 +44,7 @@ def measure_curve(
     `evaluate` names. The board's models are those of each size, with the numbers of their training images (those of the
     val split too, if `align.refit` is set) and captions. Then come expected scores of larger sizes, without queries.
 
-    Args:
-        files: pair shards by split.
-        towers: settings of `[train]` that name the towers.
-        config: settings of the alignment.
-        evaluate: settings of scoring.
-        out: folder of the aligned model.
-        cache: folder with features of frozen towers.
-        sizes: numbers of images, at least 2; also 0 if `align.start` is "model", for its heads as they are.
+    Size 0 is for `align.start` = "model": its heads as they are. The folder `cache` has features of frozen towers.
     """
     wanted = require_sizes(sizes, files, config)
     split = split_to_score(files, evaluate.split)

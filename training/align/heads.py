@@ -82,13 +82,8 @@ def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tupl
     The directions of the two sides whose projections correlate most, scaled by the square root of their correlation.
     Means are not subtracted, which would need a bias. Instead, the direction of each side's mean is projected out.
 
-    Args:
-        pairs: pairs of the train split.
-        dim: number of directions.
-        ridge: share of the mean variance that is added to each variance.
-
-    Returns:
-        Matrices of shape (image dim, dim) and (text dim, dim). If a side has fewer directions, the rest is zero.
+    `ridge` is the share of the mean variance that is added to each variance. The matrices have the shapes (image dim,
+    dim) and (text dim, dim). If a side has fewer directions, the rest is zero.
     """
     images, texts = np.stack(pairs.views).mean(axis=0, dtype=np.float64), pairs.texts.astype(np.float64)
     counts = np.bincount(pairs.owners, minlength=len(images)).astype(np.float64)
@@ -148,11 +143,6 @@ class HeadsTask(Task[tuple[Tensor, Tensor]]):
             {"params": [heads.logit_scale], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, on a cosine that ends after `align.epochs`, also in a shorter run."""
-        total = self._config.epochs * self.num_batches(0)
-        return self._config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
 
     def num_batches(self, epoch: int) -> int:
         """Return the number of full batches."""

@@ -39,22 +39,14 @@ AHEAD = 3  # batches; more would only use more memory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The inputs of one step, or this process's slice of them.
+    """The inputs of one step, or this process's slice of them. The last three are those of `train.hard_negatives`."""
 
-    Args:
-        images: inputs of the image tower, shape (batch, ...).
-        texts: inputs of the text tower, shape (batch, ...).
-        changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
-        kinds: index in `train.hard_negatives` of what differs in each changed caption, shape (batch,). -1: none; that
-            row of `changed` does not count.
-        anchors: token ids of another caption of the image about what was changed, as long as those in `changed`. A row
-            of zeros: none.
-    """
-
-    images: torch.Tensor
-    texts: torch.Tensor
-    changed: torch.Tensor | None = None
+    images: torch.Tensor  # inputs of the image tower, shape (batch, ...)
+    texts: torch.Tensor  # inputs of the text tower, shape (batch, ...)
+    changed: torch.Tensor | None = None  # token ids of changed captions, shape (batch, length)
+    # Index of what differs in each changed caption, shape (batch,). -1: none; that row of `changed` does not count.
     kinds: torch.Tensor | None = None
+    # Token ids of another caption of the image about what was changed, as long as `changed`. A row of zeros: none.
     anchors: torch.Tensor | None = None
 
     @property

@@ -137,11 +137,8 @@ class FeatureStore:
     Images with equal bytes, and texts with equal characters, have bit-identical features, so they always tie. Features
     that an interrupted run has computed are used by the next one.
 
-    Args:
-        encoder: the model.
-        folder: folder of the cache, with a subfolder for each side of a model, named by its `fingerprint`. None caches
-            in memory only.
-        unit: scale features to length 1. False leaves them as the model returns them.
+    The folder has a subfolder for each side of a model, named by its `fingerprint`; None caches in memory only. Features
+    have length 1, or with `unit=False` the length that the model gives them.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None = None, *, unit: bool = True) -> None:

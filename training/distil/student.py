@@ -30,12 +30,8 @@ def open_student(
 ) -> tuple[SavedTokenizer, Any]:
     """Return the tokenizer and the model of teacher's image tower and new student. Write their files except weights.
 
-    Args:
-        teacher: the teacher's open_clip model.
-        image_config: what the student takes over of its model config.
-        config: settings of the run.
-        out: the model folder.
-        sentences: translations, on which the tokenizer of a preset is trained.
+    The student takes over `image_config` of the teacher's model config. The tokenizer of a preset is trained on
+    `sentences`, the translations.
     """
     is_new = config.student in PRESETS
     name = "student" if is_new else config.student

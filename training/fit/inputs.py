@@ -167,12 +167,7 @@ class PhaseInputs:
 class FrozenTower:
     """A frozen tower with a cache of its features, in an unnamed file in the run's folder that ends with the process.
 
-    Args:
-        part: the tower, and its projection if that is trained.
-        name: what the features describe, as a plural: "images" or "captions".
-        count: number of all of them. The file takes as many times the size of a feature.
-        setup: the run.
-        inputs: returns the tower's inputs by index.
+    The file takes `count` times the size of a feature. `inputs` returns the tower's inputs by index.
     """
 
     def __init__(

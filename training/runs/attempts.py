@@ -55,12 +55,8 @@ def claim(
 ) -> Result | None:
     """Claim a model folder for a run, and return its result if it is finished; refuse a folder with another run.
 
-    Args:
-        folder: the model folder. If its weights were lost, the run is not finished.
-        key: key of the run.
-        settings: settings that decide the weights.
-        borrowed: initial weights of other people, with their licenses.
-        learned: sha256 of the pair shards that decide the weights, also those of the start and of a teacher.
+    `borrowed` are initial weights of other people, with their licenses; `learned` is the sha256 of the pair shards that
+    decide the weights, also those of the start and of a teacher. A run whose weights were lost is not finished.
     """
     if process_rank() == 0:
         sweep_temporary([folder, (folder / STATE_FILE).parent])
