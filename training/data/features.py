@@ -66,15 +66,10 @@ _TEXTS = (
 )
 
 
-def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE) -> Features:
+def image_features(model: LoadedModel, paths: Sequence[Path]) -> Features:
     """Return features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
-    groups = row_groups(paths)
-    found: list[Features] = []
-    with Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress:
-        for pixels in decoded_groups(groups, model.preprocessing, num_threads=len(os.sched_getaffinity(0))):
-            found.append(picture_features(model, pixels, batch_size=batch_size))
-            progress.advance(len(pixels))
-    return joined_rows(found)
+    decoded = decoded_groups(row_groups(paths), model.preprocessing, num_threads=len(os.sched_getaffinity(0)))
+    return joined_rows(picture_features(model, pixels) for pixels in decoded)
 
 
 def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = BATCH_SIZE) -> Features:
@@ -137,8 +132,8 @@ class FeatureStore:
     Images with equal bytes, and texts with equal characters, have bit-identical features, so they always tie. Features
     that an interrupted run has computed are used by the next one.
 
-    The folder has a subfolder for each side of a model, named by its `fingerprint`; None caches in memory only. Features
-    have length 1, or with `unit=False` the length that the model gives them.
+    The folder has a subfolder for each side of a model, named by its `fingerprint`; None caches in memory only. `unit`
+    scales features to length 1; without it they are as the model returns them.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None = None, *, unit: bool = True) -> None:

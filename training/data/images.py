@@ -108,10 +108,8 @@ class ImageReader:
     ) -> None:
         self._num_images = sum(group.num_rows for group in groups)
         self._groups, self._preprocessing = groups, preprocessing
-        num_cached = 2 * (
-            window * len(groups) // max(1, self._num_images) + 1
-        )  # two are in use where a batch crosses their border
-        self._encoded = encoded_reader(groups, num_cached=num_cached)
+        per_window = window * len(groups) // max(1, self._num_images) + 1
+        self._encoded = encoded_reader(groups, num_cached=2 * per_window)  # a batch may cross their border
         self._decoded: dict[int, Pixels] = {}
         self._decoded_fit = self._num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)
