@@ -164,7 +164,7 @@ class ChangeRules:
             forms = self._forms(text, place)
             # "Black and white" never becomes "white and white".
             joined = {two.thing.name for two in places if two is not place and self._are_joined(text, place, two)}
-            for other in self.words.colours:
+            for other in place.thing.rows:
                 is_other = not any(self._are_alike(name, other[0]) for name in {place.thing.name} | joined)
                 if is_other and (new := _form(other, forms)):
                     yield from self._replaced("colour", text, place, new, other[0])
@@ -187,10 +187,9 @@ class ChangeRules:
             stands_alone = after is None or place.end in starts or after in self._tables.function_words
             if before not in self._tables.known or not (stands_alone or after in self._tables.known):
                 continue
-            group, forms = self.words.nouns[place.thing.group], self.words.nouns[place.thing.group][place.thing.row]
-            which = [cell for cell, form in enumerate(forms) if _phrase(form) == place.thing.phrase]
-            for row, other in enumerate(group):
-                if row != place.thing.row and (new := _form(other, which)):
+            which = [cell for cell, form in enumerate(place.thing.forms) if _phrase(form) == place.thing.phrase]
+            for other in place.thing.rows:
+                if other != place.thing.forms and (new := _form(other, which)):
                     yield from self._replaced("noun", text, place, new, other[0])
 
     def _exchanges(self, text: "_Text") -> Iterator[Change]:
@@ -201,9 +200,8 @@ class ChangeRules:
                 is_same = self._are_alike(one.thing.name, two.thing.name)
                 if is_same or not self._are_apart(text, one, two, positions):
                     continue
-                colours = self.words.colours
-                first = _form(colours[two.thing.row], self._forms(text, one))
-                second = _form(colours[one.thing.row], self._forms(text, two))
+                first = _form(two.thing.forms, self._forms(text, one))
+                second = _form(one.thing.forms, self._forms(text, two))
                 edit = _edits(text, one, first, self._tables.articles) if first and second else []
                 other = _edits(text, two, second, self._tables.articles) if first and second else []
                 if edit and other:
@@ -290,7 +288,7 @@ class ChangeRules:
         forms = {
             number
             for number in range(self._tables.num_forms)
-            if _phrase(_of(self.words.colours[place.thing.row], number)) == place.thing.phrase
+            if _phrase(_of(place.thing.forms, number)) == place.thing.phrase
         }
         num_unknown, before = 0, place.first - 1
         while before >= 0 and not text.breaks(before) and num_unknown < 2:
@@ -330,8 +328,8 @@ class _Thing:
     needs_word: bool = False  # a word must follow
     opposite: str = ""  # what replaces it, for positions and negations
     opposite_name: str = ""
-    row: int = 0  # place of the thing in its table
-    group: int = 0  # class of a noun
+    forms: tuple[str, ...] = ()  # all forms of the thing, for colours and nouns
+    rows: tuple[tuple[str, ...], ...] = ()  # forms of all things that can replace it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,12 +415,8 @@ class _Tables:
             "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
             "negation": dict(_opposites(words.negations)) if words.negations else {},
             "colour": _rows(words.colours),
-            "count": _rows([(number,) for number in words.numbers]),
-            "noun": {
-                phrase: thing
-                for group, rows in enumerate(words.nouns)
-                for phrase, thing in _rows(rows, group=group).items()
-            },
+            "count": _rows(tuple((number,) for number in words.numbers)),
+            "noun": {phrase: thing for rows in words.nouns for phrase, thing in _rows(rows).items()},
         }
         # For each kind with words of its own, its phrases.
         self.things = {kind: _by_first_word(found.values()) for kind, found in phrases.items()}
@@ -484,13 +478,9 @@ def _is_in(word: str | None, table: _Table) -> bool:
     return word is not None and any(thing.phrase == (word,) for thing in table.get(word, ()))
 
 
-def _rows(rows: Iterable[Sequence[str]], *, group: int = 0) -> dict[Phrase, _Thing]:
+def _rows(rows: tuple[tuple[str, ...], ...]) -> dict[Phrase, _Thing]:
     """Return a table of things with several forms each; a thing has the name of its first form."""
-    return {
-        _phrase(form): _thing(form, name=forms[0], row=row, group=group)
-        for row, forms in enumerate(rows)
-        for form in forms
-    }
+    return {_phrase(form): _thing(form, name=forms[0], forms=forms, rows=rows) for forms in rows for form in forms}
 
 
 def _opposites(sides: Sequence[Sequence[str]]) -> Iterator[tuple[Phrase, _Thing]]:

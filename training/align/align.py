@@ -24,7 +24,7 @@ from training.data.images import Features
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.runs.attempts import WEIGHTS_FILE, AttemptLog, Result, claim
 from training.runs.processes import chosen_device, deterministic_torch, require_one_process
-from training.runs.runner import Phase, Runner, RunState, cosine, finish, write_metrics
+from training.runs.runner import Phase, Runner, RunState, finish, write_metrics
 from training.runs.trackers import Trackers
 from training.towers.model_files import save_weights
 
@@ -116,8 +116,6 @@ def _trained(
     heads: Heads, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig, num_epochs: int
 ) -> tuple[Heads, RunState]:
     task = HeadsTask(heads, train, val, config)
-    per_epoch = task.num_batches(0)
-    rate = cosine(config.lr, warmup=0, total=config.epochs * per_epoch)  # also of a shorter run
-    phase = Phase(name="align", steps=num_epochs * per_epoch, rate=rate)
+    phase = Phase(name="align", steps=num_epochs * task.num_batches(0), rate=task.rate)
     state = Runner(task, [phase]).run(validate_first=True)
     return task.best, state

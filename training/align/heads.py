@@ -144,6 +144,11 @@ class HeadsTask(Task[tuple[Tensor, Tensor]]):
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, on a cosine that ends after `align.epochs`, also in a shorter run."""
+        total = self._config.epochs * self.num_batches(0)
+        return self._config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+
     def num_batches(self, epoch: int) -> int:
         """Return the number of full batches."""
         return len(self._starts) // self._batch_size

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# Parameters of glibc's mallopt (malloc.h).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def process_rank() -> int:
@@ -201,8 +199,8 @@ def prepare_for_torch() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
-    _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(-3, 2**27)  # M_MMAP_THRESHOLD; a larger one makes the peak larger, and gains little
+    _mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def share_freed_memory() -> None:
@@ -211,11 +209,11 @@ def share_freed_memory() -> None:
     With heaps of their own, glibc's default, a server whose requests run in changing threads would keep the peak of
     each (`benchmarks/page_load.py`).
     """
-    _mallopt(_M_ARENA_MAX, 1)
+    _mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def _mallopt(parameter: int, value: int) -> None:
-    """Set a parameter of glibc's allocator; other C libraries have none."""
+    """Set a parameter of glibc's allocator (malloc.h); other C libraries have none."""
     getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)(parameter, value)
 
 

@@ -38,7 +38,7 @@ def _about_wandb() -> AbstractContextManager[None]:
 
 
 class Trackers:
-    """The trackers of a run, none by default, in folders of their own in a model folder. Metrics wait until handed over.
+    """The trackers of a run, none by default, with folders of their own. Metrics wait until they are handed over.
 
     All settings of wandb, such as project and mode, are its own (`WANDB_PROJECT`, `WANDB_MODE`). As a context manager,
     it hands over the last metrics and ends the run. After an exception, the run has failed.
