@@ -37,7 +37,6 @@ from training.data.pairs import (
     Captions,
     PairFiles,
     batches_of,
-    caption_draws,
     epoch_order,
     read_captions,
     refuse_leaks,
@@ -85,7 +84,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files: PairFiles) -> None:
     captions = Captions.of(pa.chunked_array([[["z"]], [["a", "b", "c"]]]))
-    drawn = [captions.texts(captions.chosen(caption_draws(2, seed=0, epoch=epoch))) for epoch in range(300)]
+    drawn = [captions.texts(captions.drawn(seed=0, epoch=epoch)) for epoch in range(300)]
     assert {first for first, _ in drawn} == {"z"}
     counts = Counter(second for _, second in drawn)
     assert {caption: counts[caption] > 70 for caption in counts} == {"a": True, "b": True, "c": True}

@@ -21,7 +21,6 @@ from training.data.pairs import (
     Integers,
     RowGroup,
     batches_of,
-    caption_draws,
     epoch_order,
     read_captions,
     row_groups,
@@ -103,10 +102,6 @@ class TrainSplit:
     def _seen(self, text: str, is_mirrored: bool) -> str:
         return (self.mirror(text) or text) if is_mirrored and self.mirror else text
 
-    def num_batches(self, batch_size: int) -> int:
-        """Return the number of full batches per epoch."""
-        return len(self.captions) // batch_size
-
 
 def open_train_split(
     paths: Sequence[Path],
@@ -145,7 +140,7 @@ def epoch_batches(
     windows = shuffled_windows(split, config, epoch) if order is None else [order]
     chosen = captions_of_epoch(split, config, epoch)
     share = batch_size // process_count()
-    first, step = process_rank() * share, epoch * split.num_batches(batch_size)
+    first, step = process_rank() * share, epoch * (len(split.captions) // batch_size)
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         samples = whole[first : first + share]
         plan = BatchPlan(step=step + number, first=first, samples=samples, captions=chosen[samples])
@@ -162,7 +157,7 @@ def captions_of_epoch(split: TrainSplit, config: TrainConfig, epoch: int) -> Int
     """Return the index of the caption that each sample has in an epoch."""
     if config.captions == "first":
         return split.captions.starts
-    return split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
+    return split.captions.drawn(seed=config.seed, epoch=epoch)
 
 
 def image_inputs(

@@ -162,11 +162,6 @@ def batches_of(windows: Sequence[Integers], batch_size: int) -> Iterator[Integer
         rest = samples[full:]
 
 
-def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
-    """Return a random number in [0, 1) per sample, which selects its caption. It depends only on the arguments."""
-    return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
-
-
 @dataclass(frozen=True, slots=True)
 class Captions:
     """The captions of a split, in the order of its samples."""
@@ -187,8 +182,9 @@ class Captions:
         """Return the number of samples."""
         return len(self.starts)
 
-    def chosen(self, draws: Floats) -> Integers:
-        """Return the index of one caption per sample, selected by numbers in [0, 1)."""
+    def drawn(self, *, seed: int, epoch: int) -> Integers:
+        """Return the index of one random caption per sample, which depends only on the arguments."""
+        draws = np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(len(self))
         return self.starts + (draws * self.counts).astype(np.int64)
 
     def of_sample(self, sample: int) -> list[str]:

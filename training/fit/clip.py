@@ -158,7 +158,7 @@ class ClipTask:
 
     def num_batches(self, epoch: int) -> int:
         """Return the number of full batches of the train split."""
-        return self._setup.split.num_batches(self._setup.batch_size)
+        return len(self._setup.split.captions) // self._setup.batch_size
 
     def batches(self, epoch: int, places: range) -> Generator[Batch]:
         """Set the modules to training, and yield these batches of an epoch."""
