@@ -266,7 +266,7 @@ def test_what_cannot_be_continued_is_told(
 def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: Path) -> None:
     out = tmp_path / "en_it.argosmodel"
     with pytest.raises(
-        SettingsError, match=r"stopped at step 2 of .* because the loss is .*Train again into another --out"
+        SettingsError, match=r"stopped after step 1, .* because the loss is .*Train again into another --out"
     ):
         train(tiny_tsv, out, replace(QUICK, lr=1e30, warmup_steps=0, num_steps=20, validate_every_steps=20))
     assert not out.exists()
