@@ -222,8 +222,8 @@ class Photographs:
         from training.align.heads import FeaturePairs
 
         captions = english_captions(data)
-        rows, photos = dev_images(data, self.frozen.images), photos_of(data, "dev")
-        texts = self.frozen.texts.texts([text for photo in photos for text in captions[photo]], batch_size=BATCH_SIZE)
+        rows, photos = dev_images(data, self.frozen.store), photos_of(data, "dev")
+        texts = self.frozen.store.texts([text for photo in photos for text in captions[photo]], batch_size=BATCH_SIZE)
         owners = np.repeat(np.arange(len(photos)), [len(captions[photo]) for photo in photos])
         return FeaturePairs(views=(rows,), texts=texts, owners=owners)
 

@@ -28,19 +28,12 @@ Edit = tuple[int, int, str]  # characters from, to, and what replaces them
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A caption that differs from another in one thing.
+    """A caption that differs from another in one thing."""
 
-    Args:
-        kind: one of `KINDS`.
-        caption: the changed caption.
-        old: name of the thing that was changed, as `ChangeRules.says` has it; "" for "roles" and "exchanged".
-        new: name of the thing that it was changed into.
-    """
-
-    kind: str
-    caption: str
-    old: str = ""
-    new: str = ""
+    kind: str  # one of `KINDS`
+    caption: str  # the changed caption
+    old: str = ""  # name of the thing that was changed, as `ChangeRules.says` has it; "" for "roles" and "exchanged"
+    new: str = ""  # name of the thing that it was changed into
 
     def is_confirmed_by(self, others: Iterable[frozenset[tuple[str, str]]]) -> bool:
         """Return whether another caption names the new thing and not the old one; captions are as `says` has them."""
@@ -54,12 +47,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeRules:
-    """Rules of one language that change one thing in a caption.
-
-    Args:
-        words: the table `[changes]` of the language pack.
-        function_words: of the language pack.
-    """
+    """Rules of one language that change one thing in a caption, from its pack."""
 
     words: ChangeWords
     function_words: tuple[str, ...] = ()
@@ -176,7 +164,7 @@ class ChangeRules:
             forms = self._forms(text, place)
             # "Black and white" never becomes "white and white".
             joined = {two.thing.name for two in places if two is not place and self._are_joined(text, place, two)}
-            for other in self.words.colours:
+            for other in place.thing.rows:
                 is_other = not any(self._are_alike(name, other[0]) for name in {place.thing.name} | joined)
                 if is_other and (new := _form(other, forms)):
                     yield from self._replaced("colour", text, place, new, other[0])
@@ -199,10 +187,9 @@ class ChangeRules:
             stands_alone = after is None or place.end in starts or after in self._tables.function_words
             if before not in self._tables.known or not (stands_alone or after in self._tables.known):
                 continue
-            group, forms = self.words.nouns[place.thing.group], self.words.nouns[place.thing.group][place.thing.row]
-            which = [cell for cell, form in enumerate(forms) if _phrase(form) == place.thing.phrase]
-            for row, other in enumerate(group):
-                if row != place.thing.row and (new := _form(other, which)):
+            which = [cell for cell, form in enumerate(place.thing.forms) if _phrase(form) == place.thing.phrase]
+            for other in place.thing.rows:
+                if other != place.thing.forms and (new := _form(other, which)):
                     yield from self._replaced("noun", text, place, new, other[0])
 
     def _exchanges(self, text: "_Text") -> Iterator[Change]:
@@ -213,9 +200,8 @@ class ChangeRules:
                 is_same = self._are_alike(one.thing.name, two.thing.name)
                 if is_same or not self._are_apart(text, one, two, positions):
                     continue
-                colours = self.words.colours
-                first = _form(colours[two.thing.row], self._forms(text, one))
-                second = _form(colours[one.thing.row], self._forms(text, two))
+                first = _form(two.thing.forms, self._forms(text, one))
+                second = _form(one.thing.forms, self._forms(text, two))
                 edit = _edits(text, one, first, self._tables.articles) if first and second else []
                 other = _edits(text, two, second, self._tables.articles) if first and second else []
                 if edit and other:
@@ -302,7 +288,7 @@ class ChangeRules:
         forms = {
             number
             for number in range(self._tables.num_forms)
-            if _phrase(_of(self.words.colours[place.thing.row], number)) == place.thing.phrase
+            if _phrase(_of(place.thing.forms, number)) == place.thing.phrase
         }
         num_unknown, before = 0, place.first - 1
         while before >= 0 and not text.breaks(before) and num_unknown < 2:
@@ -329,32 +315,21 @@ class ChangeRules:
 
     @cached_property
     def _tables(self) -> "_Tables":
-        return _Tables.of(self.words, frozenset(self.function_words))
+        return _Tables(self.words, self.function_words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Thing:
-    """A phrase of the rules, with the thing that it names.
+    """A phrase of the rules, with the thing that it names."""
 
-    Args:
-        phrase: its words without case.
-        words: its words as the language writes them.
-        needs_word: a word must follow.
-        name: name of the thing.
-        opposite: what replaces it, for positions and negations.
-        opposite_name: name of that.
-        row: place of the thing in its table.
-        group: class of a noun.
-    """
-
-    phrase: Phrase
-    words: tuple[str, ...]
+    phrase: Phrase  # its words without case
+    words: tuple[str, ...]  # its words as the language writes them
     name: str
-    needs_word: bool = False
-    opposite: str = ""
+    needs_word: bool = False  # a word must follow
+    opposite: str = ""  # what replaces it, for positions and negations
     opposite_name: str = ""
-    row: int = 0
-    group: int = 0
+    forms: tuple[str, ...] = ()  # all forms of the thing, for colours and nouns
+    rows: tuple[tuple[str, ...], ...] = ()  # forms of all things that can replace it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,17 +394,11 @@ class _Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LeftAlone:
-    """A phrase in which nothing is changed.
+    """A phrase in which nothing is changed."""
 
-    Args:
-        words: its words; "*" is any word.
-        offset: place of the first other word.
-        needs_end: the phrase that it is in must end with it.
-    """
-
-    words: Phrase
-    offset: int
-    needs_end: bool
+    words: Phrase  # "*" is any word
+    offset: int  # place of the first other word
+    needs_end: bool  # the phrase that it is in must end with it
 
     def is_at(self, text: _Text, start: int, function_words: frozenset[str]) -> bool:
         if start < 0 or not text.has(start, self.words):
@@ -438,82 +407,44 @@ class _LeftAlone:
         return not self.needs_end or after is None or after in function_words
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Tables:
-    """The words of `ChangeRules`, for look-up; words are without case.
+    """The words of `ChangeRules`, for look-up; words are without case."""
 
-    Args:
-        things: for each kind with words of its own, its phrases.
-        shown: number of the forms that a word before a colour shows.
-        num_forms: forms of a colour.
-        left_alone: phrases in which nothing is changed, by their first word that is not "*".
-        function_words: of the language, less adjectives.
-        adjectives: colours, and words that agree, without function words.
-        known: words that may stand before a noun.
-        closed: words that cannot follow a number.
-        articles: those that depend on the next letter, with their pair.
-        joining: words between two colours of one thing ("black and white").
-        sides: all forms of "left" and "right".
-    """
-
-    things: Mapping[str, _Table]
-    shown: Mapping[str, frozenset[int]]
-    num_forms: int
-    left_alone: Mapping[str, "Sequence[_LeftAlone]"]
-    function_words: frozenset[str]
-    adjectives: frozenset[str]
-    known: frozenset[str]
-    closed: frozenset[str]
-    joining: frozenset[str]
-    articles: Mapping[str, tuple[str, ...]]
-    agents: frozenset[str]
-    patients: frozenset[str]
-    sides: frozenset[str]
-
-    @classmethod
-    def of(cls, words: ChangeWords, function_words: frozenset[str]) -> "_Tables":
-        num_forms = max([1, len(words.agreement), *map(len, words.colours)])
-        shown: dict[str, frozenset[int]] = {}
-        for number, group in enumerate(words.agreement):
-            for word in group:
-                shown[_folded(word)] = shown.get(_folded(word), frozenset()) | {number}
-        left_alone: dict[str, list[_LeftAlone]] = {}
+    def __init__(self, words: ChangeWords, function_words: Iterable[str]) -> None:
+        phrases = {
+            "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
+            "negation": dict(_opposites(words.negations)) if words.negations else {},
+            "colour": _rows(words.colours),
+            "count": _rows(tuple((number,) for number in words.numbers)),
+            "noun": {phrase: thing for rows in words.nouns for phrase, thing in _rows(rows).items()},
+        }
+        # For each kind with words of its own, its phrases.
+        self.things = {kind: _by_first_word(found.values()) for kind, found in phrases.items()}
+        self.num_forms = max([1, len(words.agreement), *map(len, words.colours)])  # of a colour
+        self.shown: dict[str, frozenset[int]] = {}  # numbers of the forms that a word before a colour shows
+        for number, forms in enumerate(words.agreement):
+            for word in forms:
+                self.shown[_folded(word)] = self.shown.get(_folded(word), frozenset()) | {number}
+        self.left_alone: dict[str, list[_LeftAlone]] = {}  # by their first word that is not "*"
         for text in words.left_alone:
             parts = [("*",) if word == "*" else _phrase(word) for word in text.removesuffix("|").split()]
             phrase = tuple(part for some in parts for part in some)
             offset = next(place for place, word in enumerate(phrase) if word != "*")
             found = _LeftAlone(words=phrase, offset=offset, needs_end=text.endswith("|"))
-            left_alone.setdefault(phrase[offset], []).append(found)
-        # Packs write elided words without their apostrophe.
-        functions = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
-        phrases = {
-            "position": dict(pair for sides in words.positions for pair in _opposites(sides)),
-            "negation": dict(_opposites(words.negations)) if words.negations else {},
-            "colour": _rows(words.colours),
-            "count": _rows([(number,) for number in words.numbers]),
-            "noun": {
-                phrase: thing
-                for group, rows in enumerate(words.nouns)
-                for phrase, thing in _rows(rows, group=group).items()
-            },
-        }
+            self.left_alone.setdefault(phrase[offset], []).append(found)
         colours = {word for phrase in phrases["colour"] for word in phrase}
         numbers = {word for phrase in phrases["count"] for word in phrase}
-        return cls(
-            things={kind: _by_first_word(found.values()) for kind, found in phrases.items()},
-            shown=shown,
-            num_forms=num_forms,
-            left_alone=left_alone,
-            function_words=functions,
-            adjectives=frozenset(colours | shown.keys()) - functions,
-            known=frozenset(colours | numbers | shown.keys()),
-            closed=functions - shown.keys(),
-            joining=functions | colours,
-            articles={_folded(word): pair for pair in words.before_vowels for word in pair if word},
-            agents=frozenset(map(_folded, words.roles.agents)),
-            patients=frozenset(map(_folded, words.roles.patients)),
-            sides=frozenset(map(_folded, words.sides)),
-        )
+        # Packs write elided words without their apostrophe.
+        self.function_words = frozenset(form for word in map(_folded, function_words) for form in (word, f"{word}'"))
+        self.adjectives = frozenset(colours | self.shown.keys()) - self.function_words  # colours, and words that agree
+        self.known = frozenset(colours | numbers | self.shown.keys())  # words that may stand before a noun
+        self.closed = self.function_words - self.shown.keys()  # words that cannot follow a number
+        self.joining = self.function_words | colours  # between two colours of one thing ("black and white")
+        # Articles that depend on the next letter, with their pair.
+        self.articles = {_folded(word): pair for pair in words.before_vowels for word in pair if word}
+        self.agents = frozenset(map(_folded, words.roles.agents))
+        self.patients = frozenset(map(_folded, words.roles.patients))
+        self.sides = frozenset(map(_folded, words.sides))  # all forms of "left" and "right"
 
 
 def _folded(word: str) -> str:
@@ -547,13 +478,9 @@ def _is_in(word: str | None, table: _Table) -> bool:
     return word is not None and any(thing.phrase == (word,) for thing in table.get(word, ()))
 
 
-def _rows(rows: Iterable[Sequence[str]], *, group: int = 0) -> dict[Phrase, _Thing]:
+def _rows(rows: tuple[tuple[str, ...], ...]) -> dict[Phrase, _Thing]:
     """Return a table of things with several forms each; a thing has the name of its first form."""
-    return {
-        _phrase(form): _thing(form, name=forms[0], row=row, group=group)
-        for row, forms in enumerate(rows)
-        for form in forms
-    }
+    return {_phrase(form): _thing(form, name=forms[0], forms=forms, rows=rows) for forms in rows for form in forms}
 
 
 def _opposites(sides: Sequence[Sequence[str]]) -> Iterator[tuple[Phrase, _Thing]]:

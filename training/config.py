@@ -28,6 +28,7 @@ Positive = Annotated[float, Interval(gt=0, le=10**6)]
 NotNegative = Annotated[float, Interval(ge=0, le=10**6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 LogitScale = Annotated[float, Interval(ge=1, le=100)]
+Dropout = Annotated[float, Interval(ge=0, le=0.99)]
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
@@ -319,7 +320,7 @@ class AlignConfig:
     """Factor of similarities at the start, 1 to 100. It is trained."""
     hidden: bool = False
     """Give each head a hidden layer, in place of one linear map. Such heads start from random weights."""
-    dropout: float = 0.3
+    dropout: Dropout = 0.3
     """Share of a tower's features that each step drops, 0 to 1."""
     mirror: bool = False
     """Also compute features of the mirrored training images. Each epoch then draws one of the two views. Captions that
@@ -336,8 +337,6 @@ class AlignConfig:
     def __post_init__(self) -> None:
         check_bounds(self, "align")
         require_values("align", self, "", start=("closed_form", "model"), log=TRACKERS)
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
 
@@ -388,7 +387,7 @@ class DistilConfig:
     """Weight decay, for weights with two or more dimensions."""
     max_grad_norm: NotNegative = 1.0
     """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Dropout rate of a student that starts from random weights, from 0 to below 1."""
     contrastive: NotNegative = 1.0
     """Weight of the contrastive term: find the teacher's feature of each sentence among those of the batch. The cosine
@@ -419,8 +418,6 @@ class DistilConfig:
         choices = {name: CHOICES[name] for name in ("precision", "device", "log")}
         check_bounds(self, "distil")
         require_values("distil", self, "", "", origin=("", *tuple(ORIGINS)[1:]), **choices)
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from training.data.pairs import Captions, PairFiles, read_captions
 from training.fit.clip import train
 from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import ChangedInputs, changed_caption, held_out_changes, needs
-from training.fit.losses import StepLoss
+from training.fit.losses import step_loss
 from training.fit.setup import model_and_key
 from training.towers.model import load_model
 from training.towers.preprocessing import Preprocessing
@@ -97,9 +97,9 @@ def test_the_loss_is_as_written_out(count: int, loss: str, weight: float, data: 
         expected += weight * (changed_loss + by_anchor) / count
         by_kind[kinds[place]] = [by_kind[kinds[place]][0] + changed_loss, by_kind[kinds[place]][1] + 1]
     config = TrainConfig(loss=loss, hard_negatives=NEGATIVES, hard_negative_weight=weight)
-    found = StepLoss.of(module, Batch(images, texts, changed, torch.tensor(kinds), anchors), config)
-    assert found.whole.item() == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(found.by_kind.T.numpy(), by_kind, rtol=1e-4, atol=1e-6)
+    loss_of_step, sums = step_loss(module, Batch(images, texts, changed, torch.tensor(kinds), anchors), config)
+    assert loss_of_step.item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(sums.T.numpy(), by_kind, rtol=1e-4, atol=1e-6)
 
 
 def test_a_changed_caption_is_none_of_its_image(rules: ChangeRules) -> None:
@@ -275,8 +275,8 @@ def test_what_contradicts_itself_is_refused(
     TrainConfig(hard_negatives=NEGATIVES, augment=("caption_safe",))
     no_sides = replace(rules, words=replace(rules.words, sides=()))
     for passed, settings, message in (
-        (None, {"hard_negatives": NEGATIVES}, r"need the rules of a language pack's \[changes\]"),
-        (None, {"augment": ("mirror",)}, r"need the rules of a language pack's \[changes\]"),
+        (None, {"hard_negatives": NEGATIVES}, r"has position, but the language pack has no changes\.positions"),
+        (None, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (no_sides, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (
             rules,

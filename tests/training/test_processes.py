@@ -142,8 +142,16 @@ def test_each_process_has_dropout_of_its_own() -> None:
     assert drawn[0] == drawn[3]
 
 
-@pytest.mark.parametrize(("told", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_of_a_training_sleep_while_they_wait(told: dict[str, str], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "told", "expected"),
+    [
+        ("fit.clip", {}, "PASSIVE"),
+        ("fit.clip", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ("align.align", {}, "PASSIVE"),
+        ("distil.distil", {}, "PASSIVE"),
+    ],
+)
+def test_threads_of_a_training_sleep_while_they_wait(module: str, told: dict[str, str], expected: str) -> None:
     """OpenMP reads the setting once, when torch is loaded; what the user set stays."""
     code = (
         "import os, sys\n"
@@ -151,7 +159,7 @@ def test_threads_of_a_training_sleep_while_they_wait(told: dict[str, str], expec
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch': sys.exit(os.environ.get('OMP_WAIT_POLICY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import training.fit.clip\n"
+        f"import training.{module}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | told
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

@@ -31,13 +31,12 @@ from data_catalog.disk.resume import load_resume_state, save_resume_state
 from training.changes import ChangeRules
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
-from training.data.batches import Batch, Prefetched, epoch_batches, image_inputs, open_train_split
+from training.data.batches import Batch, epoch_batches, image_inputs, made_ahead, open_train_split
 from training.data.images import ImageReader, decode
 from training.data.pairs import (
     Captions,
     PairFiles,
     batches_of,
-    caption_draws,
     epoch_order,
     read_captions,
     refuse_leaks,
@@ -85,7 +84,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files: PairFiles) -> None:
     captions = Captions.of(pa.chunked_array([[["z"]], [["a", "b", "c"]]]))
-    drawn = [captions.texts(captions.chosen(caption_draws(2, seed=0, epoch=epoch))) for epoch in range(300)]
+    drawn = [captions.texts(captions.drawn(seed=0, epoch=epoch)) for epoch in range(300)]
     assert {first for first, _ in drawn} == {"z"}
     counts = Counter(second for _, second in drawn)
     assert {caption: counts[caption] > 70 for caption in counts} == {"a": True, "b": True, "c": True}
@@ -145,11 +144,11 @@ def test_batches_made_ahead_come_once_in_order_with_errors_in_their_places() -> 
         raise KeyError("the last")
 
     interval = sys.getswitchinterval()
-    with Prefetched(broken()) as numbers:
-        assert sys.getswitchinterval() == pytest.approx(interval / 10)
-        assert [next(numbers) for _ in range(50)] == list(range(50))
-        with pytest.raises(KeyError, match="the last"):
-            next(numbers)
+    numbers = made_ahead(broken())
+    assert [next(numbers) for _ in range(50)] == list(range(50))
+    assert sys.getswitchinterval() == pytest.approx(interval / 10)
+    with pytest.raises(KeyError, match="the last"):
+        next(numbers)
     assert sys.getswitchinterval() == interval
 
 
@@ -391,9 +390,9 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
     found = {}
     for size in (0, 4):
         module.zero_grad()
-        value = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
+        loss_now, by_kind = backward(module, Encoders.whole(module), batch, replace(config, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-        found[size] |= {"loss": value.whole.detach(), "by kind": value.by_kind}
+        found[size] |= {"loss": loss_now.detach(), "by kind": by_kind}
     assert found[0].keys() == found[4].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)

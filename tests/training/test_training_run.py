@@ -209,7 +209,7 @@ def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights
     tensors["model.text.text_projection"][0, 0] = math.nan  # as a run leaves it that has left all bounds
     length = int.from_bytes(state[:8], "little")
     save_file(tensors, out / STATE_FILE, metadata=json.loads(state[8 : 8 + length])["__metadata__"])
-    with pytest.raises(SettingsError, match=r"step 10 of epoch 2 because the loss is nan\. The weights of epoch 1"):
+    with pytest.raises(SettingsError, match=r"step 9, in epoch 2, because the loss is nan\. The weights of epoch 1"):
         train(square_files, config, out)
     assert (out / "model.safetensors").read_bytes() == best
 

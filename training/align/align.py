@@ -5,11 +5,10 @@ features afterwards. Features are cached by content, batch by batch, and heads t
 interrupted starts its heads again and ends with the same bytes.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,15 @@ import torch
 
 from data_catalog.base.errors import InputError, PipelineError
 from data_catalog.base.settings import what_values
-from data_catalog.disk.files import sha256_of, write_bytes
+from data_catalog.disk.files import sha256_of
 from training.align.frozen import FrozenTowers, aligned_model_and_key
 from training.align.heads import FeaturePairs, Heads, HeadsTask
 from training.config import AlignConfig, TowerConfig, TrainConfig
 from training.data.images import Features
 from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
-from training.runs.attempts import METRICS_FILE, WEIGHTS_FILE, AttemptLog, Result, claim, finish
+from training.runs.attempts import WEIGHTS_FILE, AttemptLog, Result, claim
 from training.runs.processes import chosen_device, deterministic_torch, require_one_process
-from training.runs.runner import Phase, Runner, RunState
+from training.runs.runner import Phase, Runner, RunState, finish, write_metrics
 from training.runs.trackers import Trackers
 from training.towers.model_files import save_weights
 
@@ -44,14 +43,8 @@ def align(
     """Align frozen towers into a model folder, or return the result of a finished run.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch; epoch 0 is the start.
-
-    Args:
-        files: pair shards by split.
-        towers: settings of `[train]` that name the towers.
-        config: settings of the alignment.
-        out: the model folder.
-        cache: folder with features of frozen towers, shared by all runs.
-        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
+    `towers` name the towers, whose features are in the folder `cache`, shared by all runs. `sha256` may look up hashes
+    that are already known.
     """
     require_one_process("align")
     hashes = files.hashes(sha256)
@@ -78,28 +71,18 @@ def align(
                 raise InputError("the train split has fewer than two images: build a larger dataset")
             heads, state = fit_heads(frozen, train, val, config)
             frozen.put(heads)
-            model_sha256 = save_weights(frozen.module, out / WEIGHTS_FILE)
-            write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in state.history).encode())
+            save_weights(frozen.module, out / WEIGHTS_FILE)
+            write_metrics(out, state)
             for line in state.history:
                 trackers.add(line["epoch"], line)
-            best = state.best_record
-            attempts.note(best["step"])
+            epoch, step = state.best_record["epoch"], state.best_record["step"]
+            attempts.note(step)
     except PipelineError:
         if is_new:  # a folder without weights is no model
             shutil.rmtree(out)
         raise
-    result = Result(
-        key=key,
-        model_sha256=model_sha256,
-        num_samples=len(train) + (len(val) if config.refit and val is not None else 0),
-        epochs=best["epoch"],
-        frozen_epochs=best["epoch"],
-        steps=best["step"],
-        best_epoch=best["epoch"],
-        best_val_loss=None,
-        best_val_mrr=best["val_mrr@10"],
-    )
-    return finish(out, result)
+    num_samples = len(train) + (len(val) if config.refit and val is not None else 0)
+    return finish(out, key, replace(state, epoch=epoch, step=step), num_samples=num_samples, frozen_epochs=epoch)
 
 
 def fit_heads(

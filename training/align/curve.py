@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from data_catalog.disk.files import write_json
 from data_catalog.report.drawing import COLOURS, write_png
 from training.align.align import fit_heads
 from training.align.frozen import opened_towers
-from training.align.heads import FeaturePairs, Heads
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, row_groups, split_to_score
 from training.scores.evaluation import retrieval_outcomes, score_rows
@@ -44,14 +44,7 @@ def measure_curve(
     `evaluate` names. The board's models are those of each size, with the numbers of their training images (those of the
     val split too, if `align.refit` is set) and captions. Then come expected scores of larger sizes, without queries.
 
-    Args:
-        files: pair shards by split.
-        towers: settings of `[train]` that name the towers.
-        config: settings of the alignment.
-        evaluate: settings of scoring.
-        out: folder of the aligned model.
-        cache: folder with features of frozen towers.
-        sizes: numbers of images, at least 2; also 0 if `align.start` is "model", for its heads as they are.
+    Size 0 is for `align.start` = "model": its heads as they are. The folder `cache` has features of frozen towers.
     """
     wanted = require_sizes(sizes, files, config)
     split = split_to_score(files, evaluate.split)
@@ -77,49 +70,37 @@ def measure_curve(
                 heads = frozen.start(train, config)
             counts = {"images": sum(map(len, trained)), "captions": sum(len(pairs.texts) for pairs in trained)}
             models.append(_model(**counts, epoch=epoch))
-            rows += _scores(heads, scored, evaluate, model=models[-1].name, test_set=split)
+            for outcome in retrieval_outcomes(*heads.encoded(scored), scored.owners, captions=ALL):
+                found = score_rows(outcome, evaluate, model=models[-1].name, test_set=split)
+                rows += [row for row in found if row.metric in (_FORTH, _BACK)]
             logger.info("%s: text to image R@1 %.4f", models[-1].name, rows[-2].value)
     forth = rows[::2]
-    for images, value, low, high in extended(
-        [model.counts["images"] for model in models], [row.value for row in forth]
-    ):
+    sizes, values = [model.counts["images"] for model in models], [row.value for row in forth]
+    for images, value, low, high in extended(sizes, values):
         models.append(_model(images=images))
         rows.append(replace(forth[0], model=models[-1].name, value=value, low=low, high=high, queries=0))
     notes = (VALIDATED,) if split == "val" else ()
     facts = SetFacts(name=split, task="retrieval", num_images=len(scored), num_texts=len(scored.texts), notes=notes)
     board = Board(rows=tuple(rows), models=tuple(models), sets=(facts,))
     write_json(out / CURVE_FILE, board.to_json())
-    _write_plot(board, out / CURVE_PLOT_FILE)
+    write_png(out / CURVE_PLOT_FILE, partial(_draw, board), size=(8, 4.5))
     return board
 
 
 def require_sizes(sizes: Sequence[int], files: PairFiles, config: AlignConfig) -> list[int]:
     """Return the sizes of a curve, each once, in ascending order, if there are as many training images."""
-    wanted = sorted(set(sizes))
-    small = [size for size in wanted if size < 2 and not (size == 0 and config.start == "model")]
-    if small or not wanted:
+    there, wanted = sum(group.num_rows for group in row_groups(files.train)), sorted(set(sizes))
+    least = 0 if config.start == "model" else 2
+    if not wanted or wanted[0] < least or 1 in wanted or wanted[-1] > there:
         raise SettingsError(
-            f"the curve needs numbers of images from 2 on (or 0 with align.start = model), got "
-            f"{', '.join(map(str, small)) or 'none'}"
+            f"the curve needs numbers of images from 2 to {there:,} (or 0 with align.start = model), got "
+            f"{', '.join(map(str, wanted)) or 'none'}"
         )
-    there = sum(group.num_rows for group in row_groups(files.train))
-    if there < wanted[-1]:
-        raise InputError(f"the curve asks for {wanted[-1]:,} training images, but there are {there:,}")
     return wanted
 
 
 def _model(images: int, **counts: int) -> ModelFacts:
     return ModelFacts(name=f"{images:,} images", origin="aligned heads", counts={"images": images, **counts})
-
-
-def _scores(
-    heads: Heads, scored: FeaturePairs, evaluate: EvaluateConfig, *, model: str, test_set: str
-) -> Iterator[ScoreRow]:
-    """Yield R@1 from captions to images, then from images to captions."""
-    images, texts = heads.encoded(scored)
-    for outcome in retrieval_outcomes(images, texts, scored.owners, captions=ALL):
-        rows = score_rows(outcome, evaluate, model=model, test_set=test_set)
-        yield from (row for row in rows if row.metric in (_FORTH, _BACK))
 
 
 def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, float, float, float]]:
@@ -169,32 +150,28 @@ def curve_rows(board: Board) -> list[dict[str, object]]:
     return found
 
 
-def _write_plot(board: Board, path: Path) -> None:
+def _draw(board: Board, figure: Any) -> None:
     forth = board.where(metric=_FORTH).rows
     points = [(model.counts["images"], row) for model, row in zip(board.models, forth, strict=True)]
     measured = [(images, row) for images, row in points if images and row.queries]
     expected = [(images, row) for images, row in points if not row.queries]
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot(
-            xlabel="training images", ylabel=f"text to image R@1 ({forth[0].test_set}, {forth[0].gallery:,} images)"
-        )
-        axes.set_xscale("log")
-        for some, style, colour, label in (
-            (measured, "o-", COLOURS["first"], "measured, 95 % interval"),
-            ([*measured[-1:], *expected] if expected else [], "o--", COLOURS["soft"], "extended"),
-        ):
-            x, y = [images for images, _ in some], [row.value for _, row in some]
-            errors = [[row.value - row.low for _, row in some], [row.high - row.value for _, row in some]]
-            if some:
-                axes.errorbar(x, y, yerr=errors, fmt=style, color=colour, capsize=3, label=label)
-        if not points[0][0]:
-            axes.axhline(forth[0].value, linestyle=":", color=COLOURS["soft"], label="without pairs")
-        shown = [images for images, _ in points if images]
-        axes.set_xticks(shown, [f"{number:,}" for number in shown], rotation=45)
-        axes.minorticks_off()
-        axes.set_ylim(bottom=0)
-        axes.grid(color=COLOURS["line"], linewidth=0.6)
-        axes.legend(frameon=False)
-
-    write_png(path, draw, size=(8, 4.5))
+    axes = figure.add_subplot(
+        xlabel="training images", ylabel=f"text to image R@1 ({forth[0].test_set}, {forth[0].gallery:,} images)"
+    )
+    axes.set_xscale("log")
+    for some, style, colour, label in (
+        (measured, "o-", COLOURS["first"], "measured, 95 % interval"),
+        ([*measured[-1:], *expected] if expected else [], "o--", COLOURS["soft"], "extended"),
+    ):
+        x, y = [images for images, _ in some], [row.value for _, row in some]
+        errors = [[row.value - row.low for _, row in some], [row.high - row.value for _, row in some]]
+        if some:
+            axes.errorbar(x, y, yerr=errors, fmt=style, color=colour, capsize=3, label=label)
+    if not points[0][0]:
+        axes.axhline(forth[0].value, linestyle=":", color=COLOURS["soft"], label="without pairs")
+    shown = [images for images, _ in points if images]
+    axes.set_xticks(shown, [f"{number:,}" for number in shown], rotation=45)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(color=COLOURS["line"], linewidth=0.6)
+    axes.legend(frameon=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import SettingsError
 from data_catalog.catalog.manifest import SPLITS
 from data_catalog.disk.files import unit_interval
 from data_catalog.rows.schema import SCORE
@@ -30,14 +30,12 @@ def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, c
     Returns:
         Columns `sample_id`, `caption` and `image_text_score` (null: the fold has too few captions to compare with).
     """
-    if num_folds < 2:
-        raise SettingsError(f"--folds must be at least 2, got {num_folds}: heads are trained on all folds but one")
     groups = row_groups([path for split in SPLITS for path in files.of(split)])
     rows = [row for group in groups for row in read_rows(group, ["sample_id", "sha256", "captions"]).to_pylist()]
     folds = np.array([int(unit_interval(row["sha256"], "fold") * num_folds) for row in rows], np.int64)
-    smallest = min(np.bincount(folds, minlength=num_folds))
-    if smallest < 2:
-        raise InputError(f"of {len(rows):,} images, a fold has {smallest}: give fewer --folds, or build more images")
+    if num_folds < 2 or min(np.bincount(folds, minlength=num_folds)) < 2:  # heads train on all folds but one
+        least = f"at least 2, and leave two of {len(rows):,} images in each fold"
+        raise SettingsError(f"--folds must be {least}, got {num_folds}")
     texts = [(row["sample_id"], text) for row in rows for text in row["captions"]]
     scores = np.full(len(texts), np.nan)
     with opened_towers(towers, config, cache=cache) as frozen:
@@ -53,10 +51,6 @@ def fold_scores(files: PairFiles, towers: TrainConfig, config: AlignConfig, *, c
                 images, captions, held.owners, images=digests, captions=[texts[place][1] for place in places]
             )
             logger.info("fold %d of %d: scored %d captions", fold + 1, num_folds, len(places))
-    return pa.table(
-        {
-            "sample_id": pa.array([sample_id for sample_id, _ in texts], pa.string()),
-            "caption": pa.array([text for _, text in texts], pa.string()),
-            SCORE: pa.array(scores.astype(np.float32), from_pandas=True),
-        }
-    )
+    sample_ids, wordings = zip(*texts, strict=True)
+    score = pa.array(scores.astype(np.float32), from_pandas=True)
+    return pa.table({"sample_id": sample_ids, "caption": wordings, SCORE: score})

@@ -35,32 +35,23 @@ BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
 def aligned_model_and_key(
     towers: TowerConfig, config: AlignConfig, shards: Mapping[str, list[str]]
 ) -> tuple[TowerPlan, str]:
-    """Return what the model is made of, with its heads, and the key of the run.
-
-    Args:
-        towers: settings of the towers.
-        config: settings of the alignment.
-        shards: sha256 of the pair shards by split.
-    """
+    """Return what the model is made of, with its heads, and the run's key, given the sha256 of pair shards by split."""
     plan = TowerPlan.of(towers)
     vision, text = plan.config["vision_cfg"], plan.config["text_cfg"]
-    if not plan.has_image_weights:
+    if not (plan.has_image_weights and plan.has_encoder):
         raise SettingsError(
-            f"align needs a pretrained image tower, unlike that of {plan.name}: set train.image_tower or "
-            "train.image_weights"
-        )
-    if not plan.has_encoder:
-        raise SettingsError(
-            f"align needs a Hugging Face text tower, unlike that of {plan.name}: set train.text_encoder"
+            f"align needs a pretrained image tower and a Hugging Face text tower, unlike those of {plan.name}: set "
+            "train.image_tower or train.image_weights, and train.text_encoder"
         )
     if config.start == "model" and plan.start is None:
         raise SettingsError(f"align.start is model, but train.model is {plan.name}, which is no model folder")
-    if config.hidden and "timm_model_name" not in vision:
-        raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
     kind = "mlp" if config.hidden else "linear"
-    if plan.start is not None and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
-        hidden = str(config.hidden).lower()
-        raise SettingsError(f"align.hidden is {hidden}, but the heads of {plan.name} are of the other kind")
+    kinds = {text.get("hf_proj_type"), vision.get("timm_proj", kind)} if plan.start else {kind}
+    if kinds != {kind} or (config.hidden and "timm_model_name" not in vision):
+        raise SettingsError(
+            f"align.hidden is {str(config.hidden).lower()}, but {plan.name} has heads of the other kind, or an image "
+            "tower that is no timm backbone (train.image_tower)"
+        )
     plan = plan.projected(kind)
     made_of = {"align": what_values(config), **plan.key(), "shards": shards}
     return plan, digest({"version": ALIGN_VERSION, **made_of})
@@ -90,57 +81,38 @@ class FrozenTowers:
             )
         self._parts = image, text
         files = [{"name": name, "sha256": sha256_of(out / name)} for name in TEXT_FILES]
-        encoder = Encoder(
-            name="the frozen towers",
-            origin=plan.name,
-            image=ImageEncoder(
-                prepare=partial(_prepared, plan.preprocessing),
-                encode=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
-                identity=_weights_sha256(image),
-            ),
-            text=TextEncoder(
-                encode=lambda texts: encode_where_fastest(
-                    text.tower, partial(backbone_features, text), model.tokenizer(texts)
-                ),
-                identity=[_weights_sha256(text), *files],
-            ),
+        images = ImageEncoder(
+            prepare=partial(_prepared, plan.preprocessing),
+            encode=partial(encode_where_fastest, image.tower, partial(backbone_features, image)),
+            identity=_weights_sha256(image),
         )
-        prepare = partial(_prepared, plan.preprocessing, mirror=True)
-        mirrored = replace(encoder, name="the frozen towers, mirrored", image=replace(encoder.image, prepare=prepare))
-        self.store, self.mirrored = (FeatureStore(each, cache, unit=False) for each in (encoder, mirrored))
+        texts = TextEncoder(
+            encode=lambda texts: encode_where_fastest(
+                text.tower, partial(backbone_features, text), model.tokenizer(texts)
+            ),
+            identity=[_weights_sha256(text), *files],
+        )
+        encoder = Encoder(name="the frozen towers", origin=plan.name, image=images, text=texts)
+        mirrored = replace(images, prepare=partial(_prepared, plan.preprocessing, mirror=True))
+        self.store = FeatureStore(encoder, cache, unit=False)
+        self.mirrored = FeatureStore(replace(encoder, image=mirrored), cache, unit=False)
 
     def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
         """Return the features of a split, with those of mirrored images if `mirror` is set. None without images."""
-        paths = files.of(split)
-        groups = row_groups(paths)
-        if not any(group.num_rows for group in groups):
+        groups, captions = row_groups(files.of(split)), read_captions(files.of(split)).to_pylist()
+        if not captions:
             return None
-        captions = read_captions(paths).to_pylist()
-        texts = [str(text) for group in captions for text in group]
-        if not all(text.strip() for text in texts):
-            raise DamagedError(f"a caption of the {split} split is empty, and has no feature: build the dataset again")
         read, names, views = encoded_reader(groups), [str(number) for number in range(len(captions))], []
         for store in (self.store, self.mirrored) if mirror else (self.store,):
             rows, there = store.images(names, lambda name: read(int(name)), batch_size=BATCH_SIZE)
-            if len(there) != len(names):
-                raise DamagedError(
-                    f"{len(names) - len(there)} images of the {split} split do not decode: run `vernaclip verify`"
-                )
+            if missing := len(names) - len(there):
+                raise DamagedError(f"{missing:,} images of the {split} split do not decode: run `vernaclip verify`")
             views.append(rows)
-        return FeaturePairs(
-            views=tuple(views),
-            texts=self.store.texts(texts, batch_size=BATCH_SIZE),
-            owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
-        )
+        texts = self.store.texts([str(text) for group in captions for text in group], batch_size=BATCH_SIZE)
+        return FeaturePairs(tuple(views), texts, np.repeat(np.arange(len(captions)), list(map(len, captions))))
 
     def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float] = (1.0, 1.0)) -> Heads:
-        """Return heads to train: in closed form, random with a hidden layer, or the model's own.
-
-        Args:
-            train: scaled features.
-            config: settings of the alignment.
-            scales: factors by which the features of images and texts were scaled.
-        """
+        """Return heads to train on features that were scaled: in closed form, random if hidden, or the model's own."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             image, text = (_as_module(part).cpu() for part in self._parts)  # a GPU may have the towers

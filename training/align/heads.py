@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_catalog.base.errors import InputError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers
@@ -20,19 +19,13 @@ from training.runs.runner import Task
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class FeaturePairs:
-    """Features of the images of a split and of all their captions, from frozen towers.
+    """Features of the images of a split and of all their captions, from frozen towers. Every image has a caption."""
 
-    Args:
-        views: features of the images, shape (images, image dim); if they were mirrored too, a second matrix of those.
-        texts: features of the captions, shape (captions, text dim).
-        owners: image of each caption, shape (captions,), in ascending order. Every image has a caption.
-    """
-
-    views: tuple[Features, ...]
-    texts: Features
-    owners: Integers
+    views: tuple[Features, ...]  # (images, image dim); if images were mirrored too, a second matrix of those
+    texts: Features  # (captions, text dim)
+    owners: Integers  # image of each caption, in ascending order
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -42,25 +35,20 @@ class FeaturePairs:
         """Return the pairs of some images, in the order of their places."""
         kept = np.sort(images)
         chosen = np.isin(self.owners, kept)
-        return FeaturePairs(
-            views=tuple(view[kept] for view in self.views),
-            texts=self.texts[chosen],
-            owners=np.searchsorted(kept, self.owners[chosen]),
-        )
+        views = tuple(view[kept] for view in self.views)
+        return FeaturePairs(views, self.texts[chosen], np.searchsorted(kept, self.owners[chosen]))
 
     def joined(self, other: "FeaturePairs") -> "FeaturePairs":
         """Return these pairs followed by others. Images of which there is no mirrored view have the same view twice."""
-        views = (*other.views, *other.views)[: len(self.views)]
-        return FeaturePairs(
-            views=tuple(np.concatenate(both) for both in zip(self.views, views, strict=True)),
-            texts=np.concatenate([self.texts, other.texts]),
-            owners=np.concatenate([self.owners, other.owners + len(self)]),
-        )
+        theirs = (*other.views, *other.views)[: len(self.views)]
+        views = tuple(np.concatenate(both) for both in zip(self.views, theirs, strict=True))
+        owners = np.concatenate([self.owners, other.owners + len(self)])
+        return FeaturePairs(views, np.concatenate([self.texts, other.texts]), owners)
 
     def scaled(self, image: float, text: float) -> "FeaturePairs":
         """Return the pairs with all features multiplied by the factor of their side."""
         views = tuple(np.float32(image) * view for view in self.views)
-        return FeaturePairs(views=views, texts=np.float32(text) * self.texts, owners=self.owners)
+        return FeaturePairs(views, np.float32(text) * self.texts, self.owners)
 
 
 class Heads(nn.Module):
@@ -70,22 +58,17 @@ class Heads(nn.Module):
         super().__init__()
         self.image, self.text, self.logit_scale = image, text, logit_scale
 
+    @torch.no_grad()
     def multiply(self, image: float, text: float) -> None:
         """Make the heads take features that are 1 / factor times as large."""
-        for head, factor in ((self.image, image), (self.text, text)):
-            with torch.no_grad():
-                linear_layers(head)[0].weight.mul_(factor)
+        linear_layers(self.image)[0].weight.mul_(image)
+        linear_layers(self.text)[0].weight.mul_(text)
 
+    @torch.no_grad()
     def encoded(self, pairs: FeaturePairs) -> tuple[Features, Features]:
         """Return the unit features of the images, unmirrored, and of their captions in the common space."""
-        with torch.no_grad():
-            images, texts = self.image(torch.from_numpy(pairs.views[0])), self.text(torch.from_numpy(pairs.texts))
-            return F.normalize(images, dim=-1).numpy(), F.normalize(texts, dim=-1).numpy()
-
-    def mrr(self, pairs: FeaturePairs) -> float:
-        """Return MRR@10 from captions to images, over all captions."""
-        images, texts = self.encoded(pairs)
-        return float(reciprocal_ranks(text_to_image_ranks(texts, images, pairs.owners), 10).mean())
+        images, texts = self.image(torch.from_numpy(pairs.views[0])), self.text(torch.from_numpy(pairs.texts))
+        return F.normalize(images, dim=-1).numpy(), F.normalize(texts, dim=-1).numpy()
 
 
 def linear_layers(head: nn.Module) -> list[nn.Linear]:
@@ -99,13 +82,8 @@ def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tupl
     The directions of the two sides whose projections correlate most, scaled by the square root of their correlation.
     Means are not subtracted, which would need a bias. Instead, the direction of each side's mean is projected out.
 
-    Args:
-        pairs: pairs of the train split.
-        dim: number of directions.
-        ridge: share of the mean variance that is added to each variance.
-
-    Returns:
-        Matrices of shape (image dim, dim) and (text dim, dim). If a side has fewer directions, the rest is zero.
+    `ridge` is the share of the mean variance that is added to each variance. The matrices have the shapes (image dim,
+    dim) and (text dim, dim). If a side has fewer directions, the rest is zero.
     """
     images, texts = np.stack(pairs.views).mean(axis=0, dtype=np.float64), pairs.texts.astype(np.float64)
     counts = np.bincount(pairs.owners, minlength=len(images)).astype(np.float64)
@@ -132,20 +110,18 @@ def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tupl
     return found[0], found[1]
 
 
+@torch.no_grad()
 def set_closed_form(heads: Heads, pairs: FeaturePairs, *, ridge: float) -> None:
     """Set linear heads to the canonical directions. Heads with a hidden layer stay as they are."""
     layers = [*linear_layers(heads.image), *linear_layers(heads.text)]
     if len(layers) > 2:
         return
-    if not all(np.isfinite(matrix).all() for matrix in (*pairs.views, pairs.texts)):
-        raise InputError("a tower's features contain NaN or infinity: its weights are damaged")
     dim = layers[0].out_features
     for layer, direction in zip(layers, canonical_directions(pairs, dim=dim, ridge=ridge), strict=True):
-        with torch.no_grad():
-            # A step of the optimizer is then as large for each head, whatever its number of inputs.
-            layer.weight.copy_(torch.from_numpy(direction.T / np.linalg.norm(direction) * math.sqrt(dim)))
-            if layer.bias is not None:
-                layer.bias.zero_()
+        # A step of the optimizer is then as large for each head, whatever its number of inputs.
+        layer.weight.copy_(torch.from_numpy(direction.T / np.linalg.norm(direction) * math.sqrt(dim)))
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 class HeadsTask(Task[tuple[Tensor, Tensor]]):
@@ -200,15 +176,13 @@ class HeadsTask(Task[tuple[Tensor, Tensor]]):
         logits = heads.logit_scale.exp() * images @ texts.T
         labels = torch.arange(len(logits))
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()}")
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in heads.parameters() if weight.grad is not None])
-        if not norm.isfinite():
-            raise FloatingPointError(f"the gradient's norm is {norm.item()}")
+        if not (loss.isfinite() and norm.isfinite()):
+            raise FloatingPointError("the loss or its gradient is not finite")
         self.optimizer.step()
         with torch.no_grad():
             heads.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
@@ -222,11 +196,12 @@ class HeadsTask(Task[tuple[Tensor, Tensor]]):
         return features * kept / (1 - share)
 
     def validate(self) -> tuple[float | None, dict[str, Any]]:
-        """Return MRR@10 on the validation split. Without one, the last heads are kept."""
+        """Return MRR@10 on the validation split, over all captions. Without one, the last heads are kept."""
         if self._val is None:
             return None, {"val_mrr@10": None, "val_gallery": 0}
-        mrr = self._heads.mrr(self._val)
-        return mrr, {"val_mrr@10": mrr, "val_gallery": len(self._val)}
+        images, texts = self._heads.encoded(self._val)
+        mrr = float(reciprocal_ranks(text_to_image_ranks(texts, images, self._val.owners), 10).mean())
+        return mrr, {"val_mrr@10": mrr, "val_gallery": len(images)}
 
     def keep(self) -> None:
         """Keep a copy of the heads in memory."""

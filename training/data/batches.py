@@ -2,13 +2,13 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from training.data.pairs import (
     Integers,
     RowGroup,
     batches_of,
-    caption_draws,
     epoch_order,
     read_captions,
     row_groups,
@@ -39,22 +38,14 @@ AHEAD = 3  # batches; more would only use more memory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The inputs of one step, or this process's slice of them.
+    """The inputs of one step, or this process's slice of them. The last three are those of `train.hard_negatives`."""
 
-    Args:
-        images: inputs of the image tower, shape (batch, ...).
-        texts: inputs of the text tower, shape (batch, ...).
-        changed: token ids of the changed captions of `train.hard_negatives`, shape (batch, length). None without them.
-        kinds: index in `train.hard_negatives` of what differs in each changed caption, shape (batch,). -1: none; that
-            row of `changed` does not count.
-        anchors: token ids of another caption of the image about what was changed, as long as those in `changed`. A row
-            of zeros: none.
-    """
-
-    images: torch.Tensor
-    texts: torch.Tensor
-    changed: torch.Tensor | None = None
+    images: torch.Tensor  # inputs of the image tower, shape (batch, ...)
+    texts: torch.Tensor  # inputs of the text tower, shape (batch, ...)
+    changed: torch.Tensor | None = None  # token ids of changed captions, shape (batch, length)
+    # Index of what differs in each changed caption, shape (batch,). -1: none; that row of `changed` does not count.
     kinds: torch.Tensor | None = None
+    # Token ids of another caption of the image about what was changed, as long as `changed`. A row of zeros: none.
     anchors: torch.Tensor | None = None
 
     @property
@@ -69,39 +60,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """The samples of one batch, or this process's slice of it.
+    """The samples of one batch, or this process's slice of it."""
 
-    Args:
-        step: optimizer step, from 0. It decides the augmentations, together with the seed.
-        first: place of the slice's first image in the whole batch.
-        samples: index of each image in the split.
-        captions: index of each image's caption among all captions of the split.
-        mirrored: rows of the slice whose image is mirrored.
-    """
-
-    step: int
-    first: int
-    samples: Integers
-    captions: Integers
-    mirrored: frozenset[int] = frozenset()
+    step: int  # optimizer step, from 0; it decides the augmentations, together with the seed
+    first: int  # place of the slice's first image in the whole batch
+    samples: Integers  # index of each image in the split
+    captions: Integers  # index of each image's caption among all captions of the split
+    mirrored: frozenset[int] = frozenset()  # rows of the slice whose image is mirrored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSplit:
-    """The train split, open for reading.
-
-    Args:
-        groups: its row groups, in order.
-        captions: all its captions.
-        images: reader of its images.
-        mirror: returns a caption with left and right exchanged, or None if that is uncertain. None: no augmentation
-            "mirror".
-    """
+    """The train split, open for reading."""
 
     groups: Sequence[RowGroup]
     captions: Captions
     images: ImageReader
-    mirror: Mirror | None = None
+    mirror: Mirror | None = None  # for the augmentation: exchanges left and right in a caption; None: uncertain
 
     def texts(self, plan: BatchPlan) -> list[str]:
         """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
@@ -127,10 +102,6 @@ class TrainSplit:
     def _seen(self, text: str, is_mirrored: bool) -> str:
         return (self.mirror(text) or text) if is_mirrored and self.mirror else text
 
-    def num_batches(self, batch_size: int) -> int:
-        """Return the number of full batches per epoch."""
-        return len(self.captions) // batch_size
-
 
 def open_train_split(
     paths: Sequence[Path],
@@ -149,8 +120,7 @@ def open_train_split(
         cache_max_bytes=config.cache_max_bytes,
         window=config.shuffle_window,
     )
-    # Captions come again in each epoch.
-    cached = lru_cache(_MOST_CACHED)(mirror) if mirror else None
+    cached = lru_cache(_MOST_CACHED)(mirror) if mirror else None  # captions come again in each epoch
     return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), images=reader, mirror=cached)
 
 
@@ -170,7 +140,7 @@ def epoch_batches(
     windows = shuffled_windows(split, config, epoch) if order is None else [order]
     chosen = captions_of_epoch(split, config, epoch)
     share = batch_size // process_count()
-    first, step = process_rank() * share, epoch * split.num_batches(batch_size)
+    first, step = process_rank() * share, epoch * (len(split.captions) // batch_size)
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         samples = whole[first : first + share]
         plan = BatchPlan(step=step + number, first=first, samples=samples, captions=chosen[samples])
@@ -187,7 +157,7 @@ def captions_of_epoch(split: TrainSplit, config: TrainConfig, epoch: int) -> Int
     """Return the index of the caption that each sample has in an epoch."""
     if config.captions == "first":
         return split.captions.starts
-    return split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
+    return split.captions.drawn(seed=config.seed, epoch=epoch)
 
 
 def image_inputs(
@@ -235,36 +205,19 @@ def held_out_batches(
         yield Batch(preprocessing.normalised(torch.stack(some)), tokenizer(list(islice(texts, len(some)))))
 
 
-class Prefetched(Generic[T]):
-    """A single pass over `items` in order, where a thread makes the next ones while the model trains.
+def made_ahead(items: Iterable[T]) -> Generator[T]:
+    """Yield items that are not None in order, while a thread makes the next ones. Closing the generator stops it.
 
-    Leaving the context stops the thread. Within it, Python's threads take turns ten times as often: after each
-    operation, the model waits for its turn.
-
-    Args:
-        items: items that are not None. An error that they raise is raised in place of the next item.
+    Until then, Python's threads take turns ten times as often: after each operation, the model waits for its turn.
     """
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = iter(items)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: deque[Future[T | None]] = deque()
-        self._interval = sys.getswitchinterval()
-
-    def __enter__(self) -> Iterator[T]:
-        for _ in range(AHEAD):
-            self._start_next()
-        sys.setswitchinterval(self._interval / 10)
-        return iter(self._take, None)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setswitchinterval(self._interval)
-        self._thread.shutdown(cancel_futures=True)
-
-    def _start_next(self) -> None:
-        self._ahead.append(self._thread.submit(next, self._items, None))
-
-    def _take(self) -> T | None:
-        item = self._ahead.popleft().result()
-        self._start_next()
-        return item
+    source, interval = iter(items), sys.getswitchinterval()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    try:
+        sys.setswitchinterval(interval / 10)
+        ahead = deque(thread.submit(next, source, None) for _ in range(AHEAD))
+        while (item := ahead.popleft().result()) is not None:
+            ahead.append(thread.submit(next, source, None))
+            yield item
+    finally:
+        sys.setswitchinterval(interval)
+        thread.shutdown(cancel_futures=True)

@@ -1,8 +1,7 @@
 """Compute unit features of images and texts as float32 matrices, and cache them on disk.
 
-There are two caches. A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of
-their bytes. A feature index (`write_index`, `read_index`) is one matrix with a JSON record that describes its
-rows.
+A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of their bytes. A feature
+index (`write_index`, `read_index`) is one matrix with a JSON record that describes its rows.
 """
 
 import hashlib
@@ -67,15 +66,10 @@ _TEXTS = (
 )
 
 
-def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE) -> Features:
+def image_features(model: LoadedModel, paths: Sequence[Path]) -> Features:
     """Return features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
-    groups = row_groups(paths)
-    found: list[Features] = []
-    with Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress:
-        for pixels in decoded_groups(groups, model.preprocessing, num_threads=len(os.sched_getaffinity(0))):
-            found.append(picture_features(model, pixels, batch_size=batch_size))
-            progress.advance(len(pixels))
-    return joined_rows(found)
+    decoded = decoded_groups(row_groups(paths), model.preprocessing, num_threads=len(os.sched_getaffinity(0)))
+    return joined_rows(picture_features(model, pixels) for pixels in decoded)
 
 
 def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = BATCH_SIZE) -> Features:
@@ -97,55 +91,33 @@ def stacked(rows: Sequence[Features]) -> Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageEncoder:
-    """The image side of a model, in evaluation mode.
+    """The image side of a model, in evaluation mode."""
 
-    Args:
-        prepare: turns an RGB image into floats of shape (3, height, width).
-        encode: turns prepared images, shape (images, 3, height, width), into features on the CPU, shape (images, dim).
-        identity: what tells its weights and configs from those of others, such as their hashes, for JSON.
-    """
-
-    prepare: "Callable[[Image.Image], torch.Tensor]"
-    encode: "Callable[[torch.Tensor], torch.Tensor]"
-    identity: Any = None
+    prepare: "Callable[[Image.Image], torch.Tensor]"  # from an RGB image to floats of shape (3, height, width)
+    encode: "Callable[[torch.Tensor], torch.Tensor]"  # from prepared images to features (images, dim) on the CPU
+    identity: Any = None  # what tells its weights and configs from those of others, such as their hashes, for JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoder:
-    """The text side of a model, in evaluation mode.
+    """The text side of a model, in evaluation mode."""
 
-    Args:
-        encode: turns texts into features on the CPU, shape (texts, dim).
-        identity: what tells its weights, configs and tokenizer from those of others, such as their hashes, for JSON.
-        reword: changes all texts first, for example translates them. None leaves them as they are.
-    """
-
-    encode: "Callable[[Sequence[str]], torch.Tensor]"
-    identity: Any = None
-    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    encode: "Callable[[Sequence[str]], torch.Tensor]"  # from texts to features (texts, dim) on the CPU
+    identity: Any = None  # what tells its weights, configs and tokenizer from those of others, for JSON
+    reword: Callable[[Sequence[str]], Sequence[str]] | None = None  # changes all texts first, such as translates them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """A model of any library that maps images and texts into one space.
+    """A model of any library that maps images and texts into one space."""
 
-    Args:
-        name: name under which its scores are listed.
-        origin: source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
-        image: its image side. Models with the same one share its cached features.
-        text: its text side.
-        tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
-        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
-        module: the open_clip model. None for a model of another library.
-    """
-
-    name: str
-    origin: str
-    image: ImageEncoder
+    name: str  # under which its scores are listed
+    origin: str  # source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab"
+    image: ImageEncoder  # models with the same one share its cached features
     text: TextEncoder
-    tensors_sha256: str | None = None
-    files: tuple[Mapping[str, str], ...] = ()
-    module: Any = None
+    tensors_sha256: str | None = None  # hash of all loaded weights (`encoders.tensors_sha256`), if it is known
+    files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of the config and tokenizer files in its folder
+    module: Any = None  # the open_clip model; None for a model of another library
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
@@ -160,11 +132,8 @@ class FeatureStore:
     Images with equal bytes, and texts with equal characters, have bit-identical features, so they always tie. Features
     that an interrupted run has computed are used by the next one.
 
-    Args:
-        encoder: the model.
-        folder: folder of the cache, with a subfolder for each side of a model, named by its `fingerprint`. None caches
-            in memory only.
-        unit: scale features to length 1. False leaves them as the model returns them.
+    The folder has a subfolder for each side of a model, named by its `fingerprint`; None caches in memory only. `unit`
+    scales features to length 1; without it they are as the model returns them.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None = None, *, unit: bool = True) -> None:

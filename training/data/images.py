@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.progress import Progress
 from data_catalog.images.decoding import (
@@ -54,10 +55,8 @@ def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
 
 def decode_all(encoded: Sequence[bytes], preprocessing: Preprocessing, pool: ThreadPoolExecutor) -> Pixels:
     """Decode images of pair shards with the pool's threads: uint8, shape (images, size, size, 3)."""
-    try:
+    with about("an image of a pair shard does not decode", kind=DamagedError, remedy="run `vernaclip verify`"):
         return np.stack(list(pool.map(lambda data: decode(data, preprocessing), encoded)))
-    except (OSError, TypeError) as error:
-        raise DamagedError(f"an image of a pair shard does not decode ({error}): run `vernaclip verify`") from error
 
 
 def encoded_images(group: RowGroup) -> list[bytes]:
@@ -66,10 +65,7 @@ def encoded_images(group: RowGroup) -> list[bytes]:
 
 
 def encoded_reader(
-    groups: Sequence[RowGroup],
-    encoded: Callable[[RowGroup], list[bytes]] = encoded_images,
-    *,
-    num_cached: int = 2,
+    groups: Sequence[RowGroup], encoded: Callable[[RowGroup], list[bytes]] = encoded_images, *, num_cached: int = 2
 ) -> Callable[[int], bytes]:
     """Return a function that returns an encoded image by its place among all row groups. Threads may call it.
 
@@ -112,9 +108,8 @@ class ImageReader:
     ) -> None:
         self._num_images = sum(group.num_rows for group in groups)
         self._groups, self._preprocessing = groups, preprocessing
-        # Two windows are in use if a batch crosses their border.
-        num_cached = 2 * (window * len(groups) // max(1, self._num_images) + 1)
-        self._encoded = encoded_reader(groups, num_cached=num_cached)
+        per_window = window * len(groups) // max(1, self._num_images) + 1
+        self._encoded = encoded_reader(groups, num_cached=2 * per_window)  # a batch may cross their border
         self._decoded: dict[int, Pixels] = {}
         self._decoded_fit = self._num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.catalog.manifest import SPLITS, Snapshot
 from data_catalog.disk.files import sha256_of
@@ -78,10 +79,8 @@ def _read_column(paths: Sequence[Path], column: str, kind: pa.DataType) -> pa.Ch
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    try:
+    with about(f"{path} cannot be read as a pair shard", kind=DamagedError, remedy="run `vernaclip verify`"):
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise DamagedError(f"{path} cannot be read as a pair shard ({error}): run `vernaclip verify`") from error
 
 
 def _identities(paths: Sequence[Path], column: str) -> list[str]:
@@ -163,24 +162,13 @@ def batches_of(windows: Sequence[Integers], batch_size: int) -> Iterator[Integer
         rest = samples[full:]
 
 
-def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
-    """Return a random number in [0, 1) per sample, which selects its caption. It depends only on the arguments."""
-    return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Captions:
-    """The captions of a split, in the order of its samples.
+    """The captions of a split, in the order of its samples."""
 
-    Args:
-        flat: all captions, one after another.
-        starts: index of each sample's first caption.
-        counts: number of each sample's captions.
-    """
-
-    flat: pa.ChunkedArray
-    starts: Integers
-    counts: Integers
+    flat: pa.ChunkedArray  # all captions, one after another
+    starts: Integers  # index of each sample's first caption
+    counts: Integers  # number of each sample's captions
 
     @classmethod
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
@@ -188,14 +176,15 @@ class Captions:
         counts = pc.list_value_length(lists).to_numpy().astype(np.int64)
         # Combine into one chunk with 64-bit offsets: taking from many chunks copies them all.
         flat = pc.list_flatten(lists).cast(pa.large_string()).combine_chunks()
-        return cls(flat=flat, starts=np.cumsum(counts) - counts, counts=counts)
+        return cls(flat, np.cumsum(counts) - counts, counts)
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.starts)
 
-    def chosen(self, draws: Floats) -> Integers:
-        """Return the index of one caption per sample, selected by numbers in [0, 1)."""
+    def drawn(self, *, seed: int, epoch: int) -> Integers:
+        """Return the index of one random caption per sample, which depends only on the arguments."""
+        draws = np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(len(self))
         return self.starts + (draws * self.counts).astype(np.int64)
 
     def of_sample(self, sample: int) -> list[str]:

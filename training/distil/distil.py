@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from data_catalog.base.errors import InputError
 from data_catalog.base.precision import with_precision
 from data_catalog.base.settings import what_values
-from data_catalog.disk.files import digest, sha256_of
+from data_catalog.disk.files import digest
 from training.config import DistilConfig
 from training.data.features import FeatureStore
 from training.data.pairs import Integers
@@ -29,9 +29,9 @@ from training.distil.student import PRESETS, open_student, student_identity
 from training.distil.teacher import borrowed_image_tower, open_teacher, teacher_identity
 from training.fit.losses import autocast
 from training.fit.optimisation import decay_groups
-from training.runs.attempts import WEIGHTS_FILE, Result, claim, finish, key_of_folder
+from training.runs.attempts import WEIGHTS_FILE, Result, claim, key_of_folder
 from training.runs.processes import chosen_device, deterministic_torch, require_one_process
-from training.runs.runner import Phase, Runner, Task, cosine
+from training.runs.runner import Phase, Runner, Task, cosine, finish
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.lineage import read_lineage
 from training.towers.model_files import save_weights
@@ -46,27 +46,16 @@ EXCHANGED = 0.15  # share of the words of unpaired sentences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentencePairs:
-    """Parallel sentences to learn from.
+    """Parallel sentences to learn from."""
 
-    Args:
-        training: pairs of source and target to train on.
-        held_out: pairs that choose the epoch.
-        origins: number of all pairs by origin of the target (`data_catalog.rows.origins`).
-        languages: codes of source and target.
-        unpaired: sentences of the target language without translations.
-        is_of_dataset: the pairs are captions of a dataset's train split.
-        shards: sha256 of the pair shards that have these captions.
-        left_out: number of pairs that were not used, by reason.
-    """
-
-    training: Sequence[tuple[str, str]]
-    held_out: Sequence[tuple[str, str]]
-    origins: Mapping[str, int]
-    languages: tuple[str, str]
-    unpaired: Sequence[str] = ()
-    is_of_dataset: bool = False
-    shards: Sequence[str] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    training: Sequence[tuple[str, str]]  # pairs of source and target to train on
+    held_out: Sequence[tuple[str, str]]  # pairs that choose the epoch
+    origins: Mapping[str, int]  # number of all pairs by origin of the target (`data_catalog.rows.origins`)
+    languages: tuple[str, str]  # codes of source and target
+    unpaired: Sequence[str] = ()  # sentences of the target language without translations
+    is_of_dataset: bool = False  # the pairs are captions of a dataset's train split
+    shards: Sequence[str] = ()  # sha256 of the pair shards that have these captions
+    left_out: Mapping[str, int] = field(default_factory=dict)  # number of pairs that were not used, by reason
 
     def sha256(self) -> str:
         """Return a hash of all sentences, their order and their origins."""
@@ -89,13 +78,8 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
     """Train a student into a model folder, resume an interrupted run, or return the result of a finished one.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch: the mean loss, and the
-    MRR@10 with which the translation of a held-out sentence finds the sentence among all held-out ones.
-
-    Args:
-        pairs: the parallel sentences.
-        config: settings of the run.
-        out: the model folder.
-        cache: folder with features of teachers, shared by all runs.
+    MRR@10 with which the translation of a held-out sentence finds the sentence among all held-out ones. `cache` is a
+    folder with features of teachers, shared by all runs.
     """
     require_one_process("distil")
     if len(pairs.training) < 2 or len(pairs.held_out) < 2:
@@ -111,22 +95,8 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
         steps = config.epochs * task.num_batches(0)
         rate = cosine(config.lr, warmup=config.warmup_steps, total=steps)
         phase = Phase(name="distil", steps=steps, rate=rate, patience=config.patience or math.inf)
-        runner = Runner(task, [phase], folder=out, key=key, checkpoint_every=CHECKPOINT_STEPS, log=config.log)
-        runner.resume()
-        state = runner.run()
-    best = state.best_record
-    result = Result(
-        key=key,
-        model_sha256=sha256_of(out / WEIGHTS_FILE),
-        num_samples=len(pairs.training),
-        epochs=state.epoch,
-        frozen_epochs=0,
-        steps=state.step,
-        best_epoch=best["epoch"],
-        best_val_loss=None,
-        best_val_mrr=best["val_mrr@10"],
-    )
-    return finish(out, result)
+        state = Runner(task, [phase], folder=out, key=key, checkpoint_every=CHECKPOINT_STEPS, log=config.log).run()
+    return finish(out, key, state, num_samples=len(pairs.training))
 
 
 def _claim(out: Path, key: str, pairs: SentencePairs, config: DistilConfig) -> Result | None:
@@ -182,7 +152,7 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
     def batches(self, epoch: int, places: range) -> Generator[tuple[Integers, list[str]]]:
         """Yield batches of an epoch."""
         self._module.text.train()
-        order = list(batches_by_length(self._targets, self._batch_size, seed=self._config.seed, epoch=epoch))
+        order = batches_by_length(self._targets, self._batch_size, seed=self._config.seed, epoch=epoch)
         others = self._unpaired_batches(epoch * self.num_batches(epoch) + places.start)
         for place in places:
             yield order[place], next(others, [])
@@ -200,18 +170,18 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
 
     def step(self, batch: tuple[Integers, list[str]], lr: float) -> dict[str, float]:
         """Take one optimizer step, and return the losses."""
-        (places, unpaired), config, text = batch, self._config, self._module.text
+        (places, unpaired), text = batch, self._module.text
         ids = self._tokenizer([self._targets[place] for place in places]).to(self.device)
-        wanted = torch.from_numpy(self._wanted[places]).to(self.device)
-        with autocast(config.precision, self.device):
+        with autocast(self._config.precision, self.device):
             found = text(ids)
-        loss, restored = distillation_loss(F.normalize(found.float(), dim=-1), wanted, config), {}
+        wanted = torch.from_numpy(self._wanted[places]).to(self.device)
+        loss, restored = self._loss(F.normalize(found.float(), dim=-1), wanted), {}
         if unpaired:
             restoring = self._restoring_loss(unpaired)
             restored = {"restore_loss": restoring.item()}
-            loss = loss + config.restore * restoring
+            loss = loss + self._config.restore * restoring
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(text.parameters(), config.max_grad_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(text.parameters(), self._config.max_grad_norm or math.inf)
         if not (math.isfinite(loss.item()) and torch.isfinite(norm)):
             raise FloatingPointError("the loss or its gradient is not finite")
         for group in self.optimizer.param_groups:
@@ -219,6 +189,15 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": loss.item(), **restored}
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Return 1 - cosine of unit features (batch, dim), plus the weighted contrastive term in both directions."""
+        loss = 1 - (found * wanted).sum(dim=-1).mean()
+        if self._config.contrastive:
+            logits, places = self._config.logit_scale * found @ wanted.T, torch.arange(len(found), device=found.device)
+            both = F.cross_entropy(logits, places) + F.cross_entropy(logits.T, places)
+            loss = loss + self._config.contrastive * both / 2
+        return loss
 
     def _restoring_loss(self, texts: Sequence[str]) -> Tensor:
         """Return the cross-entropy of tokens that were exchanged for others of the batch.
@@ -259,8 +238,8 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         save_weights(self._module, self._out / WEIGHTS_FILE)
 
 
-def batches_by_length(texts: Sequence[str], batch_size: int, *, seed: int, epoch: int) -> Iterator[Integers]:
-    """Yield the batches of an epoch, as places of texts. The order depends only on the arguments.
+def batches_by_length(texts: Sequence[str], batch_size: int, *, seed: int, epoch: int) -> Integers:
+    """Return the batches of an epoch, as places of texts. The order depends only on the arguments.
 
     Texts are shuffled, and within pools of `POOL` batches sorted by length. A last, incomplete batch is dropped.
     """
@@ -270,20 +249,4 @@ def batches_by_length(texts: Sequence[str], batch_size: int, *, seed: int, epoch
     pools = [order[start : start + POOL * batch_size] for start in range(0, len(order), POOL * batch_size)]
     by_length = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
     found = np.concatenate(by_length).reshape(-1, batch_size)
-    yield from found[generator.permutation(len(found))]
-
-
-def distillation_loss(found: Tensor, wanted: Tensor, config: DistilConfig) -> Tensor:
-    """Return the loss of a batch: 1 - cosine, plus the weighted contrastive term in both directions.
-
-    Args:
-        found: the student's unit features of the translations, shape (batch, dim).
-        wanted: the teacher's unit features of the sources, shape (batch, dim).
-        config: weight and scale of the contrastive term.
-    """
-    loss = 1 - (found * wanted).sum(dim=-1).mean()
-    if config.contrastive:
-        logits, places = config.logit_scale * found @ wanted.T, torch.arange(len(found), device=found.device)
-        both = F.cross_entropy(logits, places) + F.cross_entropy(logits.T, places)
-        loss = loss + config.contrastive * both / 2
-    return loss
+    return found[generator.permutation(len(found))]

@@ -1,6 +1,5 @@
 """Make a student: a small encoder with its own tokenizer, or a pretrained Hugging Face encoder."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,36 +7,22 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.disk.files import write_json
 from training.config import DistilConfig
 from training.runs.processes import encode_where_fastest
 from training.towers.model import ENCODER_CONFIG_FILE, create_model, require_encoding, write_model_config
 from training.towers.preprocessing import preprocessing_of
-from training.towers.tokenizer import (
-    SavedTokenizer,
-    copy_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-    train_tokenizer,
-)
+from training.towers.tokenizer import SavedTokenizer, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from training.towers.weights import load_text_encoder, save_encoder_config, text_identity
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of an encoder
 # Layers, width and attention heads of BERT's architecture.
 PRESETS: Mapping[str, tuple[int, int, int]] = {"tiny": (2, 128, 4), "small": (3, 256, 4), "base": (6, 384, 6)}
 
 
 def student_identity(name: str) -> Any:
     """Return what identifies a student in a run's key: its preset, sha256 of its files, or its name on the hub."""
-    if name in PRESETS:
-        return name
-    if not (Path(name).is_dir() or _HUB_NAME.fullmatch(name)):
-        raise SettingsError(
-            f"distil.student must be {', '.join(PRESETS)}, or a Hugging Face encoder (a folder or its name on the "
-            f"hub), got {name!r}"
-        )
-    return text_identity(name)
+    return name if name in PRESETS else text_identity(name)
 
 
 def open_student(
@@ -45,12 +30,8 @@ def open_student(
 ) -> tuple[SavedTokenizer, Any]:
     """Return the tokenizer and the model of teacher's image tower and new student. Write their files except weights.
 
-    Args:
-        teacher: the teacher's open_clip model.
-        image_config: what the student takes over of its model config.
-        config: settings of the run.
-        out: the model folder.
-        sentences: translations, on which the tokenizer of a preset is trained.
+    The student takes over `image_config` of the teacher's model config. The tokenizer of a preset is trained on
+    `sentences`, the translations.
     """
     is_new = config.student in PRESETS
     name = "student" if is_new else config.student

@@ -43,15 +43,17 @@ def is_encoder(name: str) -> bool:
     """Return whether a teacher is a text encoder alone: a packaged one, a folder, or a name in the cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    folder, files = Path(encoder_source(name)), (ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE)
-    if name and folder.is_dir():
-        there = [(folder / file).is_file() for file in files]
-    else:
+    folder = Path(encoder_source(name))
+
+    def has(file: str) -> bool:
+        if name and folder.is_dir():
+            return (folder / file).is_file()
         try:
-            there = [isinstance(try_to_load_from_cache(name, file), str) for file in files]
+            return isinstance(try_to_load_from_cache(name, file), str)
         except ValueError:  # no name of a hub
             return False
-    return there == [True, False]
+
+    return has(ENCODER_CONFIG_FILE) and not has(OPEN_CLIP_CONFIG_FILE)
 
 
 def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
@@ -63,12 +65,7 @@ def joined_towers(encoder: str, towers: TrainConfig) -> TrainConfig:
 def join_teacher(encoder: str, towers: TrainConfig, models: Path) -> Path:
     """Write a model of two towers that do not know each other, from which a student can learn the text encoder.
 
-    The projection of texts is the identity. The student and the image tower have to be aligned.
-
-    Args:
-        encoder: the text encoder.
-        towers: settings with the image tower.
-        models: folder in which the model's folder is written.
+    Its folder is below `models`. The projection of texts is the identity, so the student has to be aligned.
     """
     import torch
 

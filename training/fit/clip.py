@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_chang
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, pieces_of, unit_features
 from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
-from training.fit.setup import LOSS_PLOT_FILE, Setup, model_and_key, set_up
-from training.runs.attempts import WEIGHTS_FILE, Result, claim, finish, key_of_folder
+from training.fit.setup import LOSS_PLOT_FILE, Setup, model_and_key
+from training.runs.attempts import WEIGHTS_FILE, Result, claim, key_of_folder
 from training.runs.processes import (
     all_cores,
     broadcast_buffers,
@@ -39,7 +40,7 @@ from training.runs.processes import (
     require_same_in_all,
     seed_process,
 )
-from training.runs.runner import Phase, Runner, RunState, cosine
+from training.runs.runner import Phase, Runner, RunState, cosine, finish
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.backbones import backbone_features, projected
 from training.towers.model_files import load_weights, save_weights
@@ -65,12 +66,7 @@ def train(
     then it also has the resume state in `last/`. Trackers (`train.log`) have folders of their own there. Processes that
     `torchrun` started train together into one folder, which all of them must be able to access.
 
-    Args:
-        files: pair shards by split.
-        config: settings of the run.
-        out: the model folder.
-        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
-        rules: rules by which captions of the language change, for `train.hard_negatives`.
+    `sha256` may look up hashes that are already known. `rules` by which captions change are for `train.hard_negatives`.
     """
     hashes, device = files.hashes(sha256), chosen_device(config.device)
     config = with_precision(
@@ -87,42 +83,24 @@ def train(
         refuse_leaks(files)
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
-            setup = set_up(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
+            setup = Setup(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
             with closing(setup.split.images):
                 return _run(setup, key)
 
 
 def _run(setup: Setup, key: str) -> Result:
-    config, out = setup.config, setup.out
-    task = ClipTask(setup)
-    runner = Runner(
-        task,
-        phases_of(config, task.num_batches(0)),
-        folder=out,
-        key=key,
-        checkpoint_every=config.checkpoint_every_steps,
-        log=config.log,
-    )
-    state = runner.resume()
+    config, out, task = setup.config, setup.out, ClipTask(setup)
+    phases, every = phases_of(config, task.num_batches(0)), config.checkpoint_every_steps
+    runner = Runner(task, phases, folder=out, key=key, checkpoint_every=every, log=config.log)
+    state = runner.state
     if process_rank() > 0:
         seed_process(config.seed, process_rank(), state.step)
     require_same_in_all("resume state", (state.epoch, state.step))
     runner.run()
-    best = state.best_record
     if process_rank() == 0:
-        _write_loss_plot(state.history, best, out / LOSS_PLOT_FILE)
-    result = Result(
-        key=key,
-        model_sha256=sha256_of(out / WEIGHTS_FILE),
-        num_samples=len(setup.split.captions),
-        epochs=state.epoch,
-        frozen_epochs=state.phase_start // task.num_batches(0),
-        steps=state.step,
-        best_epoch=best["epoch"],
-        best_val_loss=best["val_loss"],
-        best_val_mrr=best["val_mrr@10"],
-    )
-    return finish(out, result)
+        write_png(out / LOSS_PLOT_FILE, partial(_draw_losses, state.history, state.best_record), size=(8, 4.5))
+    frozen_epochs = state.phase_start // task.num_batches(0)
+    return finish(out, key, state, num_samples=len(setup.split.captions), frozen_epochs=frozen_epochs)
 
 
 def phases_of(config: TrainConfig, steps_per_epoch: int) -> list[Phase]:
@@ -180,7 +158,7 @@ class ClipTask:
 
     def num_batches(self, epoch: int) -> int:
         """Return the number of full batches of the train split."""
-        return self._setup.split.num_batches(self._setup.batch_size)
+        return len(self._setup.split.captions) // self._setup.batch_size
 
     def batches(self, epoch: int, places: range) -> Generator[Batch]:
         """Set the modules to training, and yield these batches of an epoch."""
@@ -191,12 +169,11 @@ class ClipTask:
 
     def step(self, batch: Batch, lr: float) -> dict[str, float | tuple[float, float]]:
         """Take one optimizer step, and return the loss, and sums and numbers of those of hard negatives."""
-        losses = backward(self._module, self._inputs.encoders, self._moved(batch), self._config)
-        loss = float(losses.whole.item())
-        if not math.isfinite(loss):
+        whole, by_kind = backward(self._module, self._inputs.encoders, self._moved(batch), self._config)
+        if not math.isfinite(loss := whole.item()):
             raise FloatingPointError(f"the loss is {loss}")
         optimizer_step(self.optimizer, self._module, lr=lr, config=self._config)
-        sums = zip(self._config.hard_negatives, losses.by_kind.T.tolist(), strict=True)
+        sums = zip(self._config.hard_negatives, by_kind.T.tolist(), strict=True)
         return {"loss": loss, **{HARD_LOSS + kind: (total, count) for kind, (total, count) in sums}}
 
     def _moved(self, batch: Batch) -> Batch:
@@ -298,24 +275,20 @@ def score_of(measured: Mapping[str, Any], select: str) -> float | None:
     return float((mrr + float(np.mean(preferred))) / 2) if preferred else float(mrr)
 
 
-def _write_loss_plot(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any], path: Path) -> None:
-    """Draw the loss of each epoch as a PNG."""
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")
-        steps = [line["step"] for line in history]
-        axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
-        validated = [line for line in history if line["val_loss"] is not None]
-        if validated:
-            points = [line["step"] for line in validated], [line["val_loss"] for line in validated]
-            axes.plot(*points, ".-", color=COLOURS["second"], label="validation")
-            circle = {"markersize": 9, "fillstyle": "none", "color": "black"}
-            label = f"kept: epoch {best['epoch']}, {best['val_loss']:.3f}"
-            axes.plot([best["step"]], [best["val_loss"]], "o", label=label, **circle)
-        frozen = [line["step"] for line in history if line["frozen"]]
-        if frozen and frozen[-1] != steps[-1]:
-            axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
-        axes.grid(color=COLOURS["line"], linewidth=0.6)
-        axes.legend(frameon=False)
-
-    write_png(path, draw, size=(8, 4.5))
+def _draw_losses(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any], figure: Any) -> None:
+    """Draw the loss of each epoch."""
+    axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")
+    steps = [line["step"] for line in history]
+    axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
+    validated = [line for line in history if line["val_loss"] is not None]
+    if validated:
+        points = [line["step"] for line in validated], [line["val_loss"] for line in validated]
+        axes.plot(*points, ".-", color=COLOURS["second"], label="validation")
+        circle = {"markersize": 9, "fillstyle": "none", "color": "black"}
+        label = f"kept: epoch {best['epoch']}, {best['val_loss']:.3f}"
+        axes.plot([best["step"]], [best["val_loss"]], "o", label=label, **circle)
+    frozen = [line["step"] for line in history if line["frozen"]]
+    if frozen and frozen[-1] != steps[-1]:
+        axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
+    axes.grid(color=COLOURS["line"], linewidth=0.6)
+    axes.legend(frameon=False)

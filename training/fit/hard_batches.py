@@ -36,8 +36,7 @@ def near_misses(
 
     Args:
         features: unit rows, shape (captions, dim).
-        wordings: wording of each caption. Captions with the same wording fit each other's images, so they are never in
-            the same group.
+        wordings: captions with the same wording fit each other's images, so they are never in the same group.
         size: maximum number of captions in a group.
         draws: generator that shuffles the groups.
     """

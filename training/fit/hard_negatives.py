@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from data_catalog.base.errors import SettingsError
+from data_catalog.base.language_pack import ChangeWords
 from training.changes import Change, ChangeRules
 from training.config import TrainConfig
 from training.data.batches import BatchPlan, TrainSplit
-from training.data.pairs import Captions, Floats
+from training.data.pairs import Floats
 from training.scores.evaluation import wording
 from training.towers.tokenizer import Tokenize
 
@@ -42,7 +43,7 @@ DRAWS_VERSION = 4  # raise it when the same rules and settings would give other 
 # Prefixes of a kind in the metrics of an epoch.
 HARD_LOSS = "hard_loss_"
 VAL_PREFERRED = "val_preferred_"
-_MOST_READ = 50_000  # captions whose words are looked at, or whose changes are kept
+MOST_READ = 50_000  # captions whose words are looked at, or whose changes are kept
 _LEAST_SHARE = 0.1  # of the most needed kind; so what is learnt comes back now and then
 
 
@@ -50,29 +51,16 @@ def require_rules(config: TrainConfig, rules: ChangeRules | None) -> None:
     """Refuse rules that lack what `train.hard_negatives` or the augmentation "mirror" needs: nothing would change."""
     if not config.needs_rules:
         return
-    if rules is None:
-        raise SettingsError(
-            'train.hard_negatives and the augmentation "mirror" need the rules of a language pack\'s [changes] '
-            "(docs/languages.md): pass them, or leave these settings out"
-        )
+    words = rules.words if rules else ChangeWords()
     wanted = {kind: ("train.hard_negatives", WORDS[kind]) for kind in config.hard_negatives}
     if "mirror" in config.augmentations:
         wanted = {"mirror": ("train.augment", "sides"), **wanted}
-    for name, (setting, words) in wanted.items():
-        if not attrgetter(words)(rules.words):
+    for name, (setting, table) in wanted.items():
+        if not attrgetter(table)(words):
             raise SettingsError(
-                f"{setting} has {name}, but the language pack has no changes.{words}: add these words "
+                f"{setting} has {name}, but the language pack has no changes.{table}: add these words "
                 f"(docs/languages.md), or leave {name} out"
             )
-
-
-def rules_within(rules: ChangeRules, captions: Captions) -> ChangeRules:
-    """Return the rules that change captions only into words that captions of the split have.
-
-    So no word gives changed captions away. At most `_MOST_READ` captions, evenly spread, are read.
-    """
-    every = -(-len(captions.flat) // _MOST_READ)
-    return rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
 
 
 def needs(kinds: Sequence[str], losses: Mapping[str, float | None]) -> Floats:
@@ -90,16 +78,14 @@ class ChangedInputs:
 
     def __init__(self, split: TrainSplit, config: TrainConfig, tokenizer: Tokenize, rules: ChangeRules) -> None:
         self._split, self._config, self._tokenizer = split, config, tokenizer
-        self._changes, self._says = lru_cache(_MOST_READ)(rules.changes), lru_cache(_MOST_READ)(rules.says)
+        self._changes, self._says = lru_cache(MOST_READ)(rules.changes), lru_cache(MOST_READ)(rules.says)
 
     def read(
         self, plan: BatchPlan, *, losses: Mapping[str, float | None] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return a batch's changed captions, their kinds and their anchors; see `Batch`.
 
-        Args:
-            plan: the batch.
-            losses: mean loss of each kind in the epoch before. Without them, all kinds are drawn equally often.
+        Kinds are drawn by their mean losses in the epoch before; without those, equally often.
         """
         kinds = self._config.hard_negatives
         draws = np.random.Generator(np.random.Philox(key=[self._config.seed + (4 << 32), plan.step]))
@@ -125,11 +111,7 @@ def held_out_changes(
 ) -> dict[str, list[tuple[int, str]]]:
     """Return for each kind the images whose first caption can be changed, each with a changed caption.
 
-    Args:
-        captions: all captions of each image.
-        rules: rules by which captions change.
-        kinds: kinds of changes.
-        seed: decides which of the possible changes are taken, so that they are the same in each epoch.
+    The seed decides which of the possible changes are taken, so that they are the same in each epoch.
     """
     draws = np.random.default_rng(seed).random((len(captions), 2))
     return {
@@ -150,10 +132,9 @@ def changed_caption(
     Args:
         caption: the caption.
         others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
-            that one of them confirms: it says the new word, such as "blue", and not the old one. Positions are not
-            compared in this way.
-        changes: returns the result of `ChangeRules.changes`, which may be cached.
-        says: returns the result of `ChangeRules.says`, which may be cached.
+            that one of them confirms: it says the new word, such as "blue", and not the old one.
+        changes: `ChangeRules.changes`, which may be cached.
+        says: `ChangeRules.says`, which may be cached.
         kinds: kinds of changes. The first one of a random order that the rules can make is taken.
         drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
     """

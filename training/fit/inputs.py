@@ -19,15 +19,15 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch.nn import functional
 
+from data_catalog.base.boundary import about
 from data_catalog.base.progress import Progress
-from data_catalog.disk.disk_errors import disk_errors
 from training.data.batches import (
     Batch,
     BatchPlan,
-    Prefetched,
     captions_of_epoch,
     epoch_batches,
     image_inputs,
+    made_ahead,
     shuffled_windows,
     text_inputs,
 )
@@ -49,12 +49,6 @@ class PhaseInputs:
     features. Features of augmented images are computed each time. So are features that need more memory than the image,
     such as a ResNet's before its attention pool, and features of changed captions and their anchors.
 
-    Args:
-        setup: the run.
-        frozen: both towers are frozen.
-        first_epoch: epoch in which the phase began.
-        order: the order of hard batches; None without `train.hard_batches`.
-
     Attributes:
         frozen_image: the image tower, if it is frozen and its features are smaller than its images.
         encoders: encoders of the inputs that `batches` yields.
@@ -69,9 +63,9 @@ class PhaseInputs:
         self.frozen_image = image if image is not None and _is_small(image, setup) else None
         images = texts = None
         if self.frozen_image is not None and not config.augmentations:
-            images = FrozenTower(self.frozen_image, "images", len(split.captions), setup)
+            images = FrozenTower(self.frozen_image, "images", len(split.captions), setup, self._pixels)
         if text is not None and "mirror" not in config.augmentations:
-            texts = FrozenTower(text, "captions", len(split.captions.flat), setup)
+            texts = FrozenTower(text, "captions", len(split.captions.flat), setup, self._token_ids)
         self._images, self._texts = images, texts
         self._read_images = (
             (lambda plan: images.read(plan.samples)) if images else image_inputs(split, config, setup.preprocessing)
@@ -99,14 +93,13 @@ class PhaseInputs:
             # The order of earlier epochs is not known any more, and it decides which samples are left over.
             plans = [self._whole(self._next_epoch)] if self._order else list(self._plans(self._next_epoch))
             if self._images:
-                self._images.fill(np.concatenate([plan.samples for plan in plans]), self._pixels)
+                self._images.fill(np.concatenate([plan.samples for plan in plans]))
             if self._texts:
-                self._texts.fill(np.concatenate([plan.captions for plan in plans]), self._token_ids)
+                self._texts.fill(np.concatenate([plan.captions for plan in plans]))
             self._next_epoch += 1
 
     def _pixels(self, samples: Integers) -> torch.Tensor:
-        split = self._setup.split
-        return self._setup.preprocessing.normalised(torch.from_numpy(split.images.read(samples)))
+        return self._setup.preprocessing.normalised(torch.from_numpy(self._setup.split.images.read(samples)))
 
     def _token_ids(self, captions: Integers) -> torch.Tensor:
         return self._setup.tokenizer(self._setup.split.captions.texts(captions))
@@ -114,17 +107,13 @@ class PhaseInputs:
     def batches(self, epoch: int, places: range, losses: Mapping[str, float | None]) -> Generator[Batch]:
         """Yield some batches of an epoch. With hard batches, choose its order first, unless it has begun.
 
-        Args:
-            epoch: number of the epoch.
-            places: places of the batches in the epoch.
-            losses: mean loss of each kind of hard negatives in the epoch before.
+        Hard negatives are drawn by the mean losses of their kinds in the epoch before.
         """
         self.fill(epoch)
         if self._order and places.start == 0:
             self._order.samples.copy_(torch.from_numpy(broadcast(self._order_of(epoch))))
         plans = islice(self._plans(epoch, skip=places.start), len(places))
-        with Prefetched(self._read(plan, losses) for plan in plans) as batches:
-            yield from batches
+        yield from made_ahead(self._read(plan, losses) for plan in plans)
 
     def _read(self, plan: BatchPlan, losses: Mapping[str, float | None]) -> Batch:
         changed = self._changed.read(plan, losses=losses) if self._changed else ()
@@ -176,28 +165,21 @@ class PhaseInputs:
 
 
 class FrozenTower:
-    """A frozen tower with a cache of its features, in an unnamed file that is deleted with the process.
+    """A frozen tower with a cache of its features, in an unnamed file in the run's folder that ends with the process.
 
-    Args:
-        part: the tower, and its projection if that is trained.
-        name: what the features describe, as a plural: "images" or "captions".
-        count: number of all of them. The file takes as many times the size of a feature.
-        setup: the run, in whose folder the file is.
+    The file takes `count` times the size of a feature. `inputs` returns the tower's inputs by index.
     """
 
-    def __init__(self, part: FrozenPart, name: str, count: int, setup: Setup) -> None:
-        self._part, self._name, self._setup = part, name, setup
+    def __init__(
+        self, part: FrozenPart, name: str, count: int, setup: Setup, inputs: Callable[[Integers], torch.Tensor]
+    ) -> None:
+        self._part, self._name, self._setup, self._inputs = part, name, setup, inputs
         self._is_there = np.zeros(count, dtype=bool)
         self._rows: Any = None
         self.encode = projected(part.tower, part.projection)  # encodes cached features
 
-    def fill(self, indices: Integers, inputs: Callable[[Integers], torch.Tensor]) -> None:
-        """Compute features that are not cached yet, in the order of their indices.
-
-        Args:
-            indices: indices of the features.
-            inputs: returns the tower's inputs by index.
-        """
+    def fill(self, indices: Integers) -> None:
+        """Compute features that are not cached yet, in the order of their indices."""
         config, device = self._setup.config, self._setup.device
         missing = np.unique(indices[~self._is_there[indices]])
         size, label = config.microbatch or self._setup.batch_size, f"encode {self._name} with the frozen tower"
@@ -205,14 +187,14 @@ class FrozenTower:
             for start in range(0, len(missing), size):
                 batch = missing[start : start + size]
                 with torch.no_grad(), autocast(config.precision, device):
-                    features = backbone_features(self._part, inputs(batch).to(device))
+                    features = backbone_features(self._part, self._inputs(batch).to(device))
                 self._put(batch, features.float().cpu().numpy())
                 progress.advance(len(batch))
 
     def _put(self, indices: Integers, features: Features) -> None:
         if self._rows is None:
             shape, folder = (len(self._is_there), *features.shape[1:]), self._setup.out
-            with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+            with about(folder), tempfile.TemporaryFile(dir=folder) as file:
                 # Allocate all blocks now: writing through a memory map cannot report a full disk.
                 os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
                 self._rows = np.memmap(file, dtype=np.float32, mode="r+", shape=shape)

@@ -14,9 +14,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from data_catalog.base.errors import SettingsError
 from training.config import TrainConfig
 from training.data.batches import Batch
 from training.runs.processes import gather_features, generator_states, set_generator_states, sum_gradients
@@ -25,7 +23,6 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 T = TypeVar("T")
 
 LENGTH_GROUPS = 3  # in which the captions of a batch are encoded
-
 # SigLIP's initial values, from its paper: most pairs do not match, and the bias says so from the first step.
 SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
@@ -40,26 +37,17 @@ def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> di
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """Functions that encode the inputs of a batch to features, shape (batch, dim), not normalised.
-
-    Args:
-        image: encodes the inputs of the image tower.
-        text: encodes the inputs of the text tower.
-        changed: encodes token ids of changed captions and of their anchors.
-        are_apart: work on images and texts at the same time, each in its own thread. The results are the same if the
-            text tower draws no random numbers, in fp32.
-    """
+    """Functions that encode the inputs of a batch to features, shape (batch, dim), not normalised."""
 
     image: Encode
     text: Encode
-    changed: Encode
-    are_apart: bool = False
+    changed: Encode  # encodes token ids of changed captions and of their anchors
+    are_apart: bool = False  # images and texts at the same time, in two threads: for texts without dropout, in fp32
 
     @classmethod
     def whole(cls, module: Any) -> "Encoders":
         """Return the encoders of images and token ids."""
-        text = module.encode_text
-        return cls(image=partial(encode_images, module), text=text, changed=text)
+        return cls(image=partial(encode_images, module), text=module.encode_text, changed=module.encode_text)
 
 
 def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
@@ -86,11 +74,8 @@ os.register_at_fork(after_in_child=_second_thread.cache_clear)  # a child has no
 def by_length(encode: Encode, lengths: Encode) -> Encode:
     """Return an encoder of token ids that takes short, middling and long texts apart, with less padding.
 
-    On a GPU, which is faster with one large batch, it takes them together.
-
-    Args:
-        encode: encodes token ids, shape (texts, ..., length).
-        lengths: returns the number of tokens of each text without padding, shape (texts,).
+    On a GPU, which is faster with one large batch, it takes them together. `lengths` returns the number of tokens of
+    each text without padding.
     """
 
     def encode_apart(ids: torch.Tensor) -> torch.Tensor:
@@ -164,56 +149,43 @@ def joined(pieces: Sequence[Batch]) -> Batch:
 def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor:
     """Return the loss of a batch's unit features without that of changed captions, a scalar.
 
-    Args:
-        module: model with the logit scale and, for some models, the logit bias.
-        features: unit rows, shape (batch, dim).
-        loss: "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
+    It is "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
     """
     both = features.images, features.texts, module.logit_scale.exp()
     found: torch.Tensor = SigLipLoss()(*both, module.logit_bias) if loss == "siglip" else ClipLoss()(*both)
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoss:
-    """The loss that a step lowers, and the losses of its hard negatives. Both cover the batch of all processes.
+def step_loss(module: Any, features: Batch, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss that a step lowers, and sum and number of the images' losses of hard negatives, shape (2, kinds).
 
-    For a changed caption, the image chooses between it and its own caption: the loss is the cross-entropy of the two
-    logits (https://arxiv.org/abs/2211.11733). The anchor, another caption of the image, chooses in the same way.
+    Both cover the batch of all processes, of which `features` is this one's slice. For a changed caption, the image
+    chooses between it and its own caption: the loss is the cross-entropy of the two logits
+    (https://arxiv.org/abs/2211.11733). The anchor, another caption of the image, chooses in the same way. The weighted
+    mean of these over the batch, 0 where there is none, adds to the contrastive loss.
+
     NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the changed captions of the whole batch instead.
     Some of those are true of it, and equal its own caption where a batch holds near misses; and the share of its own
     changed caption falls with the size of the batch.
-
-    Args:
-        whole: the loss, a scalar: the contrastive loss, and the weighted mean over the batch of the choices of images
-            and anchors, 0 where there is none.
-        by_kind: sum of the images' losses of changed captions, and their number, shape (2, kinds).
     """
+    features, num_kinds = features.map(gather_features), len(config.hard_negatives)
+    found = contrastive_loss(module, features, loss=config.loss)
+    if features.changed is None or features.kinds is None or features.anchors is None:
+        return found, torch.zeros(2, num_kinds)
+    between = (features.changed - features.texts) * module.logit_scale.exp()
 
-    whole: torch.Tensor
-    by_kind: torch.Tensor
+    def choice(chooser: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
+        return F.softplus((chooser * between).sum(dim=-1)) * is_there
 
-    @classmethod
-    def of(cls, module: Any, features: Batch, config: TrainConfig) -> "StepLoss":
-        """Compute the losses from this process's unit features."""
-        features = features.map(gather_features)
-        found = contrastive_loss(module, features, loss=config.loss)
-        if features.changed is None or features.kinds is None or features.anchors is None:
-            return cls(found, torch.zeros(2, len(config.hard_negatives)))
-        between = (features.changed - features.texts) * module.logit_scale.exp()
-
-        def choice(chooser: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
-            return F.softplus((chooser * between).sum(dim=-1)) * is_there
-
-        losses = choice(features.images, features.kinds >= 0)
-        by_anchors = choice(features.anchors, features.anchors.any(dim=1))
-        is_of = features.kinds[:, None] == torch.arange(len(config.hard_negatives), device=features.kinds.device)
-        by_kind = torch.stack([(losses.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
-        return cls(found + config.hard_negative_weight * (losses + by_anchors).mean(), by_kind)
+    losses = choice(features.images, features.kinds >= 0)
+    by_anchors = choice(features.anchors, features.anchors.any(dim=1))
+    is_of = features.kinds[:, None] == torch.arange(num_kinds, device=features.kinds.device)
+    by_kind = torch.stack([(losses.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
+    return found + config.hard_negative_weight * (losses + by_anchors).mean(), by_kind
 
 
-def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> StepLoss:
-    """Return the losses of a batch, and add the gradients to the module's parameters.
+def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of a batch, see `step_loss`, and add the gradients to the module's parameters.
 
     The loss compares each image with all captions of the batch. With `config.microbatch`, both towers process the batch
     twice: first without gradients to get all features, then in pieces, with the known gradient of the loss with respect
@@ -226,18 +198,17 @@ def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig)
             generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
             features.append(unit_features(encoders, piece, precision=config.precision))
     whole = joined(features).map(lambda part: part.detach().requires_grad_() if part.is_floating_point() else part)
-    found = StepLoss.of(module, whole, config)
-    if math.isfinite(found.whole.item()):
-        found.whole.backward()  # type: ignore[no-untyped-call]
-        gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
-        for piece, generator, known, gradient in zip(pieces, generators, features, gradients, strict=True):
-            if len(pieces) > 1:
-                set_generator_states(generator)
-                known = unit_features(encoders, piece, precision=config.precision)
-            _pass_on(known, gradient, are_apart=encoders.are_apart)
+    loss, by_kind = step_loss(module, whole, config)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
+    for piece, generator, known, gradient in zip(pieces, generators, features, gradients, strict=True):
+        if len(pieces) > 1:
+            set_generator_states(generator)
+            known = unit_features(encoders, piece, precision=config.precision)
+        _pass_on(known, gradient, are_apart=encoders.are_apart)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
     sum_gradients([*module.visual.parameters(), *module.text.parameters()])
-    return found
+    return loss, by_kind
 
 
 def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
@@ -251,12 +222,3 @@ def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
 
     images, *texts = zip(features.parts, gradients.parts, strict=True)
     both(tower(images), tower(*texts), are_apart=are_apart)
-
-
-def refuse_batch_statistics(module: Any) -> None:
-    """Refuse to process a batch in pieces if batch normalisation would take the statistics of a piece for its own."""
-    if any(isinstance(part, _BatchNorm) for part in module.modules()):
-        raise SettingsError(
-            "train.microbatch does not work with batch normalisation, which would see only a piece of the batch. "
-            "Set it to 0, or use a model with a vision transformer"
-        )

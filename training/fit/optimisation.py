@@ -24,13 +24,10 @@ MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
 
 
 def choose_trained(module: Any, config: TrainConfig, *, frozen: bool, keep_statistics: bool) -> None:
-    """Select the parameters that train. Set frozen towers to evaluation mode, so that they keep their batch statistics.
+    """Select the parameters that train: those that the settings do not lock or freeze, or the projections alone.
 
-    Args:
-        module: the open_clip model.
-        config: settings that lock or freeze the image tower, or fix the logit scale.
-        frozen: train only the projections into the common space.
-        keep_statistics: keep the statistics of batch normalisation in the image tower.
+    Frozen towers are set to evaluation mode, so that they keep their batch statistics. `keep_statistics` keeps those of
+    an image tower that trains.
     """
     module.requires_grad_(True)
     module.train()

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
+import numpy as np
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.precision import refuse_slow_precision
@@ -16,17 +17,15 @@ from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import digest
 from training.changes import ChangeRules
 from training.config import TrainConfig
-from training.data.batches import TrainSplit, open_train_split
+from training.data.batches import open_train_split
 from training.data.pairs import PairFiles
-from training.fit.hard_negatives import DRAWS_VERSION, require_rules, rules_within
-from training.fit.losses import refuse_batch_statistics, with_loss_constants
+from training.fit.hard_negatives import DRAWS_VERSION, MOST_READ, require_rules
+from training.fit.losses import with_loss_constants
 from training.runs.attempts import METRICS_FILE, RESULT_FILE, WEIGHTS_FILE
 from training.runs.processes import chosen_device, process_count
 from training.runs.trackers import require_trackers
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, LoadedModel
 from training.towers.plan import TEXT_FILES, TowerPlan
-from training.towers.preprocessing import Preprocessing
-from training.towers.tokenizer import SavedTokenizer
 
 LOSS_PLOT_FILE = "loss.png"
 # Files of a finished model folder, which never change.
@@ -38,72 +37,46 @@ FROZEN_DROPOUT = 0.3  # of the features of a frozen image tower, as `align.dropo
 TRAIN_VERSION = 6  # raise it when the same settings and data would give different weights
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The settings, data and model of a run.
+    """The settings, data and model of a run, whose folder gets its files except weights."""
 
-    Args:
-        batch_size: images per step of all processes: the configured number, or all samples if there are fewer.
-        rules: rules by which captions change. None without `train.hard_negatives`.
-        is_pretrained: the image tower started from given weights.
-    """
-
-    config: TrainConfig
-    files: PairFiles
-    out: Path
-    device: torch.device
-    num_threads: int
-    preprocessing: Preprocessing
-    split: TrainSplit
-    batch_size: int
-    rules: ChangeRules | None
-    tokenizer: SavedTokenizer
-    module: Any
-    is_pretrained: bool
-
-
-def set_up(
-    files: PairFiles,
-    config: TrainConfig,
-    out: Path,
-    *,
-    plan: TowerPlan,
-    num_threads: int,
-    rules: ChangeRules | None,
-) -> Setup:
-    """Load data, tokenizer and model, and write the files of the model folder except weights."""
-    device, preprocessing, count = chosen_device(config.device), plan.preprocessing, process_count()
-    mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
-    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads, mirror=mirror)
-    num_samples = len(split.captions)
-    if num_samples < 2 * count:
-        raise InputError("the train split has fewer than two samples per process: build a larger dataset")
-    model = start_model(plan, config, out, (text.as_py() for text in split.captions.flat))
-    return Setup(
-        config=config,
-        files=files,
-        out=out,
-        device=device,
-        num_threads=num_threads,
-        preprocessing=preprocessing,
-        split=split,
-        batch_size=min(config.batch_size, num_samples // count * count),
-        rules=rules_within(rules, split.captions) if config.hard_negatives and rules else None,
-        tokenizer=model.tokenizer,
-        module=model.module.to(device),
-        is_pretrained=plan.has_image_weights,
-    )
+    def __init__(
+        self,
+        files: PairFiles,
+        config: TrainConfig,
+        out: Path,
+        *,
+        plan: TowerPlan,
+        num_threads: int,
+        rules: ChangeRules | None,
+    ) -> None:
+        self.files, self.config, self.out, self.num_threads = files, config, out, num_threads
+        self.device, self.preprocessing = chosen_device(config.device), plan.preprocessing
+        mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
+        self.split = open_train_split(
+            files.train, config, preprocessing=self.preprocessing, num_threads=num_threads, mirror=mirror
+        )
+        captions, count = self.split.captions, process_count()
+        if len(captions) < 2 * count:
+            raise InputError("the train split has fewer than two samples per process: build a larger dataset")
+        # Of all processes: the configured number, or all samples if there are fewer.
+        self.batch_size = min(config.batch_size, len(captions) // count * count)
+        model = start_model(plan, config, out, (text.as_py() for text in captions.flat))
+        self.tokenizer, self.module = model.tokenizer, model.module.to(self.device)
+        self.is_pretrained = plan.has_image_weights  # the image tower started from given weights
+        self.rules: ChangeRules | None = None
+        if config.hard_negatives and rules:
+            # No word gives changed captions away: rules change them only into words of true ones, evenly spread.
+            every = -(-len(captions.flat) // MOST_READ)
+            self.rules = rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
 
 
 def model_and_key(
     config: TrainConfig, shards: Mapping[str, list[str]], rules: ChangeRules | None = None
 ) -> tuple[TowerPlan, str]:
-    """Return what the model is made of, and the key of the run.
+    """Return what the model is made of, and the key of the run, given the sha256 of the pair shards by split.
 
-    Args:
-        config: settings of the run.
-        shards: sha256 of the pair shards by split.
-        rules: rules by which captions of the language change, if it has some. They count only if training uses them.
+    Rules by which captions of the language change count only if training uses them.
     """
     require_rules(config, rules)
     count = process_count()
@@ -119,10 +92,9 @@ def model_and_key(
 
 
 def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
-    """Refuse a run that could not start with any data, by its model, weights, tokenizer, device or batch size.
+    """Refuse a run that could not start with any data, and return the least number of bytes that it writes.
 
-    Returns:
-        The minimum number of bytes that a run writes: its best weights, and a resume state of weights and two moments.
+    These are its best weights, and a resume state of weights and two moments.
     """
     require_trackers(config.log)
     refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")
@@ -136,6 +108,9 @@ def start_model(plan: TowerPlan, config: TrainConfig, out: Path, captions: Itera
     model = replace(plan, config=with_loss_constants(dict(plan.config), config)).build(out, captions)
     if config.logit_scale:
         model.module.logit_scale.data.fill_(math.log(config.logit_scale))
-    if config.microbatch:
-        refuse_batch_statistics(model.module)
+    if config.microbatch and any(isinstance(part, _BatchNorm) for part in model.module.modules()):
+        raise SettingsError(
+            "train.microbatch does not work with batch normalisation, which would see only a piece of the batch. "
+            "Set it to 0, or use a model with a vision transformer"
+        )
     return model

@@ -219,7 +219,7 @@ def _train(training: Training, key: str, start: Path | None) -> tuple[Translatio
         )
         every = config.validate_every_steps
         runner = Runner(task, [phase], folder=folder, key=key, validate_every=every, report=report)
-        if not runner.resume().step:
+        if not runner.state.step:
             report(runner.state)
         state = runner.run()
     task.restore()

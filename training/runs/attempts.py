@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sweep_temporary, write_json
@@ -36,45 +37,26 @@ STATE_FILE = "last/state.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The result of a finished run.
+    """The result of a finished run."""
 
-    Args:
-        key: hash of everything that decides the weights.
-        model_sha256: sha256 of `model.safetensors`.
-        num_samples: images, or pairs of sentences, that were trained on.
-        epochs: epochs trained, including those with frozen towers.
-        frozen_epochs: epochs trained with frozen towers.
-        steps: optimizer steps.
-        best_epoch: epoch of the kept weights, 1-based. It is the last one if `train.steps` is set.
-        best_val_loss: validation loss of those weights. None without a validation split, where the last epoch is kept.
-        best_val_mrr: validation MRR@10 of those weights, from captions to images. None likewise.
-    """
-
-    key: str
+    key: str  # hash of everything that decides the weights
     model_sha256: str
-    num_samples: int
+    num_samples: int  # images, or pairs of sentences, that were trained on
     epochs: int
     frozen_epochs: int
     steps: int
-    best_epoch: int
-    best_val_loss: float | None
-    best_val_mrr: float | None = None
+    best_epoch: int  # 1-based; the last one without a validation split or with `train.steps`
+    best_val_loss: float | None  # None without a validation split
+    best_val_mrr: float | None = None  # MRR@10 from captions to images
 
 
 def claim(
     folder: Path, key: str, settings: Mapping[str, Any], borrowed: Sequence[Mapping[str, str]], learned: Iterable[str]
 ) -> Result | None:
-    """Claim a model folder for a run, or refuse one that contains another run.
+    """Claim a model folder for a run, and return its result if it is finished; refuse a folder with another run.
 
-    Args:
-        folder: the model folder.
-        key: key of the run.
-        settings: settings that decide the weights.
-        borrowed: initial weights of other people, with their licenses.
-        learned: sha256 of the pair shards that decide the weights, also those of the start and of a teacher.
-
-    Returns:
-        The result if the run is finished. A run whose weights were lost is not.
+    `borrowed` are initial weights of other people, with their licenses; `learned` is the sha256 of the pair shards that
+    decide the weights, also those of the start and of a teacher. A run whose weights were lost is not finished.
     """
     if process_rank() == 0:
         sweep_temporary([folder, (folder / STATE_FILE).parent])
@@ -88,18 +70,14 @@ def claim(
         if not (folder / WEIGHTS_FILE).is_file():
             (folder / RESULT_FILE).unlink(missing_ok=True)
         elif (folder / RESULT_FILE).is_file():
-            shutil.rmtree((folder / STATE_FILE).parent, ignore_errors=True)  # of a run that was killed at its end
+            remove_state(folder)  # of a run that was killed at its end
     barrier()
     return read_result(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else None
 
 
-def finish(folder: Path, result: Result) -> Result:
-    """Record the result of a run, which marks it as finished, and remove its resume state."""
-    if process_rank() == 0:
-        write_json(folder / RESULT_FILE, asdict(result))
-        shutil.rmtree((folder / STATE_FILE).parent, ignore_errors=True)
-    barrier()
-    return result
+def remove_state(folder: Path) -> None:
+    """Remove the resume state of a finished run."""
+    shutil.rmtree((folder / STATE_FILE).parent, ignore_errors=True)
 
 
 def key_of_folder(folder: Path) -> str | None:
@@ -118,55 +96,31 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, kind: type[T], remedy: str) -> T:
-    try:
+    with about(f"{path} is damaged", kind=DamagedError, remedy=remedy):
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise DamagedError(f"{path} is damaged ({cause}): {remedy}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An attempt of a run, from its start or resumption to its end or interruption.
-
-    Args:
-        seconds: seconds from the start to the last update, of the first process.
-        hardware: names of the processor and the GPUs of the machine of the first process.
-        processes: number of processes that trained together.
-    """
+    """An attempt of a run, from its start or resumption to its end or interruption."""
 
     started: str
-    seconds: float
+    seconds: float  # to the last update, of the first process
     first_step: int
     last_step: int
     device: str
-    hardware: tuple[str, ...]
-    processes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Effort:
-    attempts: tuple[Attempt, ...]
+    hardware: tuple[str, ...]  # processor and GPUs of the machine of the first process
+    processes: int  # that trained together
 
 
 class AttemptLog:
-    """A writer of `effort.json`, which keeps earlier attempts and updates the current one.
-
-    Args:
-        folder: folder of the run.
-        device: device that trains.
-        step: step at which this attempt begins.
-    """
+    """A writer of a run's `effort.json`, which keeps earlier attempts and updates one that begins at a step."""
 
     def __init__(self, folder: Path, device: "torch.device", *, step: int) -> None:
         self._path, self._earlier = folder / EFFORT_FILE, read_attempts(folder / EFFORT_FILE)
         self._began, self._started = time.monotonic(), datetime.datetime.now(datetime.UTC)
         self._device, self._first_step, self._hardware = device.type, step, _hardware(device)
-
-    @property
-    def noted_step(self) -> int:
-        """Return the last step that earlier attempts noted."""
-        return max((attempt.last_step for attempt in self._earlier), default=0)
+        self.noted_step = max((attempt.last_step for attempt in self._earlier), default=0)  # by earlier attempts
 
     def note(self, step: int) -> None:
         """Write the time of this attempt up to now."""
@@ -179,13 +133,15 @@ class AttemptLog:
             hardware=self._hardware,
             processes=process_count(),
         )
-        write_json(self._path, asdict(_Effort((*self._earlier, attempt))))
+        write_json(self._path, {"attempts": [asdict(each) for each in (*self._earlier, attempt)]})
 
 
 def read_attempts(path: Path) -> tuple[Attempt, ...]:
     """Return all attempts from an `effort.json`, or none if there is no such file."""
+    if not path.is_file():
+        return ()
     remedy = "remove it. The time spent so far is then unknown"
-    return _read(path, _Effort, remedy).attempts if path.is_file() else ()
+    return _read(path, dict[str, tuple[Attempt, ...]], remedy).get("attempts", ())
 
 
 def _hardware(device: "torch.device") -> tuple[str, ...]:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# Parameters of glibc's mallopt (malloc.h).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def process_rank() -> int:
@@ -32,15 +31,15 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_process_count() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def require_one_process(what: str) -> None:
     """Refuse work that several processes cannot share, which would do it all or wait for each other."""
     if process_count() > 1:
         raise SettingsError(f"{what} runs in one process: start it without torchrun")
-
-
-def local_process_count() -> int:
-    """Return the number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def chosen_device(name: str, setting: str = "train.device") -> "torch.device":
@@ -82,14 +81,10 @@ def process_group(device: "torch.device") -> Iterator[None]:
     if dist is None:
         yield
         return
-    try:
+    remedy = "start the processes with torchrun, or unset WORLD_SIZE to train with one process"
+    with about(f"WORLD_SIZE {process_count()}", kind=SettingsError, remedy=remedy):
         # Objects and CPU tensors use gloo, GPU tensors use nccl.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    except ValueError as error:
-        raise SettingsError(
-            f"WORLD_SIZE is {process_count()}, but the processes cannot connect ({error}). Start them with torchrun, "
-            "or unset WORLD_SIZE to train with one process"
-        ) from error
     try:
         yield
     except RuntimeError as error:
@@ -183,9 +178,7 @@ def generator_states(device: "torch.device") -> "dict[str, torch.Tensor]":
     import torch
 
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
 def set_generator_states(states: "Mapping[str, torch.Tensor]") -> None:
@@ -200,37 +193,38 @@ def set_generator_states(states: "Mapping[str, torch.Tensor]") -> None:
 def prepare_for_torch() -> None:
     """Make OpenMP threads sleep while they wait, unless the user set OMP_WAIT_POLICY, and keep freed memory.
 
-    Spinning makes a step several times slower on a busy machine (4.4 s against 1.1 s, measured with two threads on two
-    cores that other programs used too). On an idle machine there is no difference. OpenMP reads the setting once, when
-    torch is loaded, so this has no effect afterwards.
-
-    Each layer of a tower allocates and frees tens of MB, which glibc takes from the system and gives back every time.
-    The system clears every page anew: half of the CPU time of features (`benchmarks/freed_memory.py`).
+    Spinning makes a step four times as slow where other programs use the cores too. OpenMP reads the setting once, when
+    torch is loaded. Freed memory is kept because each layer of a tower allocates and frees tens of MB, and the system
+    clears every page anew: half of the CPU time of features (`benchmarks/freed_memory.py`).
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _mallopt(_M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
-    _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(-3, 2**27)  # M_MMAP_THRESHOLD; a larger one makes the peak larger, and gains little
+    _mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def share_freed_memory() -> None:
     """Let all threads allocate from one heap, so that each takes what others freed. Call it before threads start.
 
-    By default, glibc gives threads heaps of their own, up to eight a core. As freed memory is kept, a server whose
-    requests run in changing threads would keep the peak of each heap (`benchmarks/page_load.py`).
+    With heaps of their own, glibc's default, a server whose requests run in changing threads would keep the peak of
+    each (`benchmarks/page_load.py`).
     """
-    _mallopt(_M_ARENA_MAX, 1)
+    _mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def _mallopt(parameter: int, value: int) -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
-    if mallopt is not None:
-        mallopt(parameter, value)
+    """Set a parameter of glibc's allocator (malloc.h); other C libraries have none."""
+    getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)(parameter, value)
 
 
 def has_second_core(num_threads: int) -> bool:
     """Return whether torch computes on one thread while another CPU of this process is free for a second one."""
-    return num_threads == 1 and len(os.sched_getaffinity(0)) >= 2 * local_process_count()
+    return num_threads == 1 and _num_cores() >= 2
+
+
+def _num_cores() -> int:
+    """Return the number of CPUs of this process, one of those on this machine."""
+    return len(os.sched_getaffinity(0)) // local_process_count()
 
 
 @contextmanager
@@ -239,7 +233,7 @@ def all_cores() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(before, len(os.sched_getaffinity(0)) // local_process_count()))
+    torch.set_num_threads(max(before, _num_cores()))
     try:
         yield
     finally:
@@ -248,15 +242,9 @@ def all_cores() -> Iterator[None]:
 
 @contextmanager
 def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") -> Iterator[int]:
-    """Set deterministic algorithms, the thread count and the seed, and restore the earlier state on exit.
+    """Set deterministic algorithms, threads and seed, and restore them on exit. Yield the number of threads.
 
-    Args:
-        seed: seed of torch's generators.
-        num_threads: 0 takes all available CPUs, divided among the training processes on this machine.
-        device: device of the work. GPU algorithms are not changed, since many have no deterministic version.
-
-    Yields:
-        The number of threads.
+    0 threads takes all CPUs of this process. Algorithms of GPUs stay: many have no deterministic version.
     """
     prepare_for_torch()
     import torch
@@ -264,11 +252,10 @@ def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") 
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // local_process_count())
+    num_threads = num_threads or max(1, _num_cores())
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    # Filling memory only costs time, since no code here reads uninitialised memory.
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no code here reads such memory
     try:
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
             torch.manual_seed(seed)

@@ -18,9 +18,17 @@ import torch
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
-from data_catalog.disk.files import write_bytes
+from data_catalog.disk.files import sha256_of, write_bytes, write_json
 from data_catalog.disk.resume import load_resume_state, save_resume_state
-from training.runs.attempts import METRICS_FILE, STATE_FILE, AttemptLog
+from training.runs.attempts import (
+    METRICS_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    AttemptLog,
+    Result,
+    remove_state,
+)
 from training.runs.processes import barrier, broadcast, generator_states, process_rank, set_generator_states
 from training.runs.trackers import Trackers
 
@@ -31,21 +39,13 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A part of a run with an optimizer state of its own.
+    """A part of a run with an optimizer state of its own."""
 
-    Args:
-        name: name in the line of progress.
-        steps: maximum number of optimizer steps.
-        rate: returns the learning rate of a step of the phase, from 0.
-        patience: validations without a better score after which the phase ends.
-        from_best: the phase starts from the best weights so far, not from the last ones.
-    """
-
-    name: str
-    steps: int
-    rate: Callable[[int], float]
-    patience: float = math.inf
-    from_best: bool = False
+    name: str  # in the line of progress
+    steps: int  # maximum number of optimizer steps
+    rate: Callable[[int], float]  # learning rate of a step of the phase, from 0
+    patience: float = math.inf  # validations without a better score after which the phase ends
+    from_best: bool = False  # starts from the best weights so far, not from the last ones
 
 
 def cosine(lr: float, *, warmup: int, total: int) -> Callable[[int], float]:
@@ -62,33 +62,19 @@ def cosine(lr: float, *, warmup: int, total: int) -> Callable[[int], float]:
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """The progress of a run.
+    """The progress of a run."""
 
-    Args:
-        phase: index of the current phase.
-        phase_start: steps of earlier phases.
-        step: finished steps.
-        epoch: finished epochs.
-        batch: finished batches of the current epoch.
-        stale: validations of the phase since the best one.
-        sums: sum and number of what steps returned since the last validation, by name.
-        history: one record for each validation.
-        best: place of the best one in it; None before any.
-        best_score: its score; None if the task gives none, so that the last weights are kept.
-        waiting: metrics of the last step, which trackers do not have yet.
-    """
-
-    phase: int = 0
-    phase_start: int = 0
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    stale: int = 0
-    sums: dict[str, list[float]] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: int | None = None
-    best_score: float | None = None
-    waiting: dict[str, float] = field(default_factory=dict)
+    phase: int = 0  # index of the current one
+    phase_start: int = 0  # steps of earlier phases
+    step: int = 0  # finished steps
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current epoch
+    stale: int = 0  # validations of the phase since the best one
+    sums: dict[str, list[float]] = field(default_factory=dict)  # sum and number of what steps returned, by name
+    history: list[dict[str, Any]] = field(default_factory=list)  # one record for each validation
+    best: int | None = None  # place of the best one in it
+    best_score: float | None = None  # None if the task gives none, so that the last weights are kept
+    waiting: dict[str, float] = field(default_factory=dict)  # metrics of the last step, which trackers do not have yet
 
     @property
     def best_record(self) -> dict[str, Any]:
@@ -97,19 +83,12 @@ class RunState:
 
 
 class Task(Protocol[Batch]):
-    """A training that a `Runner` carries out.
+    """A training that a `Runner` carries out. A loss or gradient that is not finite raises a `FloatingPointError`."""
 
-    Attributes:
-        modules: the modules of the resume state, by name.
-        optimizer: the optimizer; its state is cleared where a phase begins.
-        device: device of the random generators.
-        remedy: what to try when training diverges, such as "Lower train.lr".
-    """
-
-    modules: Mapping[str, torch.nn.Module]
-    optimizer: Any
-    device: torch.device
-    remedy: str
+    modules: Mapping[str, torch.nn.Module]  # of the resume state, by name
+    optimizer: Any  # its state is cleared where a phase begins
+    device: torch.device  # of the random generators
+    remedy: str  # against a loss that is not finite, such as "Lower train.lr"
 
     def begin(self, state: RunState) -> None:
         """Prepare `state.phase`, at its start or after a resumption: choose what trains, fill caches; or nothing."""
@@ -122,19 +101,12 @@ class Task(Protocol[Batch]):
         """Set the modules to training, and yield these batches of an epoch. The generator is closed at its end."""
 
     def step(self, batch: Batch, lr: float) -> Mapping[str, float | tuple[float, float]]:
-        """Take one optimizer step. Return "loss" and further values, or sums with their numbers of terms.
-
-        Raises:
-            FloatingPointError: the loss or its gradient is not finite. No weight was changed.
-        """
+        """Take one optimizer step. Return "loss" and further values, or sums with their numbers of terms."""
 
     def validate(self) -> tuple[float | None, Mapping[str, Any]]:
         """Return the score of the current weights, where higher is better, and what to record of them.
 
         Without a score the last weights are kept. Only the first process's result counts.
-
-        Raises:
-            FloatingPointError: the validation loss is not finite.
         """
 
     def keep(self) -> None:
@@ -146,84 +118,70 @@ class Task(Protocol[Batch]):
 
 
 class Runner:
-    """Runs a task through its phases. After a kill, the same call ends with the same weights."""
+    """Runs a task through its phases, from the last resume state. A killed run ends with the same weights."""
 
     def __init__(
         self,
         task: Task[Any],
         phases: Sequence[Phase],
         *,
-        folder: Path | None = None,
-        key: str = "",
-        validate_every: int = 0,
-        checkpoint_every: int = 0,
-        log: Sequence[str] = (),
-        report: Callable[[RunState], object] | None = None,
+        folder: Path | None = None,  # of the run, with its `run.json`; None keeps neither state nor metrics
+        key: str = "",  # only a run with the same key resumes
+        validate_every: int = 0,  # steps between validations, 0: once an epoch; the last step is followed by one
+        checkpoint_every: int = 0,  # steps between resume states, 0: one after each validation only
+        log: Sequence[str] = (),  # trackers
+        report: Callable[[RunState], object] | None = None,  # called after each validation, once its state is written
     ) -> None:
-        """Prepare a run.
-
-        Args:
-            task: what is trained.
-            phases: its phases.
-            folder: folder of the run, with its `run.json`; None to keep nothing, neither state nor metrics.
-            key: key of the run; only a run with the same key resumes.
-            validate_every: steps between validations, 0: once an epoch. The last step is always followed by one.
-            checkpoint_every: steps between resume states, 0: one after each validation only.
-            log: trackers by name.
-            report: called after each validation, once its resume state is written.
-        """
         self._task, self._phases, self._folder, self._key = task, phases, folder, key
         self._validate_every, self._checkpoint_every, self._log = validate_every, checkpoint_every, log
         self._report = report
         self._attempts: AttemptLog | None = None
         self._trackers = Trackers()
         self.state = RunState()
-
-    def resume(self) -> RunState:
-        """Load the last resume state, if there is one."""
-        if self._folder is not None:
+        if folder is not None:
             loaded = load_resume_state(
-                self._folder / STATE_FILE,
-                key=self._key,
-                modules=self._task.modules,
-                optimizer=self._task.optimizer,
+                folder / STATE_FILE,
+                key=key,
+                modules=task.modules,
+                optimizer=task.optimizer,
                 set_generators=set_generator_states,
                 progress_of=lambda progress: RunState(**progress),
             )
             self.state = loaded or self.state
-        return self.state
 
     def run(self, *, validate_first: bool = False) -> RunState:
-        """Train from the current state to the end, and return the final state. The best weights were kept.
-
-        Args:
-            validate_first: validate the initial weights too, as epoch 0.
-
-        Raises:
-            SettingsError: training diverged.
-        """
+        """Train to the end, with a validation of the initial weights as epoch 0 if asked for; return the last state."""
+        state = self.state
         with ExitStack() as stack:  # the last one is closed first
             if self._folder is not None and process_rank() == 0:
-                self._attempts = AttemptLog(self._folder, self._task.device, step=self.state.step)
+                self._attempts = AttemptLog(self._folder, self._task.device, step=state.step)
                 self._trackers = Trackers(self._log, self._folder, since=self._attempts.noted_step)
-                self._trackers.add(self.state.step, self.state.waiting)
+                self._trackers.add(state.step, state.waiting)
             stack.enter_context(self._trackers)
             stack.callback(self._note)
-            for index in range(self.state.phase, len(self._phases)):
-                if index > self.state.phase:
-                    self._enter(index)
-                self._run_phase(index, validate_first=validate_first and not self.state.history)
-        return self.state
+            try:
+                for index, phase in list(enumerate(self._phases))[state.phase :]:
+                    if index > state.phase:
+                        self._enter(index, phase)
+                    self._run_phase(phase, validate_first=validate_first and not state.history)
+            except FloatingPointError as error:
+                best = state.best_record
+                kept = f"The weights of epoch {best['epoch']} are in {self._folder}. " if best and self._folder else ""
+                raise SettingsError(
+                    f"training stopped after step {state.step}, in epoch {state.epoch + 1}, because {error}. {kept}"
+                    f"{self._task.remedy}"
+                ) from error
+        return state
 
-    def _enter(self, index: int) -> None:
-        if self._phases[index].from_best:
+    def _enter(self, index: int, phase: Phase) -> None:
+        if phase.from_best:
             self._task.restore()
         self._task.optimizer.state.clear()
         self.state.phase, self.state.phase_start, self.state.stale = index, self.state.step, 0
         self._save()
 
-    def _run_phase(self, index: int, *, validate_first: bool) -> None:
-        phase, state = self._phases[index], self.state
+    def _run_phase(self, phase: Phase, *, validate_first: bool) -> None:
+        state = self.state
         if not (validate_first or self._goes_on(phase)):
             return
         self._task.begin(state)
@@ -235,7 +193,7 @@ class Runner:
                     self._train(phase, progress)
                 if self._is_due():
                     self._validate(progress, epoch=state.epoch + 1)
-                elif state.batch == self._task.num_batches(state.epoch):
+                elif self._is_epoch_over():
                     state.epoch, state.batch = state.epoch + 1, 0
 
     def _goes_on(self, phase: Phase) -> bool:
@@ -244,6 +202,9 @@ class Runner:
     def _steps_left(self) -> int:
         return self._phases[self.state.phase].steps - (self.state.step - self.state.phase_start)
 
+    def _is_epoch_over(self) -> bool:
+        return self.state.batch == self._task.num_batches(self.state.epoch)
+
     def _is_due(self) -> bool:
         """Return whether a validation follows the last step."""
         state = self.state
@@ -251,56 +212,51 @@ class Runner:
             return False
         if state.phase == len(self._phases) - 1 and not self._steps_left():
             return True
-        if self._validate_every:
-            return state.step % self._validate_every == 0
-        return state.batch == self._task.num_batches(state.epoch)
+        return state.step % self._validate_every == 0 if self._validate_every else self._is_epoch_over()
 
     def _train(self, phase: Phase, progress: Progress) -> None:
         """Train to the end of the epoch or the phase, or to the next validation."""
-        state, num_batches = self.state, self._task.num_batches(self.state.epoch)
-        count = min(self._steps_left(), num_batches - state.batch)
+        state = self.state
+        count = min(self._steps_left(), self._task.num_batches(state.epoch) - state.batch)
         if self._validate_every:
             count = min(count, self._validate_every - state.step % self._validate_every)
         with closing(self._task.batches(state.epoch, range(state.batch, state.batch + count))) as batches:
             for batch in batches:
                 lr = phase.rate(state.step - state.phase_start)
-                values = self._step(batch, lr)
+                loss = self._step(batch, lr)
                 state.step, state.batch = state.step + 1, state.batch + 1
-                self._trackers.add(state.step, {"loss": values["loss"], "lr": lr})
-                progress.advance(1, epoch=state.epoch + 1, loss=f"{values['loss']:.3f}")
+                self._trackers.add(state.step, {"loss": loss, "lr": lr})
+                progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
                 if self._checkpoint_every and state.step % self._checkpoint_every == 0:
                     self._save()
 
-    def _step(self, batch: Any, lr: float) -> dict[str, float]:
-        """Take a step, and add what it returns to the sums."""
-        try:
-            found = self._task.step(batch, lr)
-        except FloatingPointError as error:
-            raise self._diverged(self.state.step + 1, error) from error
-        means = {}
-        for name, value in found.items():
-            total, count = value if isinstance(value, tuple) else (value, 1)
+    def _step(self, batch: Any, lr: float) -> float:
+        """Take a step, add what it returns to the sums, and return its loss."""
+        found = {
+            name: value if isinstance(value, tuple) else (value, 1)
+            for name, value in self._task.step(batch, lr).items()
+        }
+        for name, (total, count) in found.items():
             before = self.state.sums.setdefault(name, [0.0, 0])
             before[0] += total
             before[1] += count
-            means[name] = total / count if count else math.nan
-        return means
+        return found["loss"][0]
 
     def _validate(self, progress: Progress, *, epoch: int) -> None:
         """Validate, keep the weights if they are the best, and write metrics and the resume state."""
         state, started = self.state, time.monotonic()
-        try:
-            score, measured = broadcast(self._task.validate())
-        except FloatingPointError as error:
-            raise self._diverged(state.step, error) from error
-        means = {f"train_{name}" if name == "loss" else name: _mean(*sums) for name, sums in state.sums.items()}
+        score, measured = broadcast(self._task.validate())
+        means = {
+            f"train_{name}" if name == "loss" else name: total / count if count else None
+            for name, (total, count) in state.sums.items()
+        }
         state.history.append({"epoch": epoch, "step": state.step, "train_loss": None, **means, **measured})
         is_best = score is None or state.best_score is None or score > state.best_score
         state.stale = 0 if is_best else state.stale + 1
         if is_best:
             state.best, state.best_score = len(state.history) - 1, score
         self._trackers.add(state.step, state.history[-1])
-        if epoch and (not self._validate_every or state.batch == self._task.num_batches(state.epoch)):
+        if epoch and (not self._validate_every or self._is_epoch_over()):
             state.epoch, state.batch = state.epoch + 1, 0
         state.sums = {}
         if process_rank() == 0:
@@ -308,8 +264,7 @@ class Runner:
             if is_best:
                 self._task.keep()
             if self._folder is not None:
-                lines = "".join(json.dumps(line) + "\n" for line in state.history)
-                write_bytes(self._folder / METRICS_FILE, lines.encode())
+                write_metrics(self._folder, state)
         self._save()
         if self._report is not None:
             self._report(state)
@@ -318,14 +273,6 @@ class Runner:
         say = logger.debug if self._folder is None else progress.say  # folds are many
         say("epoch %d, step %d: %s (validated in %.1f s)", epoch, state.step, ", ".join(shown), seconds)
         barrier()
-
-    def _diverged(self, step: int, error: FloatingPointError) -> SettingsError:
-        best = self.state.best_record
-        kept = f"The weights of epoch {best['epoch']} are in {self._folder}. " if best and self._folder else ""
-        return SettingsError(
-            f"training stopped at step {step} of epoch {self.state.epoch + 1} because {error}. {kept}"
-            f"{self._task.remedy}"
-        )
 
     def _note(self) -> None:
         """Hand over metrics, then note the step before which that was done."""
@@ -347,5 +294,27 @@ class Runner:
             )
 
 
-def _mean(total: float, count: float) -> float | None:
-    return total / count if count else None
+def write_metrics(folder: Path, state: RunState) -> None:
+    """Write `metrics.jsonl`, one line for each validation."""
+    write_bytes(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in state.history).encode())
+
+
+def finish(folder: Path, key: str, state: RunState, *, num_samples: int, frozen_epochs: int = 0) -> Result:
+    """Record the result of a run whose best weights are in its folder, which marks it as finished."""
+    best = state.best_record
+    result = Result(
+        key=key,
+        model_sha256=sha256_of(folder / WEIGHTS_FILE),
+        num_samples=num_samples,
+        epochs=state.epoch,
+        frozen_epochs=frozen_epochs,
+        steps=state.step,
+        best_epoch=best["epoch"],
+        best_val_loss=best.get("val_loss"),
+        best_val_mrr=best["val_mrr@10"],
+    )
+    if process_rank() == 0:
+        write_json(folder / RESULT_FILE, asdict(result))
+        remove_state(folder)
+    barrier()
+    return result

@@ -7,116 +7,80 @@ So each step is logged once, also after a kill. Only wandb loses the last second
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from data_catalog.base.errors import InputError, install_hint
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import install_hint
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import read_json
-from training.config import TRACKERS
 from training.runs.processes import process_rank
-
-
-class _TensorBoard:
-    """A writer of event files in the folder `tensorboard` of a model folder.
-
-    Events of an earlier attempt from step `since` on are purged.
-    """
-
-    def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=since)
-        if since == 0:
-            self._writer.add_text("settings", f"```json\n{json.dumps(run['settings'], indent=1)}\n```", 0)
-
-    def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
-        for step, metrics in steps.items():
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self, *, failed: bool) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    """A W&B run, whose id and name are those of the model folder. Its files are in the folder `wandb` there.
-
-    All else, such as project and mode, is wandb's own settings (`WANDB_PROJECT`, `WANDB_MODE`).
-    """
-
-    def __init__(self, out: Path, run: Mapping[str, Any], since: int) -> None:
-        import wandb
-
-        name = run["key"][:12]
-        with _errors_of_wandb():
-            # The user's program may have a run of its own.
-            self._run = wandb.init(
-                dir=out, id=name, name=name, config=run["settings"], resume="allow", reinit="create_new"
-            )
-
-    def log(self, steps: Mapping[int, Mapping[str, float]]) -> None:
-        for step, metrics in steps.items():
-            self._run.log(dict(metrics), step=step, commit=True)
-
-    def close(self, *, failed: bool) -> None:
-        # Waits until everything is uploaded or written.
-        self._run.finish(exit_code=int(failed))
-
-
-_TYPES: dict[str, type[_TensorBoard] | type[_Wandb]] = dict(zip(TRACKERS, (_TensorBoard, _Wandb), strict=True))
 
 
 def require_trackers(names: Sequence[str]) -> None:
     """Check that trackers (`training.config.TRACKERS`) can be used. With wandb in online mode, log in."""
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise InputError(f"the setting log needs {', '.join(missing)}: {install_hint('log')}")
+    with about("the setting log", remedy=install_hint("log")):
+        for name in names:
+            import_module(name)
     if "wandb" in names and process_rank() == 0:
         import wandb
 
-        with _errors_of_wandb():
+        with _about_wandb():
             if wandb.run is None and wandb.setup().settings.mode == "online":
                 wandb.login()
 
 
-@contextmanager
-def _errors_of_wandb() -> Iterator[None]:
-    import wandb
-
-    try:
-        yield
-    except wandb.errors.Error as error:
-        raise InputError(f"wandb does not start ({error}): run `wandb login`, or set WANDB_MODE=offline") from error
+def _about_wandb() -> AbstractContextManager[None]:
+    return about("wandb", remedy="run `wandb login`, or set WANDB_MODE=offline")
 
 
 class Trackers:
-    """The trackers of a run, none by default. Metrics wait until they are handed over.
+    """The trackers of a run, none by default, with folders of their own. Metrics wait until they are handed over.
 
-    As a context manager, it hands over the last metrics and ends the run. After an exception, the run has failed.
+    All settings of wandb, such as project and mode, are its own (`WANDB_PROJECT`, `WANDB_MODE`). As a context manager,
+    it hands over the last metrics and ends the run. After an exception, the run has failed.
     """
 
     def __init__(self, names: Sequence[str] = (), out: Path = Path(), *, since: int = 0) -> None:
         """Open trackers for a model folder that has its `run.json`, without the metrics of steps before `since`."""
         run = read_json(out / RUN_FILE) if names else {}
-        self._opened = [_TYPES[name](out, run, since) for name in dict.fromkeys(names)]
-        self._since, self._waiting = since, dict[int, dict[str, float]]()
+        self._is_open, self._since, self._waiting = bool(names), since, dict[int, dict[str, float]]()
+        self._writer: Any = None
+        self._run: Any = None
+        if "tensorboard" in names:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=since)  # those of an earlier attempt
+            if since == 0:
+                self._writer.add_text("settings", f"```json\n{json.dumps(run['settings'], indent=1)}\n```", 0)
+        if "wandb" in names:
+            import wandb
+
+            given = {"dir": out, "id": run["key"][:12], "name": run["key"][:12], "config": run["settings"]}
+            with _about_wandb():  # the user's program may have a run of its own
+                self._run = wandb.init(**given, resume="allow", reinit="create_new")
 
     def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Add metrics of a step, without those that are None."""
-        if self._opened and metrics and step >= self._since:
+        if self._is_open and metrics and step >= self._since:
             known = {name: float(value) for name, value in metrics.items() if value is not None and name != "step"}
             self._waiting.setdefault(step, {}).update(known)
 
     def hand_over(self, *, before: float) -> dict[str, float]:
         """Log the metrics of steps before a step, and return those of that step, which wait for more."""
-        ready = {step: self._waiting.pop(step) for step in sorted(self._waiting) if step < before}
-        for tracker in self._opened:
-            tracker.log(ready)
+        for step in sorted(self._waiting):
+            if step < before:
+                metrics = self._waiting.pop(step)
+                if self._writer is not None:
+                    for name, value in metrics.items():
+                        self._writer.add_scalar(name, value, step)
+                if self._run is not None:
+                    self._run.log(metrics, step=step, commit=True)
+        if self._writer is not None:
+            self._writer.flush()
         return dict(*self._waiting.values())
 
     def __enter__(self) -> Self:
@@ -125,5 +89,7 @@ class Trackers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.hand_over(before=math.inf)
-        for tracker in self._opened:
-            tracker.close(failed=kind is not None)
+        if self._writer is not None:
+            self._writer.close()
+        if self._run is not None:
+            self._run.finish(exit_code=int(kind is not None))  # waits until everything is uploaded or written

@@ -264,7 +264,7 @@ def test_a_diverging_training_is_told_and_has_a_page(
 
     monkeypatch.setattr(task, "smoothed_cross_entropy", loss)
     with pytest.raises(
-        SettingsError, match=r"stopped at step 2 of .* because the loss is .*Train again into another --out"
+        SettingsError, match=r"stopped after step 1, .* because the loss is .*Train again into another --out"
     ):
         train(tiny_tsv, out, replace(QUICK, num_steps=20, validate_every_steps=20))
     assert not out.exists()
