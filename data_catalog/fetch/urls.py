@@ -1,7 +1,4 @@
-"""URLs and addresses: parsing of URLs into canonical ASCII form, checks of host addresses, and Wikimedia thumbnails.
-
-Only addresses of the public internet may be connected to, and loopback if the settings allow it.
-"""
+"""URLs in canonical ASCII form, hosts whose addresses may be connected to, and Wikimedia's thumbnails."""
 
 import ipaddress
 import re
@@ -40,7 +37,6 @@ class FetchError(PipelineError):
     _: KW_ONLY
     http_status: int | None = None
     retry_after_s: float | None = None  # the wait that the server asks for
-    url: str | None = None  # of the last request, set by the code that made it
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
@@ -77,13 +73,13 @@ def fetchable_url(url: str | None) -> str | None:
 
 
 @lru_cache(maxsize=4096)  # each URL is parsed several times during its fetch
-def parse_url(url: str | None) -> Target:
-    """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form."""
+def parse_url(url: str | None, base: str = "") -> Target:
+    """Parse a URL or IRI, or one relative to `base`. Characters are escaped, and the host is converted to IDNA form."""
     text = (url or "").strip()
-    if not text:
+    if not text and not base:
         raise FetchError("bad_url", "empty")
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(urljoin(base, text))
         port = parts.port
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
@@ -106,10 +102,7 @@ def redirect_target(target: Target, location: str) -> Target:
     """Return the target of a redirect from `target`; `location` is the header as `http.client` decodes it (Latin-1)."""
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
-    try:
-        return parse_url(urljoin(target.url, location))
-    except ValueError as error:
-        raise FetchError("bad_url", "not a URL") from error
+    return parse_url(location, target.url)
 
 
 def _escape(text: str, safe: str) -> str:
@@ -144,7 +137,7 @@ _NOT_PUBLIC = [
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host from the system's resolver, in its order, each once."""
+    """Return the addresses of a host from the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -166,10 +159,7 @@ def is_public(address: Address) -> bool:
 def checked_addresses(
     target: Target, *, allow_loopback: bool, resolver: Resolver = resolve, ports: Collection[int] = USUAL_PORTS
 ) -> list[str]:
-    """Look up the host once and return its addresses. Raise if any of them may not be connected to.
-
-    An allowed loopback address may have any port.
-    """
+    """Look up the host once, and return its addresses; raise `FetchError` if one of them may not be connected to."""
     port_allowed = target.port in ports
     if not port_allowed and not allow_loopback:
         raise FetchError("port", str(target.port))
@@ -205,10 +195,7 @@ _LONGEST_NAME_BYTES = 165
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
-    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL, or width 0.
-
-    A smaller original has no thumbnail, so that the request for it fails.
-    """
+    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL, or width 0."""
     found = _ORIGINAL.fullmatch(url)
     if found is None or not width:
         return None

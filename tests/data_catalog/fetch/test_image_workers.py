@@ -137,7 +137,7 @@ def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_i
     (hosts / "hosts.sqlite").write_bytes(b"this is no database" * 100)
     with (
         ImageWorkers(hosts) as later,
-        pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"),
+        pytest.raises(DamagedError, match=r"hosts\.sqlite \(.*delete the file"),
     ):
         fetch(urls[0], by=later)
 

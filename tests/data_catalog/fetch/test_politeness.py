@@ -16,7 +16,7 @@ from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.frontier import Frontier
-from data_catalog.fetch.host_store import HOSTS_FILE, HostStore
+from data_catalog.fetch.robots import HOSTS_FILE, HostStore
 from data_catalog.fetch.urls import FetchError
 from data_catalog.fetch.workers import ImageWorkers
 
