@@ -16,7 +16,7 @@ from data_catalog.disk.disk_errors import access_errors, disk_errors
 from data_catalog.disk.failpoints import REGISTRY, VARIABLE
 from data_catalog.disk.files import read_json, write_json
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.shard import raw_rows
+from data_catalog.fetch.workers import raw_rows
 
 PLACE = Path("/catalog/work/x.parquet")
 

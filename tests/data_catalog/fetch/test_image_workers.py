@@ -22,8 +22,7 @@ from PIL import Image
 from data_catalog.base.errors import DamagedError, DefectError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.shard import FETCH_LOG
-from data_catalog.fetch.workers import ImageWorkers, end_process_workers
+from data_catalog.fetch.workers import FETCH_LOG, ImageWorkers, end_process_workers
 from data_catalog.images.normalise import NormaliseConfig
 
 SMALL = NormaliseConfig(image_size=32)
