@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -34,19 +34,18 @@ _alone = threading.Lock()
 class _Journals:
     """The journals of a shard, read on at each look. Other shards read what its hosts were asked for."""
 
-    def __init__(self, folder: Path, urls: Collection[str]) -> None:
-        self._urls = frozenset(urls)
+    def __init__(self, folder: Path) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.moved: dict[str, Moved] = {}  # URLs handed over
         self.under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
         self.starts: dict[str, float] = {}  # by host: the last request
         self.pauses: dict[str, Pause] = {}  # by host
-        self.num_done = self.num_failed = 0  # of the URLs of the shard
+        self.num_failed = 0
         self.lock = threading.RLock()
-        self._folder, paths = folder, sorted(folder.glob("*.journal"))
-        self._number = max((int(path.stem) for path in paths), default=-1)
-        self._readers = {path: JournalReader(path) for path in paths}
-        for path in paths:
+        self._folder = folder
+        self._readers = {path: JournalReader(path) for path in sorted(folder.glob("*.journal"))}
+        self._number = max((int(path.stem) for path in self._readers), default=-1)
+        for path in [*self._readers]:
             self.close(path)
 
     def new(self) -> Path:
@@ -72,23 +71,20 @@ class _Journals:
         with suppress(FileNotFoundError):  # its process has not opened it, or never did
             for event, piece in reader:
                 url = event.pop("url")
-                if "reason" in event:
-                    if url in self._urls and url not in self.outcomes:
-                        self.num_done += 1
-                        self.num_failed += event["reason"] is not None
-                    self.outcomes.setdefault(url, {**event, "piece": piece})
-                    self.under_way.discard(url)
-                elif "moved" in event:
-                    self.moved[url] = event["moved"]
-                    self.under_way.discard(url)
-                elif "waits" in event:
-                    self.under_way.discard(url)
-                elif "pause" in event:
+                if "pause" in event:
                     self.pauses[event["host"]] = event["pause"]
-                else:
+                    continue
+                if "at" in event:
                     self.starts[event["host"]] = max(event["at"], self.starts.get(event["host"], 0.0))
                     if url not in self.outcomes:
                         self.under_way.add(url)
+                    continue
+                self.under_way.discard(url)
+                if "moved" in event:
+                    self.moved[url] = event["moved"]
+                elif "reason" in event and url not in self.outcomes:
+                    self.outcomes[url] = {**event, "piece": piece}
+                    self.num_failed += event["reason"] is not None
 
 
 # The journals of all shards that are being fetched.
@@ -118,18 +114,19 @@ def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owne
     The URLs of a process that dies go to its heir at once. Those that were under way are requested at the end, one at a
     time; one at which a process then dies twice is rejected.
     """
-    journals = _Journals(folder, urls)
+    journals = _Journals(folder)
     _open.append(journals)
+    outcomes = journals.outcomes
     try:
         with Progress("fetch", total=len(urls), unit="images") as progress:
             shard = _Shard(config, journals, owners, progress)
             shard.fetch(urls)
-            while suspects := shard.suspects(urls):
+            while suspects := [url for url in urls if url not in outcomes and shard.guilt[url] < _GIVEN_UP]:
                 with _alone:
                     shard.fetch(suspects[:1])
     finally:
         _open.remove(journals)
-    return {url: journals.outcomes.get(url) or failed("fetch_crash") for url in urls}
+    return {url: outcomes.get(url) or failed("fetch_crash") for url in urls}
 
 
 class _Shard:
@@ -141,12 +138,8 @@ class _Shard:
         paces = (config.default_limits, *self._named.values())
         self._longest_interval_s = 2 * max(SLOWEST_DELAY_S, *(pace.interval_s for pace in paces))
         self._holders: dict[str, Task] = {}  # the last task that got a URL, while it may go on with it
-        self._guilt = Counter[str]()
+        self.guilt = Counter[str]()  # of deaths, by URL
         self._early_deaths = 0
-
-    def suspects(self, urls: Sequence[str]) -> list[str]:
-        """Return the URLs without an outcome that may be tried again."""
-        return [url for url in urls if url not in self._journals.outcomes and self._guilt[url] < _GIVEN_UP]
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
@@ -157,7 +150,7 @@ class _Shard:
         try:
             while True:
                 self._journals.look()
-                if new := self._journals.num_done - self._progress.done:
+                if new := len(self._journals.outcomes) - self._progress.done:
                     self._progress.advance(new, failed=self._journals.num_failed)
                 # A redirect to another owner's host does not wait for the rest of its task.
                 if time.monotonic() >= assign_at:
@@ -214,9 +207,9 @@ class _Shard:
         except ChildDiedError as error:
             suspects = self._journals.under_way.intersection(left)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
-            self._guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
+            self.guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
             if error.is_lost:
-                self._journals.under_way -= {url for url in suspects if self._guilt[url] < _GIVEN_UP}
+                self._journals.under_way -= {url for url in suspects if self.guilt[url] < _GIVEN_UP}
                 return
             has_begun = error.has_begun or suspects or len(left) < len(task.urls)
             self._early_deaths = 0 if has_begun else self._early_deaths + 1
