@@ -36,15 +36,11 @@ logger = logging.getLogger(__name__)
 VERSION = 6
 # Files of the fetch step: images that were fetched now; recorded ones as they came; recorded ones that are normalised.
 FETCHED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
-# It has, for each image of the shard in order, the file that contains it.
-ORDER_FILE = "order.parquet"
+ORDER_FILE = "order.parquet"  # for each image of the shard in order, the file that contains it
 IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
-
 # Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
-
-# Settings that older outcomes do not name.
-_DEFAULTS = {"engine": POLITE}
+_DEFAULTS = {"engine": POLITE}  # settings that older outcomes do not name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,7 @@ from data_catalog.rows.fetch_reasons import is_retryable
 
 logger = logging.getLogger(__name__)
 
-# The state of a visit that another process goes on with.
-Moved = dict[str, Any]
+Moved = dict[str, Any]  # the state of a visit that another process goes on with
 # The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
 Pause = tuple[float, str, str | None, int | None]
 

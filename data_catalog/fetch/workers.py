@@ -52,10 +52,8 @@ class ImageWorkers(ExitStack):
 
     One process fetches the images of all shards; each call of `normalise` has a decoding process. The files that they
     write depend only on the bytes that came: tries and latencies are only in the log. An object that is pickled into
-    another process becomes that process's workers, whose children `end_process_workers` ends.
-
-    Args:
-        hosts: folder for robots.txt files and pauses of hosts, which later processes find; None: a temporary one.
+    another process becomes that process's workers, whose children `end_process_workers` ends. Later processes find
+    robots.txt files and pauses in the folder `hosts`.
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
@@ -95,9 +93,6 @@ class ImageWorkers(ExitStack):
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
-            config: settings of `[fetch]`.
-            out: the new file.
-            attempt: number of the dataset's attempt.
             log: file for tries and latencies, schema `FETCH_LOG`.
             journals: folder in which an interrupted call leaves what came, for the next one; None: a temporary one.
             owners: fetching processes of other machines; None: that of this one.

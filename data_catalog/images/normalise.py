@@ -95,8 +95,8 @@ class NormaliseConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "normalise")
-        interpolations = dict.fromkeys(("upscale_interpolation", "downscale_interpolation"), INTERPOLATIONS)
-        require_values("normalise", self, "", **interpolations)
+        by = INTERPOLATIONS
+        require_values("normalise", self, "", upscale_interpolation=by, downscale_interpolation=by)
         require_values("normalise", self, "", resize_mode=RESIZE_MODES, encode_format=_QUALITY, animated=_ANIMATED)
         require_bounds(self.encode_quality, _QUALITY_BOUNDS[self.encode_format], "normalise.encode_quality")
         if not _COLOUR.fullmatch(self.matte):
