@@ -236,24 +236,18 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, ar
     write_json(job.folder / RECORD, {"format": FORMAT, "files": files})
 
 
-class _Member(NamedTuple):
-    name: str
-    num_bytes: int
-    open: Callable[[], IO[bytes] | None]
-
-
 def _unpack(archive: Path, places: Iterable[Path]) -> None:
     """Unpack the only file that is called like each of `places`, from any folder of a zip or tar."""
     with about("it is damaged, or not an archive"), disk_errors(archive), _members(archive) as members:
         for place in places:
-            found = [member for member in members if PurePosixPath(member.name).name == place.name]
-            if len(found) != 1 or found[0].num_bytes > MAX_MEMBER_BYTES:
-                sizes = [member.num_bytes for member in found]
+            fitting = [each for each in members if inner_name(each[0]) and PurePosixPath(each[0]).name == place.name]
+            found = [read for _, num_bytes, read in fitting if num_bytes <= MAX_MEMBER_BYTES]
+            if len(found) != 1:
                 raise InputError(
-                    f"it has {len(found) or 'no'} members called {place.name}, of {sizes} bytes: expected one of at "
-                    f"most {MAX_MEMBER_BYTES:,}"
+                    f"it has {len(found) or 'no'} members called {place.name} of at most {MAX_MEMBER_BYTES:,} bytes: "
+                    "expected one"
                 )
-            packed = found[0].open()
+            packed = found[0]()
             assert packed is not None  # a regular file has bytes
             # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares
             # checksums.
@@ -262,13 +256,12 @@ def _unpack(archive: Path, places: Iterable[Path]) -> None:
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[list[_Member]]:
-    """Open an archive, and return its files whose names do not lead outside."""
+def _members(path: Path) -> Iterator[list[tuple[str, int, Callable[[], IO[bytes] | None]]]]:
+    """Open an archive, and return name, size and content of its files."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
-            infos = [info for info in zipped.infolist() if inner_name(info.filename) and not info.is_dir()]
-            yield [_Member(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
+            infos = [info for info in zipped.infolist() if not info.is_dir()]
+            yield [(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
     else:
         with tarfile.open(path) as tarred:
-            headers = [info for info in tarred if inner_name(info.name) and info.isreg()]
-            yield [_Member(info.name, info.size, partial(tarred.extractfile, info)) for info in headers]
+            yield [(info.name, info.size, partial(tarred.extractfile, info)) for info in tarred if info.isreg()]

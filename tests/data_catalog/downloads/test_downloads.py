@@ -205,7 +205,7 @@ NAME = "captions_val2014.json"
         (zip_of({f"/etc/{NAME}": b"1"}), f"no members called {NAME}"),
         (tar_of({f"../{NAME}": b"1"}), f"no members called {NAME}"),
         (tar_of({NAME: b""}, tarfile.SYMTYPE), f"no members called {NAME}"),
-        (zip_of({NAME: bytes(1_001)}), r"of \[1001\] bytes: expected one of at most 1,000"),
+        (zip_of({NAME: bytes(1_001)}), f"no members called {NAME} of at most 1,000 bytes"),
         (zip_of({NAME: b"1" * 99})[:-30], "is damaged, or not an archive"),
         (b"<html>sorry</html>", "is damaged, or not an archive"),
         (tar_of({NAME: bytes(range(250)) * 4})[:-90], "is damaged, or not an archive"),
