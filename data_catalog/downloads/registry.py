@@ -1,6 +1,7 @@
 """Registry of upstream files: the sources, their files, and the license terms that a user accepts by name."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -87,4 +88,7 @@ def parse_registry(document: Mapping[str, Any]) -> dict[str, UpstreamSource]:
         with about(f"the registry's table {name} is not valid", kind=SettingsError):
             files = [UpstreamFile(**entry) for entry in values["files"]]
             sources[name] = UpstreamSource(**{**values, "name": name, "files": files})
+    paths = Counter(path for source in sources.values() for file in source.files for path in file.paths)
+    for path in (path for path, count in paths.items() if count > 1):  # one would pass for the other
+        raise SettingsError(f"the registry puts two files at {path}")
     return sources

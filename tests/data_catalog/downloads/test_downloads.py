@@ -262,6 +262,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_files_that_may_not_be_requested_or_written_are_refused(site: Any, entry: Any, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         site.get(entry)
+    with pytest.raises(PipelineError, match=r"two files at a/b\.tsv"):
+        site.source(FILE, FILE)
     assert site.tree() == []
 
 
