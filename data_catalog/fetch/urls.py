@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from data_catalog.base.errors import PipelineError
 from data_catalog.rows.urls import ascii_name
@@ -76,26 +76,33 @@ def fetchable_url(url: str | None) -> str | None:
 def parse_url(url: str | None, base: str = "") -> Target:
     """Parse a URL or IRI, or one relative to `base`. Characters are escaped, and the host is converted to IDNA form."""
     text = (url or "").strip()
-    if not text and not base:
-        raise FetchError("bad_url", "empty")
     try:
         parts = urlsplit(urljoin(base, text))
         port = parts.port
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
-    if not parts.scheme:
-        raise FetchError("bad_url", "no scheme")
-    if parts.scheme not in DEFAULT_PORTS:
-        raise FetchError("scheme", parts.scheme[:20])
-    if "@" in parts.netloc:
-        raise FetchError("userinfo")
     path = _escape(parts.path, _PATH_SAFE) or "/"
     if parts.query:
         path += f"?{_escape(parts.query, _QUERY_SAFE)}"
-    if len(path) > LONGEST_PATH:
-        raise FetchError("bad_url", "too long")
+    if (fault := _fault_of(parts, path)) is not None:
+        raise FetchError(*fault)
     port = DEFAULT_PORTS[parts.scheme] if port is None else port
-    return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname), port=port, path=path)
+    return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname or ""), port=port, path=path)
+
+
+def _fault_of(parts: SplitResult, path: str) -> tuple[str, str | None] | None:
+    """Return why a URL may not be requested, whatever its host."""
+    if not any(parts):
+        return "bad_url", "empty"
+    if not parts.scheme:
+        return "bad_url", "no scheme"
+    if parts.scheme not in DEFAULT_PORTS:
+        return "scheme", parts.scheme[:20]
+    if "@" in parts.netloc:
+        return "userinfo", None
+    if len(path) > LONGEST_PATH:
+        return "bad_url", "too long"
+    return None if parts.hostname else ("bad_url", "no host")
 
 
 def redirect_target(target: Target, location: str) -> Target:
@@ -110,9 +117,7 @@ def _escape(text: str, safe: str) -> str:
     return quote(_BARE_PERCENT.sub("%25", text), safe=safe, errors="replace")
 
 
-def _ascii_host(host: str | None) -> str:
-    if not host:
-        raise FetchError("bad_url", "no host")
+def _ascii_host(host: str) -> str:
     if ":" not in host:
         name = ascii_name(host)
         if not _HOST.fullmatch(name):
