@@ -84,7 +84,7 @@ def parse_url(url: str | None, base: str = "") -> Target:
     path = _escape(parts.path, _PATH_SAFE) or "/"
     if parts.query:
         path += f"?{_escape(parts.query, _QUERY_SAFE)}"
-    if (fault := _fault_of(parts, path)) is not None:
+    if (fault := _fault_of(parts, path) if text or base else ("bad_url", "empty")) is not None:
         raise FetchError(*fault)
     port = DEFAULT_PORTS[parts.scheme] if port is None else port
     return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname or ""), port=port, path=path)
@@ -92,8 +92,6 @@ def parse_url(url: str | None, base: str = "") -> Target:
 
 def _fault_of(parts: SplitResult, path: str) -> tuple[str, str | None] | None:
     """Return why a URL may not be requested, whatever its host."""
-    if not any(parts):
-        return "bad_url", "empty"
     if not parts.scheme:
         return "bad_url", "no scheme"
     if parts.scheme not in DEFAULT_PORTS:
