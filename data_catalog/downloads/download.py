@@ -80,7 +80,7 @@ def check_url(url: str, *, referrer: str = "", algorithm: str = "") -> None:
     is_host = _HOST.fullmatch(host) and host in url.lower()  # a host of other letters is written as xn--
     http_is_safe = host == led_by and (algorithm == "sha256" or host in _THIS_MACHINE)
     if not is_host or not (asked.scheme == "https" or (asked.scheme == "http" and http_is_safe)):
-        raise InputError(f"{url} is not requested: only https is safe from manipulation on the way, and a host is needed")
+        raise InputError(f"{url} is not requested: only https is safe from manipulation on the way")
 
 
 class PartialFile:
