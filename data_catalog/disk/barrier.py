@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError
 from data_catalog.base.plain_text import command
 from data_catalog.disk.disk_errors import access_errors, disk_errors
@@ -128,14 +129,10 @@ def _require_present() -> None:
 
 def _require_finished(root: Path) -> None:
     path = root / TOMBSTONES_FILE
-    try:
-        is_unfinished = bool(json.loads(path.read_bytes())["unfinished"])
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path} cannot be read, so the removed images are not known: restore it from a copy"
-        ) from error
+    with about(path, kind=DamagedError, remedy="the removed images are not known: restore it from a copy"):
+        is_unfinished = json.loads(path.read_bytes())["unfinished"]
     if is_unfinished:
         raise DamagedError(
             f"a take-down in {root} is unfinished, and the root cannot be read until it is done: run "
@@ -158,11 +155,10 @@ def _locked(root: Path, how: int) -> Iterator[None]:
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
-            try:
-                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process that takes down or writes data of %s", root)
-                fcntl.flock(descriptor, how)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that takes down or writes data of %s", root)
+            fcntl.flock(descriptor, how)
         except OSError as error:
             if error.errno not in _LOCKLESS:
                 raise

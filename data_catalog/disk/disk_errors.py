@@ -2,10 +2,12 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_catalog.base.boundary import about
 from data_catalog.base.boundary import raise_if_disk_fails as raise_if_disk_fails
 from data_catalog.base.errors import DiskError
 
@@ -46,9 +48,6 @@ def nearest_existing(path: Path) -> Path:
 
 def make_writable_folder(folder: Path, option: str) -> None:
     """Make a folder for results, which an option named, and check that it is writable, before the work starts."""
-    try:
+    with about(f"{option} {folder} cannot be written", kind=DiskError, remedy="name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{option} {folder} cannot be created: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DiskError(f"{option} {folder} is not writable: name another folder")
+        tempfile.TemporaryFile(dir=folder).close()

@@ -21,63 +21,31 @@ VARIABLE = "VERNACLIP_FAILPOINTS"
 KILL, STOP = "kill", "stop"
 ERRORS = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
 
-# By name, the state at the failpoint: the last thing that happened, or the next one.
-REGISTRY = {
-    # data_catalog/disk/files.py: write_atomically, by which all small files and published shards are written
-    "atomic.before_write": "a temporary file has been made beside the final one, and is empty",
-    "atomic.after_write": "the temporary file is written, not yet on the disk",
-    "atomic.after_fsync": "the temporary file is on the disk, under its temporary name",
-    "atomic.after_rename": "the file has its final name, which the disk may not know yet",
-    "atomic.after_folder_fsync": "the file is in place for good",
-    # data_catalog/disk/files.py: append_line, for logs
-    "append.before_write": "a line is about to be added to a log",
-    "append.after_write": "the line is written, not yet on the disk",
-    "append.after_fsync": "the line is in the log for good",
-    # data_catalog/catalog/work.py: the commit of a step's output
-    "commit.before_write": "a step's temporary folder has been made, and is empty",
-    "commit.after_write": "a step has written its files into its temporary folder",
-    "commit.after_fsync": "a step's files are on the disk, its commit record is not written",
-    "commit.after_record": "the commit record is in the temporary folder",
-    "commit.after_folder_fsync": "the temporary folder with all its entries is on the disk",
-    "commit.after_rename": "a step's folder has its final name, which the disk may not know yet",
-    "commit.after_parent_fsync": "a step's output is committed for good",
-    # data_catalog/catalog/work.py: the removal of outputs that a committed snapshot needed
-    "attempt.before_record": "an attempt is about to begin, or to be recorded as ended",
-    "attempt.after_record": "an attempt has begun, or is recorded as ended",
-    "work.after_rename": "a step's outputs are renamed for removal, and their files still exist",
-    "work.after_remove": "a step's outputs are removed, those of other steps may still exist",
+# The places, by the last thing that happened, or by the next one.
+REGISTRY = (
+    # files.py: `write_atomically`, by which all small files and published shards are written; `append_line`, for logs
+    *("atomic.before_write", "atomic.after_write", "atomic.after_fsync"),
+    *("atomic.after_rename", "atomic.after_folder_fsync"),
+    *("append.before_write", "append.after_write", "append.after_fsync"),
+    # data_catalog/catalog/work.py: the commit of a step's output, which is in a temporary folder until its rename, and
+    # the removal of outputs that a committed snapshot needed; data_catalog/fetch/outcomes.py: an attempt
+    *("commit.before_write", "commit.after_write", "commit.after_fsync", "commit.after_record"),
+    *("commit.after_folder_fsync", "commit.after_rename", "commit.after_parent_fsync"),
+    *("attempt.before_record", "attempt.after_record", "work.after_rename", "work.after_remove"),
     # data_catalog/catalog/manifest.py and flows/build/build.py: the commit of a snapshot
-    "snapshot.before_files": "no file of a shard is published yet",
-    "snapshot.after_link": "one of a snapshot's files is there, others may not be",
-    "snapshot.after_files": "all files of a snapshot are in place, its manifest is not written",
-    "snapshot.before_manifest": "the laws hold, the manifest is about to be written",
-    "snapshot.after_manifest": "the snapshot is committed, the dataset's pointer still names the one before",
-    "snapshot.after_pointer": "the dataset's pointer names the new snapshot",
+    *("snapshot.before_files", "snapshot.after_link", "snapshot.after_files"),
+    *("snapshot.before_manifest", "snapshot.after_manifest", "snapshot.after_pointer"),
     # data_catalog/catalog/duckdb_file.py: the DuckDB file
-    "catalog.before_write": "the snapshot is current, the views are still those of the one before",
-    "catalog.after_write": "the new views are written to a temporary file, not yet on the disk",
-    "catalog.after_fsync": "the new views are on the disk, under a temporary name",
-    "catalog.after_rename": "the new views are in place, which the disk may not know yet",
-    "catalog.after_folder_fsync": "the new views are in place for good",
-    # translation/memory.py: SQLite
-    "memory.before_record": "a window of captions is translated, none of it is recorded",
-    "memory.before_commit": "a window's rows are written in a transaction that is still open",
-    "memory.after_commit": "a window is recorded for good",
-    # translation/memory.py: a take-down, which no build passes
-    "forget.before_memory": "translations of forgotten captions are about to be removed",
-    "forget.after_memory": "they are removed, and SQLite's log beside the file may still hold them",
+    *("catalog.before_write", "catalog.after_write", "catalog.after_fsync"),
+    *("catalog.after_rename", "catalog.after_folder_fsync"),
+    # translation/memory.py: a window of translations; a take-down, which no build passes
+    *("memory.before_record", "memory.before_commit", "memory.after_commit"),
+    *("forget.before_memory", "forget.after_memory"),
     # data_catalog/sample/datasets.py: the sample that ships
-    "scenes.after_draw": "the sample is drawn in a folder beside its own, not yet on the disk",
-    "scenes.after_sync": "the drawn sample is on the disk, under its temporary name",
-    "scenes.after_removal": "an earlier sample has been renamed for removal",
-    "scenes.after_rename": "the sample is in place, which the disk may not know yet",
-    # data_catalog/sources/ingest.py and data_catalog/disk/row_groups.py: files that are written in pieces
-    "ingest.after_batch": "a batch of upstream rows has been staged",
-    "images.after_group": "a group of images has been written to a shard",
-    # data_catalog/fetch/journal.py
-    "fetch.before_event": "in the fetching process: a request or an outcome is about to be written to the journal",
-    "fetch.after_event": "in the fetching process: the journal has it, with the image's bytes",
-}
+    *("scenes.after_draw", "scenes.after_sync", "scenes.after_removal", "scenes.after_rename"),
+    # Files that are written in pieces: staged rows, groups of images, and the journal of a fetching process
+    *("ingest.after_batch", "images.after_group", "fetch.before_event", "fetch.after_event"),
+)
 
 _lock = threading.Lock()
 # By failpoint, the passage at which it acts, and the action; None: the environment has not been read yet.

@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.disk.barrier import block_takedowns
 from data_catalog.disk.disk_errors import disk_errors
@@ -28,6 +29,7 @@ One = TypeVar("One")
 Found = TypeVar("Found")
 
 TEMPORARY_PREFIX = ".tmp-"
+_VERIFY = "`vernaclip verify` lists all damaged files"
 ROWS_PER_GROUP = 50_000
 # Image bytes do not compress; small row groups keep readers' memory bounded (about 10 MB at 256 pixels).
 IMAGE_ROWS_PER_GROUP = 200
@@ -71,10 +73,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`; return its sha256.
-
-    The file has the permissions of any new file, by the umask or the folder's rules.
-    """
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`; return its sha256."""
     if path.exists() and not path.is_file():
         raise SettingsError(f"{path} exists and is not a regular file: give another name")
     return _write_new(path, write, lambda _: path)[1]
@@ -161,18 +160,9 @@ def save_parquet(table: pa.Table, path: Path) -> None:
     )
 
 
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Raise a `DamagedError` if a Parquet file that is read is damaged or missing."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path} cannot be read ({error}): `vernaclip verify` lists all damaged files") from error
-
-
 def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
     """Return columns of a file, without `read_table`, which loads pandas and takes longer."""
-    with parquet_errors(path), pq.ParquetFile(path) as file:
+    with about(f"{path} cannot be read", kind=DamagedError, remedy=_VERIFY), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
 
 
@@ -184,7 +174,7 @@ def of_each_file(find: Callable[[One], Found], files: Iterable[One], *, most: in
 
 def column_names(path: Path) -> list[str]:
     """Return the names of a file's columns."""
-    with parquet_errors(path):
+    with about(f"{path} cannot be read", kind=DamagedError, remedy=_VERIFY):
         names: list[str] = pq.read_schema(path).names
         return names
 
@@ -227,12 +217,11 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
     """
     for folder in folders:
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            if leftover.is_dir():
-                if not files_only:
-                    with suppress(FileNotFoundError):  # a Dask worker tidies up a step of a killed flow
-                        shutil.rmtree(leftover)
-            else:
+            if not leftover.is_dir():
                 leftover.unlink(missing_ok=True)
+            elif not files_only:
+                with suppress(FileNotFoundError):  # a Dask worker tidies up a step of a killed flow
+                    shutil.rmtree(leftover)
 
 
 def rename_for_removal(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import BusyError, DiskError
 from data_catalog.disk.disk_errors import disk_errors
 
@@ -79,10 +80,8 @@ def _remove(folders: list[Path]) -> None:
 
 @contextmanager
 def _locked(place: Path, path: Path) -> Iterator[None]:
-    try:
+    with about(f"{path.parent} is not a writable folder", kind=DiskError):
         file = _lock(place, path)
-    except OSError as error:
-        raise DiskError(f"{path.parent} is not a writable folder: {error.strerror}") from error
     with file:
         # In one line, without options: those of `forget` may name what a take-down removes.
         words = [Path(sys.argv[0]).name, *(word for word in sys.argv[1:3] if not word.startswith("-"))]

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError
 from data_catalog.disk.files import json_bytes, sha256_of, sync, write_atomically, write_json
 
@@ -33,10 +34,8 @@ def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
 
 def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
     """Return the value of a document; `remedy` ends the error of a damaged one, such as "restore it from a copy"."""
-    try:
+    with about(f"{path} cannot be read", kind=DamagedError, remedy=remedy):
         content = path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
     problem = content_problem(content)
     if problem is not None:
         raise DamagedError(f"{path} is damaged ({problem}): {remedy}")
@@ -63,10 +62,8 @@ def checksummed_line(value: Mapping[str, Any]) -> str:
 
 def read_record(path: Path, *, remedy: str) -> dict[str, str]:
     """Return the sha256 of every file that a record lists, by its path relative to the record's folder."""
-    files = read_checksummed(path, remedy=remedy).get("files")
-    if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
-        raise DamagedError(f"{path} is damaged (it lists no files): {remedy}")
-    return files
+    with about(f"{path} lists no files", kind=DamagedError, remedy=remedy):
+        return {**read_checksummed(path, remedy=remedy)["files"]}
 
 
 def file_problem(path: Path, sha256: str) -> str | None:

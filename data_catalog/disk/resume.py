@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.disk.files import save_tensors
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # A single metadata entry: safetensors writes several in random order.
 _METADATA_KEY = "state"
+_REMEDY = "remove it to train from the start, or use the library versions that wrote it"
 
 
 def save_resume_state(
@@ -29,15 +31,9 @@ def save_resume_state(
     generators: Mapping[str, "torch.Tensor"],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write a resume state atomically.
+    """Write a resume state atomically; only a run with the same `key` may resume from it.
 
-    Args:
-        path: file to write.
-        key: hash of all that decides the run; only a run with the same key may resume from it.
-        modules: torch modules by name.
-        optimizer: its moments are saved.
-        generators: states of random generators by name.
-        progress: JSON values.
+    `modules` and `generators` are by name, `progress` has JSON values.
     """
     import torch
 
@@ -62,40 +58,29 @@ def load_resume_state(
     set_generators: Callable[[dict[str, "torch.Tensor"]], None],
     progress_of: Callable[[dict[str, Any]], T],
 ) -> T | None:
-    """Load what `save_resume_state` wrote, if there is such a file; return what `progress_of` makes of the progress.
-
-    A damaged file, and one of another run or of library versions whose modules differ, is refused.
-    """
-    from safetensors import SafetensorError, safe_open
+    """Load what `save_resume_state` wrote, if there is such a file; return what `progress_of` makes of the progress."""
+    from safetensors import safe_open
 
     if not path.is_file():
         return None
-    try:
+    with about(f"{path} is not a resume state", kind=DamagedError, remedy=_REMEDY):
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             progress = json.loads(file.metadata()[_METADATA_KEY])
         own_key = progress.pop("key")
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is not a resume state ({error}): remove it to train from the start") from error
     if own_key != key:
         raise SettingsError(f"{path} belongs to a run with other settings or data: train into another folder")
 
     def below(prefix: str) -> dict[str, "torch.Tensor"]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    try:
+    with about(f"{path} does not match the run", kind=DamagedError, remedy=_REMEDY):
         for name, module in modules.items():
             module.load_state_dict(below(f"{name}."), strict=True)
         moments = _moments(below("optimizer."), optimizer)
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         set_generators(below("generator."))
         return progress_of(progress)
-    except (RuntimeError, LookupError, TypeError, ValueError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise DamagedError(
-            f"{path} does not match the run ({cause}): use the library versions that wrote it, or remove it to train "
-            "from the start"
-        ) from error
 
 
 def _moments(tensors: Mapping[str, "torch.Tensor"], optimizer: Any) -> dict[int, dict[str, Any]]:

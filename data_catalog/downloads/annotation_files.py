@@ -3,24 +3,21 @@
 Files that are already in the data folder are never overwritten.
 """
 
-import contextlib
-import dataclasses
-import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from data_catalog.base.errors import DamagedError, DiskError, InputError
-from data_catalog.disk.disk_errors import nearest_existing, raise_if_disk_fails
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.disk.disk_errors import disk_errors
 from data_catalog.disk.files import TEMPORARY_PREFIX, digest, read_json, sha256_of, sweep_temporary, sync, write_json
 from data_catalog.disk.lock import writer_lock
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
@@ -35,9 +32,6 @@ MAX_UNKNOWN_BYTES = 16 * 2**30  # limit of a file whose size is not published
 MAX_MEMBER_BYTES = 4 * 2**30  # the largest known captions file has 92 MB
 # States of a file in the data folder, as users see them.
 MISSING, RECORDED, UNRECORDED, CHANGED = "no", "yes", "yes, not recorded", "changed since its download"
-# Exceptions of the archive readers and decompressors for damaged data; bz2 raises OSError.
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
-DEFAULT_CONFIG = DownloadConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +51,11 @@ class RecordedFile:
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
     """Return the record of a folder, by path with slashes; {} if there is none."""
-    path = folder / RECORD
-    try:
-        return {name: RecordedFile(**values) for name, values in read_json(path)["files"].items()}
-    except FileNotFoundError:
+    path, remedy = folder / RECORD, "move it away and run the command again, which compares the files again"
+    if not path.exists():
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}): move it away and run the command again, which compares the files again"
-        ) from error
+    with about(f"{path} is damaged", kind=DamagedError, remedy=remedy):
+        return {name: RecordedFile(**values) for name, values in read_json(path)["files"].items()}
 
 
 def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> str:
@@ -112,7 +102,7 @@ def check_readable(source: UpstreamSource, files: Iterable[Path], *, images: Pat
     """
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
-    if "languages" in {field.name for field in dataclasses.fields(kind.config_type)}:
+    if "languages" in {each.name for each in fields(kind.config_type)}:
         settings["languages"] = ("en",)  # rows in other languages are not malformed
     if source.images:
         settings["images"] = str(images)
@@ -126,7 +116,7 @@ class DownloadJob:
     source: UpstreamSource
     folder: Path  # the data folder; the paths of the files are below it
     license_accepted: bool  # by its name
-    config: DownloadConfig = DEFAULT_CONFIG  # a size in the registry replaces its `max_bytes`
+    config: DownloadConfig = field(default_factory=DownloadConfig)  # a size in the registry replaces its `max_bytes`
 
 
 class FileResult(NamedTuple):
@@ -145,18 +135,6 @@ def download_lock(folder: Path) -> AbstractContextManager[object]:
 def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
     """Return whether a file has to be downloaded."""
     return bool(file.url and _missing(file, job))
-
-
-def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
-    """Refuse a disk without space for all pending files of known size."""
-    pending = [file for file in files if is_pending(file, job)]
-    needed = sum((file.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
-    free = shutil.disk_usage(nearest_existing(job.folder)).free
-    if needed > free:
-        raise DiskError(
-            f"{job.source.name} needs {needed:,} more bytes, but the disk of {job.folder} has {free:,} free: free "
-            "space, choose another folder with --to, or fewer files with --only"
-        )
 
 
 def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:
@@ -223,9 +201,8 @@ def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJ
         except InputError as error:
             if not file.expected.algorithm:
                 part.remove()  # with a checksum it is the published file, and a new download would be the same
-            raise InputError(
-                f"the download of {file.url} is not a file that {job.source.name} reads: {error}"
-            ) from error
+            text = f"the download of {file.url} is not a file that {job.source.name} reads: {error}"
+            raise InputError(text) from error
         for source in staged.values():
             sync(source)
         _record(file, staged, job, archive_sha256=sha256_of(part.path) if file.members else "")
@@ -235,7 +212,7 @@ def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJ
             source.replace(place)
             sync(place.parent)
     part.remove()
-    with contextlib.suppress(OSError):  # it contains other downloads, or the lock
+    with suppress(OSError):  # it contains other downloads, or the lock
         downloads.rmdir()
 
 
@@ -259,41 +236,32 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, ar
     write_json(job.folder / RECORD, {"format": FORMAT, "files": files})
 
 
-class _Member(NamedTuple):
-    name: str
-    num_bytes: int
-    open: Callable[[], IO[bytes] | None]
-
-
 def _unpack(archive: Path, places: Iterable[Path]) -> None:
     """Unpack the only file that is called like each of `places`, from any folder of a zip or tar."""
-    try:
-        with _members(archive) as members:
-            for place in places:
-                found = [member for member in members if PurePosixPath(member.name).name == place.name]
-                if len(found) != 1:
-                    raise InputError(f"it has {len(found) or 'no'} members called {place.name}: expected one")
-                if found[0].num_bytes > MAX_MEMBER_BYTES:
-                    raise InputError(f"its member {place.name} has more than {MAX_MEMBER_BYTES:,} bytes")
-                packed = found[0].open()
-                assert packed is not None  # a regular file has bytes
-                # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares
-                # checksums.
-                with packed, place.open("xb") as file:
-                    shutil.copyfileobj(packed, file, 2**20)
-    except _DAMAGE as error:
-        raise_if_disk_fails(error, archive)
-        raise InputError(f"it is damaged, or not an archive ({error})") from error
+    with about("it is damaged, or not an archive"), disk_errors(archive), _members(archive) as members:
+        for place in places:
+            fitting = [each for each in members if inner_name(each[0]) and PurePosixPath(each[0]).name == place.name]
+            found = [read for _, num_bytes, read in fitting if num_bytes <= MAX_MEMBER_BYTES]
+            if len(found) != 1:
+                raise InputError(
+                    f"it has {len(found) or 'no'} members called {place.name} of at most {MAX_MEMBER_BYTES:,} bytes: "
+                    "expected one"
+                )
+            packed = found[0]()
+            assert packed is not None  # a regular file has bytes
+            # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares
+            # checksums.
+            with packed, place.open("xb") as file:
+                shutil.copyfileobj(packed, file, 2**20)
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[list[_Member]]:
-    """Open an archive, and return its files whose names do not lead outside."""
+def _members(path: Path) -> Iterator[list[tuple[str, int, Callable[[], IO[bytes] | None]]]]:
+    """Open an archive, and return name, size and content of its files."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
-            infos = [info for info in zipped.infolist() if inner_name(info.filename) and not info.is_dir()]
-            yield [_Member(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
+            infos = [info for info in zipped.infolist() if not info.is_dir()]
+            yield [(info.filename, info.file_size, partial(zipped.open, info)) for info in infos]
     else:
         with tarfile.open(path) as tarred:
-            headers = [info for info in tarred if inner_name(info.name) and info.isreg()]
-            yield [_Member(info.name, info.size, partial(tarred.extractfile, info)) for info in headers]
+            yield [(info.name, info.size, partial(tarred.extractfile, info)) for info in tarred if info.isreg()]

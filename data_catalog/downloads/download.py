@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 import httpx
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError, TransientError
 from data_catalog.base.progress import Progress
 from data_catalog.disk.disk_errors import disk_errors
@@ -31,9 +31,6 @@ _HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
 ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
-_CHANGED = "upstream has changed the file, or sent a part of it. It is removed: run the same command again"
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,31 +70,24 @@ class Expected:
 def check_url(url: str, *, referrer: str = "", algorithm: str = "") -> None:
     """Refuse a URL that contains a password, or whose bytes anybody on the way may change.
 
-    Args:
-        url: the URL.
-        referrer: URL that led to it, or "" if the user gave it. It may not lead by http to another host.
-        algorithm: that of the file's checksum. With a sha256, which detects manipulated bytes, http is allowed.
+    A checksum by `algorithm` sha256 detects changes, so http is allowed, but not to another host than the `referrer`'s.
     """
-    try:
+    with about(f"{url!r} is not a URL to download from"):
         asked = httpx.URL(url)
         host, led_by = (found.raw_host.decode("ascii") for found in (asked, httpx.URL(referrer or url)))
-        if not _HOST.fullmatch(host) or host not in url.lower():  # a host of other letters is written as xn--
-            raise httpx.InvalidURL("it has no host")
-    except httpx.InvalidURL as error:
-        raise InputError(f"{url!r} is not a URL to download from: {error}") from error
     if asked.userinfo:
         raise InputError(f"a URL of {host} contains a user name or a password: remove them")
+    is_host = _HOST.fullmatch(host) and host in url.lower()  # a host of other letters is written as xn--
     http_is_safe = host == led_by and (algorithm == "sha256" or host in _THIS_MACHINE)
-    if asked.scheme != "https" and not (asked.scheme == "http" and http_is_safe):
+    if not is_host or not (asked.scheme == "https" or (asked.scheme == "http" and http_is_safe)):
         raise InputError(f"{url} is not requested: only https is safe from manipulation on the way")
 
 
 class PartialFile:
     """The downloaded part of a file on the disk, from which a download resumes, also after a crash.
 
-    Bytes of different versions are never joined. The server must state a version (a strong ETag or a date) and a size,
-    and answer the request for the rest with the same version. If it states none, the download starts again. The version
-    of the bytes at `path` is in the file `<path>.json`.
+    Bytes of different versions are never joined: if the server states no version (a strong ETag or a date) and size, or
+    another one than that in `<path>.json`, the download starts again.
     """
 
     def __init__(self, path: Path, url: str) -> None:
@@ -159,24 +149,19 @@ def download(
 ) -> bool:
     """Download `partial.url` to `partial.path`, with a progress bar; downloaded bytes stay after a failure.
 
-    A complete file that an earlier process downloaded and did not use is not requested again.
-
-    Args:
-        partial: the file.
-        config: limits and retries.
-        referrer: URL that led here, see `check_url`.
-        known_etag: ETag of a version that is not downloaded again, "" for none.
-        expected: expected size and checksum; a file with others is removed, so that the next call starts again.
-
-    Returns:
-        True if the file is downloaded; False if the server still has the version of `known_etag`.
+    A complete file that an earlier process downloaded and did not use is not requested again. One that is not as
+    `expected` is removed, so that the next call starts again. Return False, and download nothing, if the server still
+    has the version of `known_etag`. For `referrer`, see `check_url`.
     """
     expected, url = expected or Expected(), partial.url
 
-    def require_size(found: int | None) -> None:
-        if found is not None and expected.num_bytes not in (None, found):
+    def require(what: str, found: object, wanted: object) -> None:
+        if found != wanted:
             partial.remove()
-            raise InputError(f"{url} has {found:,} bytes, expected {expected.num_bytes:,}: {_CHANGED}")
+            raise InputError(
+                f"the {what} of the download of {url} is {found}, expected {wanted}: upstream has changed the file, or "
+                "sent a part of it. It is removed: run the same command again"
+            )
 
     def fetch() -> bool:
         headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
@@ -184,7 +169,8 @@ def download(
             if response.status_code == NOT_MODIFIED and "If-None-Match" in headers:
                 return False
             partial.accept(response)
-            require_size(partial.total)
+            total = partial.total or expected.num_bytes
+            require("size", total, expected.num_bytes or total)
             num_bytes, label = partial.num_bytes, f"download {httpx.URL(url).path.rpartition('/')[2]}"
             bar = Progress(label, total=partial.total, unit="bytes", initial=num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
@@ -194,7 +180,6 @@ def download(
                         raise InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
                     file.write(piece)
                     progress.advance(len(piece))
-            total = partial.total or expected.num_bytes
             if total not in (None, num_bytes):
                 raise httpx.ReadError(f"{num_bytes:,} of {total:,} bytes came")
         return True
@@ -202,22 +187,17 @@ def download(
     is_whole = partial.total is not None and partial.num_bytes == partial.total
     if not is_whole and not _with_retries(fetch, url, config):
         return False
-    require_size(partial.num_bytes)
-    found = expected.checksum_of(partial.path)
-    if found != expected.hexdigest:
-        partial.remove()
-        raise InputError(
-            f"the {expected.algorithm} of the download of {url} is {found}, expected {expected.hexdigest}: {_CHANGED}"
-        )
+    require("size", partial.num_bytes, expected.num_bytes or partial.num_bytes)
+    require(expected.algorithm, expected.checksum_of(partial.path), expected.hexdigest)
     return True
 
 
-def _with_retries(act: Callable[[], Result], url: str, config: DownloadConfig) -> Result:
-    """Return the result of `act`; make errors of httpx that may pass a `TransientError` when all tries have failed."""
+def _with_retries(fetch: Callable[[], bool], url: str, config: DownloadConfig) -> bool:
+    """Return the result of `fetch`; errors of httpx that may pass are a `TransientError` when all tries have failed."""
     for number in range(config.num_tries):
         asked_s = 0.0
         try:
-            return act()
+            return fetch()
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             failure = f"{url} answers HTTP {status}"
@@ -239,28 +219,24 @@ def _answer(
 ) -> Iterator[httpx.Response]:
     """Return a response with one of the statuses `ANSWERS`, after redirects, which are checked as the URL is."""
     check_url(url, referrer=referrer, algorithm=algorithm)
-    with _client(config, headers) as client, ExitStack() as responses:
+    ours = {"User-Agent": f"vernaclip/{version('vernaclip')}", "Accept": "*/*", "Accept-Encoding": "identity"}
+    with ExitStack() as stack:
+        with about("the proxy that the environment names cannot be used", kind=SettingsError):
+            client = httpx.Client(
+                verify=ssl.create_default_context(),
+                timeout=config.timeout_s,
+                mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),  # no proxy is asked for it
+                headers={**ours, **headers},
+            )
+        stack.enter_context(client)
         request: httpx.Request | None = client.build_request("GET", url)
         # Not by httpx's own `follow_redirects`, which reads the bodies of redirects whole.
         for _ in range(MAX_REDIRECTS + 1):
             if request is None:
                 break
             check_url(str(request.url), referrer=referrer, algorithm=algorithm)
-            response = responses.enter_context(closing(client.send(request, stream=True)))
+            response = stack.enter_context(closing(client.send(request, stream=True)))
             request = response.next_request
         if response.status_code not in ANSWERS:
             response.raise_for_status()
         yield response
-
-
-def _client(config: DownloadConfig, headers: Mapping[str, str]) -> httpx.Client:
-    ours = {"User-Agent": f"vernaclip/{version('vernaclip')}", "Accept": "*/*", "Accept-Encoding": "identity"}
-    try:
-        return httpx.Client(
-            verify=ssl.create_default_context(),
-            timeout=config.timeout_s,
-            mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),  # no proxy is asked for it
-            headers={**ours, **headers},
-        )
-    except (ImportError, ValueError) as error:
-        raise SettingsError(f"the proxy that the environment names cannot be used: {error}") from error

@@ -8,10 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import SettingsError
+from data_catalog.downloads.download import ALGORITHMS, Expected
 from data_catalog.sources.image_files import inner_name
-from data_catalog.sources.registry import SOURCE_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,10 @@ class UpstreamFile:
     git_blob: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.file) == bool(self.members) or bool(self.url) == bool(self.by_hand):
-            raise SettingsError("give either file or members, and either url or by_hand")
         for path in self.paths:
             # The name of a hidden file may be that of an unfinished download.
             if inner_name(path) != path or path.startswith(".") or "/." in path:
-                raise SettingsError(f"{path!r} is not a path inside the data folder")
-        if self.url:
-            check_url(self.url, algorithm=self.expected.algorithm)
+                raise SettingsError(f"the registry names {path!r}, which is not a path inside the data folder")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -64,12 +60,6 @@ class UpstreamSource:
     images: str = ""  # folder below the data folder that a person fills with images, "" if images are fetched by URL
     files: Sequence[UpstreamFile]
 
-    def __post_init__(self) -> None:
-        if self.kind not in SOURCE_KINDS:
-            raise SettingsError(f"kind must be one of {', '.join(SOURCE_KINDS)}, got {self.kind!r}")
-        if not self.license.strip():
-            raise SettingsError("a license needs a name, by which a user accepts it")
-
     def files_matching(self, pattern: str | None) -> list[UpstreamFile]:
         """Return the files with a path, or a last part of a path, that matches a glob pattern; None matches all."""
         wanted = pattern or "*"
@@ -87,30 +77,18 @@ class UpstreamSource:
 def read_registry(path: Path | None = None) -> dict[str, UpstreamSource]:
     """Return the sources of a registry's TOML file, by name; without a path, of the registry that ships."""
     path = path or Path(__file__).with_suffix(".toml")
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the registry {path} cannot be read: {error}") from error
-    return parse_registry(document, named=str(path))
+    with about(f"the registry {path} cannot be read"):
+        return parse_registry(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
-def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, UpstreamSource]:
+def parse_registry(document: Mapping[str, Any]) -> dict[str, UpstreamSource]:
     """Return the sources of a registry by name, from one table per source with its files in a list of tables."""
     sources = {}
     for name, values in document.items():
-        place = f"{named}: {name}"
-        try:
-            files = []
-            for number, entry in enumerate(values["files"], start=1):
-                place = f"{named}: {name}: file {number}"
-                files.append(UpstreamFile(**entry))
-            place = f"{named}: {name}"
+        with about(f"the registry's table {name} is not valid", kind=SettingsError):
+            files = [UpstreamFile(**entry) for entry in values["files"]]
             sources[name] = UpstreamSource(**{**values, "name": name, "files": files})
-        except KeyError as error:
-            raise SettingsError(f"{place} needs {error}") from error
-        except (TypeError, ValueError, AttributeError, InputError) as error:
-            raise SettingsError(f"{place}: {error}") from error
     paths = Counter(path for source in sources.values() for file in source.files for path in file.paths)
     for path in (path for path, count in paths.items() if count > 1):  # one would pass for the other
-        raise SettingsError(f"{named} puts two files at {path}")
+        raise SettingsError(f"the registry puts two files at {path}")
     return sources

@@ -56,8 +56,7 @@ class Deadline:
 
     def wait_s(self, limit: float) -> float:
         """Return the seconds that the next wait may take, at most `limit`, or raise `TimeoutError`."""
-        left = self.left()
-        if left <= 0:
+        if not (left := self.left()):
             raise TimeoutError
         return min(limit, left)
 
@@ -81,14 +80,34 @@ class GuardedClient:
         The deadline is that of the whole body. `before_connect` is called after the look-up; it may wait or raise.
         """
         config, deadline = self._config, deadline or Deadline(self._config.deadline_s)
-        look_up, allowed = partial(self._look_up, deadline), config.allow_loopback
-        try:
-            addresses = checked_addresses(target, allow_loopback=allowed, resolver=look_up, ports=config.ports)
-            before_connect()
-            return self._request(target, addresses, deadline)
-        except FetchError as error:
-            error.url = target.url
-            raise
+        look_up = partial(self._look_up, deadline)
+        addresses = checked_addresses(
+            target, allow_loopback=config.allow_loopback, resolver=look_up, ports=config.ports
+        )
+        before_connect()
+        lines = [
+            f"GET {target.path} HTTP/1.1",
+            f"Host: {target.origin.partition('//')[2]}",
+            f"User-Agent: {config.full_user_agent}",
+            f"Accept: {_ACCEPT_IMAGES}",
+            "Accept-Encoding: identity",
+            "Connection: close",
+        ]
+        with ExitStack() as to_close:
+            try:
+                raw = to_close.enter_context(self._connect(addresses, target.port, deadline))
+                if target.scheme == "https":
+                    raw.settimeout(deadline.wait_s(config.timeout_s))
+                    # A name may end with a dot; names in certificates do not.
+                    raw = self._tls.wrap_socket(raw, server_hostname=target.host.rstrip("."))
+                stream = to_close.enter_context(_TimedStream(raw, deadline, config.timeout_s))
+                stream.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
+                response = Response(stream, config.max_bytes)
+                response.begin()
+            except (OSError, http.client.HTTPException) as error:
+                raise _failure_of(error) from error
+            to_close.pop_all()
+            return response
 
     def _look_up(self, deadline: Deadline, host: str, port: int) -> Sequence[str]:
         """Resolve a name, or raise `TimeoutError` at the deadline: the system's resolver has no time-out."""
@@ -100,31 +119,6 @@ class GuardedClient:
             return thread.submit(self._resolver, host, port).result(deadline.left())
         finally:
             thread.shutdown(wait=False)  # a look-up that hangs goes on until the resolver gives up
-
-    def _request(self, target: Target, addresses: Sequence[str], deadline: Deadline) -> "Response":
-        lines = [
-            f"GET {target.path} HTTP/1.1",
-            f"Host: {target.origin.partition('//')[2]}",
-            f"User-Agent: {self._config.full_user_agent}",
-            f"Accept: {_ACCEPT_IMAGES}",
-            "Accept-Encoding: identity",
-            "Connection: close",
-        ]
-        with ExitStack() as to_close:
-            try:
-                raw = to_close.enter_context(self._connect(addresses, target.port, deadline))
-                if target.scheme == "https":
-                    raw.settimeout(deadline.wait_s(self._config.timeout_s))
-                    # A name may end with a dot; names in certificates do not.
-                    raw = self._tls.wrap_socket(raw, server_hostname=target.host.rstrip("."))
-                stream = to_close.enter_context(_TimedStream(raw, deadline, self._config.timeout_s))
-                stream.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
-                response = Response(stream, target.url, self._config.max_bytes)
-                response.begin()
-            except (OSError, http.client.HTTPException) as error:
-                raise failure_of(error) from error
-            to_close.pop_all()
-            return response
 
     def _connect(self, addresses: Sequence[str], port: int, deadline: Deadline) -> socket.socket:
         """Connect to the first address that answers."""
@@ -166,10 +160,10 @@ class _TimedStream(io.RawIOBase):
 class Response(http.client.HTTPResponse):
     """An answer with a body, which is read within the size limit and the deadline, or a redirect."""
 
-    def __init__(self, stream: _TimedStream, url: str, max_bytes: int) -> None:
+    def __init__(self, stream: _TimedStream, max_bytes: int) -> None:
         reader = io.BufferedReader(stream, _PIECE_BYTES)
         super().__init__(SimpleNamespace(makefile=lambda mode: reader), method="GET")  # type: ignore[arg-type]
-        self.url, self._stream, self._max_bytes = url, stream, max_bytes
+        self._stream, self._max_bytes = stream, max_bytes
 
     def begin(self) -> None:
         """Read heads until one is not an interim answer (RFC 9110, 15.2). A 101, which was not requested, is final.
@@ -251,10 +245,10 @@ class Response(http.client.HTTPResponse):
     def failure(self, reason: str, detail: str | None = None) -> FetchError:
         """Return a failure with the facts of the answer."""
         wait_s = retry_after_s(self.headers.get("Retry-After"))
-        return FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s, url=self.url)
+        return FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s)
 
 
-def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
+def _failure_of(error: OSError | http.client.HTTPException) -> FetchError:
     """Return the drop reason for a failed connection or a missing answer, with a detail that is equal in all runs."""
     if isinstance(error, TimeoutError):
         return FetchError("timeout", "no answer in time")
@@ -262,10 +256,11 @@ def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
         return FetchError("connect", "closed in the TLS handshake")
     if isinstance(error, ssl.SSLError):
         return FetchError("tls", getattr(error, "verify_message", None) or error.reason or "handshake failed")
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
-        return FetchError("not_http", type(error).__name__)
-    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "closed without an answer"
-    return FetchError("connect", text)
+    if isinstance(error, OSError) and error.errno:
+        return FetchError("connect", os.strerror(error.errno))
+    if isinstance(error, OSError):  # also http.client.RemoteDisconnected
+        return FetchError("connect", "closed without an answer")
+    return FetchError("not_http", type(error).__name__)
 
 
 def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:

@@ -42,10 +42,6 @@ class HostLimits:
     def __post_init__(self) -> None:
         check_bounds(self, "fetch.hosts.*")
 
-    def over(self, pace: HostPace) -> HostPace:
-        """Return a pace with the limits that are set here replaced."""
-        return replace(pace, **{name: value for name, value in asdict(self).items() if value is not None})
-
 
 # Limits that operators ask for. Wikimedia's robot policy for media allows two connections and 25 Mbit/s.
 KNOWN_HOSTS: Mapping[str, HostPace] = {
@@ -138,9 +134,9 @@ class FetchConfig:
         require_values("fetch", self, "processes", engine=(POLITE, IMG2DATASET), distributor=distributors)
         if self.wikimedia_width not in (0, *WIDTHS):
             raise SettingsError(f"fetch.wikimedia_width must be 0 or one of {WIDTHS}, got {self.wikimedia_width}")
-        for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
-            if text is not None and (not text.strip() or not text.isascii() or not text.isprintable()):
-                raise SettingsError(f"fetch.{name} must be printable ASCII, got {text!r}")
+        sent = self.full_user_agent
+        if not self.user_agent.strip() or not sent.isascii() or not sent.isprintable():
+            raise SettingsError(f"fetch.user_agent and fetch.contact must be printable ASCII, got {sent!r}")
         if self.contact is not None and "@" not in self.contact and "://" not in self.contact:
             raise SettingsError(f"fetch.contact must be a mail address or a URL, got {self.contact!r}")
 
@@ -152,8 +148,11 @@ class FetchConfig:
     @property
     def named_limits(self) -> Mapping[str, HostPace]:
         """Return the limits by host or domain: `KNOWN_HOSTS` and the recipe's, which take precedence."""
-        known = {name: KNOWN_HOSTS.get(group_of(name, KNOWN_HOSTS), self.default_limits) for name in self.hosts}
-        return {**KNOWN_HOSTS, **{name: limits.over(known[name]) for name, limits in self.hosts.items()}}
+        found = dict(KNOWN_HOSTS)
+        for name, limits in self.hosts.items():
+            known = KNOWN_HOSTS.get(group_of(name, KNOWN_HOSTS), self.default_limits)
+            found[name] = replace(known, **{key: value for key, value in asdict(limits).items() if value is not None})
+        return found
 
     @property
     def default_limits(self) -> HostPace:

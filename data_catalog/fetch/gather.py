@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -31,134 +31,60 @@ _HANDOVER_S = 10.0
 _alone = threading.Lock()
 
 
-class _Journals:
-    """The journals of a shard, read on at each look. Other shards read what its hosts were asked for."""
-
-    def __init__(self, folder: Path, urls: Collection[str]) -> None:
-        self._urls = frozenset(urls)
-        self.outcomes: dict[str, Outcome] = {}
-        self.moved: dict[str, Moved] = {}  # URLs handed over
-        self.under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
-        self.starts: dict[str, float] = {}  # by host: the last request
-        self.pauses: dict[str, Pause] = {}  # by host
-        self.num_done = self.num_failed = 0  # of the URLs of the shard
-        self.lock = threading.RLock()
-        self._folder, paths = folder, sorted(folder.glob("*.journal"))
-        self._number = max((int(path.stem) for path in paths), default=-1)
-        self._readers = {path: JournalReader(path) for path in paths}
-        for path in paths:
-            self.close(path)
-
-    def new(self) -> Path:
-        """Return the path of a further journal."""
-        with self.lock:
-            self._number += 1
-            path = self._folder / f"{self._number:05d}.journal"
-            self._readers[path] = JournalReader(path)
-            return path
-
-    def look(self) -> None:
-        """Read what has come since the last look."""
-        with self.lock:
-            for reader in self._readers.values():
-                self._read(reader)
-
-    def close(self, path: Path) -> None:
-        """Read the rest of a journal whose task has ended."""
-        with self.lock:
-            self._read(self._readers.pop(path))
-
-    def _read(self, reader: JournalReader) -> None:
-        with suppress(FileNotFoundError):  # its process has not opened it, or never did
-            for event, piece in reader:
-                url = event.pop("url")
-                if "reason" in event:
-                    if url in self._urls and url not in self.outcomes:
-                        self.num_done += 1
-                        self.num_failed += event["reason"] is not None
-                    self.outcomes.setdefault(url, {**event, "piece": piece})
-                    self.under_way.discard(url)
-                elif "moved" in event:
-                    self.moved[url] = event["moved"]
-                    self.under_way.discard(url)
-                elif "waits" in event:
-                    self.under_way.discard(url)
-                elif "pause" in event:
-                    self.pauses[event["host"]] = event["pause"]
-                else:
-                    self.starts[event["host"]] = max(event["at"], self.starts.get(event["host"], 0.0))
-                    if url not in self.outcomes:
-                        self.under_way.add(url)
-
-
-# The journals of all shards that are being fetched.
-_open: list[_Journals] = []
-
-
-def _hosts_since(since: float) -> tuple[dict[str, float], dict[str, Pause]]:
-    """Return the last requests that hosts got since then, and the pauses of those that are paused, from all shards."""
-    starts: dict[str, float] = {}
-    pauses: dict[str, Pause] = {}
-    now = time.time()
-    for journals in [*_open]:
-        with journals.lock:
-            journals.look()
-            for host, at in journals.starts.items():
-                if at > starts.get(host, since):
-                    starts[host] = at
-            for host, pause in journals.pauses.items():
-                if pause[0] > pauses.get(host, (now,))[0]:
-                    pauses[host] = pause
-    return starts, pauses
-
-
 def fetch_by_owners(urls: Sequence[str], config: FetchConfig, folder: Path, owners: Owners) -> dict[str, Outcome]:
     """Return the outcome of every URL; those that a journal in the folder has are not requested.
 
     The URLs of a process that dies go to its heir at once. Those that were under way are requested at the end, one at a
     time; one at which a process then dies twice is rejected.
     """
-    journals = _Journals(folder, urls)
-    _open.append(journals)
-    try:
-        with Progress("fetch", total=len(urls), unit="images") as progress:
-            shard = _Shard(config, journals, owners, progress)
+    with Progress("fetch", total=len(urls), unit="images") as progress:
+        shard = _Shard(config, folder, owners, progress)
+        _open.append(shard)
+        try:
             shard.fetch(urls)
-            while suspects := shard.suspects(urls):
+            while suspects := [url for url in urls if url not in shard.outcomes and shard.guilt[url] < _GIVEN_UP]:
                 with _alone:
                     shard.fetch(suspects[:1])
-    finally:
-        _open.remove(journals)
-    return {url: journals.outcomes.get(url) or failed("fetch_crash") for url in urls}
+        finally:
+            _open.remove(shard)
+    return {url: shard.outcomes.get(url) or failed("fetch_crash") for url in urls}
 
 
 class _Shard:
-    """The URLs of a shard, until each has an outcome or is given up."""
+    """The URLs of a shard, until each has an outcome or is given up, and what its journals have."""
 
-    def __init__(self, config: FetchConfig, journals: _Journals, owners: Owners, progress: Progress) -> None:
-        self._config, self._journals, self._owners, self._progress = config, journals, owners, progress
+    def __init__(self, config: FetchConfig, folder: Path, owners: Owners, progress: Progress) -> None:
+        self._config, self._folder, self._owners, self._progress = config, folder, owners, progress
         self._named = config.named_limits
         paces = (config.default_limits, *self._named.values())
         self._longest_interval_s = 2 * max(SLOWEST_DELAY_S, *(pace.interval_s for pace in paces))
         self._holders: dict[str, Task] = {}  # the last task that got a URL, while it may go on with it
-        self._guilt = Counter[str]()
         self._early_deaths = 0
-
-    def suspects(self, urls: Sequence[str]) -> list[str]:
-        """Return the URLs without an outcome that may be tried again."""
-        return [url for url in urls if url not in self._journals.outcomes and self._guilt[url] < _GIVEN_UP]
+        self.guilt = Counter[str]()  # of deaths, by URL
+        # From journals:
+        self.outcomes: dict[str, Outcome] = {}
+        self._num_failed = 0
+        self._moved: dict[str, Moved] = {}  # URLs handed over
+        self._under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
+        self.starts: dict[str, float] = {}  # by host: the last request
+        self.pauses: dict[str, Pause] = {}  # by host
+        self.reading = threading.RLock()
+        self._readers = {path: JournalReader(path) for path in sorted(folder.glob("*.journal"))}
+        self._number = max((int(path.stem) for path in self._readers), default=-1)
+        for path in [*self._readers]:
+            self._close(path)
 
     def fetch(self, urls: Sequence[str]) -> None:
         """Have the owners of their hosts fetch URLs without an outcome; those that a death strikes stay without."""
-        self._journals.under_way.difference_update(urls)  # their processes have ended
+        self._under_way.difference_update(urls)  # their processes have ended
         running: dict[Future[None], Task] = {}
         threads = ThreadPoolExecutor(_MOST_TASKS)
         assign_at = time.monotonic()
         try:
             while True:
-                self._journals.look()
-                if new := self._journals.num_done - self._progress.done:
-                    self._progress.advance(new, failed=self._journals.num_failed)
+                self.look()
+                if new := len(self.outcomes) - self._progress.done:
+                    self._progress.advance(new, failed=self._num_failed)
                 # A redirect to another owner's host does not wait for the rest of its task.
                 if time.monotonic() >= assign_at:
                     running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
@@ -171,14 +97,43 @@ class _Shard:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def look(self) -> None:
+        """Read what has come into the journals since the last look."""
+        with self.reading:
+            for reader in self._readers.values():
+                self._read(reader)
+
+    def _close(self, path: Path) -> None:
+        """Read the rest of a journal whose task has ended."""
+        with self.reading:
+            self._read(self._readers.pop(path))
+
+    def _read(self, reader: JournalReader) -> None:
+        with suppress(FileNotFoundError):  # its process has not opened it, or never did
+            for event, piece in reader:
+                url = event.pop("url")
+                if "pause" in event:
+                    self.pauses[event["host"]] = event["pause"]
+                    continue
+                if "at" in event:
+                    self.starts[event["host"]] = max(event["at"], self.starts.get(event["host"], 0.0))
+                    if url not in self.outcomes:
+                        self._under_way.add(url)
+                    continue
+                self._under_way.discard(url)
+                if "moved" in event:
+                    self._moved[url] = event["moved"]
+                elif "reason" in event and url not in self.outcomes:
+                    self.outcomes[url] = {**event, "piece": piece}
+                    self._num_failed += event["reason"] is not None
+
     def _tasks(self, urls: Sequence[str]) -> Iterator[Task]:
         """Yield tasks for the URLs that no process has, in their present state, by the owners of their hosts."""
-        outcomes, moved, under_way = self._journals.outcomes, self._journals.moved, self._journals.under_way
-        left = []
+        moved, left = self._moved, []
         for url in urls:
             holder = self._holders.get(url)
             is_held = holder is not None and holder.moved.get(url) == moved.get(url)
-            if not is_held and url not in outcomes and url not in under_way:
+            if not is_held and url not in self.outcomes and url not in self._under_way:
                 left.append(url)
         if not left:
             return
@@ -190,10 +145,14 @@ class _Shard:
         is_alone = len(self._owners.names()) == 1
         starts, pauses = _hosts_since(time.time() - self._longest_interval_s)
         for owner, part in parts.items():
+            with self.reading:
+                self._number += 1
+                journal = self._folder / f"{self._number:05d}.journal"
+                self._readers[journal] = JournalReader(journal)
             task = Task(
                 urls=part,
                 config=self._config,
-                journal=self._journals.new(),
+                journal=journal,
                 owner=owner,
                 hosts=None if is_alone else [host for host in owner_of if owner_of[host] == owner],
                 starts=starts,
@@ -205,20 +164,41 @@ class _Shard:
 
     def _end(self, task: Task, ended: Future[None]) -> None:
         """Take back what is left of a task; if its process died, the URLs that were under way are suspects."""
-        self._journals.close(task.journal)
-        left = [url for url in task.urls if self._holders.get(url) is task and url not in self._journals.outcomes]
+        self._close(task.journal)
+        left = [url for url in task.urls if self._holders.get(url) is task and url not in self.outcomes]
         for url in left:
             del self._holders[url]
         try:
             ended.result()
         except ChildDiedError as error:
-            suspects = self._journals.under_way.intersection(left)
+            suspects = self._under_way.intersection(left)
             logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
-            self._guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
+            self.guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
             if error.is_lost:
-                self._journals.under_way -= {url for url in suspects if self._guilt[url] < _GIVEN_UP}
+                self._under_way -= {url for url in suspects if self.guilt[url] < _GIVEN_UP}
                 return
             has_begun = error.has_begun or suspects or len(left) < len(task.urls)
             self._early_deaths = 0 if has_begun else self._early_deaths + 1
             if self._early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
+
+
+# The shards that are being fetched.
+_open: list[_Shard] = []
+
+
+def _hosts_since(since: float) -> tuple[dict[str, float], dict[str, Pause]]:
+    """Return the last requests that hosts got since then, and the pauses of those that are paused, from all shards."""
+    starts: dict[str, float] = {}
+    pauses: dict[str, Pause] = {}
+    now = time.time()
+    for shard in [*_open]:
+        with shard.reading:
+            shard.look()
+            for host, at in shard.starts.items():
+                if at > starts.get(host, since):
+                    starts[host] = at
+            for host, pause in shard.pauses.items():
+                if pause[0] > pauses.get(host, (now,))[0]:
+                    pauses[host] = pause
+    return starts, pauses

@@ -1,8 +1,8 @@
-"""Recorded outcomes of URLs: each is recorded once, and looked up before a request is made.
+"""Recorded outcomes of URLs, which are looked up before a request is made.
 
-Outcomes stay in the files that builds write: in `images/` of the existing snapshots, and in the fetch outputs of
-unfinished builds. The pictures are in `pairs/`, or in `images/spare-*` if no pair has them. A picture takes precedence
-over a failure, then the later attempt over the earlier one.
+They stay in the files that builds write: in `images/` of the existing snapshots, and in the fetch outputs of unfinished
+builds. The pictures are in `pairs/`, or in `images/spare-*` if no pair has them. A picture takes precedence over a
+failure, then the later attempt over the earlier one.
 """
 
 import logging
@@ -22,8 +22,8 @@ from data_catalog.catalog.connections import connect_spilling
 from data_catalog.catalog.manifest import Snapshot, committed_snapshots, dataset_names
 from data_catalog.catalog.work import WorkStore
 from data_catalog.disk.failpoints import failpoint
-from data_catalog.disk.files import digest, sha256_of
-from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.disk.files import digest
+from data_catalog.disk.records import file_problem, read_checksummed, write_checksummed
 from data_catalog.disk.row_groups import IMAGE_COLUMNS, Row, read_groups, write_rows
 from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
@@ -36,15 +36,11 @@ logger = logging.getLogger(__name__)
 VERSION = 6
 # Files of the fetch step: images that were fetched now; recorded ones as they came; recorded ones that are normalised.
 FETCHED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
-# It has, for each image of the shard in order, the file that contains it.
-ORDER_FILE = "order.parquet"
+ORDER_FILE = "order.parquet"  # for each image of the shard in order, the file that contains it
 IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
-
 # Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
-
-# Settings that older outcomes do not name.
-_DEFAULTS = {"engine": POLITE}
+_DEFAULTS = {"engine": POLITE}  # settings that older outcomes do not name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +54,9 @@ class Fetching:
 
 
 class RecordedOutcomes:
-    """An index of the recorded outcomes in a root that are valid for a build, by URL.
+    """An index, by URL, of the outcomes in a root that are valid for a build: of snapshots, and of unfinished builds.
 
-    Args:
-        snapshots: index the snapshots of all datasets; a damaged one is refused.
-        unfinished: datasets whose unfinished builds are indexed; None: all.
+    With `unfinished`, only these datasets' unfinished builds are indexed.
     """
 
     def __init__(
@@ -101,16 +95,14 @@ class RecordedOutcomes:
             tables.append(table.take(numbers).select(schema.names).cast(schema))
         return pa.concat_tables(tables)
 
-    def has(self, urls: pa.Array) -> list[bool]:
+    def has(self, urls: pa.Array) -> Any:
         """Return for each canonical URL whether it has a valid outcome."""
-        found: list[bool] = self._indexed(urls, "key IS NOT NULL").column(0).to_pylist()
-        return found
+        return self._indexed(urls, "key IS NOT NULL").column(0).to_pylist()
 
     def write_recorded(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
-        """Write the recorded outcomes of some images into `RAW_FILE` and `IMAGES_FILE` of a folder, in their order.
+        """Write the recorded outcomes of images, whose URLs may be null, to `RAW_FILE` and `IMAGES_FILE` of a folder.
 
-        Return for each image, of which the canonical URL is given or null, `IN_RAW`, `IN_IMAGES`, or None if it has no
-        recorded outcome. Only files that have a row are written.
+        Return `IN_RAW`, `IN_IMAGES` or None, if nothing is recorded, for each image. Only files with a row are written.
         """
         facts, asked = self._indexed(urls, "best.*").to_pylist(), urls.to_pylist()
         rows: dict[int, Row] = {}  # by position; without bytes
@@ -164,10 +156,10 @@ class RecordedOutcomes:
 
     def _require_whole(self, path: Path) -> None:
         if (sha256 := self._unchecked.get(path)) is not None:
-            if not path.is_file() or sha256_of(path) != sha256:
+            if (problem := file_problem(path, sha256)) is not None:
                 raise DamagedError(
-                    f"{path} is missing or damaged, so a build can't reuse its images. Run `vernaclip verify`. If you "
-                    f"remove the folder {path.parents[1]}, its images are fetched again"
+                    f"{problem}, so a build can't reuse its images. Run `vernaclip verify`. If you remove the folder "
+                    f"{path.parents[1]}, its images are fetched again"
                 )
             self._unchecked.pop(path, None)
 
@@ -179,16 +171,13 @@ class RecordedOutcomes:
             self._unchecked |= entries
         for path in files["images"]:
             self._require_whole(path)
-        settings = snapshot.manifest["settings"]["normalise"]
-        facts: Any = {
-            "own": snapshot.dataset == self._fetching.dataset,
-            "is_same": settings == self._fetching.normalise,
-            "url": "coalesce(canonical_url, url)",
-        }
-        is_usable = facts["is_same"] or settings["keep_original"]
+        settings, own = snapshot.manifest["settings"]["normalise"], snapshot.dataset == self._fetching.dataset
+        is_same, url = settings == self._fetching.normalise, "coalesce(canonical_url, url)"
+        is_usable = is_same or settings["keep_original"]
         usable = "p.sample_id IS NOT NULL" if files["pairs"] and is_usable else "false"
-        self._index(files["images"], files["pairs"], usable=usable, **facts)
-        self._index(files["spare"], usable="true" if is_usable else "width IS NULL", **facts)
+        self._index(files["images"], files["pairs"], own=own, is_same=is_same, usable=usable, url=url)
+        usable = "true" if is_usable else "width IS NULL"
+        self._index(files["spare"], own=own, is_same=is_same, usable=usable, url=url)
 
     def _index_unfinished(self, work: WorkStore) -> None:
         raw: list[Path] = []
@@ -202,7 +191,7 @@ class RecordedOutcomes:
                 lists[IMAGES_FILE] = images
             for name in lists.keys() & commit.files.keys():
                 path = commit.path(name)
-                if path.is_file() and sha256_of(path) == commit.files[name]:
+                if file_problem(path, commit.files[name]) is None:
                     lists[name].append(path)
                 else:
                     logger.warning("%s is damaged. Its images are fetched again", path)
@@ -281,14 +270,8 @@ def unpublished_outcomes(
 ) -> Iterator[Row]:
     """Yield outcomes that unfinished builds of a dataset have recorded and a snapshot has not, schema `SPARE`.
 
-    Those of other settings, and rows that are taken down, are left out.
-
-    Args:
-        root: of the catalog.
-        fetching: of the snapshot's build.
-        published: the snapshot's files of outcomes.
-        is_taken_down: returns it for each row of a table.
-        folder: for temporary files; empty, and removed by the caller.
+    Those of other settings, in the snapshot's files `published`, and rows that are taken down, are left out. `folder`
+    is for temporary files: empty, and removed by the caller.
     """
     known = RecordedOutcomes(root, fetching, snapshots=False, unfinished=[fetching.dataset])
     unpublished = known.urls()
@@ -310,10 +293,7 @@ def unpublished_outcomes(
 
 
 def needed_fetch_outputs(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
-    """Return the fetch outputs of a dataset with an outcome that no snapshot has: later builds need them.
-
-    A snapshot was made from those whose keys are `used`.
-    """
+    """Return the fetch outputs, but for those `used` by a snapshot, with an outcome that no snapshot has."""
     indexes: dict[str, RecordedOutcomes] = {}
     found = []
     for commit, key in work.commits("fetch"):
@@ -339,13 +319,9 @@ class Attempt:
     is_under_way: bool = False  # until a build ends
 
 
-def _attempt_path(root: Path, dataset: str) -> Path:
-    return root / "memory" / f"attempt-{dataset}.json"
-
-
 def attempt_of(root: Path, dataset: str) -> Attempt:
     """Return a dataset's attempt."""
-    path = _attempt_path(root, dataset)
+    path = root / "memory" / f"attempt-{dataset}.json"
     remedy = "remove it; attempts are then counted from the snapshots"
     recorded = Attempt(**read_checksummed(path, remedy=remedy)) if path.is_file() else Attempt()
     last = max((snapshot.manifest["attempt"] for snapshot in committed_snapshots(root, dataset)), default=0)
@@ -369,7 +345,7 @@ def end_attempt(root: Path, dataset: str) -> None:
 
 
 def _record(root: Path, dataset: str, attempt: Attempt) -> None:
-    path = _attempt_path(root, dataset)
+    path = root / "memory" / f"attempt-{dataset}.json"
     failpoint("attempt.before_record", path)
     write_checksummed(path, asdict(attempt))
     failpoint("attempt.after_record", path)

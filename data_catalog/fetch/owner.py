@@ -1,10 +1,11 @@
-"""A fetching process, which alone requests the URLs of the hosts that it owns, and its client.
+"""A fetching process, which alone requests the URLs of the hosts that it owns; its client, and its lease.
 
 `python -m data_catalog.fetch.owner SOCKET HOSTS_FOLDER [LEASE NAME]` works on the jobs of several shards at a time
 until the socket closes. A job's outcomes are in its journal.
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -18,22 +19,63 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import raise_if_disk_fails
 from data_catalog.base.errors import KINDS, DefectError, DiskError, InputError, PipelineError
 from data_catalog.disk.child_process import CLOSED, START_S, ChildDiedError, ChildProcess
-from data_catalog.disk.disk_errors import raise_if_disk_fails
 from data_catalog.disk.failpoints import kill_with_parent
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
-from data_catalog.fetch.lease import Lease
+from data_catalog.fetch.robots import HostStore
 from data_catalog.fetch.urls import FetchError
 from data_catalog.fetch.visits import SLACK_S, Fetcher, Job, Moved, Pause
 
+# A process that has not seen its lease renewed for so long begins no request. So a flow that cannot reach a process
+# knows when its hosts may go to another one.
+LEASE_S = 10.0
+RENEWED_S = 1.0
 _BEAT_S = 0.5
 _LOST = 3  # exit status of a process whose lease has ended
 _ERRORS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
 # A library that is missing or incompatible, or a machine that can start no more threads.
 _ERRORS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
+
+
+def renew(path: Path, beat: int, names: Sequence[str]) -> None:
+    """Renew the lease of the processes that are believed alive."""
+    from data_catalog.disk.files import write_json  # fetching processes need no pyarrow
+
+    write_json(path, {"beat": beat, "names": list(names)})
+
+
+class Lease:
+    """The lease by which a flow keeps a process of another machine at work, in a file that all machines share."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._beat: int | None = None
+        self._lock = threading.Lock()
+        self._seen_at = self._looked_at = -math.inf
+
+    def holds(self) -> bool:
+        """Return whether the process may begin requests."""
+        with self._lock:
+            now = time.monotonic()
+            if now > self._looked_at + RENEWED_S:
+                with suppress(OSError, ValueError, KeyError):
+                    content = json.loads(self._path.read_text(encoding="utf-8"))
+                    if self._name in content["names"] and (self._beat is None or content["beat"] > self._beat):
+                        # What is seen first may be old.
+                        self._seen_at = -math.inf if self._beat is None else now
+                        self._beat = content["beat"]
+                self._looked_at = now
+            return now < self._seen_at + LEASE_S
+
+    def wait(self) -> bool:
+        """Wait for the first renewal; return False if none comes in time."""
+        end = time.monotonic() + LEASE_S
+        while not (found := self.holds()) and time.monotonic() < end:
+            time.sleep(RENEWED_S / 4)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +144,11 @@ class Owner:
                     self._fail(error)
 
     def _start(self, number: int, task: Task) -> None:
-        fetcher, now = self._fetcher(task.config), time.time()
+        by, now = repr(task.config), time.time()
+        if by not in self._fetchers:
+            self._store = self._store or HostStore(self._hosts)
+            self._fetchers[by] = Fetcher(task.config, self._store, self._fail, permit=self._permit)
+        fetcher = self._fetchers[by]
         for name, started in task.starts.items():
             fetcher.frontier.note_start(name, now - started)
         for name, (until, reason, detail, status) in task.pauses.items():
@@ -120,14 +166,8 @@ class Owner:
 
         fetcher.start(Job(journal, task.journal.parent, len(task.urls), ended, owns), task.urls, task.moved)
 
-    def _fetcher(self, config: FetchConfig) -> Fetcher:
-        by = repr(config)
-        if by not in self._fetchers:
-            self._store = self._store or HostStore(self._hosts)
-            self._fetchers[by] = Fetcher(config, self._store, self._fail, permit=self._permit)
-        return self._fetchers[by]
-
     def _permit(self) -> None:
+        """Note that a request begins; end the process if its lease forbids it."""
         self._require_lease()
         if not self._has_begun:
             self._has_begun = True
@@ -147,8 +187,14 @@ class Owner:
                 self._tell()
 
     def _fail(self, error: Exception) -> None:
+        """Tell an error of this machine, which the parent raises by its kind."""
         kind = type(error).__name__
-        self._tell(error=f"{kind}: {error}", kind=kind, errno=getattr(error, "errno", None))
+        text = f"{kind}: {error}"
+        try:
+            raise_if_disk_fails(error, self._hosts)
+        except DiskError as failure:
+            text = str(failure)
+        self._tell(error=text, kind=DiskError.__name__ if isinstance(error, OSError) else kind)
 
     def _tell(self, **event: Any) -> None:
         with self._sending, suppress(ConnectionError):
@@ -158,9 +204,7 @@ class Owner:
 class FetchingProcess(Owners):
     """A fetching process, for its parent: started by the first job, and again after it died. Safe for threads.
 
-    Args:
-        hosts: folder with the state of hosts: robots.txt files, which are kept for a day, and pauses until they end.
-        lease: file of the lease, and the name of the process in it; empty: it needs none.
+    `hosts` is the folder of its `HostStore`, `lease` the file of its lease and its name in it, or nothing.
     """
 
     def __init__(self, hosts: Path, *lease: str) -> None:
@@ -206,7 +250,8 @@ class FetchingProcess(Owners):
                 if "ended" in event:
                     self._jobs.pop(event["ended"]).set_result(None)
                 elif "error" in event:
-                    error = self._error_of(event)
+                    kind = _ERRORS.get(event["kind"], DefectError)
+                    error = kind(f"images: the fetching process can't go on: {event['error']}")
             error = error or ChildDiedError(f"silent for {patience_s:g} s")
         except (EOFError, OSError):
             error = ChildDiedError(child.cause_of_death())
@@ -218,14 +263,6 @@ class FetchingProcess(Owners):
             jobs, self._jobs, self._child = self._jobs, {}, None
         for done in jobs.values():
             done.set_exception(DefectError(CLOSED) if self._is_closed else error)
-
-    def _error_of(self, event: Mapping[str, Any]) -> Exception:
-        try:
-            raise_if_disk_fails(OSError(event["errno"], event["error"]), self._hosts)
-        except DiskError as error:
-            return error
-        refused = DefectError if event["errno"] is None else DiskError
-        return _ERRORS.get(event["kind"], refused)(f"images: the fetching process can't go on: {event['error']}")
 
     def close(self) -> None:
         """End the process; jobs that run fail."""

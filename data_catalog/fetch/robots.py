@@ -1,19 +1,24 @@
-"""What is known of the robots.txt of each origin (RFC 9309): rules hold for a day, a failure until the next try."""
+"""What is known of hosts: their robots.txt (RFC 9309), whose rules hold for a day, and pauses that they asked for."""
 
+import sqlite3
 import threading
 import time
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import DamagedError
 from data_catalog.fetch.client import GZIP, GZIP_CODINGS, Response
 from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
 from data_catalog.fetch.consent import RobotsTxt
-from data_catalog.fetch.frontier import Frontier
-from data_catalog.fetch.host_store import HostStore
+from data_catalog.fetch.frontier import LONGEST_PAUSE_S, Frontier
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 
+HOSTS_FILE = "hosts.sqlite"
 # Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
 HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
 # RFC 9309 requires at least 500 KiB of a robots.txt to be read. The rest is ignored.
@@ -22,6 +27,62 @@ _RULES_AGE_S = 24 * 3600.0
 _FAILURE_AGE_S = 60.0
 # Parsed rules take about thirty times the memory of their text. Those of an origin count as at least `_LEAST_TEXT`.
 _TEXT_IN_MEMORY, _LEAST_TEXT = 4 * 1024 * 1024, 500
+
+
+class HostStore:
+    """The file in which a fetching process keeps robots.txt files for a day, and pauses of hosts until they end.
+
+    Times are of the system clock, since they outlive the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._lock = folder / HOSTS_FILE, threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._run("PRAGMA synchronous = OFF")  # a crash of the machine may lose entries; they are not needed
+        self._run("CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)")
+        self._run(
+            "CREATE TABLE IF NOT EXISTS paused "
+            "(host TEXT PRIMARY KEY, since REAL, until REAL, reason TEXT, detail TEXT, status INTEGER)"
+        )
+
+    def robots(self, origin: str) -> str | None:
+        """Return the robots.txt of an origin; None if there is none of the last day."""
+        rows = self._run("SELECT body FROM robots WHERE origin = ? AND time > ?", origin, time.time() - _RULES_AGE_S)
+        return str(rows[0][0]) if rows else None
+
+    def store_robots(self, origin: str, body: str) -> None:
+        """Store the robots.txt of an origin."""
+        self._run("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", origin, time.time(), body)
+
+    def pauses(self) -> Iterator[tuple[str, float, FetchError]]:
+        """Yield the hosts that are paused now, the seconds left, and the failure.
+
+        Pauses that began in the future are ignored: the clock was set back.
+        """
+        now = time.time()
+        query = "SELECT host, until, reason, detail, status FROM paused WHERE since < ? AND until > ?"
+        for host, until, reason, detail, status in self._run(query, now + 60, now):
+            yield host, until - now, FetchError(reason, detail, http_status=status)
+
+    def store_pause(self, host: str, failure: FetchError, seconds: float) -> None:
+        """Store how long a host is paused, and why; a shorter pause changes nothing."""
+        now = time.time()
+        until = now + min(seconds, LONGEST_PAUSE_S)
+        statement = """
+            INSERT INTO paused VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host) DO UPDATE
+            SET since = excluded.since, until = excluded.until, reason = excluded.reason, detail = excluded.detail,
+                status = excluded.status WHERE until < excluded.until OR since > excluded.since
+        """
+        self._run(statement, host, now, until, failure.reason, failure.detail, failure.http_status)
+
+    def _run(self, statement: str, *values: Any) -> list[Any]:
+        with self._lock, about(self._path, kind=DamagedError, remedy="repair the disk, or delete the file"):
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self._path, timeout=60.0, isolation_level=None, check_same_thread=False
+                )
+            return self._connection.execute(statement, values).fetchall()
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +97,7 @@ class RobotsVisit:
     order: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """The rules of an origin, or its last failure, and for how long it holds."""
 
     rules: RobotsTxt | FetchError

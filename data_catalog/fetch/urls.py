@@ -1,7 +1,4 @@
-"""URLs and addresses: parsing of URLs into canonical ASCII form, checks of host addresses, and Wikimedia thumbnails.
-
-Only addresses of the public internet may be connected to, and loopback if the settings allow it.
-"""
+"""URLs in canonical ASCII form, hosts whose addresses may be connected to, and Wikimedia's thumbnails."""
 
 import ipaddress
 import re
@@ -10,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from data_catalog.base.errors import PipelineError
 from data_catalog.rows.urls import ascii_name
@@ -40,7 +37,6 @@ class FetchError(PipelineError):
     _: KW_ONLY
     http_status: int | None = None
     retry_after_s: float | None = None  # the wait that the server asks for
-    url: str | None = None  # of the last request, set by the code that made it
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
@@ -77,39 +73,41 @@ def fetchable_url(url: str | None) -> str | None:
 
 
 @lru_cache(maxsize=4096)  # each URL is parsed several times during its fetch
-def parse_url(url: str | None) -> Target:
-    """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form."""
+def parse_url(url: str | None, base: str = "") -> Target:
+    """Parse a URL or IRI, or one relative to `base`. Characters are escaped, and the host is converted to IDNA form."""
     text = (url or "").strip()
-    if not text:
-        raise FetchError("bad_url", "empty")
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(urljoin(base, text))
         port = parts.port
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
-    if not parts.scheme:
-        raise FetchError("bad_url", "no scheme")
-    if parts.scheme not in DEFAULT_PORTS:
-        raise FetchError("scheme", parts.scheme[:20])
-    if "@" in parts.netloc:
-        raise FetchError("userinfo")
     path = _escape(parts.path, _PATH_SAFE) or "/"
     if parts.query:
         path += f"?{_escape(parts.query, _QUERY_SAFE)}"
-    if len(path) > LONGEST_PATH:
-        raise FetchError("bad_url", "too long")
+    if (fault := _fault_of(parts, path) if text or base else ("bad_url", "empty")) is not None:
+        raise FetchError(*fault)
     port = DEFAULT_PORTS[parts.scheme] if port is None else port
-    return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname), port=port, path=path)
+    return Target(scheme=parts.scheme, host=_ascii_host(parts.hostname or ""), port=port, path=path)
+
+
+def _fault_of(parts: SplitResult, path: str) -> tuple[str, str | None] | None:
+    """Return why a URL may not be requested, whatever its host."""
+    if not parts.scheme:
+        return "bad_url", "no scheme"
+    if parts.scheme not in DEFAULT_PORTS:
+        return "scheme", parts.scheme[:20]
+    if "@" in parts.netloc:
+        return "userinfo", None
+    if len(path) > LONGEST_PATH:
+        return "bad_url", "too long"
+    return None if parts.hostname else ("bad_url", "no host")
 
 
 def redirect_target(target: Target, location: str) -> Target:
     """Return the target of a redirect from `target`; `location` is the header as `http.client` decodes it (Latin-1)."""
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
-    try:
-        return parse_url(urljoin(target.url, location))
-    except ValueError as error:
-        raise FetchError("bad_url", "not a URL") from error
+    return parse_url(location, target.url)
 
 
 def _escape(text: str, safe: str) -> str:
@@ -117,9 +115,7 @@ def _escape(text: str, safe: str) -> str:
     return quote(_BARE_PERCENT.sub("%25", text), safe=safe, errors="replace")
 
 
-def _ascii_host(host: str | None) -> str:
-    if not host:
-        raise FetchError("bad_url", "no host")
+def _ascii_host(host: str) -> str:
     if ":" not in host:
         name = ascii_name(host)
         if not _HOST.fullmatch(name):
@@ -144,7 +140,7 @@ _NOT_PUBLIC = [
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host from the system's resolver, in its order, each once."""
+    """Return the addresses of a host from the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -166,10 +162,7 @@ def is_public(address: Address) -> bool:
 def checked_addresses(
     target: Target, *, allow_loopback: bool, resolver: Resolver = resolve, ports: Collection[int] = USUAL_PORTS
 ) -> list[str]:
-    """Look up the host once and return its addresses. Raise if any of them may not be connected to.
-
-    An allowed loopback address may have any port.
-    """
+    """Look up the host once, and return its addresses; raise `FetchError` if one of them may not be connected to."""
     port_allowed = target.port in ports
     if not port_allowed and not allow_loopback:
         raise FetchError("port", str(target.port))
@@ -205,10 +198,7 @@ _LONGEST_NAME_BYTES = 165
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
-    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL, or width 0.
-
-    A smaller original has no thumbnail, so that the request for it fails.
-    """
+    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL, or width 0."""
     found = _ORIGINAL.fullmatch(url)
     if found is None or not width:
         return None

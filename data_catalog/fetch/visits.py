@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -19,24 +19,19 @@ from data_catalog.fetch.client import REDIRECTS, Deadline, GuardedClient, Respon
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.frontier import Frontier, Host, Turn
-from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal
-from data_catalog.fetch.robots import HOST_FAILURES, Robots, RobotsVisit, backoff_s, robots_text
+from data_catalog.fetch.robots import HOST_FAILURES, HostStore, Robots, RobotsVisit, backoff_s, robots_text
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
 from data_catalog.rows.fetch_reasons import is_retryable
 
 logger = logging.getLogger(__name__)
 
-# The state of a visit that another process goes on with.
-Moved = dict[str, Any]
+Moved = dict[str, Any]  # the state of a visit that another process goes on with
 # The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
 Pause = tuple[float, str, str | None, int | None]
 
-# A request hangs if it takes this much longer than its deadline, which leaves time for a slow resolver.
-SLACK_S = 180.0
-# Larger bodies are spooled to the disk, since each thread has one.
-_BODY_IN_MEMORY = 1024 * 1024
-# Headers may be megabytes long.
+SLACK_S = 180.0  # a request hangs if it takes this much longer than its deadline
+_BODY_IN_MEMORY = 1024 * 1024  # larger bodies are spooled to the disk, since each thread has one
 _LONGEST_TAG = 1000
 # Names of placeholder files. Only targets of redirects are compared: a caption's own image may have such a name.
 _NAMES = re.compile(
@@ -50,14 +45,10 @@ _NAMES = re.compile(
 
 def is_placeholder(url: str, final_url: str) -> bool:
     """Return whether a request for `url` was redirected to a file with the name of a placeholder."""
-    stem = _stem(final_url)
-    return stem != _stem(url) and _NAMES.search(stem) is not None
-
-
-def _stem(url: str) -> str:
-    """Return the file's name without suffix, which is equal after a redirect to HTTPS or to another host."""
-    name = url.partition("?")[0].rpartition("/")[2]
-    return name.rpartition(".")[0] or name
+    # Names without suffix are equal after a redirect to HTTPS or to another host.
+    names = [each.partition("?")[0].rpartition("/")[2] for each in (url, final_url)]
+    asked_for, stem = (name.rpartition(".")[0] or name for name in names)
+    return stem != asked_for and _NAMES.search(stem) is not None
 
 
 @dataclass(slots=True)
@@ -98,9 +89,8 @@ class Visit:
 class Fetcher:
     """Threads that make the requests of all jobs of a process.
 
-    Args:
-        fail: called with an error of this machine, which ends all jobs.
-        permit: called right before each request; it may end the process.
+    `fail` is called with an error of this machine, which ends all jobs, and `permit` right before each request; it may
+    end the process.
     """
 
     def __init__(
@@ -181,7 +171,7 @@ class Fetcher:
     def _step(self, visit: Visit, turn: Turn) -> None:
         """Make one request, if nothing forbids it; then queue the visit again, or end it."""
         if (closed := self._closed(visit, turn.host)) is not None:
-            self._end(visit, replace(closed, url=visit.target.url))
+            self._end(visit, closed)
             return
         if self._robots is not None:
             rules = self._robots.rules_for(visit)
@@ -193,7 +183,7 @@ class Fetcher:
             if isinstance(rules, RobotsTxt) and not rules.allows(visit.target.url):
                 rules = FetchError("robots_txt")
             if isinstance(rules, FetchError):
-                self._retry_or_end(visit, replace(rules, url=visit.target.url))
+                self._retry_or_end(visit, rules)
                 return
             visit.usages += rules.content_usage(visit.target.path)
         self._ask(visit, turn)
@@ -241,28 +231,29 @@ class Fetcher:
                 raise  # trouble of this machine
             # A parser that trips over an answer which nobody foresaw costs its row alone.
             logger.exception("images: %s", visit.target.url)
-            raise FetchError("fetch_lost", type(error).__name__, url=visit.target.url) from error
+            raise FetchError("fetch_lost", type(error).__name__) from error
         finally:
             visit.left_s = deadline.left()
 
     def _ask(self, visit: Visit, turn: Turn) -> None:
-        started, failure = time.monotonic(), None
+        started = time.monotonic()
+        found: Response | FetchError
         with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
             try:
-                with self._answer(visit, turn) as response:
-                    if response.status in REDIRECTS:
-                        self._follow(visit, response)
+                with self._answer(visit, turn) as found:
+                    if found.status in REDIRECTS:
+                        self._follow(visit, found)
                     else:
-                        self._take(visit, response, sink, turn.host)
+                        self._take(visit, found, sink, turn.host)
             except FetchError as error:
-                failure = error
+                found = error
             visit.asking_s += time.monotonic() - started
-            if failure is not None:
-                self._retry_or_end(visit, failure)
-            elif response.status in REDIRECTS:
+            if isinstance(found, FetchError):
+                self._retry_or_end(visit, found)
+            elif found.status in REDIRECTS:
                 self._queue(visit)
             else:
-                self._end(visit, response, sink)
+                self._end(visit, found, sink)
 
     def _follow(self, visit: Visit | RobotsVisit, response: Response) -> None:
         """Set a visit's next target to that of a redirect."""
@@ -271,19 +262,15 @@ class Fetcher:
             raise response.failure("http_3xx", f"HTTP {response.status}")
         if visit.hops == self._config.max_redirects:
             raise response.failure("redirects", f"more than {self._config.max_redirects}")
-        try:
-            visit.target = redirect_target(visit.target, location)
-        except FetchError as error:
-            error.url = visit.target.url
-            raise
+        visit.target = redirect_target(visit.target, location)
         visit.hops += 1
 
     def _take(self, visit: Visit, response: Response, sink: IO[bytes], host: Host) -> None:
         """Read the body, unless an opt-out forbids its use."""
         visit.signals = opt_out_signals(response.headers, visit.usages)
         refusal = visit.signals.refusal(self._config.consent, self._config.robot)
-        if refusal is None and is_placeholder(visit.candidates[0], response.url):
-            refusal = "placeholder", response.url[:200]
+        if refusal is None and is_placeholder(visit.candidates[0], visit.target.url):
+            refusal = "placeholder", visit.target.url[:200]
         if refusal is not None:
             raise response.failure(*refusal)
         try:
@@ -316,7 +303,7 @@ class Fetcher:
     def _pause(self, visit: Visit, failure: FetchError, seconds: float) -> None:
         """Pause the host that refused a visit; one that refuses all that is requested is given up for the job."""
         # A redirect may have led to another host than the URL's own.
-        host, job = self.frontier.host_of(parse_url(failure.url or visit.url).host), visit.job
+        host, job = self.frontier.host_of(visit.target.host), visit.job
         with self._lock:
             job.refusals[host.name] += 1
             # The limit is the number of all tries of as many rows as are requested at once.
@@ -340,7 +327,7 @@ class Fetcher:
             "reason": failure and failure.reason,
             "detail": failure and failure.detail,
             "http_status": found.http_status if isinstance(found, FetchError) else found.status,
-            "final_url": found.url,
+            "final_url": visit.target.url,
             "robots_tag": "; ".join(visit.signals.robots_tags)[:_LONGEST_TAG] or None,
             "content_usage": visit.signals.content_usage,
             "tries": visit.tries,
@@ -361,19 +348,18 @@ class Fetcher:
             job.ended()
 
     def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
-        found: str | FetchError | None = None
-        try:
-            if (paused := self._too_long_paused(turn.host)) is not None:
-                raise replace(paused, url=visit.target.url)
-            with self._answer(visit, turn) as response:
-                if response.status in REDIRECTS:
-                    self._follow(visit, response)
-                else:
-                    found = robots_text(response)
-        except FetchError as error:
-            status = error.http_status
-            is_missing = status in (204, 205) or (status is not None and 400 <= status < 500 and status != 429)
-            found = "" if is_missing else error  # a file that is not there forbids nothing
+        found: str | FetchError | None = self._too_long_paused(turn.host)
+        if found is None:
+            try:
+                with self._answer(visit, turn) as response:
+                    if response.status in REDIRECTS:
+                        self._follow(visit, response)
+                    else:
+                        found = robots_text(response)
+            except FetchError as error:
+                status = error.http_status
+                is_missing = status in (204, 205) or (status in range(400, 500) and status != 429)
+                found = "" if is_missing else error  # a file that is not there forbids nothing
         if found is None:
             self._queue(visit)
             return
@@ -382,6 +368,6 @@ class Fetcher:
         for number, parked in enumerate(visit.parked):
             # A host that cannot be reached has failed for all; one that asks for a rest is asked again after it.
             if failure is not None and (number == 0 or failure.reason in HOST_FAILURES):
-                self._retry_or_end(parked, replace(failure, url=parked.target.url))
+                self._retry_or_end(parked, failure)
             else:
                 self._queue(parked)

@@ -136,7 +136,8 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
         flags = _REDUCED[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels: Pixels | None = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
         if pixels is not None:  # else Pillow decodes it, or says what is wrong
-            return Decoded(pixels, _profile(image, profiles), _orientation(image), size)
+            profile = image.info.get("icc_profile") if profiles else None
+            return Decoded(pixels, profile, _orientation(image), size)
     if is_jpeg and fraction > 1:
         image.draft(None, (size[0] // fraction, size[1] // fraction))
     decoded = decode_opened(image, matte, profiles=profiles)
@@ -146,13 +147,9 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
 def decode_opened(image: Image.Image, matte: tuple[int, int, int], *, profiles: bool) -> Decoded:
     """Decode a Pillow image of any mode by Pillow, as `decode` does."""
     image.load()
-    picture, profile = _rgb(image, matte, _profile(image, profiles))
+    picture, profile = _rgb(image, matte, image.info.get("icc_profile") if profiles else None)
     # Pillow turns some TIFFs upright while it decodes them: their size is known only now.
     return Decoded(np.asarray(picture), profile, _orientation(image), image.size)
-
-
-def _profile(image: Image.Image, profiles: bool) -> bytes | None:
-    return image.info.get("icc_profile") if profiles else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -37,32 +37,19 @@ INTERPOLATIONS = {
 }
 _BY_SHORTER_SIDE = ("keep_ratio", "center_crop")
 _BORDER_COLOUR = (255, 255, 255)
-# Above this size, averaging in floats needs too much memory for the time that it saves.
-_MAX_FLOAT_PIXELS = 2_000_000
-# A JPEG decoded at a fraction still has at least this many times the wanted size.
-_FRACTION_MARGIN = 2
+_MAX_FLOAT_PIXELS = 2_000_000  # above it, averaging in floats needs too much memory for the time that it saves
+_FRACTION_MARGIN = 2  # a JPEG decoded at a fraction still has at least this many times the wanted size
 # OpenCV's option of the quality of JPEG and WebP, and of the compression level of PNG; the bounds of both.
 _QUALITY = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION}
 _QUALITY_BOUNDS = {"jpg": {"ge": 1, "le": 100}, "webp": {"ge": 1, "le": 100}, "png": {"ge": 0, "le": 9}}
-# The longest side that OpenCV writes in a format, in pixels.
-_LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}
-# Side of the grey picture that the hash is computed from.
-_HASH_SIDE = 32
-# Side of the colour thumbnail that distinguishes pictures with the same hash.
-THUMBNAIL_SIDE = 8
+_LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}  # that OpenCV writes, in pixels
+_HASH_SIDE = 32  # of the grey picture that the hash is computed from
+THUMBNAIL_SIDE = 8  # of the colour thumbnail that distinguishes pictures with the same hash
 THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
-_CHOICES: dict[str, Any] = {
-    "resize_mode": RESIZE_MODES,
-    "upscale_interpolation": INTERPOLATIONS,
-    "downscale_interpolation": INTERPOLATIONS,
-    "encode_format": _QUALITY,
-    "animated": ("reject", "first"),
-}
+_ANIMATED = ("reject", "first")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-# From glibc's malloc.h: options of mallopt, and the largest threshold that it accepts.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MMAP_THRESHOLD_BYTES = 32 * 1024**2
-_TRIM_THRESHOLD_BYTES = 128 * 1024**2
+# Options of mallopt, from glibc's malloc.h: the mmap threshold, of which it accepts no larger one; the trim threshold.
+_MALLOC = {-3: 32 * 1024**2, -1: 128 * 1024**2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +95,9 @@ class NormaliseConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "normalise")
-        require_values("normalise", self, "", **_CHOICES)
+        by = INTERPOLATIONS
+        require_values("normalise", self, "", upscale_interpolation=by, downscale_interpolation=by)
+        require_values("normalise", self, "", resize_mode=RESIZE_MODES, encode_format=_QUALITY, animated=_ANIMATED)
         require_bounds(self.encode_quality, _QUALITY_BOUNDS[self.encode_format], "normalise.encode_quality")
         if not _COLOUR.fullmatch(self.matte):
             raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
@@ -133,9 +122,8 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 
     After a `MemoryError` the process should end: its later results are uncertain.
     """
-    with warnings.catch_warnings():
-        # Pillow warns about large or odd files; this module decides which of them are rejected.
-        warnings.simplefilter("ignore")
+    # Pillow warns about large or odd files; this module decides which of them are rejected.
+    with warnings.catch_warnings(action="ignore"):
         try:
             return _normalised(raw, config)
         except (ImageRejectedError, MemoryError):
@@ -148,7 +136,8 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 
 def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     opened = open_image(raw)
-    _check_header(opened, config)
+    if (fault := _fault_of(opened, config)) is not None:
+        raise ImageRejectedError(*fault)
     plan = _plan_of(opened.size, config)
     fraction = plan.fraction(opened.size) if plan and config.scaled_decoding else 1
     red, green, blue = bytes.fromhex(config.matte[1:])
@@ -174,26 +163,25 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     )
 
 
-def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
-    """Reject an image whose header exceeds a limit, before anything is decoded."""
+def _fault_of(image: ImageFile, config: NormaliseConfig) -> tuple[str, str | None] | None:
+    """Return reason and detail of an image whose header exceeds a limit, before anything is decoded."""
     short, long = sorted(image.size)
     size = f"{image.width}x{image.height}"
     if short * long > config.max_pixels:
-        raise ImageRejectedError("too_many_pixels", f"{short * long} pixels")
+        return "too_many_pixels", f"{short * long} pixels"
     if long > config.max_aspect_ratio * short:
-        raise ImageRejectedError("aspect", size)
+        return "aspect", size
     if short < config.min_image_size:
-        raise ImageRejectedError("too_small", size)
+        return "too_small", size
     if config.animated == "reject" and image.format != "MPO" and getattr(image, "is_animated", False):
-        raise ImageRejectedError("animated", image.format)
+        return "animated", image.format
     kind, plan = config.encode_format, _plan_of(image.size, config)
     longest = max(plan.width, plan.height) if plan else long
     if plan and config.resize_mode != "keep_ratio":
         longest = config.image_size
     if longest > _LONGEST_SIDE[kind]:
-        raise ImageRejectedError(
-            "too_many_pixels", f"{longest} pixels a side, of at most {_LONGEST_SIDE[kind]} in {kind}"
-        )
+        return "too_many_pixels", f"{longest} pixels a side, of at most {_LONGEST_SIDE[kind]} in {kind}"
+    return None
 
 
 class _Plan(NamedTuple):
@@ -317,5 +305,5 @@ def load_decoders() -> None:
     # Reuse the memory pages of one image for the next: new pages are a quarter of the cost of an image.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries than glibc have none
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+        for option, value in _MALLOC.items():
+            mallopt(option, value)

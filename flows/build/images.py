@@ -27,8 +27,8 @@ from data_catalog.disk.files import digest, save_parquet
 from data_catalog.disk.row_groups import read_groups, write_rows
 from data_catalog.fetch.config import FetchConfig, main_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
-from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import fetchable_url
+from data_catalog.fetch.workers import image_requests
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish.publish import SplitConfig, publish_shard
 from data_catalog.publish.tombstones import (

@@ -20,8 +20,7 @@ from distributed import CancelledError, Client, KilledWorker, secede
 from data_catalog.base.errors import PipelineError
 from data_catalog.disk.child_process import ChildDiedError
 from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
-from data_catalog.fetch.lease import LEASE_S, RENEWED_S, renew
-from data_catalog.fetch.owner import FetchingProcess, Owners, Task
+from data_catalog.fetch.owner import LEASE_S, RENEWED_S, FetchingProcess, Owners, Task, renew
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
 SILENT_S = 15.0

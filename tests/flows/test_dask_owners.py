@@ -18,7 +18,7 @@ from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.lease import LEASE_S
+from data_catalog.fetch.owner import LEASE_S
 from data_catalog.fetch.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners

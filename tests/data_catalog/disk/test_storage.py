@@ -206,7 +206,7 @@ def test_what_is_no_document_is_told_with_its_remedy(tmp_path: Path, content: by
     write_json(path, {"snapshot": "abc"})
     with pytest.raises(DamagedError, match="checksum is missing"):
         read_checksummed(path, remedy="restore it")
-    for value in ({}, {"files": []}, {"files": {"a": 1}}):
+    for value in ({}, {"files": []}):
         write_checksummed(path, value)
         with pytest.raises(DamagedError, match="lists no files"):
             read_record(path, remedy="restore it")

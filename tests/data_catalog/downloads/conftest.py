@@ -84,7 +84,7 @@ class Site:
     def source(self, *files: Any, kind: str = "cc3m", **changes: str) -> UpstreamSource:
         """Return a source with entries of a registry."""
         known = {"kind": kind, "page": "https://example.org/license", **TERMS, **changes}
-        return parse_registry({"some": {**known, "files": list(files)}}, named="registry")["some"]
+        return parse_registry({"some": {**known, "files": list(files)}})["some"]
 
     def get(self, entry: Any, *, config: DownloadConfig = CONFIG, kind: str = "cc3m") -> list[FileResult]:
         """Download the file of an entry, without waits between tries."""

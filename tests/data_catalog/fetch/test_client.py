@@ -22,7 +22,6 @@ LIMITS = FetchConfig(timeout_s=5, deadline_s=5, max_bytes=CAP, allow_loopback=Tr
 
 def read(url: str, **options: Any) -> bytes:
     with GuardedClient(LIMITS, **options).get(parse_url(url)) as response:
-        assert response.url == url
         return response.read_start(100)
 
 

@@ -22,8 +22,7 @@ from PIL import Image
 from data_catalog.base.errors import DamagedError, DefectError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.shard import FETCH_LOG
-from data_catalog.fetch.workers import ImageWorkers, end_process_workers
+from data_catalog.fetch.workers import FETCH_LOG, ImageWorkers, end_process_workers
 from data_catalog.images.normalise import NormaliseConfig
 
 SMALL = NormaliseConfig(image_size=32)
@@ -137,7 +136,7 @@ def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_i
     (hosts / "hosts.sqlite").write_bytes(b"this is no database" * 100)
     with (
         ImageWorkers(hosts) as later,
-        pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"),
+        pytest.raises(DamagedError, match=r"hosts\.sqlite \(.*delete the file"),
     ):
         fetch(urls[0], by=later)
 

@@ -16,12 +16,10 @@ import pytest
 
 from data_catalog.base.errors import InputError
 from data_catalog.disk.child_process import ChildDiedError
-from data_catalog.fetch import gather
-from data_catalog.fetch import lease as leases
+from data_catalog.fetch import gather, owner
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.lease import Lease, renew
-from data_catalog.fetch.owner import FetchingProcess, Owners, Task
+from data_catalog.fetch.owner import FetchingProcess, Lease, Owners, Task, renew
 
 CONFIG = FetchConfig(
     allow_loopback=True, retries=1, backoff_s=0.1, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
@@ -198,7 +196,7 @@ def test_all_machines_may_end_and_the_next_run_goes_on(
 
 def test_a_lease_holds_while_it_is_renewed_for_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(owner, "time", SimpleNamespace(monotonic=lambda: now))
     path = tmp_path / "lease"
     one = Lease(path, "one")
     assert not one.holds()  # there is none yet

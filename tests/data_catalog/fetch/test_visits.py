@@ -19,9 +19,9 @@ from data_catalog.base.errors import DiskError, PipelineError
 from data_catalog.fetch.client import GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.host_store import HostStore
 from data_catalog.fetch.journal import Journal, JournalReader
-from data_catalog.fetch.urls import FetchError, Target, parse_url
+from data_catalog.fetch.robots import HostStore
+from data_catalog.fetch.urls import Target, parse_url
 from data_catalog.fetch.visits import Fetcher, Job
 
 COMMONS = "http://upload.wikimedia.org/wikipedia/commons"
@@ -91,14 +91,7 @@ class Client(GuardedClient):
     def get(self, target: Target, **options: Any) -> Response:
         if self.trips.get(target.url):
             raise self.trips[target.url].pop(0)
-        place = parse_url(self.web.url(f"/{quote(target.url, safe='')}"))
-        try:
-            response = super().get(place, **options)
-        except FetchError as error:
-            error.url = target.url
-            raise
-        response.url = target.url
-        return response
+        return super().get(parse_url(self.web.url(f"/{quote(target.url, safe='')}")), **options)
 
 
 Outcomes = dict[str, dict[str, Any]]
