@@ -152,6 +152,7 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         download_file,
         download_lock,
         is_pending,
+        require_space,
     )
 
     accepted = _folded(options.accept or "") == _folded(source.license)
@@ -166,6 +167,7 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         raise SettingsError(
             f'the license of {source.name} is not accepted, so nothing is downloaded: add --accept "{source.license}"'
         )
+    require_space(files, job)
     if with_url := [file for file in files if file.url]:
         with download_lock(job.folder):
             for file in with_url:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import DamagedError, InputError, PipelineError, TransientError
+from data_catalog.base.errors import DamagedError, DiskError, InputError, PipelineError, TransientError
 from data_catalog.downloads import annotation_files, registry
-from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing
+from data_catalog.downloads.annotation_files import DownloadJob, read_record, record_existing, require_space
 from data_catalog.downloads.registry import parse_registry
 from data_catalog.sources.registry import SOURCE_KINDS
 
@@ -245,6 +245,14 @@ def test_a_complete_archive_is_not_requested_again(site: Any) -> None:
 
 FILE = {"file": "a/b.tsv", "url": "https://example.org/b.tsv"}
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_full_disk_is_reported_before_the_download(site: Any) -> None:
+    huge = site.source(site.entry(num_bytes=10**18))
+    job = DownloadJob(source=huge, folder=site.folder, license_accepted=True)
+    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
+        require_space(huge.files, job)
+    assert not site.folder.exists()
 
 
 @pytest.mark.parametrize(
