@@ -107,11 +107,11 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     }
     matches = {name: [_matching(root, name, given, there) for given in names] for name, there in known.items()}
     having = [name for name, found in matches.items() if all(found)]
-    if len(having) != 1:
-        where = " and ".join(having) or f"no dataset of {root}"
-        raise SettingsError(
-            f"{' and '.join(names)} match snapshots of {where}: `vernaclip snapshots` lists them, --dataset chooses"
-        )
+    wanted = " and ".join(names)
+    if not having:
+        raise SettingsError(f"{root} holds no snapshot {wanted}: `vernaclip snapshots` lists them")
+    if len(having) > 1:
+        raise SettingsError(f"{wanted} matches snapshots of {' and '.join(having)}: choose one with --dataset")
     [chosen] = having
     for given, ids in zip(names, matches[chosen], strict=True):
         if len(ids) > 1:

@@ -61,9 +61,13 @@ def stream_query(
     if duckdb.__version__.startswith("1.") and _HARMS_OLD_DUCKDB.search(sql):
         raise SettingsError(f"{_REFUSED}: before 2.0 it may crash on it, or run code: install a newer one")
     is_described = _ASKS_WHAT_THERE_IS.search(sql) is not None
-    with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch, ThreadPoolExecutor(1) as thread:
+    with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch:
         try:
-            with open_views(snapshots, Path(scratch), is_described=is_described) as connection:
+            # The thread ends before the connection is closed.
+            with (
+                open_views(snapshots, Path(scratch), is_described=is_described) as connection,
+                ThreadPoolExecutor(1) as thread,
+            ):
                 wait = partial(_wait, connection, thread)
                 reader = wait(partial(_ask, connection, sql, parameters))
                 yield reader.schema, _batches(reader, wait)

@@ -100,7 +100,7 @@ class StorePath:
         """Return a part of a file; an `OSError` if it is not the file of the stamp any more."""
         with self.open(stamp.size) as file:
             file.seek(start)
-            body = file.read(size)
+            body = file.read(max(size, 1))  # of an empty one, too: a failing disk may state no size
         # One response of a store is always of one version, but a part may be of another than `start` was found in.
         if len(body) != size or ((self.local or start) and self.stamp() != stamp):
             raise OSError(f"{self} has changed since it was opened")

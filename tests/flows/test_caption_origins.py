@@ -114,7 +114,7 @@ def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
     assert f"Of 9 captions, machine translation made {told}" in card
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
-    assert training_data(folder.snapshot).learned([]).makers() == told
+    assert training_data(folder.snapshot).splits["train"].makers() == told
 
 
 def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) -> None:

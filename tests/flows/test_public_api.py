@@ -495,7 +495,7 @@ def test_the_command_distils_from_files_without_a_dataset(
     for changes, expected in (
         (["--set", "distil.pairs=[]"], "distil.pairs"),
         (["--set", 'target_language="en"'], "are both en"),
-        (["--set", 'target_language="de"'], "is not a file"),
+        (["--set", 'target_language="de"'], "cannot be read"),
         (
             ["--set", f'distil.pairs=["{pairs}"]', "--set", 'source_language="it"', "--set", 'target_language="en"'],
             "swap",

@@ -181,9 +181,9 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path, first: Sn
     assert named("current", "previous") == [first.snapshot, "0123ffffffff"]
     for names, dataset, error in (
         (["0123"], None, "0123 matches 0123456789ab and 0123ffffffff"),
-        (["zz"], None, "zz match snapshots of no dataset"),
-        (["zz", "current"], None, "zz and current match snapshots of no dataset"),
-        (["current"], "nothing", "current match snapshots of no dataset"),
+        (["zz"], None, "holds no snapshot zz:"),
+        (["zz", "current"], None, "holds no snapshot zz and current"),
+        (["current"], "nothing", "holds no snapshot current"),
     ):
         with pytest.raises(SettingsError, match=error):
             resolve(root, names, dataset)

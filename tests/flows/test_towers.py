@@ -101,7 +101,7 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
     assert found.distil.pairs == (f"{Path.cwd()}/en-de.tsv",)
     assert (found.distil.teacher, found.train.image_tower) == ("some/german-bert", "efficientnet-lite0")
     Path("mine.toml").unlink()
-    assert "--parallel: absent.tsv is not a file" in told([*words, "absent.tsv"], code=1)
+    assert "--parallel: absent.tsv cannot be read" in told([*words, "absent.tsv"], code=1)
     assert "it needs --pairs" in told(["init", "mine", "--language", "de", "--parallel", "en-de.tsv"], code=1)
     assert not Path("mine.toml").exists()
 

@@ -213,7 +213,7 @@ PAIR: dict[str, Any] = {"image_path": "a.png", "true_caption": "a red hat", "fal
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (b"", "pairs.json is empty"),
+        (b"", "pairs.json is not valid JSON"),
         (b"{}", "pairs.json .*valid list"),
         (b"[", "pairs.json is not valid JSON"),
         (b"[1]", r"pairs.json .*0 Input should be"),

@@ -91,6 +91,11 @@ class TowerPlan:
             raise SettingsError(
                 f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: unset it"
             )
+        if start is not None and loss == "siglip" and "init_logit_bias" not in config:
+            raise SettingsError(
+                f"train.loss is siglip, which needs a bias that the model {towers.model} does not have: set "
+                "train.loss to clip, or start from a model that was trained with siglip"
+            )
         if loss == "clip":  # a model with a bias is one for sigmoids
             config.pop("init_logit_bias", None)
         if towers.embed_dim:
