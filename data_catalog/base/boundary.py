@@ -24,7 +24,7 @@ _LONGEST = 240  # of an error's message, in characters
 def about(what: object, *, kind: type[PipelineError] = InputError, remedy: str = "") -> Iterator[None]:
     """Turn any error of a library in the block into one of ours: `what (the error's text): remedy`.
 
-    Errors of ours pass unchanged, and a full or failing disk becomes a `DiskError`.
+    Errors of ours and of memory pass unchanged, and a full or failing disk becomes a `DiskError`.
 
     Args:
         what: the file, step or setting, or a sentence about it ("the model x cannot be opened").
@@ -33,7 +33,7 @@ def about(what: object, *, kind: type[PipelineError] = InputError, remedy: str =
     """
     try:
         yield
-    except PipelineError:
+    except (PipelineError, MemoryError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:

@@ -51,6 +51,8 @@ def scratch_connection(failure: str, *, beside: Path | None = None) -> "Iterator
         try:
             with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": scratch}) as connection:
                 yield connection
+        except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):  # no file is at fault
+            raise
         except duckdb.Error as error:
             raise_if_disk_fails(error, Path(scratch) / "spilled")
             text = str(error).partition("\n")[0]

@@ -10,7 +10,7 @@ import platform
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from data_catalog.catalog.manifest import (
     dataset_names,
     datasets_folder,
     is_snapshot_name,
+    read_snapshot,
     snapshot_folder,
     snapshot_names,
     trained_on,
@@ -101,11 +102,8 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     A name is an id or its first letters, "current", or "previous" (the one that was current before). Without a
     `dataset`, the one that has them all is meant.
     """
-    known = {
-        name: {snapshot.snapshot: snapshot for snapshot in committed_snapshots(root, name)}
-        for name in (dataset_names(root) if dataset is None else [dataset])
-    }
-    matches = {name: [_matching(root, name, given, there) for given in names] for name, there in known.items()}
+    candidates = dataset_names(root) if dataset is None else [dataset]
+    matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
     having = [name for name, found in matches.items() if all(found)]
     wanted = " and ".join(names)
     if not having:
@@ -116,12 +114,13 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     for given, ids in zip(names, matches[chosen], strict=True):
         if len(ids) > 1:
             raise SettingsError(f"{given} matches {' and '.join(ids)}: give more of its letters")
-    return [known[chosen][name] for [name] in matches[chosen]]
+    found = [read_snapshot(root, chosen, name) for [name] in matches[chosen]]
+    return [snapshot for snapshot in found if snapshot is not None]
 
 
-def _matching(root: Path, dataset: str, given: str, there: Collection[str]) -> list[str]:
-    """Return those of some committed ids that match a name given by the user."""
-    current = current_snapshot_name(root, dataset)
+def _matching(root: Path, dataset: str, given: str) -> list[str]:
+    """Return the ids of committed snapshots that match a name given by the user."""
+    there, current = snapshot_names(root, dataset), current_snapshot_name(root, dataset)
     if given == "current":
         return [name for name in there if name == current]
     if given != "previous":

@@ -294,8 +294,11 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
     pointer = datasets_folder(root) / dataset / CURRENT_FILE
     if not pointer.is_file():
         return None
-    name: str = read_checksummed(pointer, remedy="restore it from a copy, or remove it and build again")["snapshot"]
-    return name
+    remedy = "restore it from a copy, or remove it and build again"
+    found = read_checksummed(pointer, remedy=remedy).get("snapshot")
+    if not isinstance(found, str) or not is_snapshot_name(found):
+        raise DamagedError(f"{pointer} is damaged (it names no snapshot): {remedy}")
+    return found
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:

@@ -129,10 +129,12 @@ def _require_present() -> None:
 
 def _require_finished(root: Path) -> None:
     path = root / TOMBSTONES_FILE
-    if not path.exists():
-        return
     with about(path, kind=DamagedError, remedy="the removed images are not known: restore it from a copy"):
-        is_unfinished = json.loads(path.read_bytes())["unfinished"]
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        is_unfinished = json.loads(content)["unfinished"]
     if is_unfinished:
         raise DamagedError(
             f"a take-down in {root} is unfinished, and the root cannot be read until it is done: run "

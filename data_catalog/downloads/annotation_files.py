@@ -253,13 +253,12 @@ def _unpack(archive: Path, places: Iterable[Path]) -> None:
     with about("it is damaged, or not an archive"), disk_errors(archive), _members(archive) as members:
         for place in places:
             fitting = [each for each in members if inner_name(each[0]) and PurePosixPath(each[0]).name == place.name]
-            found = [read for _, num_bytes, read in fitting if num_bytes <= MAX_MEMBER_BYTES]
-            if len(found) != 1:
+            if len(fitting) != 1 or fitting[0][1] > MAX_MEMBER_BYTES:
                 raise InputError(
-                    f"it has {len(found) or 'no'} members called {place.name} of at most {MAX_MEMBER_BYTES:,} bytes: "
-                    "expected one"
+                    f"it has {len(fitting) or 'no'} members called {place.name}: expected one, of at most "
+                    f"{MAX_MEMBER_BYTES:,} bytes"
                 )
-            packed = found[0]()
+            packed = fitting[0][2]()
             assert packed is not None  # a regular file has bytes
             # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares
             # checksums.

@@ -212,8 +212,11 @@ def strictest_rights(own: Iterable[Row], merged: Iterable[Row]) -> dict[str, Row
 
 
 def _good_images(images: Path, wanted: Container[str]) -> Iterator[Row]:
-    rows = chain.from_iterable(read_groups(images))
-    return (row for row in rows if row["drop_reason"] is None and row["sample_id"] in wanted)
+    for row in chain.from_iterable(read_groups(images)):
+        if row["drop_reason"] is None and row["sample_id"] in wanted:
+            if row["bytes"] is None:
+                raise DefectError(f"the good image of {row['sample_id']} has no bytes. This is a defect: report it")
+            yield row
 
 
 def pair_row(rows: Sequence[Row], image: Row, *, split: str) -> Row:

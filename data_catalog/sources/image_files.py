@@ -100,7 +100,7 @@ class StorePath:
         """Return a part of a file; an `OSError` if it is not the file of the stamp any more."""
         with self.open(stamp.size) as file:
             file.seek(start)
-            body = file.read(max(size, 1))  # of an empty one, too: a failing disk may state no size
+            body = file.read(size if size or start else 1)  # of an empty file, too: a failing disk may state no size
         # One response of a store is always of one version, but a part may be of another than `start` was found in.
         if len(body) != size or ((self.local or start) and self.stamp() != stamp):
             raise OSError(f"{self} has changed since it was opened")
@@ -121,13 +121,15 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
 
 
 class _File(io.BufferedReader):
-    """An open file whose errors in reading are those of its store."""
+    """An open file, of which at most an image is read at once: a damaged archive may state terabytes."""
 
     def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
         self._place = place
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_IMAGE_BYTES + 1:
+            raise ValueError(f"a read of {size:,} bytes")
         with self._place.store_errors():
             return super().read(size)
 
@@ -199,9 +201,12 @@ def check_images(location: str) -> None:
 
 
 def _open(place: StorePath, closing: ExitStack) -> _Find:
-    stamp = place.stamp()
-    if stamp is None:
+    info = place.info()
+    if info is None:
+        raise InputError(f"images names {place}, which cannot be opened: mount it, or leave it out")
+    if info["type"] == "directory":
         return partial(_find_file, place)
+    stamp = _stamp(info)
     what = f"images names {place}, which is not a folder, a tar or a complete zip"
     with about(what, remedy="decompress a compressed tar, and download or create a damaged archive again"):
         return _open_tar(place, stamp) if _is_tar(place) else _open_zip(place, closing)
@@ -321,7 +326,7 @@ def image_locations(location: str) -> list[StorePath]:
     else:
         with place.store_errors():
             paths = sorted(place.system.glob(place.path))
-    found = [each for path in paths if (each := StorePath(place.system, path)).info() is not None]
+    found = [StorePath(place.system, path) for path in paths]  # one that cannot be opened is refused, not left out
     if not found:
         raise InputError(
             f"images names {place}, which does not exist: give the folder, zip or tar that contains the images"

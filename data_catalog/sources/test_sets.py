@@ -231,6 +231,8 @@ class KarpathyTestConfig(TestSetConfig):
 
     def __post_init__(self) -> None:
         require_values("", self, "", splits=("test", "val", "train"))
+        if not self.splits:
+            raise SettingsError("splits is empty: give at least one of test, val, train")
 
     def records(self) -> TestSetRecords:
         """Yield a record for each sentence about an image in the splits."""
@@ -295,6 +297,8 @@ def _listed_photos(listed: Mapping[str, tuple[Location, str]], captions: list[Pa
     """Yield the listed photos, by their names in the files of captions, then their captions."""
     named: dict[str, str] = {}
     rows: list[tuple[str, Location, str]] = []
+    if captions and not listed:
+        raise InputError(f"{captions[0]} has captions, and no file lists test images: add the list")
     for path in captions:
         has_captions = False
         for location, found in read_captions(path):
@@ -478,6 +482,8 @@ class PairsTestConfig(TestSetConfig):
     def __post_init__(self) -> None:
         if not (self.path_column or self.url_column or self.identity_column):
             raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")
+        if self.images and not self.path_column:
+            raise SettingsError("images needs path_column, the column of the images' names")
 
     def records(self) -> TestSetRecords:
         """Yield the records of the tables."""

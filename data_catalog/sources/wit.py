@@ -43,6 +43,8 @@ class WitConfig(FilesConfig):
 
     def __post_init__(self) -> None:
         require_values("", self, "", caption_kinds=_CAPTION_COLUMNS)
+        if not self.caption_kinds:
+            raise SettingsError(f"caption_kinds is empty: give at least one of {', '.join(_CAPTION_COLUMNS)}")
 
 
 def read_wit(config: WitConfig) -> OpenFiles:

@@ -145,9 +145,8 @@ def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineE
         ({"preprocess_cfg": "squash"}, "cannot be used"),
         ({"image_weights": {"model": "ViT-B-32"}}, "pretrained"),
         ({"vision_cfg": {"image_size": 32, "timm_model_pretrained": True}}, r'set image_weights to \{"timm": NAME\}'),
-        ({"text_cfg": {**OWN_TEXT, "pool_type": "last"}}, "beside a longer one"),
-        ({"text_cfg": {**OWN_TEXT, "no_causal_mask": True}}, "cannot encode"),
-        ({"text_cfg": {**OWN_TEXT, "embed_cls": True}}, "cannot encode"),
+        *(({"text_cfg": {**OWN_TEXT, "pool_type": kind}}, "a causal one") for kind in ("last", "first", "eos")),
+        *(({"text_cfg": {**OWN_TEXT, name: True}}, "a causal one") for name in ("no_causal_mask", "embed_cls")),
     ],
 )
 def test_an_incomplete_model_file_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

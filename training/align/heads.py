@@ -16,7 +16,7 @@ from training.data.images import Features
 from training.data.pairs import Integers
 from training.fit.optimisation import MAX_LOGIT_SCALE
 from training.runs.runner import Task
-from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
+from training.scores.metrics import reciprocal_ranks, refuse_not_finite, text_to_image_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ def set_closed_form(heads: Heads, pairs: FeaturePairs, *, ridge: float) -> None:
     layers = [*linear_layers(heads.image), *linear_layers(heads.text)]
     if len(layers) > 2:
         return
+    refuse_not_finite(*pairs.views, pairs.texts)
     dim = layers[0].out_features
     for layer, direction in zip(layers, canonical_directions(pairs, dim=dim, ridge=ridge), strict=True):
         # A step of the optimizer is then as large for each head, whatever its number of inputs.

@@ -27,11 +27,11 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
 
     Each distinct text counts once.
     """
-    model = io.BytesIO()
+    model, distinct = io.BytesIO(), sorted(set(texts))
     remedy = "raise it, as the pairs need at least one piece for each character"
     with about(f"vocabulary_size {size} is too small", kind=SettingsError, remedy=remedy):
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sorted(set(texts))),
+            sentence_iterator=iter(distinct),
             model_writer=model,
             model_type="unigram",
             vocab_size=size,

@@ -23,7 +23,7 @@ from mteb.results import TaskResult
 from PIL import Image
 
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.files import digest
 from data_catalog.rows.origins import HUMAN, MACHINE
 from training.data.features import Encoder
@@ -53,6 +53,8 @@ class GalleryTask(AbsTaskRetrieval):
         gallery, pid = self.gallery, os.getpid()
         there = {place: name for place, name in enumerate(gallery.images) if self._picture(name) is not None}
         rows = [row for row, owner in enumerate(gallery.owners) if owner in there]
+        if not rows:
+            raise InputError(f"no image of {gallery.name} with a caption can be found and decoded")
 
         def pictures(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             if os.getpid() != pid:  # processes would share the position in an archive

@@ -5,7 +5,7 @@ of other people that the model started from, with their licenses. An export's ha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,14 @@ def read_lineage(folder: Path) -> Lineage:
         record = read_object(export) if export.is_file() else {}
         return Lineage(learned=[str(record["model_sha256"])] if record.get("kind") == MODEL_KIND else None)
     run = read_object(path)
-    if run.get("learned") is None:
+    if "learned" not in run:
         raise InputError(
             f"{folder} does not record what the model learned from: it is of an earlier version, train again"
         )
-    stated = {each.name: run[each.name] for each in fields(Lineage) if each.name in run}
     with about(f"{path} is damaged", kind=DamagedError, remedy=REMEDY):
-        return TypeAdapter(Lineage).validate_python({"license": None, **stated})
+        borrowed, names = run.get("borrowed", []), {"tower", "weights", LICENSE}
+        if not all(names <= one.keys() for one in borrowed):
+            raise ValueError("it does not say what the model was made of")
+        learned = TypeAdapter(list[str]).validate_python(run["learned"])
+        stated = {"settings": run["settings"], "learned": learned, "borrowed": borrowed, LICENSE: run.get(LICENSE)}
+        return TypeAdapter(Lineage).validate_python(stated)

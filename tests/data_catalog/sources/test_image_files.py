@@ -129,7 +129,7 @@ def test_what_is_missing_or_of_another_format_is_refused(base: str, tmp_path: Pa
         with pytest.raises(InputError, match=r"a tar or a complete zip .*: decompress a compressed tar"):
             opened(f"{tmp_path}/images.tar")
     os.mkfifo(tmp_path / "pipe.zip")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="cannot be opened"):
         opened(tmp_path / "pipe.zip")
     chains = f"simplecache::{base}/folder", f"{base}/a.jpg::http://127.0.0.1/"
     for name in (f"{base}/none*", f"{base}/none", *chains):
@@ -170,6 +170,10 @@ def test_a_glob_of_several_places_finds_what_one_of_them_has(disk: str, tmp_path
     (tmp_path / "images-6.zip").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"images-6\.zip, which is not a folder, a tar or a complete zip"):
         opened(f"{disk}/images-?*")
+    (tmp_path / "images-6.zip").unlink()
+    (tmp_path / "images-6.zip").symlink_to("unmounted/images-6.zip")
+    with pytest.raises(InputError, match=r"images-6\.zip, which cannot be opened"):
+        opened(f"{tmp_path}/images-?*")
 
 
 def test_a_relative_path_or_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
