@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow as pa
 from data_folder import DATA, multi30k
 from harness import HERE, Goals, judge, medians, options_of, print_table, race
 
@@ -51,8 +52,10 @@ def labelled_captions() -> list[dict[str, str]]:
     """Return rows of label, kind and caption that a build would judge."""
     with (HERE / "data" / "french_captions.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    length = Length().bind(Captions(pack=LanguagePack.minimal("fr")))
-    return [row for row in rows if length(row["caption"]) is None]
+    length = Length().rule(Captions(pack=LanguagePack.minimal("fr")))
+    assert length is not None
+    drops = length.check(pa.table({"caption": [row["caption"] for row in rows]}))
+    return [row for row, drop in zip(rows, drops, strict=True) if drop is None]
 
 
 def common_nouns(captions: Sequence[str]) -> set[str]:

@@ -83,12 +83,7 @@ def caption_digest(text: str) -> int:
 
 
 def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
-    """Return the digests of those captions of test sets that are long enough: "a cat" matches by chance.
-
-    Args:
-        texts: captions, in any languages.
-        min_words: captions with fewer words, as `cleaning.text.scripts.count_words` counts, are left out.
-    """
+    """Return the digests of the captions of test sets with at least `min_words`: "a cat" matches by chance."""
     return frozenset(caption_digest(text) for text in texts if count_words(text) >= min_words and caption_key(text))
 
 
@@ -99,12 +94,7 @@ def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestContents:
-    """Contents of a test set as committed, read from disk when they are first needed.
-
-    Args:
-        name: name of the test set in the recipe.
-        commit: commit of the output of `write_test_set`.
-    """
+    """Contents of a test set as `write_test_set` wrote them, read from disk when they are first needed."""
 
     name: str
     commit: Commit
@@ -132,16 +122,9 @@ def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
 def write_test_set(
     found: Sequence[TestImage], folder: Path, *, min_words: int, pixels: tuple[str, ImageWorkers] | None
 ) -> StepFacts:
-    """Write the contents of a test set for `TestContents`, and hash its images if they are available.
+    """Write the contents of a test set for `TestContents`, hash its images if they are available, and count all.
 
-    Args:
-        found: images of the test set.
-        folder: folder to write to.
-        min_words: captions with fewer words are left out.
-        pixels: location of its images, and the workers that decode them; None: no comparison by pixels.
-
-    Returns:
-        Numbers of images, identities, captions and hashed images.
+    `pixels` is the location of its images, and the workers that decode them; None: no comparison by pixels.
     """
     captions = caption_digests((caption for image in found for caption in image.captions), min_words=min_words)
     identities = sorted((identity, image.name) for image in found for identity in image.identities)
@@ -175,15 +158,7 @@ def _distinct(path: Path, column: str) -> frozenset[Any]:
 def judge_identities(
     table: pa.Table, tests: Sequence[TestContents], leaks: LeaksConfig, *, kinds: Mapping[str, str], step: str
 ) -> pa.Table:
-    """Drop or mark the pending rows whose image has an identity of a test set's image.
-
-    Args:
-        table: caption rows.
-        tests: the test sets.
-        leaks: section `[leaks]`.
-        kinds: kind of each source, by name.
-        step: name of the step for the rejections.
-    """
+    """Drop or mark the pending rows whose image has an identity of a test set's image; `kinds` are those of sources."""
     rows = pending_rows(table)
     names = ("sample_id", "source", "url", "path", "page_url")
     cells = zip(*(texts(table, name, rows) for name in names), strict=True)
@@ -208,16 +183,7 @@ def judge_captions(
     step: str,
     where: pa.Array | None = None,
 ) -> pa.Table:
-    """Drop or mark the pending rows whose text in `column` is a caption of a test set.
-
-    Args:
-        table: caption rows.
-        tests: the test sets.
-        leaks: section `[leaks]`.
-        column: column of the text.
-        step: name of the step for the rejections.
-        where: true for the rows to check; None: all.
-    """
+    """Drop or mark the pending rows, where `where` is true, whose text in `column` is a caption of a test set."""
     for test in tests:
         rows = pending_rows(table, where)
         found = test.has_captions(texts(table, column, rows))
@@ -247,12 +213,7 @@ def pixel_leaks(
 ) -> dict[int, str]:
     """Return, by row number, the test image that an image equals or is similar to.
 
-    Args:
-        files: normalised images of all shards.
-        facts: facts of these images; see `data_catalog.catalog.sorting.image_facts`.
-        thumbnails: one thumbnail a row.
-        tests: the test sets.
-        leaks: limits of similarity.
+    `files` are the normalised images of all shards, `facts` come from `data_catalog.catalog.sorting.image_facts`.
     """
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
@@ -296,12 +257,7 @@ LOOKS = f"""
 
 
 class SeenImages:
-    """Training and validation images of a snapshot, read once and compared with several test sets.
-
-    Args:
-        snapshot: the snapshot that a model was trained on.
-        leaks: section `[leaks]`: the comparisons and their limits.
-    """
+    """Training and validation images of a snapshot, read once and compared with several test sets."""
 
     def __init__(self, snapshot: Snapshot, leaks: LeaksConfig) -> None:
         self._snapshot, self._leaks = snapshot, leaks
@@ -396,10 +352,7 @@ def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
 
 
 def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tuple[str | None, list[View]]:
-    """Return the hash of an image's bytes, and its views.
-
-    There are no views if the image cannot be read or decoded, or if `has_looks` is false.
-    """
+    """Return the hash of an image's bytes, and its views; None and [] for what cannot be read or decoded."""
     try:
         raw = read(name)
     except OSError:

@@ -1,22 +1,7 @@
-"""Check for texts that are not captions, such as file names, by named rules with examples.
+"""Check for texts that are not captions, such as file names, by named rules; docs/captions.md has examples of each.
 
-| rule | example |
-|---|---|
-| url | https://example.org/a.jpg; www.example.org; someone@example.org |
-| file_name | IMG_2041.jpg; Datei:Haus am See.png |
-| camera_name | DSC00123; IMG 2041; 20190405_123456 |
-| thumbnail | Thumbnail for version as of 02:40, 12 May 2022; thumb|right|250px; thumbnail |
-| date | 12 maggio 1998; May 5, 2010; 1998-05-12; Summer 2010; circa 1900 |
-| photo_credit | Photo by Christian Petersen; Foto: dpa; © Claudio Reyes/AFP/Getty Images; photo by person |
-| stock_photo | stock photo; Stock Photo #12345; royalty - free; Getty Images |
-| wikimedia_maintenance | No machine-readable author provided. MPF assumed (based on copyright claims). |
-| placeholder | senza titolo; no caption; image not available; photo 3 |
-| no_letters | ???; 🙂🙂; 250 × 300 |
-
-The phrases of Wikimedia's rules occur word for word on the pages of Commons and in copies of them: "Transferred from
-en.wikipedia to Commons by Zeimusu using CommonsHelper.", "Opera propria", "Original uploader was JulieFromVT (Julie
-Waters) at en.wikipedia". ALIGN's paper shows "thumbnail for version as of 21 57 29 june 2010" in its data, and CC3M
-has "photo by person".
+The phrases of Wikimedia's rules occur word for word on the pages of Commons and in copies of them. ALIGN's paper shows
+"thumbnail for version as of 21 57 29 june 2010" in its data, and CC3M has "photo by person".
 
 Rules match the whole text: "Panorama di Roma.jpg", "photo of a cat by the sea" and "In 1998 the bridge was closed"
 describe the image and stay. So do "Foto: Ponte Vecchio", which may as well be a name, "Sam 2012 Olympics",
@@ -126,17 +111,8 @@ _RIGHTS_CATALAN: Final = (
     rf"protegi(?:t|da) per (?:copyright|drets? d'autor)|puja(?:t|da) (?:per|a {_WIKI})|"
     rf"transferi(?:t|da) d[e'] ?{_WIKI})"
 )
-_RIGHTS: Final = "|".join(
-    [
-        _RIGHTS_ENGLISH,
-        _RIGHTS_ITALIAN,
-        _RIGHTS_FRENCH,
-        _RIGHTS_GERMAN,
-        _RIGHTS_SPANISH,
-        _RIGHTS_PORTUGUESE,
-        _RIGHTS_CATALAN,
-    ]
-)
+_RIGHTS_ROMANCE: Final = (_RIGHTS_ITALIAN, _RIGHTS_FRENCH, _RIGHTS_SPANISH, _RIGHTS_PORTUGUESE, _RIGHTS_CATALAN)
+_RIGHTS: Final = "|".join((_RIGHTS_ENGLISH, _RIGHTS_GERMAN, *_RIGHTS_ROMANCE))
 _LICENSE: Final = (
     r"(?:cc[- ]by(?:[- ](?:sa|nc|nd))*(?:[ -][\d.]+)?|creative commons\b.{0,80}|cc0|gfdl|"
     r"gnu free documentation license|"
@@ -257,8 +233,7 @@ def is_date(text: str) -> bool:
     | maggio | none: a name of a month or a season alone has no number |
 
     A date has a number and a month, a weekday, a season with its year or, from 1000 to 2099, a year: "the - set of 4"
-    is none. A season is followed by its year, and has an article only as in the table: "The Spring 1896" may be a
-    painting.
+    is none.
     """
     if len(text) > _MAX_CHARS or not _DIGIT.search(text):
         return False
@@ -294,18 +269,13 @@ _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}}
 
 
 def _whole(pattern: str) -> Callable[[str], object]:
-    """Return a function that matches a whole text in small letters.
-
-    `re` rejects most texts faster with small letters than with IGNORECASE.
-    """
+    """Return a function that matches a whole text in small letters: `re` rejects most texts faster so."""
     matches = re.compile(pattern).fullmatch
     return lambda text: matches(text.lower())
 
 
 def _is_credit(text: str) -> bool:
-    if not _opens_a_credit(text.lower()):  # much faster than the whole pattern, for the same reason
-        return False
-    match = _CREDIT.fullmatch(text)
+    match = _CREDIT.fullmatch(text) if _opens_a_credit(text.lower()) else None  # faster, for the same reason
     return match is not None and is_credit(match)
 
 
@@ -326,15 +296,9 @@ BOILERPLATE_RULES: Final = tuple(_RULES)
 
 
 def boilerplate_rule(text: str, rules: Sequence[str] = BOILERPLATE_RULES) -> str | None:
-    """Return the first of the given rules that matches the whole text; None if none does.
-
-    No rule matches an empty text: the check of lengths has a reason of its own for it.
-    """
+    """Return the first of the given rules that matches the whole text; None if none does, as for an empty text."""
     text = text.strip()
-    for name in rules if text else ():
-        if _RULES[name](text):
-            return name
-    return None
+    return next((name for name in rules if text and _RULES[name](text)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,9 +317,7 @@ class Boilerplate(
         among=_RULES,
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges a text; a drop's detail names the rule."""
-
+    def _bind(self, captions: Captions) -> Judge:
         def judge(text: str) -> Drop | None:
             rule = boilerplate_rule(text, self.boilerplate_rules)
             return None if rule is None else Drop("caption_boilerplate", rule)

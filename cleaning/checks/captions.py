@@ -1,8 +1,7 @@
 """Sections `[clean]` and `[check]` of a recipe with their checks in order, and all short checks.
 
 A check of a translation applies a threshold to a column of `cleaning.checks.translation_quality` or of an engine. The
-drop's detail has the value, and the column stays in the row, so that a query can explain a drop or try another
-threshold.
+column stays in the row, so that a query can explain a drop or try another threshold.
 """
 
 import functools
@@ -46,7 +45,7 @@ _MAX_DETAIL = 60  # characters
 _KEYCAP = re.compile(r"[0-9#*]\ufe0f?\u20e3")
 # Shorter translations may rightly equal their source: "hot dog", "Kim Rhodes".
 _MIN_COPIED_WORDS = 3
-_OWN_COLUMNS = ("source_lang", "target_lang", "caption")
+_REUSED = ("source_lang", "target_lang", "caption", SOURCE.text, *SOURCE.found)  # verdicts, and what decides their use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,37 +77,23 @@ class Length(
     max_chars: int = setting(1000, "Maximum number of characters.", decides="caption_too_long")
 
     def require(self, section: str) -> None:
-        """Check that some caption can meet the bounds.
-
-        Raises:
-            SettingsError: an upper bound is below 1 or below its lower bound.
-        """
-        for unit, least, most in (
-            ("words", self.min_words, self.max_words),
-            ("chars", self.min_chars, self.max_chars),
-        ):
+        """Check that some caption can meet the bounds."""
+        for unit, least, most in (("words", self.min_words, self.max_words), ("chars", self.min_chars, self.max_chars)):
             if most < max(1, least):
                 raise SettingsError(f"{section}.max_{unit} must be at least {max(1, least)}, got {most}")
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges a text."""
-
-        def counted(reason: str, count: int, noun: str) -> Drop:
-            return Drop(reason, f"{count} {noun}{'' if count == 1 else 's'}")
+    def _bind(self, captions: Captions) -> Judge:
+        of_chars = ("character", len, self.min_chars, self.max_chars)
+        bounds = (of_chars, ("word", count_words, self.min_words, self.max_words))
 
         def judge(text: str) -> Drop | None:
             if not text or text.isspace():
                 return Drop("caption_empty")
-            num_chars = len(text)
-            if num_chars < self.min_chars:
-                return counted("caption_too_short", num_chars, "character")
-            if num_chars > self.max_chars:
-                return counted("caption_too_long", num_chars, "character")
-            num_words = count_words(text)
-            if num_words < self.min_words:
-                return counted("caption_too_short", num_words, "word")
-            if num_words > self.max_words:
-                return counted("caption_too_long", num_words, "word")
+            for unit, counted, least, most in bounds:
+                count = counted(text)
+                if not least <= count <= most:
+                    reason = "caption_too_short" if count < least else "caption_too_long"
+                    return Drop(reason, f"{count} {unit}{'' if count == 1 else 's'}")
             return None
 
         return judge
@@ -128,10 +113,10 @@ class OnlyEmoji(
 
     only_emoji_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges a text."""
-
+    def _bind(self, captions: Captions) -> Judge:
         def judge(text: str) -> Drop | None:
+            if any(map(str.isalpha, text)):  # stops at the first letter, in nearly all captions
+                return None
             rest, num_keycaps = _KEYCAP.subn("", text)
             has_emoji = num_keycaps > 0 or any(unicodedata.category(char) == "So" for char in rest)
             return Drop("caption_only_emoji") if has_emoji and not any(map(str.isalnum, rest)) else None
@@ -139,15 +124,9 @@ class OnlyEmoji(
         return judge
 
 
-class TranslationCheck(CaptionCheck):
-    """A check that compares a translation with its source, or reads measures of its making."""
-
-    translations_only: ClassVar[bool] = True
-
-
 @dataclass(frozen=True, kw_only=True)
 class CopiedThrough(
-    TranslationCheck,
+    CaptionCheck,
     name="copied_through",
     reasons={"copied_through": "the translation equals its source"},
     reads=("clean_caption", TEXT),
@@ -156,9 +135,7 @@ class CopiedThrough(
 
     copied_through_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges a source and its translation."""
-
+    def _bind(self, captions: Captions) -> Judge:
         def judge(source: str, target: str) -> Drop | None:
             copied = exact_key(source) == exact_key(target) and count_words(target) >= _MIN_COPIED_WORDS
             return Drop("copied_through") if copied else None
@@ -168,7 +145,7 @@ class CopiedThrough(
 
 @dataclass(frozen=True, kw_only=True)
 class CopiedWords(
-    TranslationCheck,
+    CaptionCheck,
     name="copied_words",
     reasons={"copied_words": "the translation copies too many words of its source"},
     reads=("copied_share",),
@@ -187,15 +164,14 @@ class CopiedWords(
         0.4, "Maximum share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the share of copied words; the limit depends on the pack's `shared_words`."""
+    def _bind(self, captions: Captions) -> Judge:
         highest = _as_stored(self.max_copied_share if captions.pack.shared_words else self.max_copied_share_unlisted)
         return lambda share: Drop("copied_words", f"share {share:.2f}") if share > highest else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition(
-    TranslationCheck,
+    CaptionCheck,
     name="repetition",
     reasons={"repeated_ngrams": "the translation repeats the same words again and again"},
     reads=("repeated_ngrams",),
@@ -207,14 +183,13 @@ class Repetition(
         2, "Maximum number of times in a row for the same words, unless the source repeats them as often.", ge=1
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the number of repetitions."""
+    def _bind(self, captions: Captions) -> Judge:
         return lambda times: Drop("repeated_ngrams", f"{times} times") if times > self.max_repetitions else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetitive(
-    TranslationCheck,
+    CaptionCheck,
     name="repetitive",
     reasons={"translation_repetitive": "the engine flagged the translation as repetitive, after a second try"},
     reads=("translation_repetitive",),
@@ -223,14 +198,13 @@ class Repetitive(
 
     repetitive_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the flag."""
+    def _bind(self, captions: Captions) -> Judge:
         return lambda flag: Drop("translation_repetitive") if flag else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truncated(
-    TranslationCheck,
+    CaptionCheck,
     name="truncated",
     reasons={"translation_truncated": "the translation was cut off at the engine's length limit"},
     reads=("translation_truncated",),
@@ -239,14 +213,13 @@ class Truncated(
 
     truncated_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the flag."""
+    def _bind(self, captions: Captions) -> Judge:
         return lambda flag: Drop("translation_truncated") if flag else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthRatio(
-    TranslationCheck,
+    CaptionCheck,
     name="length_ratio",
     reasons={"length_ratio": "the translation is far shorter or longer than its source"},
     reads=("length_ratio", "clean_caption"),
@@ -267,8 +240,7 @@ class LengthRatio(
         30, "A translation may always be this many letters longer than its source.", ge=0
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the ratio, given the source for the slacks."""
+    def _bind(self, captions: Captions) -> Judge:
         lowest, highest = _as_stored(self.min_length_ratio), _as_stored(self.max_length_ratio)
 
         def judge(ratio: float, source: str) -> Drop | None:
@@ -283,7 +255,7 @@ class LengthRatio(
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersLost(
-    TranslationCheck,
+    CaptionCheck,
     name="numbers_lost",
     reasons={"numbers_lost": "the translation lacks a number of its source"},
     reads=("numbers_lost",),
@@ -292,14 +264,13 @@ class NumbersLost(
 
     numbers_lost_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the lost numbers."""
+    def _bind(self, captions: Captions) -> Judge:
         return lambda numbers: Drop("numbers_lost", _listed("lost", numbers)) if numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersInvented(
-    TranslationCheck,
+    CaptionCheck,
     name="numbers_invented",
     reasons={"numbers_invented": "the translation has a number that its source lacks"},
     reads=("numbers_invented",),
@@ -308,8 +279,7 @@ class NumbersInvented(
 
     numbers_invented_check: bool = setting(True)
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the invented numbers."""
+    def _bind(self, captions: Captions) -> Judge:
         return lambda numbers: Drop("numbers_invented", _listed("invented", numbers)) if numbers else None
 
 
@@ -319,7 +289,7 @@ def _listed(verb: str, numbers: list[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Score(
-    TranslationCheck,
+    CaptionCheck,
     name="score",
     reasons={"low_translation_score": "the engine's score of the translation is too low"},
     reads=("translation_score",),
@@ -339,15 +309,14 @@ class Score(
         le=0,
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the score."""
+    def _bind(self, captions: Captions) -> Judge:
         lowest = _as_stored(self.min_translation_score)
         return lambda score: Drop("low_translation_score", f"score {score:.2f}") if score < lowest else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTrip(
-    TranslationCheck,
+    CaptionCheck,
     name="round_trip",
     reasons={"low_round_trip": "the round trip (translated back) differs too much from the source"},
     reads=("round_trip_chrf",),
@@ -363,8 +332,7 @@ class RoundTrip(
         10.0, "Minimum chrF, 0 to 100, between the round trip and the source.", ge=0, le=100
     )
 
-    def bind(self, captions: Captions) -> Judge:
-        """Return a function that judges the chrF of the round trip."""
+    def _bind(self, captions: Captions) -> Judge:
         lowest = _as_stored(self.min_round_trip_chrf)
         return lambda chrf: Drop("low_round_trip", f"chrF {chrf:.1f}") if chrf < lowest else None
 
@@ -420,29 +388,26 @@ class Language(
         )
 
         def fill(table: pa.Table) -> Mapping[str, Sequence[object]]:
-            verdicts: list[LanguageVerdict | None] = [None] * table.num_rows
+            known: dict[int, LanguageVerdict] = {}
             if captions.source_engine == engine:  # reuse the verdicts of captions that equal their source captions
-                cells = (table.column(name).to_pylist() for name in (*_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
-                for row, (lang, target, caption, source, *known) in enumerate(zip(*cells, strict=True)):
-                    if lang == target and caption == source and known[0] is not None:
-                        verdicts[row] = LanguageVerdict(*known)
-            asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
+                cells = zip(*(table.column(name).to_pylist() for name in _REUSED), strict=True)
+                known = {
+                    row: LanguageVerdict(*found)
+                    for row, (lang, target, caption, source, *found) in enumerate(cells)
+                    if lang == target and caption == source and found[0] is not None
+                }
+            asked = [row for row in range(table.num_rows) if row not in known]
             texts = table.column(columns.text).take(pa.array(asked, pa.int64())).to_pylist()
-            for row, verdict in zip(asked, identify(texts), strict=True):
-                verdicts[row] = verdict
-            found = [verdict for verdict in verdicts if verdict is not None]
-            return {
-                columns.language: [verdict.language for verdict in found],
-                columns.probability: [verdict.probability for verdict in found],
-                columns.margin: [verdict.margin for verdict in found],
-            }
+            known.update(zip(asked, identify(texts), strict=True))
+            verdicts = [known[row] for row in range(table.num_rows)]
+            return {name: [verdict[place] for verdict in verdicts] for place, name in enumerate(columns.found)}
 
         def check(table: pa.Table) -> list[Drop | None]:
             texts, *found = (table.column(name).to_pylist() for name in (columns.text, *columns.found))
             return judge([LanguageVerdict(*cells) for cells in zip(*found, strict=True)], texts)
 
-        read = dict.fromkeys((columns.text, *columns.found, *_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
-        return Rule(name=self.name, columns=tuple(read), check=check, fill=fill)
+        read = tuple(dict.fromkeys((columns.text, *columns.found, *_REUSED)))
+        return Rule(name=self.name, columns=read, check=check, fill=fill)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,13 @@
 """Definition of a check: one class with its settings, reasons and columns, and the rules that apply it to a table.
 
-A section of a recipe is a config dataclass. Its base classes are its checks in their usual order, and their settings
-are its fields. Its rules are its checks bound to captions of one language. A rule reads some columns of the rows that
-no earlier rule has dropped, may fill columns first, and returns the rows to drop. Expensive rules therefore run on few
-rows.
+The base classes of a section of the recipe are its checks in their usual order, and their settings are its fields. A
+rule is a check bound to captions of one language. It sees only rows that no earlier rule has dropped.
 """
 
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -97,41 +95,27 @@ class Tagger(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captions:
-    """Captions of one language that checks are bound to.
-
-    Args:
-        pack: language pack of their language.
-        columns: their columns: `SOURCE` or `TARGET`.
-        languages: ISO 639-1 codes of other languages that the dataset's captions may be in.
-        tagger: tagger of proper nouns; None: a heuristic replaces it, if the language allows.
-        source_engine: engine that identified the languages of the source captions; its results are reused for captions
-            that equal their source caption.
-    """
+    """Captions of one language that checks are bound to."""
 
     pack: LanguagePack
     columns: TextColumns = TARGET
     languages: Collection[str] = ()
+    """ISO 639-1 codes of other languages that the dataset's captions may be in."""
     tagger: Tagger | None = None
     source_engine: str | None = None
+    """Engine whose verdicts on source captions are reused for captions that equal their source caption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A check that is bound to captions.
-
-    Args:
-        name: name of the check.
-        columns: the columns that `fill` and `check` read.
-        check: returns the drops.
-        fill: computes columns first.
-        translations_only: skip captions without an original in another language.
-    """
+    """A check bound to captions: `fill` computes columns, then `check` returns the drops; both read `columns`."""
 
     name: str
     columns: tuple[str, ...]
     check: ColumnCheck
     fill: Fill | None = None
     translations_only: bool = False
+    """Skip captions without an original in another language."""
 
 
 class CaptionCheck:
@@ -144,7 +128,6 @@ class CaptionCheck:
     name: ClassVar[str]
     reasons: ClassVar[Mapping[str, str]]
     reads: ClassVar[tuple[str, ...]]
-    translations_only: ClassVar[bool] = False
     has_rules: ClassVar[bool]
 
     def __init_subclass__(
@@ -152,27 +135,28 @@ class CaptionCheck:
         *,
         name: str | None = None,
         reasons: Mapping[str, str] | None = None,
-        reads: Sequence[str] = (TEXT,),
+        reads: tuple[str, ...] = (TEXT,),
         has_rules: bool = False,
     ) -> None:
-        """Define a check; a class without a name is not a check but a common base or a section.
+        """Define a check; a class without a name is a section.
 
         Args:
             name: name in the recipe's `order` and in the docs.
             reasons: drop reasons, each with a sentence.
-            reads: columns of a caption row; `TEXT` stands for the checked text.
+            reads: columns of a caption row; `TEXT` stands for the checked text. A check that reads others is of
+                translations only.
             has_rules: the detail of a drop names one of several rules of the check.
         """
         if name is not None:
-            cls.name, cls.reasons, cls.reads, cls.has_rules = name, dict(reasons or {}), tuple(reads), has_rules
+            cls.name, cls.reasons, cls.reads, cls.has_rules = name, reasons or {}, reads, has_rules
 
-    def bind(self, captions: Captions) -> Judge:
+    def _bind(self, captions: Captions) -> Judge:
         """Return a function that judges one row, given its cells of `reads`; rows with an empty cell are kept."""
         raise NotImplementedError
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check bound to captions; None if it does not support their language."""
-        judge = self.bind(captions)
+        judge = self._bind(captions)
 
         def check(table: pa.Table) -> list[Drop | None]:
             rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
@@ -180,17 +164,13 @@ class CaptionCheck:
 
         return self.rule_on(captions, check)
 
-    def require(self, section: str) -> None:
-        """Check that the settings fit together.
-
-        Raises:
-            SettingsError: settings that are valid by themselves contradict each other.
-        """
-
     def rule_on(self, captions: Captions, check: ColumnCheck) -> Rule:
         """Return the rule that applies `check` to tables of the columns of `reads`, in their order."""
         columns = tuple(captions.columns.text if name == TEXT else name for name in self.reads)
-        return Rule(name=self.name, columns=columns, check=check, translations_only=self.translations_only)
+        return Rule(name=self.name, columns=columns, check=check, translations_only=self.reads != (TEXT,))
+
+    def require(self, section: str) -> None:
+        """Raise `SettingsError` if settings that are valid by themselves contradict each other."""
 
     @classmethod
     def switch(cls) -> str:
@@ -219,11 +199,7 @@ class Section:
     order: tuple[str, ...] = setting((), "Checks that run first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
-        """Check the bounds of every field and the names in `order`.
-
-        Raises:
-            SettingsError: a field is out of bounds; the text names it.
-        """
+        """Check the bounds of every field and the names in `order`."""
         for each in fields(self):
             path = f"{self.section}.{each.name}"
             require_bounds(getattr(self, each.name), each.metadata, path)
@@ -262,29 +238,15 @@ class Section:
         switches = {check.switch(): check.drops() for check in cls.check_types()}
         return {each.name: each.metadata.get("description") or switches[each.name] for each in cls.settings()}
 
-    def checks(self) -> Iterator[CaptionCheck]:
-        """Yield the checks with their settings, switched on or not, in the recipe's order."""
-        usual = [check.name for check in self.check_types()]
-        names = [*self.order, *(name for name in usual if name not in self.order)]
-        for check in sorted(self.check_types(), key=lambda check: names.index(check.name)):
-            settings = {each.name: getattr(self, each.name) for each in fields(cast(Any, check))}
-            yield check(**settings)
+    def checks(self) -> list[CaptionCheck]:
+        """Return the checks with their settings, switched on or not, in the recipe's order."""
+        by_name = {check.name: check for check in self.check_types()}
+        types = [by_name[name] for name in dict.fromkeys((*self.order, *by_name))]
+        return [check(**{each.name: getattr(self, each.name) for each in fields(cast(Any, check))}) for check in types]
 
-    def rules(
-        self,
-        pack: LanguagePack,
-        *,
-        languages: Collection[str] = (),
-        tagger: Tagger | None = None,
-        source_engine: str | None = None,
-    ) -> list[Rule]:
-        """Return the enabled checks bound to a language, without those that do not support it.
-
-        Arguments are those of `Captions`.
-        """
-        captions = Captions(
-            pack=pack, columns=self.columns, languages=languages, tagger=tagger, source_engine=source_engine
-        )
+    def rules(self, pack: LanguagePack, **given: Any) -> list[Rule]:
+        """Return the enabled checks bound to a language, without those that do not support it; see `Captions`."""
+        captions = Captions(pack=pack, columns=self.columns, **given)
         bound = (check.rule(captions) for check in self.checks() if getattr(check, check.switch()))
         return [rule for rule in bound if rule is not None]
 

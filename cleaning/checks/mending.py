@@ -42,19 +42,19 @@ _is_plain = re.compile(f"(?! )[{_PLAIN}]*+(?<! )").fullmatch
 def clean_text(config: CleanConfig) -> Transform:
     """Return a function that cleans texts with all rules below that the config enables.
 
-    The rules are repeated until nothing changes, since one may expose work for another. With `strip_suffixes`, labels
-    are removed last (`cleaning.text.suffixes`). Most captions need no change, which a regular expression detects.
+    The rules are repeated until nothing changes, since one may expose work for another. Most captions need no change,
+    which a regular expression detects.
     """
-    rules: list[Rewrite] = [encoding_rewrite()] if config.fix_encoding else []
-    rules.append(strip_controls)
-    if config.strip_markup:
-        rules.append(remove_markup)
-    rules.append(normalise_unicode)
-    if config.straighten_apostrophes:
-        rules.append(straighten_apostrophes)
-    rules.append(collapse_whitespace)
-    if config.strip_suffixes:
-        rules.append(without_suffixes)
+    steps: list[tuple[bool, Rewrite]] = [
+        (config.fix_encoding, encoding_rewrite()),
+        (True, strip_controls),
+        (config.strip_markup, remove_markup),
+        (True, normalise_unicode),
+        (config.straighten_apostrophes, straighten_apostrophes),
+        (True, collapse_whitespace),
+        (config.strip_suffixes, without_suffixes),
+    ]
+    rules = [rule for is_on, rule in steps if is_on]
     # Matches the rows that rules may change: other than plain characters, extra spaces, or signs of a suffix.
     needs_a_look = f"[^{_PLAIN}]|{_SPARE_SPACE}|^ | $" + (f"|(?i:{SUFFIX_MARKS})" if config.strip_suffixes else "")
 
@@ -106,10 +106,7 @@ def _cut_long_runs(match: re.Match[str]) -> str:
 
 
 def normalise_unicode(text: str) -> str:
-    """Convert a text to Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
-
-    At most thirty combining marks in a row are kept.
-    """
+    """Convert a text to NFC, with at most thirty combining marks in a row; in Greek words a micro sign becomes mu."""
     if _find_long_run(text):
         text = _LONG_RUN.sub(_cut_long_runs, text)
     composed = unicodedata.normalize("NFC", text)
@@ -191,9 +188,9 @@ _ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A
 
 
 def remove_markup(text: str) -> str:
-    """Remove one layer of HTML from a text: only known tags, only entities that end in a semicolon.
+    """Remove one layer of HTML from a text: known tags, comments, and entities that end in a semicolon.
 
-    Tags and comments are removed, entities are resolved. Block tags and <br> leave a space, inline tags nothing.
+    Block tags and <br> leave a space, inline tags nothing.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -205,28 +202,14 @@ def remove_markup(text: str) -> str:
 
 
 # Every match of ftfy's pattern of bad sequences has a character of one of these categories, or one of four others.
-_TELLTALE_CATEGORIES: Final = (
-    "c1",
-    "bad",
-    "law",
-    "currency",
-    "start_punctuation",
-    "end_punctuation",
-    "numeric",
-    "upper_accented",
-    "box",
-)
+_TELLTALE_WORDS: Final = "c1 bad law currency start_punctuation end_punctuation numeric upper_accented box"
+_TELLTALE_CATEGORIES: Final = tuple(_TELLTALE_WORDS.split())
 _TELLTALE_LETTERS: Final = "œÙЂ°"
 _SURROGATES: Final = "\ud800-\udfff"
 # Length of the longest alternative of ftfy's pattern: a match is within this distance of each of its characters.
 _REACH: Final = 7
 # ftfy cuts longer texts anywhere, and its pattern treats a cut as the start of a text.
 _MAX_UNCUT: Final = 1_000_000
-
-
-def telltales() -> str:
-    """Return the content of a character class: each match of `ftfy.badness.BADNESS_RE` has one of its characters."""
-    return "".join(map(MOJIBAKE_CATEGORIES.__getitem__, _TELLTALE_CATEGORIES)) + _TELLTALE_LETTERS
 
 
 def ftfy_settings() -> ftfy.TextFixerConfig:
@@ -249,14 +232,13 @@ def encoding_rewrite() -> Callable[[str], str]:
     It has the results of `ftfy.fix_text` with `ftfy_settings`, and is many times faster on texts without such defects.
 
     With these settings ftfy changes a text only if a line of it, newline included, has mojibake by `ftfy.badness`, a C1
-    control (which counts as mojibake), a Latin ligature or a surrogate. Its pattern for mojibake has 37 alternatives.
-    Each of them needs a character of `telltales`, and none is longer than seven characters. So a text without
-    telltales, ligatures and surrogates stays as it is, and in other texts only the seven characters around each of
-    these matter. If they look bad there, ftfy itself decides on the whole line. The pattern also refers to the start of
-    a line: near a line break, ftfy decides, too.
+    control (which counts as mojibake), a Latin ligature or a surrogate. Each of the 37 alternatives of its pattern for
+    mojibake needs a telltale character, and none is longer than seven characters. So only the seven characters around
+    telltales, ligatures and surrogates matter. If they look bad there, or a line begins there, ftfy decides.
     """
     ligatures = "".join(map(chr, LIGATURES))
-    telltale = re.compile(f"[{telltales()}{ligatures}{_SURROGATES}]+")
+    telltales = "".join(map(MOJIBAKE_CATEGORIES.__getitem__, _TELLTALE_CATEGORIES)) + _TELLTALE_LETTERS
+    telltale = re.compile(f"[{telltales}{ligatures}{_SURROGATES}]+")
     changed_anyway = re.compile(f"[{ligatures}{_SURROGATES}\n]")
     settings = ftfy_settings()
 

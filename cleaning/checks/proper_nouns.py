@@ -3,16 +3,15 @@
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN. `tagged_proper_nouns` does the same with
 spaCy's or Stanza's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
 
-- Content words begin with a letter and are not function words of the language. Unlike with a tagger, nothing else
-  counts: "Kim Rhodes nel 2010" is two names of two words.
+- Content words begin with a letter and are not function words of the language: "Kim Rhodes nel 2010" is two names of
+  two words.
 - A content word with a capital is a proper noun. The first word of a sentence is one only if the next word is a content
   word with a capital, too ("Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"), and if it is none of the
   given common nouns ("Piazza Garibaldi").
 - A caption is kept, as undecided, if it is (nearly) all capitals; if a function word inside a sentence has a capital,
   as in a title ("A Man And His Dog"); or if its script has no case.
 
-The heuristic cannot see that "Leonardo da Vinci" is a name, nor that "Man Riding Horse" is none. German, where every
-noun has a capital, needs a tagger.
+The heuristic cannot see that "Leonardo da Vinci" is a name. German, where every noun has a capital, needs a tagger.
 """
 
 import functools
@@ -20,7 +19,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import pickle
 import re
 import sys
 import threading
@@ -28,15 +26,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cleaning.checks.definition import CaptionCheck, Captions, Rule, Tagger, setting, warn_once
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.rows.stages import Check, Drop
-
-if TYPE_CHECKING:
-    from spacy.language import Language
 
 TAGGER_CHOICES = ("auto", "spacy", "stanza", "heuristic")
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
@@ -70,11 +66,7 @@ class ProperNouns(
     )
 
     def find_tagger(self, pack: LanguagePack) -> Tagger | None:
-        """Return the tagger to bind the check with; None if it needs none.
-
-        Raises:
-            SettingsError, InputError: as `find_tagger` raises them.
-        """
+        """Return the tagger to bind the check with; None if it needs none."""
         return find_tagger(pack, self.proper_noun_tagger) if self.proper_noun_check else None
 
     def rule(self, captions: Captions) -> Rule | None:
@@ -102,12 +94,7 @@ def proper_noun_share(
 ) -> Check:
     """Return a check that drops captions whose content words are proper nouns to a share of at least `max_share`.
 
-    Reason: mostly_proper_nouns, with detail "3 of 3 words".
-
-    Args:
-        function_words: function words of the language, lower case, without apostrophe.
-        common_nouns: words, in the same form, that are no names at the start of a sentence.
-        max_share: share from 0 to 1.
+    Reason: mostly_proper_nouns, with detail "3 of 3 words". Words are given in lower case, without apostrophe.
     """
     known, common = frozenset(function_words), frozenset(common_nouns)
 
@@ -130,7 +117,7 @@ def proper_noun_share(
 def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
     """Return a check that drops captions whose tokens are tagged as proper nouns to a share of at least `max_share`.
 
-    The share is from 0 to 1. Reason: mostly_proper_nouns, with detail "100 % of the tokens".
+    Reason: mostly_proper_nouns, with detail "100 % of the tokens".
     """
 
     def verdict(share: float | None) -> Drop | None:
@@ -142,15 +129,12 @@ def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
-    """Yield sentences as lists of words.
-
-    A full stop after a capital ends no sentence, since it may belong to an initial ("G. H. Hardy").
-    """
+    """Yield sentences as lists of words."""
     words: list[str] = []
     for token in _WORD.findall(text):
         if token[0].isalpha():
             words.append(token)
-        elif words and not words[-1][0].isupper():
+        elif words and not words[-1][0].isupper():  # else it may be an initial's stop: "G. H. Hardy"
             yield words
             words = []
     if words:
@@ -178,14 +162,10 @@ def tagged_share(tokens: Iterable[tuple[str, bool]]) -> float | None:
 
 
 class SpacyTagger:
-    """`Tagger` that uses spaCy's models, which are Python packages.
+    """`Tagger` that uses spaCy's models, which are Python packages; "L'" is a token, and so is "Saint-Malo"."""
 
-    Tokens are those of spaCy's tokenizer ("L'" is one, and so is "Saint-Malo").
-    """
-
-    def __init__(self, nlp: "Language", name: str) -> None:
-        self.name = name
-        self._nlp = nlp
+    def __init__(self, nlp: Any, name: str) -> None:
+        self.name, self._nlp = name, nlp
         self._lock = threading.Lock()  # one memory zone at a time
 
     def share(self, texts: Sequence[str]) -> list[float | None]:
@@ -197,11 +177,7 @@ class SpacyTagger:
 
 
 def _open_spacy(pack: LanguagePack) -> SpacyTagger | str:
-    """Return a tagger with the pack's model, or a text on what to install for it.
-
-    Raises:
-        InputError: the model is installed and cannot be loaded, or tags no proper nouns.
-    """
+    """Return a tagger with the pack's model, or a text on what to install for it."""
     if pack.spacy is None:
         return "the language pack names no model in `spacy`"
     download = f"{sys.executable} -m spacy download {pack.spacy}"
@@ -217,12 +193,10 @@ def _open_spacy(pack: LanguagePack) -> SpacyTagger | str:
 
 @functools.cache
 def _load_spacy(model: str, version: str) -> SpacyTagger:
-    import spacy
+    with about(f"spaCy's model {model} {version} cannot be loaded"):
+        import spacy
 
-    try:
         nlp = spacy.load(model, exclude=_SPACY_NOT_NEEDED)
-    except (OSError, ValueError) as error:
-        raise InputError(f"spaCy's model {model} {version} cannot be loaded: {error}") from error
     if not {"morphologizer", "tagger"} & set(nlp.pipe_names):
         parts = ", ".join(nlp.pipe_names) or "nothing"
         raise InputError(f"spaCy's model {model} {version} tags no proper nouns: its pipeline has {parts}")
@@ -233,14 +207,11 @@ def _load_spacy(model: str, version: str) -> SpacyTagger:
 class StanzaTagger:
     """`Tagger` that uses Stanza's models, which are files in its resources folder; it never uses the network.
 
-    Its tokens are those of the text, not the syntactic words within: Italian "della" (di + la) is one token, and a
-    token is a proper noun only if all its words are.
+    Italian "della" (di + la) is one token, and a token is a proper noun only if all its words are.
     """
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        self.name = name
-        self._pipeline = pipeline
-        self._lock = threading.Lock()
+        self.name, self._pipeline, self._lock = name, pipeline, threading.Lock()
 
     def share(self, texts: Sequence[str]) -> list[float | None]:
         """Return the share of proper nouns of each text; see `Tagger`."""
@@ -259,21 +230,13 @@ class StanzaTagger:
 
 
 def _open_stanza(pack: LanguagePack) -> StanzaTagger | str:
-    """Return a tagger with Stanza's default models for the language, or a text on what to install for it.
-
-    As in Stanza itself, the models are in the folder that STANZA_RESOURCES_DIR names, else in `~/stanza_resources`.
-
-    Raises:
-        InputError: the models are installed and cannot be loaded.
-    """
+    """Return a tagger with Stanza's default models for the language, or a text on what to install for it."""
     if importlib.util.find_spec("stanza") is None:
         return "install Stanza (pip install stanza) and its models for the language"
-    folder = Path(os.environ.get("STANZA_RESOURCES_DIR") or Path.home() / "stanza_resources")
+    folder = Path(os.environ.get("STANZA_RESOURCES_DIR") or Path.home() / "stanza_resources")  # as Stanza itself
     listed = folder / "resources.json"  # read here, since importing Stanza takes seconds
-    try:
+    with about(f"{listed} is not the list of models that Stanza writes"):
         is_listed = listed.is_file() and pack.code in json.loads(listed.read_bytes())
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{listed} is not the list of models that Stanza writes: {error}") from error
     with _LOADING:
         found = _load_stanza(pack.code, folder) if is_listed else None
     command = f"stanza.download({pack.code!r}, processors='tokenize,pos')"
@@ -282,21 +245,20 @@ def _open_stanza(pack: LanguagePack) -> StanzaTagger | str:
 
 @functools.cache
 def _load_stanza(code: str, folder: Path) -> StanzaTagger | None:
-    import stanza
+    with about(f"Stanza's models for {code!r} in {folder} cannot be loaded"):
+        import stanza
 
-    try:
-        pipeline = stanza.Pipeline(
-            code,
-            dir=str(folder),
-            processors="tokenize,pos",
-            download_method=None,
-            use_gpu=False,  # tags must not depend on the device
-            logging_level="ERROR",
-        )
-    except FileNotFoundError:  # resources.json lists all languages, downloaded or not
-        return None
-    except (OSError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"Stanza's models for {code!r} in {folder} cannot be loaded: {error}") from error
+        try:
+            pipeline = stanza.Pipeline(
+                code,
+                dir=str(folder),
+                processors="tokenize,pos",
+                download_method=None,
+                use_gpu=False,  # tags must not depend on the device
+                logging_level="ERROR",
+            )
+        except FileNotFoundError:  # resources.json lists all languages, downloaded or not
+            return None
     packages = {processor: specs[0].package for processor, specs in pipeline.load_list}
     # The models have no version: the hash of the pipeline's files replaces it.
     paths = sorted(str(value) for key, value in pipeline.config.items() if key.endswith("_path"))
@@ -312,25 +274,16 @@ _ENGINES: dict[str, Callable[[LanguagePack], Tagger | str]] = {"spacy": _open_sp
 def find_tagger(pack: LanguagePack, choice: str) -> Tagger | None:
     """Return the tagger for the pack's language; None if the heuristic of `proper_noun_share` is to be used.
 
-    Only models installed on this machine are considered. A tagger is loaded once a process.
-
-    Args:
-        pack: language pack; its `spacy` names spaCy's model, its `code` is Stanza's.
-        choice: one of `TAGGER_CHOICES`; "auto" is the first engine that has a model installed, else None.
-
-    Raises:
-        SettingsError: the choice is unknown.
-        InputError: the chosen engine has no model for the language (the text says what to install); or a model is
-            installed and cannot be loaded, or tags no proper nouns.
+    Only models installed on this machine are considered; "auto" is the first engine that has one. A tagger is loaded
+    once a process. `choice` is one of `TAGGER_CHOICES`.
     """
     if choice not in TAGGER_CHOICES:
         raise SettingsError(f"a proper-noun tagger is one of {', '.join(TAGGER_CHOICES)}, got {choice!r}")
-    if choice == "heuristic":
-        return None
-    if choice != "auto":
-        found = _ENGINES[choice](pack)
-        if isinstance(found, str):
+    tried = _ENGINES.values() if choice == "auto" else [_ENGINES[choice]] if choice in _ENGINES else []
+    for open_tagger in tried:
+        found = open_tagger(pack)
+        if not isinstance(found, str):
+            return found
+        if choice != "auto":
             raise InputError(f"{choice} cannot tag {pack.code!r} here: {found}")
-        return found
-    taggers = (open_tagger(pack) for open_tagger in _ENGINES.values())
-    return next((tagger for tagger in taggers if not isinstance(tagger, str)), None)
+    return None

@@ -20,10 +20,7 @@ _MIN_NUMBER = 21
 
 
 def translation_measure(pack: LanguagePack) -> Measure:
-    """Return a function that fills the columns measured on texts, for translations into the pack's language.
-
-    The other columns come from the engine or a reverse engine.
-    """
+    """Return a function that fills the columns measured on texts, for translations into the pack's language."""
     shared = frozenset(word.casefold() for word in pack.shared_words + pack.function_words)
 
     def measure(sources: Sequence[str], targets: Sequence[str]) -> dict[str, list[object]]:
@@ -46,10 +43,7 @@ def length_ratio(source: str, target: str) -> float | None:
 
 
 def comparable_letters(text: str) -> int:
-    """Return the number of letters in terms of Latin script.
-
-    An ideograph or kana counts three, a Hangul syllable two.
-    """
+    """Return the letters in terms of Latin script: an ideograph or kana counts three, a Hangul syllable two."""
     return count_letters(text) + (0 if text.isascii() else len(_HANGUL.findall(text)))
 
 
@@ -89,13 +83,8 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
     """Return the distinct numbers of the source, from 21 on, that the translation lacks, as ASCII digits.
 
     Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand; 100,000 = 1,00,000). A year may be shortened ("1985",
-    "'85"). Hours of a.m. and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
-
-    Args:
-        source: source caption.
-        target: translation.
-        tens: common stems of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): a number below 100
-            that is spelt out is not lost.
+    "'85"). Hours of a.m. and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded. A number below
+    100 that is spelt out is not lost: `tens` are stems of the words for 20 to 29, 30 to 39 ... ("vent", "trent" ...).
     """
     if not _has_digit(source):
         return []

@@ -56,21 +56,16 @@ def crowded_rows(clusters: Rows, cap: int) -> Rows:
 def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> NDArray[np.bool_]:
     """Return the rows to drop so that no cluster keeps more than `cap` identities; the lowest stable hashes are kept.
 
-    All rows of a cluster must be given; their order does not matter.
+    All rows of a cluster must be given, in any order. Rows of one identity in one cluster are kept or dropped together.
 
     Args:
         clusters: shape (rows,); equal numbers mean the same cluster.
-        identities: sample id of each row. Rows of one identity in one cluster are kept or dropped together.
-        cap: most identities of a cluster.
+        identities: sample id of each row.
+        cap: most identities of a cluster, at least one.
 
     Returns:
         Shape (rows,); true: drop it.
-
-    Raises:
-        ValueError: the cap is below one, or the number of identities differs from that of rows.
     """
-    if cap < 1 or len(clusters) != len(identities):
-        raise ValueError(f"{len(clusters)} rows, {len(identities)} identities, cap {cap}")
     dropped = np.zeros(len(clusters), np.bool_)
     rows = crowded_rows(clusters, cap)
     draws = np.fromiter((unit_interval(identities[row], CAP_SALT) for row in rows), np.float64, len(rows))
@@ -107,20 +102,10 @@ def label_repeats(
     function_words: Mapping[str, Mapping[str, str]],
     threads: int = 1,
 ) -> StepFacts:
-    """Label near-duplicate captions over all shards, and those that exceed the cap of images.
+    """Label near-duplicate captions over all shards, and those that exceed the cap of images; return their number.
 
     The files are `00000.parquet`, ..., by shard: one row for each pending caption, in order, with the `cluster` of its
-    near-duplicates and whether it `is_beyond_cap`.
-
-    Args:
-        shards: files of caption rows.
-        folder: empty folder to write to.
-        config: section `[repeats]`.
-        function_words: see `near_captions.cluster_captions`.
-        threads: number of threads; the result does not depend on it.
-
-    Returns:
-        Number of captions.
+    near-duplicates and whether it `is_beyond_cap`. For the arguments see `near_captions.cluster_captions`.
     """
     labels = cluster_captions(
         lambda: (_said(table, rows) for _, table, rows in _pending(shards, *_SAID)),
@@ -168,17 +153,10 @@ def drop_repeats(
     *,
     step: str,
 ) -> pa.Table:
-    """Drop near-duplicates among captions of the same image, and captions beyond the cap.
+    """Drop near-duplicates among captions of the same image, and captions beyond the cap, in the table of a shard.
 
     Captions of one cluster are similar to its first caption, which may belong to another image, and need not be similar
-    to each other. So captions of the same image are compared again.
-
-    Args:
-        table: caption rows of one shard.
-        labels: by row number of each pending row, its `cluster` and whether it `is_beyond_cap`.
-        config: section `[repeats]`.
-        function_words: see `near_captions.cluster_captions`.
-        step: name of the step for the rejections.
+    to each other. So captions of the same image are compared again. Labels are by row number of each pending row.
     """
     similarity = CaptionSimilarity(config.min_similarity, function_words)
     rows = pending_rows(table)

@@ -1,8 +1,6 @@
 """Deduplication of images: which of several equal or similar ones stays, and the consequences for samples and captions.
 
-Similar images are also kept out of different splits. Images are rows, by number. A dropped image stays dropped when
-later fetches add images, even if it is then similar to none that stays: the bytes of dropped images are not kept, and
-the retry of missing images relies on it.
+Similar images are also kept out of different splits. Images are rows, by number.
 """
 
 import os
@@ -98,11 +96,7 @@ class DuplicatesConfig:
             raise SettingsError("duplicates.keep names a criterion twice: name each once")
 
     def source_order(self, names: Sequence[str]) -> list[str]:
-        """Return the names of a recipe's sources, the best first.
-
-        Raises:
-            SettingsError: `sources` names others, or not all of them, or one twice.
-        """
+        """Return the names of a recipe's sources, the best first."""
         if self.sources and sorted(self.sources) != sorted(names):
             raise SettingsError(
                 f"duplicates.sources must name each source of the recipe once ({', '.join(names)}), got "
@@ -121,26 +115,29 @@ class Verdict(IntEnum):
     NEAR_DUPLICATE = 4
 
 
+_REASONS = {
+    Verdict.PLACEHOLDER: ("placeholder_image", "the same bytes at many addresses of {host}"),
+    Verdict.SPLIT_LEAK: ("split_leak", "looks like {other} of {split}"),
+    Verdict.DUPLICATE: ("duplicate_image", "same as {other}"),
+    Verdict.NEAR_DUPLICATE: ("near_duplicate_image", "looks like {other}"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Facts of all images that deduplication uses; each array has one value a row.
-
-    Args:
-        same_bytes: the first row whose image has the same bytes.
-        hashes: perceptual hashes.
-        preference: rank among all images, the best first.
-        split: rank of the split: 0 for train, higher for more protected ones.
-        placeholder: whether its bytes are a host's placeholder image.
-        left_out: whether it belongs to a test set; such an image is nobody's duplicate.
-        thumbnails: shape (rows, 192); may be on disk.
-    """
+    """Facts of all images that deduplication uses; each array has one value a row."""
 
     same_bytes: Rows
+    """The first row whose image has the same bytes."""
     hashes: Hashes
     preference: Rows
+    """Rank among all images, the best first."""
     split: Rows
+    """Rank of the split: 0 for train, higher for more protected ones."""
     placeholder: Flags
+    """Its bytes are a host's placeholder image."""
     left_out: Flags
+    """It belongs to a test set; such an image is nobody's duplicate."""
     thumbnails: Thumbnails
 
 
@@ -252,8 +249,6 @@ def judged_samples(
         thumbnails: one thumbnail a row.
         leaking: images of test sets, by row number.
         drops: whether those are dropped and left out here; otherwise they are kept apart like a split.
-        config: section `[duplicates]`.
-        split: section `[split]`.
     """
     sample_ids, hosts = facts.column("sample_id"), facts.column("placeholder_of")
     is_leaking = np.zeros(facts.num_rows, np.bool_)
@@ -281,38 +276,23 @@ def judged_samples(
         verdicts[rows].tolist(),
         sample_ids.take(pa.array(account[rows])).to_pylist(),
         hosts.take(pa.array(account[rows])).to_pylist(),
-        (_SPLIT_ORDER[level] for level in images.split[account[rows]].tolist()),
+        images.split[account[rows]].tolist(),
         (verdicts[account[rows]] == Verdict.KEEP).tolist(),
         strict=True,
     )
     found, others = [], []
-    for verdict, other, host, where, is_there in judged:
-        found.append(_drop(Verdict(verdict), other, host, where))
+    for verdict, other, host, level, is_there in judged:
+        reason, detail = _REASONS[verdict]
+        found.append(Drop(reason, detail.format(other=other, host=host, split=_SPLIT_ORDER[level])))
         others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
     return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
-
-
-def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
-    if verdict == Verdict.PLACEHOLDER:
-        return Drop("placeholder_image", f"the same bytes at many addresses of {host}")
-    if verdict == Verdict.SPLIT_LEAK:
-        return Drop("split_leak", f"looks like {other} of {split}")
-    if verdict == Verdict.DUPLICATE:
-        return Drop("duplicate_image", f"same as {other}")
-    return Drop("near_duplicate_image", f"looks like {other}")
 
 
 def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
     """Return the captions of dropped duplicates, from all shards, that the image that stays does not have.
 
-    Memory holds the result, and the texts of the captions that it is compared with.
-
-    Args:
-        captions: files of caption rows, by shard.
-        found: file of a table of the schema `FOUND`.
-
-    Returns:
-        Rows of the files' schema with `merged_into`, in its order.
+    They have `merged_into`, and its order. `found` is a file of the schema `FOUND`. Memory holds the result, and the
+    texts of the captions that it is compared with.
     """
     stays = pq.read_table(found, columns=["sample_id", "duplicate_of"])
     stays = stays.filter(pc.is_valid(stays.column("duplicate_of"))).combine_chunks()
@@ -359,33 +339,21 @@ def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
 
 
 def move_captions(table: pa.Table, merged: Path) -> pa.Table:
-    """Set `merged_into` of the captions of duplicates that are moved to another image.
-
-    The captions of duplicates that are not moved repeat captions of that image.
-
-    Args:
-        table: caption rows of one shard.
-        merged: file of `merged_captions`.
-    """
+    """Set `merged_into` of the captions of a shard that `merged_captions` has moved to another image."""
     found = pq.read_table(merged, columns=["caption_id", "merged_into"])
     into = found.column("merged_into").take(pc.index_in(table.column("caption_id"), found.column("caption_id")))
     rows = pending_rows(table, pc.is_valid(into))
     return set_values(table, "merged_into", rows, into.take(pa.array(rows, pa.int64())).to_pylist())
 
 
-def _stationary(table: pa.Table) -> list[int]:
-    """Return the pending rows that are not published with another sample's image."""
-    return pending_rows(table, pc.is_null(table.column("merged_into")))
-
-
 def reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
     """Reject the pending rows of samples that have a drop, except captions that are moved to another image."""
-    rows = _stationary(table)
+    rows = pending_rows(table, pc.is_null(table.column("merged_into")))
     return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
 
 
 def reject_repeated_captions(table: pa.Table, *, step: str) -> pa.Table:
-    """Reject captions that equal an earlier one of the same image."""
-    rows = _stationary(table)
+    """Reject captions that equal an earlier one of the same image, except those that are moved to another image."""
+    rows = pending_rows(table, pc.is_null(table.column("merged_into")))
     verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
     return reject(table, rows, verdicts, step=step)

@@ -9,6 +9,7 @@ MinHash is implemented in numpy: the drops depend on its numbers, and those of l
 The libraries also return their minima one Python number at a time (`benchmarks/near_captions.py` compares).
 """
 
+import functools
 import hashlib
 import itertools
 import os
@@ -18,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +62,7 @@ _MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit or a possible symb
 class BandFiles:
     """Bands of all captions, each in a file, and their sketches in memory (with their numbers 24 bytes a caption).
 
-    The values of a caption do not depend on other captions or on threads.
-
-    Args:
-        folder: existing folder, which the caller removes; takes 8 bytes a caption and band.
-        batches: exact keys of captions, in order.
-        threads: number of threads for hashing.
+    A file takes 8 bytes a caption. Batches are exact keys, in order.
     """
 
     def __init__(self, folder: Path, batches: Iterable[Sequence[str]], *, threads: int = 1) -> None:
@@ -76,10 +72,8 @@ class BandFiles:
             path.touch()
         with ThreadPoolExecutor(threads) as pool:  # numpy releases the interpreter's lock
             for batch in batches:
-                parts = [
-                    batch[start : start + CAPTIONS_PER_BLOCK] for start in range(0, len(batch), CAPTIONS_PER_BLOCK)
-                ]
-                signed = list(pool.map(_signatures, parts))
+                starts = range(0, len(batch), CAPTIONS_PER_BLOCK)
+                signed = list(pool.map(_signatures, (batch[at : at + CAPTIONS_PER_BLOCK] for at in starts)))
                 sketches += [sketch for _, sketch in signed]
                 marks.append(figure_marks(batch))
                 for number, path in enumerate(self._paths):
@@ -89,14 +83,10 @@ class BandFiles:
         self._marks = np.concatenate(marks)
 
     def pairs(self) -> Iterator[tuple[Rows, Rows]]:
-        """Yield pairs of captions that may be near-duplicates, block by block: their numbers, the lower one first.
-
-        A pair may occur again in another block.
-        """
+        """Yield pairs that may be near-duplicates, block by block, the lower number first; blocks may repeat pairs."""
         for number, path in enumerate(self._paths):
-            other_band = np.fromfile(self._paths[number - 1], np.uint64)
-            order, bucket_starts = _crowded(np.fromfile(path, np.uint64), (other_band, self._marks))
-            del other_band
+            inner_keys = (np.fromfile(self._paths[number - 1], np.uint64), self._marks)
+            order, bucket_starts = _crowded(np.fromfile(path, np.uint64), inner_keys)
             for start in range(0, len(order), PLACES_PER_BLOCK):
                 yield self._likely_pairs(order, bucket_starts, start)
 
@@ -122,8 +112,8 @@ class BandFiles:
 def _crowded(band: Words, inner_keys: Sequence[Words]) -> tuple[Rows, Rows]:
     """Return captions that share the band with another, bucket by bucket, and for each the first place of its bucket.
 
-    Within a bucket they are sorted by their figures and by another band. Similar captions have the same figures and
-    often share that band, too, so that they are next to each other in a bucket of any size.
+    Within a bucket they are sorted by the inner keys, their figures and another band, so that similar captions are next
+    to each other.
     """
     order = np.argsort(band, kind="stable")
     same = np.diff(band[order]) == 0
@@ -134,12 +124,7 @@ def _crowded(band: Words, inner_keys: Sequence[Words]) -> tuple[Rows, Rows]:
 
 
 def _signatures(keys: Sequence[str]) -> tuple[Words, Words]:
-    """Return the bands and sketches of some captions.
-
-    Returns:
-        Bands, shape (NUM_BANDS, captions): equal if all minima of a band are. Sketches, shape (captions, SKETCH_WORDS):
-        one well-mixed bit for each minimum, from which the similarity can be estimated.
-    """
+    """Return bands, shape (NUM_BANDS, captions), and sketches, (captions, SKETCH_WORDS): one mixed bit a minimum."""
     hashes, starts = _run_hashes(keys)
     minima = np.empty((len(_PERMUTATIONS), len(keys)), np.uint32)
     permuted = np.empty_like(hashes)
@@ -173,13 +158,10 @@ def _run_hashes(keys: Sequence[str]) -> tuple[NDArray[np.uint32], Rows]:
 
 
 def _padded(key: str) -> str:
-    """Return a caption with white space around it.
-
-    So its first and last words count as words, and it has at least one run.
-    """
-    ideographic = not key.isascii() and ord(max(key)) >= FIRST_IDEOGRAPH
-    end = " " * (RUN - 1) if ideographic else " "
-    return f" {key}{end}".ljust(RUN)
+    """Return a caption with white space around it, so that outer words count as words and it has at least one run."""
+    if key.isascii() or ord(max(key)) < FIRST_IDEOGRAPH:
+        return f" {key} ".ljust(RUN)
+    return f" {key}{' ' * (RUN - 1)}"
 
 
 def figure_marks(keys: Sequence[str]) -> Words:
@@ -193,10 +175,7 @@ def figure_marks(keys: Sequence[str]) -> Words:
 
 
 def figures_of(key: str) -> list[str]:
-    """Return the parts that near-duplicates must share.
-
-    These are numbers in order, with sign and separators; words with digits; and symbols.
-    """
+    """Return what near-duplicates must share: numbers in order, signs included; words with digits; symbols."""
     if not _MARKED.search(key):
         return []
     words = sorted({word for word in split_tokens(key) if _DIGIT.search(word)})
@@ -207,6 +186,8 @@ def figures_of(key: str) -> list[str]:
 
 CAPTIONS_PER_BATCH = 50_000
 PAIRS_PER_BATCH = 100_000
+# Captions and pairs of words that are remembered: each caption is compared with several others.
+REMEMBERED = 1 << 15
 # Number of new pairs, or a quarter of the old ones, after which redundant pairs are removed.
 MAX_NEW_PAIRS = 20_000
 # Most first captions of a component that a caption is compared with, in addition to those of its neighbours.
@@ -246,13 +227,12 @@ def cluster_captions(
     bus" and "a blue bus" are not (0.74). Letters alone cannot distinguish "two red cars in front of a small house" from
     "two blue cars in front of a small house" (0.92): with function words, these are not similar.
 
-    Candidates come from MinHash of the words that are no function words (`cleaning.duplicates.near_captions`). One pair
-    in a hundred of those with one small difference is missed; more are missed if captions differ in several words or
-    are very short. Rows may come in batches of any size.
+    Candidates come from MinHash of the words that are no function words. One pair in a hundred of those with one small
+    difference is missed; more are missed if captions differ in several words or are very short.
 
     Args:
-        read: returns the captions with their languages in order, batch by batch; called once. Of equal captions in
-            several languages, the language of the first counts.
+        read: returns the captions with their languages in order, in batches of any size; called once. Of equal captions
+            in several languages, the language of the first counts.
         similarity: least similarity of near-duplicates, 0 to 1; tested from 0.8 to 0.95.
         scratch: folder for temporary files: the captions, and 200 bytes more for each distinct one.
         function_words: by language, function words in lower case, each with its meaning ("on" of "onto"), or "": these
@@ -262,12 +242,7 @@ def cluster_captions(
 
     Returns:
         Shape (captions,). Memory: about 120 bytes a caption.
-
-    Raises:
-        ValueError: the similarity is not above 0 and at most 1.
     """
-    if not 0 < similarity <= 1:
-        raise ValueError(f"similarity must be above 0 and at most 1, not {similarity}")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as name, (Path(name) / "keys").open("x+b") as file:
         store = CaptionStore(file, read())
@@ -288,14 +263,7 @@ def cluster_captions(
 
 
 class CaptionStore:
-    """Exact keys of captions in a file, each distinct one once, and the rows with equal ones.
-
-    Memory: some 40 bytes a row.
-
-    Args:
-        file: empty file, which must stay open while keys are read.
-        batches: captions with their languages, in order.
-    """
+    """Exact keys of captions in a file that stays open, and the rows with equal ones; some 40 bytes a row in memory."""
 
     def __init__(self, file: BinaryIO, batches: Iterable[Sequence[Said]]) -> None:
         found, sizes = bytearray(), [np.zeros(1, np.int64)]
@@ -407,6 +375,18 @@ def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: 
     return leaders
 
 
+class _Parts(NamedTuple):
+    """What is compared of a caption; `content` are words that are no function words, `meanings` are of those."""
+
+    key: str
+    language: str
+    figures: list[str]
+    num_contracted_nots: int
+    words: list[str]
+    content: list[str]
+    meanings: list[str]
+
+
 class CaptionSimilarity:
     """Similarity of captions, given as `exact_key`s with languages; see `cluster_captions` for the arguments."""
 
@@ -416,6 +396,7 @@ class CaptionSimilarity:
             code: {exact_key(word): meaning for word, meaning in words.items()}
             for code, words in function_words.items()
         }
+        self._parts = functools.lru_cache(maxsize=REMEMBERED)(self._parts_of)
 
     def content(self, key: str, language: str) -> str:
         """Return a caption without function words, which is used to find candidates."""
@@ -443,30 +424,36 @@ class CaptionSimilarity:
         return near
 
     def _differ_in_content(self, left: Said, right: Said) -> bool:
-        if figures_of(left[0]) != figures_of(right[0]):
+        mine, others = self._parts(*left), self._parts(*right)
+        if mine.figures != others.figures:
             return True
-        return bool(self._function_words) and not self._same_content(left, right)
+        return bool(self._function_words) and not self._same_content(mine, others)
 
-    def _same_content(self, left: Said, right: Said) -> bool:
+    def _parts_of(self, key: str, language: str) -> _Parts:
+        words = split_tokens(key)
+        content, meanings = self._content_of(words, language), self._meanings_of(words, language)
+        return _Parts(key, language, figures_of(key), len(_CONTRACTED_NOT.findall(key)), words, content, meanings)
+
+    def _same_content(self, left: _Parts, right: _Parts) -> bool:
         """Return whether each content word of one has a similar one in the other, in the same order except for one."""
-        if len(_CONTRACTED_NOT.findall(left[0])) != len(_CONTRACTED_NOT.findall(right[0])):
+        if left.num_contracted_nots != right.num_contracted_nots:
             return False
-        all_mine, all_others = split_tokens(left[0]), split_tokens(right[0])
-        mine, others = self._content_of(all_mine, left[1]), self._content_of(all_others, right[1])
+        mine, others = left.content, right.content
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
-            return self._meanings_of(all_mine, left[1]) == self._meanings_of(all_others, right[1])
-        alias, back = _similar_words(others, all_mine), _similar_words(mine, all_others)
+            return left.meanings == right.meanings
+        alias = _similar_words(others, left.words)
+        back = None if alias is None else _similar_words(mine, right.words)
         if alias is None or back is None:
             return False
         # A mistyped function word has the meaning of the one that it is similar to.
-        meanings = self._meanings_of((back.get(word, word) for word in all_mine), left[1])
-        if meanings != self._meanings_of((alias.get(word, word) for word in all_others), right[1]):
+        meanings = self._meanings_of((back.get(word, word) for word in left.words), left.language)
+        if meanings != self._meanings_of((alias.get(word, word) for word in right.words), right.language):
             return False
-        others = self._content_of((alias.get(word, word) for word in others), right[1])
+        others = self._content_of((alias.get(word, word) for word in others), right.language)
         # The words of the shorter one are in the order of the longer one, except for one; of two words none may move.
         shorter = min(len(mine), len(others))
         is_one_moved = shorter - int(LCSseq.similarity(mine, others)) <= (shorter > 2)
-        return is_one_moved and not _are_exchanged(left[0], mine, others)
+        return is_one_moved and not _are_exchanged(left.key, mine, others)
 
     def _content_of(self, words: Iterable[str], language: str) -> list[str]:
         function_words = self._function_words.get(language, {})
@@ -497,6 +484,7 @@ def _are_exchanged(key: str, words: Sequence[str], others: Sequence[str]) -> boo
     return (words[at], words[at + 1]) not in set(itertools.pairwise(split_tokens(key)))
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def _same_word(left: str, right: str) -> bool:
     """Return whether two words are forms of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
     if left == right:

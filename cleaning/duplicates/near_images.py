@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,11 +57,7 @@ _MORE_PAIRS = 1 << 17
 
 
 def require_similarity_limits(section: str, max_distance: int, max_difference: float) -> None:
-    """Check the limits of similarity of a section of a recipe.
-
-    Raises:
-        SettingsError: a limit is out of bounds.
-    """
+    """Check the limits of similarity of a section of a recipe."""
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise SettingsError(f"{section}.max_distance must be between 0 and {MAX_DISTANCE}, got {max_distance}")
     if not max_difference >= 0:
@@ -69,14 +66,7 @@ def require_similarity_limits(section: str, max_distance: int, max_difference: f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSimilarity:
-    """Hashes and thumbnails of images, with the limits of similarity.
-
-    Args:
-        hashes: shape (num_rows,).
-        thumbnails: thumbnails of the same rows; may be on disk.
-        max_distance: most bits in which hashes may differ, 0 to `MAX_DISTANCE`.
-        max_difference: largest value of `thumbnail_distances`.
-    """
+    """Hashes and thumbnails of images, with the limits of similarity: see `near_pairs` and `thumbnail_distances`."""
 
     hashes: Hashes
     thumbnails: Thumbnails
@@ -92,11 +82,8 @@ class ImageSimilarity:
 def first_kept(looks: ImageSimilarity, rows: Rows) -> Rows:
     """Return for each row the first kept row that it is similar to: itself, if it is similar to none before it.
 
-    Kept rows are not similar to each other, and each dropped row is directly similar to a kept one.
-
-    Args:
-        looks: hashes and thumbnails of all rows.
-        rows: numbers of different images, in order of preference.
+    Kept rows are not similar to each other, and each dropped row is directly similar to a kept one. Rows are numbers of
+    different images, in order of preference.
     """
     near = _unless_too_many(near_pairs(looks.hashes[rows], max_distance=looks.max_distance), len(rows))
     if near is None:
@@ -154,16 +141,9 @@ def leak_matches(
     max_distance: int,
     max_difference: float,
 ) -> Rows:
-    """Return the rows of images that are similar to a reference, each with its most similar one.
+    """Return the rows of images that are similar to a reference, each with its most similar one: (num, 2), sorted.
 
-    Args:
-        images: hashes of shape (num_rows,), and their thumbnails.
-        references: the same for views of test images; of several equally similar ones the first counts.
-        max_distance: most bits in which hashes may differ.
-        max_difference: largest value of `thumbnail_distances`.
-
-    Returns:
-        Shape (num_found, 2), sorted.
+    Of several equally similar references the first counts.
     """
     best = np.full(len(images[0]), -1, np.int64)
     least = np.full(len(images[0]), np.inf, np.float32)
@@ -178,21 +158,13 @@ def leak_matches(
     return np.column_stack([rows, best[rows]])
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Choice of blocks of bits that hashes must agree in.
+class _Table(NamedTuple):
+    """Choice of blocks of bits that hashes must agree in."""
 
-    Args:
-        key: (lowest bit, number of bits) of each chosen block, as far as they fit into a key.
-        key_bits: number of bits of the key; pairs with the same key may still differ in chosen bits outside of the key.
-        chosen: mask of the chosen blocks.
-        earlier: masks of the blocks that were skipped before the last chosen one.
-    """
-
-    key: tuple[tuple[int, int], ...]
-    key_bits: int
-    chosen: int
-    earlier: tuple[int, ...]
+    key: list[tuple[int, int]]  # lowest bit and number of bits of each chosen block, as far as they fit into a key
+    key_bits: int  # pairs with the same key may still differ in chosen bits outside of the key
+    chosen: int  # mask of the chosen blocks
+    earlier: list[int]  # masks of the blocks that were skipped before the last chosen one
 
     def keys(self, hashes: Hashes) -> Rows:
         """Return the key of each hash."""
@@ -223,19 +195,16 @@ def _tables(max_distance: int, num_equal: int) -> Iterator[_Table]:
             room -= width
         earlier = [masks[block] for block in range(max(chosen, default=0)) if block not in chosen]
         mask = sum(masks[block] for block in chosen)
-        yield _Table(tuple(key), _MAX_KEY_BITS - room, mask, tuple(earlier))
+        yield _Table(key, _MAX_KEY_BITS - room, mask, earlier)
 
 
 def near_pairs(
     hashes: Hashes, references: Hashes | None = None, *, max_distance: int, num_equal: int | None = None
 ) -> Iterator[Rows]:
-    """Yield pairs of positions of hashes that differ in few bits, each pair once, in parts of shape (num, 2).
+    """Yield pairs of positions of hashes that differ in at most `max_distance` bits, each pair once.
 
-    Args:
-        hashes: shape (num_hashes,).
-        references: hashes to pair with; None: pairs among `hashes`.
-        max_distance: most bits that differ.
-        num_equal: number of blocks that must be equal; None: the fastest, estimated on a sample.
+    Parts have the shape (num, 2). Without references, pairs are among the hashes. `num_equal` is the number of blocks
+    that must be equal, by default the fastest, estimated on a sample.
     """
     mine = _permuted(hashes)
     theirs = mine if references is None else _permuted(references)
@@ -306,12 +275,7 @@ def thumbnail_distances(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDAr
     A difference is the larger of two shares: the mean difference of the pixels without their average colours, as a
     share of the lower contrast of the two (their mean deviation from the average colour); and the difference of the
     average colours as a share of 64. A small shape on a plain background has little contrast, so its place and colour
-    count in full. Unrelated images have about 1.
-
-    Args:
-        one: uint8 of shape (num_rows, 192).
-        other: the same.
-        pairs: rows of `one` and of `other`; few of them are in memory at once.
+    count in full. Unrelated images have about 1. Few rows are in memory at once.
     """
     found = np.empty(len(pairs), np.float32)
     least = np.float32(_LEAST_CONTRAST * _PIXELS * _THUMBNAIL_BYTES)
@@ -326,11 +290,8 @@ def thumbnail_distances(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDAr
 
 
 def _parts(thumbnails: Thumbnails) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return deviations from the average colour, (num, 192), that colour, (num, 3), and sums of absolute deviations.
-
-    The unit is 1/64 of a brightness level: all sums are whole numbers below 2^24, so the order of addition does not
-    matter.
-    """
+    """Return deviations from the average colour, (num, 192), that colour, (num, 3), and sums of absolute deviations."""
+    # The unit is 1/64 of a brightness level: all sums are whole numbers below 2^24, in whatever order they are added.
     pixels = thumbnails.astype(np.float32)
     colour = pixels @ np.tile(np.eye(3, dtype=np.float32), (_PIXELS, 1))
     shape = pixels * np.float32(_PIXELS) - np.tile(colour, _PIXELS)
@@ -344,31 +305,19 @@ def _sizes(differences: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def parse_hashes(column: pa.ChunkedArray | pa.Array) -> Hashes:
-    """Return hashes of 16 hexadecimal digits as numbers: uint64 of shape (num_rows,).
-
-    Raises:
-        ValueError: a row has no hash, or one of another length.
-    """
+    """Return hashes of 16 hexadecimal digits as numbers: uint64 of shape (num_rows,)."""
     digits = _cells(column, _HASH_DIGITS).decode("ascii")
     return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64)
 
 
 def parse_thumbnails(column: pa.ChunkedArray | pa.Array) -> Thumbnails:
-    """Return thumbnails of 192 bytes: uint8 of shape (num_rows, 192).
-
-    Raises:
-        ValueError: a row has no thumbnail, or one of another length.
-    """
+    """Return thumbnails of 192 bytes: uint8 of shape (num_rows, 192)."""
     return np.frombuffer(_cells(column, _THUMBNAIL_BYTES), np.uint8).reshape(-1, _THUMBNAIL_BYTES)
 
 
 def _cells(column: pa.ChunkedArray | pa.Array, num_bytes: int) -> bytes:
-    """Return the bytes of all rows, one after the other."""
+    """Return the bytes of all rows, one after the other; Arrow refuses rows of another length."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    try:
-        cells = [chunk.cast(pa.binary()).cast(pa.binary(num_bytes)) for chunk in chunks if len(chunk)]
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"a row does not have {num_bytes} bytes: filter such rows first") from error
-    if any(chunk.null_count for chunk in cells):
-        raise ValueError(f"a row does not have {num_bytes} bytes: filter such rows first")
+    cells = [chunk.cast(pa.binary()).cast(pa.binary(num_bytes)) for chunk in chunks if len(chunk)]
+    assert not any(chunk.null_count for chunk in cells), "rows without a hash or thumbnail must be filtered first"
     return b"".join(chunk.buffers()[1].slice(chunk.offset * num_bytes, len(chunk) * num_bytes) for chunk in cells)

@@ -2,9 +2,8 @@
 
 A caption is dropped only if all of this is true: it has enough letters; the expected language has less than
 `min_probability`; and one other language has at least `min_other_probability`. A language that is easily confused with
-the expected one needs a quarter more letters. All other captions are kept, undecided ones included. The defaults suit
-the cascade and follow from `benchmarks/language_identification.py`. langdetect, which is as confident when wrong as
-when right, needs 0.1, 0.99 and 20 letters.
+the expected one needs a quarter more letters. The defaults suit the cascade and follow from
+`benchmarks/language_identification.py`.
 """
 
 import functools
@@ -12,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from types import MappingProxyType
+from typing import NamedTuple
 
 from cleaning.languages.engines import (
     COMMON_LANGUAGES,
@@ -52,21 +51,11 @@ _FAST_EXPONENT = 0.35
 _FLOOR = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The expected language of captions, and all languages that they may be in, the expected one included."""
-
-    expected: str
-    languages: frozenset[str]
+# Prior weights of the candidates: of the languages that captions may be in, the expected one included.
+Weights = Mapping[str, float]
 
 
-@functools.lru_cache(maxsize=64)
-def _weights(candidates: Candidates) -> Mapping[str, float]:
-    """Return the prior weight of each candidate."""
-    return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
-
-
-def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
+def cascade_probabilities(texts: Sequence[str], expected: str, weights: Weights) -> list[Mapping[str, float]]:
     """Combine the fast engine with lingua, which is run only on texts where the fast engine is unsure.
 
     Measured by `benchmarks/language_identification.py`: on short captions the combination is more accurate than either
@@ -76,11 +65,11 @@ def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[
         For each text, the probabilities of languages, which sum to 1; empty if the fast engine finds nothing.
     """
     raw = [fast_probabilities(text) for text in texts]
-    found = [_weighted(probabilities, candidates) for probabilities in raw]
-    unsure = [at for at, text in enumerate(texts) if not is_sure(text, found[at], candidates.expected)]
-    opinions = lingua_probabilities([texts[at] for at in unsure], candidates.languages)
+    found = [_weighted(probabilities, weights) for probabilities in raw]
+    unsure = [at for at, text in enumerate(texts) if not is_sure(text, found[at], expected)]
+    opinions = lingua_probabilities([texts[at] for at in unsure], frozenset(weights))
     for at, opinion in zip(unsure, opinions, strict=True):
-        found[at] = _refined(found[at], raw[at], opinion, candidates)
+        found[at] = _refined(found[at], raw[at], opinion, weights)
     return found
 
 
@@ -94,22 +83,20 @@ def is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> boo
     return max(probabilities.values()) >= _SURE_OTHER and num_letters >= _SURE_OTHER_LETTERS
 
 
-def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Mapping[str, float]:
-    weights = _weights(candidates)
+def _weighted(probabilities: Mapping[str, float], weights: Weights) -> Mapping[str, float]:
     weighted = {language: value * weights.get(language, _OUTSIDER_WEIGHT) for language, value in probabilities.items()}
     total = sum(weighted.values())
     return {language: value / total for language, value in weighted.items()}
 
 
 def _refined(
-    weighted: Mapping[str, float], raw: Mapping[str, float], opinion: Mapping[str, float], candidates: Candidates
+    weighted: Mapping[str, float], raw: Mapping[str, float], opinion: Mapping[str, float], weights: Weights
 ) -> Mapping[str, float]:
     """Combine both engines for the candidates that lingua knows, and keep the fast engine's values for the rest."""
-    known = sorted(candidates.languages & lingua_languages())
+    known = sorted(weights.keys() & lingua_languages())
     share = sum(weighted.get(language, 0.0) for language in known)
     if not opinion or not share:
         return weighted
-    weights = _weights(candidates)
     both = {
         language: weights[language]
         * (raw.get(language, 0.0) + _FLOOR) ** _FAST_EXPONENT
@@ -120,39 +107,34 @@ def _refined(
     return {**weighted, **{language: value * scale for language, value in both.items()}}
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageVerdict:
-    """Identified language of a text; all fields are None if none is found, as in digits and symbols.
-
-    Args:
-        language: ISO 639-1 code of the likeliest language ("zh" for all of Chinese, "no" for all of Norwegian), or
-            ISO 639-3 if it has no such code.
-        probability: probability of that language, 0 to 1.
-        margin: probability of the expected language minus that of the likeliest other one, -1 to 1.
-    """
+class LanguageVerdict(NamedTuple):
+    """Identified language of a text; all fields are None if none is found, as in digits and symbols."""
 
     language: str | None
+    """ISO 639-1 code ("zh" for all of Chinese, "no" for all of Norwegian), or ISO 639-3 without such a code."""
     probability: float | None
     margin: float | None
+    """Probability of the expected language minus that of the likeliest other one."""
 
 
 NOTHING_FOUND = LanguageVerdict(None, None, None)
 Identifier = Callable[[Sequence[str]], list[LanguageVerdict]]
 
-Judge = Callable[[Sequence[str], Candidates], list[Mapping[str, float]]]
+Judge = Callable[[Sequence[str], str, Weights], list[Mapping[str, float]]]
 # By name, a function that returns probabilities of languages, and one that returns the languages that it knows.
 ENGINES: dict[str, tuple[Judge, Callable[[], frozenset[str]]]] = {
     "cascade": (cascade_probabilities, lambda: fast_languages() | lingua_languages()),
-    "fast": (lambda texts, near: [_weighted(fast_probabilities(text), near) for text in texts], fast_languages),
-    "lingua": (lambda texts, near: lingua_probabilities(texts, near.languages), lingua_languages),
-    "langdetect": (lambda texts, near: [langdetect_probabilities(text) for text in texts], langdetect_languages),
+    "fast": (
+        lambda texts, _, weights: [_weighted(fast_probabilities(text), weights) for text in texts],
+        fast_languages,
+    ),
+    "lingua": (lambda texts, _, weights: lingua_probabilities(texts, frozenset(weights)), lingua_languages),
+    "langdetect": (lambda texts, *_: [langdetect_probabilities(text) for text in texts], langdetect_languages),
 }
 
 
 def language_identifier(expected: str, *, candidates: Collection[str] = (), engine: str = "cascade") -> Identifier:
-    """Return a function that identifies the languages of texts that should be in `expected`.
-
-    It returns one verdict for each text, in order.
+    """Return a function that identifies the languages of texts that should be in `expected`, one verdict a text.
 
     A verdict depends only on the text and these arguments. Models are loaded at the first text from installed packages;
     the network is never used.
@@ -163,29 +145,24 @@ def language_identifier(expected: str, *, candidates: Collection[str] = (), engi
             `expected` and `COMMON_LANGUAGES`; the fast engine gives others a low weight; langdetect chooses among all
             that it knows.
         engine: a key of `ENGINES`.
-
-    Raises:
-        SettingsError: there is no such engine; it does not know `expected`; or no engine knows one of the candidates.
     """
     if engine not in ENGINES:
         raise SettingsError(f"there is no engine {engine!r} for languages: use one of {', '.join(ENGINES)}")
-    if canonical_code(expected) not in ENGINES[engine][1]():
-        able = [name for name, (_, known) in ENGINES.items() if canonical_code(expected) in known()]
+    language, (judge, known) = canonical_code(expected), ENGINES[engine]
+    if language not in known():
+        able = [name for name, (_, knows) in ENGINES.items() if language in knows()]
         advice = f"use {' or '.join(able)}" if able else "no engine does"
         raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}: {advice}")
-    for candidate in candidates:
-        if candidate not in (known := detectable_languages()):
-            raise SettingsError(f"no engine knows the language {candidate!r}: known are {', '.join(known)}")
-    language = canonical_code(expected)
-    chosen = Candidates(language, frozenset(map(canonical_code, (*candidates, *COMMON_LANGUAGES, language))))
-    judge = ENGINES[engine][0]
+    for candidate in candidates:  # without any, no engine is loaded before a text comes
+        if candidate not in (known_ones := detectable_languages()):
+            raise SettingsError(f"no engine knows the language {candidate!r}: known are {', '.join(known_ones)}")
+    weights = dict.fromkeys(map(canonical_code, (*candidates, *COMMON_LANGUAGES)), 1.0) | {language: _EXPECTED_WEIGHT}
 
     def identify(texts: Sequence[str]) -> list[LanguageVerdict]:
         # Captions repeat ("a photo of"), so each distinct text is judged once.
         different = [text for text in dict.fromkeys(texts) if any(map(str.isalpha, text))]
-        probabilities = judge([text[:_MAX_CHARS] for text in different], chosen)
-        pairs = zip(different, probabilities, strict=True)
-        verdicts = {text: _verdict(found, language) for text, found in pairs}
+        probabilities = judge([text[:_MAX_CHARS] for text in different], language, weights)
+        verdicts = {text: _verdict(found, language) for text, found in zip(different, probabilities, strict=True)}
         return [verdicts.get(text, NOTHING_FOUND) for text in texts]
 
     return identify
@@ -212,17 +189,10 @@ def wrong_language(
     min_other_probability: float = 0.5,
     min_letters: float = 15,
 ) -> list[Drop | None]:
-    """Drop the texts that are almost certainly not in the expected language of the verdicts.
+    """Drop the texts that are almost certainly not in the expected language of the verdicts (see above).
 
-    Reason: wrong_language, with detail "de 0.99".
-
-    Args:
-        verdicts: one verdict a text, in order, from one `language_identifier`.
-        texts: the texts.
-        confusions: languages that need a quarter more letters.
-        min_probability: a text is kept if the expected language has at least this probability.
-        min_other_probability: a text is dropped only if another language has at least this probability.
-        min_letters: a text with fewer letters is kept (`cleaning.text.scripts.count_letters`).
+    Reason: wrong_language, with detail "de 0.99". Letters are counted as by `cleaning.text.scripts.count_letters`;
+    `confusions` are languages that need a quarter more of them.
     """
     confusable = frozenset(map(canonical_code, confusions))
 
@@ -247,11 +217,7 @@ def wrong_language(
 def caption_language(
     expected: str, *, confusions: Collection[str] = (), engine: str = "cascade", **limits: float
 ) -> Check:
-    """Return a check that drops captions in another language than `expected`, by `wrong_language`.
-
-    Raises:
-        SettingsError: as `language_identifier` raises it, with the `confusions` as candidates.
-    """
+    """Return a check that drops captions in another language than `expected`, by `wrong_language`."""
     identify = language_identifier(expected, candidates=confusions, engine=engine)
     return lambda texts: wrong_language(identify(texts), texts, confusions=confusions, **limits)
 
@@ -283,15 +249,11 @@ _WORTH_TELLING = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherLanguages:
-    """Shares of texts that are in other languages than expected.
-
-    Args:
-        shares: share of the texts by the code of their language, the largest first.
-        num_judged: number of sampled texts with enough letters; None: no engine knows the expected language.
-    """
+    """Shares of texts that are in other languages than expected, by code, the largest first."""
 
     shares: Mapping[str, float]
     num_judged: int | None
+    """Number of sampled texts with enough letters; None: no engine knows the expected language."""
 
     @property
     def share(self) -> float:
@@ -299,12 +261,7 @@ class OtherLanguages:
         return sum(self.shares.values())
 
     def notes(self, what: str, expected: str) -> Iterator[str]:
-        """Yield a note for users if the texts are in other languages or cannot be checked.
-
-        Args:
-            what: noun for the texts, such as "captions".
-            expected: code of the expected language.
-        """
+        """Yield a note for users if the texts ("captions") are in other languages or cannot be checked."""
         if self.num_judged is None:
             yield f"the language of the {what} was not checked: no engine knows {expected}"
         elif not self.num_judged:

@@ -62,10 +62,7 @@ def count_unspaced_words(text: str) -> int:
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words between spaces, without outer punctuation and letters of scripts without spaces.
-
-    Of Tibetan, return the syllables.
-    """
+    """Return the words between spaces (of Tibetan, syllables), without outer punctuation and unspaced scripts."""
     return _SPACED_WORD.findall(text if text.isascii() else _BETWEEN_WORDS.sub(" ", text))
 
 
@@ -83,10 +80,7 @@ def split_tokens(text: str) -> list[str]:
 
 
 def exact_key(caption: str) -> str:
-    """Return a form that is equal for exact duplicates.
-
-    These differ only in case, compatibility forms, white space and final punctuation.
-    """
+    """Return a form that is equal for texts that differ only in case, forms, white space and final punctuation."""
     if caption.isascii():  # ASCII has no compatibility forms
         spaced = " ".join(caption.lower().split())
         return spaced.rstrip(_ASCII_ENDS) or spaced

@@ -47,19 +47,15 @@ _NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """Result of a build.
-
-    Args:
-        snapshot: the committed snapshot.
-        up_to_date: the snapshot existed already, so nothing was done.
-        num_steps: calls of steps that ran; finished ones are not counted.
-        seconds_by_step: sum over the calls of each step, slowest step first.
-    """
+    """Result of a build."""
 
     snapshot: Snapshot
     up_to_date: bool
+    """The snapshot existed already, so nothing was done."""
     num_steps: int = 0
+    """Calls of steps that ran; finished ones are not counted."""
     seconds_by_step: Mapping[str, float]
+    """Sum over the calls of each step, slowest step first."""
 
 
 def build(
@@ -80,10 +76,6 @@ def build(
         write_documents: writes the documents of a snapshot for people, before it is committed.
         serving: context that is open while steps run: the server of the recipe's scenes images, if it has some.
         retry_failed: fetch images again that failed for a temporary reason.
-
-    Raises:
-        SettingsError, InputError: settings or upstream files are wrong.
-        PipelineError: a step failed. Correct the cause that the message states, and run again.
     """
     work = WorkStore(root / "work" / recipe.name)
     work.sweep()
@@ -100,13 +92,9 @@ def build(
         make_current(root, found)
         _finish(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
-    fetching = Fetching(
-        dataset=recipe.name,
-        attempt=attempt.number,
-        fetch=what_values(recipe.fetch),
-        normalise=what_values(recipe.normalise),
-    )
+    fetching = _fetching(recipe, attempt.number)
     with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
+        _prepare(workers, recipe, inputs, executor)
         tools = Tools(
             recipe=recipe,
             root=root,
@@ -115,16 +103,8 @@ def build(
             fetching=fetching,
             log_folder=folder / FETCH_LOGS,
             judges=open_judges(recipe, root),
-            spread=executor.spread,
-            owners=executor.owners,
+            executor=executor,
         )
-        all_local = all(source.name in inputs.locations for source in recipe.sources)
-        # They load their libraries while captions are cleaned and translated.
-        is_ours = recipe.fetch.engine == POLITE
-        if not all_local and not is_ours:
-            logger.warning(IMG2DATASET_LIMITS)
-        fetches = not all_local and is_ours and executor.owners is None
-        workers.prepare(fetching=fetches, normalising=not executor.runs_remotely)
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
@@ -132,23 +112,28 @@ def build(
     snapshot = commit(engine, root, fetching, write_documents=write_documents)
     _finish(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
-    return Built(
-        snapshot=snapshot,
-        up_to_date=False,
-        num_steps=engine.num_made,
-        seconds_by_step={name: round(seconds, 2) for name, seconds in slowest},
-    )
+    seconds_by_step = {name: round(seconds, 2) for name, seconds in slowest}
+    return Built(snapshot=snapshot, up_to_date=False, num_steps=engine.num_made, seconds_by_step=seconds_by_step)
+
+
+def _fetching(recipe: Recipe, attempt: int) -> Fetching:
+    """Return the settings and the attempt that a recipe's images are fetched with."""
+    settings = {"fetch": what_values(recipe.fetch), "normalise": what_values(recipe.normalise)}
+    return Fetching(dataset=recipe.name, attempt=attempt, **settings)
+
+
+def _prepare(workers: ImageWorkers, recipe: Recipe, inputs: Inputs, executor: Executor) -> None:
+    """Let child processes load their libraries while captions are cleaned and translated."""
+    is_ours = recipe.fetch.engine == POLITE
+    fetches = not all(source.name in inputs.locations for source in recipe.sources)
+    if fetches and not is_ours:
+        logger.warning(IMG2DATASET_LIMITS)
+    is_here = fetches and is_ours and executor.owners is None
+    workers.prepare(fetching=is_here, normalising=not executor.runs_remotely)
 
 
 def _finish(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
-    """Rebuild the catalog, and remove step outputs that the snapshot makes unnecessary.
-
-    Args:
-        root: of the catalog.
-        dataset: name of the dataset.
-        work: its step outputs.
-        used: keys of the fetch outputs in the snapshot, as far as known.
-    """
+    """Rebuild the catalog, and remove step outputs but those of fetches with keys in `used`, or otherwise needed."""
     rebuild(root)
     work.empty(keep=needed_fetch_outputs(root, work, dataset, used=used))
     end_attempt(root, dataset)
@@ -171,18 +156,7 @@ def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> b
 
 
 def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: WriteDocuments) -> Snapshot:
-    """Assemble a snapshot from the outputs of the steps, check the conservation laws, and commit it.
-
-    Args:
-        engine: the engine, after its run.
-        root: of the catalog.
-        fetching: settings and attempt that the images were fetched with.
-        write_documents: see `data_catalog.publish.publish.write_snapshot`.
-
-    Raises:
-        DefectError: a conservation law is violated. Nothing is committed.
-        DamagedError: the output of a step has changed since it was written. Run again.
-    """
+    """Assemble a snapshot from the outputs of the steps, check the conservation laws, and commit it."""
     matcher = Matcher(engine.build.inputs.tombstones)
     return write_snapshot(
         root,
@@ -239,12 +213,7 @@ def _manifest_facts(engine: Engine) -> BuildFacts:
 
 
 def step_entries(steps: Sequence[Step]) -> list[StepEntry]:
-    """Return the description of the steps for a manifest, one entry for each row of the funnel.
-
-    With it, a snapshot can be explained without the code that built it. Each entry contains the row's name, its short
-    meaning, the recipe sections that it depends on, its drop reasons with their sentences, the settings that decide
-    them, and the columns that it fills.
-    """
+    """Return the rows of the funnel for a manifest, so that it can be explained without the code that built it."""
     return [
         {
             "step": name,

@@ -1,7 +1,7 @@
 """The steps that clean, screen, translate and check captions, with the steps that compare captions over all shards.
 
 A shard without forgotten rows is passed on unchanged, so that tombstones that do not concern it change no later key.
-Cheap steps run before expensive ones: a caption that `screen` drops is never translated, and its image is not fetched.
+Cheap steps run before expensive ones. What a step reads stands in the table of steps.
 """
 
 import logging
@@ -75,7 +75,7 @@ CHECK_LEAK_REASONS = {
 }
 
 
-def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> StepFacts:
+def _written(job: Job, step: str, before: pa.Table, after: pa.Table) -> StepFacts:
     """Write the caption rows of a step, and return its counts of rows read, kept and dropped."""
     save_parquet(after, job.folder / SHARD)
     return {"counts": {step: count_rows(before, after)}}
@@ -85,10 +85,6 @@ def forget_captions(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
     """Reject the rows whose sample, URL or page matches a tombstone, and empty their texts.
 
     Malformed lines stay rejected by `ingest`; if their text names a forgotten image, it is emptied, too.
-
-    Args:
-        job: reads `ingest`.
-        in_force: the tombstones of the dataset.
     """
     matcher = Matcher(in_force.tombstones)
     before = pq.read_table(job.shard("ingest"))
@@ -103,13 +99,7 @@ def forget_captions(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
 
 
 def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> StepFacts:
-    """Clean the source captions, then check them in their own language.
-
-    Args:
-        job: reads `forget`.
-        config: section `[clean]`.
-        packs: language packs of all languages that captions of the dataset may be in.
-    """
+    """Clean the source captions, then check them in their own language, one of those of the packs or another."""
     before = pq.read_table(job.shard("forget"))
     clean_up = clean_text(config)
     table = apply_transform(before, clean_up, read="source_caption", write="clean_caption")
@@ -118,7 +108,7 @@ def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -
     for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
         rules = config.rules(packs.get(lang) or LanguagePack(code=lang), languages=packs)
         table = apply_rules(table, rules, step="clean", where=pc.equal(table.column("source_lang"), lang))
-    return write_captions(job, "clean", before, table)
+    return _written(job, "clean", before, table)
 
 
 def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
@@ -129,17 +119,7 @@ def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
 def read_test_set(
     job: Job, *, name: str, kind: str, config: Any, files: Sequence[Sequence[str]], images: str | None, min_words: int
 ) -> StepFacts:
-    """Read a test set, and hash its images if they are available.
-
-    Args:
-        job: reads no step.
-        name: name of the test set in the recipe.
-        kind: kind of its files.
-        config: configuration of that kind.
-        files: name and SHA-256 of each file.
-        images: content hash of its images; None if it has none or they are not compared.
-        min_words: captions with fewer words are left out.
-    """
+    """Read a test set without short captions, and hash its images if they are available and have a content hash."""
     reader = TEST_SET_KINDS[kind]
     found = list(reader.read(config))
     location = config.images if images else None
@@ -166,14 +146,7 @@ class Threads:
 def find_repeats(
     job: Job, *, config: RepeatsConfig, function_words: Mapping[str, Mapping[str, str]], threads: Threads
 ) -> StepFacts:
-    """Find near-duplicate captions and captions that too many images have, over all shards.
-
-    Args:
-        job: reads `clean`.
-        config: section `[repeats]`.
-        function_words: by language; see `cleaning.duplicates.near_captions.cluster_captions`.
-        threads: number of threads; it does not change the result.
-    """
+    """Find near-duplicate captions and captions that too many images have, over all shards."""
     return label_repeats(job.shards("clean"), job.folder, config, function_words=function_words, threads=threads.count)
 
 
@@ -186,16 +159,7 @@ def screen(
     kinds: Mapping[str, str],
     test_sets: Sequence[str],
 ) -> StepFacts:
-    """Drop or mark leaks of test sets by identity and caption; then drop repeated captions.
-
-    Args:
-        job: reads `clean`, `test-set` and, if captions are compared, the shard's own file of `find-repeats`.
-        config: section `[repeats]`.
-        function_words: the same as for `find_repeats`.
-        leaks: section `[leaks]`.
-        kinds: kind of each source.
-        test_sets: names of the recipe's test sets.
-    """
+    """Drop or mark leaks of test sets by identity and caption; then drop repeated captions."""
     before = pq.read_table(job.shard("clean"))
     table, tests = before, test_contents(job, test_sets)
     if leaks.by_identity:
@@ -206,23 +170,15 @@ def screen(
         labels = pq.read_table(job.shard("find-repeats")).to_pylist()
         by_row = dict(zip(pending_rows(before), labels, strict=True))
         table = drop_repeats(table, by_row, config, function_words, step="screen")
-    return write_captions(job, "screen", before, table)
+    return _written(job, "screen", before, table)
 
 
 def translate(job: Job, *, engine: str | None, from_code: str | None) -> StepFacts:
     """Set the caption in the target language of every pending row: the upstream caption, or its translation.
 
     Missing captions of the shard are translated in windows from the front, each one transaction of the translation
-    memory. After an interruption, the run resumes with the same windows, and so with the same batches.
-
-    Args:
-        job: reads `screen`.
-        engine: the engine's fingerprint; None if all sources are in the target language.
-        from_code: the language that the engine translates from.
-
-    Raises:
-        InputError: the engine cannot work.
-        DamagedError: the memory lacks a caption that was just written to it.
+    memory. After an interruption, the run resumes with the same windows, and so with the same batches. Without an
+    engine, all sources are in the target language.
     """
     before = pq.read_table(job.shard("screen"))
     own = pending_rows(before, pc.invert(has_original(before)))
@@ -232,7 +188,7 @@ def translate(job: Job, *, engine: str | None, from_code: str | None) -> StepFac
     left = pending_rows(table, pc.is_null(table.column("caption")))
     langs = texts(table, "source_lang", left)
     table = reject(table, left, [Drop(NOT_SERVED, lang) for lang in langs], step="translate")
-    return write_captions(job, "translate", before, table)
+    return _written(job, "translate", before, table)
 
 
 def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
@@ -245,12 +201,16 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     found = translate_with_memory(
         captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW
     )
-    table = set_values(table, "caption", rows, [each.text for each in found])
-    table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
-    table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
-    table = set_values(table, "translation_score", rows, [each.score for each in found])
-    table = set_values(table, "translation_truncated", rows, [each.truncated for each in found])
-    table = set_values(table, "translation_repetitive", rows, [each.repetitive for each in found])
+    columns = {
+        "caption": [each.text for each in found],
+        "origin": [MACHINE_TRANSLATION] * len(rows),
+        "translator": [memory.fingerprint] * len(rows),
+        "translation_score": [each.score for each in found],
+        "translation_truncated": [each.truncated for each in found],
+        "translation_repetitive": [each.repetitive for each in found],
+    }
+    for name, values in columns.items():
+        table = set_values(table, name, rows, values)
     empty = [None if each.text else Drop("translation_empty") for each in found]
     return reject(table, rows, empty, step="translate")
 
@@ -258,11 +218,8 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
 def round_trip(job: Job, *, engine: str) -> StepFacts:
     """Translate captions back and fill `round_trip_chrf`, the chrF of the result with the source caption; drop no rows.
 
-    Only pending rows are translated whose source caption is in the language that the engine translates to.
-
-    Args:
-        job: reads `translate`.
-        engine: fingerprint of the engine from the target language to the source language.
+    Only pending rows are translated whose source caption is in the language that the engine translates to. The
+    engine's fingerprint is part of the key.
     """
     table = pq.read_table(job.shard("translate"))
     reverse, memory = job.tools.reverse, job.tools.reverse_memory
@@ -291,16 +248,8 @@ def check(
 ) -> StepFacts:
     """Check captions in the target language, and compare translations with their source captions.
 
-    Args:
-        job: reads `round-trip` and `test-set`.
-        config: section `[check]`.
-        packs: as for `clean`; the pack of the target language is among them.
-        target: the target language.
-        tagger: name of the tagger of proper nouns; None: a heuristic is used.
-        leaks: section `[leaks]`.
-        source_engine: engine that identified the languages of source captions; its results for native captions are
-            reused.
-        test_sets: names of the recipe's test sets.
+    The tagger's name is part of the key. `source_engine` identified the languages of source captions; its results for
+    native captions are reused.
     """
     before = pq.read_table(job.shard("round-trip"))
     translated = has_original(before)
@@ -310,4 +259,4 @@ def check(
         tests = test_contents(job, test_sets)
         table = judge_captions(table, tests, leaks, column="caption", step="check", where=translated)
     rules = config.rules(packs[target], tagger=job.tools.tagger, languages=packs, source_engine=source_engine)
-    return write_captions(job, "check", before, apply_rules(table, rules, step="check"))
+    return _written(job, "check", before, apply_rules(table, rules, step="check"))

@@ -1,8 +1,7 @@
 """The definition of a step, and the engine that runs a table of steps, each as soon as its inputs are ready.
 
 The engine tracks which calls are ready, and submits them from the flow's own thread. A future is never the input of
-another call, and no step submits a call, since both would block the same few threads. (What `Executor.spread` starts
-takes no such thread.)
+another call, and no step submits a call, since both would block the same few threads.
 """
 
 import dataclasses
@@ -18,9 +17,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import DefectError
 from data_catalog.base.progress import Progress
 from data_catalog.base.settings import json_values, what_values
 from data_catalog.catalog.work import UNFINISHED, Commit, StepFacts, StepKey, WorkStore
+from data_catalog.disk.disk_errors import access_errors
 from data_catalog.rows.drop_reasons import Reason
 from flows.build.execution import Executor
 
@@ -44,19 +46,15 @@ MAKES_SHARDS, PER_SHARD, PER_TEST_SET, WHOLE = Scope
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A queue of calls with its own limit of concurrent calls.
-
-    Args:
-        name: name of the lane; lanes with equal names and values are the same.
-        width: number of calls that run at the same time; None: `build.workers`.
-        in_order: run the calls of one step in the order of the shards. A call may leave its place before its end.
-        remote: an executor may run the calls in another process, also on another machine.
-    """
+    """A queue of calls with its own limit of concurrent calls; lanes with equal names and values are the same."""
 
     name: str
     width: int | None = 1
+    """Number of calls that run at the same time; None: `build.workers`."""
     in_order: bool = False
+    """Run the calls of one step in the order of the shards. A call may leave its place before its end."""
     remote: bool = False
+    """An executor may run the calls in another process, also on another machine."""
 
 
 CPU = Lane("cpu", width=None, remote=True)
@@ -66,75 +64,60 @@ _LEFT = Lane("left", width=32)  # calls that have left their lane, and wait for 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """The definition of a step; see the table in `flows.build.steps`.
+class FunnelRow:
+    """A row of the funnel, counted by a step."""
 
-    Args:
-        name: name of its folder below `work/`, and its label in the report and in `vernaclip why`.
-        version: number to raise when its output changes; a golden test detects a change.
-        meaning: description for people.
-        scope: the part of the dataset that one call works on.
-        after: the steps whose outputs it reads.
-        when: returns whether a build has the step. Without the step, its readers get the input of the step.
-        lane: its lane, or a function of the build and of the file that it reads.
-        settings: returns everything that decides its output, by argument name of `run`, for a build and, with scope
-            PER_TEST_SET, a test set. Fields marked `how` are not part of the key.
-        run: a module-level function, called with a `Job` and the settings; returns facts (JSON values).
-        rows: the funnel rows that it counts, by name.
-    """
-
-    name: str
-    version: int
     meaning: str
-    scope: Scope
-    after: tuple[str, ...] = ()
-    when: Callable[[Any], bool] = lambda build: True
-    lane: Lane | Callable[[Any, Path], Lane] = CPU
-    settings: Callable[..., Mapping[str, Any]] = lambda build: {}
-    run: Callable[..., StepFacts]
-    rows: Mapping[str, "FunnelRow"] = field(default_factory=dict)
+    """Short description for people."""
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    """The sections of a recipe that decide what it drops."""
+    columns: tuple[str, ...] = ()
+    """Columns of a caption row that it fills, and no row before it; `vernaclip why` shows them."""
+    image_columns: tuple[str, ...] = ()
+    """Columns of an image's outcome that it fills, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FunnelRow:
-    """A row of the funnel, counted by a step.
+class Step:
+    """The definition of a step; see the table in `flows.build.steps`."""
 
-    Args:
-        meaning: short description for people.
-        reasons: its drop reasons, each with its sentence and settings.
-        rules: the sections of a recipe that decide what it drops.
-        columns: columns of a caption row that it fills, and no row before it; `vernaclip why` shows them.
-        image_columns: columns of an image's outcome that it fills, likewise.
-    """
-
+    name: str
+    """Name of its folder below `work/`, and its label in the report and in `vernaclip why`."""
+    version: int
+    """Number to raise when its output changes; a golden test detects a change."""
     meaning: str
-    reasons: Mapping[str, Reason] = field(default_factory=dict)
-    rules: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    image_columns: tuple[str, ...] = ()
+    scope: Scope
+    after: tuple[str, ...] = ()
+    """The steps whose outputs it reads."""
+    when: Callable[[Any], bool] = lambda build: True
+    """Returns whether a build has the step. Without the step, its readers get the input of the step."""
+    lane: Lane | Callable[[Any, Path], Lane] = CPU
+    """Its lane, or a function of the build and of the file that it reads."""
+    settings: Callable[..., Mapping[str, Any]] = lambda build: {}
+    """Returns everything that decides its output, by argument name of `run`, for a build and, with scope PER_TEST_SET,
+    a test set. Fields marked `how` are not part of the key."""
+    run: Callable[..., StepFacts]
+    """A module-level function, called with a `Job` and the settings."""
+    rows: Mapping[str, FunnelRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Arguments for one call of a step: references to its inputs, a folder for its output, and tools.
-
-    Args:
-        folder: an empty folder; the files that the call writes into it are committed.
-        unfinished: a folder, which may not exist, for what an interrupted call leaves to the next one. It is removed
-            after the commit.
-        inputs: inputs by the names in `Step.after`: one commit, or one for each shard or test set if the call reads
-            them all. Steps that the build does not have are left out.
-        number: number of the shard; None if the call works on all shards.
-        tools: engines, tagger, child processes, and the known image outcomes of the root.
-        leave_lane: makes room for the next call of a lane that keeps an order.
-    """
+    """Arguments for one call of a step: references to its inputs, a folder for its output, and tools."""
 
     folder: Path
+    """An empty folder; the files that the call writes into it are committed."""
     inputs: Mapping[str, Commit | tuple[Commit, ...]]
+    """By the names in `Step.after`: one commit, or one for each shard or test set if the call reads them all. Steps
+    that the build does not have are left out."""
     unfinished: Path | None = None
+    """A folder, which may not exist, for what an interrupted call leaves to the next one; removed after the commit."""
     number: int | None = None
+    """Number of the shard; None if the call works on all shards."""
     tools: Any = None
     leave_lane: Callable[[], None] | None = None
+    """Makes room for the next call of a lane that keeps an order."""
 
     @property
     def label(self) -> str:
@@ -179,14 +162,14 @@ class Call:
             return self.run(dataclasses.replace(self.job, folder=folder), **self.settings)
 
         reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]
-        commit = self.work.run(self.key, produce, reads=reads)
+        with about(f"{self.key.step} {self.job.label}".strip(), kind=DefectError), access_errors():
+            commit = self.work.run(self.key, produce, reads=reads)
         if self.job.unfinished is not None:
             shutil.rmtree(self.job.unfinished, ignore_errors=True)
-        return Done(commit=commit, seconds=time.monotonic() - started)
+        return Done(commit, time.monotonic() - started)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Done(NamedTuple):
     """The output of a call, and the seconds that it took to make or to find it."""
 
     commit: Commit
@@ -223,26 +206,15 @@ class _Node(NamedTuple):
 
 
 class Engine:
-    """A run of a table of steps.
+    """A run of a table of steps, in which each step comes after those that it reads.
 
-    Attributes:
-        num_shards: number of shards; 0 until they are made.
-        seconds: sum over the calls of each step.
+    `build` is the argument of the functions in the table; it has `test_sets`, each with a name, and `workers`.
     """
 
     def __init__(self, steps: Sequence[Step], build: Any, *, work: WorkStore, executor: Executor, tools: Any) -> None:
-        """Prepare a run of a table of steps.
-
-        Args:
-            steps: the table; each step comes after those that it reads.
-            build: argument of the functions in the table; has `test_sets`, each with a name, and `workers`.
-            work: step outputs.
-            executor: runs the calls.
-            tools: passed to every call.
-        """
         self.steps, self.build, self.work, self.executor, self.tools = steps, build, work, executor, tools
-        self.num_shards = 0
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.num_shards = 0  # until they are made
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # sum over the calls of each step
         self._num_made: Counter[str] = Counter()  # by step: the outputs that this run made and did not find
         self._began: dict[str, float] = {}  # by step: the start of its first call
         self._by_name = {step.name: number for number, step in enumerate(steps)}
@@ -271,9 +243,7 @@ class Engine:
                 try:
                     self._take(node, future)
                 except Exception:
-                    # Wait for the other calls, whatever their result: they write under the lock that the caller
-                    # releases.
-                    while any(self._running.values()):
+                    while any(self._running.values()):  # other calls write under the lock that the caller releases
                         self._next_event()
                     raise
                 if self.num_shards:  # the number of calls is known
@@ -320,9 +290,10 @@ class Engine:
         """Return the outputs that readers of a step get, one for each shard, in order."""
         step = self._present(name)
         assert step is not None
-        number, is_whole = self._by_name[step.name], step.scope is not PER_SHARD
-        shards = range(self.num_shards)
-        return [_own(self._outputs[_Node(0 if is_whole else item, number)], item) for item in shards]
+        nodes = [
+            _Node(item if step.scope is PER_SHARD else 0, self._by_name[step.name]) for item in range(self.num_shards)
+        ]
+        return [_own(self._outputs[node], item) for item, node in enumerate(nodes)]
 
     def _scope(self, node: _Node) -> Scope:
         return self.steps[node.step].scope
@@ -446,10 +417,7 @@ class Engine:
 
 
 def _own(commit: Commit, item: int) -> Commit:
-    """Return an output reduced to the shard's own file, if it has one for each shard.
-
-    Only that file is then part of the keys of its readers.
-    """
+    """Return an output reduced to the shard's own file, if it has one; only that is in the keys of its readers."""
     own = f"{item:05d}.parquet"
     return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
 

@@ -37,19 +37,16 @@ class Future(Protocol[T_co]):
 
 
 class Executor(Protocol):
-    """A protocol for running calls and showing their progress. A flow uses it only from its own thread.
-
-    Attributes:
-        runs_remotely: calls that allow it run in other processes, not in threads of this one.
-        max_remote_calls: number of calls that may run there at the same time; None: `build.workers`.
-        spread: starts a call that can be pickled in another process, from any thread; None: all run in this one.
-        owners: fetching processes of other machines; None: this machine fetches.
-    """
+    """A protocol for running calls and showing their progress. A flow uses it only from its own thread."""
 
     runs_remotely: bool
+    """Calls that allow it run in other processes, not in threads of this one."""
     max_remote_calls: int | None
+    """Number of calls that may run there at the same time; None: `build.workers`."""
     spread: Spread | None
+    """Starts a call that can be pickled in another process, from any thread; None: all run in this one."""
     owners: Owners | None
+    """Fetching processes of other machines; None: this machine fetches."""
 
     def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call in another thread, and retry it only after a `TransientError`.

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.images import reject_samples
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.plain_text import command
 from data_catalog.catalog.manifest import MODELS, datasets_folder
@@ -49,35 +50,21 @@ _SCORES = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """The models that judge the captions of a build, opened.
-
-    Args:
-        target: judges captions in the target language. None: their scores come from `scores`.
-        source: judges source captions. None: they are not judged by a model.
-        learned: pair shards that each model was trained on, by its setting, as far as they are known.
-        cache: folder with features of models.
-        scores: file of scores in place of the target model.
-    """
+    """The models that judge the captions of a build, opened."""
 
     target: "Encoder | None"
+    """Judges captions in the target language. None: their scores come from `scores`."""
     source: "Encoder | None"
+    """Judges source captions. None: they are not judged by a model."""
     learned: Mapping[str, Sequence[Path]]
+    """Pair shards that each model was trained on, by its setting, as far as they are known."""
     cache: Path
     scores: Path | None
+    """File of scores in place of the target model."""
 
 
 def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) -> dict[str, Any]:
-    """Return what identifies the models and the file of scores in keys, by setting; {} if nothing is judged.
-
-    Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        sha256: returns the sha256 of a file.
-
-    Raises:
-        InputError: a model or file does not exist or cannot be read, or the model was trained on the dataset.
-        SettingsError: there is no such model.
-    """
+    """Return what identifies the models and the file of scores in keys, by setting; {} if nothing is judged."""
     config = recipe.image_text
     if not config.is_on:
         return {}
@@ -98,11 +85,7 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
 
 
 def open_judges(recipe: Recipe, root: Path) -> Judges | None:
-    """Open the models that judge captions. Return None if nothing is judged.
-
-    Raises:
-        InputError, DamagedError: a model cannot be loaded.
-    """
+    """Open the models that judge captions. Return None if nothing is judged."""
     config = recipe.image_text
     if not config.is_on:
         return None
@@ -129,11 +112,7 @@ def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
 
 
 def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
-    """Return the pair shards that decided the weights of each model, by setting, as far as they are known.
-
-    Raises:
-        InputError: a model was trained on the dataset itself.
-    """
+    """Return the pair shards that decided the weights of each model, by setting, as far as they are known."""
     from training.towers.trained_models import find_model, images_learned, own_folder
 
     found: dict[str, Sequence[Path]] = {}
@@ -159,15 +138,9 @@ def _refusal(name: str, source: str, recipe: Recipe, root: Path, what: str) -> I
 
 
 def _require_scores(path: Path, config: ImageTextConfig) -> None:
-    """Refuse a file of scores that cannot be read, or lacks what the settings need.
-
-    Raises:
-        InputError: the file is missing, has other columns, or has no scores of sources for `max_drop`.
-    """
-    try:
+    """Refuse a file of scores that cannot be read, or lacks what the settings need."""
+    with about(f"image_text.scores: {path} cannot be read as Parquet"):
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"image_text.scores: {path} cannot be read as Parquet ({error})") from error
     wanted = [name for name in (*_NAMED_BY, SCORE) if name not in schema.names]
     if wanted or not all(pa.types.is_string(schema.field(name).type) for name in _NAMED_BY):
         raise InputError(
@@ -187,14 +160,8 @@ def _require_scores(path: Path, config: ImageTextConfig) -> None:
 def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
     """Score how well the captions of all shards fit their images.
 
-    The file of each shard has `sample_id`, `caption_id` and the three scores of every caption whose image is good.
-
-    Args:
-        job: reads `check` and `forget-images`.
-        identities: of the models and the file of scores; part of the key only.
-
-    Raises:
-        InputError: a model was trained on images of the dataset.
+    The file of each shard has `sample_id`, `caption_id` and the three scores of every caption whose image is good. The
+    identities of models and scores are part of the key only.
     """
     judges: Judges = job.tools.judges
     images = job.shards("forget-images")
@@ -273,17 +240,10 @@ def _pairs(
 
 
 def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
-    """Return the scores of captions and sources in a file, by sample and caption; NaN for captions that it lacks.
-
-    Raises:
-        DamagedError: the file cannot be read.
-        InputError: it has none of the captions.
-    """
-    names = [name for name in (*_NAMED_BY, SCORE, SCORE_SOURCE) if name in pq.read_schema(path).names]
-    try:
+    """Return the scores of captions and sources in a file, by sample and caption; NaN for captions that it lacks."""
+    with about(f"image_text.scores: {path} cannot be read", kind=DamagedError, remedy="write it again"):
+        names = [name for name in (*_NAMED_BY, SCORE, SCORE_SOURCE) if name in pq.read_schema(path).names]
         given = pq.read_table(path, columns=names).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DamagedError(f"image_text.scores: {path} cannot be read ({error}): write it again") from error
     known = {(row["sample_id"], row["caption"]): (row[SCORE], row.get(SCORE_SOURCE)) for row in given}
     keys = list(zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True))
     if keys and known.keys().isdisjoint(keys):
@@ -308,11 +268,7 @@ def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe, root
 
 
 def image_drops(job: Job) -> dict[str, dict[str, Drop]]:
-    """Return the drops of samples whose image failed, by the row of the funnel: `fetch` or `normalise`.
-
-    Args:
-        job: reads `forget-images`.
-    """
+    """Return the drops of samples whose image failed, by the row of the funnel: `fetch` or `normalise`."""
     drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
     for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
         if row["drop_reason"]:  # each reason belongs to exactly one step
@@ -324,10 +280,6 @@ def fit(job: Job, *, config: ImageTextConfig) -> StepFacts:
     """Drop captions whose image failed, fill the scores of the others, and drop those beyond the thresholds.
 
     Rows of the funnel are counted for `fetch`, `normalise` and `fit`.
-
-    Args:
-        job: reads `check`, `forget-images` and the shard's own file of `measure-fit`.
-        config: section `[image_text]`.
     """
     before, drops = pq.read_table(job.shard("check")), image_drops(job)
     fetched = reject_samples(before, drops["fetch"], step="fetch")

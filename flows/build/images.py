@@ -87,14 +87,9 @@ def fetch(
     """Get the image of every sample that still has a caption: from the root if its outcome is known, else fetch it.
 
     The output files are `asked.parquet` (fetched now) and `raw.parquet` (known raw bytes), both schema `RAW_IMAGES`;
-    `images.parquet` (schema `IMAGES`, known normalised images); and `order.parquet`, with the file of each image.
-
-    Args:
-        job: reads `check`.
-        config: section `[fetch]`.
-        normalise: section `[normalise]`; known images are reused if they were normalised with these settings.
-        attempt: attempt number of the dataset.
-        locations: content hash of the local images of each source that has some.
+    `images.parquet` (schema `IMAGES`, known normalised images); and `order.parquet`, with the file of each image. Known
+    images are reused if they were normalised with the same settings. `normalise`, and the content hashes of local
+    images, are part of the key only.
     """
     requests = image_requests(pq.read_table(job.shard("check")), job.tools.locations)
     urls = pa.array([fetchable_url(url) for url in requests.column("url").to_pylist()], pa.string())
@@ -121,12 +116,8 @@ def fetch(
 def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     """Return the lane of a shard's fetch: that of the host of most of its images, or the common one of other shards.
 
-    So shards of a slow host, of which many may wait, take no place from the others.
-
-    Args:
-        config: section `[fetch]`.
-        width: number of shards in a lane that are fetched at the same time.
-        captions: file with the shard's caption rows.
+    So shards of a slow host, of which many may wait, take no place from the others. `width` is how many shards of a
+    lane are fetched at the same time.
     """
     table = pq.read_table(captions, columns=["outcome", "url"])
     urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
@@ -135,12 +126,7 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
 
 
 def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
-    """Decode, turn upright, resize and re-encode the images of a shard; copy known normalised images unchanged.
-
-    Args:
-        job: reads `fetch`.
-        config: section `[normalise]`.
-    """
+    """Decode, turn upright, resize and re-encode the images of a shard; copy known normalised images unchanged."""
     fetched, names = job.one("fetch"), (FETCHED_FILE, RAW_FILE, IMAGES_FILE)
     there = [name for name in names if name in fetched.files]
     order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()
@@ -151,12 +137,7 @@ def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
 
 
 def forget_images(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
-    """Drop the images that match a tombstone by their final URL, bytes or perceptual hash.
-
-    Args:
-        job: reads `normalise`.
-        in_force: the tombstones of the dataset.
-    """
+    """Drop the images that match a tombstone by their final URL, bytes or perceptual hash."""
     path = job.shard("normalise")
     table = pq.read_table(path, columns=["final_url", "sha256", "phash", "drop_reason"])
     is_meant = (Matcher(in_force.tombstones).numbers(table) >= 0).tolist()
@@ -180,24 +161,13 @@ def find_duplicates(
     """Find samples with placeholder images, duplicates of other samples or splits, and leaks of test sets.
 
     The file `shard.parquet` has the columns `sample_id`, `drop_reason`, `detail` and `duplicate_of` (the sample that is
-    kept instead). `marks.parquet` lists the samples that are only marked as leaks.
-
-    Args:
-        job: reads `fit`, `forget-images` and `test-set`.
-        sources: names of the sources, most preferred first.
-        config: the settings of `[duplicates]` that decide about images.
-        leaks: section `[leaks]`.
-        split: section `[split]`.
-        test_sets: names of the recipe's test sets.
+    kept instead). `marks.parquet` lists the samples that are only marked as leaks. Sources come most preferred first;
+    `config` has the settings of `[duplicates]` that decide about images.
     """
     files = job.shards("forget-images")
     duplicates = DuplicatesConfig(**{**config, "keep": tuple(config["keep"])})
     facts = image_facts(
-        files,
-        job.shards("fit"),
-        sources=sources,
-        keep=duplicates.keep,
-        stand_in_urls=duplicates.placeholder_urls,
+        files, job.shards("fit"), sources=sources, keep=duplicates.keep, stand_in_urls=duplicates.placeholder_urls
     )
     thumbnails = write_thumbnails(files, facts.num_rows, job.folder / "thumbnails")
     tests = test_contents(job, test_sets)
@@ -218,25 +188,14 @@ def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
 
 
 def merge_captions(job: Job) -> StepFacts:
-    """Collect the captions of dropped duplicates that another image gets: rows with `merged_into`, sorted by it.
-
-    Args:
-        job: reads `fit` and `find-duplicates`.
-    """
+    """Collect the captions of dropped duplicates that another image gets: rows with `merged_into`, sorted by it."""
     merged = merged_captions(job.shards("fit"), job.one("find-duplicates").path(SHARD))
     save_parquet(merged, job.folder / SHARD)
     return {"num_captions": merged.num_rows}
 
 
 def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
-    """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel.
-
-    Args:
-        job: reads `fit`, `forget-images`, `find-duplicates` and, if captions of duplicates are merged,
-            `merge-captions`.
-        leaks: section `[leaks]`.
-        drop_repeated_captions: drop repeated captions of the same image.
-    """
+    """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel."""
     before, drops = pq.read_table(job.shard("fit")), image_drops(job)
     found = job.one("find-duplicates")
     fetched = reject_samples(before, drops["fetch"], step="fetch")
@@ -257,13 +216,7 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
 
 
 def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
-    """Write a shard's published files, which become part of the snapshot when it is committed.
-
-    Args:
-        job: reads `deduplicate`, `forget-images` and, if captions are merged, `merge-captions`.
-        split: section `[split]`.
-        image_rows: the funnel rows that drop captions after their images were fetched.
-    """
+    """Write a shard's published files; `image_rows` of the funnel drop captions after their images were fetched."""
     merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
     rows = publish_shard(
         job.shard("deduplicate"),

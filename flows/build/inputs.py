@@ -15,12 +15,12 @@ from data_catalog.base.settings import json_values
 from data_catalog.catalog.manifest import UPSTREAM, NamedHash
 from data_catalog.disk.files import digest
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
-from data_catalog.fetch.owner import Owners
 from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.publish.tombstones import Tombstones, read_tombstones
 from data_catalog.sources.hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
+from flows.build.execution import Executor
 from flows.build.fit import Judges, judge_identities
 from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route, open_engine, open_reverse_engine, require_packages
@@ -40,36 +40,31 @@ from translation.memory import TranslationMemory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Everything that a build depends on, opened and hashed before work starts.
-
-    Args:
-        locations: folder, zip or tar of local images, or a glob of them, by source.
-        location_digests: content hashes of these, by location.
-        packs: language packs by language, including the target language.
-        test_files: name and SHA-256 of each file of each test set, by set.
-        test_images: content hash of each test set's images, by set, if the recipe sets them.
-        tagger: the tagger of proper nouns, or None: a heuristic is used.
-        translator: the engine, or None if all sources are in the target language.
-        reverse: the engine for round trips, or None if the recipe has none.
-        build_key: key of the build. Equal keys give equal snapshots from the same downloads, attempt and tombstones.
-            Tombstones are not part of it, since a take-down is applied to every snapshot.
-        tombstones: markers of removed images.
-        image_text: identities of the models that judge captions, by setting; empty if none does.
-    """
+    """Everything that a build depends on, opened and hashed before work starts."""
 
     sources: Sequence[Source]
     locations: Mapping[str, str]
+    """Folder, zip or tar of local images, or a glob of them, by source."""
     location_digests: Mapping[str, str]
+    """Content hashes of these, by location."""
     pack: LanguagePack
     packs: Mapping[str, LanguagePack]
+    """By language, including the target language."""
     test_files: Mapping[str, Sequence[NamedHash]]
+    """Name and SHA-256 of each file of each test set, by set."""
     test_images: Mapping[str, str]
+    """Content hash of each test set's images, by set, if the recipe sets them."""
     tagger: Tagger | None
     translator: Translator | None
+    """None if all sources are in the target language."""
     reverse: Translator | None
+    """The engine for round trips, if the recipe has some."""
     build_key: str
+    """Equal keys give equal snapshots from the same downloads, attempt and tombstones. Tombstones are not part of it,
+    since a take-down is applied to every snapshot."""
     tombstones: Tombstones
     image_text: Mapping[str, Any] = field(default_factory=dict)
+    """Identities of the models that judge captions, by setting; empty if none does."""
 
     @property
     def image_digests(self) -> dict[str, str]:
@@ -82,17 +77,7 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inputs:
-    """Check and hash every input, and open the engine.
-
-    Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        versions: versions of the steps, by name.
-
-    Raises:
-        SettingsError: settings of the recipe contradict each other, or a required one is missing.
-        InputError: a file is missing, empty or of another kind; or the language pack or engine is missing.
-    """
+    """Check and hash every input, and open the engine; `versions` are those of the steps."""
     hashes, refusals = open_hashes(root), Refusals()
     with refusals:
         require_buildable(recipe)
@@ -165,9 +150,6 @@ def require_readable(recipe: Recipe) -> None:
 
     If sources state splits, the recipe must say whether to keep them; it cannot keep splits that no source states.
     Originals of captions that are themselves translated are refused, as they would be read and then dropped.
-
-    Raises:
-        SettingsError, InputError: the message names the source or test set, and what to do.
     """
     refusals, readable = Refusals(), []
     for source in recipe.sources:
@@ -189,11 +171,7 @@ def require_readable(recipe: Recipe) -> None:
 
 
 def require_contact(recipe: Recipe) -> None:
-    """Refuse a source whose images are usually on servers that demand contact details, if the recipe has none.
-
-    Raises:
-        SettingsError: `fetch.contact` is not set.
-    """
+    """Refuse a source whose images are usually on servers that demand contact details, if the recipe has none."""
     for source in recipe.sources:
         if source.kind.operator is not None and recipe.fetch.contact is None:
             raise SettingsError(
@@ -241,8 +219,7 @@ class Tools:
         fetching: Fetching,
         log_folder: Path,
         judges: Judges | None = None,
-        spread: Spread | None = None,
-        owners: Owners | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Open the translation memories of the engines.
 
@@ -254,13 +231,9 @@ class Tools:
             fetching: settings and attempt, which decide which known image outcomes are reused.
             log_folder: folder of the fetch logs, with tries and latencies.
             judges: models that judge captions, if the recipe has some.
-            spread: starts the translation of a window in another process; None: all are translated in this one.
-            owners: fetching processes of other machines; None: this machine fetches.
-
-        Raises:
-            DamagedError: a memory is damaged.
+            executor: its `spread` and `owners` are used; None: all is done on this machine.
         """
-        self.recipe, self.root, self.judges, self.owners = recipe, root, judges, owners
+        self.recipe, self.root, self.judges = recipe, root, judges
         self.sources: Sequence[Source] = inputs.sources
         self.locations: Mapping[str, str] = inputs.locations
         self.translator, self.reverse = inputs.translator, inputs.reverse
@@ -270,6 +243,7 @@ class Tools:
         )
         for memory in filter(None, (self.memory, self.reverse_memory)):
             memory.require_whole()
+        spread, self.owners = (executor.spread, executor.owners) if executor else (None, None)
         self.windows = _windows(recipe, root, self.translator, self.memory, spread, is_back=False)
         self.reverse_windows = _windows(recipe, root, self.reverse, self.reverse_memory, spread, is_back=True)
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder

@@ -27,17 +27,12 @@ from flows.recipe.sources import TestSetSettings, source_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """A build of a recipe, the argument of the functions in the table.
-
-    Args:
-        recipe: recipe of the dataset.
-        inputs: its opened and hashed inputs.
-        attempt: how many times failed images have been fetched again.
-    """
+    """A build of a recipe, the argument of the functions in the table."""
 
     recipe: Recipe
     inputs: Inputs
     attempt: int = 0
+    """How many times failed images have been fetched again."""
 
     @property
     def test_sets(self) -> tuple[TestSetSettings, ...]:
@@ -56,12 +51,10 @@ class Build:
 
 
 def _judges_fit(build: Build) -> bool:
-    """Return whether a model judges if captions fit their images."""
     return build.recipe.image_text.is_on
 
 
 def _ingest_settings(build: Build) -> Mapping[str, Any]:
-    """Return the settings of `ingest`."""
     recipe = build.recipe
     return {
         "sources": {source.name: source_settings(source) for source in recipe.sources},
@@ -78,7 +71,6 @@ def _ingest(job: Job, *, sources: object, files: object, **settings: Any) -> Ste
 
 
 def _test_set_settings(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
-    """Return the settings of `test-set` for a test set."""
     return {
         "name": test_set.name,
         "kind": test_set.kind.kind,
@@ -90,7 +82,6 @@ def _test_set_settings(build: Build, test_set: TestSetSettings) -> Mapping[str, 
 
 
 def _check_settings(build: Build) -> Mapping[str, Any]:
-    """Return the settings of `check`."""
     recipe, tagger = build.recipe, build.inputs.tagger
     return {
         "config": recipe.check,
@@ -104,7 +95,6 @@ def _check_settings(build: Build) -> Mapping[str, Any]:
 
 
 def _forget_settings(build: Build) -> Mapping[str, Any]:
-    """Return the settings of `forget` and `forget-images`."""
     return {"in_force": ActiveTombstones.of(build.inputs.tombstones)}
 
 

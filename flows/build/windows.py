@@ -29,19 +29,14 @@ _opened: dict[str, Translator] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineElsewhere:
-    """Open an engine of a build in another process.
-
-    Args:
-        config: section `[translate]`.
-        route: packs of the languages from source to target.
-        cache_dir: folder of unpacked packages.
-        fingerprint: of the engine in the flow's process.
-    """
+    """An engine of a build, to be opened in another process."""
 
     config: TranslateConfig
     route: Sequence[LanguagePack]
+    """Packs of the languages from source to target."""
     cache_dir: Path
     fingerprint: str
+    """That of the engine in the flow's process."""
 
     def translate(self, captions: Sequence[str]) -> list[Translation]:
         """Translate a window, in the process of a worker."""
@@ -61,13 +56,9 @@ class EngineElsewhere:
 
 
 class Windows:
-    """The windows of one engine in a build; several shards may be under way at once.
+    """The windows of `size` captions of one engine in a build; several shards may be under way at once.
 
-    Args:
-        memory: translation memory of the engine.
-        engine: the engine, as other processes open it.
-        spread: starts a call in another process, and repeats it where a process dies.
-        size: captions in a window.
+    `spread` starts a call in another process, and repeats it where a process dies.
     """
 
     def __init__(
@@ -78,12 +69,9 @@ class Windows:
         self._planning, self._recording = threading.Lock(), threading.Lock()
 
     def translate(self, captions: Sequence[str], *, title: str, planned: Callable[[], None]) -> None:
-        """Translate and record the captions that the memory does not have.
+        """Translate and record the captions, some perhaps repeated, that the memory does not have.
 
-        Args:
-            captions: may contain repeats.
-            title: title of the progress bar.
-            planned: called when the windows of a next shard may be planned.
+        `planned` is called when the windows of a next shard may be planned.
         """
         with self._planning:
             waits = self._plan(captions)

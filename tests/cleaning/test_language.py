@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -128,7 +127,7 @@ def refuse(event, args):
     if event.startswith(("socket.", "urllib.")):
         raise RuntimeError("the network is cut: " + event)
 sys.addaudithook(refuse)
-from dataclasses import astuple
+
 from cleaning.languages.identification import detectable_languages, language_identifier
 engines, texts = json.load(sys.stdin)
 identify = language_identifier("it")
@@ -139,7 +138,7 @@ import langdetect
 langdetect.DetectorFactory.seed = 7
 langdetect.detect("seven")
 identifiers = [language_identifier("it", candidates=["es", "pt"], engine=engine) for engine in engines]
-print(json.dumps([[astuple(verdict) for verdict in identify(texts)] for identify in identifiers]))
+print(json.dumps([[list(verdict) for verdict in identify(texts)] for identify in identifiers]))
 import socket
 socket.create_connection(("127.0.0.1", 9))
 """
@@ -159,7 +158,7 @@ def test_neither_neighbours_order_and_threads_nor_another_process_without_a_netw
     for engine, there in zip(ENGINES, json.loads(answer.stdout), strict=True):
         identify = language_identifier("it", candidates=["es", "pt"], engine=engine)
         alone = {text: identify([text])[0] for text in SAMPLES}
-        assert there == [list(astuple(alone[text])) for text in SAMPLES]
+        assert there == [list(alone[text]) for text in SAMPLES]
         with ThreadPoolExecutor(4) as threads:
             for batch, verdicts in zip(batches, threads.map(identify, batches), strict=True):
                 assert verdicts == [alone[text] for text in batch]

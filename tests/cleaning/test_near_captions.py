@@ -117,9 +117,6 @@ def test_without_function_words_letters_decide(tmp_path: Path) -> None:
     assert cluster_captions(french, similarity=0.85, scratch=tmp_path, function_words=words).tolist() == [0, 1]
     assert clusters([], tmp_path) == []
     assert clusters(["", "", "."], tmp_path) == [0, 0, 2]
-    for similarity in (0, 1.01):
-        with pytest.raises(ValueError, match="similarity"):
-            clusters(["a"], tmp_path, similarity=similarity)
 
 
 def test_batches_and_threads_change_nothing(tmp_path: Path) -> None:
@@ -162,9 +159,6 @@ def test_no_cluster_keeps_more_than_the_cap() -> None:
     assert crowded_rows(found, 5).tolist() == []
     assert [cap_captions(found, ids, cap=cap).sum() for cap in (4, 5)] == [1, 0]
     assert cap_captions(np.array([], np.int64), [], cap=1).tolist() == []
-    for cap, given_ids in ((0, ["a"]), (1, ["a", "b"])):
-        with pytest.raises(ValueError, match=r"cap 0|2 identities"):
-            cap_captions(np.array([0]), given_ids, cap=cap)
 
 
 @given(found=st.lists(st.integers(-3, 4), max_size=40), cap=st.integers(1, 5), order=st.randoms(use_true_random=False))

@@ -1,10 +1,12 @@
 """Caption changes by rule: each is a caption again, differs in one thing, and doubtful words are left alone."""
 
-import dataclasses
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,32 +31,25 @@ def of_kind(code: str, kind: str, text: str) -> list[str]:
 
 def neighbours(scene: Scene) -> Iterator[tuple[str, Scene]]:
     """All scenes that differ in one thing, with the kind of the change."""
-    groups = scene.groups
+    colours = (*COLOURS, *BACKGROUNDS)
     if scene.relation in OPPOSITE:
-        yield "position", dataclasses.replace(scene, relation=OPPOSITE[scene.relation])
-    for colour in (*COLOURS, *BACKGROUNDS):
-        yield "colour", dataclasses.replace(scene, background=colour)
-    for place, group in enumerate(groups):
-        others = [("colour", {"colour": colour}) for colour in (*COLOURS, *BACKGROUNDS)]
-        others += [("noun", {"shape": shape}) for shape in SHAPES]
-        others += [("count", {"count": count}) for count in (2, 3, 4)]
-        for kind, values in others:
-            changed = dataclasses.replace(group, **values)  # type: ignore[arg-type]
-            yield kind, dataclasses.replace(scene, groups=(*groups[:place], changed, *groups[place + 1 :]))
-        exchanged = dataclasses.replace(group, colour=scene.background)
-        yield (
-            "exchanged",
-            Scene(
-                groups=(*groups[:place], exchanged, *groups[place + 1 :]),
-                relation=scene.relation,
-                background=group.colour,
-            ),
-        )
-        for other in range(place):
-            two = list(groups)
-            two[place] = dataclasses.replace(group, colour=groups[other].colour)
-            two[other] = dataclasses.replace(groups[other], colour=group.colour)
-            yield "exchanged", dataclasses.replace(scene, groups=tuple(two))
+        yield "position", replace(scene, relation=OPPOSITE[scene.relation])
+    yield from (("colour", replace(scene, background=colour)) for colour in colours)
+    for place, group in enumerate(scene.groups):
+
+        def with_group(place: int = place, group: Any = group, **values: Any) -> Scene:
+            groups = list(scene.groups)
+            groups[place] = replace(group, **values)
+            return replace(scene, groups=tuple(groups))
+
+        yield from (("colour", with_group(colour=colour)) for colour in colours)
+        yield from (("noun", with_group(shape=shape)) for shape in SHAPES)
+        yield from (("count", with_group(count=count)) for count in (2, 3, 4))
+        yield "exchanged", replace(with_group(colour=scene.background), background=group.colour)
+        for at, other in enumerate(scene.groups[:place]):
+            two = list(scene.groups)
+            two[place], two[at] = replace(group, colour=other.colour), replace(other, colour=group.colour)
+            yield "exchanged", replace(scene, groups=tuple(two))
 
 
 @pytest.mark.parametrize("code", ["it", "en", "de"])
@@ -87,7 +82,7 @@ def test_a_mirrored_scene_has_left_and_right_exchanged(code: str) -> None:
     rng, sides = Random(3), {"left": "right", "right": "left"}
     exchanged = Counter[bool]()
     for scene in (random_scene(rng) for _ in range(60)):
-        mirrored = dataclasses.replace(scene, relation=sides.get(scene.relation, scene.relation))
+        mirrored = replace(scene, relation=sides.get(scene.relation, scene.relation))
         for template in templates(scene):
             wording = Wording(template=template, synonym=rng.randrange(2), style=rng.choice(STYLES))
             text = caption(scene, code, wording)
@@ -126,12 +121,9 @@ def test_adjectives_agree_in_italian() -> None:
     assert of_kind("it", "position", "l'uomo alla sinistra della porta") == ["l'uomo alla destra della porta"]
 
 
-def test_a_colour_is_not_named_twice() -> None:
+def test_endings_stay_in_german_and_no_colour_is_named_twice() -> None:
     assert "un gatto marrone e marrone" not in of_kind("it", "colour", "un gatto marrone e nero")
     assert "a white and white dog" not in of_kind("en", "colour", "a brown and white dog")
-
-
-def test_endings_stay_in_german() -> None:
     assert "ein blauer Ball" in of_kind("de", "colour", "ein roter Ball")
     assert "mit einem roten Hemd" in of_kind("de", "colour", "mit einem lila Hemd")
     assert of_kind("de", "colour", "ein lila Ball") == ["ein rosa Ball"]  # a Ball or a Hemd: -er or -es
@@ -144,68 +136,47 @@ def test_endings_stay_in_german() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("code", "text", "changed"),
-    [
+def test_agent_and_patient_are_exchanged() -> None:
+    for code, text, changed in (
         ("en", "A dog is chasing a small cat on the grass.", "A small cat is chasing a dog on the grass."),
         ("en", "the man holding an orange ball", "an orange ball holding the man"),
         ("it", "Un cane insegue un'anatra nera.", "Un'anatra nera insegue un cane."),
         ("it", "Una donna che tiene un bambino", "Un bambino che tiene una donna"),
-    ],
-)
-def test_agent_and_patient_are_exchanged(code: str, text: str, changed: str) -> None:
-    assert of_kind(code, "roles", text) == [changed]
+    ):
+        assert of_kind(code, "roles", text) == [changed]
 
 
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        ("en", "What is left of an orange"),
-        ("en", "an orange on the right track, above all at the right time"),
-        ("en", "He left the building right now"),
-        ("en", "a black and white photo"),
-        ("en", "Mr. Brown at White House"),
-        ("en", "one or two"),
-        ("en", "twenty two hundred"),
-        ("en", "two of them"),
-        ("en", "a white man and a black woman"),
-        ("en", "a glass of red wine"),
-        ("en", "A man kissing a woman's hand"),
-        ("en", "a cup of tea holding a spoon of sugar"),
-        ("it", "una foto in bianco e nero"),
-        ("it", "un bicchiere di vino rosso"),
-        ("it", "una rosa nel verde"),
-        ("it", "sei bella"),
-        ("it", "un uomo nero"),
-        ("it", "Un uomo che guida uno snowboard lungo un pendio"),
-        ("de", "das Rote Kreuz im Grünen"),
-        ("de", "ein paar Orangen"),
-        ("de", "er steigt ein"),
-        ("de", "Herr Braun geht über die Straße"),
-        ("en", ""),
-        ("en", " \n\t"),
-        ("de", "­​"),
+DOUBTFUL = {
+    "en": [
+        *("What is left of an orange", "an orange on the right track, above all at the right time", "one or two"),
+        *("He left the building right now", "a black and white photo", "Mr. Brown at White House", "two of them"),
+        *("twenty two hundred", "a white man and a black woman", "a glass of red wine", "", " \n\t"),
+        *("A man kissing a woman's hand", "a cup of tea holding a spoon of sugar"),
     ],
-)
-def test_doubtful_words_are_left_alone(code: str, text: str) -> None:
+    "it": [
+        *("una foto in bianco e nero", "un bicchiere di vino rosso", "una rosa nel verde", "sei bella"),
+        *("un uomo nero", "Un uomo che guida uno snowboard lungo un pendio"),
+    ],
+    "de": [
+        *("das Rote Kreuz im Grünen", "ein paar Orangen", "er steigt ein", "Herr Braun geht über die Straße"),
+        "\xad\u200b",
+    ],
+}
+SAME_AFTER_EXCHANGE = {
+    "en": ["a red and a blue star", "a red star next to a blue star", "a red, white and blue flag"],
+    "it": ["una stella rossa e una stella blu"],
+    "de": ["ein roter Stern neben einem blauen Stern", "zwei rote Sterne neben drei blauen Sternen"],
+}
+
+
+@pytest.mark.parametrize("code", sorted(DOUBTFUL))
+def test_doubtful_words_are_left_alone_and_colours_whose_exchange_leaves_the_meaning(code: str) -> None:
     kinds = {"position", "colour", "count", "roles", "exchanged"}
-    assert [change for change in RULES[code].changes(text) if change.kind in kinds] == []
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        ("en", "a red and a blue star"),
-        ("en", "a red star next to a blue star"),
-        ("en", "a red, white and blue flag"),
-        ("it", "una stella rossa e una stella blu"),
-        ("de", "ein roter Stern neben einem blauen Stern"),
-        ("de", "zwei rote Sterne neben drei blauen Sternen"),
-    ],
-)
-def test_no_exchange_of_colours_that_leaves_the_meaning(code: str, text: str) -> None:
-    assert of_kind(code, "exchanged", text) == []
-    assert of_kind(code, "colour", text)
+    for text in DOUBTFUL[code]:
+        assert [change for change in RULES[code].changes(text) if change.kind in kinds] == [], text
+    for text in SAME_AFTER_EXCHANGE[code]:
+        assert of_kind(code, "exchanged", text) == []
+        assert of_kind(code, "colour", text)
 
 
 def test_articles_and_capitals_follow() -> None:
@@ -235,27 +206,9 @@ def test_rules_within_captions_use_their_words_only() -> None:
     assert pack.changes == none.words
 
 
+TABLES = {code: [json_values(rules.words), sorted(rules.function_words)] for code, rules in RULES.items()}
 WORDS = {
-    code: sorted(
-        set(
-            re.findall(
-                r"[\w'-]+",
-                " ".join(
-                    [
-                        *(phrase for pair in rules.words.positions for side in pair for phrase in side),
-                        *(phrase for side in rules.words.negations for phrase in side),
-                        *(form for forms in rules.words.colours for form in forms),
-                        *(word for group in rules.words.agreement for word in group),
-                        *(form for group in rules.words.nouns for forms in group for form in forms),
-                        *rules.words.left_alone,
-                        *rules.words.numbers,
-                        *rules.function_words,
-                    ]
-                ),
-            )
-        )
-    )
-    for code, rules in RULES.items()
+    code: sorted(set(re.findall(r"[\w'-]+", json.dumps(table, ensure_ascii=False)))) for code, table in TABLES.items()
 }
 HOSTILE = st.text(max_size=60) | st.sampled_from(
     ["\u202e", "\x00", "’", "'", ".", ",", " - ", "ß", "İ", "\u0301", "\ud800"]
@@ -284,9 +237,6 @@ def test_changes_of_any_text_differ_in_one_thing(code: str) -> None:
         for change in changes:
             assert change.kind in KINDS
             assert change.caption.strip()
-            start = 0
-            while text[start : start + 1] == change.caption[start : start + 1]:
-                start += 1
             if change.kind == "position":
                 assert text in [back.caption for back in rules.changes(change.caption) if back.kind == "position"]
             if change.kind in ("colour", "count", "noun", "position", "negation"):
@@ -305,9 +255,8 @@ def test_thousands_of_words_change_in_bounded_places() -> None:
     assert len(RULES["en"].changes("a red ball left of " * 500)) < 500
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+def test_tables_that_do_not_fit_are_refused() -> None:
+    for values, message in (
         ({"positions": [[["left"], ["right", "below"]]]}, "equally many"),
         ({"positions": [[["left"]]]}, "changes.positions"),
         ({"positions": [[["left"], ["left"]]]}, "has 'left' twice"),
@@ -326,13 +275,8 @@ def test_thousands_of_words_change_in_bounded_places() -> None:
             "sides must be words of changes.positions, got 'lefty'",
         ),
         ({"verbs": []}, "unknown key"),
-    ],
-)
-def test_tables_that_do_not_fit_are_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        read(LanguagePack, {"code": "xx", "changes": values}, "xx.toml")
-
-
-def test_a_pack_without_rules_says_what_to_add() -> None:
+    ):
+        with pytest.raises(SettingsError, match=message):
+            read(LanguagePack, {"code": "xx", "changes": values}, "xx.toml")
     with pytest.raises(SettingsError, match=r"language pack xx has no \[changes\].*docs/languages.md"):
         ChangeRules.of(LanguagePack(code="xx"))

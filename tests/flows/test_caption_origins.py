@@ -14,12 +14,9 @@ from data_catalog.disk.records import write_checksummed
 from data_catalog.report.page import write_report
 from flows.cli import main
 from flows.dry_run import dry_run
-from flows.jobs import distil_model
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
 from training.data.pairs import pair_files
-from training.exports.model_card import training_data
-from training.scores.galleries import pairs_gallery
 
 NATIVE = ["Un cane nero corre sulla spiaggia", "Due bambini giocano nel parco con la palla"]
 # Caption, its original, and why it goes, if it does: what is measured of our translations is of others' as well.
@@ -107,17 +104,15 @@ def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_t
     assert alone == [{"length_ratio": None, "copied_share": None}], "there is nothing to compare them with"
 
 
-def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
+def test_cards_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) -> None:
     """Ten captions were read, of which one is dropped: 2 native, 3 by a translator, 4 by machines."""
-    told = "4 (44.4%), of which people corrected 1. People translated 3."
+    from training.exports.model_card import training_data
+
+    makers = "4 (44.4%), of which people corrected 1. People translated 3."
     card = (folder.snapshot.folder / "README.md").read_text("utf-8")
-    assert f"Of 9 captions, machine translation made {told}" in card
+    assert f"Of 9 captions, machine translation made {makers}" in card
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
-    assert "`origins`" in card
-    assert training_data(folder.snapshot).splits["train"].makers() == told
-
-
-def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) -> None:
+    assert training_data(folder.snapshot).splits["train"].makers() == makers
     page = write_report(folder.root, folder.snapshot).read_text("utf-8")
     text = re.sub(" ([.,])", r"\1", " ".join(re.sub("<[^>]*>", " ", page).split()))
     for row in (
@@ -139,15 +134,16 @@ def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) ->
     assert {"origin: machine_translation_corrected", "translator: Bing"} <= set(lines)
 
 
-def test_an_audit_draws_what_stands_beside_its_original(folder: Any, tmp_path: Path) -> None:
+def test_an_audit_draws_what_stands_beside_its_original_and_a_scoreboard_tells_human_from_machine(
+    folder: Any, tmp_path: Path
+) -> None:
+    from training.scores.galleries import pairs_gallery
+
     assert main(["audit", "draw", "origini", "--root", str(folder.root), "--out", str(tmp_path / "audit")]) == 0
     (sheet,) = (tmp_path / "audit").rglob("*.csv")
     text = sheet.read_text(encoding="utf-8")
     assert TRANSLATED[0][0] in text
     assert not any(caption in text for caption in (VALIDATED, UNVALIDATED, *NATIVE, TRANSLATED[3][0]))
-
-
-def test_a_scoreboard_tells_human_captions_from_machine_ones(folder: Any) -> None:
     gallery = pairs_gallery("origini:train", folder.snapshot.pair_files("train"))
     makers = dict(zip(gallery.captions, gallery.made_by, strict=True))
     assert {makers[text] for text in (*NATIVE, TRANSLATED[0][0], VALIDATED)} == {"human"}
@@ -158,9 +154,8 @@ def test_a_scoreboard_tells_human_captions_from_machine_ones(folder: Any) -> Non
 ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": "human_translation"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
+def test_settings_that_contradict_each_other_are_refused(folder: Any) -> None:
+    for settings, said in (
         ({"origin": "machine"}, "origin must be one of native, human_translation, machine_translation, "),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
         ({"origin": "human_translation", "translator": "Native"}, "marks captions without a translator"),
@@ -168,15 +163,10 @@ ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": 
         ({"source_lang": "en", "origin": "human_translation"}, "source_caption_column"),
         ({**ORIGINAL, "source_lang": "it"}, "source_lang"),
         ({**ORIGINAL, "lang_column": "l"}, "lang_column"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(folder: Any, settings: dict[str, str], said: str) -> None:
-    overrides = [f'sources.foto.{name}="{value}"' for name, value in settings.items()]
-    with pytest.raises(SettingsError, match=f"sources.foto.*{re.escape(said)}"):
-        folder.recipe(folder.toml, *overrides)
-
-
-def test_originals_of_captions_that_are_translated_themselves_are_refused(folder: Any) -> None:
+    ):
+        overrides = [f'sources.foto.{name}="{value}"' for name, value in settings.items()]
+        with pytest.raises(SettingsError, match=f"sources.foto.*{re.escape(said)}"):
+            folder.recipe(folder.toml, *overrides)
     recipe = folder.recipe(folder.toml, 'sources.tradotte.lang="fr"', 'sources.tradotte.source_lang="en"')
     for refused in (folder.build_recipe, lambda recipe: dry_run(recipe, root=folder.root)):
         with pytest.raises(SettingsError, match="source_caption_column is only for captions in it"):
@@ -193,6 +183,8 @@ def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:
 def test_distil_learns_from_translated_captions_of_the_train_split_only(
     folder: Any, own_folder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from flows.jobs import distil_model
+
     own = own_folder(folder.folder)
     for number in range(60):
         own.save(f"more-{number}.png", 100 + number)

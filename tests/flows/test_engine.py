@@ -6,19 +6,27 @@ import pickle
 import re
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.base import errors
-from data_catalog.base.errors import DamagedError, InputError, PipelineError, TransientError
+from data_catalog.base.errors import (
+    KINDS,
+    DamagedError,
+    DefectError,
+    DiskError,
+    InputError,
+    PipelineError,
+    TransientError,
+)
 from data_catalog.catalog.work import Commit, WorkStore
 from flows.build.captions import Threads
 from flows.build.engine import (
@@ -56,12 +64,18 @@ class Toys:
 class Journal:
     """The tools of toy steps: notes what begins and ends; a call may wait for another's end, or for a meeting."""
 
-    def __init__(self, waits: Mapping[str, str] | None = None, *, meetings: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(
+        self,
+        waits: Mapping[str, str] | None = None,
+        *,
+        meetings: Sequence[Sequence[str]] = (),
+        hook: Callable[[str], None] = lambda label: None,
+    ) -> None:
         self.lines: list[str] = []
-        self.most: dict[str, int] = {}  # calls of a step that ran at once
-        self._waits = waits or {}
-        self._running: dict[str, int] = {}
-        self._ended: dict[str, threading.Event] = {label: threading.Event() for label in self._waits.values()}
+        self.most: Counter[str] = Counter()  # calls of a step that ran at once
+        self._waits, self._hook = waits or {}, hook
+        self._running: Counter[str] = Counter()
+        self._ended: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self._barriers: dict[str, threading.Barrier] = {}
         for meeting in meetings:
             self._barriers |= dict.fromkeys(meeting, threading.Barrier(len(meeting), timeout=60))
@@ -71,18 +85,19 @@ class Journal:
         name = label.split()[0]
         with self._lock:
             self.lines.append(f"begin {label}")
-            self._running[name] = self._running.get(name, 0) + 1
-            self.most[name] = max(self.most.get(name, 0), self._running[name])
+            self._running[name] += 1
+            self.most[name] = max(self.most[name], self._running[name])
+            awaited = self._ended[self._waits.get(label, label)]
+        self._hook(label)
         if label in self._barriers:
             self._barriers[label].wait()
         if label in self._waits:
-            assert self._ended[self._waits[label]].wait(60), f"{self._waits[label]} did not end beside {label}"
+            assert awaited.wait(60), f"{self._waits[label]} did not end beside {label}"
 
     def end(self, label: str) -> None:
         with self._lock:
             self.lines.append(f"end {label}")
             self._running[label.split()[0]] -= 1
-        if label in self._ended:
             self._ended[label].set()
 
     def begun(self, name: str) -> list[str]:
@@ -109,8 +124,6 @@ def write(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
     """Write down what a call reads."""
     label = f"{name} {job.label}".strip()
     job.tools.begin(label)
-    if word == f"fail at {job.label}":
-        raise InputError(f"{label} failed")
     inputs = {step: [read(commit) for commit in job.all(step)] for step in job.inputs}
     (job.folder / SHARD).write_text(json.dumps([name, word, inputs]))
     job.tools.end(label)
@@ -153,8 +166,7 @@ def toy(name: str, *after: str, run: Callable[..., Mapping[str, Any]] = write, *
 SOURCE = toy("source", scope=MAKES_SHARDS, lane=FLOW, settings=lambda build: {"shards": build.shards}, run=make_shards)
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """A run of a table that ended well."""
 
     engine: Engine
@@ -321,28 +333,35 @@ def test_a_lane_may_depend_on_what_a_call_reads(tmp_path: Path) -> None:
     assert found.is_in_order("fetch 00002", "fetch 00004")
 
 
-def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
-    opened = threading.Event()
-
-    class Waiting(Journal):
-        def begin(self, label: str) -> None:
-            super().begin(label)
-            if label == "first 00000":
-                assert opened.wait(60)
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InputError("wrong"), InputError),
+        (KeyError("wrong"), DefectError),
+        (PermissionError(13, "wrong", "x"), DiskError),
+    ],
+)
+def test_an_error_names_its_step_and_ends_the_run_after_what_runs(
+    tmp_path: Path, error: Exception, kind: type[PipelineError]
+) -> None:
+    def fail(label: str) -> None:
+        """Fail while another call runs."""
+        if label == "first 00001":
+            raise error
+        if label == "first 00000":
+            time.sleep(0.2)
 
     table = [SOURCE, toy("first", "source"), toy("last", "first")]
-    toys = Toys(words={"first": "fail at 00001"}, workers=2)
-    journal = Waiting()
-    threading.Timer(0.2, opened.set).start()
-    with pytest.raises(InputError, match="first 00001 failed"):
-        run(table, tmp_path, toys, journal=journal)
+    journal, again = Journal(hook=fail), Journal(hook=fail)
+    text = {InputError: "^wrong$", DefectError: "^first 00001: 'wrong'$", DiskError: "cannot be used"}[kind]
+    with pytest.raises(kind, match=text):
+        run(table, tmp_path, Toys(workers=2), journal=journal)
     assert "end first 00000" in journal.lines
     assert journal.begun("last") == []
     assert not list(tmp_path.rglob(".tmp*"))
     # What ran when the other one failed is done, and is not done again.
-    again = Journal()
-    with pytest.raises(InputError, match="first 00001 failed"):
-        run(table, tmp_path, toys, journal=again)
+    with pytest.raises(kind, match=text):
+        run(table, tmp_path, Toys(workers=2), journal=again)
     assert "first 00000" not in again.begun("first")
 
 
@@ -443,7 +462,7 @@ def failing(times: int, error: Exception) -> Callable[[], int]:
     return call
 
 
-def test_calls_begin_at_once_and_whoever_asked_is_told_of_each_end() -> None:
+def test_calls_begin_at_once_each_end_is_told_and_transient_errors_alone_are_retried() -> None:
     all_are_there = threading.Barrier(20)
     told: list[str] = []
 
@@ -451,15 +470,12 @@ def test_calls_begin_at_once_and_whoever_asked_is_told_of_each_end() -> None:
         all_are_there.wait(60)
         return number**2
 
-    with LocalExecutor() as executor:
+    with LocalExecutor(retry_delays_s=(0, 0)) as executor:
         futures = [executor.submit(f"square {number:05d}", partial(square, number)) for number in range(20)]
         assert [future.result() for future in futures] == [number**2 for number in range(20)]
         executor.submit("fine", lambda: 1).add_done_callback(lambda _: told.append("fine"))
         executor.submit("broken", failing(1, InputError("broken"))).add_done_callback(lambda _: told.append("broken"))
     assert sorted(told) == ["broken", "fine"]
-
-
-def test_transient_errors_are_retried_and_others_are_not() -> None:
     with LocalExecutor(retry_delays_s=(0, 0)) as executor:
         assert executor.submit("flaky 1", failing(2, TransientError("again"))).result() == 3
         assert executor.run("flaky 2", failing(2, TransientError("again"))) == 3
@@ -469,12 +485,9 @@ def test_transient_errors_are_retried_and_others_are_not() -> None:
             executor.submit("broken", failing(1, InputError("broken"))).result()
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PipelineError)]
-)
-def test_an_error_of_another_process_keeps_its_class_and_text(kind: type[PipelineError]) -> None:
-    found = pickle.loads(pickle.dumps(kind("a sentence")))
-    assert (type(found), str(found)) == (kind, "a sentence")
+def test_an_error_of_another_process_keeps_its_class_and_text() -> None:
+    found = [pickle.loads(pickle.dumps(kind("a sentence"))) for kind in KINDS]
+    assert [(type(error), str(error)) for error in found] == [(kind, "a sentence") for kind in KINDS]
 
 
 def test_leaving_waits_for_what_runs_also_after_an_error() -> None:
