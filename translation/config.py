@@ -99,11 +99,7 @@ class TranslateConfig:
     """Settings of an engine from an installed package, which documents them."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            SettingsError: a value cannot work.
-        """
+        """Check the values."""
         require_values(
             "translate",
             self,

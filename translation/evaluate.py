@@ -5,13 +5,14 @@ BLEU and chrF are computed by sacrebleu (Papineni et al., 2002; Popović, 2015; 
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.base.progress import Progress
 from data_catalog.base.settings import json_values
@@ -26,16 +27,15 @@ TOKENIZER_OF = {"zh": "zh", **dict.fromkeys(("ja", "ko", "th", "lo", "km", "my")
 NUM_RESAMPLES = 1_000
 # sacrebleu keeps all resamples of a system in memory: chrF takes 72 bytes a pair in each, 1.4 GB in all.
 MAX_COMPARED = 20_000
+EXPECTED = "UTF-8 lines of source<TAB>reference"
+MAX_NAMED_LINES = 5
+NUM_WARM_UP = 8
+
+Pair = tuple[str, str]
 
 
 def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], to_code: str) -> float:
-    """Return the BLEU of a corpus, 0 to 100, with one reference each; `bleu_tokenizer` chooses the tokenizer.
-
-    Args:
-        hypotheses: the translations, one or more.
-        references: the expected translations, in the same order.
-        to_code: ISO 639-1 code of their language.
-    """
+    """Return the BLEU of a corpus in the language `to_code`, 0 to 100, with one reference each."""
     _require_pairs(hypotheses, references)
     score: float = _bleu(bleu_tokenizer(to_code)).corpus_score(hypotheses, [references]).score
     return score
@@ -59,26 +59,16 @@ def bleu_tokenizer(to_code: str) -> str:
     return TOKENIZER_OF.get(to_code, DEFAULT_TOKENIZER)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A score with its confidence interval and its difference from the first system's score.
+class Estimate(NamedTuple):
+    """A system's score with its confidence interval and its difference from the first system's score."""
 
-    Args:
-        score: 0 to 100.
-        interval: half the width of the 95 % confidence interval, by bootstrap.
-        difference: the score minus the first system's; None for the first system.
-        p_value: probability of a difference of this size by chance, by paired bootstrap; None for the first system, and
-            if there is no difference.
-    """
-
-    score: float
-    interval: float
-    difference: float | None
-    p_value: float | None
+    score: float  # 0 to 100
+    interval: float  # half the width of the 95 % confidence interval, by bootstrap
+    difference: float | None = None  # the score minus the first system's; None for the first system
+    p_value: float | None = None  # of such a difference by chance, by paired bootstrap; None without a difference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(NamedTuple):
     """BLEU and chrF of every system by its name, and sacrebleu's signatures, which state how they were computed."""
 
     bleu: dict[str, Estimate]
@@ -89,17 +79,10 @@ class Comparison:
 def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, tokenizer: str) -> Comparison:
     """Score systems on the same texts, and compare each with the first, on the same 1,000 seeded resamples.
 
-    Args:
-        systems: translations by system name, one or more systems.
-        references: the expected translations, in the same order.
-        tokenizer: name of BLEU's tokenizer in sacrebleu.
-
-    Raises:
-        InputError: see `check_comparable`.
+    `tokenizer` is the name of BLEU's tokenizer in sacrebleu.
     """
     for hypotheses in systems.values():
         _require_pairs(hypotheses, references)
-    check_comparable(len(references), tokenizer)
     from sacrebleu.significance import PairedTest
 
     metrics = {"bleu": _bleu(tokenizer), "chrf": _chrf()}
@@ -107,16 +90,11 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
     signatures, results = test()
     names = results.pop("System")
     bleu, chrf = (dict(zip(names, _estimates(found), strict=True)) for found in results.values())
-    shown = tuple(f"{name}|{signature}" for name, signature in signatures.items())
-    return Comparison(bleu=bleu, chrf=chrf, signatures=shown)
+    return Comparison(bleu, chrf, tuple(f"{name}|{signature}" for name, signature in signatures.items()))
 
 
 def check_comparable(num_texts: int, tokenizer: str) -> None:
-    """Check that `compare` can work, before anything is translated.
-
-    Raises:
-        InputError: there are more texts than `MAX_COMPARED`, or the tokenizer is not installed.
-    """
+    """Check before anything is translated that `compare` can work: enough memory, and the tokenizer is installed."""
     if num_texts > MAX_COMPARED:
         raise InputError(
             f"{num_texts:,} pairs are too many for the memory of the bootstrap: give at most {MAX_COMPARED:,}"
@@ -124,26 +102,18 @@ def check_comparable(num_texts: int, tokenizer: str) -> None:
     _bleu(tokenizer)
 
 
-def _estimates(results: Sequence[Any]) -> list[Estimate]:
-    """Return sacrebleu's results of one metric, the first system's first."""
-    baseline, *others = results
-    estimates = [Estimate(score=float(baseline.score), interval=float(baseline.ci), difference=None, p_value=None)]
+def _estimates(results: Sequence[Any]) -> Iterator[Estimate]:
+    """Yield sacrebleu's results of one metric, the first system's first."""
+    first, *others = results
+    yield Estimate(float(first.score), float(first.ci))
     for found in others:
-        difference = float(found.score - baseline.score)
+        difference = float(found.score - first.score)
         # For equal systems sacrebleu reports a significant difference of 0.
-        p_value = float(found.p_value) if difference else None
-        estimates.append(
-            Estimate(score=float(found.score), interval=float(found.ci), difference=difference, p_value=p_value)
-        )
-    return estimates
+        yield Estimate(float(found.score), float(found.ci), difference, float(found.p_value) if difference else None)
 
 
 def _require_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Check that there is one reference for each hypothesis; sacrebleu would silently ignore the surplus.
-
-    Raises:
-        ValueError: the numbers differ, or are 0.
-    """
+    """Check that there is one reference for each hypothesis; sacrebleu would silently ignore the surplus."""
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} translations cannot be scored against {len(references)} references")
 
@@ -158,42 +128,25 @@ def _chrf() -> Any:
 def _bleu(tokenizer: str) -> Any:
     from sacrebleu.metrics import BLEU
 
-    try:
+    with about(f"BLEU's tokenizer {tokenizer} is not installed", remedy="install it, or choose another --tokenize"):
         # `force` disables a warning about texts that look tokenized, as captions may.
         return BLEU(tokenize=tokenizer, force=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"BLEU's tokenizer {tokenizer} is not installed: run pip install 'sacrebleu[{tokenizer[:2]}]', or choose "
-            "another one"
-        ) from error
-
-
-EXPECTED = "UTF-8 lines of source<TAB>reference"
-MAX_NAMED_LINES = 5
-NUM_WARM_UP = 8
-
-Pair = tuple[str, str]
 
 
 def read_test_pairs(path: Path) -> list[Pair]:
     """Return pairs of (source, reference) from a plain or gzipped file, one in each line, in the format of `mt train`.
 
     No pair is left out, because scores of different pairs cannot be compared.
-
-    Raises:
-        InputError: the file is missing, is not text, or has lines that are not pairs. The message names these lines.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: give {EXPECTED}")
-    check_text_file(path, expected=EXPECTED)
     pairs, faults = [], []
-    for line in read_lines(path):
+    for line in _lines(path, EXPECTED):
         fields = [field.strip() for field in line.text.split("\t")]
-        fault = _fault(line, fields)
+        fault = line.trouble.detail if line.trouble else ""
+        if not fault and (len(fields) != 2 or not all(fields)):
+            fault = f"it has {sum(map(bool, fields))} texts instead of a source, one tab and a reference"
         if fault:
             faults.append(f"line {line.number}: {fault}")
-        else:
-            pairs.append((fields[0], fields[-1]))
+        pairs.append((fields[0], fields[-1]))
     if faults:
         more = f"; and {len(faults) - MAX_NAMED_LINES:,} more" if len(faults) > MAX_NAMED_LINES else ""
         named = "; ".join(faults[:MAX_NAMED_LINES])
@@ -201,36 +154,21 @@ def read_test_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def _fault(line: Line, fields: Sequence[str]) -> str:
-    """Return the reason why a line is not a pair, or "" if it is one."""
-    if line.trouble is not None:
-        return line.trouble.detail
-    if fields == [""]:
-        return "it is blank"
-    if len(fields) != 2:
-        return f"it has {len(fields)} fields instead of a source, one tab and a reference"
-    return "" if all(fields) else f"the {'reference' if fields[0] else 'source'} is empty"
+def _lines(path: Path, expected: str) -> Iterator[Line]:
+    """Yield the lines of a plain or gzipped file; a pipe would lose its first ones to the check of its format."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: give {expected}")
+    check_text_file(path, expected=expected)
+    yield from read_lines(path)
 
 
 def read_translations(path: Path, *, num_lines: int) -> list[Translation]:
-    """Return translations from a plain or gzipped file, one in each line; a blank line is an empty translation.
-
-    Args:
-        path: a file of UTF-8 text.
-        num_lines: number of lines that it must have.
-
-    Raises:
-        InputError: the file is missing, is not text, has another number of lines, or a line contains a tab.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: give a file of translations, one a line")
-    check_text_file(path, expected="translations, one a line")
+    """Return translations from a plain or gzipped file of `num_lines` lines; a blank line is an empty translation."""
     texts = []
-    for line in read_lines(path):
-        if line.trouble is not None:
-            raise InputError(f"{path}, line {line.number}: {line.trouble.detail}. Correct that line")
-        if "\t" in line.text:
-            raise InputError(f"{path}, line {line.number} contains a tab: a line must contain only the translation")
+    for line in _lines(path, "translations, one a line"):
+        fault = line.trouble.detail if line.trouble else "it contains a tab" if "\t" in line.text else ""
+        if fault:
+            raise InputError(f"{path}, line {line.number}: {fault}: a line must contain only the translation")
         texts.append(line.text.strip())
     if len(texts) != num_lines:
         raise InputError(f"{path} has {len(texts):,} lines, but there are {num_lines:,} pairs: give one line for each")
@@ -247,29 +185,16 @@ class System:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """The time of a translation, without the loading of the model.
-
-    Args:
-        seconds: wall-clock time.
-        cpu_seconds: CPU time of all threads and child processes, in seconds.
-        captions_per_second: captions in a second of wall-clock time.
-        words_per_second: source words in a second of wall-clock time, separated by white space.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    captions_per_second: float
-    words_per_second: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A system's translations of the sources, with speed if it was measured and fingerprint if it is an engine."""
+    """A system's translations of the sources, with the fingerprint and the speed of an engine.
+
+    The speed has wall-clock seconds, CPU seconds of all threads and child processes, and captions and source words per
+    second, without the loading of the model. A paid engine's is not measured.
+    """
 
     system: System
     translations: list[Translation]
-    speed: Speed | None = None
+    speed: Mapping[str, float] | None = None
     fingerprint: str | None = None
 
     @property
@@ -294,14 +219,7 @@ class Run:
 def run_systems(systems: Sequence[System], engines: Mapping[str, Translator], sources: Sequence[str]) -> list[Run]:
     """Return every system's translations of the sources, in order; files are read before any engine translates.
 
-    Args:
-        systems: the systems to compare.
-        engines: the open engines, by system name.
-        sources: captions.
-
-    Raises:
-        InputError: a file cannot be used.
-        TransientError: an engine does not work now, and may work later.
+    `engines` are the open engines, by system name.
     """
     ready = {
         system.name: Run(system=system, translations=read_translations(system.output, num_lines=len(sources)))
@@ -313,29 +231,24 @@ def run_systems(systems: Sequence[System], engines: Mapping[str, Translator], so
 
 def _translated(system: System, engine: Translator, sources: Sequence[str]) -> Run:
     """Translate with an engine, and measure the speed after a warm-up; a paid engine is not measured."""
-    speed = None
     with Progress(f"translate with {system.name}", total=len(sources), unit="captions") as progress:
         if not is_paid(engine):
             engine.translate(sources[:NUM_WARM_UP])
         started, times = time.perf_counter(), os.times()
         found = list(translate_stream(engine, sources, progress.advance))
         seconds, ended = time.perf_counter() - started, os.times()
-    if not is_paid(engine):
-        speed = Speed(
-            seconds=seconds,
-            # The first four values: CPU times of this process and of its ended children.
-            cpu_seconds=sum(ended[:4]) - sum(times[:4]),
-            captions_per_second=len(sources) / seconds,
-            words_per_second=sum(len(source.split()) for source in sources) / seconds,
-        )
-    return Run(system=system, translations=found, speed=speed, fingerprint=engine.fingerprint)
+    speed = {
+        "seconds": seconds,
+        "cpu_seconds": sum(ended[:4]) - sum(times[:4]),  # of this process and of its ended children
+        "captions_per_second": len(sources) / seconds,
+        "words_per_second": sum(len(source.split()) for source in sources) / seconds,
+    }
+    measured = None if is_paid(engine) else speed
+    return Run(system=system, translations=found, speed=measured, fingerprint=engine.fingerprint)
 
 
 def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, object]]:
     """Return one row for each system: BLEU and chrF with half their 95 % intervals, and differences from the first."""
-
-    def score(estimate: Estimate) -> str:
-        return f"{estimate.score:6.2f} ± {estimate.interval:.2f}"
 
     def difference(estimate: Estimate) -> str:
         if estimate.difference is None:
@@ -346,10 +259,10 @@ def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, 
     first = runs[0].system.name
     rows: list[dict[str, object]] = []
     for name in (run.system.name for run in runs):
-        bleu, chrf = comparison.bleu[name], comparison.chrf[name]
-        rows.append({"system": name, "BLEU": score(bleu), "chrF": score(chrf)})
+        found = {"BLEU": comparison.bleu[name], "chrF": comparison.chrf[name]}
+        rows.append({"system": name, **{metric: f"{e.score:6.2f} ± {e.interval:.2f}" for metric, e in found.items()}})
         if len(runs) > 1:
-            rows[-1] |= {f"BLEU vs {first}": difference(bleu), f"chrF vs {first}": difference(chrf)}
+            rows[-1] |= {f"{metric} vs {first}": difference(estimate) for metric, estimate in found.items()}
     return rows
 
 
@@ -358,9 +271,9 @@ def effort_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [
         {
             "system": run.system.name,
-            "captions/s": round(run.speed.captions_per_second, 1) if run.speed else None,
-            "words/s": round(run.speed.words_per_second) if run.speed else None,
-            "CPU ms a caption": round(1000 * run.speed.cpu_seconds / len(run.translations), 2) if run.speed else None,
+            "captions/s": round(run.speed["captions_per_second"], 1) if run.speed else None,
+            "words/s": round(run.speed["words_per_second"]) if run.speed else None,
+            "CPU ms a caption": round(1000 * run.speed["cpu_seconds"] / len(run.texts), 2) if run.speed else None,
             "flagged": run.num_flagged,
             "mean score": None if run.mean_score is None else round(run.mean_score, 3),
         }
@@ -376,16 +289,15 @@ def run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
         "settings": None if system.engine is None else json_values(system.engine),
         "output": None if system.output is None else str(system.output),
         "fingerprint": run.fingerprint,
-        "bleu": asdict(comparison.bleu[system.name]),
-        "chrf": asdict(comparison.chrf[system.name]),
-        "speed": None if run.speed is None else asdict(run.speed),
+        "bleu": comparison.bleu[system.name]._asdict(),
+        "chrf": comparison.chrf[system.name]._asdict(),
+        "speed": run.speed,
         "num_flagged": run.num_flagged,
         "mean_score": run.mean_score,
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """A caption with different chrF in two systems: its index from 0, and the chrF of both."""
 
     place: int
@@ -398,7 +310,7 @@ def largest_differences(
 ) -> list[Disagreement]:
     """Return the captions whose chrF differs most between two systems, largest first; equal ones are left out."""
     scored = [
-        Disagreement(place=place, first_chrf=sentence_chrf(one, reference), second_chrf=sentence_chrf(other, reference))
+        Disagreement(place, sentence_chrf(one, reference), sentence_chrf(other, reference))
         for place, (one, other, reference) in enumerate(zip(first, second, references, strict=True))
         if one != other
     ]

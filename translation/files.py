@@ -6,11 +6,10 @@ and other columns do not change. Other columns of Parquet keep their types, valu
 
 import gzip
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, tee
@@ -20,7 +19,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.disk.disk_errors import make_writable_folder
 from data_catalog.disk.files import ROWS_PER_GROUP, write_atomically
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import BOM, Line, Trouble, lines_of, open_bytes, reading
@@ -41,21 +42,12 @@ BYTES_PER_COPY = 16 * 2**20
 # Types of the new Parquet columns, in the order of `Columns.added`.
 _TYPES = (pa.string(), pa.float32(), pa.bool_(), pa.bool_())
 
-BinaryFile = io.BufferedReader | gzip.GzipFile
 Stream = Callable[[Iterable[str]], Iterator[Translation]]
-Values = tuple[str | float | bool | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The column of captions in a table, and the names and values of the new columns.
-
-    Args:
-        read: the column of captions.
-        write: the new column of translations.
-        scores: write the columns `<write>_score`, `<write>_truncated` and `<write>_repetitive` as well; see
-            `translation.engine.Translation`.
-    """
+    """The column of captions in a table, and the new columns: translations, and with `scores` their quality."""
 
     read: str
     write: str
@@ -67,26 +59,18 @@ class Columns:
         quality = ("score", "truncated", "repetitive") if self.scores else ()
         return (self.write, *(f"{self.write}_{name}" for name in quality))
 
-    def values(self, translation: Translation) -> Values:
+    def values(self, translation: Translation) -> tuple[str | float | bool | None, ...]:
         """Return the values of the new columns for one caption."""
         quality = (translation.score, translation.truncated, translation.repetitive)
         return (translation.text, *(quality if self.scores else ()))
 
     def index_among(self, existing: Sequence[str], table: str) -> int:
-        """Return the index of the column of captions in a table.
-
-        Args:
-            existing: names of the table's columns.
-            table: name of the table in errors.
-
-        Raises:
-            SettingsError: the column is not there, or a new column's name is taken.
-            InputError: the column is there more than once.
-        """
-        if self.read not in existing:
-            raise SettingsError(f"{table} has no column {self.read!r}: choose one of {', '.join(existing)} (--column)")
-        if existing.count(self.read) > 1:
-            raise InputError(f"{table} has the column {self.read!r} more than once: rename all but one")
+        """Return the index of the column of captions among a table's columns; new names must not be taken."""
+        if existing.count(self.read) != 1:
+            found = "more than one" if self.read in existing else "no"
+            raise SettingsError(
+                f"{table} has {found} column {self.read!r}: choose one of {', '.join(existing)} (--column)"
+            )
         for name in self.added:
             if name in existing:
                 raise SettingsError(f"{table} already has a column {name!r}: choose another name (--write-column)")
@@ -95,47 +79,24 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionFiles:
-    """The input and the output of a translation.
+    """The input and the output of a translation."""
 
-    Args:
-        source: a file or a pipe; None for standard input.
-        target: a file, which appears complete or not at all; None for standard output.
-        format: one of `FORMATS`, for both. Lines, CSV and TSV are read plain or gzipped, and written gzipped if the
-            target's name ends in ".gz".
-        columns: columns of CSV, TSV and Parquet; for lines, only `scores` is used.
-        overwrite: replace the target if it exists.
-    """
-
-    source: Path | None
-    target: Path | None
-    format: str
-    columns: Columns
-    overwrite: bool = False
+    source: Path | None  # a file or a pipe, plain or gzipped; None for standard input
+    target: Path | None  # a file, gzipped if its name ends in ".gz", which appears complete; None for standard output
+    format: str  # one of `FORMATS`, for both
+    columns: Columns  # of CSV, TSV and Parquet; for lines, only `scores` is used
+    overwrite: bool = False  # replace the target if it exists
 
     def __post_init__(self) -> None:
-        """Check that the input can be read and the output may be written.
-
-        Raises:
-            SettingsError: a pipe is used for Parquet; or the output exists, is the input, or has a name of another
-                format.
-            InputError: the input is missing.
-        """
+        """Check that the output may be written."""
         source, target = self.source, self.target
-        if source is not None and (source.is_dir() or not source.exists()):
-            raise InputError(f"{source} is not a file that can be translated")
         if self.format == "parquet" and (target is None or source is None or not source.is_file()):
-            raise SettingsError("Parquet cannot be piped: give INPUT and --out as files")
+            raise SettingsError(f"Parquet is not read from pipes: INPUT ({source}) and --out must be files")
         if target is None:
             return
-        if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-            raise SettingsError(f"{target} cannot be written: {target.parent} must be a writable folder")
         if target.exists():
-            if source is not None and target.samefile(source):
+            if source is not None and source.exists() and target.samefile(source):
                 raise SettingsError(f"{target} is the input: name another file (--out)")
-            if not target.is_file():
-                raise SettingsError(
-                    f"{target} is not a file: name another one (--out), or omit --out to write to standard output"
-                )
             if not self.overwrite:
                 raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")
         if _suffix(target) and (named := format_of(target)) not in (self.format, "lines"):
@@ -143,14 +104,11 @@ class CaptionFiles:
                 f"{target} has the suffix of {named}, but the output has the format of the input, {self.format}: "
                 "choose another name (--out)"
             )
+        make_writable_folder(target.parent, "the folder of --out")
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a file by its suffix: ".csv", ".tsv" or ".parquet", and lines for all others.
-
-    Raises:
-        InputError: it is a suffix of JSON.
-    """
+    """Return the format of a file by its suffix: ".csv", ".tsv" or ".parquet", and lines for all but JSON."""
     suffix = _suffix(path)
     if suffix in _UNREAD:
         raise InputError(f"{path}: JSON cannot be translated. Convert it to CSV, Parquet, or lines of text")
@@ -165,19 +123,15 @@ def count_rows(files: CaptionFiles) -> int | None:
     """Return the number of rows to translate; None for a pipe, which can be read only once.
 
     A text file is read to its end, so that a broken row stops the command before any work, not after hours.
-
-    Raises:
-        SettingsError: a column is missing.
-        InputError: a row cannot be read.
     """
     if files.source is None or not files.source.is_file():
         return None
     if files.format == "parquet":
         _parquet_schema(files.source, files.columns)
-        with _open_parquet(files.source) as file:
+        with _reading_parquet(files.source), _open_parquet(files.source) as file:
             rows: int = file.metadata.num_rows
             return rows
-    with _text_table(files) as table:
+    with _open_text(files) as table:
         return sum(1 for _ in table.rows)
 
 
@@ -190,17 +144,7 @@ def translate_files(
 ) -> None:
     """Translate all rows in the order of the input, with at most `window` rows in memory.
 
-    Args:
-        files: the input and the output.
-        translator: the engine.
-        on_done: is called from time to time with the number of rows done since its last call.
-        window: most rows that are translated together.
-
-    Raises:
-        SettingsError: a column is missing.
-        InputError: a row cannot be read.
-        DiskError: the disk is full.
-        PipelineError: see `Translator.translate`.
+    `on_done` is called from time to time with the number of rows done since its last call.
     """
     stream = partial(translate_stream, translator, on_done=on_done, window=window)
 
@@ -223,7 +167,7 @@ def translate_files(
 
 
 class Row(NamedTuple):
-    """A caption, the text of its whole row without the line end, and the line end ("", LF or CRLF)."""
+    """A caption, its whole row as it was read, and the line end to write."""
 
     caption: str
     raw: str
@@ -231,27 +175,16 @@ class Row(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """An open text with one caption in each row.
+    """An open text with one caption in each row."""
 
-    Args:
-        head: text before the rows.
-        rows: all rows, once; raises InputError with the line number at a row that cannot be read.
-        written: returns a translated row, line end included.
-        blank: the blank lines after the rows, once all have been read.
-    """
-
-    head: str
-    rows: Iterator[Row]
-    written: Callable[[Row, Translation], str]
-    blank: list[Line]
+    head: str  # text before the rows
+    rows: Iterator[Row]  # all rows, once; reading one that is broken is an error with its line number
+    written: Callable[[Row, Translation], str]  # returns a translated row, line end included
+    blank: list[Line]  # the blank lines after the rows, once all have been read
 
 
 def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
-    """Write each row of a table with its translation, in order; only the rows that `stream` reads ahead are in memory.
-
-    Raises:
-        PipelineError: see the table's `rows` and `Translator.translate`.
-    """
+    """Write each row of a table with its translation; only the rows that `stream` reads ahead are in memory."""
     out.write(table.head)
     rows, ahead = tee(table.rows)
     for row, translation in zip(rows, stream(row.caption for row in ahead), strict=True):
@@ -263,7 +196,7 @@ def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: 
     # A reader of the pipe gets each line as soon as it is translated: after each full window, and at the end of input.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
     try:
-        with _text_table(files) as table:
+        with _open_text(files) as table:
             translate_rows(table, text, stream)
         text.flush()
     finally:
@@ -271,72 +204,51 @@ def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: 
 
 
 @contextmanager
-def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
-    if files.source is None:
-        standard_input = sys.stdin.buffer
-        assert isinstance(standard_input, io.BufferedReader)
-        yield _open_table(files, standard_input, "standard input")
-        return
-    with reading(files.source):
-        file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
-    with file:
-        yield _open_table(files, file, str(files.source))
-
-
-def _open_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable:
-    """Return the rows of an open file.
-
-    Args:
-        files: the input and the output.
-        file: at its start.
-        name: name of the file in errors.
-    """
-    # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
+def _open_text(files: CaptionFiles) -> Iterator[TextTable]:
+    source, name = files.source, str(files.source or "standard input")
     with reading(name):
+        if source is None:
+            assert isinstance(sys.stdin.buffer, io.BufferedReader)
+            file: io.BufferedReader | gzip.GzipFile = sys.stdin.buffer
+        else:
+            file = open_bytes(source) if source.is_file() else source.open("rb")
+        # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
         mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
-    if files.format == "lines":
-        return _lines(lines_of(file, name), name, mark, scores=files.columns.scores)
-    return _delimited(lines_of(file, name), name, mark, delimiter=DELIMITERS[files.format], columns=files.columns)
+    try:
+        kind, lines = files.format, lines_of(file, name)
+        yield _lines(lines, name, mark, files) if kind == "lines" else _delimited(lines, name, mark, files)
+    finally:
+        if source is not None:
+            file.close()
 
 
-def _lines(lines: Iterator[Line], name: str, mark: str, *, scores: bool) -> TextTable:
-    """Return a table with one caption in each line, which is translated into one line; only LF and CRLF end a line.
-
-    Args:
-        lines: the lines of the file.
-        name: name of the file in errors.
-        mark: byte order mark, or "".
-        scores: write the score and a tab before each translation; only the tab if there is no score.
-    """
+def _lines(lines: Iterator[Line], name: str, mark: str, files: CaptionFiles) -> TextTable:
+    """Return a table with one caption in each line, which is translated into one line; only LF and CRLF end a line."""
 
     def rows() -> Iterator[Row]:
         for line in lines:
             _refuse(name, line.number, line.trouble)
-            yield Row(line.text, line.text, line.end)
+            yield Row(line.text, line.text, line.end or "\n")
 
     def written(row: Row, translation: Translation) -> str:
-        score = f"{_cell(translation.score)}\t" if scores else ""
-        return score + " ".join(translation.text.splitlines()) + (row.end or "\n")
+        score = f"{_cell(translation.score)}\t" if files.columns.scores else ""
+        return score + " ".join(translation.text.splitlines()) + row.end
 
     return TextTable(mark, rows(), written, [])
 
 
-def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, columns: Columns) -> TextTable:
-    """Return the rows of CSV or TSV with a header; blank lines are not rows, and stay at their place.
-
-    Raises:
-        SettingsError: the header does not have the column, or already has a new one.
-        InputError: there is no header.
-    """
+def _delimited(lines: Iterator[Line], name: str, mark: str, files: CaptionFiles) -> TextTable:
+    """Return the rows of CSV or TSV with a header; blank lines are not rows, and stay at their place."""
     used: list[Line] = []
+    columns, delimiter = files.columns, DELIMITERS[files.format]
 
     def noted() -> Iterator[Line]:
         for line in lines:
             used.append(line)
             yield line
 
-    def widened(raw: str, cells: Iterable[str]) -> str:
-        return delimiter.join([raw, *(_quoted(cell, delimiter) for cell in cells)])
+    def widened(raw: str, values: Iterable[object]) -> str:
+        return delimiter.join([raw, *(_quoted(_cell(value), delimiter) for value in values)])
 
     header = next((line for line in noted() if line.text), None)
     if header is None:
@@ -355,11 +267,10 @@ def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, c
             end = used[-1].end
             raw = "".join(line.text + line.end for line in used).removesuffix(end)
             used.clear()
-            yield Row(record.cells[place], raw, end)
+            yield Row(record.cells[place], raw, end or end_of_line)
 
     def written(row: Row, translation: Translation) -> str:
-        cells = [_cell(value) for value in columns.values(translation)]
-        return widened(row.raw, cells) + (row.end or end_of_line)
+        return widened(row.raw, columns.values(translation)) + row.end
 
     return TextTable(mark + blank + widened(header.text, columns.added) + end_of_line, rows(), written, used)
 
@@ -369,28 +280,18 @@ def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
         raise InputError(f"{name}, line {number}: {trouble.detail}. Correct that line and run the same command again")
 
 
-def _cell(value: str | float | bool | None) -> str:
-    if value is None:
-        return ""
+def _cell(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.4f}" if isinstance(value, float) else value
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _quoted(cell: str, delimiter: str) -> str:
-    if not _NEEDS_QUOTES[delimiter].search(cell):
-        return cell
-    doubled = cell.replace('"', '""')
-    return f'"{doubled}"'
+    return '"{}"'.format(cell.replace('"', '""')) if _NEEDS_QUOTES[delimiter].search(cell) else cell
 
 
 def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) -> None:
-    """Write a file again with translations next to its captions, row group by row group; null stays null.
-
-    Raises:
-        InputError: a caption is not UTF-8.
-        PipelineError: see `Translator.translate`.
-    """
+    """Write a file again with translations next to its captions, row group by row group; null stays null."""
     schema = _parquet_schema(path, columns)
     translations = stream(caption or "" for caption in _parquet_captions(path, columns.read))
     with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
@@ -408,21 +309,23 @@ def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) 
 
 
 def _parquet_pieces(path: Path) -> Iterator[pa.RecordBatch]:
-    with _open_parquet(path) as file:
+    with _reading_parquet(path), _open_parquet(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             rows = min(ROWS_PER_GROUP, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, 1))
             yield from file.iter_batches(batch_size=max(rows, 1), row_groups=[number])
 
 
-def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
-    """Return the schema of a file with the new columns.
+def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
+    """Yield the captions alone, far ahead of their rows."""
+    with _reading_parquet(path), _open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
+            yield from batch.column(0).to_pylist()
 
-    Raises:
-        SettingsError: the column of captions is missing or not of text, or a new column is already there.
-        InputError: it is not a complete Parquet file.
-    """
-    with _open_parquet(path) as file:
+
+def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
+    """Return the schema of a file with the new columns."""
+    with _reading_parquet(path), _open_parquet(path) as file:
         schema = file.schema_arrow
     kind = schema.field(columns.index_among(schema.names, str(path))).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -435,24 +338,9 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     return schema
 
 
-def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
-    """Yield the captions alone, far ahead of their rows."""
-    with _open_parquet(path) as file:
-        done = 0
-        for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
-            try:
-                captions = batch.column(0).to_pylist()
-            except UnicodeDecodeError as error:
-                rows = f"rows {done + 1:,} to {done + batch.num_rows:,}"
-                raise InputError(f"{path}, {rows}: the column {column!r} contains text that is not UTF-8") from error
-            done += batch.num_rows
-            yield from captions
+def _reading_parquet(path: Path) -> AbstractContextManager[None]:
+    return about(f"{path} is not a complete Parquet file of text in UTF-8")
 
 
-@contextmanager
-def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
-            yield file
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a complete Parquet file ({error})") from error
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)

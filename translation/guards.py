@@ -13,17 +13,11 @@ MIN_REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A caption that is prepared for the model.
+    """A caption that is prepared for the model."""
 
-    Args:
-        sentences: texts for the model, in order; none if there is nothing to translate.
-        around: texts before, between and after the sentences that stay as they are; one more than there are sentences.
-        all_capitals: the translation must be put in capitals.
-    """
-
-    sentences: tuple[str, ...]
-    around: tuple[str, ...]
-    all_capitals: bool = False
+    sentences: tuple[str, ...]  # texts for the model, in order; none if there is nothing to translate
+    around: tuple[str, ...]  # what stays as it is before, between and after them: one more than there are sentences
+    all_capitals: bool = False  # the translation must be put in capitals
 
 
 def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: str = "") -> Prepared:
@@ -34,10 +28,7 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
     end, words in letters or digits that the model cannot spell, and punctuation alone: a model would lose them or
     invent text. A caption in capitals is translated in lower case, because models know few capitals.
 
-    Args:
-        caption: text in the source language.
-        alphabet: every character that the model can spell; None for all.
-        language: ISO 639-1 code of the caption's language, for its rules of lower case and its question mark.
+    `alphabet` has every character that the model can spell, None for all; `language` is the caption's.
     """
     pieces = _pieces(" ".join(" ".join(caption.splitlines()).split()), alphabet)
     all_capitals = is_all_capitals("".join(piece for piece, kept in pieces if not kept))
@@ -57,13 +48,7 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
 
 
 def restore(translations: Sequence[str], prepared: Prepared, *, language: str = "") -> str:
-    """Return the full translation of a caption, with its untranslated parts.
-
-    Args:
-        translations: translations of `prepared.sentences`, in order.
-        prepared: the prepared caption.
-        language: ISO 639-1 code of the translation's language, for its rules of capitals and spaces.
-    """
+    """Return the full translation of a caption into `language`, from the translations of `prepared.sentences`."""
     texts = [upper_case(text, language) if prepared.all_capitals else text for text in translations]
     parts = [prepared.around[0]]
     for number, text in enumerate(texts):
@@ -115,10 +100,7 @@ def _tags_at_the_ends(words: Sequence[str]) -> set[int]:
 
 
 def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
-    """Return a word, or white space, in parts with a flag that they stay as they are.
-
-    Punctuation next to a part that stays also stays.
-    """
+    """Return a word, or white space, in parts with a flag that they stay, as punctuation next to one of them does."""
     parts: list[tuple[str, bool]] = []
     start = 0
     for address in _ADDRESS.finditer(word):
@@ -157,18 +139,12 @@ def _is_foreign(word: str, alphabet: frozenset[str] | None) -> bool:
 
 
 def _forms(char: str) -> str:
-    """Return a character with the forms that tokenizers make of it: lower case, upper case, compatibility form.
-
-    The compatibility decomposition also separates the base letter from its marks.
-    """
+    """Return a character in lower and upper case, and decomposed (letter and marks), as tokenizers may see it."""
     return char + char.lower() + char.upper() + unicodedata.normalize("NFKD", char)
 
 
 def _sentence_end(stops: str) -> re.Pattern[str]:
-    """Return a pattern for the end of a sentence.
-
-    It matches a full stop or similar, closing quotes or brackets, space, and a possible start of another sentence.
-    """
+    """Return a pattern for a stop, closing quotes or brackets, and space before a possible start of a sentence."""
     return re.compile(
         rf"(?<=[{stops}])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))"
         r"|(?<=[。！？])[」』”’）]*\s*(?=[^。！？」』”’）\s])"
@@ -238,24 +214,14 @@ _WITHOUT_CAPITALS = ("ka",)
 
 
 def lower_case(text: str, language: str) -> str:
-    """Return a text in lower case; accents that Greek capitals do not have are not restored.
-
-    Args:
-        text: any text.
-        language: ISO 639-1 code, or "" for Unicode's default rules.
-    """
+    """Return a text in lower case by the rules of a language; accents that capitals do not have are not restored."""
     if language in _DOTTED_AND_DOTLESS:
         text = text.replace("I", "ı").replace("İ", "i")
     return text.lower()
 
 
 def upper_case(text: str, language: str) -> str:
-    """Return a text in capitals, or unchanged for a language without capitals.
-
-    Args:
-        text: any text.
-        language: ISO 639-1 code, or "" for Unicode's default rules.
-    """
+    """Return a text in capitals by the rules of a language, or unchanged if it has none."""
     if language in _WITHOUT_CAPITALS:
         return text
     if language == "el":

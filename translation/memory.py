@@ -13,19 +13,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 from data_catalog.base.progress import Progress
-from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
+from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, raise_if_disk_fails
 from data_catalog.disk.failpoints import failpoint
 from data_catalog.disk.files import make_folder, sync, write_atomically
 from data_catalog.disk.records import is_recorded, record_problem, remove_record, write_record
@@ -53,7 +53,6 @@ _TABLES = (
     f"PRAGMA user_version = {FORMAT_VERSION}",
 )
 _COLUMNS = "source_caption, caption, score, truncated, repetitive"
-_INSERT = f"INSERT INTO translations (caption_hash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_UNLESS_THERE = f"""
     INSERT INTO translations (caption_hash, {_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
     WHERE NOT EXISTS (SELECT 1 FROM translations WHERE caption_hash = ?1 AND source_caption = ?2)
@@ -63,14 +62,8 @@ _INSERT_UNLESS_THERE = f"""
 class TranslationMemory:
     """The recorded translations of one engine, on disk; several threads may use it.
 
-    Args:
-        folder: contains the memories of all engines.
-        fingerprint: fingerprint of the engine, see `Translator.fingerprint`.
-
-    Raises:
-        DamagedError: the engine's file is damaged, or is another engine's. All methods raise it as well.
-        DiskError: the folder's path is a file, or the engine's file cannot be opened. All methods raise it as well.
-        TransientError: another process keeps the file locked. All methods raise it as well.
+    A file that is damaged or another engine's is a `DamagedError`, one that another process keeps locked a
+    `TransientError`.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -78,20 +71,11 @@ class TranslationMemory:
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
         self._log = self.path.with_name(f"{self.path.name}-wal")  # SQLite's write-ahead log
         self._writing = threading.Lock()
-        there = nearest_existing(folder)
-        if not there.is_dir():  # fails now, not after an hour of translation
-            raise DiskError(
-                f"{folder} cannot be the folder of the translation memories, because {there} is a file: move it away"
-            )
         with self._reading():
             pass
 
     def known(self, captions: Iterable[str]) -> dict[str, Translation]:
-        """Return the recorded translations of these captions, by caption; captions without one are left out.
-
-        Raises:
-            UnicodeEncodeError: a caption contains a lone surrogate. The other methods raise it as well.
-        """
+        """Return the recorded translations of these captions, by caption; captions without one are left out."""
         return {row[0]: _translation(row) for row in self._look_up(captions)}
 
     def missing(self, captions: Iterable[str]) -> list[str]:
@@ -101,11 +85,7 @@ class TranslationMemory:
         return [caption for caption in distinct if caption not in known]
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
-        """Record a window of captions in one transaction; captions that already have a translation keep it.
-
-        Raises:
-            DiskError: the disk is full.
-        """
+        """Record a window of captions in one transaction; captions that already have a translation keep it."""
         rows = [
             (crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive)
             for caption, found in zip(captions, translations, strict=True)
@@ -113,16 +93,10 @@ class TranslationMemory:
         rows.sort(key=itemgetter(0))  # in the order of the index, so that each of its pages is visited once
         if not rows:
             return
-        try:
+        with about(f"the folder {self.path.parent} cannot be made", kind=DiskError):
             make_folder(self.path.parent)
-        except OSError as error:
-            raise_if_disk_fails(error, self.path.parent)
-            raise DiskError(
-                f"{self.path.parent} cannot be the folder of the translation memories: {error.strerror}"
-            ) from error
         is_new = not self.path.exists()
-        with disk_errors(self.path), self._writing, open_memory(self.path, create=True) as connection:
-            remove_record(self.path)
+        with self._writing, self._changing() as connection:
             connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             failpoint("memory.before_record", self.path)
             with connection:
@@ -131,9 +105,7 @@ class TranslationMemory:
                     for statement in _TABLES:
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES (?)", [self.fingerprint])
-                doubtful = _possible_repeats(connection, [row[0] for row in rows])
-                connection.executemany(_INSERT, (row for row in rows if row[0] not in doubtful))
-                connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in doubtful))
+                connection.executemany(_INSERT_UNLESS_THERE, rows)
                 failpoint("memory.before_commit", self.path)
             if is_new:
                 sync(self.path.parent)
@@ -142,15 +114,13 @@ class TranslationMemory:
     def forget(self, captions: Iterable[str]) -> int:
         """Remove the translations of some captions in one transaction; return how many there were.
 
-        Raises:
-            TransientError: another process is reading the file, and may still read the removed text. Call it again.
+        While another process reads the file, which may still read the removed text, this is a `TransientError`.
         """
         there = [row[0] for row in self._look_up(captions, "source_caption")]
         if not there:
             return 0
         was_sealed = is_recorded(self.path)
-        with disk_errors(self.path), self._writing, open_memory(self.path) as connection:
-            remove_record(self.path)
+        with self._writing, self._changing() as connection:
             connection.execute("PRAGMA secure_delete = ON")  # overwrites the removed bytes
             failpoint("forget.before_memory", self.path)
             with connection:
@@ -179,11 +149,7 @@ class TranslationMemory:
                 write_record(self.path)
 
     def require_whole(self) -> None:
-        """Check the file against its sha256, if it was sealed.
-
-        Raises:
-            DamagedError: it is damaged.
-        """
+        """Check the file against its sha256, if it was sealed."""
         problem = record_problem(self.path)
         if problem is not None:
             raise _damaged(self.path, problem)
@@ -198,9 +164,8 @@ class TranslationMemory:
     def count(self) -> int:
         """Count the captions that have a recorded translation."""
         with self._reading() as connection:
-            if connection is None:
-                return 0
-            return int(connection.execute("SELECT count(*) FROM translations").fetchone()[0])
+            query = "SELECT count(*) FROM translations"
+            return 0 if connection is None else int(connection.execute(query).fetchone()[0])
 
     def num_bytes(self) -> int:
         """Return the size on disk in bytes, with the log that a killed process left."""
@@ -215,7 +180,8 @@ class TranslationMemory:
             by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
             for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
                 hashes, wanted = zip(*by_hash[start : start + CAPTIONS_PER_QUERY], strict=True)
-                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_placeholders(len(hashes))})"
+                places = ",".join("?" * len(hashes))
+                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({places})"
                 captions_of_batch = frozenset(wanted)
                 yield from (row for row in connection.execute(query, hashes) if row[0] in captions_of_batch)
 
@@ -228,6 +194,13 @@ class TranslationMemory:
         with open_memory(self.path) as connection:
             yield connection if self._has_tables(connection) else None
 
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection to write through, with the file's sha256 removed first."""
+        with disk_errors(self.path), open_memory(self.path, create=True) as connection:
+            remove_record(self.path)
+            yield connection
+
     def _has_tables(self, connection: sqlite3.Connection) -> bool:
         found = _fingerprint(connection, self.path)
         if found not in (None, self.fingerprint):
@@ -238,11 +211,7 @@ class TranslationMemory:
 
 
 def memories(folder: Path) -> list[TranslationMemory]:
-    """Return the memories in a folder, sorted by file name; those without a recorded translation are left out.
-
-    Raises:
-        DamagedError: one is damaged.
-    """
+    """Return the memories in a folder, sorted by file name; those without a recorded translation are left out."""
     found: list[TranslationMemory] = []
     for path in sorted(folder.glob(f"*{FILE_SUFFIX}")):
         with open_memory(path) as connection:
@@ -270,20 +239,6 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _possible_repeats(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
-    """Return the sorted hashes that occur twice or that a recorded caption has; their captions must be compared."""
-    found = {first for first, second in pairwise(hashes) if first == second}
-    for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
-        batch = hashes[start : start + CAPTIONS_PER_QUERY]
-        query = f"SELECT caption_hash FROM translations WHERE caption_hash IN ({_placeholders(len(batch))})"
-        found.update(row[0] for row in connection.execute(query, batch))
-    return found
-
-
-def _placeholders(count: int) -> str:
-    return ",".join("?" * count)
-
-
 def _translation(row: Sequence[Any]) -> Translation:
     _, text, score, truncated, repetitive = row
     return Translation(text=text, score=score, truncated=bool(truncated), repetitive=bool(repetitive))
@@ -291,13 +246,7 @@ def _translation(row: Sequence[Any]) -> Translation:
 
 @contextmanager
 def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open a connection for one use: it is not shared by threads, inherited by children or left open.
-
-    Raises:
-        DamagedError: the file is damaged.
-        DiskError: it cannot be opened, or the disk is full.
-        TransientError: it is locked.
-    """
+    """Open a connection for one use: it is not shared by threads, inherited by children or left open."""
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
@@ -305,8 +254,7 @@ def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
     except sqlite3.DatabaseError as error:
         # The primary code. Text that is not UTF-8 is detected by Python, and its error has no code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise_if_disk_fails(error, path)
+        raise_if_disk_fails(error, path)
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -329,26 +277,17 @@ class MemoryTranslator:
         self._engine, self._memory = engine, memory
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """Return one translation per caption; see `Translator.translate`.
-
-        Each missing caption is translated once, and recorded before this returns.
-        """
-        known = self._memory.known(captions)
-        missing = list(dict.fromkeys(caption for caption in captions if caption not in known))
+        """Return one translation per caption; each missing one is translated once, and recorded before this returns."""
+        missing = self._memory.missing(captions)
         if on_done is not None:
             on_done(len(captions) - len(missing))
-        for part, found in _translate_and_record(missing, self._engine, self._memory, on_done):
-            known.update(zip(part, found, strict=True))
+        _record_missing(missing, self._engine, self._memory, on_done)
+        known = self._memory.known(captions)
         return [known[caption] for caption in captions]
 
 
 def with_memory(engine: Translator, memory: Path | None) -> Translator:
-    """Return the engine with the memory in the folder `memory`, or the engine itself if `memory` is None.
-
-    Raises:
-        SettingsError: the engine is paid and there is no memory.
-        DiskError: the folder cannot be written.
-    """
+    """Return the engine with the memory in the folder `memory`, or itself if that is None; a paid one must have it."""
     if memory is None and is_paid(engine):
         name = engine.fingerprint.partition(":")[0]
         raise SettingsError(
@@ -372,7 +311,7 @@ def translate_with_memory(
     """Return the translation of each caption from the memory, after the missing ones have been translated and recorded.
 
     The distinct missing captions are translated window by window, in order, and each window is recorded at once. After
-    a kill, only the remaining windows are translated.
+    a kill, only the remaining windows are translated. A window is smaller if the engine limits what a crash may lose.
 
     Args:
         captions: may contain repeats.
@@ -380,16 +319,11 @@ def translate_with_memory(
         memory: the translation memory.
         title: title of the progress bar.
         where: source of the captions, for error messages.
-        window: most captions of a window; fewer if the engine limits what a crash may lose.
-
-    Raises:
-        InputError: the engine cannot work.
-        DamagedError: the memory lost a caption that was just recorded.
+        window: most captions of a window.
     """
     missing = memory.missing(captions)
     with Progress(title, total=len(missing), unit="captions") as progress:
-        for _ in _translate_and_record(missing, engine, memory, progress.advance, window=window):
-            pass
+        _record_missing(missing, engine, memory, progress.advance, window=window)
     known = memory.known(captions)
     lost = next((caption for caption in captions if caption not in known), None)
     if lost is not None:
@@ -397,24 +331,22 @@ def translate_with_memory(
     return [known[caption] for caption in captions]
 
 
-def _translate_and_record(
+def _record_missing(
     missing: Sequence[str],
     engine: Translator,
     memory: TranslationMemory,
     on_done: Callable[[int], object] | None,
     *,
     window: int = STREAM_WINDOW,
-) -> Iterator[tuple[Sequence[str], list[Translation]]]:
-    """Translate the missing captions window by window, and yield each window after it has been recorded."""
+) -> None:
+    """Translate the missing captions window by window, and record each window."""
     size = min(window, engine.max_chunk_size or window)
     for start in range(0, len(missing), size):
         part = missing[start : start + size]
-        found = engine.translate(part, on_done)
-        memory.record(part, found)
-        yield part, found
+        memory.record(part, engine.translate(part, on_done))
 
 
-FILE_VERSION = "1"
+FILE_VERSION = b"1"
 VERSION_KEY, FINGERPRINT_KEY = b"vernaclip.translation_memory", b"vernaclip.fingerprint"
 ROWS_PER_GROUP = 20_000  # in memory at a time
 # A fingerprint such as "argos:en-it:0123456789ab" becomes the name of a file, which has at most 255 bytes.
@@ -430,63 +362,32 @@ MEMORY_ROWS = pa.schema(
     ]
 )
 
-Entries = Sequence[tuple[str, Translation]]
 
+class Imported(NamedTuple):
+    """Numbers of the captions of an imported file; those that had another text, score or flag keep it."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """Numbers of the captions of an imported file.
-
-    Args:
-        fingerprint: fingerprint of the engine whose memory they were merged into.
-        new: captions that had no translation.
-        known: captions that had the same translation.
-        different: captions that had another text, score or flag, and keep it.
-    """
-
-    fingerprint: str
+    fingerprint: str  # of the engine whose memory they were merged into
     new: int
     known: int
     different: int
 
 
 def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = False) -> int:
-    """Write a memory to a Parquet file, sorted by source caption; equal memories give equal bytes.
+    """Write a memory to a Parquet file, sorted by source caption; return the number of rows.
 
-    Args:
-        memory: the memory.
-        path: the file; its parent folders are created.
-        overwrite: replace an existing file.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        SettingsError: the file exists, or the path is a folder.
-        DamagedError: the memory is damaged.
-        DiskError: the file cannot be written, or the disk is full.
+    Equal memories give equal bytes.
     """
-    if path.is_dir():
-        raise SettingsError(f"{path} is a folder: give the path of the file to write")
     if path.exists() and not overwrite:
         raise SettingsError(f"{path} already exists: give another path, or --force to replace it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"the folder {path.parent} cannot be created: {error.strerror}") from error
-    metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
+    make_writable_folder(path.parent, "the folder")
+    schema = MEMORY_ROWS.with_metadata({VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint})
+    options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
     num_rows = 0
 
     def write(temporary: Path) -> None:
         nonlocal num_rows
         entries = memory.rows()
-        with pq.ParquetWriter(
-            temporary,
-            MEMORY_ROWS.with_metadata(metadata),
-            compression="zstd",
-            use_dictionary=False,
-            write_page_checksum=True,
-        ) as writer:
+        with pq.ParquetWriter(temporary, schema, **options) as writer:
             while group := list(islice(entries, ROWS_PER_GROUP)):
                 rows = [(caption, f.text, f.score, f.truncated, f.repetitive) for caption, f in group]
                 writer.write_table(pa.table(list(zip(*rows, strict=True)), MEMORY_ROWS))
@@ -497,26 +398,16 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
 
 
 def read_export(path: Path) -> str:
-    """Check all rows of an exported file, and return the fingerprint of its engine.
-
-    Raises:
-        InputError: the file is missing, damaged, or not an exported memory.
-    """
-    fingerprint = _exported_fingerprint(path)
+    """Check all rows of an exported file, and return the fingerprint of its engine."""
     for _ in _groups(path):
         pass
-    return fingerprint
+    return _exported_fingerprint(path)
 
 
 def import_memory(path: Path, folder: Path) -> Imported:
-    """Merge a file that `read_export` has checked into the memories in `folder`.
+    """Merge a file that `read_export` has checked into the memories in `folder`; translations there stay as they are.
 
-    Captions that already have a translation keep it. The caller must hold the root's writer lock. If the call is
-    interrupted, repeat it.
-
-    Raises:
-        InputError: the file has been damaged since.
-        DiskError: the folder cannot be written.
+    The caller must hold the root's writer lock. If the call is interrupted, repeat it.
     """
     memory = TranslationMemory(folder, _exported_fingerprint(path))
     counts: Counter[str] = Counter()
@@ -530,57 +421,36 @@ def import_memory(path: Path, folder: Path) -> Imported:
             else:
                 counts["known" if there[caption] == found else "different"] += 1
         memory.record(list(new), list(new.values()))
-    return Imported(
-        fingerprint=memory.fingerprint, new=counts["new"], known=counts["known"], different=counts["different"]
-    )
+    return Imported(memory.fingerprint, counts["new"], counts["known"], counts["different"])
 
 
 def _exported_fingerprint(path: Path) -> str:
     """Return the fingerprint of the engine whose translations an exported file contains."""
-    with _parquet_errors(path):
+    with about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again"):
         schema = pq.read_schema(path)
     metadata = schema.metadata or {}
-    if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
-        raise InputError(f"{path} is not an exported translation memory: write one with `vernaclip mt memory export`")
-    version = metadata.get(VERSION_KEY, b"")
-    if version != FILE_VERSION.encode():
+    fingerprint = str(metadata.get(FINGERPRINT_KEY, b"").decode(errors="replace"))
+    is_ours = metadata.get(VERSION_KEY) == FILE_VERSION and schema.equals(MEMORY_ROWS)
+    if not is_ours or not _FINGERPRINT.fullmatch(fingerprint):
         raise InputError(
-            f"{path} is an exported memory of version {version.decode(errors='replace')!r}, but this version of "
-            f"vernaclip reads only {FILE_VERSION!r}"
+            f"{path} is not a translation memory that this version of vernaclip exported, of an engine "
+            f"{fingerprint[:80]!r}: write one with `vernaclip mt memory export`"
         )
-    fingerprint = str(metadata[FINGERPRINT_KEY].decode(errors="replace"))
-    if not _FINGERPRINT.fullmatch(fingerprint):
-        raise InputError(f"{path} has the invalid engine fingerprint {fingerprint[:80]!r}: export it again")
     return fingerprint
 
 
-def _groups(path: Path) -> Iterator[Entries]:
-    """Yield the checked rows of a file, some at a time.
-
-    Raises:
-        InputError: a score is not a log-probability, or the file cannot be read.
-    """
-    with _parquet_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+def _groups(path: Path) -> Iterator[list[tuple[str, Translation]]]:
+    """Yield the checked rows of an exported file, some at a time."""
+    _exported_fingerprint(path)
+    fault = about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again")
+    with fault, pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
+            scores = [score for score in columns[1] if score is not None]
+            if not all(math.isfinite(score) and score <= 0 for score in scores):
+                raise ValueError("a score is not a log-probability")
             found = [
                 Translation(text=text, score=score, truncated=truncated, repetitive=repetitive)
                 for text, score, truncated, repetitive in zip(*columns, strict=True)
             ]
-            for each in found:
-                if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
-                    raise InputError(
-                        f"{path} contains the score {each.score}, which is not a log-probability: export it again"
-                    )
             yield list(zip(captions, found, strict=True))
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a Parquet file into an InputError that names the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is missing, damaged or not a Parquet file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} contains text that is not UTF-8 ({error}). Export it again") from error

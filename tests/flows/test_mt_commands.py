@@ -35,9 +35,6 @@ def packages_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "argos" / "packages"
 
 
-REFUSED = "https://10.1.2.3/x.argosmodel"  # at an address that is never asked: the next link is taken
-
-
 @pytest.fixture
 def index(tmp_path: Path, mirror: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of an index that offers en-it, which is there, and ca-en and en-de, which are not."""
@@ -48,7 +45,7 @@ def index(tmp_path: Path, mirror: Any, monkeypatch: pytest.MonkeyPatch) -> Itera
         url = f"http://127.0.0.1:{port}"
         entries = [
             {"from_code": source, "to_code": target, "package_version": "1.0", "argos_version": argos_version}
-            | {"links": ["ipfs://Qm", REFUSED, f"{url}/translate-{source}_{target}-1_0.argosmodel"]}
+            | {"links": ["ipfs://Qm", f"{url}/translate-{source}_{target}-1_0.argosmodel"]}
             for source, target, argos_version in (("en", "it", "1.0"), ("ca", "en", "1.9"), ("en", "de", "3.0"))
         ]
         (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
@@ -75,8 +72,8 @@ def test_packages_are_installed_by_pair_or_from_a_file_and_listed_with_what_the_
     assert header.split() == ["pair", "version", "MB", "sha256", "folder", "from"]
     assert row.split() == ["en-it", "1.0", "1.5", read_package(folder).sha256[:12], str(folder)]
     assert [line.split() for line in told(["mt", "packages"]).splitlines()[2:]] == [
-        ["ca-en", "1.0", REFUSED],
-        ["en-it", "1.0", "1.0", REFUSED],  # de has a format from the future
+        ["ca-en", "1.0", f"{index}/translate-ca_en-1_0.argosmodel"],
+        ["en-it", "1.0", "1.0", f"{index}/translate-en_it-1_0.argosmodel"],  # de has a format from the future
     ]
     for options, first in ((["--from", "ca"], "ca-en"), (["--to", "it"], "en-it"), (["--from", "xx"], "(no")):
         assert told(["mt", "packages", *options]).splitlines()[-1].split()[0] == first

@@ -5,7 +5,7 @@ irrCAC. Ratings may be missing. The variance is for other items rated by the sam
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +18,16 @@ Floats = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """Gwet's coefficient: 1 is perfect agreement, 0 is the agreement by chance.
+class Agreement(NamedTuple):
+    """Gwet's coefficient: 1 is perfect agreement, 0 is the agreement by chance."""
 
-    Args:
-        coefficient: (observed - by_chance) / (1 - by_chance).
-        standard_error: standard error of the coefficient.
-        interval: lowest and highest value at 95 % confidence, by Student's t, never above 1.
-        observed: weighted share of pairs of raters who agree, averaged over the items with two or more ratings.
-        by_chance: weighted share of pairs who would agree by chance.
-        num_items: items with a rating. Items with one rating only count for the frequency of each category.
-        num_shared_items: items with two or more ratings.
-    """
-
-    coefficient: float
+    coefficient: float  # (observed - by_chance) / (1 - by_chance)
     standard_error: float
-    interval: tuple[float, float]
-    observed: float
-    by_chance: float
-    num_items: int
-    num_shared_items: int
+    interval: tuple[float, float]  # at 95 % confidence, by Student's t, never above 1
+    observed: float  # weighted share of pairs of raters who agree, averaged over the items with two or more ratings
+    by_chance: float  # weighted share of pairs who would agree by chance
+    num_items: int  # with a rating; those with one rating only count for the frequency of each category
+    num_shared_items: int  # with two or more ratings
 
 
 def ordinal_weights(num_categories: int) -> Floats:
@@ -60,12 +49,7 @@ def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Seque
         ratings: one row for each item, one cell for each rater, None for a missing rating; shape (items, raters).
         categories: the whole scale in its order, at least two categories, used or not.
         weights: agreement of each pair of categories, 0 to 1, symmetric; shape (categories, categories).
-
-    Raises:
-        InputError: there are fewer than two raters, or fewer than two items with two ratings.
     """
-    if any(len(row) < 2 for row in ratings):
-        raise InputError("agreement needs at least two raters: give the ratings of another one")
     # Number of raters for each item and category, shape (items, categories).
     counts = np.array([[row.count(category) for category in categories] for row in ratings], float)
     counts = counts.reshape(len(ratings), len(categories))
@@ -73,10 +57,7 @@ def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Seque
     num_ratings, num_items, num_categories = counts.sum(axis=1), len(counts), len(categories)
     shared = num_ratings >= 2
     if shared.sum() < 2:
-        raise InputError(
-            f"agreement needs at least two items with the ratings of two raters, but there are {shared.sum()}: "
-            "have more items rated"
-        )
+        raise InputError(f"agreement needs two items with the ratings of two raters, but there are {shared.sum()}")
     # Each item's term of the share of pairs who agree, and of the share who would by chance. The means of the terms are
     # these shares.
     agreeing = (counts * (counts @ weights - 1)).sum(axis=1)
@@ -92,12 +73,5 @@ def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Seque
     by_item -= 2 * (1 - coefficient) * (by_chance_by_item - by_chance) / (1 - by_chance)
     standard_error = float(np.sqrt(((by_item - coefficient) ** 2).sum() / (num_items * (num_items - 1))))
     margin = float(stdtrit(num_items - 1, (1 + CONFIDENCE) / 2)) * standard_error
-    return Agreement(
-        coefficient=coefficient,
-        standard_error=standard_error,
-        interval=(coefficient - margin, min(1.0, coefficient + margin)),
-        observed=observed,
-        by_chance=by_chance,
-        num_items=num_items,
-        num_shared_items=int(shared.sum()),
-    )
+    interval = coefficient - margin, min(1.0, coefficient + margin)
+    return Agreement(coefficient, standard_error, interval, observed, by_chance, num_items, int(shared.sum()))

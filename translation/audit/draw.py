@@ -7,9 +7,8 @@ of a sampled pair is the number of pairs that it represents, so that weighted me
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.connections import snapshot_queries
@@ -75,8 +74,7 @@ _CANDIDATES = f"""
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stratum:
+class Stratum(NamedTuple):
     """A stratum: the number of its distinct pairs, and the number drawn from it."""
 
     name: str
@@ -84,35 +82,19 @@ class Stratum:
     num_drawn: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """A sample to be rated.
+class Audit(NamedTuple):
+    """A sample to be rated."""
 
-    Args:
-        audit_id: digest of the rows; it changes with rows, weights and order.
-        dataset: the dataset of the sample.
-        rows: one row for each pair, in the order in which raters see them, with `AUDIT_COLUMNS`.
-        strata: all strata by name, those without a row included.
-    """
-
-    audit_id: str
+    audit_id: str  # digest of the rows; it changes with rows, weights and order
     dataset: str
-    rows: Sequence[Mapping[str, Any]]
-    strata: Sequence[Stratum]
+    rows: Sequence[Mapping[str, Any]]  # with `AUDIT_COLUMNS`, in the order in which raters see them
+    strata: Sequence[Stratum]  # by name, those without a row included
 
 
 def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     """Draw `num_rows` distinct pairs, or all if there are fewer, from a dataset's current snapshot.
 
-    Args:
-        root: folder of the catalog.
-        dataset: name of the dataset.
-        num_rows: size of the sample.
-        seed: seed of the draw; equal seeds draw the same pairs.
-
-    Raises:
-        SettingsError: `num_rows` is not positive.
-        InputError: there is no such dataset, or it has no translated captions.
+    Equal seeds draw the same pairs.
     """
     if num_rows < 1:
         raise SettingsError(f"an audit needs at least one row, got --n {num_rows}: give --n 1 or more")
@@ -123,12 +105,8 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
             f"dataset {dataset!r} of {root} has no kept captions with a translation and its original: there is nothing "
             "to audit"
         )
-    sizes = {row["stratum"]: row["stratum_size"] for row in candidates}
-    names = sorted(sizes)
-    allocated = allocate([sizes[name] for name in names], num_rows)
-    strata = [
-        Stratum(name=name, num_pairs=sizes[name], num_drawn=count) for name, count in zip(names, allocated, strict=True)
-    ]
+    sizes = dict(sorted({row["stratum"]: row["stratum_size"] for row in candidates}.items()))
+    strata = list(map(Stratum, sizes, sizes.values(), allocate([*sizes.values()], num_rows)))
     drawn = [
         {**row, "weight": stratum.num_pairs / stratum.num_drawn, "row_id": row_id(row["source_text"], row["text"])}
         for stratum in strata
@@ -137,9 +115,7 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     drawn.sort(key=lambda row: (row["show_key"], row["source_text"], row["text"]))
     rows = [{name: row[name] for name in AUDIT_COLUMNS if name != "audit_id"} for row in drawn]
     audit_id = "a" + digest(rows)[:15]
-    return Audit(
-        audit_id=audit_id, dataset=dataset, rows=[{"audit_id": audit_id, **row} for row in rows], strata=strata
-    )
+    return Audit(audit_id, dataset, [{"audit_id": audit_id, **row} for row in rows], strata)
 
 
 def row_id(source_text: str, text: str) -> str:
@@ -155,23 +131,18 @@ def allocate(sizes: Sequence[int], num_rows: int) -> list[int]:
     """
     if num_rows >= sum(sizes):
         return list(sizes)
-    places = [place for place, size in enumerate(sizes) if size]
-    singles = _too_small(sizes, places, num_rows) if num_rows >= len(places) else set()
-    sharing = [place for place in places if place not in singles]
-    total, rows_left = sum(sizes[place] for place in sharing), num_rows - len(singles)
-    counts = [int(place in singles) for place in range(len(sizes))]
+    counts, sharing, rows_left = [0] * len(sizes), [place for place, size in enumerate(sizes) if size], num_rows
+    total = sum(sizes)
+    if num_rows >= len(sharing):
+        while small := [place for place in sharing if sizes[place] * rows_left < total]:
+            for place in small:
+                counts[place] = 1
+            sharing = [place for place in sharing if place not in small]
+            rows_left -= len(small)
+            total -= sum(sizes[place] for place in small)
     for place in sharing:
         counts[place] = sizes[place] * rows_left // total
     by_remainder = sorted(sharing, key=lambda place: -(sizes[place] * rows_left % total))
     for place in by_remainder[: num_rows - sum(counts)]:
         counts[place] += 1
     return counts
-
-
-def _too_small(sizes: Sequence[int], places: Sequence[int], num_rows: int) -> set[int]:
-    """Return the strata whose proportional share is below one row, also after the smallest ones have got their row."""
-    total = sum(sizes[place] for place in places)
-    small = {place for place in places if sizes[place] * num_rows < total}
-    if not small:
-        return small
-    return small | _too_small(sizes, [place for place in places if place not in small], num_rows - len(small))

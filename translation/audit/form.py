@@ -32,7 +32,8 @@ _SHOWN = ("row_id", "source_text", "text", "source_lang", "target_lang")
 
 def render_form(audit: Audit) -> str:
     """Return the form of an audit, as the text of one HTML file in UTF-8."""
-    style, script = _part("form.css"), _part("form.js")
+    page = files("translation.audit") / "page"
+    style, script, form = ((page / f"form.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html"))
     data = {
         "audit_id": audit.audit_id,
         "dataset": audit.dataset,
@@ -50,11 +51,7 @@ def render_form(audit: Audit) -> str:
         # Characters with a meaning in HTML are escaped, so that `</script>` and `<!--` cannot occur.
         "DATA": re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text),
     }
-    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _part("form.html"))
-
-
-def _part(name: str) -> str:
-    return (files("translation.audit") / "page" / name).read_text(encoding="utf-8")
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], form)
 
 
 def _hash(text: str) -> str:

@@ -9,19 +9,15 @@ from translation.audit.agreement import gwet_agreement, ordinal_weights
 from translation.audit.form import AUDIT_FILE
 from translation.audit.ratings import (
     GRADES,
-    NUMBER_COLUMNS,
     AuditRow,
-    AuditSheet,
-    MeanRating,
-    RatingSheet,
+    Mean,
     disputed_rows,
     mean_rating,
-    rated_rows,
     read_audit,
     read_ratings,
     worst_rows,
 )
-from translation.audit.thresholds import Rate, Verdict, judge_columns, rating_bands, recipe_lines
+from translation.audit.thresholds import Rate, Verdict, judge_columns, recipe_lines
 
 # Bianchi et al., Contrastive Language-Image Pre-training for the Italian Language, 2021, arXiv 2108.08688.
 PAPER_MEAN, PAPER_AGREEMENT = 3.78, 0.858
@@ -39,30 +35,23 @@ def audit_report(
         bad_below: a row is bad if its mean rating is lower.
         max_good_dropped: share of the other rows that a threshold may drop.
         worst: number of rows that are listed.
-
-    Raises:
-        SettingsError: an option is out of range.
-        PipelineError: a file is missing or invalid; see `read_audit` and `read_ratings`.
     """
-    if not GRADES[0] < bad_below <= GRADES[-1]:
-        raise SettingsError(f"--bad-below must be above 1 and at most 4, got {bad_below:g}: the default is 3")
-    if not 0 <= max_good_dropped < 1:
-        raise SettingsError(f"--max-good-dropped must be at least 0 and below 1, got {max_good_dropped:g}")
-    if worst < 0:
-        raise SettingsError(f"--worst must not be negative, got {worst}: 0 lists no rows")
-    path = sheet or ratings[0].parent / AUDIT_FILE
-    if sheet is None and not path.is_file():
-        raise InputError(f"{path} is not a file: put the audit's CSV beside {ratings[0]}, or name it with --audit")
-    audit = read_audit(path)
-    sheets = read_ratings(ratings, audit)
-    rows = rated_rows(audit, sheets)
-    yield from _means(audit, sheets, rows)
-    yield from ("", plain_table(_grade_rows(audit, sheets)))
-    sources = sorted({row.source for row in rows})
-    by_source = [(name, [row for row in rows if row.source == name]) for name in sources]
+    for option, value, is_possible, bounds in (
+        ("bad-below", bad_below, GRADES[0] < bad_below <= GRADES[-1], "above 1 and at most 4"),
+        ("max-good-dropped", max_good_dropped, 0 <= max_good_dropped < 1, "at least 0 and below 1"),
+        ("worst", worst, worst >= 0, "at least 0"),
+    ):
+        if not is_possible:
+            raise SettingsError(f"--{option} must be {bounds}, got {value:g}")
+    audit = read_audit(sheet or ratings[0].parent / AUDIT_FILE)
+    raters = read_ratings(ratings, audit)
+    rows = [row for row in audit if row.grades]
+    yield from _means(audit, raters, rows)
+    yield from ("", plain_table(_grade_rows(audit, raters)))
+    by_source = {name: [row for row in rows if row.source == name] for name in sorted({row.source for row in rows})}
     table: list[dict[str, object]] = [
         {"source": name, "rated rows": len(found), "mean rating (95 % interval)": _mean(mean_rating(found))}
-        for name, found in by_source
+        for name, found in by_source.items()
     ]
     yield from ("", plain_table(table))
     yield from _columns(rows, bad_below, max_good_dropped)
@@ -70,15 +59,15 @@ def audit_report(
     yield from _listed("ratings furthest apart", disputed_rows(rows, worst))
 
 
-def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[AuditRow]) -> Iterator[str]:
-    num_missing = sum(len(audit.rows) - len(sheet.grades) for sheet in sheets)
+def _means(audit: Sequence[AuditRow], raters: Sequence[str], rows: Sequence[AuditRow]) -> Iterator[str]:
+    num_missing = len(audit) * len(raters) - sum(len(row.grades) for row in audit)
     yield (
-        f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, {len(rows):,} of them rated by "
-        f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; missing ratings: {num_missing:,}\n"
+        f"audit {cell_text(audit[0].audit_id)}: {len(audit):,} rows, {len(rows):,} of them rated by "
+        f"{len(raters)} {'rater' if len(raters) == 1 else 'raters'}; missing ratings: {num_missing:,}\n"
     )
     coefficient = "-"
     try:
-        table = [[row.grades.get(sheet.rater) for sheet in sheets] for row in rows]
+        table = [[row.grades.get(rater) for rater in raters] for row in rows]
         found = gwet_agreement(table, categories=GRADES, weights=ordinal_weights(len(GRADES)))
     except InputError as error:  # the mean is still reported
         note = f"no AC1: {error}"
@@ -98,19 +87,18 @@ def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[Audi
     yield PAPER
 
 
-def _mean(found: MeanRating) -> str:
-    return _with_interval(found.value, found.interval, digits=2)
+def _mean(found: Mean) -> str:
+    return _with_interval(*found, digits=2)
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None, *, digits: int) -> str:
-    if interval is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    ends = "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+    return f"{value:.{digits}f}{ends}"
 
 
-def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[str, object]]:
-    given = {sheet.rater: (len(audit.rows), list(sheet.grades.values())) for sheet in sheets}
-    every = [grade for sheet in sheets for grade in sheet.grades.values()]
+def _grade_rows(audit: Sequence[AuditRow], raters: Sequence[str]) -> list[dict[str, object]]:
+    given = {rater: [row.grades[rater] for row in audit if rater in row.grades] for rater in raters}
+    every = [grade for row in audit for grade in row.grades.values()]
     return [
         {
             "rater": name,
@@ -119,7 +107,10 @@ def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[s
             "mean": f"{sum(grades) / len(grades):.2f}",
             **{f"rated {grade}": f"{grades.count(grade) / len(grades):.0%}" for grade in GRADES},
         }
-        for name, (num_rows, grades) in {**given, "(all)": (len(audit.rows) * len(sheets), every)}.items()
+        for name, grades, num_rows in (
+            *((rater, grades, len(audit)) for rater, grades in given.items()),
+            ("(all)", every, len(audit) * len(raters)),
+        )
     ]
 
 
@@ -136,21 +127,6 @@ def _columns(rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float
     if settings:
         price = f"each drops at most {max_good_dropped:.0%} of the other rows that it was fitted on"
         yield from (f"\nthresholds for a recipe, {price}", *settings)
-    bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
-    table: list[dict[str, object]] = [
-        {
-            "column": column,
-            "from": f"{band.lowest:.6g}",  # most margins are close to 1
-            "to": f"{band.highest:.6g}",
-            "rows": band.num_rows,
-            "mean rating": band.mean,
-        }
-        for column, found in bands.items()
-        if len(found) > 1  # one band would repeat the mean of all rows
-        for band in found
-    ]
-    if table:
-        yield from ("\nmean rating by quarters of each column's values", plain_table(table))
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:
@@ -168,7 +144,7 @@ def _verdict(verdict: Verdict) -> dict[str, object]:
 
 def _rate(rate: Rate) -> str:
     low, high = rate.interval
-    return f"{rate.count} of {rate.num_rows} ({low:.0%} to {high:.0%})"
+    return f"{rate.part} of {rate.whole} ({low:.0%} to {high:.0%})"
 
 
 def _listed(title: str, rows: Sequence[AuditRow]) -> Iterator[str]:

@@ -5,7 +5,7 @@ the threshold that is fitted on all other rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,124 +21,70 @@ Flags = npt.NDArray[np.bool_]
 
 # With fewer bad rows any threshold fits, and leave-one-out means nothing.
 MIN_BAD_ROWS = 10
-NUM_BANDS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Criterion:
-    """A quality column with the direction of bad values, and the recipe settings that use it.
-
-    Args:
-        column: name in `translation.audit.ratings.NUMBER_COLUMNS`.
-        bad_is_low: low values are bad, otherwise high ones.
-        settings: keys of the recipe's section that take the threshold; empty if no check uses the column.
-        section: the section.
-        also: further keys without which the check would not drop all rows beyond the threshold.
-        bound: limit of the settings: the maximum if low values are bad, else the minimum.
-    """
+class Criterion(NamedTuple):
+    """A quality column (see `NUMBER_COLUMNS`) with the direction of bad values, and the settings that use it."""
 
     column: str
     bad_is_low: bool
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()  # keys of the recipe's section that take the threshold; () if no check uses it
     section: str = "check"
-    also: tuple[tuple[str, int], ...] = ()
-    bound: float | None = None
+    also: str = ""  # a setting that must be 0, or the check would not drop all rows beyond the threshold
+    bound: float | None = None  # limit of the settings: the maximum if low values are bad, else the minimum
 
 
 CRITERIA = (
-    Criterion(column="translation_score", bad_is_low=True, settings=("min_translation_score",), bound=0),
-    Criterion(column="round_trip_chrf", bad_is_low=True, settings=("min_round_trip_chrf",), bound=100),
-    Criterion(
-        column="length_ratio",
-        bad_is_low=True,
-        settings=("min_length_ratio",),
-        also=(("shorter_slack_letters", 0),),
-        bound=1,
-    ),
-    Criterion(
-        column="length_ratio",
-        bad_is_low=False,
-        settings=("max_length_ratio",),
-        also=(("longer_slack_letters", 0),),
-        bound=1,
-    ),
+    Criterion("translation_score", True, ("min_translation_score",), bound=0),
+    Criterion("round_trip_chrf", True, ("min_round_trip_chrf",), bound=100),
+    Criterion("length_ratio", True, ("min_length_ratio",), also="shorter_slack_letters", bound=1),
+    Criterion("length_ratio", False, ("max_length_ratio",), also="longer_slack_letters", bound=1),
     # The language pack decides which of the two settings a run uses.
-    Criterion(
-        column="copied_share", bad_is_low=False, settings=("max_copied_share", "max_copied_share_unlisted"), bound=0
-    ),
-    Criterion(column="repeated_ngrams", bad_is_low=False, settings=("max_repetitions",), bound=1),
-    Criterion(column="language_margin", bad_is_low=True),
-    Criterion(column="image_text_score", bad_is_low=True, settings=("min_score",), section="image_text"),
-    Criterion(column="image_text_drop", bad_is_low=False, settings=("max_drop",), section="image_text"),
+    Criterion("copied_share", False, ("max_copied_share", "max_copied_share_unlisted"), bound=0),
+    Criterion("repeated_ngrams", False, ("max_repetitions",), bound=1),
+    Criterion("language_margin", True),
+    Criterion("image_text_score", True, ("min_score",), section="image_text"),
+    Criterion("image_text_drop", False, ("max_drop",), section="image_text"),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Rate(NamedTuple):
     """A share of rows, with Wilson's 95 % confidence interval."""
 
-    count: int
-    num_rows: int
+    part: int
+    whole: int
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A threshold with its error rates on rows that it was not fitted on.
+class Proposal(NamedTuple):
+    """A threshold with its error rates on rows that it was not fitted on."""
 
-    Args:
-        threshold: rows beyond it would be dropped: below it if low values are bad, else above it.
-        bad_kept: share of the bad rows that would be kept.
-        good_dropped: share of the good rows that would be dropped.
-    """
-
-    threshold: float
+    threshold: float  # rows beyond it would be dropped: below it if low values are bad, else above it
     bad_kept: Rate
     good_dropped: Rate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The result for a criterion: how well it separates bad rows from good ones.
+class Verdict(NamedTuple):
+    """How well a criterion separates bad rows from good ones, with a threshold if the ratings support one.
 
-    Args:
-        criterion: the column and its direction.
-        num_rows: rated rows with a value.
-        num_bad: number of bad rows among them.
-        auc: area under the ROC curve: the probability that, of a bad and a good row, the bad one has the worse value;
-            ties count half. None without bad rows or without good ones.
-        auc_interval: its 95 % confidence interval.
-        proposal: None if the ratings support no threshold.
-        reason: why there is no proposal, else "".
+    The AUC is the area under the ROC curve: the probability that, of a bad and a good row, the bad one has the worse
+    value; ties count half. It is None without bad rows or without good ones. Its interval is at 95 % confidence.
     """
 
     criterion: Criterion
-    num_rows: int
+    num_rows: int  # rated rows with a value
     num_bad: int
     auc: float | None
     auc_interval: tuple[float, float] | None
     proposal: Proposal | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """Rows whose value in a column is in a range, both ends included, and their mean rating."""
-
-    lowest: float
-    highest: float
-    num_rows: int
-    mean: float
+    reason: str  # why there is no proposal, else ""
 
 
 def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
-    """Judge every criterion whose column is in the audit; all rows have the same weight.
+    """Judge every criterion whose column is in the audit; all rated rows have the same weight.
 
-    Args:
-        rows: rated rows.
-        bad_below: a row is bad if its mean rating is lower, 1 to 4.
-        max_good_dropped: largest share of good rows, 0 to 1, that a threshold may drop of the rows that it is fitted
-            on. Among the thresholds within it, the one that drops the most bad rows is proposed.
+    A row is bad if its mean rating is below `bad_below`. A threshold may drop at most a share `max_good_dropped` of the
+    good rows that it is fitted on. Among those within it, the one that drops the most bad rows is proposed.
     """
     return [
         _verdict(criterion, rows, bad_below, max_good_dropped)
@@ -154,30 +100,11 @@ def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
         if verdict.proposal and verdict.criterion.settings:
             settings = sections.setdefault(verdict.criterion.section, {})
             settings |= dict.fromkeys(verdict.criterion.settings, verdict.proposal.threshold)
-            settings |= verdict.criterion.also
+            settings |= {verdict.criterion.also: 0} if verdict.criterion.also else {}
     return [
         line
         for section, settings in sections.items()
         for line in (f"[{section}]", *(f"{name} = {value:.12g}" for name, value in settings.items()))
-    ]
-
-
-def rating_bands(rows: Sequence[AuditRow], column: str) -> list[Band]:
-    """Return mean ratings by quarters of a column's values; equal values share a band, so some may be missing."""
-    measured = [(value, row.mean) for row in rows if (value := row.quality.get(column)) is not None]
-    if not measured:
-        return []
-    values, means = (np.array(side) for side in zip(*measured, strict=True))
-    edges = np.unique(np.quantile(values, np.arange(1, NUM_BANDS) / NUM_BANDS, method="higher"))
-    places = np.searchsorted(edges, values, side="left")
-    return [
-        Band(
-            lowest=float(values[places == place].min()),
-            highest=float(values[places == place].max()),
-            num_rows=int((places == place).sum()),
-            mean=float(means[places == place].mean()),
-        )
-        for place in np.unique(places)
     ]
 
 
@@ -200,15 +127,7 @@ def _verdict(criterion: Criterion, rows: Sequence[AuditRow], bad_below: float, m
     else:
         proposal = _proposal(values, bad, criterion, max_good_dropped)
         reason = "" if proposal else "no threshold drops a bad row within --max-good-dropped"
-    return Verdict(
-        criterion=criterion,
-        num_rows=len(measured),
-        num_bad=num_bad,
-        auc=auc,
-        auc_interval=auc_interval,
-        proposal=proposal,
-        reason=reason,
-    )
+    return Verdict(criterion, len(measured), num_bad, auc, auc_interval, proposal, reason)
 
 
 def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
@@ -237,11 +156,8 @@ def _proposal(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped
         others = np.arange(len(values)) != place
         found = _fit(values[others], bad[others], criterion, max_good_dropped)
         dropped[place] = found is not None and values[place] < found
-    return Proposal(
-        threshold=(threshold if criterion.bad_is_low else -threshold) + 0.0,  # not -0.0
-        bad_kept=_rate(~dropped[bad]),
-        good_dropped=_rate(dropped[~bad]),
-    )
+    shown = (threshold if criterion.bad_is_low else -threshold) + 0.0  # not -0.0
+    return Proposal(shown, _rate(~dropped[bad]), _rate(dropped[~bad]))
 
 
 def _fit(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: float) -> float | None:
@@ -263,6 +179,6 @@ def _fit(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: flo
 
 
 def _rate(happened: Flags) -> Rate:
-    count, num_rows = int(happened.sum()), len(happened)
-    found = binomtest(count, num_rows).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return Rate(count=count, num_rows=num_rows, interval=(float(found.low), float(found.high)))
+    part, whole = int(happened.sum()), len(happened)
+    found = binomtest(part, whole).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Rate(part, whole, (float(found.low), float(found.high)))

@@ -21,15 +21,13 @@ from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weigh
 from translation.audit.ratings import (
     NUMBER_COLUMNS,
     AuditRow,
-    AuditSheet,
-    RatingSheet,
     disputed_rows,
     mean_rating,
     read_audit,
     read_ratings,
     worst_rows,
 )
-from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines
+from translation.audit.thresholds import Verdict, judge_columns, recipe_lines
 
 ID = "0123456789abcdef"
 HEADER = "audit_id,row_id,rating,comment,rater\n"
@@ -46,21 +44,20 @@ def write_audit(folder: Path, **columns: Sequence[object]) -> Path:
 
 
 @pytest.fixture
-def audit(tmp_path: Path) -> AuditSheet:
+def audit(tmp_path: Path) -> list[AuditRow]:
     return read_audit(write_audit(tmp_path, translation_score=[-0.5, "", "'-1.25"], numbers_lost=["", "", "['30']"]))
 
 
-def read_text(text: str | bytes, audit: AuditSheet, folder: Path) -> RatingSheet:
+def read_text(text: str | bytes, audit: list[AuditRow], folder: Path) -> list[str]:
     path = folder / "ratings.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    (sheet,) = read_ratings([path], audit)
-    return sheet
+    return read_ratings([path], audit)
 
 
-def test_an_audit_is_read_with_the_numbers_it_has(audit: AuditSheet) -> None:
-    assert (audit.audit_id, [row.row_id for row in audit.rows]) == (ID, ["r0", "r1", "r2"])
-    assert [row.quality for row in audit.rows] == [{"translation_score": score} for score in (-0.5, None, -1.25)]
-    assert (audit.rows[1].source_text, audit.rows[1].text, audit.rows[1].weight) == ("source_text 1", "text 1", 1.0)
+def test_an_audit_is_read_with_the_numbers_it_has(audit: list[AuditRow]) -> None:
+    assert [(row.audit_id, row.row_id) for row in audit] == [(ID, "r0"), (ID, "r1"), (ID, "r2")]
+    assert [row.quality for row in audit] == [{"translation_score": score} for score in (-0.5, None, -1.25)]
+    assert (audit[1].source_text, audit[1].text, audit[1].weight) == ("source_text 1", "text 1", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -68,62 +65,55 @@ def test_an_audit_is_read_with_the_numbers_it_has(audit: AuditSheet) -> None:
     [
         lambda text: text.replace(",", "\t"),
         lambda text: "\ufeff" + text.replace(",", ";").replace("\n", "\r\n") + ";;;;\r\n\r\n",
-        lambda text: text.rstrip("\n"),
-        lambda text: text.replace("rating,", '"rating",').replace(",4,", ', "4" ,').replace(' "4" ', "4 "),
+        lambda text: text.rstrip("\n").replace("rating,", '"rating",').replace(",4,", ",4 ,"),
     ],
 )
-def test_what_spreadsheets_save_is_read(change: Callable[[str], str], audit: AuditSheet, tmp_path: Path) -> None:
+def test_what_spreadsheets_save_is_read(change: Callable[[str], str], audit: list[AuditRow], tmp_path: Path) -> None:
     text = f'{HEADER}{ID},r0,4,"two\nlines",Zoë\n{ID},r1,,bah,Zoë\n{ID},r2,1,\'=1+1,Zoë\n'
-    found = read_text(change(text), audit, tmp_path)
-    assert (found.rater, found.grades) == ("Zoë", {"r0": 4, "r2": 1}), "what was not rated is left out"
-    assert found.comments.pop("r0").split() == ["two", "lines"]
-    assert found.comments == {"r1": "bah", "r2": "=1+1"}
+    assert read_text(change(text), audit, tmp_path) == ["Zoë"]
+    assert [row.grades for row in audit] == [{"Zoë": 4}, {}, {"Zoë": 1}], "what was not rated is left out"
+    assert [row.comments["Zoë"].split() for row in audit] == [["two", "lines"], ["bah"], ["=1+1"]]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "empty"),
+        ("", "0 columns audit_id"),
         (HEADER, "no rows"),
-        (HEADER.replace("comment,", "") + f"{ID},r0,4,Ann\n", "has no column comment"),
-        ("rating," + HEADER + f"4,{ID},r0,4,,Ann\n", "the column rating more than once"),
+        (HEADER.replace("comment,", "") + f"{ID},r0,4,Ann\n", "0 columns comment"),
+        ("rating," + HEADER + f"4,{ID},r0,4,,Ann\n", "2 columns rating"),
         *((ANN.replace(",4,", f",{grade},"), f"line 2: the rating '{grade}'") for grade in ("3.5", "0", "\u0664")),
-        (f"{ANN}{ID},r1,5,,Ann\n", r"line 3: the rating '5'"),
-        (f"{HEADER}{ID},r9,4,,Ann\n", "line 2: the audit has no row 'r9'"),
-        (f"{HEADER}{ID},,4,,Ann\n", "line 2: the row_id is empty"),
-        (f"{ANN}{ID},r0,4,,Ann\n", "line 3: row 'r0' occurs twice, first at .*line 2"),
-        (ANN.replace(ID, "ffff"), f"rates audit ffff, but this is audit {ID}"),
-        (f"{ANN}ffff,r1,4,,Ann\n", "more than one audit_id"),
-        (f"{ANN}{ID},r1,4,,Bo\n", "more than one rater"),
-        (ANN.replace("Ann", ""), "has no rater"),
+        (f"{HEADER}{ID},r9,4,,Ann\n", "line 2: row 'r9' is not in the audit"),
+        (f"{ANN}{ID},r0,4,,Ann\n", "line 3: row 'r0' occurs twice"),
+        (ANN.replace(ID, "ffff"), f"rates audit ffff, not {ID}"),
+        (f"{ANN}ffff,r1,4,,Ann\n", "one audit_id in all rows"),
+        (f"{ANN}{ID},r1,4,,Bo\n", "one rater in all rows"),
+        (ANN.replace("Ann", ""), "one rater in all rows"),
         (f"{HEADER}{ID},r0,,nothing yet,Ann\n", "contains no ratings"),
-        (f"{HEADER}{ID},r0,4,Ann\n", "line 2: "),
-        (f'{HEADER}{ID},r0,4,"never closed,Ann\n', "line 2: "),
-        (ANN.replace("Ann", "perch\u00e9").encode("latin-1"), "line 2: byte 0xe9"),
-        (ANN.replace("Ann", "a\0b"), "line 2: a NUL"),
+        (f"{HEADER}{ID},r0,4,Ann\n", "line 2 has not 5 cells"),
+        (f'{HEADER}{ID},r0,4,"never closed,Ann\n', "unexpected end of data"),
+        (ANN.replace("Ann", "perch\u00e9").encode("latin-1"), "utf-8.*save the sheet"),
     ],
 )
-def test_what_does_not_fit_is_named(text: str | bytes, message: str, audit: AuditSheet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
+def test_what_does_not_fit_is_named(text: str | bytes, message: str, audit: list[AuditRow], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"ratings\.csv.*{message}"):
         read_text(text, audit, tmp_path)
 
 
-def test_two_files_by_one_rater_are_refused(audit: AuditSheet, tmp_path: Path) -> None:
+def test_two_files_by_one_rater_are_refused(audit: list[AuditRow], tmp_path: Path) -> None:
     for name, rater in (("first", "Ann"), ("again", " ann")):
         (tmp_path / name).write_text(ANN.replace("Ann", rater), encoding="utf-8")
-    with pytest.raises(InputError, match="both by"):
+    with pytest.raises(InputError, match="again is another file by 'ann'"):
         read_ratings([tmp_path / "first", tmp_path / "again"], audit)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"weight": [1, 0, 1]}, "line 3: the weight '0'"),
-        ({"weight": ["1,5", 1, 1]}, "line 2: weight is '1,5'"),
-        ({"weight": ["1e999", 1, 1]}, "weight is '1e999'"),
-        ({"translation_score": [-0.1, "nan", -0.2]}, "line 3: translation_score is 'nan'"),
-        ({"row_id": ["a", "b", "a"]}, "line 4: row 'a' occurs twice"),
-        ({"audit_id": ["a", "b", "a"]}, "more than one audit_id"),
+        *(({"weight": [1, weight, 1]}, "line 3") for weight in (0, "1,5", "1e999")),
+        ({"translation_score": [-0.1, "nan", -0.2]}, "line 3 .'nan' is not a number"),
+        ({"row_id": ["a", "b", "a"]}, "line 4 .* row 'a' occurs twice"),
+        ({"audit_id": ["a", "b", "a"]}, "one audit_id in all rows"),
     ],
 )
 def test_an_audit_that_was_changed_is_refused(columns: dict[str, list[object]], message: str, tmp_path: Path) -> None:
@@ -132,16 +122,16 @@ def test_an_audit_that_was_changed_is_refused(columns: dict[str, list[object]], 
 
 
 def rated(name: str, *grades: int, weight: float = 1.0, **quality: float | None) -> AuditRow:
+    texts = dict.fromkeys(("audit_id", "source_text", "text", "source"), "")
     by_rater = {f"rater {place}": grade for place, grade in enumerate(grades)}
-    return AuditRow(row_id=name, source_text="", text="", source="", weight=weight, quality=quality, grades=by_rater)
+    return AuditRow(**texts, row_id=name, weight=weight, quality=quality, grades=by_rater)
 
 
 def test_each_row_counts_once_whoever_rated_it_or_by_its_weight() -> None:
-    assert mean_rating([rated("a", 1, 2, 3), rated("b", 4)]).value == pytest.approx(3)
-    assert mean_rating([rated("a", 1, 2)]).interval is None
+    assert mean_rating([rated("a", 1, 2, 3), rated("b", 4)])[0] == pytest.approx(3)
+    assert mean_rating([rated("a", 1, 2)]) == (1.5, None)
     rows = [rated("a", 1, weight=3), rated("b", 4, weight=1)]
-    assert mean_rating(rows).value == pytest.approx(2.5)
-    assert mean_rating(rows, weighted=True).value == pytest.approx(7 / 4)
+    assert [mean_rating(rows, weighted=weighted)[0] for weighted in (False, True)] == pytest.approx([2.5, 7 / 4])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -154,10 +144,10 @@ def test_intervals_are_those_of_large_samples(*, weighted: bool) -> None:
     shares = weights / weights.sum() if weighted else np.full(400, 1 / 400)
     mean = float((shares * grades).sum())
     error = math.sqrt(float((shares**2 * (grades - mean) ** 2).sum()))
-    found = mean_rating(rows, weighted=weighted)
-    assert found.value == pytest.approx(mean)
-    assert found.interval == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
-    assert found == mean_rating(rows, weighted=weighted)
+    value, interval = mean_rating(rows, weighted=weighted)
+    assert value == pytest.approx(mean)
+    assert interval == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    assert mean_rating(rows, weighted=weighted) == (value, interval)
 
 
 def test_worst_and_disputed_rows_come_in_order() -> None:
@@ -166,7 +156,6 @@ def test_worst_and_disputed_rows_come_in_order() -> None:
         (worst_rows(rows, 3), ["bad", "torn", "near"]),
         (worst_rows(rows, 9), ["bad", "torn", "near", "doubted"]),  # the fine row is not among the worst
         (disputed_rows(rows, 9), ["torn", "doubted"]),  # one grade apart is no dispute
-        (disputed_rows(rows, 1), ["torn"]),
     ):
         assert [row.row_id for row in found] == expected
 
@@ -196,7 +185,6 @@ QUADRATIC = 1 - (np.subtract.outer(np.arange(5), np.arange(5)) / 4) ** 2
         (SIX_RATERS, np.eye(5), "0.5511111 0.1914815 0.4448007 0.08418757 0.264 0.625"),
         # https://cran.r-project.org/web/packages/irrCAC/vignettes/weighting.html
         (FOUR_RATERS, QUADRATIC, "0.9753788 0.7137044 0.914 0.10396 0.685 1"),
-        (SIX_RATERS, QUADRATIC, "0.8544444 0.7180556 0.4837438 0.1058227 0.257 0.711"),
         # https://github.com/afergadis/irrCAC, test/unit/irrCAC/raw/test_gwet.py
         (FOUR_RATERS, ordinal_weights(5), "0.968 0.685 0.899 0.107 0.664 1"),
     ],
@@ -214,18 +202,15 @@ def ordinal(ratings: Ratings) -> Agreement:
     return gwet_agreement(ratings, categories=(1, 2, 3, 4), weights=ordinal_weights(4))
 
 
-def test_perfect_agreement_is_1() -> None:
+def test_perfect_agreement_is_1_and_what_cannot_be_compared_an_error() -> None:
     # An item with one rating moves what chance gives; the agreement of the others stays perfect.
     found = ordinal([[1, 1, 1], [2, 2, 2], [4, 4, 4], [4, 4, 4], [3, None, None]])
     assert (found.coefficient, found.num_items, found.num_shared_items) == (pytest.approx(1), 5, 4)
     found = ordinal([[4, 4, 4]] * 10)
     assert (found.coefficient, found.standard_error, found.interval, found.by_chance) == (1, 0, (1, 1), 0)
-
-
-def test_what_cannot_be_compared_is_an_error() -> None:
     too_few: list[Ratings] = [[], [[1, 1]], [[1, None], [None, 2], [3, 3]], [[1], [2]]]
-    for ratings, message in zip(too_few, ("are 0", "are 1", "are 1", "another one"), strict=True):
-        with pytest.raises(InputError, match=message):
+    for ratings, count in zip(too_few, (0, 1, 1, 0), strict=True):
+        with pytest.raises(InputError, match=f"but there are {count}"):
             ordinal(ratings)
 
 
@@ -238,14 +223,15 @@ def scored(bad: Sequence[float], good: Sequence[float], column: str = "translati
 
 
 def test_a_column_that_tells_all_gets_a_threshold_between() -> None:
-    (found,) = verdicts(scored([-2 - place / 100 for place in range(20)], [-1 + place / 100 for place in range(80)]))
-    assert (found.num_rows, found.num_bad, found.auc, found.reason) == (100, 20, 1.0, "")
+    rows = scored([-2 - place / 100 for place in range(20)], [-1 + place / 100 for place in range(80)])
+    (found,) = verdicts([*rows, *(rated("", 1, translation_score=None) for _ in range(5))])
+    assert (found.num_rows, found.num_bad, found.auc, found.reason) == (100, 20, 1.0, ""), "none without a value"
     assert 0.8 < found.auc_interval[0] < found.auc_interval[1] == 1
-    bad_kept, good_dropped = found.proposal.bad_kept, found.proposal.good_dropped
-    assert (found.proposal.threshold, bad_kept.count, bad_kept.num_rows) == (-1, 0, 20)
-    assert (good_dropped.count, good_dropped.num_rows) == (0, 80)
+    threshold, bad_kept, good_dropped = found.proposal
+    assert (threshold, bad_kept[:2], good_dropped[:2]) == (-1, (0, 20), (0, 80))
     # Wilson's interval of 0 in 20 ends at z^2 / (20 + z^2).
     assert bad_kept.interval == pytest.approx((0, 3.8415 / 23.8415), abs=1e-4)
+    assert verdicts([]) == verdicts([rated("", 1, translation_score=None)]) == []
 
 
 CHANCE = np.random.default_rng(3).normal(size=100).tolist()
@@ -258,7 +244,6 @@ CHANCE = np.random.default_rng(3).normal(size=100).tolist()
         ([-5.0] * 91, [-1.0] * 9, 0.05, 1, "only 9 good rows, 10 are needed"),
         ([-5.0] * 10, [-1.0] * 10, 0.05, 1, ""),
         (CHANCE[:30], CHANCE[30:], 0.05, None, "may be no better than chance"),
-        ([-1.0] * 20, [-1.0] * 20, 0.05, 0.5, "may be no better than chance"),
         ([-1.5, -0.5] * 20, [-2.0] + [-0.5] * 79, 0.0, None, "no threshold drops a bad row within --max-good-dropped"),
     ],
 )
@@ -270,14 +255,6 @@ def test_few_rows_and_chance_get_no_threshold(
     assert auc is None or found.auc == auc
 
 
-def test_rows_without_a_value_are_left_out() -> None:
-    (found,) = verdicts([*scored([-3.0] * 12, [-1.0] * 20), *(rated("", 1, translation_score=None) for _ in range(5))])
-    assert (found.num_rows, found.num_bad) == (32, 12)
-    (found,) = verdicts(scored([], [-1.0] * 20))
-    assert (found.auc, found.auc_interval, found.reason) == (None, None, "only 0 bad rows, 10 are needed")
-    assert verdicts([]) == verdicts([rated("", 1, translation_score=None)]) == []
-
-
 def test_error_rates_are_those_of_unseen_rows() -> None:
     # Overlapping scores: the rates told must be those of fresh rows, within twice the error that 400 rows leave.
     generator = np.random.default_rng(11)
@@ -287,10 +264,9 @@ def test_error_rates_are_those_of_unseen_rows() -> None:
 
     (found,) = verdicts(scored(*draw(200)))
     fresh_bad, fresh_good = (np.array(side) for side in draw(20_000))
-    bad_kept, good_dropped = found.proposal.bad_kept, found.proposal.good_dropped
-    threshold = found.proposal.threshold
-    assert bad_kept.count / bad_kept.num_rows == pytest.approx((fresh_bad >= threshold).mean(), abs=0.07)
-    assert good_dropped.count / good_dropped.num_rows == pytest.approx((fresh_good < threshold).mean(), abs=0.03)
+    threshold, bad_kept, good_dropped = found.proposal
+    assert bad_kept.part / bad_kept.whole == pytest.approx((fresh_bad >= threshold).mean(), abs=0.07)
+    assert good_dropped.part / good_dropped.whole == pytest.approx((fresh_good < threshold).mean(), abs=0.03)
     assert bad_kept.interval[0] < (fresh_bad >= threshold).mean() < bad_kept.interval[1]
 
 
@@ -372,19 +348,3 @@ def test_the_recipe_is_never_beyond_what_settings_allow() -> None:
     assert "no threshold drops a bad row within --max-good-dropped" in [verdict.reason for verdict in found]
     straddling = scored([0.9 + value / 10 for value in rising], [2 + 100 * value for value in rising], "length_ratio")
     assert recipe_lines(verdicts(straddling)) == ["[check]", "min_length_ratio = 1", "shorter_slack_letters = 0"]
-
-
-def test_bands_are_quarters_of_what_differs() -> None:
-    rows = [rated("", 1 + place // 25, translation_score=place / 100) for place in range(100)]
-    found = rating_bands(rows, "translation_score")
-    assert [(band.lowest, band.highest, band.num_rows, band.mean) for band in found] == [
-        (0, 0.25, 26, pytest.approx(27 / 26)),
-        (0.26, 0.5, 25, pytest.approx(2.04)),
-        (0.51, 0.75, 25, pytest.approx(3.04)),
-        (0.76, 0.99, 24, pytest.approx(4)),
-    ]
-    (only,) = rating_bands(
-        [rated("", 4, copied_share=0.0), rated("", 2, copied_share=0.0), rated("", 1)], "copied_share"
-    )
-    assert (only.lowest, only.highest, only.num_rows, only.mean) == (0, 0, 2, 3)
-    assert rating_bands(rows, "copied_share") == []

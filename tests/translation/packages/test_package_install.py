@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.downloads.download import DownloadConfig
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator, try_out
@@ -26,18 +25,16 @@ from translation.packages.install import (
     install_file,
     install_from_index,
     parse_index,
-    read_index,
-    read_source,
-    usable_links,
+    usable_link,
 )
-from translation.packages.package import DOWNLOADS, RECORD, PlaceTakenError, find, read_package
+from translation.packages.package import DOWNLOADS, RECORD, find, source_of
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
-CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
+CONFIG = DownloadConfig(timeout_s=5.0, num_tries=2, backoff_s=0.0)
 URL = "https://example.org/index.json"
 # As the real index has them: the second link of many is an address in IPFS.
 REAL: dict[str, object] = {"package_version": "1.0", "argos_version": "1.0", "from_code": "en", "to_code": "it"}
-REAL["links"] = LINKS = ["https://argos-net.com/v1/translate-en_it-1_0.argosmodel", "ipfs://QmT5LnsNZEf3JKYMoYWvo9aNMw"]
+REAL["links"] = LINKS = ["ipfs://QmT5LnsNZEf3JKYMoYWvo9aNMw", "https://argos-net.com/v1/translate-en_it-1_0.argosmodel"]
 
 
 @pytest.mark.parametrize(
@@ -47,104 +44,66 @@ REAL["links"] = LINKS = ["https://argos-net.com/v1/translate-en_it-1_0.argosmode
         {},
         *(REAL | {"from_code": code} for code in ("../../etc", "it\x1b[2J")),
         *(REAL | {"package_version": version} for version in (1.0, "1.0\n")),
-        *(REAL | {"links": links} for links in ("https://example.org/x", [None, 7, ""])),
+        *(REAL | {"links": links} for links in (7, "no link", [None, 7, ""])),
     ],
 )
-def test_a_broken_entry_is_left_out_and_named(broken: object, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_entry_is_left_out(broken: object, caplog: pytest.LogCaptureFixture) -> None:
     (found,) = parse_index(json.dumps([REAL, broken, REAL | {"type": "sbd"}]).encode(), URL)
     assert (found.pair, found.package_version, found.argos_version) == ("en-it", "1.0", "1.0")
-    assert usable_links(found.links, URL) == LINKS[:1]
-    assert "1 broken entries are left out, the first: entry 2" in caplog.text
+    assert usable_link(found, URL) == LINKS[1]
+    assert "1 broken entries are left out" in caplog.text
+    for content in (b"{}", b"<title>Welcome</title>", b"[" * 100_000):
+        with pytest.raises(InputError, match=r"example\.org/index\.json is not an index of packages"):
+            parse_index(content, URL)
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[", b"<title>Welcome</title>", b"\xff\xfe\x00", b"[" * 100_000])
-def test_what_is_no_index_is_a_config_error(content: bytes) -> None:
-    with pytest.raises(InputError, match=r"example\.org/index\.json is not an index of packages"):
-        parse_index(content, URL)
+def entry(pair: str, version: str = "1.0", argos_version: str = "1.9", link: str = "") -> IndexEntry:
+    return IndexEntry(*pair.split("-"), package_version=version, argos_version=argos_version, links=(link,))
 
 
-def entry(pair: str, version: str = "1.0", argos_version: str = "1.9") -> IndexEntry:
-    codes = dict(zip(("from_code", "to_code"), pair.split("-"), strict=True))
-    return IndexEntry(**codes, package_version=version, argos_version=argos_version, links=("https://x.org",))
-
-
-def test_the_newest_readable_version_is_chosen() -> None:
+def test_the_newest_readable_version_is_chosen_and_never_two_legs() -> None:
     entries = [entry("en-it", *versions) for versions in (("1.9",), ("1.10", ""), ("1.10", "1.9.6"), ("2.0", "2.0"))]
-    found = choose([*entries, entry("en-de", "9.0")], "en", "it")
+    entries += [entry(pair) for pair in ("en-de", "ca-en", "ca-es", "es-it", "es-pt")]
+    found = choose(entries, "en", "it")
     assert (found.package_version, found.argos_version) == ("1.10", "1.9.6")
+    for pair, message in (
+        ("ca-it", 'only ca-en and en-it.*pivot = "en"'),
+        ("ca-pt", "only ca-es and es-pt"),
+        ("en-sw", "from en to sw.* it offers de, it"),
+        ("it-en", "from it it offers none.*mt train"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose(entries, *pair.split("-"))
 
 
-@pytest.mark.parametrize(
-    ("offered", "pair", "message"),
-    [
-        ([entry("en-it", "1.0", "2.1")], "en-it", r"Argos 2\.1"),
-        ([entry(pair) for pair in ("ca-en", "en-it", "ca-es", "es-it")], "ca-it", 'ca-en and en-it.*pivot = "en"'),
-        ([entry("ca-es"), entry("es-it")], "ca-it", "only ca-es and es-it"),
-        ([entry("en-de"), entry("en-fr"), entry("en-it", "1.0", "2.0")], "en-sw", "from en to sw.* only de, fr"),
-        ([entry("en-de")], "it-en", "from it to en.*mt train"),
-    ],
-)
-def test_what_the_index_lacks_is_said_and_two_legs_are_never_taken(
-    offered: list[IndexEntry], pair: str, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        choose(offered, *pair.split("-"))
+OTHERS = "http://example.org/p file:///etc/passwd http://127.0.0.1/p //example.org/p https://user:secret@example.org/p"
 
 
-OTHERS = "http://example.org/p file:///etc/passwd ipfs://QmT5LnsNZEf3JKYMo http://127.0.0.1/p //example.org/p"
-BROKEN = ["https://[bad/p", "https://example.org:x/p", "https://exämple.org/p", "https://example.org/\r\nHost: x"]
-FORBIDDEN = ["https://user:secret@example.org/p"]
-
-
-@pytest.mark.parametrize("link", [*OTHERS.split(), *BROKEN, *FORBIDDEN])
-def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert usable_links(["https://example.org/good", link], URL) == ["https://example.org/good"]
-    assert "secret" not in caplog.text
-    assert link.startswith("ipfs:") == (not caplog.records)
+@pytest.mark.parametrize("link", [*OTHERS.split(), "https://[bad/p", "https://example.org/\r\nHost: x"])
+def test_links_that_may_not_be_asked_are_left_out(link: str) -> None:
+    assert usable_link(entry("en-it", link=link), URL) == ""
 
 
 class PackageServer(LoopbackServer):
-    """Serves `files` by path and version, after the `answers` (status, body, headers) listed for the path."""
+    """Offers the sample's package as en-it 1.0 at `/p`, and counts how often it is asked for it."""
 
     def __init__(self) -> None:
         super().__init__(_Handler)
-        self.content = SCENES.read_bytes()
-        self.sha256 = hashlib.sha256(self.content).hexdigest()
-        self.files = {"/p": self.content}
-        self.answers: defaultdict[str, list[tuple[int, bytes, dict[str, str]]]] = defaultdict(list)
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self.offer(self.url("/p"))
-
-    def offer(self, *links: str) -> None:
-        self.files["/index.json"] = json.dumps([REAL | {"links": links}]).encode()
+        self.content, self.num_asked, self.link = SCENES.read_bytes(), 0, self.url("/p")
 
 
 class _Handler(LoopbackHandler):
     server: PackageServer
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, dict(self.headers.items())))
-        data = self.server.files.get(self.path, b"")
-        etag = f'"{hashlib.sha256(data).hexdigest()[:8]}"'
-        if self.server.answers[self.path]:
-            status, body, headers = self.server.answers[self.path].pop(0)
-        elif self.path not in self.server.files:
-            status, body, headers = 404, b"no such file", {}
-        elif self.headers.get("If-None-Match") == etag:
-            status, body, headers = 304, b"", {}
-        else:
-            status, body, headers = 200, data, {"ETag": etag}
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        index = json.dumps([REAL | {"links": [LINKS[0], self.server.link]}]).encode()
+        self.server.num_asked += self.path == "/p"
+        body = {"/p": self.server.content, "/index.json": index}.get(self.path)
+        self.answer(404 if body is None else 200, body or b"")
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageServer]:
-    """One that offers the sample's package as en-it 1.0; Argos's environment variable names it."""
     with PackageServer() as packages:
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", packages.url("/"))
         yield packages
@@ -163,100 +122,69 @@ def install(packages_dir: Path) -> Any:
 
 def repacked(folder: Path, name: str, text: str) -> Path:
     """The sample's package with another text in a file; a new file below `folder`."""
-    home = archive.extract(SCENES, folder)
+    home = archive.extract(SCENES, folder / "repacked")
     (home / name).write_text(text, encoding="utf-8")
     archive.pack(home, folder / "p.argosmodel", top=home.name)
     return folder / "p.argosmodel"
 
 
-def tree(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, install: Any, packages_dir: Path) -> None:
-    first = install(sha256=server.sha256.upper())
-    package, source = first.package, first.source
-    assert (first.changed, read_source(package.folder)) == (True, source)
-    assert find("en", "it", packages_dir) == package
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    package, source, changed = install(sha256=sha256.upper())
+    assert (changed, source_of(package.folder), find("en", "it", packages_dir)) == (True, source, package)
     assert package.folder == packages_dir / "translate-en_it-1_0"
-    assert (source.url, source.index) == (server.url("/p"), server.url("/index.json"))
-    found = (source.file_sha256, source.file_bytes, source.package_sha256)
-    assert found == (server.sha256, len(server.content), package.sha256)
+    assert (source.url, source.file_sha256, source.package_sha256) == (server.url("/p"), sha256, package.sha256)
     assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
-    assert [path.name for path in packages_dir.iterdir()] == ["translate-en_it-1_0"]
-    before = tree(packages_dir)
-    again = install(sha256=server.sha256)
-    assert tree(packages_dir) == before
-    assert (again.changed, again.package, again.source) == (False, first.package, first.source)
-    asked = [headers for path, headers in server.requests if path == "/p"]
-    assert asked[0]["User-Agent"].startswith("vernaclip/")
-    assert asked[1]["If-None-Match"] == first.source.etag
-    with pytest.raises(InputError, match=f"the sha256 of the installed file is {server.sha256}, not {'0' * 64}"):
+    assert install(sha256=sha256) == (package, source, False)
+    assert server.num_asked == 1
+    with pytest.raises(InputError, match=f"is {sha256}, expected {'0' * 64}"):
         install(sha256="0" * 64)
+    assert [path.name for path in packages_dir.iterdir()] == ["translate-en_it-1_0"]
 
 
-def test_a_file_that_was_replaced_under_its_url_is_told_loudly(
-    server: PackageServer, install: Any, packages_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, before = install(), tree(packages_dir)
-    server.files["/p"] = repacked(tmp_path / "same", "README.md", "the same model, packed again").read_bytes()
-    assert install().source == first.source
-    assert f"ATTENTION: the file at {server.url('/p')} has changed since it was installed" in caplog.text
-    server.files["/p"] = repacked(tmp_path / "other", "metadata.json", json.dumps(REAL)).read_bytes()
-    caplog.clear()
-    with pytest.raises(PlaceTakenError, match="contains another package"):
+def test_no_other_package_is_replaced(server: PackageServer, install: Any, packages_dir: Path, tmp_path: Path) -> None:
+    other = repacked(tmp_path, "metadata.json", json.dumps(REAL | {"package_version": "0.9"}))
+    assert install_file(other, packages_dir, try_out).changed
+    with pytest.raises(InputError, match="contains another package: to replace it, remove"):
         install()
-    assert "ATTENTION" in caplog.text
-    assert tree(packages_dir) == before
+    assert find("en", "it", packages_dir).package_version == "0.9"
 
 
-def kill_in(function: str, path: Path, packages_dir: Path) -> None:
-    """Install a file in a process that is killed where it calls a function."""
-    code = f"""
-import os, signal
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 from unittest import mock
 from translation.engines.argos import try_out
 from translation.packages.install import install_file
-with mock.patch({function!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
-    install_file(Path({str(path)!r}), Path({str(packages_dir)!r}), try_out)
+with mock.patch(sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+    install_file(Path(sys.argv[2]), Path(sys.argv[3]), try_out)
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
 
 
-def test_a_record_inside_an_archive_does_not_survive_a_kill(packages_dir: Path, tmp_path: Path) -> None:
-    path = repacked(tmp_path, RECORD, json.dumps({"file_sha256": "0" * 64, "file_bytes": 1, "url": "a lie"}))
-    kill_in("translation.packages.install.write_source", path, packages_dir)
-    (home,) = packages_dir.iterdir()
-    assert read_package(home).pair == "en-it"
-    assert read_source(home) is None
-    done = install_file(path, packages_dir, try_out)
-    assert read_source(home) == done.source
-    assert done.source.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages_dir: Path) -> None:
+def test_a_killed_installation_leaves_nothing_and_a_record_in_an_archive_is_not_ours(
+    packages_dir: Path, tmp_path: Path
+) -> None:
+    path = repacked(tmp_path, RECORD, json.dumps({"file_sha256": "0" * 64, "package_sha256": "", "url": "a lie"}))
     (packages_dir.parent / ".tmp-of-somebody").mkdir(parents=True)
-    kill_in("translation.packages.package.read_package", SCENES, packages_dir)
+    killed = [sys.executable, "-c", KILLED, "translation.packages.package._move_into_place", path, packages_dir]
+    assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
     assert len(list((packages_dir.parent / DOWNLOADS).glob(".tmp-*"))) == 1
-    assert install_file(SCENES, packages_dir, try_out).changed
+    assert not list(packages_dir.iterdir())
+    done = install_file(path, packages_dir, try_out)
+    assert done.changed
+    assert source_of(done.package.folder) == done.source
+    assert (done.source.url, done.source.file_sha256) == ("", hashlib.sha256(path.read_bytes()).hexdigest())
     assert sorted(path.name for path in packages_dir.parent.iterdir()) == [".tmp-of-somebody", "packages", DOWNLOADS]
     assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
 
 
-def test_a_file_installs_offline_and_later_learns_its_url(
-    server: PackageServer, install: Any, packages_dir: Path
-) -> None:
-    for act in (install, lambda sha256: install_file(SCENES, packages_dir, try_out, sha256=sha256)):
-        with pytest.raises(InputError, match=f"{server.sha256}, not {'0' * 64}"):
-            act(sha256="0" * 64)
+def test_a_file_installs_offline_if_it_is_the_one_that_is_named(packages_dir: Path) -> None:
+    sha256 = hashlib.sha256(SCENES.read_bytes()).hexdigest()
+    for wrong, kind in (("0" * 64, InputError), ("abc", SettingsError)):
+        with pytest.raises(kind, match=f"is {sha256}, not" if kind is InputError else "64 hexadecimal digits"):
+            install_file(SCENES, packages_dir, try_out, sha256=wrong)
     assert not packages_dir.exists()
-    server.requests.clear()
-    done = install_file(SCENES, packages_dir, try_out, sha256=server.sha256)
-    assert (done.changed, done.source.url, server.requests) == (True, "", [])
-    assert not install_file(SCENES, packages_dir, try_out).changed
-    assert install().source.url == server.url("/p")
-    assert install_file(SCENES, packages_dir, try_out).source.url == server.url("/p")
+    assert [install_file(SCENES, packages_dir, try_out, sha256=sha256).changed for _ in range(2)] == [True, False]
 
 
 def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_dir: Path, tmp_path: Path) -> None:
@@ -273,44 +201,23 @@ def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_di
     assert translation.text == "due cerchi rossi su sfondo verde"
 
 
-def test_the_next_link_is_tried(server: PackageServer, install: Any, caplog: pytest.LogCaptureFixture) -> None:
-    where = server.content.index(b"model/model.bin") + 1_000
-    server.files |= {
-        "/html": b"<!DOCTYPE html><title>Sign in to this network</title>",
-        "/empty": b"",
-        "/half": server.content[:500_000],
-        "/rotten": server.content[:where] + b"\xff" * 5_000 + server.content[where + 5_000 :],
-    }
-    paths = ["/gone", "/html", "/empty", "/half", "/rotten", "/p"]
-    server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, paths))
-    assert install().source.url == server.url("/p")
-    assert [path for path, _ in server.requests] == ["/index.json", *paths]
-    for problem in ("/gone answers HTTP 404", "a zip file", "Error -3", "only https"):
-        assert problem in caplog.text
-
-
-def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Any, packages_dir: Path) -> None:
-    server.answers["/p"] = [(302, b"", {"Location": "https://user:secret@example.org/p"})]
-    for links, message in ((["/p"], "password"), (["/gone"], r"404.*mt install FILE"), ([], "mt install FILE")):
-        server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, links))
-        with pytest.raises(InputError, match=message):
-            install()
-    assert not packages_dir.exists()
-
-
-@pytest.mark.parametrize("announced", [True, False])
-def test_too_much_is_not_downloaded(server: PackageServer, install: Any, *, announced: bool) -> None:
-    server.answers["/p"] = [(200, server.content, {} if announced else {"Content-Length": ""})]
+def test_what_the_server_has_is_not_trusted(
+    server: PackageServer, install: Any, packages_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=replace(CONFIG, max_bytes=500_000))
-
-
-def test_an_index_that_cannot_be_had_says_how_to_do_without(
-    server: PackageServer, install: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.answers["/index.json"] = [(503, b"", {"Retry-After": "0"})]
-    assert [found.pair for found in read_index(server.url("/index.json"), CONFIG)] == ["en-it"]
-    for url, message in (("http://example.org/", "only https is safe"), (server.url("/elsewhere"), "HTTP 404.*FILE")):
-        monkeypatch.setenv("ARGOS_PACKAGE_INDEX", url)
+    where = server.content.index(b"model/model.bin") + 1_000
+    rotten = server.content[:where] + b"\xff" * 5_000 + server.content[where + 5_000 :]
+    french = repacked(tmp_path, "metadata.json", json.dumps(REAL | {"from_code": "fr"})).read_bytes()
+    for content, message in ((b"<!DOCTYPE html>", "a zip file"), (rotten, "Error -3"), (french, "but en to it is")):
+        server.content = content
         with pytest.raises(InputError, match=message):
             install()
+    for link, message in ((server.url("/gone"), "/gone answers HTTP 404"), ("http://x.org/p", "no https link.*FILE")):
+        server.link = link
+        with pytest.raises(InputError, match=message):
+            install()
+    monkeypatch.setenv("ARGOS_PACKAGE_INDEX", server.url("/elsewhere"))
+    with pytest.raises(InputError, match=r"HTTP 404.*mt install FILE"):
+        install()
+    assert not packages_dir.exists()
