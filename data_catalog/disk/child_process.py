@@ -1,5 +1,6 @@
 """A child process that exchanges messages with this one over a socket, and ends with it; limits of its memory."""
 
+import ctypes
 import logging
 import os
 import resource
@@ -20,6 +21,7 @@ START_S = 180.0  # imports from a cold disk on a busy machine
 _EXIT_WAIT_S = 5.0
 _TAIL_BYTES = 2000
 _STATM = Path("/proc/self/statm")
+_PR_SET_PDEATHSIG = 1  # from sys/prctl.h
 
 
 class ChildDiedError(Exception):
@@ -73,6 +75,12 @@ class ChildProcess:
         if self._process.returncode != -signal.SIGKILL and not self._log.closed:
             logger.debug("the child process printed: %s", self.printed())
         self._log.close()
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when the thread of the parent that started it has ended, however it did."""
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def cap_memory(memory_bytes: int) -> None:

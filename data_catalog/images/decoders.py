@@ -4,7 +4,6 @@
 sent, so that a new one takes milliseconds.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ from multiprocessing.reduction import recv_handle, send_handle
 from PIL import Image
 
 from data_catalog.base.errors import DefectError, InputError
-from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory
+from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory, end_with_parent
 from data_catalog.disk.failpoints import kill_with_parent
 from data_catalog.disk.row_groups import Row
 from data_catalog.images.decoding import ImageRejectedError
@@ -33,7 +32,6 @@ _TRIES = 2
 _OUT_OF_MEMORY = b'{"drop_reason": "decode_crash", "detail": "out of memory"}\n'
 # So much fits into the socket while the process itself sends: neither waits for the other.
 _AHEAD_BYTES = 2**16
-_PR_SET_PDEATHSIG = 1  # from sys/prctl.h
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
 
@@ -58,8 +56,7 @@ def main(arguments: list[str]) -> None:
 
 def _decode_all(parent: Connection) -> None:
     """Decode what the parent sends until its socket closes. The first message has the settings."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a decoder that hangs reads nothing from a socket that closes
+    end_with_parent()  # a decoder that hangs reads nothing from a socket that closes
     config = NormaliseConfig(**json.loads(parent.recv_bytes()))
     # Some decoders reserve memory when a file is opened. Pillow refuses twice this number.
     Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)

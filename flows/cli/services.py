@@ -29,16 +29,16 @@ def up(*, port: OptionalPort = None) -> None:
     from flows.orchestration.services import deploy_all
     from flows.orchestration.services import up as start_services
 
-    services = start_services(Path.cwd(), deploy=partial(deploy_all, root=str(_root())), port=port)
+    api, started, deployments = start_services(Path.cwd(), deploy=partial(deploy_all, root=str(_root())), port=port)
     for name in ("server", "worker"):
-        say(f"{name}: {'started' if name in services.started else 'was already running'}")
-    say(f"pages:  {services.api.url.removesuffix('/api')}")
+        say(f"{name}: {'started' if name in started else 'was already running'}")
+    say(f"pages:  {api.ui_url}")
     say(
         "login:  paste the value of PREFECT_API_AUTH_STRING from .env, without quotes, once in each browser; to see it:"
     )
     say("        grep PREFECT_API_AUTH_STRING .env")
     say("deployments, for `prefect deployment run` in this folder (the last part is enough, such as train-clip):")
-    for deployment in services.deployments:
+    for deployment in deployments:
         say(f"  {deployment}")
     say("if a run failed: prefect flow-run logs ID says why (prefect flow-run ls lists runs and IDs)")
     say("after a crash: vernaclip up, then prefect flow-run retry ID")
@@ -72,18 +72,7 @@ def doctor(
     if fix + (language is not None) + (dask is not None) > 1:
         raise SettingsError("--fix repairs this environment only: leave out --fix or --language, or --dask")
     if language is not None:
-        from flows.language_doctor import examine, find_language
-
-        spoken = find_language(language)
-        findings = examine(spoken)
-        if not is_quiet():
-            say(f"{spoken.title}\n")
-        for finding in findings:
-            if finding.severity == "broken" or not is_quiet():
-                say(finding_text(finding))
-        if not is_quiet():
-            say(f"\n{sum(finding.severity == 'found' for finding in findings)} of {len(findings)} found")
-        return int(any(finding.severity == "broken" for finding in findings))
+        return _say_what_is_lacking(language)
     from flows.orchestration.doctor import diagnose, mend, require_dask
 
     if dask is not None:
@@ -95,12 +84,26 @@ def doctor(
         findings = diagnose(Path.cwd(), _root())
     if fix:
         findings = mend(findings)
-    for finding in findings:
-        if finding.severity == "broken" or not is_quiet():
-            say(f"{finding.severity}: {finding.text}")
+    broken = [finding for finding in findings if finding.severity == "broken"]
+    for finding in broken if is_quiet() else findings:
+        say(f"{finding.severity}: {finding.text}")
     if not findings and not is_quiet():
         say("no problems found")
-    return int(any(finding.severity == "broken" for finding in findings))
+    return int(bool(broken))
+
+
+def _say_what_is_lacking(language: str) -> int:
+    """Print what is found of a language, and return the exit code."""
+    from flows.language_doctor import examine, find_language
+
+    spoken = find_language(language)
+    findings = examine(spoken)
+    broken = [finding for finding in findings if finding.severity == "broken"]
+    num_found = sum(finding.severity == "found" for finding in findings)
+    lines = [finding_text(finding) for finding in (broken if is_quiet() else findings)]
+    for line in lines if is_quiet() else [f"{spoken.title}\n", *lines, f"\n{num_found} of {len(findings)} found"]:
+        say(line)
+    return int(bool(broken))
 
 
 def _root() -> Path:

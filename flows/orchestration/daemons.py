@@ -1,7 +1,7 @@
 """Background processes of a project that outlive the command which starts them.
 
-A daemon inherits a descriptor with a lock on a file, and so holds the lock as long as it lives. It is therefore always
-known whether a daemon runs, even after a crash, and a signal is never sent to a stale process id.
+A daemon holds a lock on a file through a descriptor that it inherits. So it is always known whether it runs, even after
+a crash, and no signal is sent to a stale process id.
 """
 
 import fcntl
@@ -17,6 +17,7 @@ from pathlib import Path
 from data_catalog.base.errors import BusyError
 
 POLL_S = 0.1
+KILLED_S = 10.0  # that the kernel may take to end a killed process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,68 +37,59 @@ class Daemon:
         """Return the file of its output."""
         return self.folder / f"{self.name}.log"
 
-    def last_words(self, num_lines: int = 5) -> str:
-        """Return the last lines of its output, for an error message."""
-        if not self.log_path.is_file():
-            return ""
-        return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
-
-
-def start(
-    daemon: Daemon,
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    working_dir: Path,
-    stdin: int = subprocess.DEVNULL,
-) -> int:
-    """Start a daemon in its own session, so that Ctrl-C or a closed terminal does not end it.
-
-    Args:
-        daemon: a daemon that is not running.
-        command: program and arguments.
-        environment: environment variables, in addition to those of this process.
-        working_dir: current folder of the daemon.
-        stdin: descriptor of its standard input.
-
-    Returns:
-        The process id of the daemon.
-
-    Raises:
-        BusyError: the daemon is running already.
-    """
-    with daemon.lock_path.open("a+", encoding="ascii") as lock:
-        if not try_lock(lock.fileno()):
-            raise BusyError(f"the {daemon.name} of {daemon.folder.parent} is running already")
-        lock.truncate(0)  # first: a kill must not leave the id of an earlier process with the lock of the new one
-        with daemon.log_path.open("wb") as log:
+    def start(self, command: Sequence[str], *, environment: Mapping[str, str], working_dir: Path) -> int:
+        """Start it in its own session, so that Ctrl-C or a closed terminal does not end it; return its process id."""
+        with self.lock_path.open("a+", encoding="ascii") as lock, self.log_path.open("ab") as log:
+            if not try_lock(lock.fileno()):
+                raise BusyError(f"the {self.name} of {self.folder.parent} is running already")
+            lock.truncate(0)  # first: a kill must not leave the id of an earlier process with the lock of the new one
+            log.truncate(0)
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
                 cwd=working_dir,
-                stdin=stdin,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,
             )
-        lock.write(f"{process.pid}\n")
-        pid = process.pid
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # the process is meant to keep running
-            del process
-    return pid
+            lock.write(f"{process.pid}\n")
+            pid = process.pid
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # the process is meant to keep running
+                del process
+        return pid
 
-
-def running_pid(daemon: Daemon) -> int | None:
-    """Return the process id of a daemon, or None if it is not running."""
-    if not daemon.lock_path.is_file():
-        return None
-    with daemon.lock_path.open("r", encoding="ascii") as lock:
-        if try_lock(lock.fileno()):
+    def pid(self) -> int | None:
+        """Return its process id, or None if it is not running."""
+        if not self.lock_path.is_file():
             return None
-        text = lock.read().strip()
-    return int(text) if text.isdigit() else None
+        with self.lock_path.open("r", encoding="ascii") as lock:
+            text = "" if try_lock(lock.fileno()) else lock.read().strip()
+        return int(text) if text.isdigit() else None
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> bool:
+        """Wait until `ready` returns True. Return False if the process ends, or after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self.pid() is not None:
+            if ready():
+                return True
+            time.sleep(POLL_S)
+        return False
+
+    def end(self, *, timeout_s: float) -> None:
+        """Ask the process to end (SIGTERM) if it runs; after `timeout_s`, kill it and all processes of its session."""
+        for send, number, seconds in ((os.kill, signal.SIGTERM, timeout_s), (os.killpg, signal.SIGKILL, KILLED_S)):
+            if (pid := self.pid()) is not None:
+                send(pid, number)
+                self.wait_until(lambda: False, timeout_s=seconds)
+
+    def last_words(self, num_lines: int = 5) -> str:
+        """Return the last lines of its output, for an error message."""
+        if not self.log_path.is_file():
+            return ""
+        return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
 
 
 def try_lock(descriptor: int) -> bool:
@@ -107,36 +99,3 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def wait_until(ready: Callable[[], bool], daemon: Daemon, *, timeout_s: float) -> bool:
-    """Wait until `ready` returns True. Return False if the daemon ends, or after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and running_pid(daemon) is not None:
-        if ready():
-            return True
-        time.sleep(POLL_S)
-    return False
-
-
-def end(daemon: Daemon, *, timeout_s: float) -> None:
-    """Ask a daemon to end (SIGTERM) if it runs, and kill it after `timeout_s`."""
-    pid = running_pid(daemon)
-    if pid is not None:
-        os.kill(pid, signal.SIGTERM)
-        if not wait_for_end(daemon, timeout_s=timeout_s):
-            kill(daemon)
-
-
-def kill(daemon: Daemon) -> None:
-    """Kill a daemon and all processes of its session (SIGKILL)."""
-    pid = running_pid(daemon)
-    if pid is not None:
-        os.killpg(pid, signal.SIGKILL)
-        wait_for_end(daemon, timeout_s=10)
-
-
-def wait_for_end(daemon: Daemon, *, timeout_s: float) -> bool:
-    """Wait until a daemon has ended; return False if it still runs after `timeout_s`."""
-    wait_until(lambda: False, daemon, timeout_s=timeout_s)
-    return running_pid(daemon) is None

@@ -2,8 +2,6 @@
 
 import shutil
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from uuid import uuid4
 
 from distributed import Client
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import TEMPORARY_PREFIX, write_json
 from flows.findings import Finding
@@ -25,80 +24,52 @@ _CONNECT_S = 10.0
 _WAIT_S = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """The programs, packages and network of a machine."""
-
-    programs: frozenset[str]
-    packages: frozenset[str]  # of Argos, outside the root
-    has_web: bool
-
-    @classmethod
-    def here(cls) -> "Machine":
-        """Look at this machine."""
-        folder = default_packages_dir()
-        try:
-            socket.create_connection(_WEB, _CONNECT_S).close()
-            has_web = True
-        except OSError:
-            has_web = False
-        return cls(
-            programs=frozenset(filter(shutil.which, _PROGRAMS)),
-            packages=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
-            has_web=has_web,
-        )
+def abilities() -> dict[str, str]:
+    """Return what this machine has; with each, what is to be said of a machine that lacks it."""
+    found = {
+        program: f"it has no {program}, and so cannot translate with that engine"
+        for program in filter(shutil.which, _PROGRAMS)
+    }
+    folder = default_packages_dir()
+    for package in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found[package.name] = f"it lacks the Argos package {package.name}: install it, or name a file in the root"
+    try:
+        socket.create_connection(_WEB, _CONNECT_S).close()
+    except OSError:
+        return found
+    return {**found, _WEB[0]: f"it cannot reach {_WEB[0]}, and so cannot fetch images"}
 
 
-def examine_worker(environment: FlowEnvironment) -> Machine:
+def examine_worker(environment: FlowEnvironment) -> dict[str, str]:
     """Check, in the process of a worker, that it has the flow's files and versions and can write; return the rest."""
     enter(environment)
     own = environment.mark.with_name(f"{TEMPORARY_PREFIX}doctor-{uuid4().hex}")
-    try:
+    with about(f"the worker on {socket.gethostname()} cannot write to {own.parent}"):
         own.write_bytes(b"")
         own.unlink()
-    except OSError as error:
-        raise InputError(f"the worker on {socket.gethostname()} cannot write to {own.parent} ({error})") from error
-    return Machine.here()
+    return abilities()
 
 
 def diagnose_cluster(address: str, root: Path) -> list[Finding]:
-    """Return what the workers of a cluster lack that this machine has.
-
-    Args:
-        address: of the scheduler.
-        root: of the catalog, which workers must see under the same path.
-
-    Raises:
-        InputError: no scheduler answers at the address.
-    """
+    """Return what the workers of a cluster lack that this machine has; they must see the root under the same path."""
     require_scheduler(address)
-    folder = root.absolute() / "work"
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / f"{TEMPORARY_PREFIX}doctor-{uuid4().hex}"
+    mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}doctor-{uuid4().hex}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
     write_json(mark, {})
     environment = FlowEnvironment(folder=Path.cwd(), mark=mark, versions=versions())
-    call = partial(examine_worker, environment)
     try:
         with Client(address, timeout=_WAIT_S) as client:  # type: ignore[no-untyped-call]
-            answers: dict[str, Any] = client.run(call, on_error="return")
+            answers: dict[str, Any] = client.run(partial(examine_worker, environment), on_error="return")
     finally:
         mark.unlink()
     if not answers:
         return [Finding("broken", f"the cluster at {address} has no workers: start some, `dask worker {address}`")]
-    here = Machine.here()
-    return [finding for worker, answer in sorted(answers.items()) for finding in _findings(worker, answer, here)]
-
-
-def _findings(worker: str, answer: Any, here: Machine) -> Iterator[Finding]:
-    if not isinstance(answer, Machine):
-        text = str(answer) if isinstance(answer, InputError) else f"it cannot run vernaclip ({answer!r})"
-        yield Finding("broken", f"{worker}: {text}")
-        return
-    for program in sorted(here.programs - answer.programs):
-        yield Finding("warning", f"{worker}: it has no {program}, and so cannot translate with that engine")
-    for package in sorted(here.packages - answer.packages):
-        yield Finding(
-            "warning", f"{worker}: it lacks the Argos package {package}: install it, or name a file in the root"
-        )
-    if here.has_web and not answer.has_web:
-        yield Finding("warning", f"{worker}: it cannot reach {_WEB[0]}, and so cannot fetch images")
+    here, findings = abilities(), []
+    for worker, answer in sorted(answers.items()):
+        if isinstance(answer, dict):
+            lacks = [text for name, text in here.items() if name not in answer]
+            findings += [Finding("warning", f"{worker}: {text}") for text in lacks]
+        else:
+            text = str(answer) if isinstance(answer, InputError) else f"it cannot run vernaclip ({answer!r})"
+            findings.append(Finding("broken", f"{worker}: {text}"))
+    return findings

@@ -25,6 +25,7 @@ from distributed.client import ClosedClientError
 from distributed.comm.core import connect
 from prefect_dask.task_runners import DaskTaskRunner
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import TEMPORARY_PREFIX, write_json
 from data_catalog.fetch.workers import end_process_workers
@@ -50,14 +51,7 @@ _DASK_SETTINGS = {"distributed.deploy.lost-worker-timeout": "1 day"}
 class DaskExecutor(PrefectExecutor):
     """An executor that runs steps on Dask, each as a task of the current flow; use it as a context manager.
 
-    Args:
-        max_workers: number of processes of a cluster on this machine, with one thread each; must be positive.
-        root: of the catalog; the workers must see it under the same path.
-        address: scheduler of an existing cluster; None: a new cluster on this machine, which ends with the executor.
-        artifacts: progress artifact and tables of the flow run.
-
-    Raises:
-        InputError: no scheduler answers at `address`.
+    Without the address of an existing cluster, it has one of `max_workers` processes on this machine.
     """
 
     runs_remotely = True
@@ -89,9 +83,7 @@ class DaskExecutor(PrefectExecutor):
         try:
             client = self._cluster.client
             if not client.scheduler_info()["workers"]:
-                logger.warning(
-                    "the Dask cluster has no workers yet: steps wait until you start some (`dask worker ADDRESS`)"
-                )
+                logger.warning("the Dask cluster has no workers yet: start some (`dask worker ADDRESS`)")
             self._exits.enter_context(_forwarded_logs(client))
             self._exits.callback(self._mark.unlink, missing_ok=True)
             if self._address is not None:
@@ -162,16 +154,14 @@ def _result(name: str, future: Any) -> Any:
 
 
 def local_cluster(num_processes: int) -> DaskTaskRunner:
-    """Return a new cluster on this machine, which listens on loopback and ends with this process.
-
-    Connections need its TLS key. Its workers have no memory limit, since Dask would pause a worker whose memory does
-    not shrink, and the build would wait for ever. Memory is limited in the processes that decode images.
-    """
+    """Return a new cluster on this machine, which listens on loopback, by TLS, and ends with this process."""
     local = {
         "host": "127.0.0.1",
         "n_workers": num_processes,
         "threads_per_worker": 1,
         "processes": True,
+        # Dask would pause a worker whose memory does not shrink, and the build would wait for ever. Memory is limited
+        # in the processes that decode images.
         "memory_limit": 0,
         "dashboard_address": "127.0.0.1:0",
         "worker_dashboard_address": None,
@@ -186,25 +176,16 @@ def local_cluster(num_processes: int) -> DaskTaskRunner:
 
 
 def require_scheduler(address: str) -> None:
-    """Refuse an address where no Dask scheduler answers; Dask's own client would wait for ever.
-
-    Raises:
-        InputError: no scheduler answers.
-    """
+    """Refuse an address where no Dask scheduler answers; Dask's own client would wait for ever."""
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
 
     async def greet() -> None:
         comm = await connect(address, timeout=timeout_s, **Security().get_connection_args("client"))  # type: ignore[no-untyped-call]
         await comm.close()
 
-    try:
+    remedy = "start one with `dask scheduler`, or leave build.dask_address out to use a cluster on this machine"
+    with about(f"no Dask scheduler answers at {address}", remedy=remedy):
         asyncio.run(asyncio.wait_for(greet(), timeout_s))
-    except (OSError, ValueError) as error:
-        problem = str(error) or "the program that listens there does not speak Dask's protocol"
-        raise InputError(
-            f"no Dask scheduler answers at {address} ({problem}): start one with `dask scheduler`, or leave "
-            "build.dask_address out to use a cluster on this machine"
-        ) from error
 
 
 @contextmanager

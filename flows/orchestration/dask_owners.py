@@ -44,10 +44,7 @@ def fetch_here(hosts: Path, lease: Path, name: str, task: Task) -> None:
 class DaskOwners(Owners):
     """The fetching processes of a cluster; elected when the first shard is fetched. Safe for threads.
 
-    Args:
-        client: of the cluster.
-        remote: wraps a call in the flow's environment.
-        hosts: folder, which all machines share, for the state of hosts.
+    `remote` wraps a call in the flow's environment; all machines share the folder for the state of hosts.
     """
 
     def __init__(self, client: Client, remote: Callable[[Callable[[], Any]], Callable[[], Any]], hosts: Path) -> None:

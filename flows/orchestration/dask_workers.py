@@ -1,4 +1,4 @@
-"""What a worker of a Dask cluster needs to run the steps of a flow: the flow's files, versions and current folder.
+"""What a worker of a Dask cluster needs to run the steps of a flow: the flow's files, code, Python and current folder.
 
 Workers import this module, which imports no Prefect.
 """
@@ -8,21 +8,15 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TypeVar
 
-from packaging.requirements import Requirement
-
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import digest, sha256_of
+from flows import PACKAGES
 
 T = TypeVar("T")
-
-_DISTRIBUTION = "vernaclip"
-_PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +36,11 @@ class FlowEnvironment:
 
 @functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
-    """Return the versions that decide the bytes of outputs, by name: machine type, Python, our code, packages."""
+    """Return the versions of Python and of our code, which decide the bytes of outputs."""
     base = Path(__file__).parents[2]
-    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
+    files = (path for package in PACKAGES for path in (base / package).rglob("*.py"))
     code = digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
-    found = {"machine type": platform.machine(), "Python": sys.version.split()[0], "vernaclip code": code}
-    for requirement in requires(_DISTRIBUTION) or []:
-        if "extra ==" not in requirement:
-            name = Requirement(requirement).name
-            with suppress(PackageNotFoundError):
-                found[name] = version(name)
-    return found
+    return {"Python": sys.version.split()[0], "vernaclip code": code}
 
 
 # Marks of the flows that this process has been checked for.
@@ -69,13 +57,11 @@ def enter(environment: FlowEnvironment) -> None:
                 f"{here} does not see {missing} as the flow does: put the root and the folder in which the build is "
                 "started on a file system that all machines share under the same paths"
             )
-        wanted = environment.versions or {}
-        own = versions() if wanted else {}
-        for name in sorted({*own, *wanted}):
-            if own.get(name) != wanted.get(name):
+        for name, wanted in (environment.versions or {}).items():
+            if versions()[name] != wanted:
                 raise InputError(
-                    f"{here} has {name} {own.get(name, '(none)')}, but the flow has {wanted.get(name, '(none)')}, so "
-                    "outputs would differ: install the same version on all machines, and restart the workers"
+                    f"{here} has {name} {versions()[name]}, but the flow has {wanted}, so outputs would differ: "
+                    "install the same version on all machines, and restart the workers"
                 )
         _checked.add(environment.mark)
     os.chdir(environment.folder)

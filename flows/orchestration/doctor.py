@@ -7,56 +7,30 @@ import importlib.util
 import os
 import shutil
 import site
-import socket
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from pathlib import Path
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DiskError, InputError, SettingsError, install_hint
 from data_catalog.disk.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.findings import Finding
-from flows.orchestration.daemons import Daemon, running_pid
-from flows.orchestration.prefect_env import STATE_FOLDER, read_env_block
+from flows.orchestration.prefect_env import probe, read_env_block
 from translation.packages.package import default_packages_dir
 
 DISTRIBUTION = "vernaclip"
 MIN_FREE_BYTES = 5 << 30
-SERVER_PORT = 4200
-
-# Prefect starts its own servers in the background with `uvicorn --app-dir site-packages`; ours have the usual path.
-BACKPORT = (
-    "the package `dataclasses`, a backport for Python 3.6 that img2dataset requires, stops servers that Prefect itself "
-    "starts in the background; those of `vernaclip run` and `vernaclip up` work"
-)
 
 
 def require_dask() -> None:
-    """Refuse a build on Dask if the extra is not installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Refuse a build on Dask if the extra is not installed."""
     if importlib.util.find_spec("prefect_dask") is None:
         raise InputError(f"a build on Dask needs an extra: {install_hint('dask')}")
-
-
-def backport_folder() -> Path | None:
-    """Return the folder from which Python would import a `dataclasses.py` of a package first, or None.
-
-    All folders are searched where pip installs packages for this interpreter, including those on PYTHONPATH.
-    """
-    standard_library = {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib"))}
-    folders = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    folders += [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))]
-    if site.ENABLE_USER_SITE:
-        folders.append(Path(site.getusersitepackages()))
-    return next(
-        (each for each in folders if each not in standard_library and (each / "dataclasses.py").is_file()), None
-    )
 
 
 def diagnose(project: Path, root: Path) -> list[Finding]:
@@ -71,11 +45,7 @@ def diagnose(project: Path, root: Path) -> list[Finding]:
 
 
 def mend(findings: list[Finding]) -> list[Finding]:
-    """Repair what can be repaired, and return the remaining findings.
-
-    Raises:
-        DiskError: a repair failed.
-    """
+    """Repair what can be repaired, and return the remaining findings."""
     for finding in findings:
         if finding.mend is not None:
             finding.mend()
@@ -83,49 +53,48 @@ def mend(findings: list[Finding]) -> list[Finding]:
 
 
 def _python(_project: Path, _root: Path) -> Iterator[Finding]:
-    if sys.version_info < (3, 11):  # noqa: UP036 - pip can ignore the required version
-        yield Finding("broken", f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
     if sys.prefix == sys.base_prefix:
         text = (
             "vernaclip is not installed in a virtual environment, and its packages have common names: install it in one"
         )
         yield Finding("warning", text)
-    if backport_folder() is not None:
-        yield Finding("warning", f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
+    # Wherever pip installs packages for this interpreter, PYTHONPATH included; the standard library is in neither.
+    folders = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    folders += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    folders += [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
+    for backport in {folder / "dataclasses.py" for folder in folders if (folder / "dataclasses.py").is_file()}:
+        # Prefect starts them with `uvicorn --app-dir site-packages`; ours have the usual path.
+        text = (
+            f"{backport}, a backport for Python 3.6 that img2dataset requires, stops servers that Prefect itself "
+            "starts in the background; those of `vernaclip run` and `vernaclip up` work: `vernaclip doctor --fix` "
+            "removes it"
+        )
+        yield Finding("warning", text, mend=partial(_remove, backport))
 
 
-def remove_backport() -> None:
-    """Delete the only module of the `dataclasses` backport; its record stays, so that nothing installs it again."""
-    folder = backport_folder()
-    if folder is None:
-        return
-    try:
-        (folder / "dataclasses.py").unlink()
-    except OSError as error:
-        raise DiskError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
+def _remove(module: Path) -> None:
+    """Delete the only module of a distribution; its record stays, so that nothing installs it again."""
+    with about(f"{module} cannot be removed", kind=DiskError, remedy="remove it by hand"):
+        module.unlink()
 
 
 def _packages(_project: Path, _root: Path) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
-    for text in requires(DISTRIBUTION) or []:
-        requirement = Requirement(text)
+    for requirement in map(Requirement, requires(DISTRIBUTION) or ()):
+        name, wanted = requirement.name, requirement.specifier
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        wanted = requirement.specifier
+        advice = f"install it with `pip install '{name}{wanted}'`"
         try:
-            found = version(requirement.name)
+            # Prefect's version matters most, as our plugin wraps a private part of it.
+            if not wanted.contains(version(name), prereleases=True):
+                yield Finding("warning", f"{name} is {version(name)}, but vernaclip needs {wanted}: {advice}")
         except PackageNotFoundError:
-            advice = f"install it with `pip install '{requirement.name}{wanted}'`"
-            yield Finding("broken", f"{requirement.name} is not installed: {advice}")
-            continue
-        # Prefect's version matters most, as our plugin wraps a private part of it.
-        if not wanted.contains(found, prereleases=True):
-            advice = f"install it with `pip install '{requirement.name}{wanted}'`"
-            yield Finding("warning", f"{requirement.name} is {found}, but vernaclip needs {wanted}: {advice}")
+            yield Finding("broken", f"{name} is not installed: {advice}")
     # If another distribution has a package of the same name, the one installed last has overwritten the other.
     owners = packages_distributions()
-    for name in ("vernaclip", *PACKAGES):
+    for name in (DISTRIBUTION, *PACKAGES):
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
         if others:
             text = (
@@ -158,20 +127,17 @@ def _places(_project: Path, root: Path) -> Iterator[Finding]:
 
 
 def _api(project: Path, _root: Path) -> Iterator[Finding]:
-    api, url = None, os.environ.get("PREFECT_API_URL")
     try:
         api = read_env_block(project)
     except SettingsError as error:
         yield Finding("broken", str(error))
-    if api is not None and not api.is_up():
+        return
+    if api is not None and probe(api) != "answers":
         text = f"the Prefect server at {api.url}, named in .env, does not answer: restart it with `vernaclip up`"
         yield Finding("warning", text)
+    url = os.environ.get("PREFECT_API_URL")
     if api is not None and url and url != api.url:
         text = f"PREFECT_API_URL is {url} and overrides the server that `vernaclip up` started ({api.url}): unset it"
-        yield Finding("warning", text)
-    ours = running_pid(Daemon(name="server", folder=project / STATE_FOLDER)) is not None
-    if not ours and port_is_busy(SERVER_PORT):
-        text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free port"
         yield Finding("warning", text)
 
 
@@ -182,14 +148,3 @@ CHECKS: dict[str, Callable[[Path, Path], Iterator[Finding]]] = {
     "places": _places,
     "Prefect": _api,
 }
-
-
-def port_is_busy(port: int) -> bool:
-    """Return True if a program listens on this TCP port of 127.0.0.1."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

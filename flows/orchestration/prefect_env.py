@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DiskError, SettingsError
 from flows import PACKAGES
-from flows.orchestration.daemons import POLL_S, Daemon, running_pid
+from flows.orchestration.daemons import POLL_S
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class Api:
     auth_string: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
 
+    @classmethod
+    def of_ours(cls, port: int, auth_string: str | None = None) -> "Api":
+        """Return the API of one of our servers, with a new random password unless it is given one."""
+        return cls(url=f"http://{HOST}:{port}/api", auth_string=auth_string or f"vernaclip:{secrets.token_urlsafe(24)}")
+
     @property
     def ui_url(self) -> str:
         """Return the URL of the server's pages."""
@@ -62,28 +68,13 @@ class Api:
         found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
         return {name: value for name, value in found.items() if value is not None}
 
-    def is_up(self) -> bool:
-        """Return True if the API answers and accepts the credentials."""
-        return probe(self) == "answers"
-
-
-def new_auth_string() -> str:
-    """Return a new random user and password for one of our servers."""
-    return f"vernaclip:{secrets.token_urlsafe(24)}"
-
 
 def server_environment(api: Api, database: Path) -> dict[str, str]:
-    """Return the environment of one of our servers, which requires an auth string and refuses foreign origins.
+    """Return the environment of one of our servers, which requires its auth string and refuses foreign origins.
 
-    Args:
-        api: URL and auth string of the server.
-        database: an SQLite file that no other server uses.
-
-    Raises:
-        ValueError: the API has no auth string.
+    No other server may use the database, an SQLite file.
     """
-    if not api.auth_string:
-        raise ValueError(f"the server at {api.url} has no auth string and would be open to everybody")
+    assert api.auth_string, "the server would be open to everybody"
     return {
         **prefect_environment(),
         **api.environment(),
@@ -95,7 +86,7 @@ def server_environment(api: Api, database: Path) -> dict[str, str]:
 
 
 def prefect_environment() -> dict[str, str]:
-    """Return the environment variables of our Prefect processes; values that the user has set take precedence.
+    """Return the environment variables of our Prefect processes.
 
     They switch telemetry off, forward our log lines to Prefect's runs, and repeat requests that a busy server answers
     with 503, after 2, 4, 8... seconds, for as long as a server may take to start.
@@ -119,37 +110,25 @@ def no_proxy() -> str:
     return hosts if "*" in found else ",".join(dict.fromkeys([*found, *LOOPBACK]))
 
 
-def state_folder(project: Path) -> Path:
-    """Return the folder of the project's server and worker; create it if necessary, readable only by its owner.
-
-    Raises:
-        DiskError: it cannot be created.
-    """
-    folder = project.resolve() / STATE_FOLDER
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise DiskError(
-            f"{folder}, in which Prefect's server keeps its state, cannot be created ({error.strerror}): change to a "
-            "folder that you can write to, or use --executor local"
-        ) from error
-    return folder
-
-
 def prepare_process() -> None:
-    """Set the variables of `prefect_environment` in this process; must be called before Prefect is imported."""
+    """Set the variables of `prefect_environment`, unless the user has; must be called before Prefect is imported."""
     environment = {**prefect_environment(), "PREFECT_LOGGING_LEVEL": "WARNING"}
     os.environ["no_proxy"] = environment.pop("no_proxy")
     for name, value in environment.items():
         os.environ.setdefault(name, value)
 
 
-def configured_api() -> Api | None:
-    """Return the API of Prefect's settings in the current folder, or None if they name none.
+def state_folder(project: Path) -> Path:
+    """Return the folder of the project's server and worker; create it if necessary, readable only by its owner."""
+    folder = project.resolve() / STATE_FOLDER
+    remedy = "change to a folder that you can write to, or use --executor local"
+    with about(f"{folder}, in which Prefect's server keeps its state, cannot be made", kind=DiskError, remedy=remedy):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
-    Raises:
-        SettingsError: `.env`, which Prefect reads, is not UTF-8.
-    """
+
+def configured_api() -> Api | None:
+    """Return the API of Prefect's settings in the current folder, or None if they name none."""
     _env_text(Path())  # as Prefect reads it when it is imported
     from prefect.settings import get_current_settings
 
@@ -165,20 +144,20 @@ def probe(api: Api) -> Answer:
     import httpx
 
     # The auth string is sent unchanged: the Prefect server compares all of it, and it need not contain a colon.
-    authorization = None
+    headers = {}
     if api.auth_string:
-        authorization = f"Basic {base64.b64encode(api.auth_string.encode()).decode()}"
+        headers["Authorization"] = f"Basic {base64.b64encode(api.auth_string.encode()).decode()}"
     elif api.key:
-        authorization = f"Bearer {api.key}"
+        headers["Authorization"] = f"Bearer {api.key}"
     try:
         # Requests to this machine do not go through a proxy.
         trust_env = urllib.parse.urlsplit(api.url).hostname not in (*LOOPBACK, "::1")
         with httpx.Client(trust_env=trust_env, follow_redirects=True, timeout=PROBE_TIMEOUT_S) as client:
             # The body is not read, as that of another program may be endless.
             with client.stream("GET", f"{api.url}/health") as answer:
-                if answer.status_code != httpx.codes.OK:
-                    return "not ready" if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else "silent"
-            headers = {"Authorization": authorization} if authorization else {}
+                status = answer.status_code
+            if status != httpx.codes.OK:
+                return "not ready" if status == httpx.codes.SERVICE_UNAVAILABLE else "silent"
             with client.stream("GET", f"{api.url}/admin/version", headers=headers) as answer:
                 status = answer.status_code
     # OSError and ImportError come from the environment: missing certificates, or a proxy that needs another package.
@@ -189,32 +168,11 @@ def probe(api: Api) -> Answer:
     return "refuses" if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) else "answers"
 
 
-def wait_for(api: Api, server: Daemon | None = None) -> Answer:
-    """Return what an API answers when it is ready, or last answered when `START_TIMEOUT_S` have passed.
-
-    Args:
-        api: the API.
-        server: its server, if it is one of ours: while that runs, it may be silent.
-    """
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while (answer := probe(api)) == "not ready" or (answer == "silent" and server and running_pid(server)):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S)
-    return answer
-
-
 def answers(api: Api, *, otherwise: str) -> bool:
-    """Return True if the API of the settings answers; warn if it does not.
-
-    Args:
-        api: the API of the settings.
-        otherwise: end of the warning: what happens without this API.
-
-    Raises:
-        SettingsError: the API refuses our credentials.
-    """
-    answer = wait_for(api)
+    """Return True if the API of the settings answers; if it is silent, warn of what happens otherwise."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (answer := probe(api)) == "not ready" and time.monotonic() < deadline:
+        time.sleep(POLL_S)
     if answer == "refuses":
         raise SettingsError(
             f"the Prefect server at {api.url} refuses the auth string. If `vernaclip up` wrote both into {ENV_FILE}, "
@@ -227,54 +185,38 @@ def answers(api: Api, *, otherwise: str) -> bool:
 
 
 def read_env_block(project: Path) -> Api | None:
-    """Return the API that `vernaclip up` wrote into the project's `.env`, or None.
-
-    Raises:
-        SettingsError: `.env` is not UTF-8.
-    """
+    """Return the API that `vernaclip up` wrote into the project's `.env`, or None."""
     block = _ENV_BLOCK.search(_env_text(project))
     values = dict(re.findall(r"^(\w+)='?(.*?)'?$", block[0], re.MULTILINE)) if block else {}
     url = values.get("PREFECT_API_URL")
     return Api(url=url, auth_string=values.get("PREFECT_API_AUTH_STRING")) if url else None
 
 
-def write_env_block(project: Path, api: Api) -> None:
-    """Write the API into the project's `.env` (mode 600), where `prefect` commands find it; keep other lines."""
-    values = {**api.environment(), **PLUGIN_ENVIRONMENT}
-    lines = [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END]
-    _replace_env_block(project, "".join(f"{line}\n" for line in lines))
+def write_env_block(project: Path, api: Api | None) -> None:
+    """Write the API into the project's `.env` (mode 600), where `prefect` commands find it; keep other lines.
 
-
-def remove_env_block(project: Path) -> None:
-    """Remove our lines from the project's `.env`, and the file if nothing else is in it."""
-    if _ENV_BLOCK.search(_env_text(project)):
-        _replace_env_block(project, "")
-
-
-def _replace_env_block(project: Path, block: str) -> None:
-    """Replace our lines in the project's `.env`; remove the file if it becomes empty."""
-    rest = _ENV_BLOCK.sub("", _env_text(project))
+    Without an API, remove our lines, and the file if nothing else is in it.
+    """
+    text = _env_text(project)
+    rest, num_blocks = _ENV_BLOCK.subn("", text)
+    if api is None and not num_blocks:
+        return
+    values = {**api.environment(), **PLUGIN_ENVIRONMENT} if api else {}
+    lines = [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END] if api else []
     if rest and not rest.endswith("\n"):
         rest += "\n"
     path = (project / ENV_FILE).resolve()  # a link of the user's stays one
-    if not block and not rest.strip():
+    if not lines and not rest.strip():
         path.unlink(missing_ok=True)
         return
     # The temporary file is created with mode 600, so that others can never read the secret.
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env-", delete=False) as file:
-        file.write(rest + block)
+        file.write(rest + "".join(f"{line}\n" for line in lines))
     Path(file.name).replace(path)
 
 
 def _env_text(project: Path) -> str:
-    """Return the text of the project's `.env`, or "" if there is none.
-
-    Raises:
-        SettingsError: it is not UTF-8, the only encoding in which Prefect reads it.
-    """
+    """Return the text of the project's `.env`, or "" if there is none; Prefect reads it as UTF-8."""
     path = project / ENV_FILE
-    try:
+    with about(f"{path} cannot be read", kind=SettingsError, remedy="save it as UTF-8, or move it away"):
         return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise SettingsError(f"{path} is not UTF-8 (line {line}): save it as UTF-8, or move it away") from error

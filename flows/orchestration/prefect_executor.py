@@ -9,14 +9,13 @@ import contextvars
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from httpx import HTTPError, HTTPStatusError, codes
+from httpx import HTTPError
 from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -33,6 +32,9 @@ from flows.build.windows import Spread
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SECONDS_BETWEEN_UPDATES = 2.0  # each update of an artifact is an HTTP request
+LAST_UPDATE_S = 10.0  # that the end of a run waits for its last update
 
 
 class RunProgress:
@@ -64,18 +66,11 @@ class RunProgress:
         return f"{list(self._seen)[-1]}: done" if self._seen else "begun"
 
 
-SECONDS_BETWEEN_UPDATES = 2.0  # each update of an artifact is an HTTP request
-LAST_UPDATE_S = 10.0  # that the end of a run waits for its last update
-
-
 class FlowArtifacts:
     """The progress artifact and the tables of a flow run; use it as a context manager inside the flow.
 
-    A separate thread sends the progress, so that a slow or dead server never delays the run.
-
-    Args:
-        key: key of the progress artifact, such as "progress-build-dataset-scenes".
-        phases: see `RunProgress`.
+    A separate thread sends the progress, so that a slow or dead server never delays the run. `key` is that of the
+    progress artifact, such as "progress-build-dataset-scenes"; for the phases see `RunProgress`.
     """
 
     def __init__(self, key: str = "progress", phases: Sequence[str] = ()) -> None:
@@ -104,40 +99,29 @@ class FlowArtifacts:
         """Keep the artifact up to date with the percentage and the running phases until the run ends."""
         artifact: UUID | None = None
         sent: tuple[float, str] | None = None
-        while True:
-            is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
+        wait_s, is_last = 0.0, False
+        while not is_last:
+            is_last, wait_s = self._over.wait(wait_s), SECONDS_BETWEEN_UPDATES
             with self._lock:
                 percent, text = self._progress.percent, self._progress.text
             if self._ending is not None:
                 percent, text = (100.0, "done") if self._ending == "done" else (percent, f"{self._ending}; {text}")
-            if (percent, text) != sent:
-                description = str(markdown_safe(text))
-                with never_fatal("the progress"):
-                    if artifact is None or not _updated(artifact, percent, description):
-                        made = create_progress_artifact(percent, key=self._key, description=description)
-                        artifact = cast(UUID, made)
-                    sent = percent, text
-            if is_last:
-                return
-            if artifact is None:  # the server does not answer
-                time.sleep(SECONDS_BETWEEN_UPDATES)
+            if (percent, text) == sent:
+                continue
+            made, artifact = artifact, None  # after an error, perhaps as somebody has deleted it, another one is made
+            description = str(markdown_safe(text))
+            with never_fatal("the progress"):
+                if made is None:
+                    made = cast(UUID, create_progress_artifact(percent, key=self._key, description=description))
+                else:
+                    update_progress_artifact(made, percent, description=description)
+                artifact, sent = made, (percent, text)
 
     def table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Create a table artifact of the flow run, with escaped texts."""
         table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
         with never_fatal(f"the table {key}"):
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
-
-
-def _updated(artifact: UUID, percent: float, description: str) -> bool:
-    """Update a progress artifact; return False if somebody has deleted it."""
-    try:
-        update_progress_artifact(artifact, percent, description=description)
-    except HTTPStatusError as error:
-        if error.response.status_code != codes.NOT_FOUND:
-            raise
-        return False
-    return True
 
 
 @contextmanager
@@ -158,9 +142,6 @@ class PrefectExecutor:
     """An executor that runs calls as tasks of the current flow; use it as a context manager.
 
     On exit it waits for running calls, unless the process must end because of Ctrl-C or a cancelled run.
-
-    Args:
-        artifacts: progress artifact and tables of the flow run.
     """
 
     runs_remotely = False
@@ -224,10 +205,4 @@ class PrefectExecutor:
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Return True if a task failed with `TransientError`."""
-    try:
-        state.result()
-    except TransientError:
-        return True
-    except Exception:  # noqa: BLE001 - the task's future raises it
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), TransientError)

@@ -7,7 +7,6 @@ moved it, only full names work, and a warning says so.
 
 import functools
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefect.plugins import SetupResult, register_hook
@@ -25,9 +24,9 @@ logger = logging.getLogger(__name__)
 def setup_environment(*, ctx: "HookContext") -> SetupResult:
     """Wrap the look-up of deployments by name, and bypass proxies for this machine. Prefect calls this at start-up."""
     try:
-        from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
+        from prefect.client.orchestration._deployments.client import DeploymentAsyncClient
 
-        wrap_lookup(DeploymentAsyncClient, DeploymentClient)
+        wrap_lookup(DeploymentAsyncClient)
     except (ImportError, AttributeError):
         logger.warning(
             "vernaclip's plugin does not work with Prefect %s: use full names, such as build-dataset/build-dataset",
@@ -36,46 +35,28 @@ def setup_environment(*, ctx: "HookContext") -> SetupResult:
     return SetupResult(env={"no_proxy": no_proxy()})
 
 
-def wrap_lookup(async_client: Any, client: Any) -> None:
-    """Wrap `read_deployment_by_name` of Prefect's two client classes to accept short names, unless it is wrapped."""
-    if hasattr(async_client.read_deployment_by_name, "__wrapped__"):
-        return
-    read_async, read = async_client.read_deployment_by_name, client.read_deployment_by_name
+def wrap_lookup(client: Any) -> None:
+    """Wrap `read_deployment_by_name` of Prefect's client class to accept short names, unless it is wrapped.
 
-    @functools.wraps(read_async)
-    async def read_any_async(self: Any, name: str) -> Any:
-        if "/" not in name:
-            found = await self.read_deployments(deployment_filter=_named(name))
-            name = full_name(name, [(await self.read_flow(flow_id=each.flow_id)).name for each in found])
-        return await read_async(self, name)
-
-    @functools.wraps(read)
-    def read_any(self: Any, name: str) -> Any:
-        if "/" not in name:
-            found = self.read_deployments(deployment_filter=_named(name))
-            name = full_name(name, [self.read_flow(flow_id=each.flow_id).name for each in found])
-        return read(self, name)
-
-    async_client.read_deployment_by_name, client.read_deployment_by_name = read_any_async, read_any
-
-
-def _named(name: str) -> Any:
+    A short name stands for the flow that has such a deployment; without one it is left to Prefect, which does not
+    find NAME/NAME.
+    """
     from prefect.client.schemas.filters import DeploymentFilter
 
-    return DeploymentFilter.model_validate({"name": {"any_": [name]}})
+    read = client.read_deployment_by_name
+    if hasattr(read, "__wrapped__"):
+        return
 
+    @functools.wraps(read)
+    async def read_any(self: Any, name: str) -> Any:
+        if "/" not in name:
+            of_name = DeploymentFilter.model_validate({"name": {"any_": [name]}})
+            found = await self.read_deployments(deployment_filter=of_name)
+            flows = sorted([(await self.read_flow(flow_id=each.flow_id)).name for each in found])
+            if len(flows) > 1:
+                choices = ", ".join(f"{flow}/{name}" for flow in flows)
+                raise SettingsError(f"several flows have a deployment {name!r}: use one of {choices}")
+            name = f"{flows[0] if flows else name}/{name}"
+        return await read(self, name)
 
-def full_name(name: str, flows: Sequence[str]) -> str:
-    """Return FLOW/DEPLOYMENT for a short deployment name.
-
-    Args:
-        name: the short name.
-        flows: names of the flows with such a deployment; if empty, NAME/NAME is returned, which Prefect does not find.
-
-    Raises:
-        SettingsError: several flows have such a deployment.
-    """
-    if len(flows) > 1:
-        choices = ", ".join(sorted(f"{flow}/{name}" for flow in flows))
-        raise SettingsError(f"several flows have a deployment {name!r}: use one of {choices}")
-    return f"{flows[0] if flows else name}/{name}"
+    client.read_deployment_by_name = read_any

@@ -35,15 +35,19 @@ def process_labels(pid: int) -> dict[str, Any]:
 
 def _started(pid: int) -> str | None:
     """Return when a process of this machine started, or None if it has ended: it tells processes with one id apart."""
-    if Path("/proc/self/stat").is_file():
-        try:
-            state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return None if state == "Z" else f"{fields[18]} clock ticks after the boot {boot}"
-    listed = subprocess.run(["ps", "-p", str(pid), "-o", "lstart="], check=False, capture_output=True, text=True)
-    return listed.stdout.strip() or None
+    if not Path("/proc/self/stat").is_file():
+        return _ps(str(pid), "lstart=") or None
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return None if state == "Z" else f"{fields[18]} clock ticks after the boot {boot}"
+
+
+def _ps(pid: str, column: str) -> str:
+    """Return a column of `ps` for a process, on systems without /proc."""
+    return subprocess.run(["ps", "-p", pid, "-o", column], check=False, capture_output=True, text=True).stdout.strip()
 
 
 def process_of(run: "FlowRun") -> int | None:
@@ -60,14 +64,23 @@ def process_of(run: "FlowRun") -> int | None:
 
 def _belongs_to(pid: str, run: "FlowRun") -> bool:
     """Return True if a worker has started the process for the run."""
-    if Path("/proc/self/environ").is_file():
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return False
-        return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
-    listed = subprocess.run(["ps", "-p", pid, "-o", "command="], check=False, capture_output=True, text=True)
-    return "prefect" in listed.stdout
+    if not Path("/proc/self/environ").is_file():
+        return "prefect" in _ps(pid, "command=")
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
+
+
+def runs_in(client: "SyncPrefectClient", states: Collection[str], *, pool: str | None = None) -> "list[FlowRun]":
+    """Return the runs in some types of states, such as RUNNING, of a work pool or of all."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}) if pool else None,
+    )
 
 
 def give_up(client: "SyncPrefectClient", run: "FlowRun") -> None:
@@ -83,20 +96,11 @@ def give_up(client: "SyncPrefectClient", run: "FlowRun") -> None:
 def give_up_gone_runs(client: "SyncPrefectClient", missing: Collection[UUID | None]) -> set[UUID | None]:
     """Mark this machine's running runs as crashed if their process is gone, and was at the last look.
 
-    Args:
-        client: client of the server.
-        missing: what the last look returned.
-
-    Returns:
-        The states of the runs whose process is gone. A run that is retried gets another state.
+    `missing` is what the last look returned: the states of the runs without a process. A run that is retried gets
+    another state.
     """
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
-    found = [
-        run for run in client.read_flow_runs(flow_run_filter=running) if run.labels.get(_HOST) == socket.gethostname()
-    ]
-    gone = [run for run in found if process_of(run) is None]
+    here = [run for run in runs_in(client, ["RUNNING"]) if run.labels.get(_HOST) == socket.gethostname()]
+    gone = [run for run in here if process_of(run) is None]
     for run in gone:
         if run.state_id in missing:
             give_up(client, run)
@@ -105,9 +109,7 @@ def give_up_gone_runs(client: "SyncPrefectClient", missing: Collection[UUID | No
 
 def watch() -> None:
     """Look at the processes of this machine's runs until this process is ended; the server may be away meanwhile."""
-    from httpx import HTTPError
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
 
     missing: set[UUID | None] = set()
     while True:
@@ -115,10 +117,8 @@ def watch() -> None:
         try:
             with get_client(sync_client=True) as client:
                 missing = give_up_gone_runs(client, missing)
-        except (HTTPError, PrefectException) as error:
-            logger.warning("the Prefect server does not answer: %s", error)
-        except Exception:  # a single odd run must not end the watch of all others
-            logger.exception("a look at the processes of the runs failed")
+        except Exception as error:  # noqa: BLE001  neither a server that is away nor an odd run ends the watch
+            logger.warning("a look at the processes of the runs failed: %r", error)
 
 
 if __name__ == "__main__":

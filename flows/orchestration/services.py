@@ -10,36 +10,32 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.base.errors import BusyError, InputError, SettingsError
-from flows.orchestration import daemons
-from flows.orchestration.daemons import Daemon
-from flows.orchestration.doctor import SERVER_PORT, port_is_busy
+from flows.orchestration.daemons import Daemon, try_lock
 from flows.orchestration.prefect_env import (
     HOST,
     START_TIMEOUT_S,
     Api,
     answers,
     configured_api,
-    new_auth_string,
     prefect_environment,
     prepare_process,
+    probe,
     read_env_block,
-    remove_env_block,
     server_environment,
     state_folder,
-    wait_for,
     write_env_block,
 )
-from flows.orchestration.run_processes import give_up, process_of
+from flows.orchestration.run_processes import give_up, process_of, runs_in
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -49,7 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORK_POOL = "vernaclip"
-NUM_PORTS = 100
+PORTS = range(4200, 4300)  # from Prefect's own port up
 END_TIMEOUT_S = 20.0
 
 # Runs write the same catalog and use all processors, so only one runs at a time; later ones wait in order.
@@ -65,15 +61,9 @@ AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list[str]:
-    """Create or update the work pool and the deployments.
+    """Create or update the work pool and the deployments, which have a root unless a run is given another one.
 
-    Args:
-        client: client of the server.
-        project: current folder of the runs.
-        root: of the catalog, unless a run is given another one.
-
-    Returns:
-        The deployments as FLOW/DEPLOYMENT.
+    Return the deployments as FLOW/DEPLOYMENT.
     """
     from flows.orchestration.prefect_flows import FLOWS
     from flows.recipe.recipe import recipe_names
@@ -100,14 +90,9 @@ def ensure_work_pool(client: "SyncPrefectClient") -> None:
 
 
 def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, parameters: Any, project: Path) -> None:
-    """Create or update a deployment of a flow in our work pool.
+    """Create or update a deployment of a flow, with parameters that differ from its defaults, in our work pool.
 
-    Args:
-        client: client of the server.
-        flow: a flow in an importable module.
-        name: name of the deployment.
-        parameters: parameters that differ from the defaults of the flow.
-        project: absolute path of the current folder of its runs.
+    The flow stands in an importable module; its runs have the project, an absolute path, for their current folder.
     """
     from prefect.utilities.callables import parameter_schema
 
@@ -131,27 +116,10 @@ def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, pa
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """Result of `up`.
-
-    Args:
-        api: URL of the server, and the auth string that its pages ask for.
-        started: processes that were started now: "server", "worker", both or none.
-        ours: whether the server was started by `up`, so that `down` stops it.
-        deployments: all deployments as FLOW/DEPLOYMENT.
-    """
-
-    api: Api
-    started: tuple[str, ...]
-    ours: bool
-    deployments: tuple[str, ...]
-
-
 Deploy = Callable[["SyncPrefectClient", Path], Sequence[str]]
 
 
-def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
+def up(project: Path, *, deploy: Deploy, port: int | None = None) -> tuple[Api, list[str], list[str]]:
     """Start a server and a worker if they are not running, and create or update all deployments.
 
     Args:
@@ -159,15 +127,13 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
         deploy: creates the deployments with a client, for the project's folder.
         port: port of a new server; None: 4200, or the next free one.
 
-    Raises:
-        BusyError: the port is taken, or another `up` or `down` is running.
-        SettingsError: a configured server refuses our credentials, or a server answers at another port.
-        InputError: a server or worker does not start; the message ends with its last output.
+    Returns:
+        The API; what was started now, of "server" and "worker"; all deployments as FLOW/DEPLOYMENT.
     """
     prepare_process()
     logger.info("loading Prefect")
     with _one_at_a_time(project):
-        api, ours, server_started = _ensure_server(project, port)
+        api, has_new_server = _ensure_server(project, port)
         if port is not None and api.port != str(port):
             raise SettingsError(
                 f"a server answers at {api.ui_url} already, so --port {port} has no effect: leave it out, or run "
@@ -177,56 +143,52 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> Services:
         with _client(api) as client:
             logger.info("registering deployments")
             deployments = deploy(client, project)
-            if ours:
-                has_worker = daemons.running_pid(_daemon(project, "worker")) is not None
-                give_up_lost_runs(client, has_worker=has_worker)
-            set_paused(client, False)
+            if _daemon(project, "server").pid() is not None:
+                _give_up_lost_runs(client, has_worker=_daemon(project, "worker").pid() is not None)
+            _set_paused(client, False)
             _ensure_watcher(project, api)
-            worker_started = _ensure_worker(project, api, client)
-    started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]
-    return Services(api=api, started=tuple(started), ours=ours, deployments=tuple(deployments))
+            has_new_worker = _ensure_worker(project, api, client)
+    started = [name for name, is_new in (("server", has_new_server), ("worker", has_new_worker)) if is_new]
+    return api, started, list(deployments)
 
 
 def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     """Stop the server and worker that `up` started, and remove the server's URL from `.env`.
 
-    Active runs end first; with `now`, they are killed.
-
-    Returns:
-        The processes that were stopped, of "worker", "watcher" and "server".
+    Active runs end first; with `now`, they are killed. Return what was stopped, of "worker", "watcher" and "server".
     """
     prepare_process()
     stopped = []
     with _one_at_a_time(project):
         for name in ("worker", "watcher", "server"):
             daemon = _daemon(project, name)
-            if daemons.running_pid(daemon) is not None:
+            if daemon.pid() is not None:
                 if name == "worker":
                     _end_runs(project, now=now)
-                daemons.end(daemon, timeout_s=END_TIMEOUT_S)
+                daemon.end(timeout_s=END_TIMEOUT_S)
                 stopped.append(name)
-        remove_env_block(project)
+        write_env_block(project, None)
     return tuple(stopped)
 
 
 def _end_runs(project: Path, *, now: bool) -> None:
     """Pause the work pool, then wait until all active runs have ended, or kill them with `now`."""
     api = read_env_block(project) or configured_api()
-    if api is None or not api.is_up():
+    if api is None or probe(api) != "answers":
         return  # without a server, runs are unknown
     with _client(api) as client:
-        set_paused(client, True)
+        _set_paused(client, True)
         try:
             _await_end(client, now=now)
         except BaseException:  # after Ctrl-C the worker goes on, and takes runs again
-            set_paused(client, False)
+            _set_paused(client, False)
             raise
 
 
 def _await_end(client: "SyncPrefectClient", *, now: bool) -> None:
     """Wait until all active runs have ended, or kill them with `now`."""
     last_logged = float("-inf")
-    while runs := [(run, pid) for run in active_runs(client) if (pid := process_of(run)) is not None]:
+    while runs := [(run, pid) for run in _active_runs(client) if (pid := process_of(run)) is not None]:
         if now:
             for run, pid in runs:
                 with suppress(ProcessLookupError):  # the run has ended meanwhile
@@ -246,65 +208,11 @@ def _daemon(project: Path, name: str) -> Daemon:
 
 @contextmanager
 def _one_at_a_time(project: Path) -> Iterator[None]:
-    """Hold the lock of `up` and `down` in a project.
-
-    Raises:
-        BusyError: another process holds it.
-    """
+    """Hold the lock of `up` and `down` in a project."""
     with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
-        if not daemons.try_lock(lock.fileno()):
+        if not try_lock(lock.fileno()):
             raise BusyError(f"another `vernaclip up` or `down` is running in {project}: wait until it ends")
         yield
-
-
-def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
-    """Return an API that answers, whether its server is ours, and whether it was started now."""
-    written = read_env_block(project)
-    server = _daemon(project, "server")
-    if daemons.running_pid(server) is not None:
-        if written is not None and wait_for(written, server) == "answers":
-            return written, True, False
-    else:
-        configured = configured_api()
-        if configured not in (None, written) and answers(configured, otherwise="starting one here"):
-            return configured, False, False
-    # Replace a server of ours that cannot be used any more, since its URL or auth string is lost.
-    daemons.kill(server)
-    # The new server gets the old port and auth string, if they are known.
-    api = Api(
-        url=f"http://{HOST}:{_free_port(port, written)}/api",
-        auth_string=(written and written.auth_string) or new_auth_string(),
-    )
-    write_env_block(project, api)
-    environment = server_environment(api, server.folder / "prefect.db")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
-    logger.info("starting the Prefect server on %s", api.ui_url)
-    daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
-    if wait_for(api, server) != "answers":
-        daemons.kill(server)
-        remove_env_block(project)
-        raise InputError(f"the Prefect server did not start. The end of {server.log_path}:\n{server.last_words()}")
-    return api, True, True
-
-
-def _free_port(port: int | None, written: Api | None) -> int:
-    """Return the given port, or the first free one: the port of the last server, else from Prefect's port 4200 up.
-
-    Raises:
-        BusyError: the given port, or every port, is taken.
-    """
-    if port is not None:
-        if port_is_busy(port):
-            raise BusyError(f"port {port} is taken by another program: choose another port, or stop that program")
-        return port
-    last = SERVER_PORT + NUM_PORTS
-    candidates = list(range(SERVER_PORT, last))
-    if written:
-        candidates.insert(0, int(written.port))
-    for candidate in candidates:
-        if not port_is_busy(candidate):
-            return candidate
-    raise BusyError(f"all ports from {SERVER_PORT} to {last - 1} are taken: choose another one with --port")
 
 
 @contextmanager
@@ -318,80 +226,104 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
         yield client
 
 
-def _runs_for(daemon: Daemon, api: Api) -> bool:
-    """Return True if a daemon is running for this server; kill that of another server, and note the new one."""
+def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool]:
+    """Return an API that answers, and whether its server was started now."""
+    written = read_env_block(project)
+    server = _daemon(project, "server")
+    if written is not None and server.pid() is not None:
+        server.wait_until(lambda: probe(written) in ("answers", "refuses"), timeout_s=START_TIMEOUT_S)
+        if probe(written) == "answers":
+            return written, False
+    elif server.pid() is None:
+        configured = configured_api()
+        if configured not in (None, written) and answers(configured, otherwise="starting one here"):
+            return configured, False
+    # Replace a server of ours that cannot be used any more, since its URL or auth string is lost. The new server gets
+    # the old port and auth string, if they are known.
+    server.end(timeout_s=0)
+    api = Api.of_ours(_free_port(port, written), written.auth_string if written else None)
+    write_env_block(project, api)
+    command = ["prefect", "server", "start", "--host", HOST, "--port", api.port, "--analytics-off"]
+    environment = server_environment(api, server.folder / "prefect.db")
+    try:
+        return api, _ensure(server, api, command, environment, lambda: probe(api) == "answers")
+    except InputError:
+        write_env_block(project, None)
+        raise
+
+
+def _ensure(
+    daemon: Daemon,
+    api: Api,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    ready: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Start a module as a daemon for this server, in place of one for another; return False if it was running."""
     address = daemon.folder / f"{daemon.name}.api"
-    if daemons.running_pid(daemon) is not None:
-        if address.is_file() and address.read_text(encoding="utf-8") == api.url:
-            return True
-        daemons.kill(daemon)
+    if daemon.pid() is not None and address.is_file() and address.read_text(encoding="utf-8") == api.url:
+        return False
+    daemon.end(timeout_s=0)
     address.write_text(api.url, encoding="utf-8")
-    return False
+    logger.info("starting the %s", daemon.name)
+    daemon.start([sys.executable, "-m", *command], environment=environment, working_dir=daemon.folder.parent)
+    if not daemon.wait_until(ready, timeout_s=START_TIMEOUT_S):
+        daemon.end(timeout_s=0)
+        raise InputError(f"the {daemon.name} did not start. The end of {daemon.log_path}:\n{daemon.last_words()}")
+    return True
+
+
+def _free_port(port: int | None, written: Api | None) -> int:
+    """Return the given port, or else that of the last server or the first free one."""
+    candidates = [port] if port is not None else [*([int(written.port)] if written else []), *PORTS]
+    for candidate in candidates:
+        with socket.socket() as probing:
+            probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probing.bind((HOST, candidate))
+                return candidate
+    taken = f"port {port} is" if port is not None else f"all ports from {PORTS[0]} to {PORTS[-1]} are"
+    raise BusyError(f"{taken} taken by another program: choose another port with --port, or stop that program")
 
 
 def _ensure_watcher(project: Path, api: Api) -> None:
-    """Start the watcher of this machine's runs for this server, unless it is running already."""
-    watcher = _daemon(project, "watcher")
-    if not _runs_for(watcher, api):
-        command = [sys.executable, "-m", "flows.orchestration.run_processes"]
-        # The server is of our version, and may be away when the watcher looks.
-        environment = {**prefect_environment(), **api.environment(), "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "0"}
-        daemons.start(watcher, command, environment=environment, working_dir=project)
+    """Start the watcher of this machine's runs."""
+    # The server is of our version, and may be away when the watcher looks.
+    environment = {**prefect_environment(), **api.environment(), "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "0"}
+    _ensure(_daemon(project, "watcher"), api, ["flows.orchestration.run_processes"], environment)
 
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
-    """Start a worker for this server, or replace one of another server; return False if it was running already."""
-    worker = _daemon(project, "worker")
-    if _runs_for(worker, api):
-        return False
+    """Start the worker, and wait until the server has heard of it; return False if it was running."""
     folder_name = re.sub(r"[^\w.-]+", "-", project.resolve().name)  # Prefect refuses some characters
     name = f"{WORK_POOL}-{folder_name}"
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
+    command = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
     environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
     began = datetime.now(UTC)
 
     def is_seen() -> bool:
-        found = client.read_workers_for_work_pool(WORK_POOL)
-        return any(
-            each.name == name and each.last_heartbeat_time is not None and each.last_heartbeat_time >= began
-            for each in found
-        )
+        beats = {each.name: each.last_heartbeat_time for each in client.read_workers_for_work_pool(WORK_POOL)}
+        return (beats.get(name) or datetime.min.replace(tzinfo=UTC)) >= began
 
-    logger.info("starting the worker")
-    daemons.start(worker, command, environment=environment, working_dir=project)
-    if not daemons.wait_until(is_seen, worker, timeout_s=START_TIMEOUT_S):
-        daemons.kill(worker)
-        raise InputError(f"the worker did not start. The end of {worker.log_path}:\n{worker.last_words()}")
-    return True
+    return _ensure(_daemon(project, "worker"), api, command, environment, is_seen)
 
 
-def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """Return the active runs of our work pool, those that have begun and not ended."""
-    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-
-    begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate(begun),
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
-    )
+def _active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
+    """Return the runs of our work pool that have begun and not ended."""
+    return runs_in(client, ["RUNNING", "PENDING", "CANCELLING"], pool=WORK_POOL)
 
 
-def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
+def _set_paused(client: "SyncPrefectClient", paused: bool) -> None:
     """Pause or resume the work pool, from which workers take runs."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
     client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
 
 
-def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
-    """Mark active runs as crashed if their process is gone.
-
-    Args:
-        client: client of the server.
-        has_worker: whether a worker is running, which may be about to start a process for a run that has none.
-    """
-    for run in active_runs(client):
+def _give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
+    """Mark active runs as crashed if their process is gone; a worker may be about to start one for a run without."""
+    for run in _active_runs(client):
         pid = process_of(run)
         may_begin = run.state is None or run.state.is_pending() or not run.infrastructure_pid
         if pid is None and not (has_worker and may_begin):

@@ -1,8 +1,7 @@
 """Runs of a flow in this process, with the configured Prefect server or with a temporary one.
 
-Prefect can start a temporary server itself, but that one outlives a killed parent, and prints tracebacks on Ctrl-C. Our
-server, `python -m flows.orchestration.temporary_server PORT`, has its own session. It ends when the pipe from its
-parent closes, however the parent has ended.
+The temporary server is the one that Prefect starts itself, in a child process of ours: Prefect's own outlives a killed
+parent, and puts site-packages first on its path, where a backport of `dataclasses` may hide the standard library's.
 """
 
 import atexit
@@ -11,32 +10,28 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.errors import BusyError, InputError
-from flows.orchestration import daemons
-from flows.orchestration.daemons import Daemon
+from data_catalog.base.errors import InputError
+from data_catalog.disk.child_process import ChildProcess, end_with_parent
+from flows.orchestration.daemons import try_lock
 from flows.orchestration.prefect_env import (
     HOST,
+    START_TIMEOUT_S,
     Api,
     answers,
     configured_api,
-    new_auth_string,
     prepare_process,
     server_environment,
     state_folder,
-    wait_for,
 )
 
 logger = logging.getLogger(__name__)
-
-NUM_TRIES = 3
-END_TIMEOUT_S = 5.0
 
 
 def run_flow(
@@ -48,22 +43,9 @@ def run_flow(
     project: Path,
     **parameters: bool,
 ) -> Any:
-    """Run a flow in this process, with the configured server if it answers, or with a temporary one.
+    """Run a flow such as "build-dataset" in this process, and return its report.
 
-    Args:
-        name: "build-dataset", "train-clip", "align-clip", "distil-clip", "evaluate-clip" or "build-and-train".
-        recipe: name or file of a recipe.
-        root: folder of the catalog.
-        overrides: settings that override those of the recipe.
-        project: folder in whose hidden subfolder the history of runs is kept; usually the current one.
-        parameters: further parameters of the flow.
-
-    Returns:
-        The report of the job in `flows.jobs`; for "build-and-train" a tuple of three reports.
-
-    Raises:
-        PipelineError: any error of the job.
-        InputError: the temporary server does not start.
+    The history of runs is kept in a hidden folder of the project, usually the current folder.
     """
     from flows.jobs import get_ready
     from flows.recipe.recipe import load_recipe, override_values
@@ -85,23 +67,16 @@ def run_flow(
 
 
 def use_answering_api(project: Path, *, meanwhile: Callable[[], None] = lambda: None) -> Api | None:
-    """Let flows in this process use the configured API, or start a temporary server if it does not answer.
+    """Let flows in this process use the configured API, and return it; or a temporary server if it does not answer.
 
-    A configured server that is silent is ignored with a warning. A new database takes a server half a minute, in which
-    `meanwhile` is called.
-
-    Returns:
-        The configured API, or None if a temporary server is used.
-
-    Raises:
-        SettingsError: the configured server refuses our credentials.
-        InputError: a temporary server does not start.
+    A new database takes a server half a minute, in which `meanwhile` is called. The server ends with the thread that
+    calls this function.
     """
     api = configured_api()
     if api and answers(api, otherwise="this run uses a temporary server (`vernaclip up` starts a permanent one)"):
         return api
     logger.info("start Prefect for this run")
-    api = start(state_folder(project), meanwhile)
+    api = _start(state_folder(project), meanwhile)
     from prefect.context import refresh_global_settings_context
 
     os.environ.update(api.environment())  # overrides all other settings of Prefect
@@ -111,76 +86,47 @@ def use_answering_api(project: Path, *, meanwhile: Callable[[], None] = lambda: 
     return None
 
 
-def start(folder: Path, meanwhile: Callable[[], None]) -> Api:
-    """Start a server that ends with this process; call `meanwhile` before waiting for it.
-
-    Args:
-        folder: folder for its database and its log, beside those of other servers.
-        meanwhile: work that needs no server.
-
-    Raises:
-        InputError: the server does not start.
-    """
-    for _ in range(NUM_TRIES):  # another program may take the port meanwhile
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            port = free.getsockname()[1]
-        api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
-        server, pipe = _start_process(api, folder)
-        atexit.register(_end, server, pipe)
-        meanwhile()
-        if wait_for(api, server) == "answers":
+def _start(folder: Path, meanwhile: Callable[[], None]) -> Api:
+    """Start a server whose database is in a folder; call `meanwhile` before waiting for it."""
+    server = ChildProcess("flows.orchestration.temporary_server", str(folder))
+    atexit.register(server.close)
+    meanwhile()
+    with suppress(EOFError):  # it has ended
+        if server.socket.poll(START_TIMEOUT_S):
+            api: Api = server.socket.recv()
             return api
-        atexit.unregister(_end)
-        _end(server, pipe)
     raise InputError(
-        "the temporary Prefect server does not start. Use --executor local to run without Prefect. The end of "
-        f"{server.log_path}:\n{server.last_words()}"
+        "the temporary Prefect server does not start. Use --executor local to run without Prefect. The end of its "
+        f"output:\n{server.printed()}"
     )
 
 
-def _start_process(api: Api, folder: Path) -> tuple[Daemon, int]:
-    """Start a server with a database of its own; return the server, and the pipe whose closing ends it.
+def serve(parent: Connection, folder: Path) -> None:
+    """Run a server without pages in this process; send its API to the parent when it answers.
 
-    The database is kept for the next temporary server, since Prefect needs most of its start-up time to create one.
+    It has the first database that no other server uses, which is kept for the next temporary server, since Prefect
+    needs most of its start-up time to create one.
     """
-    command = [sys.executable, "-m", "flows.orchestration.temporary_server", api.port]
+    end_with_parent()
     for number in count(1):
-        server = Daemon(name=f"temporary-{number}", folder=folder)
-        environment = server_environment(api, folder / f"{server.name}.db")
-        read, pipe = os.pipe()
-        try:
-            daemons.start(server, command, environment=environment, working_dir=Path.cwd(), stdin=read)
-        except BusyError:
-            os.close(pipe)
-            continue
-        finally:
-            os.close(read)
-        return server, pipe
-    raise AssertionError  # `count` has no end
-
-
-def _end(server: Daemon, pipe: int) -> None:
-    """Close the pipe of a server, and kill the server if it does not end."""
-    os.close(pipe)
-    if not daemons.wait_for_end(server, timeout_s=END_TIMEOUT_S):
-        daemons.kill(server)
-
-
-def serve(port: int) -> None:
-    """Run a server without pages in this process until its standard input closes."""
+        database = folder / f"temporary-{number}.db"
+        lock = database.with_suffix(".lock").open("a")  # for as long as this process lives
+        if try_lock(lock.fileno()):
+            break
+    listener = socket.create_server((HOST, 0))
+    api = Api.of_ours(listener.getsockname()[1])
+    os.environ.update(server_environment(api, database))
     import uvicorn
     from prefect.server.api.server import create_app
 
-    def end_with_parent() -> None:
-        sys.stdin.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(END_TIMEOUT_S)
-        os._exit(1)  # the server hangs
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            parent.send(api)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    uvicorn.run(create_app(ephemeral=True, final=True), host=HOST, port=port, log_level="error")
+    app = create_app(ephemeral=True, final=True)
+    Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(Connection(int(sys.argv[1])), Path(sys.argv[2]))

@@ -22,7 +22,6 @@ from data_catalog.fetch.owner import LEASE_S
 from data_catalog.fetch.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners
-from flows.orchestration.dask_doctor import Machine
 from flows.orchestration.dask_owners import DaskOwners
 from flows.orchestration.dask_workers import versions
 
@@ -175,13 +174,13 @@ def test_the_doctor_says_what_each_worker_lacks(
     assert main(["doctor", "--dask", address]) == 0
     assert capsys.readouterr().out == "no problems found\n"
     assert not list((tmp_path / "catalog" / "work").iterdir())
-    pretended = Machine(programs=frozenset({"apertium", "anagram"}), packages=frozenset({"en_xx"}), has_web=True)
-    monkeypatch.setattr(Machine, "here", lambda: pretended)
+    pretended = {"anagram": "it has no anagram", "en_xx": "it lacks the Argos package en_xx"}
+    monkeypatch.setattr(dask_doctor, "abilities", lambda: pretended)
     assert main(["doctor", "--dask", address]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if "it has no anagram" in line]) == 3
     assert len([line for line in lines if "it lacks the Argos package en_xx" in line]) == 3
-    monkeypatch.setattr(dask_doctor, "versions", lambda: {**versions(), "pyarrow": "1.0"})
+    monkeypatch.setattr(dask_doctor, "versions", lambda: {**versions(), "Python": "1.0"})
     assert main(["doctor", "--dask", address]) == 1
     assert capsys.readouterr().out.count("but the flow has 1.0, so outputs would differ") == 3
     assert "leave out --fix or --language, or --dask" in told(["doctor", "--dask", address, "--fix"], code=1)

@@ -1,14 +1,11 @@
-"""The doctor, on environments that are broken in one way each: and on languages that lack one thing each."""
+"""The doctor, on an environment with all that may be wrong, and on languages that lack one thing each."""
 
 import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,89 +14,55 @@ import pytest
 from flows.cli import main
 from flows.findings import Finding
 from flows.language_doctor import examine, find_language
-from flows.orchestration.doctor import diagnose, port_is_busy
+from flows.orchestration.doctor import diagnose
 from flows.orchestration.prefect_env import Api, write_env_block
 from flows.recipe.language_packs import available_language_packs
-
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def packages(tmp_path: Path) -> Path:
-    """A folder that a process takes for one of pip's."""
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def run(packages: Path) -> Run:
-    """`run(code)`: what Python prints, with `packages` first on its path."""
-
-    def printed(code: str, **environment: str) -> str:
-        variables = {**os.environ, "PYTHONPATH": str(packages), **environment}
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        return subprocess.run(
-            command, env=variables, capture_output=True, text=True, check=True, cwd=packages.parent
-        ).stdout
-
-    return printed
 
 
 def test_this_environment_is_sound(tmp_path: Path) -> None:
     assert [finding.text for finding in diagnose(tmp_path, tmp_path / "c") if finding.severity == "broken"] == []
 
 
-def test_the_backport_is_found_and_removed(packages: Path, run: Any) -> None:
+def test_whatever_is_wrong_is_named_with_its_remedy_and_the_backport_removed(tmp_path: Path, unused_port: int) -> None:
+    """A backport, another owner of our names, a wrong version, and a folder that hides all Argos packages.
+
+    The process takes the folder for one of pip's. A server is gone, of which `.env` tells, and another is named.
+    """
+    packages = tmp_path / "site-packages"
+    for name, number in (("old-trainer", "1.0"), ("prefect", "99.0")):
+        information = packages / f"{name.replace('-', '_')}-{number}.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n", "utf-8")
+    (packages / "old_trainer-1.0.dist-info" / "top_level.txt").write_text("training\n", "utf-8")
+    (tmp_path / "argos" / "unpacked_by_hand").mkdir(parents=True)
     # What img2dataset drags in has this name; the standard library's own file stands in for its content.
     shutil.copy(str(dataclasses.__file__), packages / "dataclasses.py")
-    printed = run("""
-        from pathlib import Path
-        from flows.orchestration.doctor import diagnose, mend
-        (finding,) = [finding for finding in diagnose(Path("."), Path("catalog")) if "backport" in finding.text]
-        print(finding.severity, finding.text)
-        print(mend([finding]))
-        """)
-    said, left = printed.splitlines()
-    assert said.startswith("warning the package `dataclasses`")
-    assert "`vernaclip doctor --fix` removes it" in said
-    assert left == "[]"
+    write_env_block(tmp_path, Api(url=f"http://127.0.0.1:{unused_port}/api"))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")])),
+        "ARGOS_PACKAGES_DIR": str(tmp_path / "argos"),
+        "PREFECT_API_URL": "http://127.0.0.1:1/api",
+    }
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--fix"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.returncode == 1, ran.stderr
+    for said in (
+        "broken: old-trainer also installs a package called `training`",
+        "warning: prefect is 99.0, but vernaclip needs",
+        "unpacked_by_hand is not an Argos package",
+        f":{unused_port}/api, named in .env, does not answer: restart it with `vernaclip up`",
+        "overrides the server that `vernaclip up` started",
+    ):
+        assert said in ran.stdout
+    assert "backport" not in ran.stdout
     assert not (packages / "dataclasses.py").exists()
 
 
-def test_whatever_is_wrong_with_packages_is_named(packages: Path, run: Any) -> None:
-    """Another owner of our names, a wrong version, and a folder that hides all Argos packages."""
-    for name, number in (("old-trainer", "1.0"), ("prefect", "99.0")):
-        information = packages / f"{name.replace('-', '_')}-{number}.dist-info"
-        information.mkdir()
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n", "utf-8")
-    (packages / "old_trainer-1.0.dist-info" / "top_level.txt").write_text("training\n", "utf-8")
-    (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
-    code = """
-        from pathlib import Path
-        from flows.orchestration.doctor import diagnose
-        for finding in diagnose(Path("."), Path("catalog")):
-            print(finding.severity, finding.text)
-        """
-    printed = run(code, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
-    assert "broken old-trainer also installs a package called `training`" in printed
-    assert "warning prefect is 99.0, but vernaclip needs" in printed
-    assert "unpacked_by_hand is not an Argos package" in printed
-
-
-def test_a_server_that_is_gone_and_a_busy_port_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        assert port_is_busy(port)
-    assert not port_is_busy(port)
-    url = f"http://127.0.0.1:{port}/api"
-    write_env_block(tmp_path, Api(url=url))
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    texts = [finding.text for finding in diagnose(tmp_path, tmp_path)]
-    assert any(f"{url}, named in .env, does not answer" in text for text in texts)
-    assert any("overrides the server that `vernaclip up` started" in text for text in texts)
+def test_an_env_file_that_is_not_utf8_is_named_and_the_doctor_goes_on(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"NAME=\xe9t\xe9\n")
+    (said,) = [each for each in diagnose(tmp_path, tmp_path) if each.topic == "Prefect"]
+    assert (said.severity, "save it as UTF-8" in said.text) == ("broken", True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -181,30 +144,27 @@ def test_a_language_that_no_engine_tells_is_told_the_codes_that_one_has() -> Non
     assert ", zh-cn, zh-tw" in check.advice
 
 
-def test_an_installed_package_is_found_by_the_code_of_the_pack(data: Path, tmp_path: Path) -> None:
-    install(data, ("el", "en"))
+def test_an_installed_package_is_found_by_the_code_of_the_pack_and_the_stored_index_decides_the_advice(
+    data: Path, tmp_path: Path
+) -> None:
+    assert "if `vernaclip mt packages --to el` lists it; else" in findings("el")["translation"].advice
+    more = {"package_version": "1.9", "argos_version": "1.9", "links": ["https://a.org/x"]}
+    index = [{"from_code": source, "to_code": target, **more} for source, target in (("en", "el"), ("sw", "en"))]
+    (data / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert findings("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
+    assert findings("sw")["translation"].advice.startswith("train one, `vernaclip mt train")
+    (data / "index.json").write_bytes(b"\xff\x00")
+    assert "index.json is damaged: remove it" in findings("el")["translation"].text
+    for pair in (("el", "en"), ("en", "zt")):
+        install(data, pair)
     assert findings("el")["translation"].severity == "warning"
     install(data, ("en", "el"))
     assert findings("el")["translation"] == Finding("found", "the package en-el 1.2 is installed", topic="translation")
-    install(data, ("en", "zt"))
     file = tmp_path / "zh.toml"
     file.write_text('code = "zh"\nargos = "zt"\nlangdetect = "zh-tw"\n', encoding="utf-8")
     found = findings(str(file))
     assert found["translation"].severity == "found"
     assert "identify zh-tw" in found["language check"].text
-
-
-def test_the_stored_index_decides_the_advice_and_a_damaged_one_is_named(data: Path) -> None:
-    assert "if `vernaclip mt packages --to el` lists it; else" in findings("el")["translation"].advice
-    more = {"package_version": "1.9", "argos_version": "1.9", "links": ["https://a.org/x"]}
-    pairs = (("en", "el"), ("sw", "en"))
-    index = [{"from_code": source, "to_code": target, **more} for source, target in pairs]
-    (data / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert findings("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
-    assert findings("sw")["translation"].advice.startswith("train one, `vernaclip mt train")
-    for damage in (b"", b"{}", b"\xff\x00"):
-        (data / "index.json").write_bytes(damage)
-        assert "index.json is damaged: remove it" in findings("el")["translation"].text
 
 
 def test_letters_that_no_typeface_has_are_named(tmp_path: Path) -> None:

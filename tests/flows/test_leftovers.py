@@ -10,13 +10,7 @@ import pytest
 
 from data_catalog.catalog.manifest import MANIFEST_FORMAT, commit_snapshot
 from data_catalog.disk.files import write_json
-from data_catalog.publish.takedown import (
-    clear_caches,
-    clear_exports,
-    clear_work,
-    closure,
-    models_of,
-)
+from data_catalog.publish.takedown import clear_caches, clear_exports, clear_work, closure, models_of
 from data_catalog.publish.tombstones import Tombstones, new_tombstone
 from data_catalog.rows.schema import CAPTIONS, IMAGES, PAIRS
 from data_catalog.rows.urls import address_key
@@ -34,13 +28,24 @@ def write_export(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "place", ["exports/web/urls", "share/for/ann", "exports/web/.tmp-old-urls", "exports/mine", "exports/.tmp-old-mine"]
-)
-def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path, place: str) -> None:
-    folder = write_export(tmp_path / place)
-    assert clear_exports(tmp_path) == [folder]
-    assert not folder.exists()
+PLACES = ("exports/web/urls", "share/for/ann", "exports/web/.tmp-old-urls", "exports/mine")
+
+
+def test_exports_go_with_their_snapshot_wherever_they_are_and_those_of_others_stay(tmp_path: Path) -> None:
+    others = write_export(tmp_path / "catalog" / "exports" / "web" / "urls")  # of another root within this one
+    write_json(tmp_path / "catalog" / "datasets" / "web" / "current.json", {"snapshot": GONE["snapshot"]})
+    for text in ("[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"})):
+        (tmp_path / "upstream").mkdir(exist_ok=True)
+        (tmp_path / "upstream" / "export.json").write_text(text, encoding="utf-8")
+        assert clear_exports(tmp_path) == []
+    folders = [write_export(tmp_path / place) for place in PLACES]
+    assert set(clear_exports(tmp_path)) == set(folders)
+    assert not any(folder.exists() for folder in folders)
+    there: Any = {**GONE, "format": MANIFEST_FORMAT, "files": {}}
+    commit_snapshot(tmp_path, there)
+    folders = [write_export(tmp_path / place) for place in PLACES[:2]]
+    assert clear_exports(tmp_path) == []
+    assert all((folder / "data" / "train.parquet").is_file() for folder in (*folders, others))
 
 
 @pytest.mark.parametrize(("linked", "is_recorded"), [("exports", True), ("exports/web/urls", True), ("exports", False)])
@@ -62,34 +67,7 @@ def test_exports_on_another_disk_go_as_well_where_their_record_says_what_they_ar
     assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
 
 
-def test_an_export_of_a_snapshot_that_is_there_stays_whole_wherever_it_is(tmp_path: Path) -> None:
-    there: Any = {**GONE, "format": MANIFEST_FORMAT, "files": {}}
-    commit_snapshot(tmp_path, there)
-    for place in ("exports/web/urls", "exports/mine", "share/for/ann"):
-        write_export(tmp_path / place)
-        assert clear_exports(tmp_path) == []
-        assert (tmp_path / place / "data" / "train.parquet").is_file()
-
-
-def test_other_peoples_files_of_that_name_stay(tmp_path: Path) -> None:
-    path = tmp_path / "upstream" / "export.json"
-    path.parent.mkdir()
-    for text in ("[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"})):
-        path.write_text(text, encoding="utf-8")
-        assert clear_exports(tmp_path) == []
-        assert path.is_file()
-
-
-def test_exports_of_another_root_in_the_folder_stay(tmp_path: Path) -> None:
-    """As when a take-down is given the project's folder for its root."""
-    folder = write_export(tmp_path / "catalog" / "exports" / "web" / "urls")
-    write_json(tmp_path / "catalog" / "datasets" / "web" / "current.json", {"snapshot": GONE["snapshot"]})
-    assert clear_exports(tmp_path) == []
-    assert (folder / "export.json").is_file()
-
-
-def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
-    """Also from a disk that they were moved to, where something else may lie beside them."""
+def test_features_of_test_images_go_also_from_a_disk_that_they_were_moved_to(tmp_path: Path) -> None:
     model = "0a1b2c3d4e5f6071"
     for name in (model, f".tmp-removed-{model}", "mine"):
         (tmp_path / "disk" / name).mkdir(parents=True)
@@ -102,23 +80,19 @@ def test_a_model_is_named_that_learned_from_what_is_gone_or_does_not_tell(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A damaged record stops no take-down."""
-    snapshot: Any = {
-        **GONE,
-        "format": MANIFEST_FORMAT,
-        "files": {"pairs": [{"path": "pairs/a.parquet", "sha256": "aa"}]},
-    }
+    files = {"pairs": [{"path": "pairs/a.parquet", "sha256": "aa"}]}
+    snapshot: Any = {**GONE, "format": MANIFEST_FORMAT, "files": files}
     commit_snapshot(tmp_path, snapshot)
     for name, record in {
         "web/sound": b'{"learned": ["aa"]}',
         "web/older": b'{"learned": ["aa", "bb"]}',
-        "other/start": b'{"learned": ["bb"]}',
         "other/broken": b"\0",
         "other/silent": b"{}",
     }.items():
         (tmp_path / "models" / name).mkdir(parents=True)
         (tmp_path / "models" / name / "run.json").write_bytes(record)
     found = [path.relative_to(tmp_path / "models").as_posix() for path in models_of(tmp_path)]
-    assert found == ["other/broken", "other/silent", "other/start", "web/older"]
+    assert found == ["other/broken", "other/silent", "web/older"]
     assert "other/broken/run.json does not tell" in caplog.text
 
 
@@ -145,8 +119,7 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     stays = write_step(tmp_path, "fetch", images[2:], IMAGES)
     # Of another dataset, which the tombstone is not of: it stays and teaches nothing.
     others = write_step(tmp_path, "normalise", [images[0] | {"sha256": "dd"}], IMAGES, dataset="other")
-    one = new_tombstone("phash", LOOK, datasets=["web"])
-    stones, _ = closure(tmp_path, Tombstones(tombstones=(one,)))
+    stones, _ = closure(tmp_path, Tombstones(tombstones=(new_tombstone("phash", LOOK, datasets=["web"]),)))
     (one,) = stones.tombstones
     assert (one.images, one.addresses, one.samples) == (("aa", "bb"), (address_key(url),), ("photos:1",))
     # What an interrupted fetch left has bytes of images, too.

@@ -3,21 +3,47 @@
 One lasting server serves all tests that ask for `project`, in the order in which they stand.
 """
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
+from uuid import uuid4
 
 import pytest
+from loopback import LoopbackHandler, LoopbackServer
 
-from data_catalog.base.errors import BusyError
-from flows.orchestration.prefect_env import Api
-from flows.orchestration.services import up
+from data_catalog.base.errors import BusyError, DiskError, SettingsError
+from flows.orchestration import prefect_plugin, services
+from flows.orchestration.daemons import Daemon
+from flows.orchestration.prefect_env import (
+    Api,
+    answers,
+    configured_api,
+    prefect_environment,
+    probe,
+    read_env_block,
+    state_folder,
+    write_env_block,
+)
+from flows.orchestration.run_processes import give_up_gone_runs, process_labels, process_of
+from flows.signals import exit_on_signals
 
+API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
 ON_DASK = {
     "first": 7,
     "flaky": True,
@@ -80,30 +106,41 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
 def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_however_the_run_does(
     project_in: Any, free_port: int, api_doors: Any, tmp_path: Path
 ) -> None:
-    """The user's own settings of a dead server and of a database are there. Steps on a cluster end as in threads."""
+    """The user's own settings of a dead server and of a database are there. The server hangs when the run is killed."""
     project = toys_in(project_in(tmp_path))
     dead = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "PREFECT_API_AUTH_STRING": "old:secret"}
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path / 'shared.db'}"}
-    flows = ("toy", EVIL, "deleted", "deleted", "on_dask", "orderly")
-    with project.start("driver.py", "alone", *flows, **dead, **database) as process:
+    with project.start("driver.py", "flows", "toy", EVIL, **dead, **database) as process:
         try:
-            url, auth_string = json.loads(process.stdout.readline())
+            is_configured, url, auth_string = json.loads(process.stdout.readline())
+            assert not is_configured
             assert json.loads(process.stdout.readline()) is None
-            assert json.loads(process.stdout.readline()) == [100, "done"]
-            assert json.loads(process.stdout.readline()) == ON_DASK
-            assert not project.processes("spawn_main")
             project.found_api = Api(url=url, auth_string=auth_string)
             project.until(lambda: project.ask("/logs/filter", {}))  # they come last
             assert_the_toy_run_is_shown(project)
-            assert project.processes("flows.orchestration.temporary_server")
             api_doors.assert_closed(project.api, sample=12)
+            (server,) = project.processes("flows.orchestration.temporary_server")
+            os.kill(server, signal.SIGSTOP)
         finally:
             process.kill()
         told = process.stderr.read()
     assert f"no Prefect server answers at {dead['PREFECT_API_URL']}: this run uses a temporary server" in told
-    assert told.count("step 7 in ") == 1
+    assert told.count("step 2 in ") == 1
     project.until(lambda: not project.processes())
     assert not (tmp_path / "shared.db").exists()
+
+
+@pytest.mark.slower
+def test_two_runs_at_once_have_a_database_each_and_leave_no_server(project_in: Any, tmp_path: Path) -> None:
+    project = toys_in(project_in(tmp_path))
+    with project.start("driver.py", "flows") as one, project.start("driver.py", "flows") as two:
+        apis = [json.loads(each.stdout.readline()) for each in (one, two)]
+        for each in (one, two):
+            each.communicate("")
+        assert one.returncode == two.returncode == 0
+    assert apis[0] != apis[1]
+    assert {path.name for path in (tmp_path / ".vernaclip").glob("*.db")} == {"temporary-1.db", "temporary-2.db"}
+    assert not project.processes()
 
 
 def test_a_busy_port_is_refused(tmp_path: Path) -> None:
@@ -112,7 +149,7 @@ def test_a_busy_port_is_refused(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(BusyError, match=f"port {port} is taken"):
-            up(tmp_path, deploy=lambda client, project: (), port=port)
+            services.up(tmp_path, deploy=lambda client, project: (), port=port)
     assert not (tmp_path / ".env").exists()
 
 
@@ -135,7 +172,7 @@ def project(project_in: Any, unused_port: int, tmp_path_factory: pytest.TempPath
     project = toys_in(project_in(tmp_path_factory.mktemp("50%41 of a project's runs #1 & ü")))
     (project.folder / ".env").write_text("MINE=1\n", encoding="utf-8")
     try:
-        assert drive(project, "up", str(unused_port)) == [["server", "worker"], True]
+        assert drive(project, "up", str(unused_port)) == ["server", "worker"]
         yield project
     finally:
         drive(project, "down", "--now")
@@ -150,11 +187,20 @@ def test_up_starts_a_server_and_a_worker_that_runs_a_deployment(project: Any) ->
     assert assert_the_toy_run_is_shown(project)["work_pool_name"] == "vernaclip"
 
 
+def test_steps_on_a_cluster_end_as_in_threads_and_no_worker_stays(project: Any) -> None:
+    found = project.run("driver.py", "flows", "on_dask", "orderly")
+    (is_configured, *_), ended = map(json.loads, found.stdout.splitlines())
+    assert is_configured
+    assert ended == ON_DASK
+    assert found.stderr.count("step 7 in ") == 1
+    assert not project.processes("spawn_main")
+
+
 @pytest.mark.slow
 def test_up_again_starts_nothing_and_the_lasting_server_is_closed_without_its_auth_string(
     project: Any, api_doors: Any
 ) -> None:
-    assert drive(project, "up") == [[], True]
+    assert drive(project, "up") == []
     assert "so --port 9 has no effect: leave it out" in drive(project, "up", "9")
     assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
     assert project.api.url.startswith("http://127.0.0.1:")
@@ -187,6 +233,13 @@ def test_a_run_in_the_command_itself_uses_the_server_and_fails_in_one_sentence(p
 
 
 @pytest.mark.slow
+def test_a_step_that_kills_its_workers_is_given_up(project: Any) -> None:
+    deadly = json.loads(project.run("driver.py", "flows", "on_dask", "deadly").stdout.splitlines()[-1])
+    assert deadly["deadly"].startswith("InputError: deadly 00007: several Dask workers died during this step")
+    assert deadly["after"] == 3
+
+
+@pytest.mark.slow
 def test_down_stops_all_and_leaves_the_users_lines(project: Any) -> None:
     assert drive(project, "down") == ["worker", "watcher", "server"]
     assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
@@ -194,9 +247,322 @@ def test_down_stops_all_and_leaves_the_users_lines(project: Any) -> None:
     project.until(lambda: not project.processes())
 
 
-@pytest.mark.slow
-def test_a_step_that_kills_its_workers_is_given_up(project_in: Any, tmp_path: Path) -> None:
-    found = toys_in(project_in(tmp_path)).run("driver.py", "alone", "on_dask", "deadly")
-    deadly = json.loads(found.stdout.splitlines()[-1])
-    assert deadly["deadly"].startswith("InputError: deadly 00007: several Dask workers died during this step")
-    assert deadly["after"] == 3
+@pytest.mark.parametrize("before", [None, "A=1\n", "# note\n\nB='x y'"])
+def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, before: str | None) -> None:
+    path, target = tmp_path / ".env", tmp_path / "shared.env"
+    if before:
+        target.write_text(before, encoding="utf-8")
+        path.symlink_to(target)
+    for api in (Api(url="http://127.0.0.1:1/api"), API):
+        write_env_block(tmp_path, api)
+        assert read_env_block(tmp_path) == api
+    assert (path.stat().st_mode & 0o777, state_folder(tmp_path).stat().st_mode & 0o777) == (0o600, 0o700)
+    assert "s3cret" not in repr(API)
+    assert path.read_text(encoding="utf-8").count("PREFECT_API_URL") == 1
+    write_env_block(tmp_path, None)
+    assert read_env_block(tmp_path) is None
+    assert path.is_symlink() == path.exists() == bool(before)
+    assert not before or target.read_text(encoding="utf-8") == before.rstrip("\n") + "\n"
+    path.write_text("PREFECT_API_URL=http://elsewhere/api", encoding="utf-8")
+    write_env_block(tmp_path, None)
+    assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
+
+
+def test_a_place_that_cannot_be_used_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".vernaclip").touch()  # a folder that cannot be written is none for root
+    with pytest.raises(DiskError, match=r"\.vernaclip, in which .* or use --executor local"):
+        state_folder(tmp_path)
+    (tmp_path / ".env").write_bytes(b"\nNAME=\xe9t\xe9\n")
+    for call in (lambda: write_env_block(tmp_path, API), configured_api):
+        with pytest.raises(SettingsError, match=r"\.env cannot be read .*: save it as UTF-8"):
+            call()
+    assert (tmp_path / ".env").read_bytes() == b"\nNAME=\xe9t\xe9\n"
+
+
+@pytest.mark.parametrize("named", [None, "/data/italy"])
+def test_deployments_have_the_root_that_commands_have(
+    named: str | None, monkeypatch: pytest.MonkeyPatch, told: Any, tmp_path: Path
+) -> None:
+    client = MagicMock(**{"read_automations_by_name.return_value": [MagicMock(id="of an earlier version")]})
+
+    def start(project: Path, *, deploy: services.Deploy, port: int | None) -> Any:
+        return API, [], deploy(client, project)
+
+    monkeypatch.setattr(services, "up", start)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VERNACLIP_ROOT", raising=False)
+    if named:
+        monkeypatch.setenv("VERNACLIP_ROOT", named)
+    assert "prefect flow-run logs ID says why" in told(["up"])
+    made = [call.kwargs["parameters"] for call in client.create_deployment.call_args_list]
+    assert {"recipe": "italian", "root": named or "catalog"} in made
+    assert {parameters["root"] for parameters in made} == {named or "catalog"}
+    client.delete_automation.assert_called_once_with("of an earlier version")
+    assert not client.create_automation.called, "a server cannot see whether the process of a silent run lives"
+
+
+def test_neither_a_file_of_the_project_nor_a_proxy_stands_between_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('not for you')", encoding="utf-8")
+    environment = {**os.environ, **prefect_environment()}
+    subprocess.run([sys.executable, "-m", "secrets"], cwd=tmp_path, env=environment, check=True)
+    monkeypatch.setenv("NO_PROXY", "hidden.org")
+    for before, after in (("localhost, a.org", "localhost,a.org,127.0.0.1"), ("*", "*")):
+        monkeypatch.setenv("no_proxy", before)
+        assert prefect_environment()["no_proxy"] == after
+
+
+@contextmanager
+def listening(status_of: Callable[[str, str | None], int]) -> Iterator[str]:
+    """An HTTP server that answers each path and Authorization header with a status, and with no items if 200."""
+
+    class Handler(LoopbackHandler):
+        def do_GET(self) -> None:
+            status = status_of(self.path, self.headers.get("Authorization"))
+            self.answer(status, b"[]" if status == 200 else b"")
+
+    with LoopbackServer(Handler) as server:
+        yield server.url("/api")
+
+
+def like_prefect(path: str, authorization: str | None) -> int:
+    """A server that shows its health to everybody and its version to who sends one string, or another without colon."""
+    return 200 if path == "/api/health" or authorization in ("Basic dXNlcjpwYXNz", "Basic c2VjcmV0") else 401
+
+
+def test_a_server_answers_or_refuses_by_the_whole_auth_string_and_others_are_silent() -> None:
+    with listening(like_prefect) as url:
+        for auth_string, expected in {"user:pass": "answers", "secret": "answers", None: "refuses"}.items():
+            assert probe(Api(url=url, auth_string=auth_string)) == expected
+        with pytest.raises(SettingsError, match=r"run `vernaclip up` again\. Else correct"):
+            answers(Api(url=url, auth_string="user:wrong"), otherwise="")
+    with listening(lambda path, authorization: 404) as another_program:
+        for silent in (another_program, url, "http://127.0.0.1:notaport/api", "nonsense", "file:///etc/api"):
+            assert probe(Api(url=silent)) == "silent", silent
+
+
+def test_up_waits_for_a_server_that_is_not_ready_and_tells_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A busy machine's server answers 503 meanwhile, here 6 times to each question: Prefect's client then gave up."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    asked: Counter[str] = Counter()
+
+    def status_of(path: str, _: str | None) -> int:
+        asked[path] += 1
+        return 200 if asked[path] > 6 else 503
+
+    def deploy(client: Any, project: Path) -> tuple[()]:
+        assert client.request("GET", "/work_queues/").json() == []
+        raise BusyError("deployed")  # the rest needs a real server
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with listening(status_of) as url:
+        retries = int(prefect_environment()["PREFECT_CLIENT_MAX_RETRIES"])  # as in a process that imports Prefect later
+        with (
+            temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: retries}),
+            caplog.at_level("INFO", "flows"),
+            pytest.raises(BusyError, match="deployed"),
+        ):
+            services.up(tmp_path, deploy=deploy)
+    assert min(asked.values()) > 6
+    told = ["loading Prefect", f"the Prefect server at {url.removesuffix('/api')} answers", "registering deployments"]
+    assert caplog.messages == told
+
+
+class Client:
+    """A client of a server with the deployments `scenes`, of the flow `build-dataset`, and `twin`, of two flows."""
+
+    async def read_deployments(self, deployment_filter: Any) -> list[SimpleNamespace]:
+        flows = {"scenes": ["build-dataset"], "twin": ["b", "a"]}
+        return [SimpleNamespace(flow_id=flow) for flow in flows.get(deployment_filter.name.any_[0], [])]
+
+    async def read_flow(self, flow_id: str) -> SimpleNamespace:
+        return SimpleNamespace(name=flow_id)
+
+    async def read_deployment_by_name(self, name: str) -> str:
+        return f"found {name}"
+
+
+def test_bare_and_full_names_of_deployments_are_understood() -> None:
+    for _ in range(2):  # twice is as good as once
+        prefect_plugin.wrap_lookup(Client)
+    for name, expected in {"scenes": "build-dataset/scenes", "x/scenes": "x/scenes", "none": "none/none"}.items():
+        assert asyncio.run(Client().read_deployment_by_name(name)) == f"found {expected}"
+    with pytest.raises(SettingsError, match="one of a/twin, b/twin"):
+        asyncio.run(Client().read_deployment_by_name("twin"))
+
+
+def test_prefect_finds_the_plugin_and_one_that_has_moved_its_client_goes_on_with_full_names(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (point,) = [point for point in entry_points(group="prefect.plugins") if point.name == "vernaclip"]
+    monkeypatch.setitem(sys.modules, "prefect.client.orchestration._deployments.client", None)
+    point.load().setup_environment(ctx=SimpleNamespace(prefect_version="9.9"))
+    assert "use full names" in caplog.text
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    sleeper = Daemon(name="sleeper", folder=tmp_path)
+    yield sleeper
+    sleeper.end(timeout_s=0)
+
+
+def start(daemon: Daemon, code: str = "import time; time.sleep(60)") -> int:
+    return daemon.start([sys.executable, "-c", code], environment={}, working_dir=daemon.folder)
+
+
+def test_a_daemon_runs_alone_until_it_is_told_to_end(daemon: Daemon) -> None:
+    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    assert daemon.pid() is None, "a process id alone means nothing"
+    daemon.end(timeout_s=0)  # would end this very test
+    pid = start(daemon)
+    with pytest.raises(BusyError, match="is running already"):
+        start(daemon)
+    assert daemon.pid() == pid == os.getsid(pid)
+    daemon.end(timeout_s=10)
+    assert daemon.pid() is None
+    assert start(daemon, "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)")
+    assert daemon.wait_until(lambda: daemon.last_words() == "1", timeout_s=60)
+    daemon.end(timeout_s=0.2)
+    assert daemon.pid() is None
+
+
+def test_no_earlier_id_goes_with_the_lock_of_a_new_process(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` is killed as soon as the process has begun: its id may be anybody's by now."""
+    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    killed = MagicMock(side_effect=lambda *_, **__: sys.exit(daemon.lock_path.read_text(encoding="ascii")))
+    monkeypatch.setattr(subprocess, "Popen", killed)
+    with pytest.raises(SystemExit, match=r"^$"):
+        start(daemon)
+
+
+def test_down_that_is_interrupted_leaves_a_worker_that_takes_runs(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while it waits for a run."""
+    client = MagicMock(**{"read_flow_runs.side_effect": KeyboardInterrupt})
+    monkeypatch.setattr(services, "_client", lambda api: nullcontext(client))
+    monkeypatch.setattr(services, "_daemon", lambda project, name: daemon)
+    monkeypatch.setattr(services, "probe", lambda api: "answers")
+    write_env_block(daemon.folder, API)
+    start(daemon)
+    with pytest.raises(KeyboardInterrupt):
+        services.down(daemon.folder)
+    assert daemon.pid() is not None
+    *_, (_, last) = [call.args for call in client.update_work_pool.call_args_list]
+    assert last.is_paused is False
+
+
+def flow_run(name: str = "", labels: Any = None, pid: object = None) -> Any:
+    from prefect.client.schemas.objects import FlowRun
+
+    own = None if pid is None else str(pid)
+    return FlowRun(
+        id=uuid4(), flow_id=uuid4(), name=name, labels=labels or {}, state_id=uuid4(), infrastructure_pid=own
+    )
+
+
+def test_the_process_of_a_run_is_found_by_its_id() -> None:
+    """A process id alone may belong to another run by now."""
+    run, code = flow_run(), "print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "prefect.engine"],
+        env={**os.environ, "PREFECT__FLOW_RUN_ID": str(run.id)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        run.infrastructure_pid = str(process.pid)
+        assert process_of(run) == process.pid
+        for other in (process.pid, os.getpid(), None, "", "machine:17"):
+            assert process_of(flow_run(pid=other)) is None, other
+        process.communicate(b"\n")
+    assert process_of(run) is None
+
+
+def test_a_silent_run_is_given_up_only_after_two_looks_at_its_process(daemon: Daemon) -> None:
+    """Nobody hears of these runs. A new state, a retry's, starts anew; runs of other machines are theirs to look at."""
+    pid = start(daemon)
+    mine = process_labels(pid)
+    runs = {
+        "live": mine,
+        "not recorded": {},
+        "elsewhere": mine | {"vernaclip.host": "elsewhere", "vernaclip.pid": 2**22 + 1},
+        "another has its id": mine | {"vernaclip.started": "an hour ago"},
+    }
+    found = [flow_run(name, labels) for name, labels in runs.items()]
+    client = MagicMock(**{"read_flow_runs.return_value": found})
+
+    def given_up() -> list[str]:
+        names = {run.id: run.name for run in found}
+        return [names[call.args[0]] for call in client.set_flow_run_state.call_args_list]
+
+    missing = give_up_gone_runs(client, set())
+    assert given_up() == []
+    missing = give_up_gone_runs(client, missing)
+    assert given_up() == ["another has its id"]
+    assert client.set_flow_run_state.call_args.args[1].message == "its process is gone"
+    assert process_of(found[0]) == pid
+    daemon.end(timeout_s=0)
+    client.read_flow_runs.return_value = found[:3]
+    missing = give_up_gone_runs(client, missing)
+    found[0].state_id = uuid4()
+    missing = give_up_gone_runs(client, missing)
+    assert "live" not in given_up()
+    give_up_gone_runs(client, missing)
+    assert given_up() == ["another has its id", "live"]
+
+
+BEGIN = """
+import hashlib, sys, threading, time
+from flows.signals import exit_on_signals
+def say():
+    sys.stdout.write("stuck\\n")
+    sys.stdout.flush()
+def stuck():
+    threading.Timer(0.3, say).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+IN_A_CALL_IN_C = """
+with exit_on_signals(0.1):
+    stuck()
+"""
+WITH_A_BUSY_THREAD = """
+with exit_on_signals(0.1):
+    threading.Thread(target=stuck).start()
+    time.sleep(1000)
+"""
+WITH_A_HANDLER_OF_ITS_OWN = """
+try:
+    with exit_on_signals(20):
+        say()
+        time.sleep(1000)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(IN_A_CALL_IN_C, 130), (WITH_A_BUSY_THREAD, 130), (WITH_A_HANDLER_OF_ITS_OWN, 7)]
+)
+def test_a_process_ends_after_ctrl_c_whatever_it_is_at(code: str, status: int) -> None:
+    command = [sys.executable, "-c", BEGIN + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "stuck\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == status
+        finally:
+            process.kill()
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: exit_on_signals(0.1).__enter__()).result(60) is None

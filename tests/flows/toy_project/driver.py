@@ -1,4 +1,4 @@
-"""`up` and `down` of a project with toy flows, and a flow without a server: prints what they come to as JSON."""
+"""`up` and `down` of a project with toy flows, and flows in this process: prints what they come to as JSON."""
 
 import json
 import sys
@@ -27,13 +27,13 @@ def say(value: Any) -> None:
     sys.stdout.flush()
 
 
-def alone(*words: str) -> None:
-    """Run flows, each named before its word, with a temporary server, whose address is said first, and stay."""
+def flows(*words: str) -> None:
+    """Say whether a server is configured, and which one is used; run flows, each named before its word; stay."""
     prepare_process()
-    assert use_answering_api(Path.cwd()) is None
+    is_configured = use_answering_api(Path.cwd()) is not None
     api = configured_api()
     assert api is not None
-    say(astuple(api)[:2])
+    say([is_configured, *astuple(api)[:2]])
     import toy_flows
 
     for flow, word in zip(words[::2], words[1::2], strict=True):
@@ -42,12 +42,12 @@ def alone(*words: str) -> None:
 
 
 def main(command: str, *words: str) -> None:
-    """Do one of the four."""
-    if command == "alone":
-        alone(*words)
+    """Do one of the three."""
+    if command == "flows":
+        flows(*words)
     elif command == "up":
-        services = up(Path.cwd(), port=int(words[0]) if words else None, deploy=deploy_toys)
-        say([services.started, services.ours])
+        _, started, _ = up(Path.cwd(), port=int(words[0]) if words else None, deploy=deploy_toys)
+        say(started)
     else:
         say(down(Path.cwd(), now="--now" in words))
 

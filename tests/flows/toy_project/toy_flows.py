@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_client
-from prefect.artifacts import Artifact
+from prefect import flow
 
 from data_catalog.base.errors import InputError, PipelineError, TransientError
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
@@ -60,17 +59,6 @@ def toy(word: str = "tree") -> None:
 @flow(name="other")
 def other() -> None:
     return None
-
-
-@flow(name="deleted")
-def deleted(key: str) -> Any:
-    """The last progress of a run, after somebody deleted it on the server's pages."""
-    with FlowArtifacts(key), get_client(sync_client=True) as client:
-        while (found := Artifact.get(key)) is None:
-            time.sleep(0.1)
-        client.delete_artifact(found.id)
-    again = Artifact.get(key)
-    return again and [again.data, again.description]
 
 
 def flaky(folder: Path) -> int:
