@@ -227,7 +227,7 @@ def test_what_is_no_converted_model_is_told_how_to_become_one(opus: Any, nllb: A
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
-        ("opus", "config.json", None, "has no config.json"),
+        ("opus", "config.json", None, "config.json is missing or damaged"),
         ("opus", "shared_vocabulary.json", None, "has no vocabulary"),
         ("opus", "target.spm", None, "copy source.spm and target.spm"),
         ("opus", "source.spm", "no pieces", "source.spm"),
@@ -236,11 +236,11 @@ def test_what_is_no_converted_model_is_told_how_to_become_one(opus: Any, nllb: A
         ("opus", "tokenizer_config.json", '{"separate_vocabs": true}', "target vocabulary"),
         ("m2m", "sentencepiece.bpe.model", None, "copy sentencepiece.bpe.model"),
         ("nllb", "tokenizer.json", None, "copy tokenizer.json"),
-        ("nllb", "config.json", "{", "config.json is damaged"),
+        ("nllb", "config.json", "{", "config.json is missing or damaged"),
         ("nllb", "tokenizer_config.json", "null", "tokenizer_config.json must contain a JSON object"),
-        ("nllb", "shared_vocabulary.json", "[1, 2]", "shared_vocabulary.json must contain a list of tokens"),
+        ("nllb", "shared_vocabulary.json", "[1, 2]", "shared_vocabulary.json is damaged (no list of tokens)"),
         ("nllb", "tokenizer.json", "{}", "tokenizer.json is damaged"),
-        ("nllb", "model.bin", "abcdefgh", "layout 1684234849"),
+        ("nllb", "model.bin", "abcdefgh", "cannot be loaded"),
     ],
 )
 def test_missing_damaged_and_other_parts_are_named(
@@ -283,13 +283,12 @@ def test_codes_of_three_letters_are_the_same_language(opus: Any, copy_of: Any) -
     assert opened(folder, source="de").fingerprint.startswith("ctranslate2:de-it:")
 
 
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_model_that_is_cut_off_anywhere_is_refused(m2m: Any, tmp_path_factory: Any, share: float) -> None:
-    content = (m2m.ctranslate2 / "model.bin").read_bytes()
-    path = tmp_path_factory.mktemp("cut") / "model.bin"
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"model\.bin is damaged"):
-        max_positions(path)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_a_model_that_is_cut_off_is_refused(share: float, m2m: Any, copy_of: Any) -> None:
+    folder = copy_of(m2m.ctranslate2)
+    content = (folder / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(content[: int(share * len(content))])
+    assert str(folder) in refusal(folder)
 
 
 LAYERS = ("layers", "attention_heads", "ffn_dim")
@@ -381,14 +380,14 @@ HOSTILE: dict[str, tuple[dict[str, bytes | int | None], dict[str, object], str]]
     "pickles": (NO_WEIGHTS | {"pytorch_model.bin": PICKLE}, {}, "pickles"),
     "an index": (NO_WEIGHTS | {"evil.bin": PICKLE, f"{WEIGHTS}.index.json": INDEX}, {}, "not safetensors"),
     "other weights": ({"a.bin": PICKLE}, {"transformers_weights": "a.bin"}, "a.bin"),
-    "code": ({"mine.py": b"open('ran', 'w')\n"}, CODE, "cannot be opened (ValueError:"),
+    "code": ({"mine.py": b"open('ran', 'w')\n"}, CODE, "cannot be opened ("),
     "a kernel": ({}, {"attn_implementation": "evil/kernel"}, "code that is not part of it"),
     "an adapter": ({"adapter_config.json": b"{}"}, {}, "is an adapter"),
     "layers": ({}, {"encoder_layers": 10**9}, "encoder_layers = 1000000000"),
     "another kind": ({}, {"model_type": "bert"}, "bert"),
     "more layers than weights": ({}, {"encoder_layers": 2}, "model.encoder.layers.1."),
-    "cut weights": ({WEIGHTS: 2000}, {}, "cannot be loaded (SafetensorError"),
-    "a deep config": ({"config.json": b"[" * 100_000}, {}, "config.json is damaged"),
+    "cut weights": ({WEIGHTS: 2000}, {}, "cannot be loaded ("),
+    "a deep config": ({"config.json": b"[" * 100_000}, {}, "config.json is missing or damaged"),
     "cut tokenizer": ({"source.spm": 2000}, {}, "cannot be opened ("),
 }
 
