@@ -59,11 +59,10 @@ class TranslateConfig:
     engine: str = "argos"
     """Translation engine, built in or installed; see docs/translation.md."""
     package: tuple[str, ...] = name_or_path(())
-    """argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. By default the newest
-    installed package for the languages."""
+    """argos: an `.argosmodel` file or the folder of an installed package (by default the newest); two with a pivot."""
     model: tuple[str, ...] = name_or_path(())
-    """ctranslate2: the folder of the converted model with its tokenizer. transformers: a folder, or a name on the
-    Hugging Face hub, optionally with "@" and a revision. Two with a pivot. openai: its name on the server."""
+    """ctranslate2: folder of the converted model. transformers: folder, or name on the Hugging Face hub, optionally
+    with "@" and a revision. Two with a pivot. openai: name on the server."""
     pivot: str = ""
     """Code of a pivot language: "ca" translates English to Catalan to Italian. By default, no pivot."""
     round_trip: bool = False
@@ -75,8 +74,7 @@ class TranslateConfig:
     beam_size: int = 2
     """Number of hypotheses kept while decoding. Argos Translate uses 4."""
     patience: int = 2
-    """Decoding stops when `patience` times `beam_size` hypotheses are complete. Argos Translate uses 1, which may miss
-    the best one with a small beam."""
+    """Decoding stops after `patience` times `beam_size` complete hypotheses. Argos Translate uses 1."""
     max_batch_tokens: int = 0
     """Maximum number of padded source tokens in a batch. 0 chooses it by device and beam."""
     compute_type: str = "default"
@@ -99,8 +97,7 @@ class TranslateConfig:
     max_tokens: Annotated[int, Ge(1)] = how(2_000_000)
     """openai: maximum number of tokens that one run may use."""
     command: tuple[str, ...] = how(())
-    """command: program and arguments. It reads one caption per line, writes one translation per line and flushes each
-    line. "{from}" and "{to}" become the language codes."""
+    """command: program and arguments. "{from}" and "{to}" become the language codes."""
     mode: Literal["lines", "batch"] = how("lines")
     """command: "lines", or "batch" for a program that answers at the end of its input."""
     version: str = how("")
@@ -108,16 +105,13 @@ class TranslateConfig:
     timeout_s: float = how(600.0)
     """command: seconds for 100 captions or a batch, before it is killed. openai: for a request."""
     max_chunk_size: int = how(0)
-    """command, openai: maximum captions that a crash may lose and that you may pay for twice. 0: no limit; openai: 20."""
+    """command, openai: maximum captions that a crash may lose and that you may pay for twice. 0 for no limit; openai:
+    20."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
     """Settings of an engine from an installed package. openai: fields of requests."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            SettingsError: a value cannot work.
-        """
+        """Check the values."""
         require_values(
             "translate",
             self,
@@ -145,16 +139,16 @@ class TranslateConfig:
             if not is_used and getattr(self, setting.name) != default:
                 shown = {"()": "[]", "{}": "{}", "''": '""'}.get(repr(default), default)
                 raise SettingsError(
-                    f"translate.{setting.name} is only for {' and '.join(users or ())}; the engine {self.engine!r} does not use it. Remove "
-                    f"it, or give --set translate.{setting.name}={shown}"
+                    f"translate.{setting.name} is only for {' and '.join(users or ())}; the engine {self.engine!r} "
+                    f"does not use it. Remove it, or give --set translate.{setting.name}={shown}"
                 )
 
     def _require_models_of_the_route(self) -> None:
         """Check that there is one model for each leg of the route, and none for a round trip that is not made."""
         if self.engine in ("deepl", "openai") and self.pivot:
             raise SettingsError(
-                f"translate.pivot cannot be used with the engine {self.engine!r}, which translates every pair directly: "
-                "remove the pivot"
+                f"translate.pivot cannot be used with the engine {self.engine!r}, which translates every pair directly:"
+                " remove the pivot"
             )
         most = 2 if self.pivot else 1
         for name in ("package", "model", "reverse_package", "reverse_model"):

@@ -34,7 +34,10 @@ TAKEN: dict[str, Any] = {
     "command": COMMAND,
     PLUGIN: SETTINGS,
 }
-NEEDED: dict[str, Any] = {**dict.fromkeys(("ctranslate2", "transformers", "openai"), MODEL), "command": {"command": ("x",)}}
+NEEDED: dict[str, Any] = {
+    **dict.fromkeys(("ctranslate2", "transformers", "openai"), MODEL),
+    "command": {"command": ("x",)},
+}
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, PLUGIN])

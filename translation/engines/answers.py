@@ -105,7 +105,7 @@ class CheckedTranslator:
         number = None if score is None else _number(score)
         if number is not None and not -math.inf < number <= 0:  # false for NaN
             raise InputError(
-                f"{self._name} returned the score {shown(score)} for {shown(caption)}, not a number of at most 0 or None"
+                f"{self._name} returned the score {shown(score)} for {shown(caption)}, not None or a number up to 0"
             )
         return Translation(text=" ".join(text.split()), score=number)
 

@@ -71,7 +71,9 @@ def open_engine(
     environment = kept | {"LC_ALL": "C.UTF-8", "PATH": path}
     with about("Apertium does not work", remedy="reinstall it"):
         script = _output_of(["apertium-wblank-mode", "-z", str(mode_file)], environment)
-        programs = {name: shutil.which(name, path=path) for name in (shlex.split(stage)[0] for stage in _stages(script))}
+        programs = {
+            name: shutil.which(name, path=path) for name in (shlex.split(stage)[0] for stage in _stages(script))
+        }
         if missing := sorted(name for name, file in programs.items() if file is None):
             raise InputError(  # a pair's package need not depend on all programs of its modes
                 f"Apertium needs the program {', '.join(missing)}: install the package that contains it, such as "

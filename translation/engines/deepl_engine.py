@@ -106,14 +106,18 @@ class DeepLEngine:
 
     def translate(self, captions: list[str]) -> Iterator[Translation]:
         """Yield one translation per caption; a caption that is too long for DeepL gets none."""
-        to_send = [caption for caption in captions if _body_bytes(caption) <= MAX_REQUEST_BYTES - ROOM_FOR_OPTIONS_BYTES]
+        to_send = [
+            caption for caption in captions if _body_bytes(caption) <= MAX_REQUEST_BYTES - ROOM_FOR_OPTIONS_BYTES
+        ]
         self.budget.require(sum(map(len, to_send)), f"the next {len(to_send)} captions")
         texts = (text for batch in request_batches(to_send) for text in self._send(batch))
         for caption in captions:
             if caption in to_send:
                 yield Translation(text=next(texts))  # spaces are DeepL's
             else:
-                logger.warning("caption not translated, too long for DeepL (%d characters): %.60r", len(caption), caption)
+                logger.warning(
+                    "caption not translated, too long for DeepL (%d characters): %.60r", len(caption), caption
+                )
                 yield Translation(text="")
 
     def _send(self, texts: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_catalog.base.boundary import about, one_line
 from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError
@@ -22,7 +22,7 @@ from translation.engines.answers import CheckedTranslator
 from translation.engines.services import Budget, api_key, is_loopback, secure_url
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _LaterError(TransientError):
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CheckedTranslator:
-    """Return the engine over the server that `config.base_url` names; no request is made before the first translation."""
+    """Return the engine over the server that `config.base_url` names; nothing is sent before the first translation."""
     url, key = secure_url(config.base_url, "translate.base_url"), api_key(KEY_VARIABLE)
     if not key and not is_loopback(url):
         raise SettingsError(f"the engine 'openai' needs a key: set the environment variable {KEY_VARIABLE}")
@@ -230,8 +230,7 @@ class OpenAIEngine:
             raise InputError(f"{self._url} does not answer by OpenAI's protocol: {said}") from error
         usage = found.get("usage")
         counted = usage.get("total_tokens") if isinstance(usage, dict) else None
-        is_count = type(counted) is int and counted > 0
-        self.budget.spent += counted if is_count else needed
+        self.budget.spent += counted if type(counted) is int and counted > 0 else needed
         return content or ""
 
     def _safe(self, text: str) -> str:

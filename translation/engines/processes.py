@@ -171,9 +171,7 @@ class Program(Child):
         return kind(f"{what}: {told}" if told else what)
 
 
-def _close(
-    process: "subprocess.Popen[bytes]", log: IO[bytes], selector: selectors.BaseSelector, owner: int
-) -> None:
+def _close(process: "subprocess.Popen[bytes]", log: IO[bytes], selector: selectors.BaseSelector, owner: int) -> None:
     """Kill a program and all processes that it started, unless this process is a fork of the program's parent."""
     selector.close()
     log.close()

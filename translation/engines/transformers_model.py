@@ -57,7 +57,7 @@ _MOST_SPARE = 4_096  # ids above the vocabulary, which pad a matrix
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "TransformersTranslator":
-    """Return the engine over the model that `config.model` names; a model of the hub is downloaded to the hub's cache."""
+    """Return the engine over the model that `config.model` names; one of the hub is downloaded to the hub's cache."""
     (name,) = config.model
     folder = _model_folder(name)
     _require_whole(folder, name)

@@ -157,7 +157,7 @@ TOLD = [
 @pytest.mark.parametrize("reply", [*STRANGE, *TOLD])
 def test_a_strange_reply_is_an_error_never_a_misaligned_translation(reply: Any, deepl_server: Any) -> None:
     deepl_server.trouble.append(lambda handler: handler.reply(200, reply))
-    with pytest.raises(InputError, match="DEEPL_SERVER_URL|DeepL returned"):
+    with pytest.raises(InputError, match=r"DEEPL_SERVER_URL|DeepL returned"):
         engine().translate(["a dog", "a cat"])
 
 

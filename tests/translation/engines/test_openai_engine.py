@@ -268,7 +268,13 @@ def test_tokens_are_bounded_as_the_server_counts_them(server: Model, engine: Any
     [
         *(
             ({"base_url": url}, "translate.base_url")
-            for url in ("", "http://example.org/v1", "127.0.0.1/v1", "https://a:b@example.org", "http://127.0.0.1:99999")
+            for url in (
+                "",
+                "http://example.org/v1",
+                "127.0.0.1/v1",
+                "https://a:b@example.org",
+                "http://127.0.0.1:99999",
+            )
         ),
         ({"model": ()}, "translate.model is missing: give its name on the server"),
         ({"pivot": "ca"}, "translate.pivot"),
@@ -296,7 +302,9 @@ def test_the_key_stays_in_the_environment(server: Model, monkeypatch: pytest.Mon
     assert "5ecret" not in "".join(traceback.format_exception(raised.value))
 
 
-def test_the_fingerprint_names_what_decides_the_text(server: Model, engine: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_fingerprint_names_what_decides_the_text(
+    server: Model, engine: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     first = engine().fingerprint
     assert re.fullmatch(r"openai:en-it:[0-9a-f]{12}", first)
     (tmp_path / "terms.tsv").write_text("dog\tcane\n", encoding="utf-8")

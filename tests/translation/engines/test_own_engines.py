@@ -83,7 +83,10 @@ def test_a_program_that_answers_at_the_end_of_its_input(engine: Any, tmp_path: P
 def test_a_program_that_dies_is_started_once_more(engine: Any, tmp_path: Path) -> None:
     died = tmp_path / "died"
     once = f"not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
-    for code, mode in ((f"{LOOP}number == 1 and {once}\n    print(line)", "lines"), (f"{WHOLE}import os; {once}\n", "batch")):
+    for code, mode in (
+        (f"{LOOP}number == 1 and {once}\n    print(line)", "lines"),
+        (f"{WHOLE}import os; {once}\n", "batch"),
+    ):
         code += "print('a\\nb\\nc')" if mode == "batch" else ""
         assert texts(engine(code, mode=mode), ["a", "b", "c"]) == ["a", "b", "c"]
         died.unlink()
