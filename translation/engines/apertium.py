@@ -101,14 +101,8 @@ def open_engine(
 class ApertiumEngine:
     """A `TextEngine` over the programs of a mode; it returns no scores.
 
-    Args:
-        script: the mode's shell pipeline with null flushing, as `apertium-wblank-mode -z` prints it.
-        environment: environment of the programs, with a UTF-8 locale.
-        fingerprint: name of all that decides the translations.
-        from_code: ISO 639-1 code of the language that it reads.
-        to_code: ISO 639-1 code of the language that it writes.
-        num_workers: parts that are translated at the same time.
-        timeout_s: most seconds that the programs may take for a part, or a tagger for one text.
+    `script` is the mode's shell pipeline with null flushing, as `apertium-wblank-mode -z` prints it. `timeout_s` bounds
+    the time of a part, or of one text in a tagger.
     """
 
     max_chunk_size = None
@@ -166,17 +160,14 @@ class ApertiumEngine:
         """Return the output for each text, or None for one on which a program crashes: halves until it is alone."""
         try:
             return list(self._run(records))
-        except KilledError as error:
-            raise InputError(f"Apertium {error}") from error
-        except EndedError as error:
-            if len(records) == 1 and records != [_PROBE]:
-                self._outputs([_PROBE])  # raises if they crash on any text
-                logger.warning("caption not translated, an Apertium program crashes on it: %.60r...", records[0])
-                return [None]
-            if len(records) == 1:
-                raise InputError(f"Apertium {error}") from error
         except ProgramError as error:
-            raise InputError(f"Apertium {error}") from error
+            is_crash = isinstance(error, EndedError) and not isinstance(error, KilledError)
+            if not is_crash or records == [_PROBE]:
+                raise InputError(f"Apertium {error}") from error
+        if len(records) == 1:
+            self._outputs([_PROBE])  # raises if they crash on any text
+            logger.warning("caption not translated, an Apertium program crashes on it: %.60r...", records[0])
+            return [None]
         middle = len(records) // 2
         return [*self._outputs(records[:middle]), *self._outputs(records[middle:])]
 

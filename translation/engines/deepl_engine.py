@@ -87,15 +87,9 @@ def deepl_code(pack: LanguagePack) -> str:
 class DeepLEngine:
     """A `TextEngine` that uses DeepL; it returns no scores.
 
-    DeepL may change its models at any time: the same caption may get another translation next month, under the same
-    fingerprint. The translation memory keeps the first one, and builds are repeatable as long as the memory is kept.
-
-    A chunk is one request of 50 captions, so that no paid translation is lost when a run stops between two chunks. Only
-    long captions need several requests a chunk.
-
-    Attributes:
-        budget: characters sent so far and to be paid, in Unicode code points, as DeepL counts. A request that DeepL
-            answered with an error costs nothing. A request without an answer counts, because it may have been served.
+    DeepL may change its models: the same caption may get another translation next month, under the same fingerprint.
+    Builds are repeatable as long as the memory is kept. The budget counts Unicode code points, as DeepL does; a request
+    that was refused costs nothing, one without an answer counts, because it may have been served.
     """
 
     max_chunk_size = MAX_REQUEST_TEXTS

@@ -101,12 +101,9 @@ def _glossary(path: Path) -> list[tuple[str, str]]:
 class OpenAIEngine:
     """A `TextEngine` over a server of OpenAI's protocol; it returns no scores.
 
-    A model may translate a caption otherwise beside other captions, or next month. The translation memory keeps the
-    first translation, and builds are repeatable as long as the memory is kept.
-
-    Attributes:
-        budget: tokens sent and received so far, as the server counts them. A request that was refused costs nothing. A
-            request without an answer counts, because it may have been served.
+    A model may translate a caption otherwise beside other captions, or next month. Builds are repeatable as long as the
+    memory is kept. The budget counts tokens as the server does; a request that was refused costs nothing, one without
+    an answer counts, because it may have been served.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ safetensors only, and no code of the folder runs.
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -262,26 +262,21 @@ class TransformersTranslator(SentenceTranslator[int]):
             numbers if len(numbers) <= most else numbers[: most - num_after] + numbers[len(numbers) - num_after :]
             for numbers in batch.values()
         ]
+        width = max(map(len, rows))
+        padded = [row + [model.padding] * (width - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
         # Tokens at the start of a translation that the model did not choose.
         num_given = 1 + (self._token_ids.prefix is not None and not self._token_ids.starts_with_prefix)
         with torch.inference_mode():
-            inputs = self._padded(rows)
+            inputs = {
+                "input_ids": torch.tensor(padded, device=self._device),
+                "attention_mask": torch.tensor(mask, device=self._device),
+            }
             written = model.generate(inputs, longest, no_repeat_ngram_size)
             scores = model.scores(inputs, written, num_given)
         return {
             text: self._judged(numbers, target[num_given:], total, was_cut=len(row) < len(numbers))
             for (text, numbers), row, target, total in zip(batch.items(), rows, written.tolist(), scores, strict=True)
-        }
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Any]:
-        import torch
-
-        width = max(map(len, rows))
-        padded = [row + [self._model.padding] * (width - len(row)) for row in rows]
-        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-        return {
-            "input_ids": torch.tensor(padded, device=self._device),
-            "attention_mask": torch.tensor(mask, device=self._device),
         }
 
     def _judged(self, source: list[int], target: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
