@@ -158,7 +158,7 @@ class Program(Child):
         code: int | None = None  # stays None for a program that closed its output and runs on
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(max(_END_S, deadline - time.monotonic()) if last else _END_S)
-        if code == 0 and last and self._partial and self._end_byte == b"\n":  # the last line's end may be missing
+        if last and self._partial and self._end_byte == b"\n":  # the last line's end may be missing
             self._answers.append(bytes(self._partial))
             self._partial = bytearray()
         if len(self._answers) < num_texts or (last and code != 0):

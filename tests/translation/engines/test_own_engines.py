@@ -335,6 +335,14 @@ def test_a_package_that_does_not_open_or_does_not_translate_is_named(code: str, 
     assert (BROKEN_AT_OPENING | BROKEN_AT_WORK)[code] in told
 
 
+def test_answers_beside_a_wrong_one_are_not_kept(install: Any) -> None:
+    code = "        self.asked.append(captions)\n        return ['x', 'y', 'z'] if len(self.asked) == 1 else captions\n"
+    install(GOOD.replace(TRANSLATE, code))
+    engine = opened()
+    assert "3 translations for 2 captions" in refusal(engine, ["a", "b"])
+    assert texts(engine, ["a", "b"]) == ["a", "b"]
+
+
 RAISED: dict[str, tuple[type[PipelineError], str]] = {
     "ConnectionResetError('gone')": (TransientError, "ConnectionResetError: gone"),
     "SettingsError('xy')": (SettingsError, "failed: xy"),
