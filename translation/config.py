@@ -4,14 +4,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import HOW, how, name_or_path, require_values
+from data_catalog.base.settings import HOW, how, name_or_path, path_setting, require_values
 
 # Built-in engines. Installed packages add others (`translation.engines.plugins`). Those are looked up when an engine is
 # opened, so that training from a recipe does not need the package that translated its captions.
-ENGINES = ("argos", "ctranslate2", "transformers", "deepl", "apertium", "command")
+ENGINES = ("argos", "ctranslate2", "transformers", "deepl", "openai", "apertium", "command")
 ENGINE_NAME = r"[a-z][a-z0-9_-]{0,39}"
 COMPUTE_TYPES = ("default", "auto", "int8", "int8_float32", "int16", "float32", "int8_float16", "float16", "bfloat16")
 TORCH_COMPUTE_TYPES = ("default", "float32", "float16", "bfloat16")
@@ -19,18 +21,21 @@ DEVICES = ("cpu", "cuda", "auto")
 _CTRANSLATE2 = ("argos", "ctranslate2")
 _DECODERS = (*_CTRANSLATE2, "transformers")
 _MODEL_ENGINES = ("ctranslate2", "transformers")
-# Engines that use a setting. All engines use the settings that are not listed. Only engines of packages use `settings`.
+PACKAGES = "engines of installed packages"
+# Engines that use a setting. All engines use the settings that are not listed.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "package": ("argos",),
     "reverse_package": ("argos",),
-    "model": _MODEL_ENGINES,
+    "model": (*_MODEL_ENGINES, "openai"),
     "reverse_model": _MODEL_ENGINES,
     **dict.fromkeys(("beam_size", "max_batch_tokens", "compute_type", "device"), _DECODERS),
     **dict.fromkeys(("patience", "intra_threads"), _CTRANSLATE2),
     "inter_threads": (*_CTRANSLATE2, "apertium"),
     "max_characters": ("deepl",),
-    **dict.fromkeys(("command", "version", "timeout_s", "max_chunk_size"), ("command",)),
-    "settings": (),
+    **dict.fromkeys(("base_url", "prompt", "glossary", "max_tokens"), ("openai",)),
+    **dict.fromkeys(("command", "mode"), ("command",)),
+    **dict.fromkeys(("version", "timeout_s", "max_chunk_size"), ("openai", "command")),
+    "settings": ("openai", PACKAGES),
 }
 FROM, TO = "{from}", "{to}"  # placeholders in the arguments of a command
 # Padded source tokens of a batch times hypotheses, and most padded source tokens. On two cores, a model of published
@@ -52,14 +57,12 @@ class TranslateConfig:
     """
 
     engine: str = "argos"
-    """Translation engine: "argos", "ctranslate2", "transformers", "deepl", "apertium", "command" (your own program), or
-    the name of an installed engine; see docs/translation.md."""
+    """Translation engine, built in or installed; see docs/translation.md."""
     package: tuple[str, ...] = name_or_path(())
-    """argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. By default the newest
-    installed package for the languages."""
+    """argos: an `.argosmodel` file or the folder of an installed package (by default the newest); two with a pivot."""
     model: tuple[str, ...] = name_or_path(())
-    """ctranslate2: the folder of the converted model with its tokenizer. transformers: a folder, or a name on the
-    Hugging Face hub, optionally with "@" and a revision. Two with a pivot."""
+    """ctranslate2: folder of the converted model. transformers: folder, or name on the Hugging Face hub, optionally
+    with "@" and a revision. Two with a pivot. openai: name on the server."""
     pivot: str = ""
     """Code of a pivot language: "ca" translates English to Catalan to Italian. By default, no pivot."""
     round_trip: bool = False
@@ -71,8 +74,7 @@ class TranslateConfig:
     beam_size: int = 2
     """Number of hypotheses kept while decoding. Argos Translate uses 4."""
     patience: int = 2
-    """Decoding stops when `patience` times `beam_size` hypotheses are complete. Argos Translate uses 1, which may miss
-    the best one with a small beam."""
+    """Decoding stops after `patience` times `beam_size` complete hypotheses. Argos Translate uses 1."""
     max_batch_tokens: int = 0
     """Maximum number of padded source tokens in a batch. 0 chooses it by device and beam."""
     compute_type: str = "default"
@@ -86,24 +88,34 @@ class TranslateConfig:
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
     max_characters: int = how(500_000)
     """deepl: maximum number of characters that one run may send in each direction."""
+    base_url: str = how("")
+    """openai: address of the server, such as "http://127.0.0.1:8080/v1"."""
+    prompt: str = how("Translate captions of images from {from} to {to}.")
+    """openai: the task, with the languages' names."""
+    glossary: str = path_setting("")
+    """openai: TSV file of terms and translations. A request names those that its captions contain."""
+    max_tokens: Annotated[int, Ge(1)] = how(2_000_000)
+    """openai: maximum number of tokens that one run may use."""
     command: tuple[str, ...] = how(())
-    """command: program and arguments. It reads one caption per line, writes one translation per line and flushes each
-    line. "{from}" and "{to}" become the language codes."""
+    """command: program and arguments. "{from}" and "{to}" become the language codes."""
+    mode: Literal["lines", "batch"] = how("lines")
+    """command: "lines", or "batch" for a program that answers at the end of its input."""
     version: str = how("")
-    """command: its version, any text. A new version translates everything again."""
+    """command, openai: its version, any text. A new version translates everything again."""
     timeout_s: float = how(600.0)
-    """command: seconds for 100 captions before it is killed."""
+    """command: seconds for 100 captions or a batch, before it is killed. openai: for a request."""
     max_chunk_size: int = how(0)
-    """command: maximum captions that a crash may lose and that you may pay for twice. 0: 20,000."""
+    """command, openai: maximum captions that a crash may lose and that you may pay for twice. 0 for no limit; openai:
+    20."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
-    """Settings of an engine from an installed package, which documents them."""
+    """Settings of an engine from an installed package. openai: fields of requests."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         require_values(
             "translate",
             self,
-            "beam_size patience intra_threads max_characters",
+            "beam_size patience intra_threads max_characters max_tokens",
             "inter_threads max_batch_tokens max_chunk_size",
             compute_type=TORCH_COMPUTE_TYPES if self.engine == "transformers" else COMPUTE_TYPES,
             device=DEVICES,
@@ -123,17 +135,21 @@ class TranslateConfig:
         for setting in fields(self):
             default = {} if setting.default is MISSING else setting.default
             users = USED_BY.get(setting.name)
-            is_used = users is None or self.engine in (users or {self.engine}.difference(ENGINES))
+            is_used = users is None or (self.engine if self.engine in ENGINES else PACKAGES) in users
             if not is_used and getattr(self, setting.name) != default:
                 shown = {"()": "[]", "{}": "{}", "''": '""'}.get(repr(default), default)
-                of = " and ".join(users or ("engines of installed packages",))
                 raise SettingsError(
-                    f"translate.{setting.name} is only for {of}; the engine {self.engine!r} does not use it. Remove "
-                    f"it, or give --set translate.{setting.name}={shown}"
+                    f"translate.{setting.name} is only for {' and '.join(users or ())}; the engine {self.engine!r} "
+                    f"does not use it. Remove it, or give --set translate.{setting.name}={shown}"
                 )
 
     def _require_models_of_the_route(self) -> None:
         """Check that there is one model for each leg of the route, and none for a round trip that is not made."""
+        if self.engine in ("deepl", "openai") and self.pivot:
+            raise SettingsError(
+                f"translate.pivot cannot be used with the engine {self.engine!r}, which translates every pair directly:"
+                " remove the pivot"
+            )
         most = 2 if self.pivot else 1
         for name in ("package", "model", "reverse_package", "reverse_model"):
             given = getattr(self, name)
@@ -144,13 +160,12 @@ class TranslateConfig:
                     f"translate.{name} is for a round trip, which is off: set translate.round_trip = true, or remove "
                     f"{name} (--set translate.{name}=[])"
                 )
-        if self.engine == "deepl" and self.pivot:
-            raise SettingsError(
-                "translate.pivot cannot be used with the engine 'deepl', which translates every pair directly: remove "
-                "the pivot"
-            )
-        if self.engine in _MODEL_ENGINES and not self.model:
-            what = {"ctranslate2": "the folder of a converted model", "transformers": "a folder, or a name on the hub"}
+        if self.engine in USED_BY["model"] and not self.model:
+            what = {
+                "ctranslate2": "the folder of a converted model",
+                "transformers": "a folder, or a name on the hub",
+                "openai": "its name on the server",
+            }
             raise SettingsError(f"translate.model is missing: give {what[self.engine]}")
         if self.engine in _MODEL_ENGINES and self.round_trip and not self.reverse_model:
             raise SettingsError(

@@ -1,6 +1,5 @@
-"""The interface of every translation engine, and helpers that all engines share."""
+"""The interface of every translation engine."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -54,14 +53,7 @@ class Translator(Protocol):
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """Return one translation per caption, in the same order.
 
-        Args:
-            captions: texts in the language that the engine reads.
-            on_done: is called from time to time with the number of captions done since its last call.
-
-        Raises:
-            SettingsError: the engine cannot work with its settings.
-            InputError: the engine fails, or returns something that is not a translation.
-            TransientError: the engine does not work now, and may work later.
+        `on_done` is called from time to time with the number of captions done since its last call.
         """
 
 
@@ -80,34 +72,6 @@ def translate_stream(
     size = min(window, translator.max_chunk_size or window)
     while part := list(islice(remaining, size)):
         yield from translator.translate(part, on_done)
-
-
-def translate_distinct(
-    captions: Sequence[str],
-    translate: Callable[[list[str]], Sequence[Translation]],
-    on_done: Callable[[int], object] | None,
-    *,
-    size: int,
-) -> list[Translation]:
-    """Return one translation per caption; each distinct caption is translated once.
-
-    Blank captions are not sent to the engine. Their translation is empty.
-
-    Args:
-        captions: may contain repeats.
-        translate: translates a list of at most `size` distinct captions.
-        on_done: is called with the number of captions done since its last call.
-        size: most captions of one call of `translate`.
-    """
-    report, counts = on_done or (lambda _: None), Counter(captions)
-    asked = [caption for caption in counts if caption.strip()]
-    report(len(captions) - sum(counts[caption] for caption in asked))
-    found: dict[str, Translation] = {}
-    for start in range(0, len(asked), size):
-        part = asked[start : start + size]
-        found.update(zip(part, translate(part), strict=True))
-        report(sum(counts[caption] for caption in part))
-    return [found.get(caption, Translation(text="")) for caption in captions]
 
 
 def is_paid(engine: Translator) -> bool:

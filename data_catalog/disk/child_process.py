@@ -1,4 +1,4 @@
-"""A child process that exchanges messages with this one over a socket, and ends with it; limits of its memory."""
+"""Child processes with a log, and those that exchange messages with this one over a socket; limits of their memory."""
 
 import ctypes
 import logging
@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -31,29 +33,39 @@ class ChildDiedError(Exception):
     is_lost = False  # with its machine, so that no work is to blame
 
 
-class ChildProcess:
-    """A process of its own group that runs `python -m MODULE SOCKET ARGUMENTS`; what it prints goes to a log."""
+class Child:
+    """A process of its own group; what it prints, at least its errors, goes to a log."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
-        self.socket, theirs = Pipe()
-        with theirs:
-            number = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(number), *arguments],  # -P: no module of the current folder
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=[number],
-                start_new_session=True,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more threads would be started and not used
-            )
+        options = {"stdout": self._log, "stderr": self._log, **options}
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(command, start_new_session=True, **options)
 
     def kill(self) -> None:
         """Kill the process group, and wait until the process has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def printed(self) -> str:
+        """Return the end of the log."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
+
+
+class ChildProcess(Child):
+    """A child that runs `python -m MODULE SOCKET ARGUMENTS`."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self.socket, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            super().__init__(
+                [sys.executable, "-P", "-m", module, str(number), *arguments],  # -P: no module of the current folder
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more threads would be started and not used
+            )
 
     def cause_of_death(self) -> str:
         """Return why the process, whose socket has closed, has ended."""
@@ -62,11 +74,6 @@ class ChildProcess:
         self.kill()
         status = self._process.returncode
         return f"signal {-status}" if status < 0 else f"exit status {status}"
-
-    def printed(self) -> str:
-        """Return the end of what the process has printed."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         """Close the socket, and end the process."""

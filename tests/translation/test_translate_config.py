@@ -16,20 +16,28 @@ from translation.engines.registry import OPENERS, PivotTranslator, open_translat
 
 DECODING = {"beam_size": 4, "max_batch_tokens": 512, "compute_type": "float32", "device": "cpu"}
 CTRANSLATE2 = {"patience": 1, "intra_threads": 2, "inter_threads": 1}
-COMMAND = {"command": ("x",), "version": "2", "timeout_s": 7.0, "max_chunk_size": 7}
+SHARED = {"version": "2", "timeout_s": 7.0, "max_chunk_size": 7}
+COMMAND = {"command": ("x",), "mode": "batch", **SHARED}
+OPENAI = {"base_url": "http://localhost/v1", "prompt": "Translate.", "glossary": "x", "max_tokens": 7, **SHARED}
 PACKAGE, MODEL, SETTINGS = {"package": ("x",)}, {"model": ("x",)}, {"settings": {"x": 1}}
-OTHER_VALUES: dict[str, Any] = DECODING | CTRANSLATE2 | COMMAND | PACKAGE | MODEL | SETTINGS | {"max_characters": 7}
+OTHER_VALUES: dict[str, Any] = (
+    DECODING | CTRANSLATE2 | COMMAND | OPENAI | PACKAGE | MODEL | SETTINGS | {"max_characters": 7}
+)
 PLUGIN = "a-package-s"
 TAKEN: dict[str, Any] = {
     "argos": DECODING | CTRANSLATE2 | PACKAGE,
     "ctranslate2": DECODING | CTRANSLATE2 | MODEL,
     "transformers": DECODING | MODEL,
     "deepl": ("max_characters",),
+    "openai": OPENAI | MODEL | SETTINGS,
     "apertium": ("inter_threads",),
     "command": COMMAND,
     PLUGIN: SETTINGS,
 }
-NEEDED: dict[str, Any] = {"ctranslate2": MODEL, "transformers": MODEL, "command": {"command": ("x",)}}
+NEEDED: dict[str, Any] = {
+    **dict.fromkeys(("ctranslate2", "transformers", "openai"), MODEL),
+    "command": {"command": ("x",)},
+}
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, PLUGIN])

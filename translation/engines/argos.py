@@ -22,11 +22,7 @@ LENGTH_PENALTY = 0.2
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CTranslate2Translator:
-    """Return the engine over the package that the settings name, or the newest installed package for these languages.
-
-    Raises:
-        InputError: there is no package, it is damaged, or it is for another pair.
-    """
+    """Return the engine over the package that the settings name, or the newest installed one for these languages."""
     from_code, to_code = source.argos or source.code, target.argos or target.code
     if not config.package:
         package = find(from_code, to_code, default_packages_dir())

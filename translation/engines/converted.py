@@ -8,15 +8,16 @@ not in the vocabulary stays itself instead of "<unk>", so that `replace_unknowns
 token in a caption ("</s>") is text, and ends nothing. The spaces of a translation are the model's own.
 """
 
-import os
+import mmap
 import re
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest, sha256_of
@@ -24,9 +25,9 @@ from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.language_tokens import (
     LANGUAGE_PATTERNS,
-    LANGUAGE_TOKENS,
     TOKENIZER_CONFIG,
     ModelInfo,
+    language_tokens,
     read_json,
     read_object,
 )
@@ -52,11 +53,8 @@ FAMILIES = {
 GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
 PLACEHOLDER = re.compile(r"madeupword\d+")  # pads the vocabulary of M2M-100
-# Version of the file layout since CTranslate2 3.0 (`ctranslate2.specs.ModelSpec`). A file contains this version; name
-# and revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; and
-# pairs of names of the same variable.
-LAYOUT = 6
-POSITIONS = "position_encodings/encodings"
+# In a model.bin: the name of stored position encodings, which ends with NUL, their two dimensions, the first of these.
+_POSITIONS = re.compile(rb"position_encodings/encodings\x00\x02(.{4})", re.DOTALL)
 SPACE = "▁"  # sentencepiece's character for a space
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -64,12 +62,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CTranslate2Translator:
-    """Return the engine over the folder that `config.model` names; nothing is written to `cache_dir`.
-
-    Raises:
-        SettingsError: a language code that the model needs is missing.
-        InputError: it is not a converted model, a part is missing or damaged, or it does not translate this pair.
-    """
+    """Return the engine over the folder that `config.model` names; nothing is written to `cache_dir`."""
     folder = Path(config.model[0]).expanduser()
     _require_converted(folder)
     model_config = read_object(folder / "config.json")
@@ -79,7 +72,6 @@ def open_engine(
         # CTranslate2's converter keeps only the source's vocabulary. Translations would be written in its pieces.
         raise InputError(f"{folder} lost its target vocabulary when it was converted: name another model")
     family = _family(folder, tokenizer_config, target_vocabulary)
-    tokenizer_files = _tokenizer_files(folder, family)
     named = {name: str(model_config.get(name) or default) for name, default in DEFAULT_TOKENS.items()}
     facts = ModelInfo(
         folder=folder,
@@ -90,30 +82,30 @@ def open_engine(
         end=() if model_config.get("add_source_eos") else (named["eos_token"],),
         starts_with_end=model_config.get("decoder_start_token") == named["eos_token"],  # true for Marian
     )
-    language_tokens = LANGUAGE_TOKENS[family](facts, source, target)
-    is_language = LANGUAGE_PATTERNS[family].fullmatch
-    tokens = {*source_vocabulary, *target_vocabulary}
-    no_text = {token for token in tokens if is_language(token) or PLACEHOLDER.fullmatch(token)}
+    tokens, is_language = language_tokens(facts, source, target), LANGUAGE_PATTERNS[family].fullmatch
+    all_tokens = {*source_vocabulary, *target_vocabulary}
+    no_text = {token for token in all_tokens if is_language(token) or PLACEHOLDER.fullmatch(token)}
     special = SpecialTokens(
-        before=language_tokens.before,
-        after=language_tokens.after,
+        before=tokens.before,
+        after=tokens.after,
         unknown=named["unk_token"],
         all=frozenset({*named.values(), "<pad>", "<mask>", *no_text}),
     )
-    tokenizer: JsonTokenizer | SentencePieceTokenizer
-    if tokenizer_files[0].suffix == ".json":
-        tokenizer = JsonTokenizer(tokenizer_files[0], special, source_vocabulary)
-    else:
-        tokenizer = SentencePieceTokenizer(tokenizer_files[0], tokenizer_files[-1], special, source_vocabulary)
+    files = _tokenizer_files(folder, family)
+    tokenizer = (
+        JsonTokenizer(files[0], special, source_vocabulary)
+        if files[0].suffix == ".json"
+        else SentencePieceTokenizer(files[0], files[-1], special, source_vocabulary)
+    )
     names = ["model.bin", "config.json", *TOKENIZER_FILES, *(path.name for path in folder.glob("*_vocabulary.*"))]
     hashes = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
     model = Model(
         engine="ctranslate2",
         folder=folder,
-        sha256=digest({"files": hashes, "before": language_tokens.before, "after": language_tokens.after}),
+        sha256=digest({"files": hashes, "before": tokens.before, "after": tokens.after}),
         from_code=source.code,
         to_code=target.code,
-        target_prefix=language_tokens.target_prefix,
+        target_prefix=tokens.target_prefix,
         max_positions=max_positions(folder / "model.bin") or sys.maxsize,
     )
     return CTranslate2Translator(model, tokenizer, config)
@@ -123,14 +115,10 @@ def _require_converted(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"translate.model: {folder} is not a folder. Name the folder of a converted model")
     if not (folder / "model.bin").is_file():
-        if any(any(folder.glob(name)) for name in ("pytorch_model*", "model*.safetensors", "tf_model*")):
-            files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-            command = f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2"
-            command = " ".join([command, "--copy_files", *files]) if files else command
-            raise InputError(f"{folder} is not converted: run `{command}` and name {folder}-ct2")
-        raise InputError(f"{folder} has no model.bin: name a folder that a converter of CTranslate2 wrote")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json: convert the model with CTranslate2 3.0 or later")
+        files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+        command = f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2"
+        command = " ".join([command, "--copy_files", *files]) if files else command
+        raise InputError(f"{folder} has no model.bin, it is not converted: run `{command}` and name {folder}-ct2")
 
 
 def _family(folder: Path, tokenizer_config: Mapping[str, Any], vocabulary: Collection[str]) -> str:
@@ -154,6 +142,7 @@ def _tokenizer_files(folder: Path, family: str) -> tuple[Path, ...]:
 
 
 def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens of source and target in the order of their ids."""
     for names in (("shared_vocabulary",), ("source_vocabulary", "target_vocabulary")):
         found = [_read_vocabulary(folder, name) for name in names]
         if all(found):
@@ -162,30 +151,19 @@ def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
-    """Return the tokens in the order of their ids; none if there is no such file."""
-    path = folder / f"{name}.json"
-    if path.is_file():
+    path, lines = folder / f"{name}.json", folder / f"{name}.txt"
+    with about(f"{path} is damaged", remedy="convert the model again"):
+        if not path.is_file():
+            return tuple(lines.read_text(encoding="utf-8").rstrip("\n").split("\n")) if lines.is_file() else ()
         tokens = read_json(path)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise InputError(f"{path} must contain a list of tokens: convert the model again")
+            raise TypeError("no list of tokens")
         return tuple(tokens)
-    path = folder / f"{name}.txt"
-    try:
-        return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}). Convert the model again") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """Tokens that are not text.
-
-    Args:
-        before: tokens that the encoder needs before a sentence.
-        after: tokens that it needs after the sentence.
-        unknown: the token for words that are not in the vocabulary.
-        all: these, and every other one that the model might write.
-    """
+    """Tokens that are not text: around a sentence, for unknown words, and all that the model might write."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -259,21 +237,17 @@ def _alphabet(pieces: Iterable[str], vocabulary: Collection[str], special: Speci
 def _sentencepiece(path: Path) -> Any:
     from sentencepiece import SentencePieceProcessor
 
-    try:
+    with about(f"{path} is no complete sentencepiece model", remedy="copy it from the original again"):
         return SentencePieceProcessor(model_file=str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} is not a complete sentencepiece model: copy it from the original again") from error
 
 
 def _tokenizers(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    try:
+    with about(f"{path} is damaged", remedy="copy it from the original again"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is damaged ({error}). Copy it from the original again") from error
-    if tokenizer.decoder is None:
-        raise InputError(f"{path} has no decoder: copy it from the original again")
+        if tokenizer.decoder is None:
+            raise ValueError("no decoder")
     # A file that was saved during a training has both: captions would be truncated or padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -283,49 +257,9 @@ def _tokenizers(path: Path) -> Any:
 def max_positions(path: Path) -> int | None:
     """Return the longest sequence, in tokens, of a model's stored position encodings; None if they are computed.
 
-    CTranslate2 raises an error at the first token beyond it, and has no setting that truncates.
-
-    Raises:
-        InputError: the file is truncated, or no model of CTranslate2 3.0 or later.
+    CTranslate2 raises an error at the first token beyond it, and has no setting that truncates. Where a file names the
+    encodings a second time, as an alias, no dimensions follow.
     """
-    try:
-        with path.open("rb") as file:
-            lengths = [shape[0] for name, shape in _variables(file) if name.endswith(POSITIONS)]
-    except (EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged, or not a CTranslate2 model: convert or copy it again") from error
+    with about(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        lengths = [struct.unpack("<I", found[1])[0] for found in _POSITIONS.finditer(content)]
     return min(lengths, default=None)
-
-
-def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the name and shape of each variable, in the order of the file."""
-    (layout,) = _read(file, "<I")
-    if layout != LAYOUT:
-        raise InputError(f"{file.name} has layout {layout}, not {LAYOUT}: convert the model with CTranslate2 4")
-    _read_text(file)
-    _, num_variables = _read(file, "<II")
-    for _ in range(num_variables):
-        name = _read_text(file)
-        (rank,) = _read(file, "<B")
-        shape = _read(file, f"<{rank}I")
-        _, num_bytes = _read(file, "<BI")
-        file.seek(num_bytes, os.SEEK_CUR)
-        yield name, shape
-    (num_aliases,) = _read(file, "<I")
-    for _ in range(2 * num_aliases):
-        _read_text(file)
-
-
-def _read(file: BinaryIO, layout: str) -> tuple[int, ...]:
-    return struct.unpack(layout, _read_bytes(file, struct.calcsize(layout)))
-
-
-def _read_text(file: BinaryIO) -> str:
-    (size,) = _read(file, "<H")
-    return _read_bytes(file, size).removesuffix(b"\0").decode("utf-8")
-
-
-def _read_bytes(file: BinaryIO, size: int) -> bytes:
-    found = file.read(size)
-    if len(found) < size:
-        raise EOFError
-    return found

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_catalog.base.errors import InputError
+from data_catalog.base.boundary import about
 from data_catalog.disk.files import digest
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engines.sentences import (
@@ -48,27 +48,16 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A CTranslate2 model and the facts that its use needs.
+    """A CTranslate2 model and the facts that its use needs."""
 
-    Args:
-        engine: name of the engine, the first part of the fingerprint.
-        folder: folder of the CTranslate2 model.
-        sha256: digest of everything that decides its translations, tokenizer included.
-        from_code: ISO 639-1 code of the language it reads.
-        to_code: ISO 639-1 code of the language it writes.
-        target_prefix: token that multilingual models need in front of the translation, often "".
-        length_penalty: when hypotheses are compared, their scores are divided by the length to this power.
-        max_positions: tokens, prefix included, beyond which the model cannot read or write; CTranslate2 would raise an
-            error. Most models compute their positions and have no such limit.
-    """
-
-    engine: str
+    engine: str  # the first part of the fingerprint
     folder: Path
-    sha256: str
+    sha256: str  # of everything that decides its translations, tokenizer included
     from_code: str
     to_code: str
-    target_prefix: str = ""
-    length_penalty: float = 1.0
+    target_prefix: str = ""  # token that multilingual models need in front of the translation
+    length_penalty: float = 1.0  # hypotheses are compared by their scores divided by their lengths to this power
+    # Tokens, prefix included, beyond which CTranslate2 would raise an error. Most models compute their positions.
     max_positions: int = sys.maxsize
 
 
@@ -116,15 +105,10 @@ class CTranslate2Translator(SentenceTranslator[str]):
 
         def take() -> None:
             batch, futures = queued.popleft()
-            try:
+            remedy = f"a smaller translate.max_batch_tokens needs less memory{_advice(self.device)}"
+            with about(f"CTranslate2 cannot translate with {self.model.folder}", remedy=remedy):
                 results = [future.result() for future in futures]
-            except (RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"CTranslate2 cannot translate with {self.model.folder}: {error}. A smaller "
-                    f"translate.max_batch_tokens needs less memory{_advice(self.device)}"
-                ) from error
-            for text, result in zip(batch, results, strict=True):
-                found[text] = self._judge(tokens[text], result)
+            found.update((text, self._judge(tokens[text], result)) for text, result in zip(batch, results, strict=True))
             report(batch)
 
         for batch in token_batches(tokens, self.max_batch_tokens):
@@ -136,11 +120,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
         return found
 
     def try_out(self) -> None:
-        """Load the model and translate one token with it.
-
-        Raises:
-            InputError: it does not work.
-        """
+        """Load the model and translate one token with it."""
         self.decode({"a": ["a"]}, lambda _: None)
 
     def _submit(self, sources: list[Tokens], options: dict[str, Any]) -> list[Any]:
@@ -190,7 +170,8 @@ class CTranslate2Translator(SentenceTranslator[str]):
         if self._loaded is None:
             import ctranslate2
 
-            try:
+            remedy = f"copy it again, or name another model{_advice(self.device)}"
+            with about(f"the model in {self.model.folder} cannot be loaded", remedy=remedy):
                 self._loaded = ctranslate2.Translator(
                     str(self.model.folder),
                     device=self.device,
@@ -198,10 +179,6 @@ class CTranslate2Translator(SentenceTranslator[str]):
                     inter_threads=self._num_workers(),
                     intra_threads=self.config.intra_threads,
                 )
-            except (RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
-                ) from error
         return self._loaded
 
 

@@ -6,11 +6,12 @@ Converted models and those of `transformers` need the same tokens.
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack, language_pack_hint
 
@@ -23,164 +24,121 @@ LANGUAGE_PATTERNS = {
     "mbart": re.compile(r"[a-z]{2}_[A-Z]{2}"),
     "t5": re.compile(r"<2[a-z]{2,3}(_\w+)?>"),
 }
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """The facts about a model that decide its special tokens.
-
-    Args:
-        folder: folder of the model, for messages.
-        family: a key of `LANGUAGE_TOKENS`.
-        tokenizer_config: tokenizer configuration of Hugging Face, empty if there is none.
-        source_vocabulary: tokens of the encoder.
-        target_vocabulary: tokens of the decoder.
-        end: tokens that end a sentence; empty if the library adds them.
-        starts_with_end: the decoder starts with the end token.
-    """
+    """The facts about a model that decide its special tokens."""
 
     folder: Path
-    family: str
-    tokenizer_config: Mapping[str, Any]
+    family: str  # a key of `LANGUAGE_PATTERNS`
+    tokenizer_config: Mapping[str, Any]  # of Hugging Face, empty if there is none
     source_vocabulary: Collection[str]
     target_vocabulary: Collection[str]
-    end: tuple[str, ...]
-    starts_with_end: bool = True
+    end: tuple[str, ...]  # tokens that end a sentence; none if the library adds them
+    starts_with_end: bool = True  # the decoder starts with the end token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageTokens:
-    """The tokens around a sentence and before its translation.
-
-    Args:
-        before: tokens before the sentence.
-        after: tokens after it.
-        target_prefix: token that the translation begins with, often "".
-        prompt: text before the sentence that the tokenizer reads with it, often "".
-        starts_with_prefix: the decoder starts with the prefix, instead of writing it.
-    """
+    """The tokens around a sentence and before its translation."""
 
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    target_prefix: str = ""
-    prompt: str = ""
-    starts_with_prefix: bool = False
+    target_prefix: str = ""  # token that the translation begins with
+    prompt: str = ""  # text before the sentence that the tokenizer reads with it
+    starts_with_prefix: bool = False  # the decoder starts with the prefix, instead of writing it
 
 
-def _opus_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
-    """Return the tokens of an OPUS model: an end token for Marian only, and the target language if there are several.
-
-    Marian's decoder also starts with the end token, which distinguishes it from OpenNMT if the tokenizers do not.
-    """
-    wanted = _target_token(model, target)
-    _require_languages(model, source, None if wanted else target)
-    return LanguageTokens(before=wanted, after=model.end if model.starts_with_end else ())
-
-
-def _target_token(model: ModelInfo, target: LanguagePack) -> tuple[str, ...]:
-    """Return the token that selects the target language in a multilingual model; none for a model of one target."""
-    known = list(filter(LANGUAGE_PATTERNS["opus"].fullmatch, model.source_vocabulary))
-    for code in _codes(target):
-        if f">>{code}<<" in known:
-            return (f">>{code}<<",)
-    # The vocabulary of a model of one target may contain such tokens as well.
-    if known and model.tokenizer_config.get("target_lang") not in _codes(target):
-        raise InputError(
-            f"{model.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
-            f"{_listed(known)}. Name another model, or set iso639_3 {language_pack_hint(target)}"
-        )
-    return ()
+def language_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
+    """Return the tokens that a model of this family needs; refuse languages that it does not know."""
+    if model.family == "opus":
+        wanted = _opus_target(model, target)
+        _require_stated(model, source, None if wanted else target)
+        # The decoder of Marian, unlike OpenNMT's, starts with the end token.
+        return LanguageTokens(before=wanted, after=model.end if model.starts_with_end else ())
+    if model.family == "t5":
+        return LanguageTokens(prompt=_prompt(model, source, target), after=model.end)
+    before, prefix = (_token(model, source),), _token(model, target)
+    is_mbart_of_25 = model.family == "mbart" and not _stated(model, "tokenizer_class").startswith("MBart50")
+    # Of NLLB, with a tokenizer of before 2023.
+    is_last = is_mbart_of_25 or (model.family == "nllb" and bool(model.tokenizer_config.get("legacy_behaviour")))
+    return LanguageTokens(
+        before=() if is_last else before,
+        after=model.end + before if is_last else model.end,
+        target_prefix=prefix,
+        starts_with_prefix=is_mbart_of_25,
+    )
 
 
-def _require_languages(model: ModelInfo, source: LanguagePack, target: LanguagePack | None) -> None:
-    """Check the languages in the tokenizer's configuration; a source group such as "roa" is accepted.
-
-    Raises:
-        InputError: it names other languages.
-    """
-    for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
-        given = model.tokenizer_config.get(name)
-        if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
-            raise InputError(
-                f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed. Name "
-                f"another model, or, if that is the same language, set iso639_3 {language_pack_hint(pack)}"
-            )
-
-
-def _m2m_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
-    def token(pack: LanguagePack) -> str:
+def _token(model: ModelInfo, pack: LanguagePack) -> str:
+    """Return the token of a language in an M2M-100, NLLB or mBART model."""
+    if model.family == "m2m":
         return _known(model, [f"__{code}__" for code in (pack.code, pack.iso639_3) if code], pack)
-
-    return LanguageTokens(before=(token(source),), after=model.end, target_prefix=token(target))
-
-
-def _nllb_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
-    """Return the tokens of an NLLB model: the source language first, or after the end for a tokenizer before 2023."""
-
-    def token(pack: LanguagePack) -> str:
+    if model.family == "nllb":
         if pack.flores is None:
             raise SettingsError(
                 f"{model.folder} is an NLLB model, and the FLORES code of {pack.code} is not known: set flores, such "
                 f'as flores = "ita_Latn", {language_pack_hint(pack)}'
             )
         return _known(model, [pack.flores], pack)
-
-    before, after, prefix = (token(source),), model.end, token(target)
-    if model.tokenizer_config.get("legacy_behaviour"):
-        return LanguageTokens(after=after + before, target_prefix=prefix)
-    return LanguageTokens(before=before, after=after, target_prefix=prefix)
+    is_language = LANGUAGE_PATTERNS["mbart"].fullmatch
+    fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
+    return _known(model, fit or [f"{pack.code}_.."], pack)
 
 
-def _mbart_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
-    """Return the tokens of an mBART model.
-
-    mBART-50 has the source language first. mBART has it last, and its decoder starts with the target language.
-    """
-
-    def token(pack: LanguagePack) -> str:
-        is_language = LANGUAGE_PATTERNS["mbart"].fullmatch
-        fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
-        return _known(model, fit or [f"{pack.code}_.."], pack)
-
-    before, after, prefix = (token(source),), model.end, token(target)
-    if str(model.tokenizer_config.get("tokenizer_class")).startswith("MBart50"):
-        return LanguageTokens(before=before, after=after, target_prefix=prefix)
-    return LanguageTokens(after=after + before, target_prefix=prefix, starts_with_prefix=True)
-
-
-def _t5_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
+def _prompt(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> str:
     """Return the prompt of a T5 model: an English sentence, or for MADLAD-400 a token such as "<2it>"."""
     if any(map(LANGUAGE_PATTERNS["t5"].fullmatch, model.source_vocabulary)):
-        return LanguageTokens(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=model.end)
+        return _known(model, [f"<2{code}>" for code in _codes(target)], target)
     for pack in (source, target):
         if not pack.name:
             raise SettingsError(
                 f"{model.folder} is a T5 model, whose prompt has the English names of languages, and the name of "
                 f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
             )
-    return LanguageTokens(prompt=f"translate {source.name} to {target.name}:", after=model.end)
+    return f"translate {source.name} to {target.name}:"
 
 
-def _known(model: ModelInfo, tokens: list[str], pack: LanguagePack) -> str:
-    """Return the first of these tokens that the model has.
+def _opus_target(model: ModelInfo, target: LanguagePack) -> tuple[str, ...]:
+    """Return the token that selects the target language in a multilingual model; none for a model of one target."""
+    known = list(filter(LANGUAGE_PATTERNS["opus"].fullmatch, model.source_vocabulary))
+    wanted = [f">>{code}<<" for code in _codes(target)]
+    if not set(wanted).intersection(known) and _stated(model, "target_lang") in _codes(target):
+        return ()  # the vocabulary of a model of one target may contain such tokens as well
+    return (_known(model, wanted, target, known),) if known else ()
 
-    Raises:
-        InputError: it has none.
-    """
-    vocabulary = {*model.source_vocabulary} & {*model.target_vocabulary}
+
+def _require_stated(model: ModelInfo, source: LanguagePack, target: LanguagePack | None) -> None:
+    """Refuse other languages than the tokenizer's configuration states; a source group such as "roa" is accepted."""
+    for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
+        given = _stated(model, name)
+        if pack and given.islower() and len(given) in lengths and given not in _codes(pack):
+            raise InputError(
+                f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed. Name "
+                f"another model, or, if that is the same language, set iso639_3 {language_pack_hint(pack)}"
+            )
+
+
+def _stated(model: ModelInfo, name: str) -> str:
+    value = model.tokenizer_config.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _known(model: ModelInfo, tokens: Sequence[str], pack: LanguagePack, among: Collection[str] | None = None) -> str:
+    """Return the first of these tokens that the model has."""
+    vocabulary = {*model.source_vocabulary} & {*model.target_vocabulary} if among is None else among
     for token in tokens:
         if token in vocabulary:
             return token
     known = sorted(filter(LANGUAGE_PATTERNS[model.family].fullmatch, vocabulary))
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     raise InputError(
-        f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}. Name another "
-        f"model, or correct the codes {language_pack_hint(pack)}. If it has none, convert or copy it again"
+        f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has "
+        f"{', '.join(known[:_SHOWN]) or 'none'}{more}. Name another model, or correct the codes "
+        f"(such as iso639_3) {language_pack_hint(pack)}"
     )
-
-
-def _listed(tokens: list[str]) -> str:
-    most = 10
-    return ", ".join(tokens[:most]) + (f" and {len(tokens) - most} more" if len(tokens) > most else "") or "none"
 
 
 def _codes(pack: LanguagePack) -> list[str]:
@@ -189,21 +147,8 @@ def _codes(pack: LanguagePack) -> list[str]:
     return [code for code in dict.fromkeys((pack.code, pack.iso639_3, flores[:3], flores)) if code]
 
 
-LANGUAGE_TOKENS: dict[str, Callable[[ModelInfo, LanguagePack, LanguagePack], LanguageTokens]] = {
-    "opus": _opus_tokens,
-    "m2m": _m2m_tokens,
-    "nllb": _nllb_tokens,
-    "mbart": _mbart_tokens,
-    "t5": _t5_tokens,
-}
-
-
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        InputError: the file is damaged or contains no object.
-    """
+    """Return the JSON object in a file of a model."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must contain a JSON object: convert or copy it again")
@@ -211,12 +156,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in a file.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
+    """Return the JSON value in a file of a model."""
+    with about(f"{path} is missing or damaged", remedy="convert or copy it again"):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}). Convert or copy it again") from error

@@ -11,7 +11,7 @@ from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator
-from translation.engines import apertium, argos, command, converted, deepl_engine, transformers_model
+from translation.engines import apertium, argos, command, converted, deepl_engine, openai_engine, transformers_model
 from translation.engines.plugins import find_plugin, open_plugin
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
@@ -22,6 +22,7 @@ OPENERS: dict[str, Opener] = {
     "ctranslate2": converted.open_engine,
     "transformers": transformers_model.open_engine,
     "deepl": deepl_engine.open_engine,
+    "openai": openai_engine.open_engine,
     "apertium": apertium.open_engine,
     "command": command.open_engine,
 }
@@ -34,12 +35,6 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
         config: settings of the translate step.
         route: language packs of the source language, of the pivot if `config.pivot` names one, and of the target.
         cache_dir: folder in which packages are unpacked. It may be removed at any time between runs.
-
-    Raises:
-        SettingsError: there is no such engine, its key is missing, or the route does not go through the pivot.
-        InputError: the model is missing, damaged or for another pair; the command is missing; or the engine of an
-            installed package does not work.
-        DamagedError: a package has changed since it was installed or unpacked.
     """
     codes = [pack.code for pack in route]
     between = [config.pivot] if config.pivot else []
@@ -70,10 +65,12 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
 
 def reverse(config: TranslateConfig) -> TranslateConfig:
     """Return the settings of the engine for the opposite direction, which a round trip uses."""
+    one_model = config.model if config.engine == "openai" else ()  # which translates both ways
     return replace(
         config,
         package=config.reverse_package,
-        model=config.reverse_model,
+        model=config.reverse_model or one_model,
+        glossary="",
         round_trip=False,
         reverse_package=(),
         reverse_model=(),
@@ -87,16 +84,8 @@ class PivotTranslator:
     """
 
     def __init__(self, first: Translator, second: Translator) -> None:
-        """Join two engines.
-
-        Raises:
-            DefectError: the second engine does not read the language that the first one writes.
-        """
         if first.to_code != second.from_code:
-            raise DefectError(
-                f"engines do not chain: {first.fingerprint} writes {first.to_code}, but {second.fingerprint} reads "
-                f"{second.from_code}"
-            )
+            raise DefectError(f"engines do not chain: {first.fingerprint}, {second.fingerprint}")
         self.from_code, self.to_code = first.from_code, second.to_code
         engines = digest([first.fingerprint, second.fingerprint])[:12]
         self.fingerprint = f"pivot:{first.from_code}-{first.to_code}-{second.to_code}:{engines}"

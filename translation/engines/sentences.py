@@ -42,20 +42,13 @@ _NOTHING = Decoded(text="", log_probability=0.0, num_tokens=0, truncated=False, 
 
 
 class SentenceTranslator(ABC, Generic[Token]):
-    """A `translation.engine.Translator` over a model that translates sentences.
-
-    Attributes:
-        fingerprint: see `Translator`.
-        from_code: ISO 639-1 code of the language it reads.
-        to_code: ISO 639-1 code of the language it writes.
-        alphabet: every character that the vocabulary can spell, or None if it can spell all.
-    """
+    """A `translation.engine.Translator` over a model that translates sentences."""
 
     max_chunk_size = None
     fingerprint: str
     from_code: str
     to_code: str
-    alphabet: frozenset[str] | None
+    alphabet: frozenset[str] | None  # every character that the vocabulary can spell, or None if it can spell all
 
     @abstractmethod
     def encode(self, sentence: str) -> list[Token]:
@@ -67,20 +60,14 @@ class SentenceTranslator(ABC, Generic[Token]):
     ) -> dict[str, Decoded]:
         """Translate distinct sentences, batch by batch.
 
-        Args:
-            tokens: tokens of each sentence, at least one.
-            report: is called with the sentences of each finished batch.
-            no_repeat_ngram_size: length in tokens of sequences that a translation may contain only once; 0 for no
-                limit.
+        `report` is called with the sentences of each batch. Sequences of `no_repeat_ngram_size` tokens may occur once
+        in a translation; 0 for no limit.
         """
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """Return one translation per caption; see `Translator.translate`.
 
         Equal captions, and equal sentences of different captions, are translated once.
-
-        Raises:
-            InputError: the model cannot be loaded.
         """
         prepared = {
             caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)

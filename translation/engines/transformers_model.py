@@ -7,25 +7,25 @@ safetensors only, and no code of the folder runs.
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest, sha256_of
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engines.language_tokens import (
     LANGUAGE_PATTERNS,
-    LANGUAGE_TOKENS,
     TOKENIZER_CONFIG,
     ModelInfo,
+    language_tokens,
     read_object,
 )
-from translation.engines.plugins import foreign_errors
 from translation.engines.sentences import (
     MAX_SOURCE_TOKENS,
     Decoded,
@@ -57,16 +57,11 @@ _MOST_SPARE = 4_096  # ids above the vocabulary, which pad a matrix
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "TransformersTranslator":
-    """Return the engine over the model that `config.model` names; a model of the hub is downloaded to the hub's cache.
-
-    Raises:
-        SettingsError: a language code that the model needs is missing.
-        InputError: there is no such model, it is damaged, has no safetensors, or does not translate this pair.
-    """
+    """Return the engine over the model that `config.model` names; one of the hub is downloaded to the hub's cache."""
     (name,) = config.model
     folder = _model_folder(name)
     _require_whole(folder, name)
-    with foreign_errors(f"the model {name} cannot be opened", REMEDY):
+    with about(f"the model {name} cannot be opened", remedy=REMEDY):
         vocabulary = Vocabulary(folder)
         token_ids = _token_ids(vocabulary, source, target)
     return TransformersTranslator(vocabulary, token_ids, config, from_code=source.code, to_code=target.code)
@@ -84,7 +79,7 @@ def _model_folder(name: str) -> Path:
     repository, _, revision = name.partition("@")
     patterns = [f"*{suffix}" for suffix in _DECIDING]
     remedy = "without a network, name a folder with a copy of the model"
-    with foreign_errors(f"translate.model: {name} is not a folder, and cannot be downloaded from the hub", remedy):
+    with about(f"translate.model: {name} is not a folder, and cannot be downloaded from the hub", remedy=remedy):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
         )
@@ -92,8 +87,6 @@ def _model_folder(name: str) -> Path:
 
 def _require_whole(folder: Path, name: str) -> None:
     """Refuse an incomplete or unsafe folder before a library reads it."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"translate.model: {name} has no config.json: {REMEDY}")
     if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file():
         raise InputError(
             f"translate.model: {name} has no weights in safetensors, and pickles may run code. Name a revision with "
@@ -125,15 +118,9 @@ def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
 class Vocabulary:
     """A model's tokenizer with facts about its tokens.
 
-    Attributes:
-        folder: folder of the model.
-        tokenizer: tokenizer of `transformers`.
-        numbers: ids of the tokens.
-        family: a key of `LANGUAGE_TOKENS`; "" for models of one pair without language tokens.
-        special: ids of the tokens that are not text.
-        blank: ids of the tokens that are only space.
-        alphabet: every character that the tokens can spell; None if some tokens are bytes, or no token contains a
-            space.
+    `family` is a key of `LANGUAGE_PATTERNS`, "" for models of one pair without language tokens. Ids in `special` are no
+    text, those in `blank` only space. `alphabet` has every character that the tokens can spell; None if some tokens are
+    bytes, or no token contains a space.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,11 +130,10 @@ class Vocabulary:
         here = {"trust_remote_code": False, "local_files_only": True}
         model_type = AutoConfig.from_pretrained(folder, **here).model_type
         if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-            raise InputError(f"a model of type {model_type} does not translate text: name another model")
+            raise InputError(f"{folder} has a model of type {model_type}, which does not translate: name another model")
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **here)
-        for name in ("eos_token_id", "unk_token_id"):
-            if not isinstance(getattr(tokenizer, name), int):
-                raise InputError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
+        if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.unk_token_id, int):
+            raise InputError(f"{folder} has a tokenizer without eos_token or unk_token: {REMEDY}")
         self.folder, self.tokenizer = folder, tokenizer
         self.numbers: dict[str, int] = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
         if model_type == "m2m_100":
@@ -171,14 +157,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TokenIds:
-    """The tokens around a sentence, as ids.
-
-    Args:
-        before: ids before the sentence.
-        after: ids after the sentence.
-        prefix: first id of the translation, or None.
-        starts_with_prefix: the decoder starts with the prefix, instead of writing it.
-    """
+    """Ids around a sentence; id with which the decoder starts, or which it writes first."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -187,11 +166,7 @@ class _TokenIds:
 
 
 def _token_ids(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -> _TokenIds:
-    """Return the tokens that the model needs around a sentence to know the languages.
-
-    Raises:
-        InputError: the model does not know the languages.
-    """
+    """Return the tokens that the model needs around a sentence to know the languages."""
     folder, numbers = vocabulary.folder, vocabulary.numbers
     if vocabulary.family:
         facts = ModelInfo(
@@ -202,31 +177,23 @@ def _token_ids(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePac
             target_vocabulary=numbers,
             end=(str(vocabulary.tokenizer.eos_token),),
         )
-        language_tokens = LANGUAGE_TOKENS[vocabulary.family](facts, source, target)
-        before = (
-            vocabulary.pieces(language_tokens.prompt)
-            if language_tokens.prompt
-            else [numbers[token] for token in language_tokens.before]
-        )
+        tokens = language_tokens(facts, source, target)
+        before = vocabulary.pieces(tokens.prompt) if tokens.prompt else [numbers[token] for token in tokens.before]
         return _TokenIds(
             before=tuple(before),
-            after=tuple(numbers[token] for token in language_tokens.after),
-            prefix=numbers[language_tokens.target_prefix] if language_tokens.target_prefix else None,
-            starts_with_prefix=language_tokens.starts_with_prefix,
+            after=tuple(numbers[token] for token in tokens.after),
+            prefix=numbers[tokens.target_prefix] if tokens.target_prefix else None,
+            starts_with_prefix=tokens.starts_with_prefix,
         )
     logger.warning(
-        "%s does not state its languages; it is assumed to translate %s to %s",
-        folder,
-        source.code,
-        target.code,
+        "%s does not state its languages; it is assumed to translate %s to %s", folder, source.code, target.code
     )
     # The tokens that the tokenizer itself puts around a text.
-    bare = vocabulary.pieces("a")
-    with_special = list(vocabulary.tokenizer("a").input_ids)
-    for start in range(len(with_special) - len(bare) + 1):
-        if bare and with_special[start : start + len(bare)] == bare:
-            return _TokenIds(before=tuple(with_special[:start]), after=tuple(with_special[start + len(bare) :]))
-    raise InputError("its tokenizer splits a text differently with special tokens: name another model")
+    bare, whole = vocabulary.pieces("a"), list(vocabulary.tokenizer("a").input_ids)
+    for start in range(len(whole) - len(bare) + 1):
+        if bare and whole[start : start + len(bare)] == bare:
+            return _TokenIds(before=tuple(whole[:start]), after=tuple(whole[start + len(bare) :]))
+    raise InputError(f"{folder} has a tokenizer that splits a text differently with special tokens: name another model")
 
 
 class TransformersTranslator(SentenceTranslator[int]):
@@ -276,9 +243,9 @@ class TransformersTranslator(SentenceTranslator[int]):
         """Translate distinct sentences; see `SentenceTranslator.decode`."""
         found: dict[str, Decoded] = {}
         for batch in token_batches(tokens, self._max_batch_tokens):
-            with foreign_errors(
+            with about(
                 f"the model in {self._vocabulary.folder} cannot translate",
-                "a smaller translate.max_batch_tokens needs less memory; otherwise name another model",
+                remedy="a smaller translate.max_batch_tokens needs less memory; otherwise name another model",
             ):
                 found |= self._decoded({text: tokens[text] for text in batch}, no_repeat_ngram_size)
             report(batch)
@@ -295,26 +262,21 @@ class TransformersTranslator(SentenceTranslator[int]):
             numbers if len(numbers) <= most else numbers[: most - num_after] + numbers[len(numbers) - num_after :]
             for numbers in batch.values()
         ]
+        width = max(map(len, rows))
+        padded = [row + [model.padding] * (width - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
         # Tokens at the start of a translation that the model did not choose.
         num_given = 1 + (self._token_ids.prefix is not None and not self._token_ids.starts_with_prefix)
         with torch.inference_mode():
-            inputs = self._padded(rows)
+            inputs = {
+                "input_ids": torch.tensor(padded, device=self._device),
+                "attention_mask": torch.tensor(mask, device=self._device),
+            }
             written = model.generate(inputs, longest, no_repeat_ngram_size)
             scores = model.scores(inputs, written, num_given)
         return {
             text: self._judged(numbers, target[num_given:], total, was_cut=len(row) < len(numbers))
             for (text, numbers), row, target, total in zip(batch.items(), rows, written.tolist(), scores, strict=True)
-        }
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Any]:
-        import torch
-
-        width = max(map(len, rows))
-        padded = [row + [self._model.padding] * (width - len(row)) for row in rows]
-        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-        return {
-            "input_ids": torch.tensor(padded, device=self._device),
-            "attention_mask": torch.tensor(mask, device=self._device),
         }
 
     def _judged(self, source: list[int], target: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
@@ -331,18 +293,12 @@ class TransformersTranslator(SentenceTranslator[int]):
 
     @cached_property
     def _model(self) -> "_Network":
-        with foreign_errors(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
+        with about(f"the model in {self._vocabulary.folder} cannot be loaded", remedy=REMEDY):
             return _Network(self._vocabulary, self._token_ids, self._beam_size, self._type, self._device)
 
 
 class _Network:
-    """The loaded model.
-
-    Attributes:
-        end: id of the token that ends a text.
-        padding: id of the token that pads a batch.
-        most_positions: tokens beyond which the model cannot read or write.
-    """
+    """The loaded model; it can neither read nor write more than `most_positions` tokens."""
 
     def __init__(
         self, vocabulary: Vocabulary, token_ids: _TokenIds, beam_size: int, compute_type: str, device: str
@@ -357,14 +313,11 @@ class _Network:
             local_files_only=True,
             output_loading_info=True,
         )
-        for what, names in (
-            ("lack", loading_info["missing_keys"]),
-            ("have another shape of", loading_info["mismatched_keys"]),
-        ):
-            if names:
-                raise InputError(
-                    f"its weights do not match its config.json: they {what} {min(map(str, names))}. To fix it: {REMEDY}"
-                )
+        # The library would go on with random weights.
+        if wrong := [*loading_info["missing_keys"], *loading_info["mismatched_keys"]]:
+            raise InputError(
+                f"the weights in {vocabulary.folder} lack {min(map(str, wrong))}, or it has another shape: {REMEDY}"
+            )
         self._module = self._module.to(device=device, dtype=getattr(torch, compute_type)).eval()
         self.end = int(vocabulary.tokenizer.eos_token_id)
         self.padding = _first_number(vocabulary.tokenizer.pad_token_id, self._setting("pad_token_id"), self.end)
@@ -429,12 +382,8 @@ class _Network:
 
 
 def _first_number(*found: object) -> int:
-    """Return the first value that is an id.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the first value that is an id."""
     for number in found:
         if type(number) is int and number >= 0:
             return number
-    raise InputError(f"neither its config.json nor its generation_config.json has a start token: {REMEDY}")
+    raise InputError(f"neither config.json nor generation_config.json of the model has a start token: {REMEDY}")

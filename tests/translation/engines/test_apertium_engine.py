@@ -15,14 +15,9 @@ from hypothesis import strategies as st
 from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.apertium import (
-    MAX_CHARACTERS,
-    ApertiumTranslator,
-    Pipeline,
-    from_stream,
-    open_engine,
-    to_stream,
-)
+from translation.engine import Translator
+from translation.engines.answers import CheckedTranslator
+from translation.engines.apertium import MAX_CHARACTERS, ApertiumEngine, from_stream, open_engine, to_stream
 
 real_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")
 
@@ -55,12 +50,12 @@ NASTY = [
 ]
 
 
-def real(name: str) -> ApertiumTranslator:
+def real(name: str) -> Translator:
     source, target = {"eng-cat": (EN, CA), "cat-ita": (CA, IT)}[name]
     return open_engine(CONFIG, source, target, Path("unused"))
 
 
-def texts(engine: ApertiumTranslator, captions: list[str]) -> list[str]:
+def texts(engine: Translator, captions: list[str]) -> list[str]:
     return [translation.text for translation in engine.translate(captions)]
 
 
@@ -114,12 +109,12 @@ def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, **modes: str) -> No
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}")
 
 
-def engine_of(script: str, folder: Path, tagger: str, timeout_s: float = 60.0) -> ApertiumTranslator:
+def engine_of(script: str, folder: Path, tagger: str = "", timeout_s: float = 60.0) -> Translator:
     """An engine over this pipeline, in which apertium-tagger is this script."""
     program(folder / "apertium-tagger", tagger)
     environment = ENVIRONMENT | {"PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
-    pipeline = Pipeline(script=script, environment=environment, timeout_s=timeout_s)
-    return ApertiumTranslator(pipeline, "0" * 64, from_code="en", to_code="ca", num_workers=2)
+    options: dict[str, Any] = {"from_code": "en", "to_code": "ca", "num_workers": 2, "timeout_s": timeout_s}
+    return CheckedTranslator(ApertiumEngine(script, environment, "1", **options), "en", "ca", name="Apertium")
 
 
 @given(st.text(), st.integers(min_value=0, max_value=10_000))
@@ -134,17 +129,17 @@ def test_any_text_survives_the_stream_format(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("cat | bash -c 'cat >/dev/null; echo first >&2; echo the last >&2; exit 3' | cat", "code 3: the last$"),
-        ("cat | bash -c 'kill -SEGV $BASHPID' | cat", "code 139"),
-        (r"tr -d '\000'", "0 texts for 3"),
-        (r"sed 's/\x00/\x00\x00/'", r"\d+ texts for 3"),
+        ("cat | bash -c 'cat >/dev/null; echo first >&2; echo the last >&2; exit 3' | cat", "code 3 .*the last$"),
+        (r"sed 's/\x00/\x00\x00/g'", "wrote more answers"),
         (r"sed -z 's/\[1\]/[2]/'", "mixed up its texts: text 2"),
-        (r"sed -z 's/\[1\]//'", "mixed up its texts: text 2"),
-        ("cat | apertium-tagger -g $2 x.prob | cat", "code 4: broken model$"),
+        ("cat | apertium-tagger -g $2 x.prob | cat", "code 4 .*: broken model$"),
+        ("cat | bash -c 'kill -KILL $BASHPID' | cat", "code 137"),  # by a system without memory: no fault of a caption
+        ("sleep 1000 | cat", "within 2 s"),
     ],
 )
 def test_programs_that_fail(script: str, message: str, tmp_path: Path) -> None:
-    engine = engine_of(script, tmp_path, "read -r -d '' text; echo broken model >&2; exit 4")
+    tagger = "read -r -d '' text; echo broken model >&2; exit 4"
+    engine = engine_of(script, tmp_path, tagger, timeout_s=2.0 if "sleep" in script else 60.0)
     with pytest.raises(InputError, match=message):
         engine.translate(["a", "b", "c"])
 
@@ -159,43 +154,18 @@ def test_a_caption_that_crashes_a_program_has_no_translation_and_stops_no_other(
     assert texts(engine, captions) == ["a dog", "", "a cat", "A man", ""]
 
 
-def test_a_program_that_the_system_kills_stops_the_translation(tmp_path: Path) -> None:
-    """Its caption may be right, so no memory may keep it as untranslatable."""
-    stage = (
-        "cat | bash -c 'while read -r -d \"\" text; do case $text in *dock*) kill -KILL $BASHPID;; esac; done' | cat"
-    )
-    with pytest.raises(InputError, match="Apertium was killed"):
-        engine_of(stage, tmp_path, "").translate(["a dog", "a dock"])
-
-
-@pytest.mark.parametrize("stage", ["bash -c '{hang}'", "apertium-tagger -g $2 x.prob"])
-def test_programs_that_hang_are_killed(stage: str, tmp_path: Path) -> None:
-    alive = tmp_path / "alive"  # has a writer while any of the programs runs
-    os.mkfifo(alive)
-    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
-    hang = f"exec 9>{alive}; echo thinking >&9; echo still thinking >&2; sleep 1000; true"
-    with pytest.raises(InputError, match="1 s: still thinking"):
-        engine_of(f"cat | {stage.format(hang=hang)} | cat", tmp_path, hang, timeout_s=1.0).translate(["a"])
-    os.set_blocking(reader, True)
-    assert os.read(reader, 100) == b"thinking\n"
-    assert os.read(reader, 100) == b""
-    os.close(reader)
-
-
 TAGGER = """
 state=clean
 while IFS= read -r -d '' text; do
-  case $text in *new*) echo '{complaint}' >&2; state=spoilt;; esac
+  case $text in *new*) echo 'A new ambiguity class was found' >&2; state=spoilt;; esac
   printf '%s %s\\0' "$state" "$text"
 done
 """
 
 
-@pytest.mark.parametrize("complaint", ["A new ambiguity class was found", ""])
 @pytest.mark.parametrize("options", ["-z -g $2", "--tagger"])
-def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, options: str, tmp_path: Path) -> None:
-    tagger = TAGGER.replace("{complaint}", complaint)
-    engine = engine_of(f"cat | apertium-tagger {options} 'x y.prob' | cat", tmp_path, tagger)
+def test_a_tagger_is_replaced_once_it_has_complained(options: str, tmp_path: Path) -> None:
+    engine = engine_of(f"cat | apertium-tagger {options} 'x y.prob' | cat", tmp_path, TAGGER)
     captions = ["old", "new", "older", "newer", "newest", "oldest"]
     assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
 
@@ -209,8 +179,6 @@ def test_which_mode_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
     with pytest.raises(InputError, match=r"set iso639_3.* --language-pack de\.toml"):
         open_engine(CONFIG, LanguagePack(code="de"), CA, tmp_path)
-    with pytest.raises(InputError, match="no mode cat-eng"):
-        open_engine(CONFIG, CA, EN, tmp_path)
 
 
 def test_fingerprint_follows_data_options_and_programs_not_the_place(monkeypatch: Any, tmp_path: Path) -> None:
@@ -234,7 +202,5 @@ def test_a_damaged_installation_and_none(monkeypatch: pytest.MonkeyPatch, tmp_pa
     refuse(r"such\.bin")
     program(tmp_path / "bin" / "apertium-wblank-mode", "echo \"cat | cg-none 'x' | lrx-none | cat\"")
     refuse("cg-none, lrx-none")
-    program(tmp_path / "bin" / "apertium-wblank-mode", "exit 1")
-    refuse("apertium-wblank-mode")
     monkeypatch.setenv("PATH", str(tmp_path))
     refuse("apertium-eng-cat")

@@ -12,34 +12,34 @@ from data_catalog.base.errors import InputError, PipelineError, SettingsError, T
 from data_catalog.base.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translator
-from translation.engines.command import LINES_PER_BATCH, CommandTranslator
-from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names
+from translation.engines.answers import CAPTIONS_PER_CALL
+from translation.engines.command import LINES_PER_BATCH
+from translation.engines.plugins import engine_names
 from translation.engines.registry import open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
 LOOP = "import os, sys, time\nfor number, line in enumerate(sys.stdin):\n    line = line.rstrip('\\n')\n    "
+WHOLE = "import sys, time\nlines = sys.stdin.read().splitlines()\n"
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Any:
     """`engine(code, *arguments, **settings)`: an engine over a program in Python."""
 
-    def make(code: str, *arguments: str, **settings: Any) -> CommandTranslator:
+    def make(code: str, *arguments: str, **settings: Any) -> Translator:
         (tmp_path / "mine.py").write_text(code, encoding="utf-8")
         words = (sys.executable, "-u", str(tmp_path / "mine.py"), *arguments)
         config = TranslateConfig(engine="command", command=words, **{"timeout_s": 60.0, **settings})
-        found = open_translator(config, [EN, IT], cache_dir=tmp_path)
-        assert isinstance(found, CommandTranslator)
-        return found
+        return open_translator(config, [EN, IT], cache_dir=tmp_path)
 
     return make
 
 
-def texts(engine: CommandTranslator, captions: list[str]) -> list[str]:
+def texts(engine: Translator, captions: list[str]) -> list[str]:
     return [found.text for found in engine.translate(captions)]
 
 
-def refusal(engine: CommandTranslator, captions: list[str] | None = None) -> str:
+def refusal(engine: Translator, captions: list[str] | None = None) -> str:
     with pytest.raises(InputError) as caught:
         engine.translate(captions or ["a", "b", "c"])
     assert "\n" not in str(caught.value)
@@ -48,10 +48,11 @@ def refusal(engine: CommandTranslator, captions: list[str] | None = None) -> str
 
 def test_captions_are_lines_and_translations_are_lines(engine: Any) -> None:
     shouting = engine(LOOP + "print(line.upper())")
-    captions = ["two dogs", "", "a\nb\r\nc\u2028d\0e\x0bf", "  naïve 日本 😀 ", "two dogs", " \n"]
+    captions = ["two dogs", "", "a\nb\r\nc\u2028d\0e\x0bf", "  naïve 日本 😀 ", "two dogs", " \n", "\0", "a b c d e f"]
     done: list[int] = []
     found = shouting.translate(captions, done.append)
-    assert [each.text for each in found] == ["TWO DOGS", "", "A B C D E F", "NAÏVE 日本 😀", "TWO DOGS", ""]
+    expected = ["TWO DOGS", "", "A B C D E F", "NAÏVE 日本 😀", "TWO DOGS", "", "", "A B C D E F"]
+    assert [each.text for each in found] == expected
     assert {each.score for each in found} == {None}
     assert sum(done) == len(captions)
     assert texts(shouting, [chr(0xD800)]) == ["?"]
@@ -65,60 +66,87 @@ def test_one_program_answers_many_batches(engine: Any) -> None:
     assert found == [f"{pid} {number} {caption}" for number, caption in enumerate(captions)]
 
 
+def test_a_program_that_answers_at_the_end_of_its_input(engine: Any, tmp_path: Path) -> None:
+    noting = f"open({str(tmp_path / 'runs')!r}, 'a').write(f'{{len(lines)}}\\n')\n"
+    code = f"{WHOLE}{noting}print('\\n'.join(f'{{line}} {{lines[-1]}}' for line in lines), end='')"
+    marking = engine(code, mode="batch")
+    captions = [f"caption {number}" for number in range(CAPTIONS_PER_CALL + 7)]
+    assert texts(marking, ["", *captions, captions[0]]) == [
+        "",
+        *(f"{caption} {captions[-1]}" for caption in (*captions, captions[0])),
+    ]
+    assert texts(marking, ["a"]) == ["a a"]
+    assert (tmp_path / "runs").read_text().split() == [str(len(captions)), "1"], "one run for each call"
+    assert marking.fingerprint != engine(code).fingerprint
+
+
 def test_a_program_that_dies_is_started_once_more(engine: Any, tmp_path: Path) -> None:
     died = tmp_path / "died"
-    once = f"number == 1 and not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
-    assert texts(engine(f"{LOOP}{once}\n    print(line)"), ["a", "b", "c"]) == ["a", "b", "c"]
-    assert died.exists()
+    once = f"not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
+    for code, mode in (
+        (f"{LOOP}number == 1 and {once}\n    print(line)", "lines"),
+        (f"{WHOLE}import os; {once}\n", "batch"),
+    ):
+        code += "print('a\\nb\\nc')" if mode == "batch" else ""
+        assert texts(engine(code, mode=mode), ["a", "b", "c"]) == ["a", "b", "c"]
+        died.unlink()
 
 
 def test_a_program_that_never_reads(engine: Any) -> None:
     many = ["x" * 10_000 + str(number) for number in range(100)]
-    assert "code 7 after 0 of 100 lines" in refusal(engine("import os; os.close(0); os._exit(7)"), many)
+    assert "code 7 after 0 of 100 answers" in refusal(engine("import os; os.close(0); os._exit(7)"), many)
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("print(line)\n    if number == 1: sys.exit('no memory\\nleft')", "code 1 after 2 of 3 lines: no memory left"),
-        ("print(line); print(line)", "wrote more lines"),
-        ("sys.stdout.buffer.write(b'\\xff\\n')", "not UTF-8"),
-        ("print('x\\0y')", "NUL"),
-        ("[sys.stdout.write('x' * 60_000) for _ in iter(int, 1)]", "1,000,000 bytes"),
-    ],
-)
-def test_what_is_no_translation(body: str, message: str, engine: Any) -> None:
-    assert message in refusal(engine(LOOP + body))
+LINES = {
+    "print(line)\n    if number == 1: sys.exit('no memory\\nleft')": "code 1 after 2 of 3 answers: no memory left",
+    "print(line); print(line)": "wrote more answers",
+    "sys.stdout.buffer.write(b'\\xff\\n')": "not UTF-8",
+    "print('x\\0y')": "NUL",
+    "[sys.stdout.write('x' * 60_000) for _ in iter(int, 1)]": "1,000,000 bytes",
+    "number == 2 and time.sleep(600); print(line)": "killed because it gave 2 of 3 answers within 3 s",
+}
+BATCHES = {
+    "print('x')": "code 0 after 1 of 3 answers",
+    "print('x\\n' * 4)": "wrote more answers",
+    "print('x\\n' * 3); sys.exit('no memory left')": "code 1 after ",
+    "print('x\\n' * 10**6)": "wrote more answers",
+    "time.sleep(600)": "gave 0 of 3 answers within 3 s",
+}
+
+
+@pytest.mark.parametrize("body", [*LINES, *BATCHES])
+def test_what_is_no_translation(body: str, engine: Any) -> None:
+    code, mode = (LOOP + body, "lines") if body in LINES else (WHOLE + body, "batch")
+    timeout_s = 3.0 if "sleep" in body else 60.0
+    assert (LINES | BATCHES)[body] in refusal(engine(code, mode=mode, timeout_s=timeout_s))
 
 
 @pytest.mark.parametrize("num_captions", [1, 4])
 @pytest.mark.parametrize(
     "body",
     [
-        "number == 0 and print('Model loaded'); time.sleep(0.2); print(line)",
         "print('Model loaded') if number == 0 else time.sleep(0.2); print(line)",
         "time.sleep(0.2); print(line); print(line)",
         "print('working'); time.sleep(0.2); print(line)",
     ],
 )
 def test_a_surplus_line_of_a_slow_program(body: str, num_captions: int, engine: Any) -> None:
-    assert "wrote more lines" in refusal(engine(LOOP + body), ["a", "b", "c", "d"][:num_captions])
+    assert "wrote more answers" in refusal(engine(LOOP + body), ["a", "b", "c", "d"][:num_captions])
 
 
 def test_a_surplus_line_for_a_later_call(engine: Any) -> None:
     slow = engine(LOOP + "time.sleep(0.2); print(line); line == 'd' and print(line)")
     assert texts(slow, ["a", "b"]) == ["a", "b"]
     assert texts(slow, ["c"]) == ["c"]
-    assert "wrote more lines" in refusal(slow, ["d", "e"])
+    assert "wrote more answers" in refusal(slow, ["d", "e"])
 
 
-def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine: Any, tmp_path: Path) -> None:
+def test_what_a_program_started_dies_with_it(engine: Any, tmp_path: Path) -> None:
     alive = tmp_path / "alive"  # has a writer while the program or its child runs
     os.mkfifo(alive)
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     child = f"import subprocess\nsubprocess.Popen(['sleep', '600'], stdout=open({str(alive)!r}, 'w'))\n"
-    body = f"{child}{LOOP}number == 2 and time.sleep(600); print(line)"
-    assert "killed because it gave 2 of 3 lines within 3 s" in refusal(engine(body, timeout_s=3.0))
+    assert "within 3 s" in refusal(engine(f"{child}{LOOP}time.sleep(600)", timeout_s=3.0))
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
@@ -226,7 +254,7 @@ def test_the_example_of_the_docs_translates(install: Any, tmp_path: Path) -> Non
     assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
     with pytest.raises(InputError, match=r"vernaclip-glossary 1\.5 cannot be opened"):
         opened("glossary", DE, file=str(tmp_path / "words.tsv"))
-    with pytest.raises(InputError, match=r"translate\.settings"):
+    with pytest.raises(InputError, match=r"KeyError: 'file'.*translate\.settings"):
         opened("glossary")
 
 
@@ -259,13 +287,14 @@ def test_texts_with_scores_limits_and_the_way_back(install: Any) -> None:
         "import numpy\nclass Engine:\n    fingerprint, max_chunk_size = 'x', 2\n"
         "    def __init__(self, way): self.way = way\n"
         "    def translate(self, captions):\n        assert len(captions) <= 2\n"
-        "        return [(f'{self.way}\\n {c}', numpy.float32(-0.5)) if c != 'b' else (c, None) for c in captions]\n"
+        "        said = {'b': ('b', None), 'n': None}\n"
+        "        return [said.get(c, (f'{self.way}\\n {c}', numpy.float32(-0.5))) for c in captions]\n"
         "def open_engine(request): return Engine(request.source.code + request.target.code)\n"
     )
     engine = opened()
     assert engine.max_chunk_size == 2
-    found = [(each.text, each.score) for each in engine.translate(["a", "b", "c"])]
-    assert found == [("enit a", -0.5), ("b", None), ("enit c", -0.5)]
+    found = [(each.text, each.score) for each in engine.translate(["a", "b", "n", "c"])]
+    assert found == [("enit a", -0.5), ("b", None), ("", None), ("enit c", -0.5)]
     config = TranslateConfig(engine="mine", pivot="de", round_trip=True)
     there = open_translator(config, [EN, DE, IT], cache_dir=Path("unused"))
     back = open_translator(reverse(config), [IT, DE, EN], cache_dir=Path("unused"))
@@ -277,21 +306,19 @@ TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper(
 ENGINE = "\ndef open_engine(r): return E()"
 BROKEN_AT_OPENING = {
     "import no_such_module": "ModuleNotFoundError: No module named 'no_such_module'",
-    "def other(): pass": "AttributeError",
-    "open_engine = 3": "must be a function, but is 3",
     "def open_engine(r): return None": "fingerprint must be a non-empty string, got None",
-    f"class E: fingerprint = ''{ENGINE}": "fingerprint must be a non-empty string, got ''",
-    f"class E: fingerprint = 'x'{ENGINE}": "no method",
     f"class E: fingerprint, max_chunk_size = 'x', 0{ENGINE}": "size must be a pos",
     "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))"
     + ENGINE: "between two reads",
 }
 BROKEN_AT_WORK = {
     "return []": "0 translations for 2 captions",
+    "return ['x', 'y', 'z']": "3 translations for 2 captions",
     "return 'ab'": "it returned 'ab', not a list",
     "return [b'x', b'y']": "b'x' for the caption 'a'",
     "return [('x', -1, 2), 'y']": "('x', -1, 2) for the caption 'a'",
-    "return [('x', float('nan')), 'y']": "score of 'a' is nan",
+    "return [('x', float('nan')), 'y']": "the score nan for 'a'",
+    "return [('x', 0.1), 'y']": "the score 0.1 for 'a'",
     r"return ['x\0', 'y']": "NUL",
     r"return ['x', '\ud800']": "surrogate",
     "self.fingerprint = '2'; return captions": "fingerprint changed",
@@ -306,6 +333,14 @@ def test_a_package_that_does_not_open_or_does_not_translate_is_named(code: str, 
     told = fault(InputError)
     assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
     assert (BROKEN_AT_OPENING | BROKEN_AT_WORK)[code] in told
+
+
+def test_answers_beside_a_wrong_one_are_not_kept(install: Any) -> None:
+    code = "        self.asked.append(captions)\n        return ['x', 'y', 'z'] if len(self.asked) == 1 else captions\n"
+    install(GOOD.replace(TRANSLATE, code))
+    engine = opened()
+    assert "3 translations for 2 captions" in refusal(engine, ["a", "b"])
+    assert texts(engine, ["a", "b"]) == ["a", "b"]
 
 
 RAISED: dict[str, tuple[type[PipelineError], str]] = {
