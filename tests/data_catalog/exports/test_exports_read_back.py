@@ -12,6 +12,7 @@ from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.exports.sinks import sample_key
 
+pytestmark = pytest.mark.slower
 CONSUMERS = Path(__file__).parent / "consumers.py"
 FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
 SIZES = {"train": 7, "validation": 2, "test": 1}
