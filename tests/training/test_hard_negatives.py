@@ -185,7 +185,7 @@ def test_what_is_not_learnt_yet_is_drawn_most(
 
     def share(losses: dict[str, float | None]) -> float:
         read = partial(ChangedInputs(split, config, tokenizer, rules).read, losses=losses)
-        plans = [plan for epoch in range(8) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
+        plans = [plan for epoch in range(4) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
         found = torch.cat([read(plan)[1] for plan in plans])
         both = found[
             [len(rules.changes(text, kinds[:1])) > 0 for plan in plans for text in split.captions.texts(plan.captions)]

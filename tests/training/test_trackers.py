@@ -27,6 +27,7 @@ def wait_for_the_next_second() -> None:
     time.sleep(1 - time.time() % 1)
 
 
+@pytest.mark.slower
 def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
     square_files: PairFiles,
     small_run: Callable[..., TrainConfig],

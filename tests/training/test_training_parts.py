@@ -242,7 +242,7 @@ def greek() -> Any:
 
 
 @given(
-    st.text(max_size=40)
+    text=st.text(max_size=40)
     | st.sampled_from(CAPTIONS + GREEK)
     | st.text(alphabet="àèéìòùçßΩдя你กा 🙂'", max_size=20)
     | st.lists(st.sampled_from(GREEK_LETTERS), max_size=20).map("".join)

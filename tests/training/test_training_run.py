@@ -198,32 +198,31 @@ def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights
 
 
 def test_a_finished_run_is_not_trained_again(
-    trained: Path, square_files: PairFiles, long_run: TrainConfig, tmp_path: Path
+    two_epochs: Path, square_files: PairFiles, small_run: SmallRun, tmp_path: Path
 ) -> None:
     """What was left of its resume state goes. Without its weights it is trained again, and if damaged refused."""
-    out = shutil.copytree(trained, tmp_path / "run")
+    out = shutil.copytree(two_epochs, tmp_path / "run")
+    config = small_run(checkpoint_every_steps=4)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / STATE_FILE).parent.mkdir()
     (out / STATE_FILE).write_bytes(b"left over")
-    result = train(square_files, long_run, out)
+    result = train(square_files, config, out)
     assert json.loads((out / "result.json").read_text()) == asdict(result)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    for files, config in (
-        (square_files, replace(long_run, seed=1)),
-        (replace(square_files, train=square_files.train[:1]), long_run),
-    ):
+    fewer = replace(square_files, train=square_files.train[:1])
+    for files, given in ((square_files, replace(config, seed=1)), (fewer, config)):
         with pytest.raises(SettingsError, match="other settings or data"):
-            train(files, config, out)
+            train(files, given, out)
     for name in ("run.json", "result.json"):
         whole = (out / name).read_bytes()
         for damaged in (whole[: len(whole) // 2], b"[]"):
             (out / name).write_bytes(damaged)
             with pytest.raises(DamagedError, match=rf"{name} is damaged .* train again"):
-                train(square_files, long_run, out)
+                train(square_files, config, out)
         (out / name).write_bytes(whole)
     (out / "model.safetensors").unlink()
-    assert train(square_files, long_run, out) == result
-    require_equal(out, trained)
+    assert train(square_files, config, out) == result
+    require_equal(out, two_epochs)
 
 
 def test_how_settings_and_whole_epochs_counted_in_steps_change_no_weight(
@@ -316,12 +315,11 @@ def test_what_hard_negatives_teach_counts_for_the_mrr_and_not_for_the_loss() -> 
     assert score_of({"val_loss": None, "val_mrr@10": None}, "mrr") is None
 
 
-def test_without_patience_all_epochs_are_gone_through_and_with_it_fewer(
+def test_with_patience_fewer_epochs_are_gone_through_and_steps_count_more(
     few: PairFiles, small_run: SmallRun, tmp_path: Path
 ) -> None:
-    wild = small_run(epochs=8, lr=0.5)
-    assert train(few, wild, tmp_path / "all").epochs == 8
-    result = train(few, replace(wild, epochs=30, patience=2), tmp_path / "patient")
+    wild = small_run(epochs=30, lr=0.5, patience=2)
+    result = train(few, wild, tmp_path / "patient")
     assert result.epochs == result.best_epoch + 2 < 30
     steps = train(few, replace(wild, steps=22, patience=1), tmp_path / "steps")
     assert (steps.steps, steps.best_epoch) == (22, 8)
