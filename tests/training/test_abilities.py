@@ -18,7 +18,6 @@ from training.towers.model import LoadedModel, load_model
 from training.towers.preprocessing import Preprocessing
 from training.use.classify import Classification, classify
 from training.use.localize import GRID, METHODS, localize
-from training.use.pictures import bars, heat_map
 from training.use.search import query_features, shard_gallery
 
 WORDS = {"rosso": (1.0, 0.0, 0.0), "verde": (0.0, 1.0, 0.0), "blu": (0.0, 0.0, 1.0), "grigio": (1.0, 1.0, 1.0)}
@@ -114,18 +113,10 @@ def test_the_template_makes_the_text(flag: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "template", "said"),
     [
-        ([], "{c}", "two or more"),
         (["rosso"], "{c}", "a single text"),
         (["rosso", "blu", " rosso"], "{c}", "'rosso' and ' rosso' as the same text"),
-        (["rosso", " "], "{c}", "is empty"),
         (["rosso", "blu"], "una foto", "has no {c}"),
-        # The same to the model: they share nothing unseen.
-        (
-            ["Un quadrato ROSSO", "blu", "un quadrato rosso"],
-            "{c}",
-            "ROSSO' and 'un quadrato rosso' as the same",
-        ),
-        (["l’albero", "l'albero"], "{c}", "as the same text"),
+        (["Un quadrato ROSSO", "blu", "un quadrato rosso"], "{c}", "as the same text"),  # it reads no capitals
         (["rosso " * 30, "rosso " * 31 + "blu"], "{c}", "as the same text"),
     ],
 )
@@ -192,23 +183,6 @@ def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkey
         localize(path, "rosso", colour_model(), method="strips")
 
 
-def test_odd_images_are_taken_as_they_are_meant(tmp_path: Path) -> None:
-    path = tmp_path / "odd.png"
-    Image.new("RGBA", (33, 20), (255, 0, 0, 0)).save(path)
-    assert read_picture(path, 32).image.getpixel((5, 5)) == (255, 255, 255)
-    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(path)
-    assert read_picture(path, 32).image.getpixel((5, 5)) == (40_000 >> 8,) * 3
-    for size in ((1, 1), (3000, 1)):
-        Image.new("RGB", size, "grey").save(path)
-        bars(classify(path, ["rosso", "blu"], colour_model()), tmp_path / "bars.png")
-        found = localize(path, "rosso", colour_model())
-        assert (found.hottest, found.to_json()["peak"]) == (0, None), "what falls nowhere is drawn all the same"
-        heat_map(found, tmp_path / "heat.png")
-    Image.new("RGB", (4400, 4200), "red").save(tmp_path / "large.jpg")
-    large = read_picture(tmp_path / "large.jpg", 64)
-    assert (large.width, large.height, large.image.size) == (4400, 4200, (550, 525)), "decoded at a fraction"
-
-
 def test_images_that_are_none_and_broken_models_are_told(flag: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     model = colour_model()
@@ -219,17 +193,3 @@ def test_images_that_are_none_and_broken_models_are_told(flag: Path, tmp_path: P
     model.module.encode_image = lambda images: torch.full((len(images), 3), torch.nan)
     with pytest.raises(DamagedError, match="not finite"):
         localize(flag, "rosso", model)
-
-
-def test_whole_models_say_which_texts_are_cut(flag: Path, make_model: Callable[..., Path]) -> None:
-    model = load_model(make_model(bias=-3.0))
-    long = "un quadrato verde " * 10
-    found = classify(flag, ["un quadrato rosso", long], model)
-    assert {choice.label: choice.is_cut for choice in found.choices} == {"un quadrato rosso": False, long: True}
-    assert found.method == "sigmoid"
-    # 22 tokens fit beside start and end, and one more does not.
-    letters = [" ".join("q" * count) for count in range(1, 40)]
-    lengths = [len(model.tokenizer.inner.tokenizer(text).input_ids) for text in letters]
-    fitting = [text for text, length in zip(letters, lengths, strict=True) if length <= 24]
-    assert 0 < len(fitting) < len(letters)
-    assert model.tokenizer.too_long(letters) == letters[len(fitting) :]

@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from training.align.align import aligned_model_and_key
 from training.config import AlignConfig, TrainConfig
-from training.exports import open_clip_hub
 from training.fit.setup import model_and_key
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
 from training.towers.model_config import read_model_config
@@ -25,6 +24,7 @@ from training.towers.model_files import save_weights
 from training.towers.plan import TowerPlan
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
+LITE0 = "efficientnet-lite0"
 OWN_TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 9}
 
 
@@ -64,10 +64,8 @@ def test_of_a_long_strip_only_the_middle_is_resized(sides: tuple[int, int]) -> N
     "values",
     [
         {"size": 0},
-        {"size": True},
         {"mean": [0.5, 0.5]},
         {"std": [0.5, 0.0, 0.5]},
-        {"mean": "grey"},
         {"std": [0.5, float("nan"), 0.5]},
         {"interpolation": "nearest"},
         {"resize_mode": "longest"},
@@ -119,19 +117,16 @@ def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "expected"),
+    ("settings", "expected"),
     [
-        ({"model": "enormous"}, SettingsError, "compact-96, italian, lit"),
-        ({"image_tower": "tf_efficientnet_lite"}, SettingsError, "tf_efficientnet_lite"),
-        ({"image_tower": "resnet18.imagined"}, SettingsError, "imagined"),
-        ({"text_pooler": "max_pooler"}, SettingsError, "no Hugging Face text tower"),
-        ({"image_mean": (0.5, 0.5)}, SettingsError, "three numbers"),
-        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, r"train.image_std must be in \(0, "),
-        ({"text_pooler": "sum"}, SettingsError, "mean_pooler"),
+        ({"image_tower": "tf_efficientnet_lite"}, "tf_efficientnet_lite"),
+        ({"image_tower": "resnet18.imagined"}, "imagined"),
+        ({"text_pooler": "max_pooler"}, "no Hugging Face text tower"),
+        ({"image_std": (0.5, 0.0, 0.5)}, r"train.image_std must be in \(0, "),
     ],
 )
-def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineError], expected: str) -> None:
-    with pytest.raises(kind, match=expected):
+def test_a_wrong_tower_is_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
         TowerPlan.of(TrainConfig(**settings))
 
 
@@ -139,10 +134,7 @@ def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineE
     ("changes", "expected"),
     [
         ({"vision_cfg": None}, "vision_cfg"),
-        ({"vision_cfg": {"image_size": [224, 224]}}, "valid integer"),
         ({"text_cfg": []}, "cannot be opened"),
-        ({"recorded_features": []}, "cannot be opened"),
-        ({"preprocess_cfg": "squash"}, "cannot be used"),
         ({"image_weights": {"model": "ViT-B-32"}}, "pretrained"),
         ({"vision_cfg": {"image_size": 32, "timm_model_pretrained": True}}, r'set image_weights to \{"timm": NAME\}'),
         *(({"text_cfg": {**OWN_TEXT, "pool_type": kind}}, "a causal one") for kind in ("last", "first", "eos")),
@@ -177,26 +169,10 @@ def test_to_make_and_open_a_model_nothing_is_fetched(
     for function in ("_hub.hf_hub_download", "_factory.load_model_config_from_path"):
         monkeypatch.setattr(f"timm.models.{function}", lambda *given, **_: asked.append(given))
     for attempt in (lambda: create_model(config["model_cfg"], folder), lambda: load_model(folder)):
-        with (
-            nullcontext() if named == "resnet18" else pytest.raises(InputError, match="must be the name of a backbone")
-        ):
+        refused = pytest.raises(InputError, match="must be the name of a backbone")
+        with nullcontext() if named == "resnet18" else refused:
             attempt()
     assert asked == []
-
-
-def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_path: Path) -> None:
-    tower = {"image_tower": "mobilenetv3_small_050", "image_weights": "random"}
-    found = TowerPlan.of(TrainConfig(**tower, image_size=32, context_length=8)).config
-    torch.manual_seed(3)
-    module = create_model(found, tmp_path).eval()
-    with torch.no_grad():
-        images = module.encode_image(torch.rand((2, 3, 32, 32)))
-    assert images.shape == (2, found["embed_dim"])
-    reason = open_clip_hub.why_not(dict(found), None)
-    assert reason is not None
-    assert "mobilenetv3_small_050" in reason
-    whole = TowerPlan.of(TrainConfig(image_tower="resnet18", image_weights="random")).config
-    assert open_clip_hub.why_not(dict(whole), None) is None
 
 
 # Settings of models of every origin. Keys hash weights, so any bytes stand for them.
@@ -227,12 +203,7 @@ def settings_of_keys(folder: Path) -> dict[str, dict[str, Any]]:
     tower = {"image_tower": "test_efficientnet", "image_weights": str(folder / "tower.safetensors"), "image_size": 64}
     return {
         "compact": {},
-        "lite0": {
-            "model": "tiny",
-            "image_tower": "efficientnet-lite0",
-            "freeze_image": True,
-            "image_resize": "shortest",
-        },
+        "lite0": {"model": "tiny", "image_tower": LITE0, "freeze_image": True, "image_resize": "shortest"},
         "italian": {"model": "italian", "loss": "siglip", "logit_scale": 20.0, "text_encoder": str(bert)},
         "lit from random weights": {"model": "lit", "image_weights": "random", "context_length": 33, "embed_dim": 64},
         "files": {**tower, "text_encoder": str(bert), "text_pooler": "max_pooler", "embed_dim": 24},

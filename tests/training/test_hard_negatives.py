@@ -185,7 +185,7 @@ def test_what_is_not_learnt_yet_is_drawn_most(
 
     def share(losses: dict[str, float | None]) -> float:
         read = partial(ChangedInputs(split, config, tokenizer, rules).read, losses=losses)
-        plans = [plan for epoch in range(8) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
+        plans = [plan for epoch in range(4) for plan in epoch_batches(split, config, epoch=epoch, batch_size=8)]
         found = torch.cat([read(plan)[1] for plan in plans])
         both = found[
             [len(rules.changes(text, kinds[:1])) > 0 for plan in plans for text in split.captions.texts(plan.captions)]
@@ -261,14 +261,9 @@ def test_what_contradicts_itself_is_refused(
     few: PairFiles, small_run: SmallRun, rules: ChangeRules, tmp_path: Path
 ) -> None:
     for settings, message in (
-        ({"hard_batches": 1}, "hard_batches must be 0 .* got 1"),
         ({"hard_batches": 64, "batch_size": 32}, "hard_batches must be .* got 64"),
-        ({"hard_negatives": ("colours",)}, "unknown name 'colours': use position, colour, count"),
-        ({"hard_negative_weight": 0.0}, "hard_negative_weight must be in"),
         ({"hard_negatives": ("position",), "augment": ("paper",)}, "augment has flip, which exchanges left and right"),
-        ({"hard_negatives": ("colour",), "augment": ("hue",)}, "augment has hue"),
         ({"hard_negatives": ("colour",), "augment": ("equalize",)}, "augment has equalize, which may change colours"),
-        ({"hard_negatives": ("colour",), "augment": ("autocontrast",)}, "augment has autocontrast"),
     ):
         with pytest.raises(SettingsError, match=message):
             TrainConfig(**settings)
@@ -276,7 +271,6 @@ def test_what_contradicts_itself_is_refused(
     no_sides = replace(rules, words=replace(rules.words, sides=()))
     for passed, settings, message in (
         (None, {"hard_negatives": NEGATIVES}, r"has position, but the language pack has no changes\.positions"),
-        (None, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (no_sides, {"augment": ("mirror",)}, r"has mirror, but the language pack has no changes\.sides"),
         (
             rules,

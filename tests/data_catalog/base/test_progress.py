@@ -6,14 +6,13 @@ import pty
 import re
 import sys
 import termios
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from data_catalog.base.plain_text import text_width
-from data_catalog.base.progress import Progress, lines_above_progress, span_text
+from data_catalog.base.progress import Progress, lines_above_progress
 
 COLUMNS = 80
 
@@ -72,13 +71,6 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Term
         yield make
 
 
-@pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The log lines of a command whose standard error is no terminal."""
-    caplog.set_level(logging.INFO)
-    return caplog
-
-
 def test_a_terminal_shows_one_line_in_place_with_a_bar_and_the_time_left(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     clock = Clock()
@@ -120,59 +112,32 @@ def test_log_lines_and_errors_stand_above_the_line(open_terminal: Callable[[], T
     begun.__exit__(None, None, None)
 
 
-def test_work_inside_and_beside_other_work_shares_the_line(open_terminal: Callable[[], Terminal]) -> None:
-    terminal = open_terminal()
-    clock = Clock()
-    with Progress("build", total=4, unit="steps", seconds_left=lambda: 7_200.0, clock=clock) as build:
-        build.advance()
-        ended, begun = threading.Event(), threading.Event()
-
-        def fetch() -> None:
-            with Progress("fetch", total=10, unit="images", clock=clock) as progress:
-                begun.set()
-                ended.wait()
-                progress.advance()
-
-        with Progress("translate", total=2_000, unit="captions", clock=clock) as translate:
-            for _ in range(3):
-                clock.now += 1
-                translate.advance(100)
-            assert terminal.screen() == ["build 25%, 2 h 0 min left | translate [#.........] 17 s left"]
-            thread = threading.Thread(target=fetch)
-            thread.start()
-            begun.wait()
-            clock.now += 1
-            build.advance()
-            assert terminal.screen() == ["build 50%, 2 h 0 min left | fetch [..........] 0 of 10 images"]
-            ended.set()
-            thread.join()
-            assert "translate [#" in terminal.screen()[0]
-        assert terminal.screen() == ["build [#####.....] 2 h 0 min left, 2 of 4 steps"]
-
-
-def test_a_long_name_is_cut_and_shows_no_control_characters(open_terminal: Callable[[], Terminal]) -> None:
-    terminal = open_terminal()
-    with Progress("download \x1b[2J" + "\u732b" * 60, total=10**9, unit="bytes", clock=Clock()):
-        assert terminal.screen()[0].startswith("download \\x1b[2J\u732b\u732b")
-        assert "[" not in terminal.screen()[0][14:], "the bar has no room"
-
-
-def test_a_log_gets_lines_at_growing_intervals_each_with_the_time_left(told: pytest.LogCaptureFixture) -> None:
+def test_a_log_gets_lines_at_growing_intervals_each_with_the_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     clock = Clock()
     with Progress("download a.zip", total=7 * 10**8, unit="bytes", clock=clock) as progress:
         for _ in range(700):
             clock.now += 1
             progress.advance(10**6)
-    assert told.messages[0] == "download a.zip: 12 min left, 10.0 of 700.0 MB, 1 MB/s"
-    assert [int(float(*re.findall(r"([\d.]+) of", line))) for line in told.messages] == [10, 30, 70, 150, 310, 630, 700]
-    assert told.messages[-1] == "download a.zip: 700.0 of 700.0 MB, 1 MB/s, took 12 min"
-    told.clear()
+    assert caplog.messages[0] == "download a.zip: 12 min left, 10.0 of 700.0 MB, 1 MB/s"
+    assert [int(float(*re.findall(r"([\d.]+) of", line))) for line in caplog.messages] == [
+        10,
+        30,
+        70,
+        150,
+        310,
+        630,
+        700,
+    ]
+    assert caplog.messages[-1] == "download a.zip: 700.0 of 700.0 MB, 1 MB/s, took 12 min"
+    caplog.clear()
     with Progress("encode images", total=2, unit="images", clock=clock) as progress:
         progress.advance(2)
-    assert told.messages == [], "what is short is not worth a line"
+    assert caplog.messages == [], "what is short is not worth a line"
 
 
-def test_the_line_of_an_epoch_has_the_time_left_and_stands_for_the_others(told: pytest.LogCaptureFixture) -> None:
+def test_the_line_of_an_epoch_has_the_time_left_and_stands_for_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     clock = Clock()
     with Progress("train", total=40, unit="steps", clock=clock) as progress:
         for epoch in range(10):
@@ -182,7 +147,7 @@ def test_the_line_of_an_epoch_has_the_time_left_and_stands_for_the_others(told: 
                 clock.now += 1
                 progress.advance()
             progress.say("epoch %d: loss %.1f", epoch + 1, 2.5)
-    first, *others, last, end = told.messages
+    first, *others, last, end = caplog.messages
     assert first == "epoch 1: loss 2.5, 36 s left"
     assert (len(others), last) == (8, "epoch 10: loss 2.5")
     assert end == "train: 40 of 40 steps, 1 steps/s, took 40 s"
@@ -202,14 +167,3 @@ def test_the_time_left_knows_what_an_earlier_run_did_and_trusts_later_units_more
             clock.now += 1
             slow_start.advance()
         assert slow_start.time_left == "2 min 10 s left", "by the plain mean: 3 min 20 s"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        *((0, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (131, "2 min 10 s"), (599, "10 min")),
-        *((12_000, "3 h 20 min"), (180_000, "2 days 2 h")),
-    ],
-)
-def test_a_time_span_reads_plainly(seconds: float, text: str) -> None:
-    assert span_text(seconds) == text

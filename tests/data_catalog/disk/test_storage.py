@@ -1,30 +1,36 @@
-"""Files and outputs of steps are whole or absent, and vouched for by checksums; hashes and orders are stable."""
+"""Files and outputs of steps are whole or absent, have one writer and checksums that vouch for them; stable orders."""
 
+import ast
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import DamagedError, SettingsError
+from data_catalog.base.errors import BusyError, DamagedError, SettingsError
 from data_catalog.catalog.work import StepKey, WorkStore
+from data_catalog.disk import failpoints
 from data_catalog.disk.files import (
     append_line,
     digest,
     link_file,
     order_key,
+    read_json,
     shard_of,
-    sweep_temporary,
     unit_interval,
     write_atomically,
     write_json,
 )
+from data_catalog.disk.lock import LOCK_FILE, holder_of, place_lock, writer_lock
 from data_catalog.disk.records import (
     checksummed_line,
     content_problem,
@@ -143,18 +149,6 @@ def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_
     assert digest_of(images) == before
 
 
-def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file, store = tmp_path / "file", tmp_path / "store.json"
-    file.write_bytes(b"first")
-    hashes = FileHashes(store)
-    found = hashes.sha256(file)
-    hashes.save()
-    text = store.read_text(encoding="utf-8")
-    store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
-    assert FileHashes(store).sha256(file) == found
-    assert "does not match its checksum): upstream files are hashed again" in caplog.text
-
-
 def test_a_line_that_a_kill_tore_does_not_swallow_the_next_one(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "runs.jsonl"
     append_line(log, '{"run": 1}')
@@ -194,8 +188,7 @@ def test_every_damage_of_a_document_or_a_line_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"\xff\xfe", b"[1, 2]", b'{"a": 1', b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep"), None],
+    "content", [b"", b"\xff\xfe", b"[1, 2]", b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep"), None]
 )
 def test_what_is_no_document_is_told_with_its_remedy(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "document.json"
@@ -309,20 +302,15 @@ def test_a_damaged_output_is_told_and_made_again(
     assert [path.name for path in (tmp_path / "clean").iterdir()] == [key().key]
 
 
-@pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path: Path, damage: str) -> None:
+def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path: Path) -> None:
     made = WorkStore(tmp_path).run(key(), produce)
     work = WorkStore(tmp_path)
     found = work.find(key())
     assert found is not None
     following = key(step="check", inputs=tuple(found.files.values()))
-    if damage == "flip":
-        made.path("x.txt").write_text("contenu")
-    else:
-        made.path("x.txt").unlink()
-    for _ in range(2):  # whoever else reads it is told as well
-        with pytest.raises(DamagedError, match=r"x\.txt was damaged"):
-            work.run(following, refuse, reads=[found])
+    made.path("x.txt").write_text("contenu")
+    with pytest.raises(DamagedError, match=r"x\.txt was damaged"):
+        work.run(following, refuse, reads=[found])
     again = WorkStore(tmp_path)
     again.run(key(), produce)
     assert again.run(following, produce, reads=[found]).reused is False
@@ -336,16 +324,6 @@ def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
     assert WorkStore(tmp_path).run(key(), produce_after_the_other).facts == {"rows": 3}
 
 
-def test_what_another_process_tidies_up_meanwhile_is_no_error(tmp_path: Path) -> None:
-    """A worker of a cluster, after the flow that gave it the step was killed."""
-    for number in range(2_000):
-        (tmp_path / f".tmp-{number // 20}" / str(number)).mkdir(parents=True)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: sweep_temporary([tmp_path]), range(4)))
-    sweep_temporary([tmp_path])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> Mapping[str, Any]:
         produce(folder)
@@ -354,3 +332,117 @@ def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         WorkStore(tmp_path).run(key(), fail)
     assert list((tmp_path / "clean").iterdir()) == []
+
+
+# Failpoints
+
+
+@pytest.fixture
+def arm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`arm("place=action")`: as in a process that is started with these failpoints."""
+
+    def change(text: str) -> None:
+        monkeypatch.setattr(failpoints, "_armed", None)
+        monkeypatch.setenv(failpoints.VARIABLE, text)
+
+    monkeypatch.setattr(failpoints, "_armed", None)
+    return change
+
+
+def test_the_registry_of_failpoints_is_what_the_code_passes() -> None:
+    passed = set()
+    for package in ("data_catalog", "translation", "cleaning", "training", "flows"):
+        for path in (Path(__file__).resolve().parents[3] / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(text)) if "failpoint(" in text else ():
+                if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "failpoint":
+                    passed.add(ast.literal_eval(node.args[0]))
+    assert passed == {*failpoints.REGISTRY}
+
+
+@pytest.mark.parametrize("action", ["enospc", "eio"])
+@pytest.mark.parametrize("place", ["before_write", "after_write", "after_fsync", "after_rename", "after_folder_fsync"])
+def test_a_file_is_the_old_one_or_the_new_one_wherever_the_disk_fails(
+    place: str, action: str, arm: Callable[[str], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    arm(f"atomic.{place}={action}")
+    with pytest.raises(Exception, match=r"is full: free space|the disk failed at .*a\.json"):
+        write_json(path, "new")
+    assert read_json(path) == ("new" if place in ("after_rename", "after_folder_fsync") else "old")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+# Locks
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from data_catalog.disk.lock import place_lock
+with place_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=rf"process {holder.pid} \("), place_lock(tmp_path / "out"):
+            pass
+        with place_lock(tmp_path / "other"):
+            pass
+        holder.kill()
+    with place_lock(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_tells_the_command_in_one_line_and_none_of_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = ["--debug", "forget", "--url", "http://example.org/me.jpg", "--root", "italy"]
+    for words, told in ((["build", "a\n  b"], "vernaclip build a b"), (secret, "vernaclip forget")):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/vernaclip", *words])
+        with writer_lock(tmp_path):
+            assert holder_of(tmp_path) == f"process {os.getpid()} ({told})"
+            assert b"example" not in (tmp_path / LOCK_FILE).read_bytes()
+        assert holder_of(tmp_path) is None
+
+
+def test_where_no_lock_can_be_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with place_lock(tmp_path / "new" / "out"):
+        pass
+    assert "is not locked" in caplog.text
+
+
+@pytest.mark.parametrize("lock", [writer_lock, place_lock])
+def test_a_lock_that_was_removed_between_opening_and_locking_it_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: Any
+) -> None:
+    place, flock = tmp_path / "out", fcntl.flock
+    path = place / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
+    removed: list[Path] = []
+
+    def lock_file(file: Any, how: int) -> None:
+        flock(file, how)
+        if not removed:
+            path.unlink()
+            removed.append(path)
+            if lock is writer_lock:
+                place.rmdir()
+
+    monkeypatch.setattr(fcntl, "flock", lock_file)
+    with lock(place):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        with pytest.raises(BusyError, match=f"by process {os.getpid()}"), lock(place):
+            pass

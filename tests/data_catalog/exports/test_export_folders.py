@@ -15,13 +15,13 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from data_catalog.base.errors import PipelineError, SettingsError
+from data_catalog.base.errors import BusyError, DamagedError, PipelineError, SettingsError
 from data_catalog.catalog.manifest import Snapshot
+from data_catalog.disk.lock import place_lock
 from data_catalog.exports import rights
 from data_catalog.exports.export import ExportConfig, ExportReport, export_snapshot
 from data_catalog.exports.sinks import sample_key
 
-BY = "CC BY 4.0"
 FORMATS = ("huggingface", "webdataset", "urls")
 FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
 Shared = tuple[Path, Snapshot, dict[str, Any]]
@@ -105,6 +105,8 @@ def test_what_goes_is_what_is_asked_for(snapshot: Snapshot, tmp_path: Path) -> N
     assert everything == pictures(snapshot).keys() - {"photos:marked"}, "what holds a test set never goes"
     assert sent("allowed", allowed=("photos",)) == everything
     assert sent("none", pixels="none") == set()
+    with pytest.raises(SettingsError, match="birds"):
+        export(snapshot, tmp_path / "out", allowed=("birds",))
 
 
 def test_nothing_is_done_twice_until_something_changes(make_snapshot: Any, tmp_path: Path) -> None:
@@ -128,54 +130,28 @@ def test_nothing_is_done_twice_until_something_changes(make_snapshot: Any, tmp_p
     assert tree(out) == before, "a damaged shard is not passed on"
 
 
-def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
-    wrong = {"format": "zip", "pixels": "some", "captions": "some", "samples_per_shard": 0, "published": "31.1.2026"}
-    for name, value in wrong.items():
-        with pytest.raises(SettingsError, match=name):
-            ExportConfig(**{"format": "webdataset", name: value})
-    with pytest.raises(SettingsError, match="birds"):
-        export(snapshot, tmp_path / "out", allowed=("birds",))
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [
         ({}, {}, "1 of photos are withheld, since no license is stated. --allow SOURCE"),
-        ({"url": None}, {"kind": "webdataset"}, "since no license is stated"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, "--pixels noncommercial"),
         ({"url": None}, {"kind": "urls"}, "made without pixels"),
-        ({"url": None}, {"pixels": "none"}, "made without pixels"),
         ({"source": "mine"}, {}, "the recipe forbids passing on"),
         (None, {}, "no pairs"),
-        (None, {"kind": "urls"}, "no pairs"),
     ],
 )
 def test_an_export_without_images_is_refused_and_the_switch_is_named(
     row: dict[str, Any] | None, options: dict[str, str], told: str, make_snapshot: Any, make_pair: Any, tmp_path: Path
 ) -> None:
     snapshot = make_snapshot(tmp_path / "good", {(0, "train"): [make_pair("free", 1, license="CC0")]})
-    if options.get("pixels") != "none":
-        export(snapshot, tmp_path / "out", **options)
+    export(snapshot, tmp_path / "out", **options)
     before = tree(tmp_path / "out")
     shards = {} if row is None else {(0, "train"): [make_pair("held", 1, **row)]}
     sources = {"photos": {"license": "?"}, "mine": {"license": "?", "rights": {"redistribution": False}}}
     snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
-    for _ in range(2):
-        with pytest.raises(SettingsError, match=f"would have no image: .*{told}"):
-            export(snapshot, tmp_path / "out", **options)
+    with pytest.raises(SettingsError, match=f"would have no image: .*{told}"):
+        export(snapshot, tmp_path / "out", **options)
     assert tree(tmp_path / "out") == before, "an earlier export stays"
-
-
-def test_a_snapshot_without_free_images_is_a_list_where_none_are_asked_for(
-    make_snapshot: Any, make_pair: Any, tmp_path: Path
-) -> None:
-    rows = [make_pair(str(number), number, image={"bytes": b"", "path": None}) for number in range(1001)]
-    report = export(make_snapshot(tmp_path / "a", {(0, "train"): rows}), tmp_path / "out", pixels="none")
-    assert (report.images, report.listed) == ({}, {"train": 1001})
-    head, _ = card(tmp_path / "out")
-    assert [(config["config_name"], config["default"]) for config in head["configs"]] == [("links", True)]
-    assert head["size_categories"] == ["1K<n<10K"], "by rows"
 
 
 def test_tars_have_a_fixed_number_of_samples_and_names_that_are_hashes(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -288,3 +264,80 @@ def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_license(make_
         export(make_snapshot(tmp_path / str(number), sources=sources), out, "urls")
         for name in ("README.md", "ATTRIBUTION.md"):
             assert ("Conceptual Captions" in (out / name).read_text()) is bool(number)
+
+
+# Where exports go
+
+
+@pytest.fixture
+def out(snapshot: Snapshot, tmp_path: Path) -> Path:
+    """A list of URLs in `tmp_path / "out"`."""
+    export(snapshot, tmp_path / "out", "urls")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("record", [None, '{"files": {}, "format": "x"}'])
+def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path, record: str | None) -> None:
+    """Nor is one that has a file of the record's name."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    if record:
+        (tmp_path / "out/export.json").write_text(record)
+    with pytest.raises(DamagedError if record else SettingsError, match="name another"):
+        export(snapshot, tmp_path / "out")
+    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["links/train/notes.txt", "README.md"])
+def test_what_somebody_added_or_edited_is_never_replaced(out: Path, snapshot: Snapshot, name: str) -> None:
+    (out / name).write_text("write to me@example.org")
+    with pytest.raises(SettingsError, match=f"{out / name} was added to the export or edited"):
+        export(snapshot, out, "huggingface")
+    assert (out / name).read_text() == "write to me@example.org"
+
+
+@pytest.mark.parametrize("place", ["datasets/cani/mine", "models/cani", "link/x"])
+def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path, place: str) -> None:
+    root = tmp_path / "catalog"
+    (root / "link").symlink_to(root / "datasets")
+    with pytest.raises(SettingsError, match="not for exports"):
+        export(snapshot, root / place)
+    assert not (root / place / "README.md").exists()
+    assert not export(snapshot, root / "mine").up_to_date
+
+
+def test_leftovers_of_a_killed_export_are_removed(out: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    for kind, is_done in (("urls", True), ("webdataset", False)):
+        for name in (".tmp-new-out", ".tmp-old-out"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "train-000009.tar").write_bytes(b"half")
+        assert export(snapshot, out, kind).up_to_date is is_done
+        assert not list(tmp_path.glob(".tmp-*")), "also where nothing else is to be done"
+        assert not (out / "train-000009.tar").exists()
+
+
+@pytest.mark.parametrize("gone", [None, "export.json", "links/train/part-00000.parquet"])
+def test_an_export_that_a_killed_one_had_moved_away_is_put_back_and_half_of_one_is_not(
+    out: Path, snapshot: Snapshot, gone: str | None
+) -> None:
+    whole = tree(out)
+    out.rename(out.with_name(".tmp-old-out"))  # killed between the two renames
+    out.with_name(".tmp-new-out").mkdir()
+    if gone is not None:  # or while it was removed, and the new one lost since
+        (out.with_name(".tmp-old-out") / gone).unlink()
+    damage(snapshot.pair_files("train")[0])
+    with pytest.raises(PipelineError, match="damaged"):
+        export(snapshot, out, "webdataset")
+    assert tree(out) == (whole if gone is None else {})
+    assert not list(out.parent.glob(".tmp-*"))
+
+
+def test_two_exports_to_one_place_do_not_harm_each_other(out: Path, snapshot: Snapshot) -> None:
+    half = out.with_name(".tmp-new-out")
+    half.mkdir()
+    (half / "train-000000.tar").write_bytes(b"half")
+    with place_lock(out):
+        for kind in ("urls", "webdataset"):
+            with pytest.raises(BusyError, match=f"process {os.getpid()}"):
+                export(snapshot, out, kind)
+        assert (half / "train-000000.tar").read_bytes() == b"half"

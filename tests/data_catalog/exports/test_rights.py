@@ -44,9 +44,8 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("text", NONE)
-def test_whatever_else_stands_there_is_no_license(text: str | None) -> None:
-    assert read_license(text) is None
+def test_whatever_else_stands_there_is_no_license() -> None:
+    assert [text for text in NONE if read_license(text) is not None] == []
 
 
 def row(license: str | None = None, *, attribution: str | None = None, page_url: str | None = None) -> dict[str, Any]:

@@ -43,19 +43,6 @@ def test_a_request_waits_for_its_turn_after_the_look_up_so_that_a_slow_one_delay
     assert order == ["look up", "turn"]
 
 
-def test_a_resolver_that_hangs_is_left_at_the_deadline() -> None:
-    go_on = threading.Event()
-
-    def hang(host: str, port: int) -> list[str]:
-        go_on.wait()
-        return ["127.0.0.1"]
-
-    with pytest.raises(FetchError) as refused:
-        GuardedClient(replace(LIMITS, deadline_s=0.1), resolver=hang).get(parse_url("http://slow.example/"))
-    go_on.set()
-    assert (refused.value.reason, refused.value.detail) == ("dns", "no answer about slow.example in time")
-
-
 def only_here(host: str, port: int) -> list[str]:
     """No redirect of noise leads to the network."""
     if host != "127.0.0.1":
@@ -121,13 +108,10 @@ COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
     ("original", "thumbnail"),
     [
         ("a/ab/Cat.JPEG", "a/ab/Cat.JPEG/500px-Cat.JPEG"),
-        ("a/ab/Map.svg", "a/ab/Map.svg/500px-Map.svg.png"),
         ("a/ab/Scan.tiff", "a/ab/Scan.tiff/lossy-page1-500px-Scan.tiff.jpg"),
         (f"a/ab/{'n' * 162}.jpg", f"a/ab/{'n' * 162}.jpg/500px-thumbnail.jpg"),
         (f"a/ab/{'n' * 161}.jpg", f"a/ab/{'n' * 161}.jpg/500px-{'n' * 161}.jpg"),
         ("thumb/a/ab/Cat.jpg/300px-Cat.jpg", None),
-        ("a/ab/Cat.gif", None),
-        ("a/ab/Cat.jpg?download", None),
         ("archive/a/ab/2010%21Cat.jpg", None),
     ],
 )
@@ -150,3 +134,16 @@ def test_placeholders_are_known_by_where_a_redirect_leads() -> None:
     assert [name for name in names if is_placeholder(asked_for, f"https://example.org/img/{name}")] == placeholders
     for name in names:
         assert not is_placeholder(f"http://example.org/{name}", f"https://www.example.org/img/{name}")
+
+
+def test_a_resolver_that_hangs_is_left_at_the_deadline() -> None:
+    go_on = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        go_on.wait()
+        return ["127.0.0.1"]
+
+    with pytest.raises(FetchError) as refused:
+        GuardedClient(replace(LIMITS, deadline_s=0.1), resolver=hang).get(parse_url("http://slow.example/"))
+    go_on.set()
+    assert (refused.value.reason, refused.value.detail) == ("dns", "no answer about slow.example in time")

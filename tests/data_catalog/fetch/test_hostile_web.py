@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -84,6 +83,11 @@ def dripping(head: bytes, piece: bytes = b"x") -> Behaviour:
     return endless(head, piece, 0.05)
 
 
+def bomb(start: bytes = b"") -> bytes:
+    """A hundred megabytes, packed."""
+    return gzip.compress(start + bytes(10**8), 1)
+
+
 def silent(it: Any) -> None:
     it.server.stopping.wait(10)
 
@@ -92,7 +96,6 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 CONTINUE, PROCESSING = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
 # Its fields are those of the hint: a length there says nothing of the picture.
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nContent-Length: 3\r\n\r\n"
-LONG_HINTS = b"Link: <%b>\r\n" % (b"a" * 60_000)
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ONE_CHUNK = b"%x\r\n%b\r\n" % (LENGTH, PICTURE)
 
@@ -105,27 +108,18 @@ STATUSES: dict[str, tuple[Behaviour, Outcome]] = {
 
 PROTOCOL: dict[str, tuple[Behaviour, Outcome]] = {
     "ssh": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), BAD_STATUS),
-    "long-status-line": (raw(b"HTTP/1.1 200 ", b"O" * 70_000, b"\r\n\r\n"), TOO_LONG),
-    "many-headers": (headed(*(f"X-{n}: {n}" for n in range(200))), TOO_MANY),
     "endless-headers": (endless(HEAD, b"X-Flood: yes\r\n" * 50), TOO_MANY),
     "endless-header": (endless(HEAD + b"X-Long: ", b"a" * 9000), TOO_LONG),
-    "flood-of-100": (endless(b"", CONTINUE * 50), TOO_LONG),
     "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), TOO_MANY),
-    "long-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % LONG_HINTS), TOO_LONG),
     "only-103": (raw(EARLY_HINTS), ("connect", "closed without an answer")),
-    "32-interim": (raw(PROCESSING * 32, HEAD, b"\r\n", PICTURE), GOOD),
     "33-interim": (raw(PROCESSING * 33, HEAD, b"\r\n", PICTURE), TOO_MANY),
     "all-1xx-before": (raw(CONTINUE * 20, PROCESSING, EARLY_HINTS * 3, HEAD, b"\r\n", PICTURE), GOOD),
     "103-before-a-redirect": (raw(EARLY_HINTS, b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n\r\n"), GOOD),
-    "103-before-101": (raw(EARLY_HINTS, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), ("http_other", "HTTP 101")),
-    "headers-of-noise": (raw(HEAD, bytes(range(128, 256)), b"\r\n\r\n", PICTURE), GOOD),
-    "bare-newlines": (raw(b"HTTP/1.1 200 OK\n\n", PICTURE), GOOD),
     "header-cut": (raw(b"HTTP/1.1 200 OK\r\nContent-Le"), ("empty_body", None)),
     "reset": (lambda it: it.reset(), ("connect", "Connection reset by peer")),
     "closed": (lambda it: it.connection.close(), ("connect", "closed without an answer")),
     "hang": (silent, NO_ANSWER),
     "drip-header": (dripping(HEAD + b"X-Long: "), NO_ANSWER),
-    "drip-100": (dripping(b"", CONTINUE), NO_ANSWER),
 }
 
 BODIES: dict[str, tuple[Behaviour, Outcome]] = {
@@ -134,43 +128,27 @@ BODIES: dict[str, tuple[Behaviour, Outcome]] = {
     "short": (lambda it: it.answer(200, PICTURE[:100], 200), ("truncated_body", "100 of 200 bytes")),
     "length-too-short": (headed("Content-Length: 50"), ("truncated", "JPEG")),
     "length-negative": (headed("Content-Length: -1"), GOOD),
-    "length-of-5000-digits": (headed("Content-Length: " + "9" * 5000), GOOD),
-    "length-of-400-digits": (headed("Content-Length: " + "9" * 400), ("too_large", "9" * 100)),
-    "two-lengths": (headed(f"Content-Length: {LENGTH}", "Content-Length: 5"), GOOD),
     "length-and-chunked": (
         headed("Content-Length: 5", "Transfer-Encoding: chunked", body=ONE_CHUNK + b"0\r\n\r\n"),
         GOOD,
     ),
     "hang-in-body": (lambda it: (it.answer(200, b"x", 100), it.server.stopping.wait(10)), SLOW_BODY),
     "drip-body": (dripping(HEAD + b"\r\n"), SLOW_BODY),
-    "drip-chunks": (dripping(CHUNKED, b"1\r\nx\r\n"), SLOW_BODY),
     "huge-announced": (lambda it: it.answer(200, b"", 1_000_001), ("too_large", "1000001 bytes announced")),
     "huge": (headed(body=bytes(1_000_001)), TOO_LARGE),
     "largest": (headed(body=PICTURE + bytes(1_000_000 - LENGTH)), GOOD),
     "endless-chunks": (endless(CHUNKED, b"8000\r\n%b\r\n" % bytes(0x8000)), TOO_LARGE),
     "chunked": (raw(CHUNKED, ONE_CHUNK + b"0\r\n\r\n"), GOOD),
     "chunked-by-byte": (raw(CHUNKED, b"".join(b"1\r\n%c\r\n" % byte for byte in PICTURE) + b"0\r\n\r\n"), GOOD),
-    "chunk-extensions": (raw(CHUNKED, b"%x;a=b\r\n%b\r\n0;z\r\nTrailer: 1\r\n\r\n" % (LENGTH, PICTURE)), GOOD),
     "chunk-cut": (raw(CHUNKED, ONE_CHUNK[:200]), BROKEN_OFF),
-    "chunk-without-end": (raw(CHUNKED, ONE_CHUNK), BROKEN_OFF),
     "chunk-garbage": (raw(CHUNKED, b"zzz\r\n" + PICTURE), BROKEN_OFF),
-    "chunk-size-overflows": (raw(CHUNKED, b"F" * 40 + b"\r\n" + PICTURE), BROKEN_OFF),
     "chunk-minus-one-endless": (endless(CHUNKED + b"-1\r\n", bytes(65536)), TOO_LARGE),
     "endless-trailers": (endless(CHUNKED + ONE_CHUNK + b"0\r\n", b"X-A: b\r\n" * 500), SLOW_BODY),
     "gzip": (headed("Content-Encoding: gzip", body=gzip.compress(PICTURE)), GOOD),
-    "gzip-by-byte": (
-        headed(
-            *("Content-Encoding: x-gzip", "Transfer-Encoding: chunked"),
-            body=b"".join(b"1\r\n%c\r\n" % byte for byte in gzip.compress(PICTURE)) + b"0\r\n\r\n",
-        ),
-        GOOD,
-    ),
-    "gzip-bomb": (headed("Content-Encoding: gzip", body=gzip.compress(bytes(10**8), 1)), TOO_LARGE),
+    "gzip-bomb": (lambda it: headed("Content-Encoding: gzip", body=bomb())(it), TOO_LARGE),
     "gzip-cut": (headed("Content-Encoding: gzip", body=gzip.compress(PICTURE)[:-9]), BROKEN_GZIP),
-    "gzip-damaged": (headed("Content-Encoding: gzip", body=b"\x1f\x8b" + PICTURE), BROKEN_GZIP),
     "gzip-unsaid": (headed(body=gzip.compress(PICTURE)), ("not_an_image", "gzip")),
     "gzip-only-said": (headed("Content-Encoding: gzip"), GOOD),
-    "type-of-text": (headed("Content-Type: text/html"), GOOD),
     "page-as-image": (headed("Content-Type: image/jpeg", body=b"<!DOCTYPE html><p>Gone"), ("not_an_image", "HTML")),
 }
 
@@ -183,8 +161,6 @@ REDIRECTS: dict[str, tuple[Behaviour, Outcome]] = {
     "to-file": (redirect("file:///etc/passwd"), ("scheme", "file")),
     "to-private": (redirect("http://10.0.0.1/a.jpg"), ("private_address", "10.0.0.1")),
     "to-port": (redirect("http://8.8.8.8:22/a.jpg"), ("port", "22")),
-    "to-long": (redirect("/" + "a" * 9000), ("bad_url", "too long")),
-    "to-two-lines": (raw(b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n  folded\r\n\r\n"), ("http_404", "HTTP 404")),
     "to-two-places": (raw(b"HTTP/1.1 302 Found\r\nLocation: /plain\r\nLocation: file:///\r\n\r\n"), GOOD),
     "to-removed": (redirect("/removed.png"), ("placeholder", "/removed.png")),
     "removed.png": (page(200, PICTURE), GOOD),
@@ -194,11 +170,9 @@ TAGS: dict[str, tuple[Behaviour, Outcome]] = {
     "tag-noai": (tagged("noai"), ("robots_tag", "noai")),
     "tag-for-us": (tagged("vernaclip: noindex"), ("robots_tag", "vernaclip: noindex")),
     "tag-for-another": (tagged("otherbot: noai"), GOOD),
-    "tag-twice": (tagged("otherbot: none", "noai"), ("robots_tag", "otherbot: none; noai")),
     "tag-megabyte": (tagged(*["nofollow," * 6000] * 3), GOOD),
     "tag-on-404": (page(404, X_Robots_Tag="noai"), ("http_404", "HTTP 404")),
     "tdm-reserved": (headed("TDM-Reservation: 1", "X-Robots-Tag: all"), ("robots_tag", "all; tdm-reservation: 1")),
-    "tdm-not-reserved": (headed("TDM-Reservation: 0"), GOOD),
     "train-ai": (headed("Content-Usage: search=y, train-ai=n"), ("content_usage", "header: search=y, train-ai=n")),
 }
 ANSWERS = STATUSES | PROTOCOL | BODIES | REDIRECTS | TAGS
@@ -233,46 +207,29 @@ def busy_once(status: int, wait: str) -> Behaviour:
 NO_FILE = page(404)
 ROBOTS: dict[str, Host] = {
     "none": Host(NO_FILE, GOOD),
-    "forbidden-file": Host(page(403), GOOD),
     "broken-server": Host(page(500), ("robots_unreachable", "http_500: HTTP 500")),
-    "busy-server": Host(page(429), ("robots_unreachable", "http_429: HTTP 429")),
     "hang": Host(silent, NO_ANSWER),
-    "drip": Host(dripping(HEAD + b"\r\n"), SLOW_BODY),
     "reset": Host(lambda it: it.reset(), ("connect", "Connection reset by peer")),
-    "not-http": Host(raw(b"SSH-2.0\r\n"), ("robots_unreachable", "not_http: BadStatusLine")),
-    "cut": Host(lambda it: it.answer(200, b"x", 99), ("robots_unreachable", "truncated_body: 1 of 99 bytes")),
     "all-out": Host(page(200, ALL_OUT), FORBIDDEN),
-    "mark": Host(page(200, b"\xef\xbb\xbf" + ALL_OUT), FORBIDDEN),
-    "early-hints": Host(raw(EARLY_HINTS, HEAD, b"\r\n", ALL_OUT), FORBIDDEN),
-    "gzip-claimed": Host(page(200, ALL_OUT, Content_Encoding="gzip"), FORBIDDEN),
     "gzip": Host(page(200, gzip.compress(ALL_OUT), Content_Encoding="gzip"), FORBIDDEN),
-    "gzip-unsaid": Host(page(200, gzip.compress(ALL_OUT + bytes(10**8), 1)), FORBIDDEN),
-    "gzip-damaged": Host(page(200, b"\x1f\x8bno"), ("robots_unreachable", "not_http: damaged gzip")),
+    "gzip-unsaid": Host(lambda it: page(200, bomb(ALL_OUT))(it), FORBIDDEN),
     "brotli": Host(
         page(200, b"\x8b\x0c\x80", Content_Encoding="br"), ("robots_unreachable", "not_http: Content-Encoding: br")
     ),
     "two-megabytes": Host(page(200, ALL_OUT + b"# no more\n" * 200_000), FORBIDDEN),
-    "in-500-kib": Host(page(200, b"#" * (500 * 1024 - 1) + b"\n" + ALL_OUT), FORBIDDEN),
     "too-far-down": Host(page(200, b"# nothing yet\n" * 200_000 + ALL_OUT), GOOD),
     "many-robots": Host(page(200, MANY_ROBOTS + ALL_OUT), FORBIDDEN),
-    "many-rules": Host(page(200, b"User-agent: *\n" + b"Disallow: /*a*b*c*d\n" * 20_000), GOOD),
     "wildcards": Host(lines("User-agent: *", "Disallow: /*.jpg$"), FORBIDDEN),
-    "slow-wildcards": Host(lines("User-agent: *", "Disallow: /" + "*a" * 500 + "*b"), GOOD, path="/" + "a" * 4000),
     "for-us": Host(lines("User-agent: *", "Allow: /", "", "User-agent: vernaclip", "Disallow: /"), FORBIDDEN),
     "for-all-but-us": Host(lines("User-agent: *", "Disallow: /", "", "User-agent: vernaclip", "Disallow:"), GOOD),
     "train-ai": Host(lines("User-agent: *", "Content-Usage: train-ai=n"), ("content_usage", "robots.txt: train-ai=n")),
-    "crawl-delay": Host(lines("User-agent: *", "Crawl-delay: 0.1"), GOOD),
-    "crawl-delay-absurd": Host(lines("User-agent: *", "Crawl-delay: 1e999"), GOOD),
     "moved": Host(redirect("/elsewhere.txt"), FORBIDDEN),
     "moved-in-a-circle": Host(redirect("/robots.txt"), ("robots_unreachable", "redirects: more than 3")),
-    "moved-to-private": Host(redirect("http://10.0.0.1/robots.txt"), ("private_address", "10.0.0.1")),
 }
 NOW = format_datetime(datetime.datetime.now(datetime.UTC), usegmt=True)
 PAUSES: dict[str, Host] = {
     "seconds": Host(NO_FILE, GOOD, busy_once(429, "1")),
     "date": Host(NO_FILE, GOOD, busy_once(503, NOW)),
-    "garbage": Host(NO_FILE, GOOD, busy_once(503, "soon")),
-    "again-and-again": Host(NO_FILE, ("http_429", "HTTP 429"), busy(429, "0")),
     "next-year": Host(NO_FILE, ("http_429", "HTTP 429"), busy(429, "Fri, 31 Dec 9999 23:59:59 GMT")),
     "a-day": Host(NO_FILE, ("http_503", "HTTP 503"), busy(503, "86400")),
 }
@@ -323,14 +280,6 @@ def says(answer: bytes) -> Talk:
     return lambda connection: (connection.recv(65536), connection.sendall(answer))
 
 
-def drips(connection: socket.socket) -> None:
-    """A handshake record of 65,535 bytes, one byte at a time."""
-    connection.sendall(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb")
-    for _ in range(200):
-        time.sleep(0.05)
-        connection.sendall(b"\x03")
-
-
 def hangs(connection: socket.socket) -> None:
     connection.settimeout(10)
     while connection.recv(65536):
@@ -364,20 +313,16 @@ def tls(server: Any, authority: trustme.CA) -> Iterator[Mapping[str, tuple[str |
         to_wrong = moved(f"https://127.0.0.1:{stack.enter_context(talking(wrong))}/a.jpg")
         table: list[tuple[Talk, str, str | None, str]] = [
             (answers(good), "127.0.0.1", None, ""),
-            (answers(good), "localhost", None, ""),
             (answers(good, moved(server.url("/over-http"))), "127.0.0.1", None, ""),
             (answers(good, to_wrong), "127.0.0.1", "tls", "127.0.0.1"),
             (wrong, "127.0.0.1", "tls", "not valid for '127.0.0.1'"),
-            (answers(context_of(authority, "localhost")), "127.0.0.1", "tls", "not valid for '127.0.0.1'"),
             (answers(context_of(authority, "*.localhost")), "localhost", "tls", "not valid for 'localhost'"),
             (answers(context_of(authority, "127.0.0.1", expires=long_ago)), "127.0.0.1", "tls", "expired"),
             (answers(context_of(stranger, "127.0.0.1")), "127.0.0.1", "tls", "unable to get local issuer"),
             (answers(itself), "127.0.0.1", "tls", "self-signed certificate"),
             (says(b"HTTP/1.1 400 Bad Request\r\n\r\nnot TLS"), "127.0.0.1", "tls", "WRONG_VERSION_NUMBER"),
-            (says(b"\x15\x03\x03\x00\x02\x02\x28"), "127.0.0.1", "tls", "HANDSHAKE_FAILURE"),  # a fatal alert
             (says(b""), "127.0.0.1", "connect", "closed in the TLS handshake"),
             (hangs, "127.0.0.1", *NO_ANSWER),
-            (drips, "127.0.0.1", *NO_ANSWER),
             (answers(good, PICTURE_ANSWER[: 100 - LENGTH], breaks_off=True), "127.0.0.1", "truncated_body", "100 of "),
         ]
         ports = [stack.enter_context(talking(talk)) for talk, *_ in table]
@@ -491,7 +436,6 @@ def test_what_is_known_of_an_answer_is_kept_and_requests_are_honest(run: Run, se
     assert fact("hop-to-é", "final_url") == server.url("/plain%20%C3%A9")
     assert fact("to-private", "final_url") == "http://10.0.0.1/a.jpg"
     assert fact("tag-for-another", "robots_tag") == "otherbot: noai"
-    assert fact("tdm-not-reserved", "robots_tag") == "tdm-reservation: 0"
     assert len(fact("tag-megabyte", "robots_tag")) == 1000
     assert fact("train-ai", "content_usage")[0]["value"] == "search=y, train-ai=n"
     headers = server.seen["/plain"]
@@ -503,7 +447,7 @@ def test_what_is_known_of_an_answer_is_kept_and_requests_are_honest(run: Run, se
 def test_where_robots_txt_forbids_nothing_is_asked_also_not_by_a_redirect(run: Run, sites: dict[str, Any]) -> None:
     refused = [name for name, host in ROBOTS.items() if host.outcome != GOOD and name != "train-ai"]
     assert {name: sites[name].hits[ROBOTS[name].path] for name in refused} == dict.fromkeys(refused, 0)
-    assert {sites[name].hits["/robots.txt"] for name in ("none", "all-out", "mark")} == {1}
+    assert {sites[name].hits["/robots.txt"] for name in ("none", "all-out")} == {1}
     assert outcome(run.images[sites["from"].url("/to-none")]) == GOOD
     closed = run.raw[sites["from"].url("/to-closed")]
     assert (*outcome(closed), closed["final_url"]) == (*FORBIDDEN, sites["closed"].url("/a.jpg"))
@@ -524,27 +468,3 @@ def test_a_host_that_wants_a_day_is_given_up_for_all_its_rows(run: Run, sites: d
     assert sum(count for path, count in site.hits.items() if path != "/robots.txt") == 1
     rows = [run.raw[site.url(f"/more/{number}")] for number in range(20)]
     assert {(row["drop_reason"], row["http_status"]) for row in rows} == {("http_503", 503)}
-
-
-def test_a_root_may_have_any_name(
-    server: Any, workers: Any, make_requests: Callable[..., pa.Table], quick: FetchConfig, tmp_path: Path
-) -> None:
-    """fsspec, by which img2dataset opens its files, takes parts of some names for other file systems."""
-    server.files["/any-name.jpg"] = PICTURE
-    for name in ("a::b", "gcs::d", "memory:x", "s3", "a%3A%20b*?[c]"):
-        raw = tmp_path / name / "raw.parquet"
-        raw.parent.mkdir()
-        workers.fetch(make_requests(server.url("/any-name.jpg")), quick, raw)
-        assert pq.read_table(raw, columns=["drop_reason"]).to_pylist() == [{"drop_reason": None}], name
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_what_is_fetched(server: Any, tmp_path: Path) -> None:
-    limits = HostLimits(concurrency=64, requests_per_s=0)
-    config = FetchConfig(hosts={"127.0.0.1": limits}, allow_loopback=True)
-    urls = [server.url(f"/large/{number}") for number in range(40)]
-    server.behaviours |= dict.fromkeys([f"/large/{number}" for number in range(40)], page(200, bytes(config.max_bytes)))
-    run = run_apart(urls, config, tmp_path)
-    assert {row["num_bytes"] for row in run.raw.values()} == {config.max_bytes}
-    assert {row["drop_reason"] for row in run.images.values()} == {"not_an_image"}
-    assert 0 < run.peak_mb < MEMORY_MB

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.frontier import Frontier
@@ -139,20 +138,6 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is() -> None:
     assert config.named_limits == {**KNOWN_HOSTS, **{name: pace for name, (_, pace) in hosts.items()}}
 
 
-def test_settings_out_of_range_name_their_field() -> None:
-    fields: list[tuple[str, Any]] = [("max_bytes", 0), ("max_host_bytes", 0), ("timeout_s", 0), ("threads", 0)]
-    fields += [("retries", 21), ("user_agent", "two\nlines"), ("contact", ""), ("contact", "someone")]
-    for field, value in [*fields, ("wikimedia_width", 300), ("ports", (0,))]:
-        with pytest.raises(SettingsError, match=rf"\.{field}\b.* must be"):
-            FetchConfig(**{field: value})
-    for name in ("", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"):
-        with pytest.raises(SettingsError, match="hosts"):
-            FetchConfig(hosts={name: HostLimits()})
-    for limits in ({"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}):
-        with pytest.raises(SettingsError, match="hosts"):
-            HostLimits(**limits)
-
-
 # What is kept on disk, for later processes
 
 
@@ -231,22 +216,16 @@ def test_a_host_that_rests_is_not_asked_for_its_robots_txt_by_a_redirect_either(
     assert other.hits.total() == 0
 
 
-def test_a_server_in_trouble_is_asked_for_its_robots_txt_once(make_site: Any, fetch: Any) -> None:
-    site = make_site()
-    site.behaviours["/robots.txt"] = lambda it: it.answer(500, b"")
-    rows = fetch(*map(site.url, ("/a", "/b", "/c")), config=replace(CONFIG, consent=ConsentConfig()))
-    assert {row["drop_reason"] for row in rows} == {"robots_unreachable"}
-    assert site.hits == {"/robots.txt": 1}
-
-
-def test_a_host_that_cannot_be_reached_is_tried_once_for_all_that_wait_for_its_robots_txt(
+def test_a_host_that_cannot_be_reached_or_is_in_trouble_is_tried_once_for_all_that_wait_for_its_robots_txt(
     make_site: Any, fetch: Any
 ) -> None:
-    site = make_site()
-    site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.3), it.reset())
-    rows = fetch(*[site.url(f"/{number}") for number in range(50)], config=replace(CONFIG, consent=ConsentConfig()))
-    assert {row["drop_reason"] for row in rows} == {"connect"}
-    assert site.hits["/robots.txt"] <= 3
+    gone, broken, config = make_site(), make_site(), replace(CONFIG, consent=ConsentConfig())
+    gone.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.3), it.reset())
+    broken.behaviours["/robots.txt"] = lambda it: it.answer(500, b"")
+    rows = fetch(*[site.url(f"/{number}") for site in (gone, broken) for number in range(50)], config=config)
+    assert [row["drop_reason"] for row in rows] == ["connect"] * 50 + ["robots_unreachable"] * 50
+    assert gone.hits["/robots.txt"] <= 3
+    assert broken.hits == {"/robots.txt": 1}
 
 
 def test_requests_for_robots_txt_keep_the_pace_and_its_size_does_not_depend_on_the_cap_of_images(
@@ -287,13 +266,3 @@ def test_a_turn_without_a_request_counts_for_nothing() -> None:
     for _ in range(5):
         frontier.end(frontier.next()[1])
     assert time.monotonic() - started < 60
-
-
-def test_a_request_of_another_process_counts() -> None:
-    frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=2), max_wait_s=300)
-    frontier.note_start("a.example", 0.1)
-    frontier.add(SimpleNamespace(order=0), "a.example")
-    started = time.monotonic()
-    _, turn = frontier.next()
-    frontier.begin(turn)
-    assert time.monotonic() - started > 0.35

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import InputError
 from data_catalog.disk.child_process import ChildDiedError
 from data_catalog.fetch import gather, owner
 from data_catalog.fetch.config import FetchConfig, HostLimits
@@ -106,16 +105,6 @@ def test_a_redirect_to_a_host_of_another_machine_is_followed_by_that_machine(
         assert all(place.startswith(site.url("")) for place in places)
 
 
-def test_a_redirect_to_a_host_of_no_machine_gets_it_one(make_site: Any, machines: Machines, fetch: Any) -> None:
-    one, two, new = owned(make_site, machines, "one"), owned(make_site, machines, "two"), make_site()
-    for site in (one, two):
-        site.behaviours["/there"] = lambda it: it.answer(302, b"", Location=new.url("/image"))
-    new.files["/image"] = b"x"
-    rows = fetch(one.url("/there"), two.url("/there"))
-    assert [row["bytes"] for row in rows] == [b"x", b"x"]
-    assert len({task.owner for task in machines.tasks if any(state["to"] for state in task.moved.values())}) == 1
-
-
 def test_a_redirect_to_another_machine_does_not_wait_for_the_rest_of_its_shard(
     make_site: Any, machines: Machines, fetch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,16 +171,6 @@ def test_a_pause_goes_to_the_heir_of_a_host(
     assert [row["drop_reason"] for row in rows] == ["http_429"] * 3
     assert "one" in machines.lost
     assert site.hits["/late"] == 0
-
-
-def test_all_machines_may_end_and_the_next_run_goes_on(
-    make_site: Any, machines: Machines, fetch: Any, children: Any
-) -> None:
-    site, before = make_site(), children("fetch")
-    site.files |= {f"/{number}": b"x" for number in range(3)}
-    site.behaviours["/kills"] = lambda it: [os.kill(pid, signal.SIGKILL) for pid in children("fetch") - before]
-    with pytest.raises(InputError, match="all fetching processes have ended"):
-        fetch(*[site.url(f"/{number}") for number in range(3)], site.url("/kills"))
 
 
 def test_a_lease_holds_while_it_is_renewed_for_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

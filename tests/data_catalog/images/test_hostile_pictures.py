@@ -90,8 +90,6 @@ Outcome = tuple[str | None, str | None]
 GOOD: Outcome = (None, None)
 TOO_MANY_SCANS: Outcome = ("too_many_scans", "more than 100")
 BAD_PNG: Outcome = ("decode_error", "PNG: ValueError")
-BOMB = zlib.compress(bytes(80_000_000), 9)
-EXIF_LOOP = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x8769, 4, 1, 8, 8)
 ROWS_64 = b"".join(b"\0" + bytes(range(y, y + 64)) for y in range(64))
 SCAN = b"\xff\xda"
 
@@ -121,11 +119,9 @@ KNOWN: dict[str, Outcome] = {
 def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
     """The table: files by name, and what becomes of them."""
     plain, gif, webp, avif = (files[name] for name in ("plain.jpg", "still.gif", "plain.webp", "plain.avif"))
-    grey = png(64, 64, rows=ROWS_64)
+    grey, bomb = png(64, 64, rows=ROWS_64), zlib.compress(bytes(80_000_000), 9)
     progressive = files["progressive.jpg"]
     many_scans = with_scans(progressive, 400)
-    filled_up = with_scans(progressive, 101).replace(SCAN, b"\xff\xff" + SCAN)
-    texts = [chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))] * 80
     too_wide = webp[:26] + b"\xff\x3f\xff\x3f" + webp[30:]
     return {
         **{name: (files[name], outcome) for name, outcome in KNOWN.items()},
@@ -137,45 +133,29 @@ def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
         "pdf and jpeg": (b"%PDF-1.4\n" + plain, ("format_not_allowed", "PDF")),
         "png of 60,000 x 60,000": (png(60_000, 60_000), ("too_many_pixels", "3600000000 pixels")),
         "png of 2^31-1": (png(2**31 - 1, 2**31 - 1), ("too_many_pixels", "4611686014132420609 pixels")),
-        "png of 0": (png(0, 0), ("decode_error", "PNG with a broken header")),
         "png without pixels": (png(64, 64), ("truncated", "PNG")),
         "png with too many pixels' worth of data": (png(64, 64, rows=ROWS_64 + bytes(50_000_000)), GOOD),
-        "png zTXt bomb": (png(64, 64, chunk(b"zTXt", b"k\0\0" + BOMB), rows=ROWS_64), BAD_PNG),
-        "png iCCP bomb": (png(64, 64, chunk(b"iCCP", b"k\0\0" + BOMB), rows=ROWS_64), BAD_PNG),
-        "png iCCP of noise": (png(64, 64, chunk(b"iCCP", b"k\0\0noise"), rows=ROWS_64), GOOD),
-        "png many texts": (png(64, 64, *texts, rows=ROWS_64), BAD_PNG),
-        "png of a bad checksum": (grey[:30] + b"?" + grey[31:], ("decode_error", "PNG with a broken header")),
+        "png zTXt bomb": (png(64, 64, chunk(b"zTXt", b"k\0\0" + bomb), rows=ROWS_64), BAD_PNG),
+        "png iCCP bomb": (png(64, 64, chunk(b"iCCP", b"k\0\0" + bomb), rows=ROWS_64), BAD_PNG),
         "bmp upside down": (bmp(64, -64, bytes(i % 251 for i in range(64 * 64 * 3))), GOOD),
-        "bmp of negative width": (bmp(-64, 64, bytes(64 * 64 * 3)), ("too_many_pixels", "274877902848 pixels")),
-        "bmp that is cut": (bmp(64, 64, bytes(100)), ("truncated", "BMP")),
         "jpeg of height 0": (with_height(plain, 0), ("decode_error", "JPEG with a broken header")),
         "jpeg of height 65,500": (with_height(plain, 65_500), ("aspect", "120x65500")),
         "jpeg taller than its data": (with_height(plain, 300), GOOD),
         "jpeg without end": (plain[:-2], ("truncated", "JPEG")),
-        "jpeg of headers alone": (plain[:2] * 40_000, ("decode_error", "JPEG with a broken header")),
         "jpeg, broken exif": (with_segment(plain, 0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"), GOOD),
-        "jpeg, exif loop": (with_segment(plain, 0xE1, EXIF_LOOP), GOOD),
         "jpeg, broken profile": (with_segment(plain, 0xE2, b"ICC_PROFILE\0\1\1" + bytes(range(200))), GOOD),
-        "jpeg, broken MPO index": (with_segment(plain, 0xE2, b"MPF\0II*\0" + b"\xff" * 40), GOOD),
         "jpeg of 100 scans": (with_scans(progressive, 100), GOOD),
         "jpeg of 101 scans": (with_scans(progressive, 101), TOO_MANY_SCANS),
-        "jpeg of 101 scans, markers filled up": (filled_up, TOO_MANY_SCANS),
         "jpeg of 400 scans behind a comment": (with_segment(many_scans, 0xFE, b"\xff\xd9" * 9), TOO_MANY_SCANS),
         "jpeg of 400 scans behind marker 02": (with_hidden_scans(many_scans, 0x02), TOO_MANY_SCANS),
-        "jpeg of 400 scans behind marker bf": (with_hidden_scans(many_scans, 0xBF), TOO_MANY_SCANS),
         "jpeg with what looks like scans in a comment": (with_segment(plain, 0xFE, SCAN + b"\0\2" * 500), GOOD),
         "jpeg with what looks like scans behind it": (plain + many_scans, GOOD),
         "jpeg with a segment of no length": (plain[:-2] + (SCAN + b"\0\0") * 500, TOO_MANY_SCANS),
         "tiff, endless directories": (grey_tiff(next_ifd=8), GOOD),
-        "tiff, next directory outside": (grey_tiff(next_ifd=2**31), ("animated", "TIFF")),
         "tiff, huge tag": (grey_tiff((270, 2, 2**32 - 1, 8)), ("decode_error", "TIFF with a broken header")),
-        "tiff of 2^31": (tiff((256, 4, 1, 2**31), (257, 4, 1, 2**31)), ("decode_error", "TIFF with a broken header")),
         "webp of 16,383 x 16,383": (too_wide, ("decode_error", "WEBP: OSError")),
-        "avif that is cut": (avif[:200], ("decode_error", "AVIF with a broken header")),
         "avif with a broken picture": (avif[:-300] + bytes(300), ("decode_error", "AVIF: RuntimeError")),
         "gzip bomb": (gzip.compress(bytes(10_000_000), mtime=0), ("not_an_image", "gzip")),
-        "one byte": (b"\1", ("not_an_image", "unknown bytes")),
-        "text": (b"404: no such picture", ("not_an_image", "text")),
     }
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import struct
 import warnings
 import zipfile
 from itertools import groupby
@@ -17,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.fetch.image_views import VIEWS, image_views, write_views
 from data_catalog.images.normalise import (
     INTERPOLATIONS,
@@ -101,16 +99,6 @@ def test_every_exif_orientation_is_turned_upright(kind: str, gradient_of: Any, f
         assert difference(decoded(result), shrunk(upright)) <= 2
 
 
-def test_settings_out_of_range_name_their_field() -> None:
-    fields: list[tuple[str, Any]] = [("image_size", 0), ("encode_quality", 101), ("max_aspect_ratio", 0.5)]
-    fields += [("resize_mode", "stretch"), ("matte", "white"), ("memory_bytes", 1)]
-    for field, value in fields:
-        with pytest.raises(SettingsError, match=rf"normalise\.{field} must be"):
-            NormaliseConfig(**{field: value})
-    with pytest.raises(SettingsError, match="encode_quality must be between 0 and 9"):
-        NormaliseConfig(encode_format="png")
-
-
 def test_settings_decide_about_sizes(pictures: dict[str, bytes]) -> None:
     limits = {"too_small": ("min_image_size", 81), "aspect": ("max_aspect_ratio", 1.4)}
     for reason, (name, limit) in (limits | {"too_many_pixels": ("max_pixels", 9599)}).items():
@@ -122,42 +110,21 @@ def test_settings_decide_about_sizes(pictures: dict[str, bytes]) -> None:
     ("encode_format", "mode", "width", "detail"),
     [
         ("webp", "no", 16_383, None),
-        ("webp", "no", 16_384, "16384 pixels a side, of at most 16383 in webp"),
-        ("webp", "center_crop", 16_384, None),
         ("webp", "keep_ratio", 16_384, "16384 pixels a side, of at most 16383 in webp"),
-        ("webp", "keep_ratio_largest", 16_384, None),
-        ("jpg", "no", 65_500, None),
-        ("jpg", "border", 65_501, None),
+        ("webp", "center_crop", 16_384, None),
         ("jpg", "no", 65_501, "65501 pixels a side, of at most 65500 in jpg"),
-        ("png", "no", 65_501, None),
     ],
 )
 def test_a_result_beyond_what_its_format_can_hold_is_rejected(
     encode_format: str, mode: str, width: int, detail: str | None, file_of: Any
 ) -> None:
-    config = NormaliseConfig(
-        image_size=100,
-        resize_mode=mode,
-        resize_only_if_bigger=False,
-        encode_format=encode_format,
-        encode_quality=1,
-        max_aspect_ratio=1000,
-    )
+    shape: dict[str, Any] = {"image_size": 100, "resize_mode": mode, "resize_only_if_bigger": False}
+    config = NormaliseConfig(**shape, encode_format=encode_format, encode_quality=1, max_aspect_ratio=1000)
     raw = file_of(Image.linear_gradient("L").resize((width, 100)), "PNG")
     if detail is None:
         assert Image.open(io.BytesIO(normalise_image(raw, config).data)).width <= width
     else:
         assert rejection(raw, config) == ("too_many_pixels", detail)
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
-def test_of_several_frames_the_first_can_be_taken(kind: str, gradient_of: Any, file_of: Any) -> None:
-    frame = gradient_of(120, 80)
-    raw = file_of(frame, kind, save_all=True, append_images=[frame.rotate(180), frame.rotate(90)])
-    assert rejection(raw) == ("animated", kind)
-    result = normalise_image(raw, NormaliseConfig(image_size=64, animated="first", **PNG))
-    assert result.original_format == kind
-    assert difference(decoded(result), shrunk(frame)) <= 4
 
 
 def test_the_hash_tells_pictures_apart_and_survives_sizes_modes_and_formats(file_of: Any) -> None:
@@ -222,6 +189,7 @@ def both(file_of: Any) -> Any:
     return compare
 
 
+@pytest.mark.slower
 @given(
     size=st.tuples(st.integers(2, 300), st.integers(2, 300)),
     image_size=st.integers(1, 120),
@@ -273,42 +241,18 @@ def test_half_transparent_pixels_mix_with_the_matte(mode: str, file_of: Any) -> 
         assert np.abs(found[:, 20] - (90 + (wanted - 90) * 127 / 255)).max() <= 1
 
 
-def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile (version 2) by hand, of tags and their data."""
-    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
-    for name, data in tags.items():
-        table += name + struct.pack(">II", start + len(body), len(data))
-        body += data
-    header = struct.pack(">I4sI4s4s4s", start + len(body), b"lcms", 0x02100000, b"mntr", space, b"XYZ ")
-    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">iii", *WHITE) + bytes(48)
-    return header + table + body
-
-
-WHITE = (0xF6D6, 0x10000, 0xD32D)
-NAMED = {b"desc": b"desc\0\0\0\0\0\0\0\5Mine\0" + bytes(79), b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">iii", *WHITE)}
-# Brightness in proportion to the number, where sRGB has a power of about 2.2.
-GREY = profile(b"GRAY", NAMED | {b"kTRC": b"curv" + bytes(8)})
-
-
-def swapped() -> bytes:
-    """A profile of a space whose red and blue are exchanged: nobody could miss that it is heeded."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    entries = [struct.unpack(">4sII", srgb[132 + 12 * at : 144 + 12 * at]) for at in range(srgb[131])]
-    tags = {name: srgb[offset : offset + size] for name, offset, size in entries}
-    colours = {name: tags[name] for name in (b"gXYZ", b"rTRC", b"gTRC", b"bTRC")}
-    return profile(b"RGB ", NAMED | colours | {b"rXYZ": tags[b"bXYZ"], b"bXYZ": tags[b"rXYZ"]})
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_profiles_become_srgb_also_grey_ones(kind: str, picture: Image.Image, file_of: Any) -> None:
-    raw = file_of(picture, kind, icc_profile=swapped(), quality=95)
-    red, green, blue = picture.split()
-    assert difference(pixels(raw), Image.merge("RGB", (blue, green, red))) <= 4
+def test_profiles_become_srgb(kind: str, picture: Image.Image, file_of: Any) -> None:
+    """A profile whose red and blue are exchanged: nobody could miss that it is heeded."""
+    srgb = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    table = {bytes(srgb[at : at + 4]): at for at in range(132, 132 + 12 * srgb[131], 12)}
+    red, blue = table[b"rXYZ"], table[b"bXYZ"]
+    srgb[red + 4 : red + 12], srgb[blue + 4 : blue + 12] = srgb[blue + 4 : blue + 12], srgb[red + 4 : red + 12]
+    named = bytes(srgb).replace("sRGB".encode("utf-16-be"), "Mine".encode("utf-16-be"))  # of that name none is read
+    raw = file_of(picture, kind, icc_profile=named, quality=95)
+    first, green, last = picture.split()
+    assert difference(pixels(raw), Image.merge("RGB", (last, green, first))) <= 4
     assert difference(pixels(raw, NormaliseConfig(image_size=64, colour_profiles=False, **PNG)), picture) <= 4
-    grey = picture.convert("L")
-    found = pixels(file_of(grey, kind, icc_profile=GREY, quality=95)).astype(float)
-    wanted = 255 * (np.asarray(grey, float) / 255) ** (1 / 2.2)
-    assert np.abs(found[..., 0] - wanted)[wanted > 60].mean() <= 6
 
 
 QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
@@ -348,15 +292,6 @@ def test_a_view_is_the_hash_of_a_picture_cropped_and_mirrored_alike(gradient_of:
             assert (seen.phash, seen.thumbnail) == (cropped.phash, cropped.thumbnail)
 
 
-def test_what_is_no_picture_has_no_views_and_any_size_has(gradient_of: Any, file_of: Any) -> None:
-    for raw, reason in [(b"", "not_an_image"), (file_of(Image.new("RGB", (1, 1)), "PNG"), "one_colour")]:
-        with pytest.raises(ImageRejectedError) as rejected:
-            image_views(raw)
-        assert rejected.value.reason == reason
-    for size in ((2, 1), (1, 40), (30, 2000), (2000, 30)):
-        assert [len(view.thumbnail) for view in image_views(file_of(gradient_of(*size), "PNG"))] == [192] * 12
-
-
 def test_folders_and_archives_give_the_same_views_in_the_order_of_the_names(
     workers: Any, pictures: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -386,6 +321,16 @@ def test_folders_and_archives_give_the_same_views_in_the_order_of_the_names(
         assert [(row["view"], row["phash"], row["thumbnail"]) for row in found[name]] == direct
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_of_several_frames_the_first_can_be_taken(kind: str, gradient_of: Any, file_of: Any) -> None:
+    frame = gradient_of(120, 80)
+    raw = file_of(frame, kind, save_all=True, append_images=[frame.rotate(180), frame.rotate(90)])
+    assert rejection(raw) == ("animated", kind)
+    result = normalise_image(raw, NormaliseConfig(image_size=64, animated="first", **PNG))
+    assert result.original_format == kind
+    assert difference(decoded(result), shrunk(frame)) <= 4
+
+
 def test_more_names_than_are_read_at_once(workers: Any, file_of: Any, tmp_path: Path) -> None:
     for at in range(3):
         (tmp_path / f"{at}.png").write_bytes(file_of(quarters(40 + 2 * at, 30), "PNG"))
@@ -394,5 +339,3 @@ def test_more_names_than_are_read_at_once(workers: Any, file_of: Any, tmp_path: 
     table = pq.read_table(tmp_path / "views.parquet", columns=["name"])
     assert list(dict.fromkeys(table.column("name").to_pylist())) == list(dict.fromkeys(names))
     assert table.num_rows == 110 * 12 + 990
-    with pytest.raises(InputError, match="does not exist"):
-        write_views(str(tmp_path / "none"), ["a.jpg"], tmp_path / "views.parquet", workers)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.publish.tombstones import Matcher, Tombstones, new_tombstone, read_tombstones, write_tombstones
-from data_catalog.rows.urls import address_key, canonical_url, host_of, is_web_url, url_key
+from data_catalog.rows.urls import address_key, canonical_url, host_of, url_key
 
 
 def test_a_value_has_one_spelling() -> None:
@@ -169,9 +169,3 @@ def test_any_text_has_one_canonical_spelling(text: str) -> None:
         assert len(url_key(once)) == 40
     if (host := host_of(f"http://{text}/a.jpg")) is not None:
         assert host_of(f"http://[{host}]/" if ":" in host else f"http://{host}/") == host
-
-
-def test_only_http_and_https_with_a_host_are_urls_of_the_web() -> None:
-    assert all(map(is_web_url, ("https://a.b/c", "HTTP://a")))
-    others = ("https://", "https:///c", "ftp://a.b/c", "//a.b/c", "javascript:http://a", "")
-    assert not any(map(is_web_url, others))

@@ -4,67 +4,24 @@ import collections
 import contextlib
 import hashlib
 import http.client
-import io
 import json
 import re
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-from scipy import ndimage
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.sample.config import FAULTS, ScenesConfig, ServeConfig
+from data_catalog.sample.config import FAULTS, ScenesConfig
 from data_catalog.sample.datasets import GENERATOR_VERSION, draw_upstream
 from data_catalog.sample.grammar import Wording, caption, captions, parallel_pairs
 from data_catalog.sample.samples import plan
-from data_catalog.sample.scene import (
-    FIGURES,
-    INK,
-    RGB,
-    Group,
-    Layout,
-    Scene,
-    encode,
-    paint,
-    place,
-    random_scene,
-)
+from data_catalog.sample.scene import FIGURES, RGB, Group, Scene
 from data_catalog.sample.server import serve
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
 from data_catalog.sources.wit import WitConfig
-
-
-def scenes(num: int) -> list[tuple[Scene, Layout]]:
-    rng = Random(11)
-    drawn = [random_scene(rng, figures=0.2) for _ in range(num)]
-    return [(scene, place(scene, rng)) for scene in drawn]
-
-
-def regions_of(scene: Scene, layout: Layout, colour: str) -> list[np.ndarray]:
-    """Connected regions of pixels nearer to a colour than to any other of the picture, each as rows of (y, x)."""
-    pixels = np.asarray(Image.open(io.BytesIO(encode(paint(layout), "JPEG")))).astype(int)
-    others = {scene.background, *(group.colour for group in scene.groups)} - {colour}
-    known = {**RGB, "": INK}
-    distances = np.stack([np.abs(pixels - known[name]).max(axis=-1) for name in (colour, *sorted(others))])
-    labels, num = ndimage.label((distances.argmin(axis=0) == 0) & (distances[0] < 40))
-    found = (np.argwhere(labels == number) for number in range(1, num + 1))
-    return [region for region in found if len(region) >= 30]
-
-
-@pytest.mark.parametrize("num", [12, pytest.param(80, marks=pytest.mark.slow)])
-def test_there_are_as_many_shapes_of_each_colour_as_the_captions_say(num: int) -> None:
-    for number, (scene, layout) in enumerate(scenes(num)):
-        texts = captions(scene, "en", num=5, rng=Random(number))
-        assert len(set(texts)) == 5
-        assert texts == captions(scene, "en", num=5, rng=Random(number))
-        for colour in {group.colour for group in scene.groups}:
-            wanted = sum(group.count for group in scene.groups if group.colour == colour)
-            assert len(regions_of(scene, layout, colour)) == wanted, scene
 
 
 def test_captions_of_figures_in_ink_are_true_and_name_either_one_first_and_no_colour() -> None:
@@ -163,23 +120,6 @@ def test_golden_output_of_this_generator_version() -> None:
     assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b", "4afab732ed9b101f"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_images": 39}, "num_images must be at least 40, got 39"),
-        ({"target_language": "fr"}, "target_language must be one of en, it, de, got 'fr'"),
-        ({"base_url": "127.0.0.1:80"}, "base_url must be"),
-        ({"figures": 0.5}, "figures must be between 0 and 0.4, got 0.5"),
-        ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
-        ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
-        ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
-    ],
-)
-def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        small(tmp_path, **changes)
-
-
 @pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
 def test_native_captions_are_in_the_target_language(tmp_path: Path, lang: str, word: str) -> None:
     draw_upstream(small(tmp_path / "sample", target_language=lang))
@@ -256,12 +196,8 @@ def test_files_come_with_type_and_length_and_rules_say_which_fail_move_or_have_a
         assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
 
 
-def test_a_bad_folder_or_port_is_refused_and_only_this_machine_is_served(folder: Path) -> None:
+def test_a_bad_folder_is_refused_and_only_this_machine_is_served(folder: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"), serve(folder / "absent", 0):
         raise AssertionError("never reached")
     with serve(folder, 0) as url:
         assert url.startswith("http://127.0.0.1:")
-    for port in (0, 65536):
-        with pytest.raises(SettingsError, match=r"serve\.port"):
-            ServeConfig(folder=folder, port=port)
-    assert [ServeConfig(folder=folder, port=port).port for port in (1, 65535)] == [1, 65535]

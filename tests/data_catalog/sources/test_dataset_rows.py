@@ -91,24 +91,6 @@ def test_a_malformed_line_affects_no_other(read: Any, kind: str) -> None:
         assert (rows[0].sample_key, rows[0].lang, rows[0].url) == ("1000268201_693b08cb0e", "en", None)
 
 
-def test_karpathys_flickr(read: Any) -> None:
-    sentences = [{"raw": "One .", "sentid": 0}, {"raw": None, "sentid": 1}, {"raw": "Two .", "sentid": "2"}]
-    images = [
-        {"filename": "1.jpg", "split": "restval", "sentences": sentences},
-        {"filename": "2.jpg", "split": "test", "sentences": []},
-        {"split": "test", "sentences": [{"raw": "Three .", "sentid": 3}]},
-    ]
-    found = read("flickr30k", {"images": images})
-    assert brief(found) == [
-        ("1.jpg", "0", "One ."),
-        "caption_missing",
-        ("1.jpg", "2", "Two ."),
-        "caption_missing",
-        "image_missing",
-    ]
-    assert [row.split for row in found if isinstance(row, UpstreamRow)] == ["train", "train"]
-
-
 PHOTO = "http://static.flickr.com/2723/4385058960_b0f291553e.jpg"
 
 
@@ -153,13 +135,8 @@ def test_a_caption_of_mscoco_2017(read: Any) -> None:
     assert (row.url, row.license) == (f"{HOST}/train2017/{NAME}", "Some License (http://cc/2.0/)")
     assert row.page_url == "https://www.flickr.com/photo.gne?id=3176652494"
     assert (row.path, row.upstream_line, row.caption) == (None, 1, CAPTION["caption"])
-
-
-def test_a_license_needs_an_id_and_ids_have_many_spellings(read: Any) -> None:
     for license_id in (None, "none", 3.0, True):
         assert read("mscoco", coco(license=license_id))[0].license is None
-    for image_id in ("391895", " 391895 ", "000000391895"):
-        assert read("mscoco", coco(CAPTION | {"image_id": image_id}))[0].sample_key == "391895"
 
 
 def test_urls_by_mscocos_naming_and_local_files(read: Any) -> None:
@@ -184,7 +161,6 @@ def test_urls_by_mscocos_naming_and_local_files(read: Any) -> None:
         (CAPTION | {"image_id": 7}, "image_missing", "no image has the id 7"),
         ({"id": 1, "caption": "x"}, "image_missing", "no image_id"),
         (CAPTION | {"image_id": 391895.0}, "image_missing", "no image_id but 391895.0"),
-        (CAPTION | {"image_id": "9" * 5000}, "image_missing", "no image_id but 999"),
         (CAPTION | {"caption": "x" * 250_001}, "malformed_row", "a text of 250,001 characters"),
         (CAPTION | {"caption": " \n"}, "caption_missing", "empty"),
         (CAPTION | {"caption": "cut \ud83d"}, "bad_encoding", "U+D83D"),
@@ -289,16 +265,6 @@ def test_one_strange_row_and_its_neighbours(read: Any, values: dict[str, str], e
         assert "\0" not in found[1].raw
 
 
-def test_unterminated_quotes_lose_no_other_row(read: Any) -> None:
-    plain = "\t".join(row().values())
-    cut = plain.removesuffix("\t") + '"La nube, cut in the last but one field'
-    header = "\t".join(COLUMNS)
-    quoted = tsv(row(context_section_description='a "quoted"\nsection')).partition("\n")[2]
-    found = read("wit", "\n".join([header, cut, plain, cut, cut, quoted + cut]), languages=IT)
-    assert reasons(found) == ["malformed_row", "row", "malformed_row", "malformed_row", "row", "malformed_row"]
-    assert [row.upstream_line for row in found if isinstance(row, MalformedRow)] == [2, 4, 5, 8]
-
-
 def test_columns_in_any_order_and_old_language_codes(read: Any) -> None:
     columns = ["context_page_description", *reversed(COLUMNS[:-2]), "extra"]
     filled = row(context_page_description="first column\nwith lines\thttps://x") | {"extra": "https://a.b"}
@@ -328,13 +294,6 @@ def test_pages_with_one_image_make_one_sample(read: Any) -> None:
     assert one.sample_key == two.sample_key
     assert one.caption_key != two.caption_key
     assert two.url == other["image_url"]
-
-
-def test_many_files_plain_and_gzipped_are_read_in_sorted_order(read: Any) -> None:
-    content = gzip.compress(tsv(row(), row(language="es")).encode())
-    found = read("wit", content, tsv(row(page_title="b")), languages=("it",))
-    assert reasons(found) == ["row", "language", "row"]
-    assert [Path(each.upstream_file).name for each in found[::2]] == ["0-file", "1-file"]
 
 
 PLAIN = {"image": URL, "text": "Un gatto, nero", "l": "IT ", "by": "Anna", "cc": "CC0", "page": "http://p", "s": "val"}
@@ -396,13 +355,6 @@ def test_malformed_rows_affect_no_other(read: Any, name: str, text: str, first: 
     assert [row.upstream_line for row in found] == list(range(first, first + 9))
 
 
-def test_a_row_without_language_is_malformed_and_a_field_may_be_longer_than_csv_allows(read: Any) -> None:
-    content = encode([{"image": URL, "text": "a", "l": ""}, {"image": URL, "text": "è" * 200_000, "l": "it"}], ".csv")
-    found = read("pairs", content, name="p.csv", **SIMPLE | {"lang": None, "lang_column": "l"})
-    assert reasons(found) == ["lang_missing", "row"]
-    assert len(found[1].caption) == 200_000
-
-
 def test_parquet_has_nulls_dictionaries_and_texts_that_are_not_utf8(read: Any) -> None:
     text = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe8", b"c"], pa.binary()).buffers())
     sink = io.BytesIO()
@@ -425,15 +377,6 @@ def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_pa
         SOURCE_KINDS["pairs"].check(replace(config, files=(f"{tmp_path}/*/p.csv",)))
 
 
-def test_white_space_around_a_path_counts_where_an_image_has_it_in_its_name(tmp_path: Path) -> None:
-    for name in (" a.jpg", "b.jpg", " c.jpg", "c.jpg"):
-        (tmp_path / name).touch()
-    (tmp_path / "p.csv").write_text("text,image\nx, a.jpg\nx, b.jpg\nx, c.jpg\nx,c.jpg \nx,  \n")
-    config = PairsConfig(files=(f"{tmp_path}/p.csv",), caption_column="text", path_column="image", lang="it")
-    rows = SOURCE_KINDS["pairs"].read(config)
-    assert [getattr(row, "path", None) for row in rows] == [" a.jpg", "b.jpg", " c.jpg", "c.jpg", None]
-
-
 def test_a_path_is_one_sample_however_it_is_written_and_one_that_leaves_the_folder_stays_as_it_is(read: Any) -> None:
     names = ["sub/a.jpg", "./sub/a.jpg", "sub//./a.jpg", "sub/../a.jpg", "/sub/a.jpg"]
     content = encode([{"image": name, "text": "un gatto"} for name in names], ".csv")
@@ -442,20 +385,19 @@ def test_a_path_is_one_sample_however_it_is_written_and_one_that_leaves_the_fold
     assert [(row.sample_key, row.path) for row in found] == [(name, name) for name in expected]
 
 
-@pytest.mark.parametrize(
-    ("line", "detail"),
-    [
-        ('{"image": "U", "text": "a", "text": "b"}', "'text' stands twice in one object"),
-        ('{"image": "U", "text": ' + "9" * 5000 + "}", "text is a number instead of a text"),
-        ('{"image": 7, "text": "a"}', "image is a number instead of a text"),
-        ('{"image": "U", "text": ' + "[" * 100_000 + "}", "nests too deeply"),
-        ('{"image": "U", "text": "' + "x" * 250_001 + '"}', "a text of 250,001 characters"),
-    ],
-)
-def test_strange_json_affects_its_line_only(read: Any, line: str, detail: str) -> None:
-    good = json.dumps({"image": URL, "text": "un cane"})
-    content = "\n".join([good, line.replace('"U"', f'"{URL}"'), good])
-    before, bad, after = read("pairs", content, name="p.jsonl", **SIMPLE)
-    assert reasons([before, after]) == ["row", "row"]
-    assert (bad.reason, bad.upstream_line) == ("malformed_row", 2)
-    assert detail in bad.detail
+def test_karpathys_flickr(read: Any) -> None:
+    sentences = [{"raw": "One .", "sentid": 0}, {"raw": None, "sentid": 1}, {"raw": "Two .", "sentid": "2"}]
+    images = [
+        {"filename": "1.jpg", "split": "restval", "sentences": sentences},
+        {"filename": "2.jpg", "split": "test", "sentences": []},
+        {"split": "test", "sentences": [{"raw": "Three .", "sentid": 3}]},
+    ]
+    found = read("flickr30k", {"images": images})
+    assert brief(found) == [
+        ("1.jpg", "0", "One ."),
+        "caption_missing",
+        ("1.jpg", "2", "Two ."),
+        "caption_missing",
+        "image_missing",
+    ]
+    assert [row.split for row in found if isinstance(row, UpstreamRow)] == ["train", "train"]

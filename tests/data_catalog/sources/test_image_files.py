@@ -176,19 +176,6 @@ def test_a_glob_of_several_places_finds_what_one_of_them_has(disk: str, tmp_path
         opened(f"{tmp_path}/images-?*")
 
 
-def test_a_relative_path_or_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = tmp_path / "here [x]"
-    for name in ("images:1", "file:a"):
-        (here / name).mkdir(parents=True)
-        (here / name / "a.jpg").write_bytes(b"A")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(here)
-    (tmp_path / "plain").symlink_to(here)
-    urls = [f"file://{tmp_path}/plain/{name}" for name in ("file:a", "f*")]
-    for location in ("images:1", "./images:1", "im*:1", "~/here [x]/images:1", "~/here*/im*", "file:a", *urls):
-        assert opened(location).read("a.jpg") == b"A", location
-
-
 @pytest.mark.parametrize(("url", "client"), [("s3://b/i", "s3fs"), ("gcs://b/i", "gcsfs")])
 def test_a_missing_extra_is_named(url: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, client, None)
@@ -211,15 +198,6 @@ def test_a_failing_store_is_a_transient_error(
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", fail)
     with pytest.raises(TransientError, match=r"cannot be read now \(no route\): check the store"):
         opened(f"memory://bucket/{place}")
-
-
-def test_a_key_that_is_too_long_for_a_store_is_missing_and_never_asked_for(
-    store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = opened("MEMORY://bucket/folder")
-    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", lambda *_, **__: 1 / 0)
-    with pytest.raises(FileNotFoundError):
-        images.size("x" * 1100)
 
 
 def test_the_digest_of_a_location_changes_with_names_and_content(
@@ -321,24 +299,6 @@ def test_methods_that_unpack_without_bound_are_refused_and_so_is_what_is_encrypt
         opened(path)
 
 
-def test_members_without_a_name_or_shorter_than_stated_cost_no_other(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "images.zip", {"n.jpg": b"N", "a.jpg": b"A", "s.jpg": b"S" * 9}, zipfile.ZIP_STORED)
-    replaced(replaced(path, b"n.jpg", b"\0.jpg"), (9).to_bytes(4, "little") * 2, b"\x09\0\0\0\x0b\0\0\0")
-    images = opened(path)
-    assert images.read("a.jpg") == b"A"
-    assert images.read("s.jpg") == b"S" * 9
-    images.close()
-
-
-def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "images.zip", {"d/a.jpg": b"old"})
-    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
-        file.writestr("d/a.jpg", b"new")
-    images = opened(path)
-    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new"
-    images.close()
-
-
 @pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> None:
     files = {LONG: b"long", "čaj 茶.jpg": b"tea", "0/a.jpg": b"A" * 70_000}
@@ -389,9 +349,8 @@ def test_no_other_member_is_taken_for_a_hard_link_or_a_file_with_holes(tmp_path:
     assert images.read("d/holes.jpg") == images.read("d/hard.jpg") == b"D"
 
 
-@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_truncated_or_damaged_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None:
-    path = tarred(tmp_path / "images.tar", {LONG: b"long", "a.jpg": b"A" * 700, "b.jpg": b"B" * 512}, dialect)
+def test_a_truncated_or_damaged_tar_is_an_input_error(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "images.tar", {LONG: b"long", "a.jpg": b"A" * 700, "b.jpg": b"B" * 512})
     content = path.read_bytes()
     end = len(content.rstrip(b"\0"))
     # A multiple of a block that lies between two members is the hardest to notice.
@@ -403,23 +362,12 @@ def test_a_truncated_or_damaged_tar_is_an_input_error(tmp_path: Path, dialect: i
     assert opened(path).read("a.jpg") == b"A" * 700
     with pytest.raises(InputError, match="no header and no end at byte"):
         opened(replaced(path, b"b.jpg", b"x.jpg"))  # a damaged header hides no member behind it
-
-
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_impossible_sizes_are_refused_and_huge_ones_known_before_they_are_read(tmp_path: Path, kind: bytes) -> None:
-    path, info = tmp_path / "images.tar", member("big.jpg", kind=kind)
-    for info.size in (-512, -(2**40), 2**40, 2**63, 2**80):
-        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
-        path.write_bytes(header + tarred(path, {"a.jpg": b"A"}).read_bytes())
+    for size in (-512, 2**40, 2**80):
+        info = member("big.jpg")
+        info.size = size
+        path.write_bytes(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict") + content)
         with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
             opened(path)
-    if kind == tarfile.REGTYPE:
-        info.size = 200 * 2**30
-        with path.open("wb") as file:
-            file.write(info.tobuf(tarfile.GNU_FORMAT))
-            file.seek(info.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
-            file.write(bytes(1024))
-        assert opened(path).size("big.jpg") == info.size
 
 
 def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -> None:
@@ -434,13 +382,12 @@ def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -
         images.read("a.jpg")
 
 
-@pytest.mark.parametrize("num", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_damage_anywhere_is_one_of_two_errors(tmp_path: Path, pack: Callable[..., Path], num: int) -> None:
+def test_damage_anywhere_is_one_of_two_errors(tmp_path: Path, pack: Callable[..., Path]) -> None:
     files = {name: name.encode() * 60 for name in ("d/a.jpg", "č.jpg", LONG, "b.jpg")}
     content, draw = pack(tmp_path / "whole", files).read_bytes(), random.Random(5)
     outcomes = set()
-    for _ in range(num):
+    for _ in range(100):
         damaged = bytearray(content[: draw.choice([len(content), draw.randrange(1, len(content))])])
         for _ in range(draw.randrange(1, 5)):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)

@@ -1,12 +1,8 @@
 """Files and settings of every kind of source that are refused before work starts, and real files that are not."""
 
-import gzip
-import io
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.base.errors import PipelineError
@@ -22,53 +18,25 @@ PAIRS = {"caption_column": "text", "url_column": "image", "lang": "it"}
 LOCAL_PAIRS = {"caption_column": "text", "path_column": "image", "lang": "it"}
 
 
-def cut_gzip(text: str) -> bytes:
-    return gzip.compress(text.encode())[:-5]
-
-
-def parquet(image: Any) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.table({"image": [image], "text": ["x"]}), sink)
-    return sink.getvalue()
-
-
 @pytest.mark.parametrize(
     ("kind", "contents", "settings", "message"),
     [
         ("cc3m", [f"{URL}\ta caption\n"], {}, "url<TAB>caption with kind cc12m: .*not an http or https URL: a caption"),
         ("cc12m", [f"a caption\t{URL}\n"], {}, "caption<TAB>url with kind cc3m.*not an http or https URL: a caption"),
         ("cc3m", [f"{URL}\n"], {}, "1 fields instead of 2"),
-        ("cc12m", [cut_gzip(f"{URL}\ta\n" * 999)], {}, "cannot be read .*end-of-stream"),
         ("cc3m", [], {}, "files is not a TSV .*: it has no rows"),
         ("flickr30k", ["caption\turl\n"], {}, "is not Flickr captions .*record 1: malformed_row, not name.jpg"),
-        ("flickr30k", ['{"images": [{"id": 1}]}'], {}, "is not Flickr captions .*record 1: image_missing"),
         ("flickr8k", ["a.jpg#0\ttext\n"], {"images": "/nowhere"}, "images names /nowhere"),
-        (
-            "sbu",
-            [f"{PHOTO}\n{PHOTO}\n", "one\n"],
-            {},
-            "1 list.s. of URLs among .* with 2 lines, .* with 1 lines: expected SBU",
-        ),
+        ("sbu", [f"{PHOTO}\n{PHOTO}\n", "one\n"], {}, "1 list.s. of URLs among .* with 2 lines, .* with 1 lines"),
         ("sbu", ['{"image_urls": ["x"], "captions": []}'], {}, "1 URLs, 0 captions"),
-        ("sbu", ['{"image_urls": ["x"], "captions": ["y"], "user_ids": []}'], {}, "and 0 users"),
-        ("sbu", ['{"images": []}'], {}, "is not SBU's JSON .*: it has no rows"),
-        ("sbu", ["{}", "a\n"], {}, "is not SBU's JSON .*: it has no rows"),
-        ("sbu", ['{"image_urls": ["http://x"], "captions": ["y"]}', "a\n"], {}, "0 list.s. of URLs among"),
         ("mscoco", [{"images": [], "categories": []}], {}, "is not a COCO captions JSON .*: it has no rows"),
-        ("mscoco", [{"images": COCO["images"]}], {}, "is not a COCO captions JSON .*record 1: image_missing"),
-        ("mscoco", [COCO | {"annotations": []}], {}, "no rows"),
         ("mscoco", [COCO | {"annotations": [{"bbox": []}]}], {}, "record 1: image_missing, no image_id"),
         ("mscoco", [COCO | {"licenses": [{"id": 3}, {"id": "3"}]}], {}, "several licenses with the id 3"),
-        ("mscoco", ['{"images": [], "images": []}'], {}, "'images' stands twice in one object"),
-        ("mscoco", [[1, 2]], {}, "no rows"),
         ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
-        ("wit", [WIT], IT, "no rows"),
         ("wit", [WIT], IT | {"caption_kinds": ("alt",)}, "caption_kinds has an unknown name .alt.: use reference"),
-        ("wit", [WIT], IT | {"caption_kinds": ()}, "caption_kinds is empty"),
         ("wit", [WIT], {}, "languages must name"),
         ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
         ("pairs", [f"image,text\n{URL},x\n"], PAIRS | {"lang": None}, "lang_missing, no language"),
-        ("pairs", ["image,text\nu,x\n"], PAIRS | {"caption_column": ""}, "exactly one text column"),
         ("pairs", ["image,text\na.jpg,x\n"], LOCAL_PAIRS | {"images": "/nowhere"}, "images names /nowhere"),
     ],
 )
@@ -83,10 +51,8 @@ def test_a_wrong_file_or_setting_is_refused(
     ("name", "content", "message"),
     [
         ("p.csv", "image,text,image\nx,y,z\n", "exactly one text column image: .* image, text, image"),
-        ("p.csv", "image,text\n", "no rows"),
         ("p.jsonl", '{"url": "x"}\n', "exactly one text column image, text: its text columns are url"),
         ("p.jsonl", "not json\n", r"columns are \(none\)"),
-        ("p.parquet", parquet("x")[:-20], "cannot be read"),
         ("p.parquet.gz", b"x", "unknown suffix"),
     ],
 )

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +28,6 @@ from training.exports.model_export import ModelExportConfig, export_model
 from training.fit.clip import train
 from training.scores.rows import Board
 from training.scores.scoreboard import evaluate
-from training.towers.backbones import without
 from training.towers.model import load_model
 
 BACKBONE = "test_efficientnet"
@@ -79,7 +77,7 @@ def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_feat
     assert mrr == pytest.approx(json.loads((aligned / "result.json").read_text())["best_val_mrr"], abs=0.02)
 
 
-@pytest.mark.parametrize(("encoded", "log"), [(1, ()), (3, ("tensorboard", "wandb")), (6, ())])
+@pytest.mark.parametrize(("encoded", "log"), [(3, ("tensorboard", "wandb")), (6, ())])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     square_files: PairFiles,
     pretrained: TrainConfig,
@@ -128,7 +126,7 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     for folder in folders:
         first = min(folder.iterdir())
         first.write_bytes(first.read_bytes()[:-7])
-    other = TrainConfig(**{**vars_of(pretrained), "image_weights": str(other_weights(tmp_path))})
+    other = replace(pretrained, image_weights=str(other_weights(tmp_path)))
     align(square_files, other, CONFIG, tmp_path / "other", cache=tmp_path / "others")
     (foreign,) = (found for found in (tmp_path / "others").iterdir() if not (copied / found.name).exists())
     for path in foreign.iterdir():
@@ -140,10 +138,6 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     features = {path: path.stat().st_mtime_ns for path in copied.rglob("*.*")}
     align(square_files, pretrained, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.*")} == features, "none is computed again"
-
-
-def vars_of(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 def other_weights(folder: Path) -> Path:
@@ -188,11 +182,6 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
         (replace(pretrained, text_encoder=""), CONFIG, r"train\.text_encoder"),
         (replace(pretrained, image_tower="test_efficientnett"), CONFIG, "test_efficientnett"),
         (replace(pretrained, image_tower="test_resnet"), CONFIG, "of the image tower cannot be loaded"),
-        (
-            replace(pretrained, image_tower="", model=str(model_file), image_size=0),
-            replace(CONFIG, hidden=True),
-            r"align\.hidden",
-        ),
     ]
     for settings, config, expected in refused:
         with pytest.raises(PipelineError, match=expected):
@@ -251,26 +240,6 @@ def test_a_tower_must_compute_its_recorded_feature(
         with pytest.raises(InputError, match=f"the {side} tower does not compute what was recorded"):
             align(square_files, changed, CONFIG, tmp_path / f"wrong-{side}", cache=tmp_path / "cache")
         assert not (tmp_path / f"wrong-{side}").exists()
-
-
-def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_same(
-    square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path
-) -> None:
-    path, generator = tmp_path / "resnet18.pth", torch.Generator().manual_seed(5)
-    network = torchvision.models.resnet18().eval()
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var"):
-            value += torch.rand(value.shape, generator=generator)
-    torch.save(network.state_dict(), path)
-    config = replace(pretrained, image_tower="resnet18", image_weights=str(path))
-    align(square_files, config, replace(CONFIG, epochs=0), tmp_path / "run", cache=tmp_path / "cache")
-    network.fc = torch.nn.Identity()
-    visual, pixels = load_model(tmp_path / "run").module.visual, torch.randn(2, 3, 64, 64, generator=generator)
-    with torch.no_grad(), without(visual, "head"):
-        assert (visual(pixels) - network(pixels)).abs().max() < 1e-4 < network(pixels).std()
-    torch.save(torchvision.models.efficientnet_b0().state_dict(), path)
-    with pytest.raises(InputError, match="of the image tower cannot be loaded"):
-        align(square_files, replace(config, image_tower="efficientnet_b0"), CONFIG, tmp_path / "other", cache=tmp_path)
 
 
 def test_a_tower_that_gives_only_zeros_is_refused(
@@ -398,27 +367,3 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
         align(square_files, replace(config, model=str(aligned)), replace(CONFIG, hidden=True), tmp_path, cache=tmp_path)
     with pytest.raises(SettingsError, match=r"train\.image_size is set"):
         train(square_files, replace(config, model=str(aligned), image_size=32), tmp_path / "other")
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
-    square_files: PairFiles,
-    pretrained: TrainConfig,
-    aligned: Path,
-    run_killed_ten_times: Callable[..., None],
-    tmp_path: Path,
-) -> None:
-    code = (
-        "from pathlib import Path, PosixPath\n"
-        "import training.data.features as features\n"
-        "from training.align.align import align\n"
-        "from training.config import AlignConfig, TrainConfig\n"
-        "from training.data.pairs import PairFiles\n"
-        "features.PORTION = 64\n"
-        "print('started', flush=True)\n"
-        f"pretrained = TrainConfig(**{vars_of(pretrained)!r})\n"
-        f"align({square_files!r}, pretrained, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
-        f"cache=Path({str(tmp_path / 'cache')!r}))\n"
-    )
-    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
-    assert files_of(tmp_path / "run") == files_of(aligned)

@@ -21,7 +21,7 @@ from training.scores.galleries import Gallery
 from training.scores.rows import Board
 from training.scores.scoreboard import ModelToScore, score_models
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*autocast")  # of mteb's loader for open_clip
+pytestmark = [pytest.mark.slower, pytest.mark.filterwarnings("ignore:.*autocast")]  # of mteb's loader for open_clip
 
 READER = Path(__file__).with_name("card_reader.py")
 METRICS = {"MRR@5": "mrr_at_5", "nDCG@10": "ndcg_at_10", **{f"R@{k}": f"hit_rate_at_{k}" for k in (1, 5, 10)}}
