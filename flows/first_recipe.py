@@ -55,8 +55,7 @@ _MATTERS = ("translation", "language check", "proper nouns", "text encoder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRecipe:
-    """Result of `vernaclip init`: the files written, what the language lacks, and texts of what was found and of what
-    to do next."""
+    """Result of `vernaclip init`: what was written, what the language lacks, and texts of facts and next commands."""
 
     files: Sequence[Path]
     language: str  # as options take it
@@ -298,7 +297,7 @@ def _share(values: Sequence[str], fits: Callable[[str], bool]) -> float:
 
 
 def _image_columns(samples: Samples, opened: ImageFiles) -> list[str]:
-    """Return the columns that may name images: those of existing files first, then of other file names, then of URLs."""
+    """Return the columns that may name images: existing files come first, then other file names, then URLs."""
     ranks: dict[str, tuple[bool, bool, bool, bool]] = {}
     for column, values in samples.items():
         is_web = _share(values, is_web_url) >= 0.5
@@ -362,8 +361,8 @@ def _try_images(look: _Look, opened: ImageFiles) -> None:
     look.missing = [name for name in look.images if _size(opened, name) is None]
     if not look.num_images:
         raise InputError(
-            f"--images: none of {counted(len(look.images), 'image')}, such as {look.missing[0]}, is in {look.where}: use "
-            f'--images DIR to name the folder, zip or tar that contains the files of column "{look.config.path_column}"'
+            f"--images: none of {counted(len(look.images), 'image')}, such as {look.missing[0]}, is in {look.where}: "
+            f'use --images DIR to name the folder, zip or tar with the files of column "{look.config.path_column}"'
         )
     there = sorted(look.images.keys() - set(look.missing))
     some = Random(0).sample(there, min(len(there), _IMAGES_TRIED))

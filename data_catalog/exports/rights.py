@@ -139,7 +139,7 @@ class SourceRights:
 class Policy:
     """Rules that decide whether the pixels of a row are exported."""
 
-    pixels: Pixels
+    pixels: str  # one of `Pixels`
     sources: Mapping[str, SourceRights]  # rights that the recipe states
     allowed: frozenset[str] = frozenset()  # sources whose images may be passed on, as the user states
 

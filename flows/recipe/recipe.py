@@ -286,7 +286,7 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
 
 def _resolve_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a recipe file with relative paths resolved against its folder."""
-    found = _resolve_table({"data": DATA, **values}, Dataset, folder)
+    found: dict[str, Any] = _resolve_table({"data": DATA, **values}, Dataset, folder)
     for name in found.keys() & SECTIONS.keys():
         found[name] = _resolve_table(found[name], SECTIONS[name], folder)
     for section, kinds in (("sources", SOURCE_KINDS), ("test_sets", TEST_SET_KINDS)):

@@ -59,18 +59,21 @@ def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection
         path: path of the table in the recipe, such as "normalise"; or `OPTIONS`.
         other_keys: other keys that the table may have, to be listed in an error.
     """
-    if not isinstance(values, Mapping | config_type):
+    known, refusals = section_fields(config_type), Refusals()
+    if isinstance(values, Mapping):
+        unknown = [name for name in values if name not in known]
+        refusals.errors += [unknown_key(_place(path, name), path, {*known, *other_keys}) for name in unknown]
+        values = {name: value for name, value in values.items() if name in known}
+    elif not isinstance(values, config_type):
         raise SettingsError(f"{path} must be a table of settings, got {values!r}")
-    try:
+    with refusals:
         text = json.dumps(_shaped(config_type, values, path))
-        result: T = _adapter(config_type).validate_json(text, strict=True)
-    except ValidationError as error:
-        refusals = Refusals()
-        # The first error of each field.
-        for first in {_parts(each): each for each in reversed(error.errors())}.values():
-            refusals.errors.insert(0, _settings_error(first, config_type, path, other_keys))
-        refusals.raise_all()
-        raise
+        try:
+            result: T = _adapter(typing.cast(Any, config_type)).validate_json(text, strict=True)
+        except ValidationError as error:
+            firsts = {_parts(each): each for each in reversed(error.errors())}  # the first error of each field
+            refusals.errors += [_settings_error(each, config_type, path) for each in reversed(firsts.values())]
+    refusals.raise_all()
     return result
 
 
@@ -197,7 +200,7 @@ def _type_at(kind: Any, place: Iterable[str]) -> Any:
     return kind
 
 
-def _settings_error(first: ErrorDetails, kind: type, path: str, other_keys: Collection[str]) -> SettingsError:
+def _settings_error(first: ErrorDetails, kind: type, path: str) -> SettingsError:
     """Return an error of pydantic as one that names the setting, what it must be, and what was given."""
     names, context = _parts(first), first.get("ctx", {})
     place, refused = _place(path, *names), context.get("error")
@@ -206,8 +209,7 @@ def _settings_error(first: ErrorDetails, kind: type, path: str, other_keys: Coll
     if first["type"] == "missing":
         return SettingsError(f"{place} is missing: set it in the recipe, or with --set {place}=...")
     if first["type"] == "unexpected_keyword_argument":
-        known = [*section_fields(_type_at(kind, names[:-1])), *(other_keys if len(names) == 1 else ())]
-        return unknown_key(place, _place(path, *names[:-1]), known)
+        return unknown_key(place, _place(path, *names[:-1]), section_fields(_type_at(kind, names[:-1])))
     limits = {name: int(limit) for name, limit in context.items() if isinstance(limit, float) and limit.is_integer()}
     wanted = _WANTED.get(first["type"])
     problem = f"must be {wanted.format_map({**context, **limits})}" if wanted else f"is wrong ({first['msg']})"

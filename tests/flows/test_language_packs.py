@@ -141,13 +141,14 @@ def test_opposites_of_a_pack_tell_near_captions_apart(tmp_path: Path) -> None:
     assert clusters(captions, "la", function_word_meanings({"la": pack}), tmp_path) == [0, 1, 0, 3]
 
 
+PROGRAM = "import sys; [print(sys.argv[1], end='=' + line) for line in sys.stdin]"  # says its languages
 RECIPE = f"""
 target_language = "it"
 source_language = "fr"
 language_packs = ["{{recipe}}/fr.toml", "{{recipe}}/oc.toml"]
 [translate]
 engine = "command"
-command = ["{sys.executable}", "-uc", "import sys; [print(sys.argv[1], end='=' + line) for line in sys.stdin]", "{{from}}-{{to}}"]
+command = ["{sys.executable}", "-uc", "{PROGRAM}", "{{from}}-{{to}}"]
 pivot = "oc"
 [sources.mine]
 kind = "pairs"
@@ -224,10 +225,10 @@ def test_the_targets_pack_may_stand_in_either_key_and_none_may_contradict_the_re
 def test_the_command_takes_packs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = f'command=["{sys.executable}", "-uc", "import sys; [print(sys.argv[1], end=line) for line in sys.stdin]", "{{to}}"]'
+    program = f'command=["{sys.executable}", "-uc", "{PROGRAM}", "{{to}}"]'
     words = ["translate", "--engine", "command", "--set", program, "--from", "en", "--to", "fr"]
     for options, out, error in (
-        (["--language-pack", str(folder / "fr.toml")], "frx\n", ""),
+        (["--language-pack", str(folder / "fr.toml")], "fr=x\n", ""),
         (["--language-pack", str(folder / "oc.toml")], "", "--language-pack is for oc"),
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"x\n"))))

@@ -1,4 +1,4 @@
-"""Recipes: defaults, overrides, paths, and what belongs to a dataset. tests/flows/test_errors.py has what is refused."""
+"""Recipes: defaults, overrides, paths, and what belongs to a dataset; test_errors.py has what is refused."""
 
 import subprocess
 import sys
