@@ -26,6 +26,7 @@ from data_catalog.images.decoding import (
     upright,
 )
 
+ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 # Keys are img2dataset's names.
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -55,7 +56,7 @@ class NormaliseConfig:
 
     image_size: Annotated[int, Interval(ge=1, le=16384)] = 256
     """Side of the result, in pixels. `resize_mode` decides which side."""
-    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
+    resize_mode: ResizeMode = "keep_ratio"
     """Side that becomes `image_size`: "keep_ratio" (the shorter), "keep_ratio_largest" (the longer), "center_crop" (the
     shorter, then cropped to a square), "border" (the longer, then padded to a white square), or "no" (not resized)."""
     resize_only_if_bigger: bool = True

@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -21,10 +21,10 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.fetch.image_views import VIEWS, image_views, write_views
 from data_catalog.images.normalise import (
     INTERPOLATIONS,
-    RESIZE_MODES,
     ImageRejectedError,
     NormaliseConfig,
     NormalisedImage,
+    ResizeMode,
     normalise_image,
 )
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
@@ -221,7 +221,7 @@ def both(file_of: Any) -> Any:
 @given(
     size=st.tuples(st.integers(2, 300), st.integers(2, 300)),
     image_size=st.integers(1, 120),
-    mode=st.sampled_from(RESIZE_MODES),
+    mode=st.sampled_from(get_args(ResizeMode)),
     only_if_bigger=st.booleans(),
     interpolation=st.sampled_from(sorted(INTERPOLATIONS)),
 )
