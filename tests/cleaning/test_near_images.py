@@ -25,7 +25,6 @@ from cleaning.duplicates.near_images import (
     thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
-from data_catalog.base.errors import SettingsError
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 
 Hashes = NDArray[np.uint64]
@@ -359,16 +358,3 @@ def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_sha
             assert not switches["near_images"]
             assert not switches["split_guard"] or known[one]["split"] == known[other_one]["split"]
             assert not switches["images"] or known[one]["bytes"] != known[other_one]["bytes"]
-
-
-def test_bad_settings_are_named() -> None:
-    for config, settings, name in (
-        (DuplicatesConfig, {"max_distance": 17}, "duplicates.max_distance"),
-        (LeaksConfig, {"max_distance": -1}, "leaks.max_distance"),
-        (DuplicatesConfig, {"max_thumbnail_difference": -1.0}, "duplicates.max_thumbnail_difference"),
-        (DuplicatesConfig, {"keep": ("size",)}, "duplicates.keep"),
-        (DuplicatesConfig, {"keep": ("source", "source")}, "duplicates.keep"),
-        (DuplicatesConfig, {"placeholder_urls": 1}, "duplicates.placeholder_urls"),
-    ):
-        with pytest.raises(SettingsError, match=name):
-            config(**settings)

@@ -171,7 +171,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path, told: Any) -> None:
     lines = told([*command, "--list", "--set", "repeats.near_captions=false"]).splitlines()[2:]
     listed = dict(line.split() for line in lines)
     assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
-    assert "ablate.seeds must be" in told([*command, "--toggle", "proper_nouns", "--seeds", "0"], code=1)
+    assert "--seeds must be at least 1, got 0" in told([*command, "--toggle", "proper_nouns", "--seeds", "0"], code=1)
     assert list(tmp_path.iterdir()) == []
 
 
