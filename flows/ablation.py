@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.base.settings import check_bounds, json_values, what_values
+from data_catalog.base.settings import json_values, what_values
 from data_catalog.catalog.manifest import Snapshot, current_snapshot
 from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
@@ -44,14 +44,12 @@ RunJob = Callable[[str, Sequence[str]], Any]
 class AblationConfig:
     """Settings of an ablation, as the options of `ablate` explain them."""
 
-    toggles: Sequence[Toggle]
     steps: CountOrZero = 0
     seeds: Count = 3
-    split: str = ""
+    split: Literal["", "test", "val"] = ""
     align: bool = False
 
     def __post_init__(self) -> None:
-        check_bounds(self, "ablate")
         if self.align and self.steps:
             raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
 
@@ -100,12 +98,13 @@ def run_ablation(
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
     gallery = gallery_of(files, split, refit=config.align and recipe.align.refit)
+    toggles = [variant.toggle for variant in variants if variant.toggle]
     steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
     what = {
         "train": recipe.train.what(),
         **({"align": what_values(recipe.align)} if config.align else {}),
         **({"changes": json_values(rules)} if (rules := change_rules(recipe)) else {}),
-        "toggles": [toggle.label for toggle in config.toggles],
+        "toggles": [toggle.label for toggle in toggles],
         "steps": steps,
         "seeds": config.seeds,
         "split": split,
@@ -133,7 +132,7 @@ def run_ablation(
         )
         scored.append(Scored(facts=of_variant, data=mine, outcomes=[outcomes[model] for model in folders]))
     filters = []
-    for toggle, variant in zip(config.toggles, variants[1:], strict=True):
+    for toggle, variant in zip(toggles, variants[1:], strict=True):
         names = [variant.recipe.name, variants[0].recipe.name]
         with_it, without = names if toggle.adds else reversed(names)
         filters.append(Filter(label=toggle.label, overrides=tuple(toggle.overrides), with_it=with_it, without=without))

@@ -65,7 +65,7 @@ _GRAMMARS: Mapping[str, Grammar] = {"en": english, "it": italian, "de": german}
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """Return the exact caption of `scene` in `lang`, one of `LANGUAGES`."""
+    """Return the exact caption of `scene` in `lang`: "en", "it" or "de"."""
     grammar, synonym = _GRAMMARS[lang], wording.synonym
     fixed, joint = grammar.WORDS, f" {grammar.WORDS['and']} "
 

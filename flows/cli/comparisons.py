@@ -62,6 +62,7 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     from data_catalog.report.ablations import FOLDER, RECORD_FILE
     from flows.ablation import AblationConfig, run_ablation, variants_of
     from flows.recipe.recipe import load_recipe
+    from flows.recipe.settings import OPTIONS, read
     from flows.recipe.toggles import switches, toggles_of
     from training.scores.ablation import PAGE_FILE, PLOT_FILE
 
@@ -70,9 +71,8 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
         say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
     toggles = toggles_of(options.toggles, loaded)
-    config = AblationConfig(
-        toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "", align=options.align
-    )
+    options_of_models = {"steps": options.steps, "seeds": options.seeds, "split": options.split or ""}
+    config = read(AblationConfig, {**options_of_models, "align": options.align}, OPTIONS)
     variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
         _print_plan(loaded, variants, config, root)

@@ -103,9 +103,11 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.exports.hub import DATASET, push_export
     from data_catalog.exports.rights import ALL as ALL_PIXELS
+    from flows.recipe.settings import OPTIONS, read
 
     elsewhere = ("out", "push_to_hub", "private")
-    config = ExportConfig(**{name: value for name, value in vars(options).items() if name not in elsewhere})
+    given = {name: value for name, value in vars(options).items() if name not in elsewhere}
+    config = read(ExportConfig, given, OPTIONS)
     if options.push_to_hub is not None and options.pixels == ALL_PIXELS and not options.private:
         raise SettingsError(
             "--pixels all includes images that nobody may publish: name the sources whose images you may pass on with "

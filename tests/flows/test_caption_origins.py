@@ -156,7 +156,7 @@ ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": 
 
 def test_settings_that_contradict_each_other_are_refused(folder: Any) -> None:
     for settings, said in (
-        ({"origin": "machine"}, "origin must be one of native, human_translation, machine_translation, "),
+        ({"origin": "machine"}, "origin must be 'native', 'human_translation', 'machine_translation' or "),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
         ({"origin": "human_translation", "translator": "Native"}, "marks captions without a translator"),
         ({"source_caption_column": "original", "source_lang": "en"}, "origin"),

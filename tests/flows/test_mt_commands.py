@@ -226,7 +226,7 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
     ("options", "message"),
     [
         (["--set", "beam_sise=1"], "unknown key translate.beam_sise"),
-        (["--set", "translate.beam_size=0"], "translate.beam_size must be positive"),
+        (["--set", "translate.beam_size=0"], "translate.beam_size must be at least 1, got 0"),
         (["--set", "translate.round_trip=true"], "can be set in recipes only"),
         (["--memory", "old.txt/memory"], "--memory old.txt/memory cannot be written"),
         (["--to", "de"], "translates en to it, but en to de is needed"),

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import SettingsError
 from flows.recipe.recipe import load_recipe
 
 CARD = "---\nlanguage:\n- de\n- en\nlicense: mit\n---\n# A small BERT\n"
@@ -104,9 +103,3 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
     assert "--parallel: absent.tsv cannot be read" in told([*words, "absent.tsv"], code=1)
     assert "it needs --pairs" in told(["init", "mine", "--language", "de", "--parallel", "en-de.tsv"], code=1)
     assert not Path("mine.toml").exists()
-
-
-def test_a_model_is_made_in_one_of_three_ways() -> None:
-    Path("a.toml").write_text('target_language = "de"\n[model]\nby = "magic"\n')
-    with pytest.raises(SettingsError, match=r"model.by must be one of train, align, distil"):
-        load_recipe("a.toml", root=Path("catalog"))

@@ -15,7 +15,7 @@ import pytest
 from data_catalog.base.errors import InputError
 from flows.jobs import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
-from training.config import TRACKERS, TrainConfig
+from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.clip import train
 from training.runs.attempts import STATE_FILE, read_attempts
@@ -41,7 +41,7 @@ def test_a_killed_run_logs_each_step_once_and_ends_as_one_without_trackers(
 
     config, out = small_run(checkpoint_every_steps=3), tmp_path / "run"
     plain = train(square_files, config, tmp_path / "plain")
-    config = replace(config, log=TRACKERS)
+    config = replace(config, log=("tensorboard", "wandb"))
     interrupt_training(square_files, config, out, saves=3)  # after the last step of an epoch, before its validation
     wandb.teardown()  # the child starts wandb's service itself, as any other process
     wait_for_the_next_second()

@@ -272,6 +272,18 @@ def test_ids_are_as_long_as_the_longest_text_and_the_highest_closes_every_text(t
 Towers = dict[str, dict[str, Any]]
 
 
+def test_settings_that_contradict_each_other_are_named() -> None:
+    for setting, value, message in (
+        ("warmup_ratio", 0.1, "has no effect while train.warmup_steps is 50: set train.warmup_steps to 0"),
+        ("logit_scale", 0.5, "from 1 to 100"),
+        ("logit_scale", 101, "from 1 to 100"),
+    ):
+        with pytest.raises(SettingsError, match=rf"train\.{setting} .*{message}"):
+            TrainConfig(**{setting: value})
+    TrainConfig(warmup_steps=0, warmup_ratio=1.0, logit_scale=100)
+    TrainConfig(warmup_ratio=0.0, logit_scale=1)
+
+
 def test_a_key_is_of_what_decides_the_weights(small_run: Callable[..., TrainConfig]) -> None:
     def key(kind: str = "vit", shards: tuple[str, ...] = (), **changes: Any) -> str:
         return model_and_key(small_run(kind, **changes), {"train": ["aa"], "val": [*shards], "test": ["bb"]})[1]

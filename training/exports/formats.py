@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from data_catalog.base.settings import OneOf
 
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
 MODEL_FORMATS = {
@@ -22,7 +25,7 @@ class ModelExportConfig:
     """
 
     name: str
-    formats: tuple[str, ...]
+    formats: tuple[Annotated[str, OneOf((*MODEL_FORMATS, ALL))], ...]
     license: str = ""
     license_name: str = ""
     license_link: str = ""

@@ -21,7 +21,7 @@ from training.runs.processes import process_rank
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check that trackers (`training.config.TRACKERS`) can be used. With wandb in online mode, log in."""
+    """Check that trackers (`training.config.Tracker`) can be used. With wandb in online mode, log in."""
     with about("the setting log", remedy=install_hint("log")):
         for name in names:
             import_module(name)

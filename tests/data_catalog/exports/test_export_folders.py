@@ -130,6 +130,14 @@ def test_nothing_is_done_twice_until_something_changes(make_snapshot: Any, tmp_p
     assert tree(out) == before, "a damaged shard is not passed on"
 
 
+def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"published .*give a date such as"):
+        ExportConfig(format="webdataset", published="31.1.2026")
+    with pytest.raises(SettingsError, match="birds"):
+        export(snapshot, tmp_path / "out", allowed=("birds",))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.frontier import Frontier
@@ -136,6 +137,15 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is() -> None:
     limits = {name: limits for name, (limits, _) in hosts.items()}
     config = FetchConfig(host_concurrency=3, host_requests_per_s=2, hosts=limits)
     assert config.named_limits == {**KNOWN_HOSTS, **{name: pace for name, (_, pace) in hosts.items()}}
+
+
+def test_settings_that_cannot_be_sent_or_served_name_their_field() -> None:
+    for field, value in (("user_agent", "two\nlines"), ("contact", ""), ("contact", "me"), ("wikimedia_width", 300)):
+        with pytest.raises(SettingsError, match=rf"\.{field}\b.* must be"):
+            FetchConfig(**{field: value})
+    for name in ("", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"):
+        with pytest.raises(SettingsError, match="hosts"):
+            FetchConfig(hosts={name: HostLimits()})
 
 
 # What is kept on disk, for later processes

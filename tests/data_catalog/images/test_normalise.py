@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.image_views import VIEWS, image_views, write_views
 from data_catalog.images.normalise import (
     INTERPOLATIONS,
-    RESIZE_MODES,
     ImageRejectedError,
     NormaliseConfig,
     NormalisedImage,
+    ResizeMode,
     normalise_image,
 )
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
@@ -97,6 +98,12 @@ def test_every_exif_orientation_is_turned_upright(kind: str, gradient_of: Any, f
         result = normalise_image(file_of(image, kind, exif=exif), EXACT)
         assert (result.original_width, result.original_height) == upright.size
         assert difference(decoded(result), shrunk(upright)) <= 2
+
+
+def test_settings_of_an_image_that_do_not_fit_are_named() -> None:
+    for settings in ({"matte": "white"}, {"encode_quality": 0}, {"encode_format": "png"}):
+        with pytest.raises(SettingsError, match=r"normalise\.(matte must be a colour|encode_quality must be from)"):
+            NormaliseConfig(**settings)
 
 
 def test_settings_decide_about_sizes(pictures: dict[str, bytes]) -> None:
@@ -193,7 +200,7 @@ def both(file_of: Any) -> Any:
 @given(
     size=st.tuples(st.integers(2, 300), st.integers(2, 300)),
     image_size=st.integers(1, 120),
-    mode=st.sampled_from(RESIZE_MODES),
+    mode=st.sampled_from(get_args(ResizeMode)),
     only_if_bigger=st.booleans(),
     interpolation=st.sampled_from(sorted(INTERPOLATIONS)),
 )

@@ -33,7 +33,6 @@ LOCAL_PAIRS = {"caption_column": "text", "path_column": "image", "lang": "it"}
         ("mscoco", [COCO | {"annotations": [{"bbox": []}]}], {}, "record 1: image_missing, no image_id"),
         ("mscoco", [COCO | {"licenses": [{"id": 3}, {"id": "3"}]}], {}, "several licenses with the id 3"),
         ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
-        ("wit", [WIT], IT | {"caption_kinds": ("alt",)}, "caption_kinds has an unknown name .alt.: use reference"),
         ("wit", [WIT], {}, "languages must name"),
         ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
         ("pairs", [f"image,text\n{URL},x\n"], PAIRS | {"lang": None}, "lang_missing, no language"),
