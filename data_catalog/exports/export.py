@@ -4,7 +4,6 @@ The folder is written beside its final path and swapped in. `export.json`, writt
 made from and the sha256 of every file.
 """
 
-import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,11 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
-from data_catalog.base.settings import require_values
-from data_catalog.catalog.export_formats import FORMATS
+from data_catalog.catalog.export_formats import ExportConfig
 from data_catalog.catalog.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.disk.files import sha256_of
 from data_catalog.disk.records import write_checksummed
@@ -32,27 +29,10 @@ from data_catalog.exports.export_folder import (
     require_no_foreign_files,
     resolve_export_folder,
 )
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
+from data_catalog.exports.rights import NONE, policy_of
 from data_catalog.report.ablations import AblationTable, ablations_of
 
 VERSION = 8  # increase it when the files of the same snapshot and config change
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """Options of an export, as the command line explains them."""
-
-    format: str
-    pixels: str = LICENSED  # a format without pixels ignores it
-    allowed: tuple[str, ...] = ()
-    samples_per_shard: int = 1000
-    captions: str = sinks.FIRST
-    published: str | None = None
-
-    def __post_init__(self) -> None:
-        require_values("", self, "samples_per_shard", format=FORMATS, pixels=POLICIES, captions=sinks.CAPTIONS)
-        with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
-            datetime.date.fromisoformat(self.published or "2026-01-31")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +51,8 @@ class ExportReport:
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
     """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
-    require_values("", config, "", allowed=snapshot.manifest["sources"])
+    if unknown := sorted(set(config.allowed) - set(sources := snapshot.manifest["sources"])):
+        raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
     with export_lock(place):
         ablations = ablations_of(snapshot)

@@ -106,7 +106,6 @@ def _creative_commons(name: str) -> License | None:
 
 # Values of --pixels. LICENSED includes free licenses only; WITH_NONCOMMERCIAL also those that forbid commercial use.
 LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "none"
-POLICIES = (LICENSED, WITH_NONCOMMERCIAL, ALL, NONE)
 
 # Reasons to withhold the pixels of a row.
 WITHOUT_PIXELS = "the export was made without pixels"
@@ -136,7 +135,7 @@ class SourceRights:
 class Policy:
     """Rules that decide whether the pixels of a row are exported."""
 
-    pixels: str  # one of `POLICIES`
+    pixels: str  # as in `ExportConfig`
     sources: Mapping[str, SourceRights]  # rights that the recipe states
     allowed: frozenset[str] = frozenset()  # sources whose images may be passed on, as the user states
 

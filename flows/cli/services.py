@@ -76,30 +76,26 @@ def doctor(
 
         spoken = find_language(language)
         findings = examine(spoken)
-        if not is_quiet():
-            say(f"{spoken.title}\n")
-        for finding in findings:
-            if finding.severity == "broken" or not is_quiet():
-                say(finding_text(finding))
-        if not is_quiet():
-            say(f"\n{sum(finding.severity == 'found' for finding in findings)} of {len(findings)} found")
-        return int(any(finding.severity == "broken" for finding in findings))
-    from flows.orchestration.doctor import diagnose, mend, require_dask
-
-    if dask is not None:
-        require_dask()
-        from flows.orchestration.dask_doctor import diagnose_cluster
-
-        findings = diagnose_cluster(dask, _root())
+        num_found = sum(finding.severity == "found" for finding in findings)
+        lines, head = [finding_text(finding) for finding in findings], f"{spoken.title}\n"
+        foot = f"\n{num_found} of {len(findings)} found"
     else:
-        findings = diagnose(Path.cwd(), _root())
-    if fix:
-        findings = mend(findings)
-    for finding in findings:
+        from flows.orchestration.doctor import diagnose, mend, require_dask
+
+        if dask is not None:
+            require_dask()
+            from flows.orchestration.dask_doctor import diagnose_cluster
+        findings = diagnose(Path.cwd(), _root()) if dask is None else diagnose_cluster(dask, _root())
+        findings = mend(findings) if fix else findings
+        lines, head = [f"{finding.severity}: {finding.text}" for finding in findings], ""
+        foot = "" if findings else "no problems found"
+    if head and not is_quiet():
+        say(head)
+    for finding, line in zip(findings, lines, strict=True):
         if finding.severity == "broken" or not is_quiet():
-            say(f"{finding.severity}: {finding.text}")
-    if not findings and not is_quiet():
-        say("no problems found")
+            say(line)
+    if foot and not is_quiet():
+        say(foot)
     return int(any(finding.severity == "broken" for finding in findings))
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from data_catalog.base.errors import BusyError, DamagedError, DiskError, PipelineError, SettingsError
+from data_catalog.catalog.export_formats import ExportConfig
 from data_catalog.catalog.manifest import Snapshot
 from data_catalog.disk.files import sha256_of
 from data_catalog.disk.lock import place_lock
 from data_catalog.disk.records import write_checksummed
-from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.exports.export import export_snapshot
 
 
 def export(snapshot: Snapshot, place: Path, kind: str = "urls", **options: Any) -> bool:
