@@ -93,7 +93,7 @@ def ablated(
     found = run_ablation(
         recipe,
         variants,
-        AblationConfig(toggles=toggles, **config),
+        AblationConfig(**config),
         root=root,
         do=lambda name, overrides: do(recipe_name, root, name, overrides),
     )

@@ -16,22 +16,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from annotated_types import Ge, Interval
 
 from cleaning.duplicates.near_images import (
+    MAX_DISTANCE,
     Thumbnails,
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    require_similarity_limits,
 )
 from cleaning.text.scripts import count_words
 from data_catalog.base.progress import Progress
-from data_catalog.base.settings import require_values
 from data_catalog.catalog.connections import snapshot_queries
 from data_catalog.catalog.manifest import Snapshot
 from data_catalog.catalog.sorting import samples_of_bytes
@@ -45,7 +45,6 @@ from data_catalog.rows.identities import canonical_identities
 from data_catalog.rows.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.sources.test_sets import TestImage
 
-ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"
 
 _DIGEST_BYTES = 8
@@ -55,7 +54,7 @@ _DIGEST_BYTES = 8
 class LeaksConfig:
     """Leak guard: how images and captions of the recipe's test sets are found, and what happens to them."""
 
-    action: str = "drop"
+    action: Literal["drop", "mark"] = "drop"
     """On a match, "drop" removes the pair; "mark" publishes it in a separate file, outside all splits."""
     by_identity: bool = True
     """Search for images by identity: URLs, and the numbers or names of COCO, Flickr, Wikimedia and Open Images."""
@@ -63,16 +62,12 @@ class LeaksConfig:
     """Search for captions, ignoring punctuation and case."""
     by_pixels: bool = True
     """Search for images by bytes and similarity, if the test set's images are available."""
-    min_caption_words: int = 4
+    min_caption_words: Annotated[int, Ge(1)] = 4
     """Captions with fewer words are not searched for: they match by chance."""
-    max_distance: int = 8
+    max_distance: Annotated[int, Interval(ge=0, le=MAX_DISTANCE)] = 8
     """Maximum number of bits, of the perceptual hash's 64, in which an image differs from a test image or its views."""
-    max_thumbnail_difference: float = 0.25
+    max_thumbnail_difference: Annotated[float, Ge(0)] = 0.25
     """Maximum difference of their 8 x 8 thumbnails: 0 if equal, 1 if unrelated."""
-
-    def __post_init__(self) -> None:
-        require_values("leaks", self, "min_caption_words", action=ACTIONS)
-        require_similarity_limits("leaks", self.max_distance, self.max_thumbnail_difference)
 
 
 def caption_digest(text: str) -> int:

@@ -2,35 +2,28 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.precision import PRECISIONS
-from data_catalog.base.settings import (
-    NAME_OR_JSON,
-    check_bounds,
-    how,
-    name_or_path,
-    path_setting,
-    require_values,
-    what_values,
-)
-from data_catalog.rows.origins import ORIGINS
+from data_catalog.base.precision import Precision
+from data_catalog.base.settings import NAME_OR_JSON, OneOf, how, name_or_path, path_setting, what_values
 from training.changes import KINDS
 
-Count = Annotated[int, Interval(ge=1)]
-CountOrZero = Annotated[int, Interval(ge=0)]
-AtLeastTwo = Annotated[int, Interval(ge=2)]
-VocabSize = Annotated[int, Interval(ge=300)]  # 256 bytes and some words
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+AtLeastTwo = Annotated[int, Ge(2)]
+VocabSize = Annotated[int, Ge(300)]  # 256 bytes and some words
 Positive = Annotated[float, Interval(gt=0, le=10**6)]
 NotNegative = Annotated[float, Interval(ge=0, le=10**6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 LogitScale = Annotated[float, Interval(ge=1, le=100)]
 Dropout = Annotated[float, Interval(ge=0, le=0.99)]
 
-DEVICES = ("auto", "cpu", "cuda")
+Device = Literal["auto", "cpu", "cuda"]
+Tracker = Literal["tensorboard", "wandb"]  # in `training.runs.trackers`
+Pooler = Literal["", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"]
 # Names of augmentations: "crop", "mirror" of `TrainSplit`, then those of `training.data.augment` in the order in which
 # they apply.
 AUGMENTATIONS = (
@@ -53,21 +46,6 @@ FALSIFIES = {
 }
 # Splits that models can be scored on, in order of preference: nothing is trained on them.
 HELD_OUT = ("test", "val")
-# Names of the trackers in `training.runs.trackers`.
-TRACKERS = ("tensorboard", "wandb")
-CHOICES = {
-    "optimizer": ("adamw", "muon", "adabelief"),
-    "loss": ("clip", "siglip"),
-    "captions": ("random", "first"),
-    "precision": PRECISIONS,
-    "select": ("mrr", "loss"),
-    "device": DEVICES,
-    "log": TRACKERS,
-    "augment": (*AUGMENTATIONS, *AUGMENTATION_SETS),
-    "hard_negatives": KINDS,
-}
-RESIZE_MODES = ("", "squash", "shortest")
-POOLERS = ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +105,13 @@ class TowerConfig:
     or CLIP's."""
     image_std: tuple[Positive, ...] = ()
     """Standard deviation of each channel, likewise."""
-    image_resize: str = ""
+    image_resize: Literal["", "squash", "shortest"] = ""
     """Way to a square: "squash", which keeps the whole image, or "shortest", which cuts off the longer side. Empty
     squashes, unless the model config says otherwise."""
     text_encoder: str = name_or_path("")
     """Text encoder: a folder, or a name on the Hugging Face hub. It replaces the text tower of the model config. Empty
     takes that of the model config."""
-    text_pooler: str = ""
+    text_pooler: Pooler = ""
     """Way from an encoder's tokens to one vector: "mean_pooler", "max_pooler", "cls_pooler" or
     "cls_last_hidden_state_pooler". Empty takes that of the model config, or the mean."""
     text_license: str = how("")
@@ -143,11 +121,9 @@ class TowerConfig:
     context_length: CountOrZero = 0
     """Maximum number of tokens of a text. 0 takes that of the model config, or 77."""
     vocab_size: VocabSize = 2048
-    """Maximum vocabulary of a trained tokenizer, at least 300."""
+    """Maximum vocabulary of a trained tokenizer."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "train")
-        require_values("train", self, "", image_resize=RESIZE_MODES, text_pooler=POOLERS)
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) not in (0, 3):
                 raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
@@ -173,18 +149,18 @@ class TrainConfig(TowerConfig):
     steps: CountOrZero = 0
     """Optimizer steps of the whole run, instead of epochs; frozen epochs get their share. Keeps the last weights and
     ignores `patience`. 0 trains by epochs."""
-    select: str = "mrr"
+    select: Literal["mrr", "loss"] = "mrr"
     """Measure on the validation split that chooses the epoch whose weights are kept: "mrr", the MRR@10 from captions to
     images (and hard negatives), or "loss"."""
     patience: CountOrZero = 0
     """Epochs without a better validation result (`select`) after which a phase ends. 0 runs all epochs, except that
     frozen epochs end after the first one without improvement."""
     batch_size: AtLeastTwo = 128
-    """Images per step, at least 2. An incomplete last batch of an epoch is dropped."""
+    """Images per step. An incomplete last batch of an epoch is dropped."""
     microbatch: CountOrZero = 0
     """Images that pass the towers at a time, to save memory. The loss covers the whole batch; a step takes a third
     longer. 0: the whole batch."""
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "muon", "adabelief"] = "adamw"
     """Optimizer: "adamw", "muon", which needs fewer epochs from random weights and more time for each, or "adabelief"
     as in the paper."""
     lr: Positive = 1e-3
@@ -194,28 +170,28 @@ class TrainConfig(TowerConfig):
     warmup_steps: CountOrZero = 50
     """Steps of each phase until the learning rate peaks. 0 uses `warmup_ratio`."""
     warmup_ratio: Share = 0.0
-    """The same as a share of the phase's steps, 0 to 1, if `warmup_steps` is 0."""
+    """The same as a share of the phase's steps, if `warmup_steps` is 0."""
     max_grad_norm: NotNegative = 1.0
     """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
     agc: NotNegative = 0.0
     """Adaptive gradient clipping: maximum norm of a gradient relative to its unit's weights; 0.01 in the paper. 0
     disables it."""
-    loss: str = "clip"
+    loss: Literal["clip", "siglip"] = "clip"
     """Loss: "clip" finds each image's caption and each caption's image in the batch; "siglip" decides for each image
     and caption whether they match."""
     logit_scale: float = 0.0
     """Fixed factor of similarities, 1 to 100; 20 in the paper. 0 learns it."""
-    captions: str = "random"
+    captions: Literal["random", "first"] = "random"
     """Caption of an image in each epoch: a "random" one, or always the "first"."""
     seed: CountOrZero = 0
     """Seed of initial weights, order, captions and augmentations."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """Precision of the towers: "bf16" (autocast), "fp32", or "auto": bf16 where the device has instructions for it,
     otherwise fp32. A run stays in the precision in which it began."""
-    augment: tuple[str, ...] = ("crop",)
+    augment: tuple[Annotated[str, OneOf((*AUGMENTATIONS, *AUGMENTATION_SETS))], ...] = ("crop",)
     """Random augmentations of images (docs/training.md): "crop", "mirror", "hue", "brightness", "contrast", "flip",
     "affine", "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
-    hard_negatives: tuple[str, ...] = ()
+    hard_negatives: tuple[Annotated[str, OneOf(KINDS)], ...] = ()
     """Kinds of hard negatives (docs/training.md): captions that the language pack's `changes` change in one thing,
     "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
     hard_negative_weight: Positive = 1.0
@@ -224,22 +200,21 @@ class TrainConfig(TowerConfig):
     """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
     shuffle_window: Count = 20_000
     """Samples shuffled together, at least one row group. Limits the memory used besides the cache."""
-    device: str = how("auto")
+    device: Device = how("auto")
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one. On a GPU, a resumed run may differ in the last
     digits."""
-    num_threads: Annotated[int, Interval(ge=0)] = how(0)
+    num_threads: CountOrZero = how(0)
     """Number of CPU threads: 0 uses all, 1 one for each tower, best for `tiny`."""
-    cache_max_bytes: Annotated[int, Interval(ge=0)] = how(2 << 30)
+    cache_max_bytes: CountOrZero = how(2 << 30)
     """Maximum memory for decoded images, in bytes. If they all fit, they are decoded once, otherwise in each epoch.
     Default: 2 GiB."""
-    checkpoint_every_steps: Annotated[int, Interval(ge=1)] = how(200)
+    checkpoint_every_steps: Count = how(200)
     """Steps between checkpoints. An interrupted run continues from the last one."""
-    log: tuple[str, ...] = how(())
+    log: tuple[Tracker, ...] = how(())
     """Where else metrics go: "tensorboard", "wandb" (docs/training.md)."""
 
     def __post_init__(self) -> None:
         TowerConfig.__post_init__(self)
-        require_values("train", self, "", "", **CHOICES)
         if self.hard_batches != 0 and not 2 <= self.hard_batches <= self.batch_size:
             raise SettingsError(
                 f"train.hard_batches must be 0 (random batches) or from 2 to train.batch_size, got {self.hard_batches}"
@@ -294,11 +269,8 @@ class TrainConfig(TowerConfig):
 class ModelConfig:
     """Settings of the way in which a recipe's model is made."""
 
-    by: str = "train"
+    by: Literal["train", "align", "distil"] = "train"
     """What `vernaclip run` and `train` do: "train" by `[train]`, "align" by `[align]`, or "distil" by `[distil]`."""
-
-    def __post_init__(self) -> None:
-        require_values("model", self, "", "", by=("train", "align", "distil"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,26 +289,24 @@ class AlignConfig:
     ridge: Positive = 1.0
     """Regularisation of the closed-form start: share of the mean variance that is added to each variance."""
     logit_scale: LogitScale = 20.0
-    """Factor of similarities at the start, 1 to 100. It is trained."""
+    """Factor of similarities at the start. It is trained."""
     hidden: bool = False
     """Give each head a hidden layer, in place of one linear map. Such heads start from random weights."""
     dropout: Dropout = 0.3
-    """Share of a tower's features that each step drops, 0 to 1."""
+    """Share of a tower's features that each step drops."""
     mirror: bool = False
     """Also compute features of the mirrored training images. Each epoch then draws one of the two views. Captions that
     name left or right become wrong."""
-    start: str = "closed_form"
+    start: Literal["closed_form", "model"] = "closed_form"
     """Start of the heads: "closed_form", or "model", the projections that the model folder in `train.model` has."""
     refit: bool = False
     """Train again on the train and validation splits together, for the number of epochs that was chosen."""
     seed: CountOrZero = 0
     """Seed of heads with a hidden layer, order, captions and views."""
-    log: tuple[str, ...] = how(())
+    log: tuple[Tracker, ...] = how(())
     """As `train.log`."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "align")
-        require_values("align", self, "", start=("closed_form", "model"), log=TRACKERS)
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
 
@@ -356,7 +326,7 @@ class DistilConfig:
     pairs: tuple[str, ...] = path_setting(())
     """Parallel sentences: files of lines of source, tab, target; or names with {lang}, such as "train.{lang}.gz", for
     two files with one sentence per line. Without files, the translated captions of the dataset's train split."""
-    origin: str = ""
+    origin: Literal["", "human_translation", "machine_translation", "machine_translation_corrected"] = ""
     """Origin of the translations in `pairs`, for the model card: "human_translation", "machine_translation" or
     "machine_translation_corrected". Empty: not stated."""
     leave_out: tuple[str, ...] = path_setting(())
@@ -372,13 +342,13 @@ class DistilConfig:
     student_license: str = how("")
     """License of the weights of a Hugging Face encoder, such as "apache-2.0"."""
     vocab_size: VocabSize = 8000
-    """Maximum vocabulary of a trained tokenizer, at least 300."""
+    """Maximum vocabulary of a trained tokenizer."""
     context_length: Count = 64
     """Maximum number of tokens of a sentence."""
     epochs: Count = 20
     """Passes over the pairs."""
     batch_size: AtLeastTwo = 128
-    """Pairs per step, at least 2."""
+    """Pairs per step."""
     lr: Positive = 2e-3
     """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
     warmup_steps: CountOrZero = 200
@@ -388,12 +358,12 @@ class DistilConfig:
     max_grad_norm: NotNegative = 1.0
     """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
     dropout: Dropout = 0.1
-    """Dropout rate of a student that starts from random weights, from 0 to below 1."""
+    """Dropout rate of a student that starts from random weights."""
     contrastive: NotNegative = 1.0
     """Weight of the contrastive term: find the teacher's feature of each sentence among those of the batch. The cosine
     term has weight 1."""
     logit_scale: LogitScale = 20.0
-    """Factor of cosines in the contrastive term, 1 to 100."""
+    """Factor of cosines in the contrastive term."""
     restore: NotNegative = 0.2
     """Weight of the term of `unpaired` sentences."""
     num_held_out: AtLeastTwo = 1000
@@ -401,30 +371,25 @@ class DistilConfig:
     kept."""
     patience: CountOrZero = 0
     """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """Precision of the student, as `train.precision`."""
     check_languages: bool = True
     """Leave out pairs of files that are clearly in other languages."""
     seed: CountOrZero = 0
     """Seed of initial weights, order and dropout."""
-    device: str = how("auto")
+    device: Device = how("auto")
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
-    num_threads: Annotated[int, Interval(ge=0)] = how(0)
+    num_threads: CountOrZero = how(0)
     """Number of CPU threads. 0 uses all."""
-    log: tuple[str, ...] = how(())
+    log: tuple[Tracker, ...] = how(())
     """As `train.log`."""
-
-    def __post_init__(self) -> None:
-        choices = {name: CHOICES[name] for name in ("precision", "device", "log")}
-        check_bounds(self, "distil")
-        require_values("distil", self, "", "", origin=("", *tuple(ORIGINS)[1:]), **choices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
     """Settings of scoring: gallery and confidence intervals."""
 
-    split: str = ""
+    split: Literal["", "test", "val"] = ""
     """Split whose images are the gallery: "test" or "val". By default "test" if it has images, else "val"."""
     batch_size: Count = 128
     """Images or captions encoded at a time."""
@@ -432,7 +397,3 @@ class EvaluateConfig:
     """Number of bootstrap resamplings of the gallery's images for the 95 % confidence intervals."""
     seed: CountOrZero = 0
     """Seed of the resampling."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "evaluate")
-        require_values("evaluate", self, "", split=("", *HELD_OUT))

@@ -4,18 +4,21 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import HOW, how, name_or_path, require_values
+from data_catalog.base.settings import HOW, how, name_or_path
 
 # Built-in engines. Installed packages add others (`translation.engines.plugins`). Those are looked up when an engine is
 # opened, so that training from a recipe does not need the package that translated its captions.
 ENGINES = ("argos", "ctranslate2", "transformers", "deepl", "apertium", "command")
 ENGINE_NAME = r"[a-z][a-z0-9_-]{0,39}"
-COMPUTE_TYPES = ("default", "auto", "int8", "int8_float32", "int16", "float32", "int8_float16", "float16", "bfloat16")
+ComputeType = Literal[
+    "default", "auto", "int8", "int8_float32", "int16", "float32", "int8_float16", "float16", "bfloat16"
+]
 TORCH_COMPUTE_TYPES = ("default", "float32", "float16", "bfloat16")
-DEVICES = ("cpu", "cuda", "auto")
 _CTRANSLATE2 = ("argos", "ctranslate2")
 _DECODERS = (*_CTRANSLATE2, "transformers")
 _MODEL_ENGINES = ("ctranslate2", "transformers")
@@ -68,50 +71,42 @@ class TranslateConfig:
     """argos: package that translates back, given like `package`."""
     reverse_model: tuple[str, ...] = name_or_path(())
     """ctranslate2, transformers: model that translates back, given like `model`."""
-    beam_size: int = 2
+    beam_size: Annotated[int, Ge(1)] = 2
     """Number of hypotheses kept while decoding. Argos Translate uses 4."""
-    patience: int = 2
+    patience: Annotated[int, Ge(1)] = 2
     """Decoding stops when `patience` times `beam_size` hypotheses are complete. Argos Translate uses 1, which may miss
     the best one with a small beam."""
-    max_batch_tokens: int = 0
+    max_batch_tokens: Annotated[int, Ge(0)] = 0
     """Maximum number of padded source tokens in a batch. 0 chooses it by device and beam."""
-    compute_type: str = "default"
+    compute_type: ComputeType = "default"
     """Number type. CTranslate2: "default" (as stored in the model), "auto", "int8", "int8_float32", "int16", "float32",
     "int8_float16", "float16" or "bfloat16". transformers: "float32" (the default), "float16" or "bfloat16"."""
-    inter_threads: int = how(0)
+    inter_threads: Annotated[int, Ge(0)] = how(0)
     """Number of batches translated at the same time. 0: one per CPU."""
-    intra_threads: int = 1
+    intra_threads: Annotated[int, Ge(1)] = 1
     """Number of threads per batch."""
-    device: str = "auto"
+    device: Literal["cpu", "cuda", "auto"] = "auto"
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
-    max_characters: int = how(500_000)
+    max_characters: Annotated[int, Ge(1)] = how(500_000)
     """deepl: maximum number of characters that one run may send in each direction."""
     command: tuple[str, ...] = how(())
     """command: program and arguments. It reads one caption per line, writes one translation per line and flushes each
     line. "{from}" and "{to}" become the language codes."""
     version: str = how("")
     """command: its version, any text. A new version translates everything again."""
-    timeout_s: float = how(600.0)
+    timeout_s: Annotated[float, Gt(0)] = how(600.0)
     """command: seconds for 100 captions before it is killed."""
-    max_chunk_size: int = how(0)
+    max_chunk_size: Annotated[int, Ge(0)] = how(0)
     """command: maximum captions that a crash may lose and that you may pay for twice. 0: 20,000."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
     """Settings of an engine from an installed package, which documents them."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            SettingsError: a value cannot work.
-        """
-        require_values(
-            "translate",
-            self,
-            "beam_size patience intra_threads max_characters",
-            "inter_threads max_batch_tokens max_chunk_size",
-            compute_type=TORCH_COMPUTE_TYPES if self.engine == "transformers" else COMPUTE_TYPES,
-            device=DEVICES,
-        )
+        if self.engine == "transformers" and self.compute_type not in TORCH_COMPUTE_TYPES:
+            raise SettingsError(
+                f"translate.compute_type must be one of {', '.join(TORCH_COMPUTE_TYPES)} for the engine "
+                f"'transformers', got {self.compute_type!r}"
+            )
         if not re.fullmatch(ENGINE_NAME, self.engine):
             raise SettingsError(
                 f"translate.engine must be one of {', '.join(ENGINES)}, or the name of an engine of an installed "
@@ -163,8 +158,6 @@ class TranslateConfig:
 
     def _require_a_command(self) -> None:
         """Refuse an empty command, and one for two pairs of languages that has no language placeholder."""
-        if not 0 < self.timeout_s < math.inf:
-            raise SettingsError(f"translate.timeout_s must be positive, got {self.timeout_s}")
         if self.engine != "command":
             return
         if not self.command or not self.command[0] or any("\0" in word for word in self.command):

@@ -26,10 +26,11 @@ describe the image and stay. So do "Foto: Ponte Vecchio", which may as well be a
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
-from cleaning.checks.definition import CaptionCheck, Captions, Judge, setting
+from cleaning.checks.definition import CaptionCheck, Captions, Judge
 from cleaning.text.suffixes import STOCK_LABEL, WHOLE_CREDIT_OPENING, is_credit
+from data_catalog.base.settings import OneOf
 from data_catalog.rows.stages import Drop
 
 # Phrases of wikis and web sites in place of captions, in seven languages. Each pattern is matched against whole texts
@@ -346,12 +347,9 @@ class Boilerplate(
 ):
     """Drop texts that are not captions, such as file names, addresses, dates and credits."""
 
-    boilerplate: bool = setting(True)
-    boilerplate_rules: tuple[str, ...] = setting(
-        BOILERPLATE_RULES,
-        "Boilerplate rules to use, in this order.",
-        among=_RULES,
-    )
+    boilerplate: bool = True
+    boilerplate_rules: tuple[Annotated[str, OneOf(_RULES)], ...] = BOILERPLATE_RULES
+    """Boilerplate rules to use, in this order."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges a text; a drop's detail names the rule."""

@@ -10,9 +10,10 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
+from annotated_types import Ge, Interval, Le
 
 from cleaning.checks.boilerplate import Boilerplate
 from cleaning.checks.definition import (
@@ -25,7 +26,7 @@ from cleaning.checks.definition import (
     Rule,
     Section,
     TextColumns,
-    setting,
+    decides,
     warn_once,
 )
 from cleaning.checks.proper_nouns import ProperNouns
@@ -40,6 +41,7 @@ from cleaning.languages.identification import (
 )
 from cleaning.text.scripts import count_words, exact_key
 from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import OneOf
 from data_catalog.rows.stages import Drop
 
 _MAX_DETAIL = 60  # characters
@@ -65,17 +67,16 @@ class Length(
     characters.
     """
 
-    length_check: bool = setting(True)
-    min_words: int = setting(
-        2,
-        'Minimum number of words: "l\'albero" has two, "don\'t" one. In scripts without spaces, two '
-        "ideographs, or four letters of Thai, Lao, Khmer or Burmese, are one word.",
-        ge=0,
-        decides="caption_too_short",
-    )
-    min_chars: int = setting(3, "Minimum number of characters (code points).", ge=0, decides="caption_too_short")
-    max_words: int = setting(100, "Maximum number of words.", decides="caption_too_long")
-    max_chars: int = setting(1000, "Maximum number of characters.", decides="caption_too_long")
+    length_check: bool = True
+    min_words: Annotated[int, Ge(0)] = decides(2, "caption_too_short")
+    """Minimum number of words: "l'albero" has two, "don't" one. In scripts without spaces, two ideographs, or four
+    letters of Thai, Lao, Khmer or Burmese, are one word."""
+    min_chars: Annotated[int, Ge(0)] = decides(3, "caption_too_short")
+    """Minimum number of characters (code points)."""
+    max_words: Annotated[int, Ge(1)] = decides(100, "caption_too_long")
+    """Maximum number of words."""
+    max_chars: Annotated[int, Ge(1)] = decides(1000, "caption_too_long")
+    """Maximum number of characters."""
 
     def require(self, section: str) -> None:
         """Check that some caption can meet the bounds.
@@ -126,7 +127,7 @@ class OnlyEmoji(
     checks.
     """
 
-    only_emoji_check: bool = setting(True)
+    only_emoji_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges a text."""
@@ -154,7 +155,7 @@ class CopiedThrough(
 ):
     """Drop translations of at least three words that equal their source, apart from case and final punctuation."""
 
-    copied_through_check: bool = setting(True)
+    copied_through_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges a source and its translation."""
@@ -179,13 +180,11 @@ class CopiedWords(
     pack does not list. Without a list, 0.4 drops as few of these.
     """
 
-    copied_words_check: bool = setting(True)
-    max_copied_share: float = setting(
-        0.15, "Maximum share of copied words, 0 to 1, if the pack lists `shared_words`.", ge=0, le=1
-    )
-    max_copied_share_unlisted: float = setting(
-        0.4, "Maximum share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
-    )
+    copied_words_check: bool = True
+    max_copied_share: Annotated[float, Interval(ge=0, le=1)] = 0.15
+    """Maximum share of copied words, if the pack lists `shared_words`."""
+    max_copied_share_unlisted: Annotated[float, Interval(ge=0, le=1)] = 0.4
+    """Maximum share of copied words, if the pack lists none."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the share of copied words; the limit depends on the pack's `shared_words`."""
@@ -202,10 +201,9 @@ class Repetition(
 ):
     """Drop translations that repeat the same words in a row."""
 
-    repetition_check: bool = setting(True)
-    max_repetitions: int = setting(
-        2, "Maximum number of times in a row for the same words, unless the source repeats them as often.", ge=1
-    )
+    repetition_check: bool = True
+    max_repetitions: Annotated[int, Ge(1)] = 2
+    """Maximum number of times in a row for the same words, unless the source repeats them as often."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the number of repetitions."""
@@ -221,7 +219,7 @@ class Repetitive(
 ):
     """Drop translations that the engine flagged as repetitive."""
 
-    repetitive_check: bool = setting(True)
+    repetitive_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the flag."""
@@ -237,7 +235,7 @@ class Truncated(
 ):
     """Drop translations that the engine cut off."""
 
-    truncated_check: bool = setting(True)
+    truncated_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the flag."""
@@ -257,15 +255,15 @@ class LengthRatio(
     short captions have 0.3 to 5, hence the slacks.
     """
 
-    length_ratio_check: bool = setting(True)
-    min_length_ratio: float = setting(0.5, "Minimum ratio of the translation's letters to the source's.", ge=0, le=1)
-    max_length_ratio: float = setting(2.5, "Maximum ratio of the translation's letters to the source's.", ge=1)
-    shorter_slack_letters: int = setting(
-        20, "A translation may always be this many letters shorter than its source.", ge=0
-    )
-    longer_slack_letters: int = setting(
-        30, "A translation may always be this many letters longer than its source.", ge=0
-    )
+    length_ratio_check: bool = True
+    min_length_ratio: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """Minimum ratio of the translation's letters to the source's."""
+    max_length_ratio: Annotated[float, Ge(1)] = 2.5
+    """Maximum ratio of the translation's letters to the source's."""
+    shorter_slack_letters: Annotated[int, Ge(0)] = 20
+    """A translation may always be this many letters shorter than its source."""
+    longer_slack_letters: Annotated[int, Ge(0)] = 30
+    """A translation may always be this many letters longer than its source."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the ratio, given the source for the slacks."""
@@ -290,7 +288,7 @@ class NumbersLost(
 ):
     """Drop translations that lack a number of their source, in digits and above 20."""
 
-    numbers_lost_check: bool = setting(True)
+    numbers_lost_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the lost numbers."""
@@ -306,7 +304,7 @@ class NumbersInvented(
 ):
     """Drop translations with a number, in digits, that their source lacks."""
 
-    numbers_invented_check: bool = setting(True)
+    numbers_invented_check: bool = True
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the invented numbers."""
@@ -331,13 +329,10 @@ class Score(
     them reaches 60. A limit of -0.7 would drop a tenth, of chrF 42.
     """
 
-    score_check: bool = setting(True)
-    min_translation_score: float = setting(
-        -1.0,
-        "Minimum mean log-probability per token, in nats. The scale differs [between "
-        "models](translation.md#measure-quality).",
-        le=0,
-    )
+    score_check: bool = True
+    min_translation_score: Annotated[float, Le(0)] = -1.0
+    """Minimum mean log-probability per token, in nats. The scale differs [between
+    models](translation.md#measure-quality)."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the score."""
@@ -358,10 +353,9 @@ class RoundTrip(
     fluent but wrong ones.
     """
 
-    round_trip_check: bool = setting(True)
-    min_round_trip_chrf: float = setting(
-        10.0, "Minimum chrF, 0 to 100, between the round trip and the source.", ge=0, le=100
-    )
+    round_trip_check: bool = True
+    min_round_trip_chrf: Annotated[float, Interval(ge=0, le=100)] = 10.0
+    """Minimum chrF between the round trip and the source."""
 
     def bind(self, captions: Captions) -> Judge:
         """Return a function that judges the chrF of the round trip."""
@@ -388,19 +382,15 @@ class Language(
     nothing is checked, and a warning is logged.
     """
 
-    language_check: bool = setting(True)
-    language_engine: str = setting(
-        "cascade",
-        "Engine that identifies the language: `cascade`, `fast`, `lingua` or `langdetect`.",
-        among=tuple(ENGINES),
-    )
-    min_language_probability: float = setting(
-        0.1, "Probability of the stated language, 0 to 1, from which on a caption is kept.", ge=0, le=1
-    )
-    min_other_probability: float = setting(
-        0.5, "Probability of another language, 0 to 1, from which on a caption may be dropped.", ge=0, le=1
-    )
-    min_language_letters: int = setting(15, "Captions with fewer letters are not checked.", ge=0)
+    language_check: bool = True
+    language_engine: Annotated[str, OneOf(ENGINES)] = "cascade"
+    """Engine that identifies the language: `cascade`, `fast`, `lingua` or `langdetect`."""
+    min_language_probability: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    """Probability of the stated language from which on a caption is kept."""
+    min_other_probability: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """Probability of another language from which on a caption may be dropped."""
+    min_language_letters: Annotated[int, Ge(0)] = 15
+    """Captions with fewer letters are not checked."""
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check; None if the engine does not know the language."""
@@ -457,10 +447,14 @@ class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
     section: ClassVar[str] = "clean"
     columns: ClassVar[TextColumns] = SOURCE
 
-    fix_encoding: bool = setting(True, "Undo mojibake.")
-    strip_markup: bool = setting(True, "Remove HTML tags and resolve entities.")
-    straighten_apostrophes: bool = setting(True, 'Write "l’albero" as "l\'albero".')
-    strip_suffixes: bool = setting(True, "Remove the labels and credits of stock sites and agencies.")
+    fix_encoding: bool = True
+    """Undo mojibake."""
+    strip_markup: bool = True
+    """Remove HTML tags and resolve entities."""
+    straighten_apostrophes: bool = True
+    """Write "l’albero" as "l'albero"."""
+    strip_suffixes: bool = True
+    """Remove the labels and credits of stock sites and agencies."""
 
 
 @dataclass(frozen=True, kw_only=True)

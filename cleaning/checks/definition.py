@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.language_pack import LanguagePack
-from data_catalog.base.settings import require_bounds
 from data_catalog.rows.drop_reasons import Reason
 from data_catalog.rows.origins import has_original
 from data_catalog.rows.stages import ColumnCheck, Drop, pending_rows, reject, set_values
@@ -33,29 +32,9 @@ Judge = Callable[..., Drop | None]
 TEXT = "text"
 
 
-def setting(
-    default: T,
-    description: str | None = None,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    among: Collection[str] | None = None,
-    decides: str | None = None,
-) -> T:
-    """Return a dataclass field with its description and bounds in its metadata, under pydantic's names.
-
-    Args:
-        default: default value.
-        description: meaning of the setting; None for a check's switch, which the check's docstring describes.
-        ge: least value.
-        gt: value that it must exceed.
-        le: largest value.
-        among: the names that it may have; for a tuple, the names that its items may have.
-        decides: the reason that it decides, if its check has several.
-    """
-    known = {"description": description, "ge": ge, "gt": gt, "le": le, "among": among, "decides": decides}
-    return field(default=default, metadata={name: value for name, value in known.items() if value is not None})
+def decides(default: T, reason: str) -> T:
+    """Return a dataclass field for a setting that decides one of the reasons of its check, with a default."""
+    return field(default=default, metadata={"decides": reason})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,21 +195,15 @@ class Section:
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "Checks that run first. The others follow in their usual order.")
+    order: tuple[str, ...] = ()
+    """Checks that run first. The others follow in their usual order."""
 
     def __post_init__(self) -> None:
-        """Check the bounds of every field and the names in `order`.
-
-        Raises:
-            SettingsError: a field is out of bounds; the text names it.
-        """
-        for each in fields(self):
-            path = f"{self.section}.{each.name}"
-            require_bounds(getattr(self, each.name), each.metadata, path)
-            if "among" in each.metadata:
-                value = getattr(self, each.name)
-                _require_names(value if isinstance(value, tuple) else (value,), each.metadata["among"], path)
-        _require_names(self.order, [check.name for check in self.check_types()], f"{self.section}.order")
+        """Check the names in `order`, and that the settings of each check fit together."""
+        known = [check.name for check in self.check_types()]
+        for name in self.order:
+            if name not in known:
+                raise SettingsError(f"{self.section}.order must name some of {', '.join(known)}, got {name!r}")
         for check in self.checks():
             check.require(self.section)
 
@@ -257,10 +230,9 @@ class Section:
         return [*own.values(), *of_checks.values(), order]
 
     @classmethod
-    def descriptions(cls) -> dict[str, str]:
-        """Return the description of each setting by name; a check's switch is described by what the check drops."""
-        switches = {check.switch(): check.drops() for check in cls.check_types()}
-        return {each.name: each.metadata.get("description") or switches[each.name] for each in cls.settings()}
+    def switches(cls) -> dict[str, str]:
+        """Return the descriptions of the settings that switch checks, by name: what the check drops."""
+        return {check.switch(): check.drops() for check in cls.check_types()}
 
     def checks(self) -> Iterator[CaptionCheck]:
         """Yield the checks with their settings, switched on or not, in the recipe's order."""
@@ -287,14 +259,6 @@ class Section:
         )
         bound = (check.rule(captions) for check in self.checks() if getattr(check, check.switch()))
         return [rule for rule in bound if rule is not None]
-
-
-def _require_names(given: Sequence[str], known: Collection[str], path: str) -> None:
-    for name in given:
-        if name not in known:
-            raise SettingsError(f"{path} names {name!r}, which is unknown: use {', '.join(known)}")
-    if len(set(given)) < len(given):
-        raise SettingsError(f"{path} names one of {', '.join(given)} twice")
 
 
 def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.Array | None = None) -> pa.Table:

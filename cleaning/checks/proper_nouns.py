@@ -28,9 +28,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from cleaning.checks.definition import CaptionCheck, Captions, Rule, Tagger, setting, warn_once
+from annotated_types import Interval
+
+from cleaning.checks.definition import CaptionCheck, Captions, Rule, Tagger, warn_once
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.rows.stages import Check, Drop
@@ -38,7 +40,8 @@ from data_catalog.rows.stages import Check, Drop
 if TYPE_CHECKING:
     from spacy.language import Language
 
-TAGGER_CHOICES = ("auto", "spacy", "stanza", "heuristic")
+TaggerChoice = Literal["auto", "spacy", "stanza", "heuristic"]
+TAGGER_CHOICES = get_args(TaggerChoice)
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
 # Components that do not affect the tags and take two thirds of the time.
 _SPACY_NOT_NEEDED = ("parser", "senter", "ner", "entity_linker", "lemmatizer", "trainable_lemmatizer")
@@ -55,19 +58,12 @@ class ProperNouns(
 ):
     """Drop captions that consist mostly of names."""
 
-    proper_noun_check: bool = setting(True)
-    proper_noun_tagger: str = setting(
-        "auto",
-        "Tagger of names: `auto` (spaCy or Stanza if installed with a model of the language, else the "
-        "heuristic), `spacy`, `stanza` or `heuristic`.",
-        among=TAGGER_CHOICES,
-    )
-    max_proper_noun_share: float = setting(
-        0.8,
-        "Share of names among words, above 0 and up to 1, from which on a caption is dropped.",
-        gt=0,
-        le=1,
-    )
+    proper_noun_check: bool = True
+    proper_noun_tagger: TaggerChoice = "auto"
+    """Tagger of names: `auto` (spaCy or Stanza if installed with a model of the language, else the heuristic), `spacy`,
+    `stanza` or `heuristic`."""
+    max_proper_noun_share: Annotated[float, Interval(gt=0, le=1)] = 0.8
+    """Share of names among words from which on a caption is dropped."""
 
     def find_tagger(self, pack: LanguagePack) -> Tagger | None:
         """Return the tagger to bind the check with; None if it needs none.

@@ -4,17 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 
 from cleaning.duplicates.near_captions import CaptionSimilarity, Said, cluster_captions
 from cleaning.text.scripts import exact_key
-from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import require_values
 from data_catalog.catalog.work import StepFacts
 from data_catalog.disk.files import save_parquet, unit_interval
 from data_catalog.rows.stages import Drop, pending_rows, reject, texts
@@ -33,18 +32,13 @@ class RepeatsConfig:
 
     near_captions: bool = True
     """Drop captions that are near-duplicates of an earlier caption of the same image."""
-    min_similarity: float = 0.85
-    """Similarity, above 0 and up to 1, from which on two captions are near-duplicates. Tested from 0.8 to 0.95."""
+    min_similarity: Annotated[float, Interval(gt=0, le=1)] = 0.85
+    """Similarity from which on two captions are near-duplicates. Tested from 0.8 to 0.95."""
     common_captions: bool = True
     """Drop captions that more than `max_images_per_caption` images have ("a photo of"). A hash of the images' ids
     decides which images keep them."""
-    max_images_per_caption: int = 1000
+    max_images_per_caption: Annotated[int, Ge(1)] = 1000
     """Maximum number of images, over all sources, with the same or a nearly equal caption."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_similarity <= 1:
-            raise SettingsError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
-        require_values("repeats", self, "max_images_per_caption")
 
 
 def crowded_rows(clusters: Rows, cap: int) -> Rows:

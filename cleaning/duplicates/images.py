@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 
 from cleaning.duplicates.captions import duplicate_captions
 from cleaning.duplicates.near_images import (
+    MAX_DISTANCE,
     Hashes,
     ImageSimilarity,
     Rows,
@@ -26,7 +29,6 @@ from cleaning.duplicates.near_images import (
     first_kept,
     first_similar,
     parse_thumbnails,
-    require_similarity_limits,
 )
 from cleaning.text.scripts import exact_key
 from data_catalog.base.errors import SettingsError
@@ -39,7 +41,7 @@ from data_catalog.rows.stages import Drop, pending_rows, reject, set_values, tex
 
 Flags = NDArray[np.bool_]
 
-IMAGE_CRITERIA = ("source", "resolution", "captions")
+Criterion = Literal["source", "resolution", "captions"]
 # Captions of the image that stays come first, so that the others count as duplicates.
 _ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
 # The least protected split first: of similar images in several splits, those of the last one stay. Upstream's held-out
@@ -65,11 +67,11 @@ class DuplicatesConfig:
     """Keep one of several samples with the same image bytes."""
     near_images: bool = True
     """Keep one of several samples with near-duplicate images."""
-    max_distance: int = 6
+    max_distance: Annotated[int, Interval(ge=0, le=MAX_DISTANCE)] = 6
     """Maximum number of the 64 bits of `phash` in which near-duplicates differ."""
-    max_thumbnail_difference: float = 0.2
+    max_thumbnail_difference: Annotated[float, Ge(0)] = 0.2
     """Maximum difference of their 8 x 8 colour thumbnails: 0 if equal, 1 if unrelated."""
-    keep: tuple[str, ...] = IMAGE_CRITERIA
+    keep: tuple[Criterion, ...] = get_args(Criterion)
     """Criteria that decide which sample stays, in order: the best "source", the highest "resolution" before resizing,
     the most "captions"; then the lowest id."""
     sources: tuple[str, ...] = ()
@@ -82,20 +84,12 @@ class DuplicatesConfig:
     captions: bool = True
     """Drop captions equal to an earlier one of the same image, ignoring case, width, white space and final
     punctuation."""
-    placeholder_urls: int = 10
+    placeholder_urls: Annotated[int, Ge(0)] = 10
     """Image bytes that this many URLs of one host share (at least 2) are a placeholder. 0 turns the check off."""
 
     def __post_init__(self) -> None:
-        require_similarity_limits("duplicates", self.max_distance, self.max_thumbnail_difference)
-        if self.placeholder_urls < 0 or self.placeholder_urls == 1:
-            raise SettingsError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
-        for name in self.keep:
-            if name not in IMAGE_CRITERIA:
-                raise SettingsError(
-                    f"duplicates.keep names {name!r}, which is unknown: use {', '.join(IMAGE_CRITERIA)}"
-                )
-        if len(set(self.keep)) < len(self.keep):
-            raise SettingsError("duplicates.keep names a criterion twice: name each once")
+        if self.placeholder_urls == 1:
+            raise SettingsError("duplicates.placeholder_urls must be 0, or at least 2, got 1")
 
     def source_order(self, names: Sequence[str]) -> list[str]:
         """Return the names of a recipe's sources, the best first.

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_catalog.base.errors import SettingsError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -53,18 +52,6 @@ _PAIRS_AT_ONCE = 1 << 7
 # Most pairs of near hashes, in addition to one a row, whose thumbnails are compared at once. If there are more, most
 # rows are duplicates: the first half is deduplicated first, and rows similar to it are not compared further.
 _MORE_PAIRS = 1 << 17
-
-
-def require_similarity_limits(section: str, max_distance: int, max_difference: float) -> None:
-    """Check the limits of similarity of a section of a recipe.
-
-    Raises:
-        SettingsError: a limit is out of bounds.
-    """
-    if not 0 <= max_distance <= MAX_DISTANCE:
-        raise SettingsError(f"{section}.max_distance must be between 0 and {MAX_DISTANCE}, got {max_distance}")
-    if not max_difference >= 0:
-        raise SettingsError(f"{section}.max_thumbnail_difference must not be negative, got {max_difference}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from data_catalog.base.errors import SettingsError
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Any)
 
-PRECISIONS = ("auto", "fp32", "bf16")
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def native_precision(device: str = "cpu") -> str:

@@ -1,18 +1,27 @@
-"""Settings: what-settings and how-settings of config dataclasses, conversion to JSON values, and range checks."""
+"""Settings: what-settings and how-settings of config dataclasses, and their conversion to JSON values."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from data_catalog.base.errors import SettingsError
 
 T = TypeVar("T")
 
-_BOUNDS = ("ge", "gt", "le")  # pydantic's and annotated_types' names
+
+class OneOf:
+    """Bound of a setting that has one of the names of a table: `Annotated[str, OneOf(FORMATS)]`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> Mapping[str, Any]:
+        from pydantic_core.core_schema import literal_schema
+
+        return literal_schema(list(self.names))
+
 
 # Metadata of a how-setting: it decides how a run goes, not its output, and is in no key and no manifest.
 HOW: Mapping[str, bool] = MappingProxyType({"how": True})
@@ -79,71 +88,7 @@ def values_at(paths: Iterable[str], settings: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-def require_values(
-    section: str, config: Any, positive: str, not_negative: str = "", **choices: Collection[str]
-) -> None:
-    """Refuse settings of a section that are no number of that sign, or not among their choices.
-
-    Names of numbers are separated by blanks; a choice counts for each item of a tuple, and an empty one is not listed.
-    """
-    path = f"{section}." if section else ""
-    for name in positive.split():
-        if not 0 < getattr(config, name) < math.inf:
-            raise SettingsError(f"{path}{name} must be positive, got {getattr(config, name)}")
-    for name in not_negative.split():
-        if not 0 <= getattr(config, name) < math.inf:
-            raise SettingsError(f"{path}{name} must not be negative, got {getattr(config, name)}")
-    for name, known in choices.items():
-        value, among = getattr(config, name), ", ".join(filter(None, known))
-        if isinstance(value, tuple):
-            for item in value:
-                if item not in known:
-                    raise SettingsError(f"{path}{name} has an unknown name {item!r}: use {among}")
-        elif value not in known:
-            raise SettingsError(f"{path}{name} must be one of {among}, got {value!r}")
-
-
 def require_list(given: object, item: str) -> None:
     """Refuse one item, such as a "text", where a list belongs. A text would be taken for a list of its letters."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise SettingsError(f"give a list of {item}s, not one {item}")
-
-
-@functools.cache
-def bounds_of(config_type: type) -> Mapping[str, Mapping[str, float]]:
-    """Return the bounds of a config's numbers by name, from annotations such as `Annotated[int, Interval(ge=1, le=9)]`.
-
-    The annotation may be that of an option of a union, or of the items of a tuple.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for name, hint in get_type_hints(config_type, include_extras=True).items():
-        marks = [mark for part in (hint, *get_args(hint)) for mark in getattr(part, "__metadata__", ())]
-        bounds = {
-            bound: value for mark in marks for bound in _BOUNDS if (value := getattr(mark, bound, None)) is not None
-        }
-        found |= {name: bounds} if bounds else {}
-    return found
-
-
-def check_bounds(config: object, section: str = "") -> None:
-    """Raise `SettingsError`, naming the setting, for a number outside the bounds of its annotation."""
-    config_type: Any = type(config)
-    for name, bounds in bounds_of(config_type).items():
-        value = getattr(config, name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if item is not None:
-                require_bounds(item, bounds, f"{section}.{name}".removeprefix("."))
-
-
-def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    """Raise `SettingsError` unless a setting is within the bounds of its field. NaN is never within bounds."""
-    ge, gt, le = map(bounds.get, _BOUNDS)
-    is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
-    if not is_within:
-        if gt is not None:
-            wanted = f"be above {gt}" if le is None else f"be in ({gt}, {le}]"
-        elif le is not None:
-            wanted = f"be at most {le}" if ge is None else f"be between {ge} and {le}"
-        else:
-            wanted = f"be at least {ge}" if ge else "not be negative"
-        raise SettingsError(f"{path} must {wanted}, got {value}")

@@ -13,6 +13,7 @@ from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 
 Format = Literal["huggingface", "webdataset", "urls"]
+Pixels = Literal["licensed", "noncommercial", "all", "none"]  # `data_catalog.exports.rights` explains them
 FORMATS: dict[str, str] = {
     "huggingface": 'Parquet shards with a dataset card and Croissant metadata, for datasets.load_dataset("FOLDER")',
     "webdataset": "tar shards with sizes.json, for webdataset and open_clip's trainer",
@@ -26,7 +27,7 @@ class ExportConfig:
 
     format: Format
     """Format of the export; see the list above."""
-    pixels: Literal["licensed", "noncommercial", "all", "none"] = "licensed"
+    pixels: Pixels = "licensed"
     """Images to include as pixels: with a free license (licensed), also with a license that forbids only commercial use
     (noncommercial), all regardless of license (all), or none."""
     allowed: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
+from data_catalog.catalog.export_formats import Pixels
 from data_catalog.catalog.manifest import Manifest
 
 FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
@@ -105,7 +106,10 @@ def _creative_commons(name: str) -> License | None:
 
 
 # Values of --pixels. LICENSED includes free licenses only; WITH_NONCOMMERCIAL also those that forbid commercial use.
-LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "none"
+LICENSED: Final = "licensed"
+WITH_NONCOMMERCIAL: Final = "noncommercial"
+ALL: Final = "all"
+NONE: Final = "none"
 
 # Reasons to withhold the pixels of a row.
 WITHOUT_PIXELS = "the export was made without pixels"
@@ -135,7 +139,7 @@ class SourceRights:
 class Policy:
     """Rules that decide whether the pixels of a row are exported."""
 
-    pixels: str  # as in `ExportConfig`
+    pixels: Pixels
     sources: Mapping[str, SourceRights]  # rights that the recipe states
     allowed: frozenset[str] = frozenset()  # sources whose images may be passed on, as the user states
 

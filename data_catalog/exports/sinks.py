@@ -80,7 +80,6 @@ def sample_key(sample_id: str) -> str:
 
 
 FIRST, EVERY = "first", "every"
-CAPTIONS = (FIRST, EVERY)
 # Adds the rows of a shard; all shards of a split come one after the other.
 Add = Callable[[JudgedShard], None]
 

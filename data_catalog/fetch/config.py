@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import HOW, check_bounds, how, require_values
+from data_catalog.base.settings import HOW, how
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.urls import USUAL_PORTS, WIDTHS, fetchable_url, parse_url
 from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
@@ -38,9 +38,6 @@ class HostLimits:
     """Maximum concurrent requests."""
     requests_per_s: Annotated[float, Interval(ge=0, le=MAX_REQUESTS_PER_S)] | None = None
     """Maximum requests per second, as `host_requests_per_s`."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "fetch.hosts.*")
 
 
 # Limits that operators ask for. Wikimedia's robot policy for media allows two connections and 25 Mbit/s.
@@ -74,12 +71,12 @@ IMG2DATASET_LIMITS = (
 class FetchConfig:
     """Settings of fetching images: limits, hosts, retries, and the identification of the client."""
 
-    engine: str = POLITE
+    engine: Literal["polite", "img2dataset"] = "polite"
     """"polite", or "img2dataset", which only heeds `timeout_s`, `retries`, `threads` (of each process), `max_bytes` and
     X-Robots-Tag."""
-    distributor: str = how("multiprocessing")
+    distributor: Literal["multiprocessing", "pyspark", "ray"] = how("multiprocessing")
     """img2dataset's: "multiprocessing", "pyspark" or "ray", as they are configured."""
-    processes: int = how(2)
+    processes: Annotated[int, Ge(1)] = how(2)
     """Processes of img2dataset."""
     timeout_s: Annotated[float, Interval(ge=0.01, le=3600)] = how(10.0)
     """Maximum seconds to connect, or to wait for the next bytes."""
@@ -126,12 +123,9 @@ class FetchConfig:
     fetches originals."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "fetch")
         for host in self.hosts:
             if not host or host != host.lower().strip(". ") or set(host) & set("/:@*"):
                 raise SettingsError(f"fetch.hosts names {host!r}, but needs a host or domain such as example.org")
-        distributors = ("multiprocessing", "pyspark", "ray")
-        require_values("fetch", self, "processes", engine=(POLITE, IMG2DATASET), distributor=distributors)
         if self.wikimedia_width not in (0, *WIDTHS):
             raise SettingsError(f"fetch.wikimedia_width must be 0 or one of {WIDTHS}, got {self.wikimedia_width}")
         sent = self.full_user_agent

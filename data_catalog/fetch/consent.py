@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from data_catalog.base.settings import require_values
+from data_catalog.base.settings import OneOf
 
 # The drafts of the IETF's working group AIPREF that this module implements, both of 19 August 2026: how a statement of
 # preference is attached to a file, and its vocabulary. Read their newest versions before you change a label.
@@ -39,13 +39,12 @@ _LONGEST_RECORD, _MOST_RECORDS, _LONGEST_DETAIL = 1000, 10, 200
 class ConsentConfig:
     """Settings of opt-out signals: all of them are respected unless they are named here."""
 
-    ignore: tuple[str, ...] = ()
+    ignore: tuple[Annotated[str, OneOf(SIGNALS)], ...] = ()
     """Signals to ignore, at your own responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", "train-ai" (a
     label of Content-Usage)."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown signal. Sort the names, so that their order changes no key."""
-        require_values("consent", self, "", ignore=SIGNALS)
+        """Sort the names, so that their order changes no key."""
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def respects(self, signal: str) -> bool:

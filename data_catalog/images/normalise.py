@@ -6,7 +6,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import check_bounds, require_bounds, require_values
+from data_catalog.base.settings import OneOf
 from data_catalog.images.decoding import (
     ImageRejectedError,
     Pixels,
@@ -26,7 +26,6 @@ from data_catalog.images.decoding import (
     upright,
 )
 
-RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 # Keys are img2dataset's names.
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -39,14 +38,12 @@ _BY_SHORTER_SIDE = ("keep_ratio", "center_crop")
 _BORDER_COLOUR = (255, 255, 255)
 _MAX_FLOAT_PIXELS = 2_000_000  # above it, averaging in floats needs too much memory for the time that it saves
 _FRACTION_MARGIN = 2  # a JPEG decoded at a fraction still has at least this many times the wanted size
-# OpenCV's option of the quality of JPEG and WebP, and of the compression level of PNG; the bounds of both.
+# OpenCV's option of the quality of JPEG and WebP, and of the compression level of PNG.
 _QUALITY = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION}
-_QUALITY_BOUNDS = {"jpg": {"ge": 1, "le": 100}, "webp": {"ge": 1, "le": 100}, "png": {"ge": 0, "le": 9}}
 _LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383, "png": 1_000_000}  # that OpenCV writes, in pixels
 _HASH_SIDE = 32  # of the grey picture that the hash is computed from
 THUMBNAIL_SIDE = 8  # of the colour thumbnail that distinguishes pictures with the same hash
 THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
-_ANIMATED = ("reject", "first")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 # Options of mallopt, from glibc's malloc.h: the mmap threshold, of which it accepts no larger one; the trim threshold.
 _MALLOC = {-3: 32 * 1024**2, -1: 128 * 1024**2}
@@ -58,18 +55,18 @@ class NormaliseConfig:
 
     image_size: Annotated[int, Interval(ge=1, le=16384)] = 256
     """Side of the result, in pixels. `resize_mode` decides which side."""
-    resize_mode: str = "keep_ratio"
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
     """Side that becomes `image_size`: "keep_ratio" (the shorter), "keep_ratio_largest" (the longer), "center_crop" (the
     shorter, then cropped to a square), "border" (the longer, then padded to a white square), or "no" (not resized)."""
     resize_only_if_bigger: bool = True
     """Leave smaller images unchanged: neither resized, cropped nor padded."""
-    upscale_interpolation: str = "lanczos"
+    upscale_interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = "lanczos"
     """Interpolation for enlarging: "nearest", "linear", "cubic", "area" or "lanczos"."""
-    downscale_interpolation: str = "area"
+    downscale_interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = "area"
     """Interpolation for shrinking, from the same list."""
-    encode_format: str = "jpg"
+    encode_format: Literal["jpg", "webp", "png"] = "jpg"
     """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
-    encode_quality: int = 95
+    encode_quality: Annotated[int, Interval(ge=0, le=100)] = 95
     """Quality of jpg and webp, 1 to 100. Compression level of png, 0 to 9."""
     min_image_size: Annotated[int, Interval(ge=1, le=16384)] = 32
     """Minimum shorter side of an original, in pixels."""
@@ -77,7 +74,7 @@ class NormaliseConfig:
     """Maximum ratio of an original's longer side to its shorter side."""
     max_pixels: Annotated[int, Interval(ge=1, le=2**31)] = 64_000_000
     """Maximum number of pixels of an original. Larger images are rejected before they are decoded."""
-    animated: str = "reject"
+    animated: Literal["reject", "first"] = "reject"
     """Files with several frames or pages: "reject" them, or use the "first" frame."""
     matte: str = "#ffffff"
     """Colour behind transparent pixels, such as "#ffffff" for white."""
@@ -94,11 +91,12 @@ class NormaliseConfig:
     """Bytes of address space for the decoding process, besides its libraries. Default: 2 GiB."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "normalise")
-        by = INTERPOLATIONS
-        require_values("normalise", self, "", upscale_interpolation=by, downscale_interpolation=by)
-        require_values("normalise", self, "", resize_mode=RESIZE_MODES, encode_format=_QUALITY, animated=_ANIMATED)
-        require_bounds(self.encode_quality, _QUALITY_BOUNDS[self.encode_format], "normalise.encode_quality")
+        least, most = (0, 9) if self.encode_format == "png" else (1, 100)
+        if not least <= self.encode_quality <= most:
+            raise SettingsError(
+                f"normalise.encode_quality must be from {least} to {most} for {self.encode_format}, got "
+                f"{self.encode_quality}"
+            )
         if not _COLOUR.fullmatch(self.matte):
             raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from annotated_types import Interval
 
 from data_catalog.base.errors import DefectError, SettingsError
-from data_catalog.base.settings import require_values
 from data_catalog.catalog.duckdb_file import broken_laws, recounted
 from data_catalog.catalog.manifest import (
     MANIFEST_FORMAT,
@@ -75,19 +75,17 @@ _OF_IMAGE = ("width", "height", "original_width", "original_height", "sha256", "
 class SplitConfig:
     """Split of the samples: upstream's own splits, and shares drawn by a hash of each sample's id."""
 
-    by: str | None = None
+    by: Literal["upstream", "hash"] | None = None
     """Origin of the splits: "upstream" keeps those that sources state and draws the rest; "hash" (the default) draws
     all. Required if a source states splits."""
-    val: float = 0.05
-    """Share of images to validate on, from 0 to below 1."""
-    test: float = 0.0
-    """Share of images to test on, from 0 to below 1."""
+    val: Annotated[float, Interval(ge=0, lt=1)] = 0.05
+    """Share of images to validate on."""
+    test: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of images to test on."""
     salt: str = "vernaclip"
     """Text hashed with each sample's id. Another text draws other splits."""
 
     def __post_init__(self) -> None:
-        choices = {} if self.by is None else {"by": (UPSTREAM, "hash")}
-        require_values("split", self, "", "val test", **choices)
         if not self.val + self.test < 1:
             raise SettingsError(f"split.val {self.val} and split.test {self.test} leave nothing to train on")
 

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import require_values
 from data_catalog.rows.schema import NATIVE
 
 HUMAN_TRANSLATION, MACHINE_TRANSLATION = "human_translation", "machine_translation"
@@ -41,7 +40,6 @@ class CaptionOrigin:
     translator: str | None = None
 
     def __post_init__(self) -> None:
-        require_values("", self, "", origin=ORIGINS)
         is_native = self.origin == NATIVE or (self.translator or "").strip().lower() == NATIVE
         if self.translator and is_native:
             raise SettingsError(

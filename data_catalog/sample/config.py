@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Interval
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import PATH, check_bounds, require_bounds, require_values
+from data_catalog.base.settings import PATH, OneOf
 
-LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
 WIT, COCO, CC3M, FLICKR8K = "wit", "coco", "cc3m", "flickr8k"
 SOURCES = (WIT, COCO, CC3M, FLICKR8K)
@@ -65,25 +64,21 @@ class ScenesConfig:
     base_url: str
     """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765"."""
     num_images: Annotated[int, Ge(MIN_IMAGES)] = 6000
-    """Number of images in all four datasets together, at least 40."""
-    target_language: str = "it"
+    """Number of images in all four datasets together."""
+    target_language: Literal["en", "it", "de"] = "it"
     """Language of the native captions (the WIT file): "it", "de" or "en"."""
     seed: int = 1
     """Random seed. Another seed draws another sample."""
-    fault_rates: Mapping[str, float] = field(default_factory=dict)
+    fault_rates: Mapping[Annotated[str, OneOf(FAULTS)], Annotated[float, Interval(ge=0, le=MOST_FAULTY)]] = field(
+        default_factory=dict
+    )
     """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, in the datasets that have it.
     Other faults keep their default rates."""
     figures: Annotated[float, Interval(ge=0, le=MOST_FIGURES)] = 0.0
-    """Share of images, at most 0.4, that show few kinds of figures: two or three equal ones in a colour, or two in ink
-    side by side ("a star to the left of a square")."""
+    """Share of images that show few kinds of figures: two or three equal ones in a colour, or two in ink side by side
+    ("a star to the left of a square")."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "scenes")
-        require_values("scenes", self, "", target_language=LANGUAGES)
-        for kind, rate in self.fault_rates.items():
-            if kind not in FAULTS:
-                raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")
-            require_bounds(rate, {"ge": 0, "le": MOST_FAULTY}, f"scenes.fault_rates.{kind}")
         for source in SOURCES:
             total = sum(rate_of(kind, self.fault_rates) for kind, fault in FAULTS.items() if source in fault.sources)
             if total > MOST_FAULTY:
@@ -110,6 +105,3 @@ class ServeConfig:
     """Folder of the files to serve. The run itself may create it."""
     port: Annotated[int, Interval(ge=1, le=65535)]
     """Port on this machine. Changing it changes all image URLs."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "serve")

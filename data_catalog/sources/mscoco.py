@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from data_catalog.base.errors import InputError
-from data_catalog.base.settings import PATH, path_setting
-from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
+from data_catalog.base.settings import PATH, OneOf, path_setting
+from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS, CaptionOrigin
 from data_catalog.rows.schema import NATIVE
 from data_catalog.rows.urls import flickr_page
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
@@ -44,7 +44,7 @@ class MscocoConfig(FilesConfig):
     images: str | None = path_setting(None)
     """Folder, zip or tar of the images, or a glob of them, named as in `file_name`. By default images are fetched by
     URL."""
-    origin: str | None = None
+    origin: Annotated[str, OneOf(ORIGINS)] | None = None
     """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
     By default the source's own; for MSCOCO-IT, the file names decide."""
     translator: str | None = None

@@ -8,12 +8,12 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import PATH, path_setting
+from data_catalog.base.settings import PATH, OneOf, path_setting
 from data_catalog.rows.image_formats import is_image_name
-from data_catalog.rows.origins import CaptionOrigin
+from data_catalog.rows.origins import ORIGINS, CaptionOrigin
 from data_catalog.rows.schema import NATIVE
 from data_catalog.rows.urls import is_web_url, url_key
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
@@ -56,7 +56,7 @@ class PairsConfig(FilesConfig):
     """ISO 639-1 code of the captions; with `lang_column`, of those without a code there. One of the two is required."""
     lang_column: str | None = None
     """Column of the language code of each caption."""
-    origin: str = NATIVE
+    origin: Annotated[str, OneOf(ORIGINS)] = NATIVE
     """Origin of the captions: "native", "human_translation", "machine_translation" or
     "machine_translation_corrected"."""
     translator: str | None = None

@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge
 
-from data_catalog.base.settings import check_bounds
 from data_catalog.disk.files import order_key
 from data_catalog.rows.drop_reasons import Reason
 from data_catalog.rows.urls import is_web_url
@@ -184,9 +183,6 @@ class RowLimit:
     or none. Malformed rows count. A larger limit adds rows; 0 reads all."""
     limit_seed: int = 0
     """Seed of the draw."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
     def stated(self) -> dict[str, Any]:
         """Return the settings for keys and manifest; empty if all rows are read."""

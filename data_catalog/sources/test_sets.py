@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from annotated_types import Ge, MinLen
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.base.settings import PATH, how, path_setting, require_values
+from data_catalog.base.settings import PATH, how, path_setting
 from data_catalog.rows.identities import (
     canonical_identities,
     name_identities,
@@ -111,7 +113,7 @@ class TestSetConfig(FilesConfig, ABC):
     images: str | None = path_setting(None)
     """Folder, zip or tar of the images, or a glob of them. Without it the leak guard compares identities and captions
     only."""
-    num_images: int = how(0)
+    num_images: Annotated[int, Ge(0)] = how(0)
     """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
     @abstractmethod
@@ -226,13 +228,8 @@ class KarpathyTestConfig(TestSetConfig):
 
     files: tuple[str, ...] = field(metadata=PATH)
     """JSON files."""
-    splits: tuple[str, ...] = ("test",)
+    splits: Annotated[tuple[Literal["test", "val", "train"], ...], MinLen(1)] = ("test",)
     """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
-
-    def __post_init__(self) -> None:
-        require_values("", self, "", splits=("test", "val", "train"))
-        if not self.splits:
-            raise SettingsError("splits is empty: give at least one of test, val, train")
 
     def records(self) -> TestSetRecords:
         """Yield a record for each sentence about an image in the splits."""
@@ -342,7 +339,7 @@ class CrossmodalConfig(TestSetConfig):
     """captions.jsonl, and optionally the CSV of attributions (columns ImageID, OriginalURL, OriginalLandingURL)."""
     languages: tuple[str, ...] = ()
     """Codes of the languages to read ("it", "quz"). By default the target language; an empty list reads all."""
-    num_images: int = how(3600)
+    num_images: Annotated[int, Ge(0)] = how(3600)
 
     def records(self) -> TestSetRecords:
         """Yield the records of each image.
@@ -414,7 +411,7 @@ class Xtd10Config(TestSetConfig):
     """A list of image names, and lists of captions."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of the lists to read. By default the target language; an empty list reads all."""
-    num_images: int = how(1000)
+    num_images: Annotated[int, Ge(0)] = how(1000)
 
     def records(self) -> TestSetRecords:
         """Yield the records of each image.

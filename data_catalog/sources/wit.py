@@ -8,10 +8,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import MinLen
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.settings import PATH, require_values
+from data_catalog.base.settings import PATH
 from data_catalog.rows.urls import canonical_url, is_web_url, url_key
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import FilesConfig, Trouble, read_lines, text_trouble, upstream_files
@@ -37,14 +39,9 @@ class WitConfig(FilesConfig):
     """TSV files."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of the pages to read. By default the target language."""
-    caption_kinds: tuple[str, ...] = ("reference",)
+    caption_kinds: Annotated[tuple[Literal["reference", "attribution", "alt_text"], ...], MinLen(1)] = ("reference",)
     """Kinds of captions to read: "reference" (below the image on the page, as CLIP-Italian used), "attribution" (on the
     image's own page, often in another language) and "alt_text"."""
-
-    def __post_init__(self) -> None:
-        require_values("", self, "", caption_kinds=_CAPTION_COLUMNS)
-        if not self.caption_kinds:
-            raise SettingsError(f"caption_kinds is empty: give at least one of {', '.join(_CAPTION_COLUMNS)}")
 
 
 def read_wit(config: WitConfig) -> OpenFiles:

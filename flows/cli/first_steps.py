@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError, TransientError
-from data_catalog.base.plain_text import visible_text
 from flows.cli.output import is_quiet, say, say_json, say_table
 from flows.options import Json
 
@@ -48,16 +47,14 @@ def init(
     started = write_first_recipe(name, language, pairs=pairs, images=images, parallel=parallel)
     if is_quiet():
         return
-    for line in started.found:
-        say(visible_text(f"{line.topic:<10}{line.text}"))
-    if started.lacking:
-        say("\nMissing for this language:\n")
-    for finding in started.lacking:
+    say(started.found)
+    first, others = started.lacking[:2], started.lacking[2:]
+    for finding in first:
         say(finding_text(finding))
-    say(f"\nWritten: {', '.join(map(str, started.files))}\n\nTry next:")
-    width = max(len(line.topic) for line in started.commands)
-    for line in started.commands:
-        say(visible_text(f"  {line.topic:<{width}}  # {line.text}"))
+    if others:
+        topics = ", ".join(finding.topic for finding in others)
+        say(f"{'missing':<9}{topics}: `vernaclip doctor --language {started.language}` says what each costs")
+    say(f"\nWritten: {', '.join(map(str, started.files))}\n\nTry next:\n{started.commands}")
 
 
 def towers(*, language: Annotated[str | None, Parameter(metavar="LANG")] = None, json: Json = False) -> None:

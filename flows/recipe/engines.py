@@ -25,10 +25,6 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     """Return the engine that translates the recipe's captions, or None if there is nothing that it could translate.
 
     Rows in a third language are rejected later, with a reason for each.
-
-    Raises:
-        SettingsError: the engine is unknown.
-        InputError: a source is in another language, and no package for it is named or installed.
     """
     find_plugin(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
     needs = _needs_engine(recipe)
@@ -45,12 +41,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
 
 
 def require_packages(recipe: Recipe) -> None:
-    """Refuse a recipe whose Argos packages are missing, without opening them; other engines are not looked at.
-
-    Raises:
-        InputError: a package that the recipe needs is not there.
-        DamagedError: an installed one has changed.
-    """
+    """Refuse a recipe whose Argos packages are missing, without opening them; other engines are not looked at."""
     config, needs = recipe.translate, _needs_engine(recipe)
     if config.engine != "argos" or needs is False:
         return
@@ -72,11 +63,7 @@ def _needs_engine(recipe: Recipe) -> bool | None:
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """Return the engine that translates back, or None if the recipe has no round trips.
-
-    Raises:
-        InputError: the engine cannot be opened.
-    """
+    """Return the engine that translates back, or None if the recipe has no round trips."""
     if not recipe.translate.round_trip:
         return None
     route = list(reversed(engine_route(recipe)))
@@ -84,12 +71,7 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
 
 
 def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
-    """Return the recipe's engine, whatever the languages of its sources.
-
-    Raises:
-        SettingsError: the engine is unknown.
-        InputError: the engine cannot be opened.
-    """
+    """Return the recipe's engine, whatever the languages of its sources."""
     return open_translator(recipe.translate, engine_route(recipe), cache_dir=root / "packages")
 
 
@@ -102,11 +84,7 @@ def engine_route(recipe: Recipe) -> list[LanguagePack]:
 
 
 def setting_values(overrides: Overrides) -> dict[str, Any]:
-    """Return overrides of an engine's settings as a table, not yet validated. Keys may begin with "translate.".
-
-    Raises:
-        SettingsError: a text is not `key=value`.
-    """
+    """Return overrides of an engine's settings as a table, not yet validated. Keys may begin with "translate."."""
     values = override_values(overrides)
     named = values.pop("translate", {})
     if not isinstance(named, Mapping):
@@ -115,11 +93,7 @@ def setting_values(overrides: Overrides) -> dict[str, Any]:
 
 
 def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
-    """Return validated settings of an engine that translates in one direction.
-
-    Raises:
-        SettingsError: a setting is unknown, wrong or about round trips.
-    """
+    """Return validated settings of an engine that translates in one direction."""
     for name in values:
         if name == "round_trip" or name.startswith("reverse_"):
             raise SettingsError(f"translate.{name} can be set in recipes only: this command does not translate back")
@@ -135,19 +109,7 @@ def open_one_way(
     memory: Path | None,
     cache_dir: Path,
 ) -> Translator:
-    """Return the engine that a command's settings name, with its memory.
-
-    Args:
-        values: settings of `[translate]`.
-        from_code: language that it reads.
-        to_code: language that it writes.
-        language_packs: TOML files of language packs.
-        memory: folder of a translation memory.
-        cache_dir: folder in which packages are unpacked.
-
-    Raises:
-        PipelineError: a setting is unknown, wrong or about round trips; or the engine cannot be opened.
-    """
+    """Return the engine that a command's settings of `[translate]` name, with its memory; packs are TOML files."""
     config = one_way_config(values)
     codes = route_codes(from_code, config, to_code)
     packs = packs_of(codes, language_packs)
@@ -155,21 +117,13 @@ def open_one_way(
 
 
 def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[str]:
-    """Return the languages of a translation: `--from`, the pivot if there is one, and `--to`.
-
-    Raises:
-        SettingsError: one is not a language code.
-    """
+    """Return the languages of a translation: `--from`, the pivot if there is one, and `--to`."""
     stops = {"--from": from_code, "translate.pivot": config.pivot, "--to": to_code}
     return [require_language(code, setting) for setting, code in stops.items() if code]
 
 
 def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePack]:
-    """Return the language pack of each code: from `files`, else the built-in one, else a minimal one.
-
-    Raises:
-        SettingsError: a file is not a language pack, or is for none of these languages.
-    """
+    """Return the language pack of each code: from `files`, else the built-in one, else a minimal one."""
     named = language_packs_of(files)
     needed = list(dict.fromkeys(codes))
     unused = sorted(named.keys() - set(needed))

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cleaning.languages.identification import caption_language, detectable_code
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.rows.stages import Check
 from flows.recipe.recipe import Recipe
@@ -31,12 +32,7 @@ def load_language_packs() -> dict[str, LanguagePack]:
 
 
 def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
-    """Return the language packs in the user's files, by code.
-
-    Raises:
-        PipelineError: a file cannot be loaded.
-        SettingsError: two packs are for the same language.
-    """
+    """Return the language packs in the user's files, by code, of which no two may be for the same language."""
     packs: dict[str, LanguagePack] = {}
     places: dict[str, str] = {}
     for file in dict.fromkeys(files):
@@ -48,11 +44,7 @@ def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
 
 
 def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
-    """Return the language packs in the files that a recipe names, by code.
-
-    Raises:
-        SettingsError: see `language_packs_of`; or `language_pack` is not for the target language.
-    """
+    """Return the language packs in the files that a recipe names, by code."""
     target = recipe.language_pack
     if target and (code := load_language_pack(target).code) != recipe.target_language:
         raise SettingsError(
@@ -63,20 +55,12 @@ def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
 
 
 def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> LanguagePack:
-    """Return the pack of a recipe's target language: the one that the recipe names, else the built-in one.
-
-    Raises:
-        SettingsError: there is neither.
-    """
+    """Return the pack of a recipe's target language: the one that the recipe names, else the built-in one."""
     return named.get(recipe.target_language) or load_language_pack(recipe.target_language)
 
 
 def change_rules(recipe: Recipe) -> ChangeRules | None:
-    """Return the rules by which captions of the target language change, or None if training changes none.
-
-    Raises:
-        SettingsError: the language pack has no rules for one of the kinds.
-    """
+    """Return the rules by which captions of the target language change, or None if training changes none."""
     if not recipe.train.needs_rules:
         return None
     pack = target_language_pack(recipe, named_language_packs(recipe))
@@ -95,29 +79,22 @@ def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyTyp
 
 
 def load_language_pack(name: str) -> LanguagePack:
-    """Return the built-in language pack of a code ("it"), or the pack in a file if the name ends in ".toml".
-
-    Raises:
-        SettingsError: the pack is unknown, or has an unknown key or a wrong type.
-        InputError: the file does not exist or is not TOML.
-    """
-    path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
-    if path.suffix == ".toml" and not name.endswith(".toml") and name not in available_language_packs():
+    """Return the built-in language pack of a code ("it"), or the pack in a file if the name ends in ".toml"."""
+    if not name.endswith(".toml") and name not in available_language_packs():
         raise SettingsError(
             f"there is no language pack {name!r}: use one of {', '.join(available_language_packs())}, "
             'or write one and name its file in the recipe with language_pack = "xx.toml"'
         )
-    try:
-        return _parsed(path.read_text(encoding="utf-8-sig"), path.name)
-    except OSError as error:
-        raise InputError(f"cannot read the language pack {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the language pack {path} is not TOML: {error}") from error
+    path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
+    with about(f"cannot read the language pack {path}"):
+        return _parsed(path.read_text(encoding="utf-8-sig"), path)
 
 
 @lru_cache(maxsize=16)
-def _parsed(text: str, name: str) -> LanguagePack:
-    return read(LanguagePack, tomllib.loads(text), name)
+def _parsed(text: str, path: Path) -> LanguagePack:
+    with about(f"the language pack {path} is not TOML"):
+        values = tomllib.loads(text)
+    return read(LanguagePack, values, path.name)
 
 
 def column_language(pack: LanguagePack) -> Check | None:

@@ -1,21 +1,23 @@
 """Recipes: all settings of a run, read from TOML and `--set` overrides into validated dataclasses."""
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from glob import escape, has_magic
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
+
+from annotated_types import Ge
 
 from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.base.errors import InputError, Refusals, SettingsError
+from data_catalog.base.boundary import about
+from data_catalog.base.errors import Refusals, SettingsError
 from data_catalog.base.language_pack import require_language
-from data_catalog.base.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, require_values, what_values
+from data_catalog.base.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, what_values
 from data_catalog.catalog.manifest import UPSTREAM
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
@@ -39,10 +41,6 @@ from translation.config import TranslateConfig
 DEFAULT_ROOT = Path("catalog")
 DATA = "data"
 
-# The parts of a setting's path. A part with dots, such as the name of a host, is in quotes.
-_KEYS = re.compile(r'"[^"]+"|[^."]+')
-
-
 # Settings that replace those of a recipe: `section.key=value` texts, or a table by section or dotted path.
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -51,20 +49,16 @@ Overrides = Sequence[str] | Mapping[str, Any]
 class BuildConfig:
     """Size of the shards of a dataset, and number of shards that are processed at the same time."""
 
-    shard_size: int = 5_000
+    shard_size: Annotated[int, Ge(1)] = 5_000
     """Approximate number of samples in a shard."""
-    workers: int = how(4)
+    workers: Annotated[int, Ge(1)] = how(4)
     """Number of steps that run at the same time."""
-    fetch_workers: int = how(8)
+    fetch_workers: Annotated[int, Ge(1)] = how(8)
     """Number of shards whose images are fetched at the same time, and as many for each host that has at least half of a
     shard's images."""
     dask_address: str | None = how(None)
     """Address of the Dask scheduler for `--executor dask`. Without it, `workers` processes on this machine run the
     steps."""
-
-    def __post_init__(self) -> None:
-        """Check that all numbers are positive."""
-        require_values("build", self, "shard_size workers fetch_workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,27 +130,20 @@ class Recipe(Dataset):
         return self.duplicates.source_order([source.name for source in self.sources])
 
 
-SECTIONS: dict[str, Any] = {
-    "scenes": ScenesConfig,
-    "serve": ServeConfig,
-    "build": BuildConfig,
-    "clean": CleanConfig,
-    "leaks": LeaksConfig,
-    "repeats": RepeatsConfig,
-    "translate": TranslateConfig,
-    "check": CheckConfig,
-    "fetch": FetchConfig,
-    "consent": ConsentConfig,  # a part of `Recipe.fetch`
-    "normalise": NormaliseConfig,
-    "image_text": ImageTextConfig,
-    "duplicates": DuplicatesConfig,
-    "split": SplitConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-    "align": AlignConfig,
-    "distil": DistilConfig,
-    "evaluate": EvaluateConfig,
-}
+def _sections() -> dict[str, Any]:
+    """Return the config dataclasses of all sections by name; `[consent]` is a part of `Recipe.fetch`."""
+    hints = get_type_hints(Recipe)
+    found: dict[str, Any] = {}
+    for each in fields(Recipe):
+        kind = next((kind for kind in (hints[each.name], *get_args(hints[each.name])) if is_dataclass(kind)), None)
+        if kind not in (None, SourceSettings, TestSetSettings):
+            found[each.name] = kind
+        if kind is FetchConfig:
+            found["consent"] = ConsentConfig
+    return found
+
+
+SECTIONS = _sections()
 # Sections with what-settings of a dataset, in the order of the manifest.
 _NOT_OF_DATASETS = ("scenes", "serve", "consent", "image_text", "model", "train", "align", "distil", "evaluate")
 _WHAT_SECTIONS = [name for name in SECTIONS if name not in _NOT_OF_DATASETS]
@@ -170,9 +157,8 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "target_language": recipe.target_language,
         "source_language": recipe.source_language,
+        **{section: what_values(getattr(recipe, section)) for section in _WHAT_SECTIONS},
     }
-    for section in _WHAT_SECTIONS:
-        settings[section] = what_values(getattr(recipe, section))
     # An explicit order of sources and the order of the recipe have the same effect.
     del settings["duplicates"]["sources"]
     settings["source_order"] = recipe.source_order
@@ -192,32 +178,22 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     Relative paths in a recipe file are relative to its folder. Those in built-in recipes and in overrides are relative
     to the current folder. In texts, `{root}`, `{recipe}` and `{data}` stand for the root of the catalog, the folder of
     the recipe file and the setting `data`.
-
-    Raises:
-        SettingsError: the recipe does not exist, is not TOML, or has an unknown key or an invalid value.
-        InputError: the file cannot be read.
     """
     file = find_recipe(recipe)
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # invalid TOML or UTF-8, or numbers of thousands of digits
-        raise SettingsError(f"{file} is not TOML: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
+    with about(f"cannot read the recipe {file}"):
+        data = file.read_bytes()
+    with about(f"{file} is not TOML", kind=SettingsError):
+        values = tomllib.loads(data.decode("utf-8-sig"))
     if is_file(recipe):
         values = _resolve_paths(values, file.parent.absolute())
-    _merge(values, override_values(overrides), ())
+    _merge(values, override_values(overrides), "")
     places = {"root": str(root), "recipe": str(file.parent)}
     places["data"] = str(_substitute(values.get("data", DATA), places))
     return _recipe(_substitute(values, places), reference=recipe, default_name=file.stem)
 
 
 def require_sources(recipe: Recipe) -> None:
-    """Raise if a recipe has no sources, which only `distil` can do without.
-
-    Raises:
-        SettingsError: it has none.
-    """
+    """Raise if a recipe has no sources, which only `distil` can do without."""
     if not recipe.sources:
         raise SettingsError(f"{recipe.reference} has no [sources.NAME] table, so there is no dataset to build")
 
@@ -229,23 +205,15 @@ def recipe_names() -> list[str]:
 
 def recipe_summary(name: str) -> str:
     """Return the summary of a built-in recipe, its first comment line."""
-    first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip()
+    return find_recipe(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
 def find_recipe(recipe: str) -> Path:
-    """Return the path of a recipe from its name or file.
-
-    Raises:
-        SettingsError: the recipe does not exist.
-    """
-    if is_file(recipe):
-        if not Path(recipe).is_file():
-            raise SettingsError(f"there is no recipe file {recipe}")
-        return Path(recipe)
-    path = _recipes_folder() / f"{recipe}.toml"
+    """Return the path of a recipe from its name or file."""
+    path = Path(recipe) if is_file(recipe) else _recipes_folder() / f"{recipe}.toml"
     if not path.is_file():
-        raise SettingsError(f"there is no recipe {recipe!r}: use one of {', '.join(recipe_names())}, or a TOML file")
+        use = "" if is_file(recipe) else f": use one of {', '.join(recipe_names())}, or a TOML file"
+        raise SettingsError(f"there is no recipe {f'file {recipe}' if is_file(recipe) else repr(recipe)}{use}")
     return path
 
 
@@ -265,58 +233,44 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
     {'train': {'steps': 10}, 'fetch': {'hosts': {'example.org': {'concurrency': 4}}}}
     >>> override_values({"train.steps": 10, "split": {"by": "hash"}})
     {'train': {'steps': 10}, 'split': {'by': 'hash'}}
-
-    Raises:
-        SettingsError: a text is not `section.key=value`.
     """
     values: dict[str, Any] = {}
-    if isinstance(overrides, Mapping):
-        for place, value in overrides.items():
-            _merge(values, _nested(_keys(place) or [place], value), ())
-        return values
-    for override in overrides:
-        place, equals, text = override.partition("=")
-        keys = _keys(place)
-        if not equals or not keys:
-            raise SettingsError(f"--set takes section.key=value, got {override!r}")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except (ValueError, RecursionError):
-            value = text  # a string without quotes
-        _merge(values, _nested(keys, value), ())
+    given = overrides.items() if isinstance(overrides, Mapping) else map(_parsed, overrides)
+    for place, value in given:
+        try:  # keys as TOML has them: a name with dots, such as that of a host, is in quotes
+            nested = tomllib.loads(f"{place} = 0")
+        except tomllib.TOMLDecodeError:
+            raise SettingsError(f"--set takes section.key=value, got {place!r} as the key") from None
+        _merge(values, _with_value(nested, value), "")
     return values
 
 
-def _keys(place: str) -> list[str]:
-    """Return the parts of a setting's path, without their quotes, or none if it is malformed."""
-    place = place.strip()
-    is_path = not _KEYS.sub("", place).strip(".")
-    return [key.strip('"') for key in _KEYS.findall(place)] if is_path else []
+def _parsed(override: str) -> tuple[str, Any]:
+    """Return key and value of a `section.key=value` text; a value that is not TOML is a string without quotes."""
+    place, equals, text = override.partition("=")
+    if not equals:
+        raise SettingsError(f"--set takes section.key=value, got {override!r}")
+    try:
+        return place, tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return place, text
 
 
-def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return a value in nested tables with the keys of `place`."""
-    for name in reversed(place):
-        value = {name: value}
-    nested: dict[str, Any] = value
-    return nested
+def _with_value(nested: Any, value: Any) -> Any:
+    """Return nested tables with a value in the place of their only leaf."""
+    return {name: _with_value(item, value) for name, item in nested.items()} if isinstance(nested, dict) else value
 
 
-def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    """Merge other values into `values`, table by table.
-
-    Raises:
-        SettingsError: a value takes the place of a section.
-    """
+def _merge(values: dict[str, Any], others: Mapping[str, Any], path: str) -> None:
+    """Merge other values into `values`, table by table; no value takes the place of a section."""
     for name, value in others.items():
-        place = (*path, name)
-        if isinstance(value, Mapping):
-            table = values.setdefault(name, {})
-            if not isinstance(table, dict):
-                raise SettingsError(f"{'.'.join(place)} is not a section: it is {table!r} in the recipe")
-            _merge(table, value, place)
-        else:
+        if not isinstance(value, Mapping):
             values[name] = value
+            continue
+        table = values.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{path}{name} is not a section: it is {table!r} in the recipe")
+        _merge(table, value, f"{path}{name}.")
 
 
 def _substitute(value: Any, places: Mapping[str, str]) -> Any:
@@ -332,12 +286,12 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
 
 def _resolve_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a recipe file with relative paths resolved against its folder."""
-    found: dict[str, Any] = _resolve_table({"data": DATA, **values}, Dataset, folder)
-    for name, kind in SECTIONS.items():
-        if name in found:
-            found[name] = _resolve_table(found[name], kind, folder)
+    found = _resolve_table({"data": DATA, **values}, Dataset, folder)
+    for name in found.keys() & SECTIONS.keys():
+        found[name] = _resolve_table(found[name], SECTIONS[name], folder)
     for section, kinds in (("sources", SOURCE_KINDS), ("test_sets", TEST_SET_KINDS)):
-        for name, table in dict(found.get(section) or {}).items() if isinstance(found.get(section), Mapping) else ():
+        tables = found.get(section)
+        for name, table in tables.items() if isinstance(tables, Mapping) else ():
             kind = table.get("kind", name) if isinstance(table, Mapping) else None
             if isinstance(kind, str) and kind in kinds:
                 found[section] = {**found[section], name: _resolve_table(table, kinds[kind].config_type, folder)}
@@ -348,11 +302,8 @@ def _resolve_table(table: Any, config_type: type, folder: Path) -> Any:
     """Return the table of a section with relative paths resolved against a folder."""
     if not isinstance(table, Mapping):
         return table
-    fields = section_fields(config_type)
-    return {
-        name: _resolve_path(value, fields[name].metadata.get("path"), folder) if name in fields else value
-        for name, value in table.items()
-    }
+    marks = {name: each.metadata.get("path") for name, each in section_fields(config_type).items()}
+    return {name: _resolve_path(value, marks.get(name), folder) for name, value in table.items()}
 
 
 def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
@@ -371,19 +322,11 @@ def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
 
 
 def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Recipe:
-    """Return the validated recipe of nested tables.
-
-    Raises:
-        SettingsError: a key is unknown or missing, or a value is invalid.
-    """
+    """Return the validated recipe of nested tables."""
     general, refusals = section_fields(Dataset), Refusals()
     known = {*general, *SECTIONS, "sources", "test_sets"}
-    for name in [name for name in values if name not in known]:
-        with refusals:
-            raise unknown_key(name, "a recipe", known)
+    refusals.errors += [unknown_key(name, "a recipe", known) for name in values if name not in known]
     with refusals:
-        if "target_language" not in values:
-            raise SettingsError('target_language is missing: set it in the recipe, as in target_language = "it"')
         dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
         for name in ("target_language", "source_language"):
             require_language(getattr(dataset, name), name)
@@ -401,10 +344,5 @@ def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Rec
     refusals.raise_all()
     if "consent" in sections:
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
-    return Recipe(
-        **{**asdict(dataset), "name": dataset.name or default_name},
-        reference=reference,
-        sources=sources,
-        test_sets=test_sets,
-        **sections,
-    )
+    named = {**asdict(dataset), "name": dataset.name or default_name, "reference": reference}
+    return Recipe(**named, sources=sources, test_sets=test_sets, **sections)

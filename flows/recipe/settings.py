@@ -1,4 +1,8 @@
-"""Validation of settings: values from TOML, `--set`, Prefect or Python become config dataclasses or one clear error."""
+"""Reading of settings: values from TOML, `--set`, Prefect, Python or options become config dataclasses, or one error.
+
+Bounds stand on the fields (`Annotated[int, Ge(1)]`, `Literal`, `OneOf`), where pydantic enforces them and JSON schemas
+show them. `__post_init__` checks only what concerns several fields, or the form of a text.
+"""
 
 import dataclasses
 import difflib
@@ -9,7 +13,6 @@ import threading
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,25 +20,14 @@ from pydantic_core import ErrorDetails
 
 from cleaning.checks.definition import Section
 from data_catalog.base.errors import Refusals, SettingsError
-from data_catalog.base.settings import bounds_of, require_bounds
 
 T = TypeVar("T")
 
-# Keys of earlier versions ("*" is any name), each with the present behaviour and what to do.
-_IMAGES_ARE_KNOWN = "images with a known outcome are never fetched again: remove this key"
-_CONSENT = "all opt-outs of servers are respected: remove this key or, if it was false, set consent.ignore = {}"
-OLD_KEYS: Mapping[str, str] = {
-    "build.chunk_size": "captions are translated shard by shard, with build.shard_size samples each: remove this key",
-    "build.keep_work": _IMAGES_ARE_KNOWN,
-    "build.reuse_images": _IMAGES_ARE_KNOWN,
-    "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
-    "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
-    "sources.*.licence": "its name is license",
-}
+OPTIONS = "--"  # the path of settings that are options of a command
 _CONFIGURING = threading.Lock()  # pydantic reads the configuration from the class
 _MOST_BITS = 63  # of a whole number
 _MOST_KEYS = 12  # that an error lists for a table
-_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+# What a setting must be, by pydantic's type of error and with its context.
 _WANTED = {
     "string_type": "a string",
     "path_type": "a path",
@@ -44,55 +36,47 @@ _WANTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "dict_type": "a table",
-    "mapping_type": "a table",
     "dataclass_type": "a table of settings",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} in number",
+    "too_long": "at most {max_length} in number",
 }
 
 
 def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection[str] = ()) -> T:
-    """Return a table of values as an instance of a config dataclass.
+    """Return a table of values as an instance of a config dataclass, or raise one `SettingsError` about all of them.
 
     Types are strict: a string is never converted to a number. A single item may stand for a list of one, and an empty
     string for None.
 
     Args:
         config_type: config dataclass whose attribute docstrings describe its fields.
-        values: the table, of JSON values.
-        path: path of the table in the recipe, such as "normalise".
+        values: the table, of JSON values, or an instance of the dataclass.
+        path: path of the table in the recipe, such as "normalise"; or `OPTIONS`.
         other_keys: other keys that the table may have, to be listed in an error.
-
-    Raises:
-        SettingsError: a key is unknown or missing, a type is wrong, or the dataclass refuses a value.
     """
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping | config_type):
         raise SettingsError(f"{path} must be a table of settings, got {values!r}")
-    known, refusals = section_fields(config_type), Refusals()
-    for name in [name for name in values if name not in known]:
-        with refusals:
-            raise unknown_key(f"{path}.{name}", path, {*known, *other_keys})
-    with refusals:
-        result: T = read_value(config_type, {name: values[name] for name in values if name in known}, path)
-    refusals.raise_all()
+    try:
+        text = json.dumps(_shaped(config_type, values, path))
+        result: T = _adapter(config_type).validate_json(text, strict=True)
+    except ValidationError as error:
+        refusals = Refusals()
+        # The first error of each field.
+        for first in {_parts(each): each for each in reversed(error.errors())}.values():
+            refusals.errors.insert(0, _settings_error(first, config_type, path, other_keys))
+        refusals.raise_all()
+        raise
     return result
 
 
-def read_value(kind: Any, value: Any, path: str) -> Any:
-    """Return a value validated as the annotated type `kind`.
-
-    Raises:
-        SettingsError: the value has another type, or is refused.
-    """
-    text = json.dumps(_shaped(kind, value, path))
-    try:
-        return _adapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        refusals = Refusals()
-        first_by_field = {each["loc"][:1]: each for each in reversed(error.errors())}
-        for first in reversed(first_by_field.values()):
-            with refusals:
-                raise _settings_error(first, kind, path) from error
-        refusals.raise_all()
-        raise
+def checked(config: T, path: str) -> T:
+    """Return a config dataclass that Python code or the options of a command filled, checked and shaped by `read`."""
+    return read(type(config), config, path)
 
 
 def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
@@ -119,9 +103,8 @@ def schema(config_type: type) -> dict[str, Any]:
         return complete(parts[name]) if name else {key: complete(item) for key, item in value.items()}
 
     found = complete(found)
-    named = found["properties"]
-    meanings = config_type.descriptions() if issubclass(config_type, Section) else _inherited_meanings(config_type)
-    fields = {name: named[name] for name in section_fields(config_type)}
+    meanings = _inherited_meanings(config_type)
+    fields = {name: found["properties"][name] for name in section_fields(config_type)}
     for name, field in fields.items():
         field["description"] = " ".join((field.get("description") or meanings.get(name, "")).split())
     return {**found, "properties": fields}
@@ -130,20 +113,12 @@ def schema(config_type: type) -> dict[str, Any]:
 def _inherited_meanings(config_type: type) -> dict[str, str]:
     """Return the descriptions of inherited fields, by name; pydantic finds only those of the class itself."""
     bases = [base for base in reversed(config_type.__mro__[1:]) if dataclasses.is_dataclass(base)]
-    return {name: field["description"] for base in bases for name, field in schema(base)["properties"].items()}
+    found = {name: field["description"] for base in bases for name, field in schema(base)["properties"].items()}
+    return found | (config_type.switches() if issubclass(config_type, Section) else {})
 
 
 def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
-    """Return the error for an unknown key, or for a key of an earlier version.
-
-    Args:
-        key: the key with its path.
-        table: the table that contains it.
-        known: keys that the table may have.
-    """
-    old = next((meaning for pattern, meaning in OLD_KEYS.items() if fnmatchcase(key, pattern)), None)
-    if old is not None:
-        return SettingsError(f"{key} is no longer a setting: {old}")
+    """Return the error for an unknown key, given with its path, in a table that may have the `known` ones."""
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     listed = f"{table} has {', '.join(sorted(known))}"
@@ -175,11 +150,7 @@ def _dataclasses_of(kind: Any) -> Iterator[type]:
 
 
 def _shaped(kind: Any, value: Any, path: str) -> Any:
-    """Return a JSON value in the shape of its type: a single item as a list of one, an empty string as None if allowed.
-
-    Raises:
-        SettingsError: JSON has no such value, such as a date.
-    """
+    """Return a value as JSON in the shape of its type: one item as a list of it, an empty string as None if allowed."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         some = next(option for option in arguments if option is not type(None))
@@ -188,13 +159,12 @@ def _shaped(kind: Any, value: Any, path: str) -> Any:
         return [_shaped(Any, item, path) for item in value]
     if origin is tuple:
         return [_shaped(Any, value, path)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         of_items = arguments[1] if origin is not None and len(arguments) > 1 else Any
-        return {
-            name: _shaped(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
-            for name, item in value.items()
-        }
+        return {name: _shaped(hints.get(name, of_items), item, _place(path, name)) for name, item in value.items()}
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -206,33 +176,39 @@ def _shaped(kind: Any, value: Any, path: str) -> Any:
     raise SettingsError(f"{path} is {value!r}, a type that no setting has: write it as a string, in quotes")
 
 
-def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
+def _place(path: str, *names: str) -> str:
+    """Return the path of a setting within a table, or the option of a command."""
+    if path == OPTIONS:
+        return OPTIONS + ".".join(names).replace("_", "-")
+    return ".".join(filter(None, [path, *names]))
+
+
+def _parts(error: ErrorDetails) -> tuple[str, ...]:
+    """Return the names that lead to the refused value; numbers of items, and pydantic's mark of a key, are left out."""
+    return tuple(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
+
+
+def _type_at(kind: Any, place: Iterable[str]) -> Any:
     """Return the type of the value at a path within a type."""
     for name in place:
-        kind = typing.get_type_hints(kind)[str(name)] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
+        kind = typing.get_type_hints(kind)[name] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             kind = next(option for option in typing.get_args(kind) if option is not type(None))
     return kind
 
 
-def _settings_error(first: ErrorDetails, kind: Any, path: str) -> SettingsError:
-    """Return a validation error as a `SettingsError` with its path and the expected value."""
-    place = ".".join(filter(None, [path, *(part for part in first["loc"] if isinstance(part, str))]))
-    refused = first.get("ctx", {}).get("error")
+def _settings_error(first: ErrorDetails, kind: type, path: str, other_keys: Collection[str]) -> SettingsError:
+    """Return an error of pydantic as one that names the setting, what it must be, and what was given."""
+    names, context = _parts(first), first.get("ctx", {})
+    place, refused = _place(path, *names), context.get("error")
     if isinstance(refused, ValueError):  # raised by the dataclass itself
-        return SettingsError(str(refused) if path in str(refused) else f"{path}: {refused}")
+        return SettingsError(str(refused) if path == OPTIONS or path in str(refused) else f"{path}: {refused}")
     if first["type"] == "missing":
         return SettingsError(f"{place} is missing: set it in the recipe, or with --set {place}=...")
     if first["type"] == "unexpected_keyword_argument":
-        table, known = place.rpartition(".")[0], section_fields(_type_at(kind, first["loc"][:-1]))
-        return unknown_key(place, table, known)
-    if first["type"] in _BOUNDS:
-        *parents, name = (part for part in first["loc"] if isinstance(part, str))
-        owner = _type_at(kind, parents)
-        try:
-            require_bounds(first["input"], bounds_of(owner).get(name, section_fields(owner)[name].metadata), place)
-        except SettingsError as out_of_bounds:
-            return out_of_bounds
+        known = [*section_fields(_type_at(kind, names[:-1])), *(other_keys if len(names) == 1 else ())]
+        return unknown_key(place, _place(path, *names[:-1]), known)
+    limits = {name: int(limit) for name, limit in context.items() if isinstance(limit, float) and limit.is_integer()}
     wanted = _WANTED.get(first["type"])
-    problem = f"must be {wanted}" if wanted else f"is wrong ({first['msg']})"
+    problem = f"must be {wanted.format_map({**context, **limits})}" if wanted else f"is wrong ({first['msg']})"
     return SettingsError(f"{place} {problem}, got {first['input']!r}")

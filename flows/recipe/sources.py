@@ -4,24 +4,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from data_catalog.base.errors import PipelineError, Refusals, SettingsError
 from data_catalog.base.language_pack import require_language
 from data_catalog.base.settings import what_values
 from data_catalog.exports.rights import SourceRights
-from data_catalog.rows.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.rows import RowLimit
 from data_catalog.sources.test_sets import TEST_SET_KINDS, TestSetKind
-from flows.recipe.settings import read, read_value, section_fields
+from flows.recipe.settings import read, section_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedCaptions:
     """Origin and language of a test set's captions. They are reported beside scores and change no dataset."""
 
-    captions_by: str | None = None
+    captions_by: Literal["human", "machine"] | None = None
     """Origin of the captions, "human" or "machine", if the files do not state it."""
     captions_in: str | None = None
     """ISO 639-1 code of the captions, if models are scored in another language."""
@@ -29,11 +28,15 @@ class StatedCaptions:
     """Translate the captions with the recipe's engine, to score models in the target language."""
 
     def __post_init__(self) -> None:
-        """Check the origin and the language code."""
-        if self.captions_by not in (None, HUMAN, MACHINE):
-            raise SettingsError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
         if self.captions_in is not None:
             require_language(self.captions_in, "captions_in")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Switch:
+    """The setting that every table has."""
+
+    enabled: bool = True
 
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
@@ -50,22 +53,23 @@ class _TableSettings(Generic[Kind]):
     config: Any
 
     def check(self) -> None:
-        """Check that the files can be read.
-
-        Raises:
-            PipelineError: they cannot; the message names the table.
-        """
-        with _prefixed_errors(f"{self.SECTION}.{self.name}"):
+        """Check that the files can be read; an error names the table."""
+        with self._prefixed_errors():
             self.kind.check(self.config)
 
     def upstream_files(self) -> list[Path]:
-        """Return the files that the table names.
-
-        Raises:
-            PipelineError: see `check`.
-        """
-        with _prefixed_errors(f"{self.SECTION}.{self.name}"):
+        """Return the files that the table names; an error names the table."""
+        with self._prefixed_errors():
             return self.kind.upstream_files(self.config)
+
+    @contextmanager
+    def _prefixed_errors(self) -> Iterator[None]:
+        """Add to an error the table of the recipe that causes it, and how to switch the table off."""
+        path = f"{self.SECTION}.{self.name}"
+        try:
+            yield
+        except PipelineError as error:
+            raise type(error)(f"{path}: {error}. To leave it out: --set {path}.enabled=false") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +91,7 @@ class TestSetSettings(_TableSettings[TestSetKind]):
     captions: StatedCaptions = StatedCaptions()
 
     def require_translatable(self, source: str, target: str) -> None:
-        """Refuse to translate captions if the recipe's engine does not translate their language.
-
-        Raises:
-            SettingsError: the captions are in another language, or the recipe translates nothing.
-        """
+        """Refuse to translate captions if the recipe's engine does not translate their language."""
         path = f"test_sets.{self.name}.translate"
         if self.captions.translate and source == target:
             raise SettingsError(f"{path}: the recipe translates nothing, as source_language is also {target}")
@@ -117,42 +117,22 @@ def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
     return {"kind": test_set.kind.kind, "has_images": has_images, **what_values(test_set.config)}
 
 
-@contextmanager
-def _prefixed_errors(path: str) -> Iterator[None]:
-    """Add to an error the table of the recipe that causes it, and how to switch the table off."""
-    try:
-        yield
-    except PipelineError as error:
-        raise type(error)(f"{path}: {error}. To leave it out: --set {path}.enabled=false") from error
-
-
 def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
-    """Return the sources that are not switched off, in the recipe's order.
-
-    Raises:
-        SettingsError: there is no source, or one is wrong; the message names the setting.
-    """
-    if not isinstance(tables, Mapping) or not tables:
+    """Return the sources that are not switched off, in the recipe's order; there must be one."""
+    if not tables:
         raise SettingsError("a recipe needs at least one [sources.NAME] table")
-    chosen = [
+    read_tables = _read_tables("sources", tables, SOURCE_KINDS, target, (SourceRights, RowLimit))
+    chosen = tuple(
         SourceSettings(name=name, kind=kind, config=config, rights=rights, limit=limit)
-        for name, kind, config, (rights, limit) in _read_tables(
-            "sources", tables, SOURCE_KINDS, target, (SourceRights, RowLimit)
-        )
-    ]
+        for name, kind, config, (rights, limit) in read_tables
+    )
     if not chosen:
         raise SettingsError("every source of the recipe is switched off by `enabled = false`")
-    return tuple(chosen)
+    return chosen
 
 
 def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
-    """Return the test sets that are not switched off, by name; there may be none.
-
-    Raises:
-        SettingsError: a test set is wrong; the message names the setting.
-    """
-    if not isinstance(tables, Mapping):
-        raise SettingsError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
+    """Return the test sets that are not switched off, by name; there may be none."""
     found = []
     for name, kind, config, (stated,) in _read_tables("test_sets", tables, TEST_SET_KINDS, target, (StatedCaptions,)):
         if stated.captions_in is not None and hasattr(config, "languages"):
@@ -164,9 +144,11 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
 
 
 def _read_tables(
-    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Kind], target: str, stated_types: tuple[type, ...]
+    section: str, tables: Any, kinds: Mapping[str, Kind], target: str, common: tuple[type, ...]
 ) -> Iterator[tuple[str, Kind, Any, tuple[Any, ...]]]:
-    """Yield name, kind, config and the settings that all kinds share of each table that is not switched off."""
+    """Yield name, kind, config and the settings that all kinds have of each table that is not switched off."""
+    if not isinstance(tables, Mapping):
+        raise SettingsError(f"{section} must be tables [{section}.NAME], got {tables!r}")
     refusals = Refusals()
     for name, table in tables.items():
         path = f"{section}.{name}"
@@ -175,19 +157,21 @@ def _read_tables(
                 raise SettingsError(f"{path} must be a table of settings, got {table!r}")
             if not name.replace("_", "").isalnum():
                 raise SettingsError(f"{path}: a name must consist of letters, digits and _ (it is part of ids)")
-            settings = dict(table)
-            may_state = [key for stated_type in stated_types for key in section_fields(stated_type)]
-            stated: tuple[Any, ...] = tuple(
-                read(each, {key: settings.pop(key) for key in section_fields(each) if key in settings}, path)
-                for each in stated_types
-            )
-            kind = settings.pop("kind", name)
-            if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
+            settings = {"kind": name, **table}
+            switch, *stated = [_taken(each, settings, path) for each in (_Switch, *common)]
+            if not switch.enabled:
                 continue
+            kind = settings.pop("kind")
             if not isinstance(kind, str) or kind not in kinds:
                 raise SettingsError(f"{path}.kind is {kind!r}: use one of {', '.join(sorted(kinds))}")
             config_type = kinds[kind].config_type
             if "languages" in section_fields(config_type):
                 settings.setdefault("languages", [target])
-            yield name, kinds[kind], read(config_type, settings, path, other_keys=may_state), stated
+            others = ["kind", *(key for each in (_Switch, *common) for key in section_fields(each))]
+            yield name, kinds[kind], read(config_type, settings, path, other_keys=others), tuple(stated)
     refusals.raise_all()
+
+
+def _taken(config_type: type, settings: dict[str, Any], path: str) -> Any:
+    """Return settings of a config dataclass, which are taken out of a table."""
+    return read(config_type, {key: settings.pop(key) for key in section_fields(config_type) if key in settings}, path)

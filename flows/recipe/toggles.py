@@ -2,17 +2,17 @@
 
 import json
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cleaning.checks.definition import Section
 from data_catalog.base.errors import SettingsError
+from data_catalog.base.settings import json_values
 from data_catalog.disk.files import digest
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import read_value, section_fields
+from flows.recipe.settings import read, section_fields
 
 SECTIONS = ("clean", "check", "repeats", "image_text", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # in a filter's path, means whichever section has the setting
@@ -25,13 +25,9 @@ _MAX_SLUG = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toggle:
-    """Settings, one or several, that are switched together.
+    """Settings, one or several, that are switched together."""
 
-    Args:
-        settings: value in the recipe and other value of each setting, by its path.
-    """
-
-    settings: Mapping[str, tuple[Any, Any]]
+    settings: Mapping[str, tuple[Any, Any]]  # by path, the value in the recipe and the other one
 
     @property
     def label(self) -> str:
@@ -72,11 +68,7 @@ def switches(recipe: Recipe) -> dict[str, bool]:
 
 
 def toggle_of(text: str, recipe: Recipe) -> Toggle:
-    """Return the toggle of a text: paths joined by `+`, each with `=VALUE` if the setting is not an on/off setting.
-
-    Raises:
-        SettingsError: a setting is unknown, ambiguous or unchanged; or a value is missing.
-    """
+    """Return the toggle of a text: paths joined by `+`, each with `=VALUE` if the setting is not an on/off setting."""
     settings: dict[str, tuple[Any, Any]] = {}
     for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
         path, now, instead = _switched(part.strip(), recipe)
@@ -92,11 +84,7 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
 
 
 def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
-    """Return all toggles of a command line.
-
-    Raises:
-        SettingsError: see `toggle_of`; or two toggles are equal, or there are none.
-    """
+    """Return all toggles of a command line."""
     if not texts:
         raise SettingsError("no filter is given: add --toggle FILTER, once or more often (--list shows all filters)")
     toggles = [toggle_of(text, recipe) for text in texts]
@@ -113,8 +101,8 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
     now = _settings(recipe)[path]
     if equals:
         section, setting = path.split(".")
-        given = override_values([f"{path}={value}"])[section][setting]
-        instead = read_value(typing.get_type_hints(RECIPE_SECTIONS[section])[setting], given, path)
+        values = json_values(getattr(recipe, section)) | override_values([f"{path}={value}"])[section]
+        instead = getattr(read(RECIPE_SECTIONS[section], values, section), setting)
     elif isinstance(now, bool):
         instead = not now
     else:
@@ -125,11 +113,7 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
 
 
 def _path(name: str, recipe: Recipe) -> str:
-    """Return the path of the setting that a name means.
-
-    Raises:
-        SettingsError: the name is unknown or ambiguous, or the setting cannot be switched.
-    """
+    """Return the path of the setting that a name means."""
     known = _settings(recipe)
     section, dot, setting = name.rpartition(".")
     sections = SECTIONS if not dot or section == ANY_SECTION else (section,) * (section in SECTIONS)

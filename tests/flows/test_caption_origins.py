@@ -161,7 +161,7 @@ ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"origin": "machine"}, "origin must be one of native, human_translation, machine_translation, "),
+        ({"origin": "machine"}, "origin must be 'native', 'human_translation', 'machine_translation' or "),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
         ({"origin": "human_translation", "translator": "Native"}, "marks captions without a translator"),
         ({"source_caption_column": "original", "source_lang": "en"}, "origin"),

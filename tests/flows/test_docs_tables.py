@@ -58,26 +58,38 @@ def kinds_of(section: str) -> dict[str, tuple[type, list[str]]]:
 COMMON: Mapping[str, tuple[type, ...]] = {"sources": (SourceRights, RowLimit), "test_sets": (StatedCaptions,)}
 
 
+SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
 def type_of(field: Mapping[str, Any], place: str | None) -> str:
-    """Return the name of a JSON schema's type; that of a list is a plural."""
-    options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
-    kind = options[0]["type"]
-    if kind == "array":
-        return f"{type_of(options[0]['items'], place)}s".replace("name or", "names or")
-    if kind == "string" and place:
-        return "path" if place == FILE else "name or path"
-    return {"string": "text", "object": "table"}.get(kind, str(kind))
+    """Return the name of a JSON schema's type with its bounds; that of a list is a plural."""
+    option = next(option for option in field.get("anyOf", [field]) if option.get("type") != "null")
+    is_list = option["type"] == "array"
+    item = option["items"] if is_list else option
+    kind = {"string": "text", "object": "table"}.get(item["type"], item["type"])
+    if item["type"] == "string" and place:
+        kind = "path" if place == FILE else "name or path"
+    plural = f"{kind}s".replace("name or", "names or") if is_list else kind
+    return plural + ",".join(f"{sign}{limit_of(item[name])}" for name, sign in SIGNS.items() if name in item)
+
+
+def limit_of(limit: float) -> str:
+    """Return a bound as a reader knows it: large ones as powers."""
+    whole = int(limit)
+    is_power = whole == limit and whole > 1 << 20 and whole & (whole - 1) == 0
+    return f"2^{whole.bit_length() - 1}" if is_power else f"{whole if whole == limit else limit}"
 
 
 def default_of(kind: type, name: str) -> str:
     """Return the cell of a setting's default."""
     described = schema(kind)
-    default = described["properties"][name].get("default")
+    field = described["properties"][name]
+    default = field.get("default")
     if name in described.get("required", ()):
         return "required"
     if default in (None, "", [], {}):
         return "none"
-    if isinstance(default, list) and default == list(section_fields(kind)[name].metadata.get("among", ())):
+    if isinstance(default, list) and default == field["items"].get("enum"):
         return "all"
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 

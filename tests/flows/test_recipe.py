@@ -1,6 +1,5 @@
-"""Recipes: what is wrong is named with its path, before work starts."""
+"""Recipes: defaults, overrides, paths, and what belongs to a dataset. tests/flows/test_errors.py has what is refused."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,15 +17,9 @@ from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
 from flows.jobs import require_ready
 from flows.recipe.language_packs import load_language_pack
-from flows.recipe.recipe import (
-    SECTIONS,
-    Recipe,
-    load_recipe,
-    recipe_names,
-    recipe_summary,
-    what_settings,
-)
-from flows.recipe.settings import OLD_KEYS, schema
+from flows.recipe.recipe import Recipe, load_recipe, recipe_names, recipe_summary, what_settings
+from flows.recipe.settings import checked, schema
+from training.config import TrainConfig
 
 MINIMAL = """
 target_language = "en"
@@ -58,80 +51,51 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def test_defaults_and_overrides_with_their_types(load: Any, tmp_path: Path) -> None:
+def test_defaults_and_overrides_with_their_types(load: Load, tmp_path: Path) -> None:
     recipe = load()
     assert (recipe.name, recipe.split.val, recipe.sources[0].config.files) == ("mine", 0.05, (f"{tmp_path}/pairs.tsv",))
-    recipe = load(
-        *("split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other"),
-        *('fetch.hosts."static.example.org".requests_per_s=5', "fetch.hosts.localhost.concurrency=3"),
-    )
+    recipe = load("split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other")
     assert (recipe.split.val, recipe.fetch.allow_loopback, recipe.name) == (0.2, True, "other")
     assert recipe.sources[0].config.files == ("other.tsv",)
-    limits = {"static.example.org": HostLimits(requests_per_s=5.0), "localhost": HostLimits(concurrency=3)}
-    assert recipe.fetch.hosts == limits
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    "overrides",
     [
-        (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: did you mean min_words"),
-        (["trian.steps=3"], r"unknown key trian: did you mean train"),
-        (["split.val=nan"], r"split\.val must be a finite number, got nan"),
-        (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
-        (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
-        (["consent.ignore=noai"], r"consent\.ignore has an unknown name 'noai': use .*train-ai"),
-        (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),
-        (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
-        (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': use one of .*pairs"),
-        (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
-        (["sources.mine.enabled=False"], r"sources\.mine\.enabled must be true or false, got 'False'"),
-        (["build.shard_size"], "--set takes section.key=value"),
-        (["name=../up"], "name must consist of letters, digits"),
-        (["fetch.contact=nobody"], r"fetch\.contact must be a mail address or a URL"),
-        (['fetch.hosts."http://example.org".concurrency=1'], "fetch.hosts names 'http://example.org'"),
-        (['fetch.hosts."example.org".concurrency=0'], r"concurrency must be between 1"),
-        (["train.steps=" + "9" * 5000], r"train\.steps must be a whole number, got '9999"),
-        (["data=caf\udce9"], r"data is 'caf\\udce9', which is not valid UTF-8"),
-        (["target_language="], r"target_language  is not a language code"),
-        (["split.val=true"], r"split\.val must be a number"),
+        ["build.workers=3", "train.steps=50", 'fetch.hosts."example.org".concurrency=3'],
+        {"build.workers": 3, "train": {"steps": 50}, "fetch.hosts": {"example.org": {"concurrency": 3}}},
+        {"build.workers": 3, "train.steps": 50, 'fetch.hosts."example.org".concurrency': 3},
+        {"build": {"workers": 3}, "train": {"steps": 50}, "fetch": {"hosts": {"example.org": {"concurrency": 3}}}},
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(load: Any, overrides: list[str], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        load(*overrides)
+def test_settings_are_the_same_as_texts_and_as_tables(tmp_path: Path, overrides: Any) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+    assert (recipe.build.workers, recipe.train.steps) == (3, 50)
+    assert recipe.fetch.hosts == {"example.org": HostLimits(concurrency=3)}
 
 
-@pytest.mark.parametrize("key", [key for key in OLD_KEYS if "*" not in key])
-def test_a_key_of_before_is_refused_with_what_holds_now(load: Any, key: str) -> None:
-    sentence = (
-        rf"^{re.escape(key)} is no longer a setting: [^:]+: remove this key($| or, if it was false, set consent\.)"
-    )
-    with pytest.raises(SettingsError, match=sentence):
-        load(f"{key}=true")
-    table, _, name = key.partition(".")
-    with pytest.raises(SettingsError, match=sentence):
-        load(text=f"{MINIMAL}[{table}]\n{name} = 5\n")
-    assert name not in [field.name for field in fields(SECTIONS[table])]
+def test_what_python_fills_is_checked_as_a_recipe_is() -> None:
+    assert checked(TrainConfig(epochs=3, augment=["crop"]), "train") == TrainConfig(epochs=3)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"^train\.epochs must be at least 1, got 0$"):
+        checked(TrainConfig(epochs=0), "train")
 
 
-def test_an_old_key_says_its_new_name_or_what_holds_in_its_place(load: Any) -> None:
-    with pytest.raises(SettingsError, match=r"^sources\.mine\.licence is no longer a setting: its name is license$"):
-        load('sources.mine.licence="CC0-1.0"')
-    assert load('sources.mine.license="CC0-1.0"').sources[0].rights.license == "CC0-1.0"
-    for key, ignored in (("robots_txt", ("robots.txt",)), ("robots_tag", ("tdm-reservation", "x-robots-tag"))):
-        instead = OLD_KEYS[f"fetch.respect_{key}"].partition("set ")[2]
-        assert load(instead).fetch.consent.ignore == ignored
+def test_servers_and_editors_see_bounds_and_choices() -> None:
+    found = schema(TrainConfig)["properties"]
+    assert found["epochs"]["minimum"] == 1
+    assert found["lr"]["exclusiveMinimum"] == 0
+    assert found["precision"]["enum"] == ["auto", "fp32", "bf16"]
+    assert "position" in found["hard_negatives"]["items"]["enum"]
+    assert "consent" not in schema(FetchConfig)["properties"]
 
 
-def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(load: Any) -> None:
+def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(load: Load) -> None:
     text = f'{MINIMAL}[consent]\nignore = ["x-robots-tag", "train-ai"]\n[fetch]\nthreads = 3\n'
     recipe, ignoring = load(text=text), load('consent.ignore=["train-ai"]', text=text)
     assert recipe.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai", "x-robots-tag")))
     assert recipe.consent == recipe.fetch.consent
-    assert ignoring.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai",)))
     assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
     assert what_settings(ignoring) != what_settings(recipe), "other images come"
-    assert "consent" not in schema(FetchConfig)["properties"]
 
 
 def test_flows_are_loaded_and_recipes_read_without_parsing_code(tmp_path: Path) -> None:
@@ -154,50 +118,19 @@ def test_flows_are_loaded_and_recipes_read_without_parsing_code(tmp_path: Path) 
     assert found.stdout == "6 []\n"
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('target_language = "en"', "target_language is missing"),
-        ('caption_column = "caption"', r"sources\.mine\.caption_column is missing"),
-        ("[sources.mine]", "is not TOML"),
-    ],
-)
-def test_what_is_missing_is_named(load: Any, line: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=message):
-        load(text=MINIMAL.replace(line, "[" if message == "is not TOML" else ""))
-    for recipe, found in (("klingon", r"there is no recipe 'klingon': .*scenes"), ("./no.toml", "no recipe file")):
-        with pytest.raises(SettingsError, match=found):
-            load_recipe(recipe, root=tmp_path)
-
-
-WIT = """
-target_language = "it"
-[sources.wit]
-files = ["{recipe}/wit.tsv"]
-"""
-
-
-def test_wikimedia_is_not_asked_without_a_contact(load: Any, tmp_path: Path) -> None:
+def test_wikimedia_is_not_asked_without_a_contact(load: Load, tmp_path: Path) -> None:
+    text = 'target_language = "it"\n[sources.wit]\nfiles = ["{recipe}/wit.tsv"]\n'
     columns = ("language", "image_url", "caption_reference_description", "caption_attribution_description")
     lines = [(*columns, "caption_alt_text_description"), ("it", "https://upload.wikimedia.org/a.jpg", "", "", "")]
     (tmp_path / "wit.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(SettingsError, match=r"sources\.wit may fetch images from Wikimedia.*fetch\.contact"):
-        open_inputs(load(text=WIT), tmp_path, {})
-    recipe = load("fetch.contact=someone@example.org", text=WIT)
+        open_inputs(load(text=text), tmp_path, {})
+    recipe = load("fetch.contact=someone@example.org", text=text)
     assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"
     assert recipe.fetch.full_user_agent.endswith("someone@example.org")
 
 
-def test_what_is_wrong_and_what_is_missing_is_told_at_once(load: Any, tmp_path: Path) -> None:
-    """Each in one error; all that a build and a training lack, once the settings are right."""
-    wrong = ("trian.steps=3", "split.val=many", "split.test=few", "build.workers=0", "sources.mine.nothing=1")
-    with pytest.raises(SettingsError) as refused:
-        load(*wrong)
-    lines = str(refused.value).splitlines()
-    assert lines[0] == "5 things are wrong:"
-    named = ("unknown key trian", "split.val must", "split.test must", "build.workers must", "unknown key sources.mine")
-    assert sorted(line[2:].startswith(named) for line in lines[1:]) == [True] * 5
-
+def test_all_that_a_build_and_a_training_lack_is_told_at_once(load: Load, tmp_path: Path) -> None:
     text = MINIMAL.replace('"en"', '"xx"', 1) + '[sources.wit]\nfiles = ["{recipe}/no.tsv"]\n'
     (tmp_path / "pairs.tsv").write_text("url\tcaption\tsplit\nhttp://example.org/a.jpg\ta dog\ttrain\n", "utf-8")
     training = ("evaluate.split=test", "split.test=0", 'train.hard_negatives=["position"]')
@@ -210,32 +143,38 @@ def test_what_is_wrong_and_what_is_missing_is_told_at_once(load: Any, tmp_path: 
             assert str(lacking.value).count(lack) == 1, (ask, lack)
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_that_ships_loads_and_says_what_it_does(name: str, tmp_path: Path) -> None:
-    assert load_recipe(name, root=tmp_path).name == name
-    assert recipe_summary(name)
+def test_every_recipe_that_ships_loads_and_says_what_it_does(tmp_path: Path) -> None:
+    for name in recipe_names():
+        assert load_recipe(name, root=tmp_path).name == name
+        assert recipe_summary(name)
 
 
-def test_places_and_workers_are_not_part_of_what_a_dataset_is(load: Any, tmp_path: Path) -> None:
+def test_places_and_workers_are_not_part_of_what_a_dataset_is(load: Load, tmp_path: Path) -> None:
     settings = what_settings(load())
     assert what_settings(load("sources.mine.files=elsewhere.tsv", "build.workers=9")) == settings
     assert str(tmp_path) not in str(settings)
     assert settings["source_order"] == ["mine"], "the order decides which of two equal images stays"
     assert what_settings(load("check.min_words=4")) != settings
-
-
-def test_where_files_are_is_no_part_of_what_a_source_or_a_test_set_is() -> None:
     for kind in (*SOURCE_KINDS.values(), *TEST_SET_KINDS.values()):
         marked = {field.name for field in fields(kind.config_type) if field.metadata.get("how")}
         assert marked == {"files", "images", "num_images"} & {field.name for field in fields(kind.config_type)}
 
 
-def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp_path: Path) -> None:
+def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(load: Load) -> None:
+    def settings_with(*overrides: str) -> dict[str, Any]:
+        recipe = load(*(f"sources.mine.{override}" for override in overrides))
+        found: dict[str, Any] = what_settings(recipe)["sources"]["mine"]
+        return found
+
+    assert "limit" not in settings_with()
+    assert settings_with("limit=0", "limit_seed=3") == settings_with()
+    assert settings_with("limit=10") == {**settings_with(), "limit": 10, "limit_seed": 0}
+
+
+def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(load: Load) -> None:
     for section, kind in (("sources", "mscoco"), ("test_sets", "coco")):
-        path = tmp_path / "missing.toml"
-        head = 'target_language = "it"\n[sources.wit]\nfiles = ["wit.tsv"]'
-        path.write_text(f'{head}\n[{section}.own]\nkind = "{kind}"\nfiles = ["no.json"]', "utf-8")
-        table = getattr(load_recipe(str(path), root=tmp_path), section)[-1]
+        recipe = load(text=f'{MINIMAL}\n[{section}.own]\nkind = "{kind}"\nfiles = ["no.json"]')
+        table = getattr(recipe, section)[-1]
         for ask in (table.check, table.upstream_files):
             with pytest.raises(InputError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"):
                 ask()
@@ -268,7 +207,7 @@ text_encoder = "dbmdz/bert-base-italian-xxl-cased"
 """
 
 
-def test_the_mark_that_some_editors_write_first_is_no_part_of_a_recipe_or_pack(load: Any, tmp_path: Path) -> None:
+def test_the_mark_that_some_editors_write_first_is_no_part_of_a_recipe_or_pack(load: Load, tmp_path: Path) -> None:
     """Windows' Notepad writes a byte order mark."""
     assert load(text=f"\ufeff{MINIMAL}").target_language == "en"
     (tmp_path / "eu.toml").write_text('code = "eu"\n', encoding="utf-8-sig")
@@ -294,32 +233,6 @@ def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the
     assert moved.sources[0].config.files == ("here/c",)
     write(tmp_path / "mine", PATHS.replace('data = "files"', ""))
     assert load_recipe("mine/mine.toml", root=Path("catalog")).sources[0].config.files[1] == f"{folder}/data/*.csv"
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["build.workers=3", "train.steps=50", 'fetch.hosts."example.org".concurrency=3'],
-        {"build.workers": 3, "train": {"steps": 50}, "fetch.hosts": {"example.org": {"concurrency": 3}}},
-        {"build.workers": 3, "train.steps": 50, 'fetch.hosts."example.org".concurrency': 3},
-        {"build": {"workers": 3}, "train": {"steps": 50}, "fetch": {"hosts": {"example.org": {"concurrency": 3}}}},
-    ],
-)
-def test_settings_are_the_same_as_texts_and_as_tables(tmp_path: Path, overrides: Any) -> None:
-    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
-    assert (recipe.build.workers, recipe.train.steps) == (3, 50)
-    assert recipe.fetch.hosts == {"example.org": HostLimits(concurrency=3)}
-
-
-def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(load: Any) -> None:
-    def settings_with(*overrides: str) -> dict[str, Any]:
-        recipe = load(*(f"sources.mine.{override}" for override in overrides))
-        found: dict[str, Any] = what_settings(recipe)["sources"]["mine"]
-        return found
-
-    assert "limit" not in settings_with()
-    assert settings_with("limit=0", "limit_seed=3") == settings_with()
-    assert settings_with("limit=10") == {**settings_with(), "limit": 10, "limit_seed": 0}
 
 
 def test_the_folder_of_a_recipe_is_no_pattern_and_no_model(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ ENGLISH_RECIPE = ("--set", "target_language=en", "--set", "sources.own.lang=en")
         (['captions_in = "es"', TRANSLATE], (), r"held\.translate: .* translates from en, "),
         (['translate = "yes"'], (), r"held\.translate must be true or false"),
         ([STATED, TRANSLATE], ENGLISH_RECIPE, "the recipe translates nothing, as source_language is also en"),
-        (['captions_by = "bot"'], (), r"test_sets\.held: captions_by must be human or machine, got 'bot'"),
+        (['captions_by = "bot"'], (), r"test_sets\.held\.captions_by must be 'human' or 'machine', got 'bot'"),
         (['captions_in = "Italian"'], (), r"captions_in Italian is not a language code"),
         (['captions_bye = "human"'], (), r"unknown key test_sets\.held\.captions_bye: .*captions_by"),
         (

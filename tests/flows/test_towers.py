@@ -106,7 +106,3 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
     assert not Path("mine.toml").exists()
 
 
-def test_a_model_is_made_in_one_of_three_ways() -> None:
-    Path("a.toml").write_text('target_language = "de"\n[model]\nby = "magic"\n')
-    with pytest.raises(SettingsError, match=r"model.by must be one of train, align, distil"):
-        load_recipe("a.toml", root=Path("catalog"))

@@ -159,7 +159,7 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
     for sources, settings, said in (
         (lists + silent + karpathy(own) + coco(own) + stating, (), "^sources flickr8k, flickr30k, mscoco, own state"),
         (silent, (UPSTREAM,), "no source states splits"),
-        (stating, ("split.by=karpathy",), r"split\.by must be one of upstream, hash, got 'karpathy'"),
+        (stating, ("split.by=karpathy",), r"split\.by must be 'upstream' or 'hash', got 'karpathy'"),
     ):
         with pytest.raises(SettingsError, match=said):
             own.build(sources, *settings)

@@ -7,15 +7,14 @@ from typing import Annotated
 from annotated_types import Interval
 
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.precision import PRECISIONS
-from data_catalog.base.settings import check_bounds, require_values
+from data_catalog.base.precision import Precision
 from training.config import Count, CountOrZero, NotNegative, Positive
 
 # Settings that a training keeps which continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
 KEPT = (*SIZES, "num_held_out")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
-_BelowOne = Annotated[float, Interval(ge=0, le=0.99999)]
+_BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 
 # Each preset has a comment about its use. `tiny` has the defaults below.
 PRESETS: dict[str, dict[str, int | float | str]] = {
@@ -68,9 +67,9 @@ class TrainPackageConfig:
     num_decoder_layers: Count = 2
     """Number of decoder layers. Fewer translate faster."""
     dropout: _BelowOne = 0.1
-    """Dropout rate, from 0 to below 1."""
+    """Dropout rate."""
     label_smoothing: _BelowOne = 0.1
-    """Label smoothing, from 0 to below 1."""
+    """Label smoothing."""
     num_steps: Count = 2000
     """Maximum number of optimizer steps."""
     warmup_steps: CountOrZero = 200
@@ -82,15 +81,15 @@ class TrainPackageConfig:
     weight_decay: NotNegative = 0.01
     """Weight decay."""
     average_decay: _BelowOne = 0.99
-    """Decay per step of the moving average of the weights, from 0 to below 1. The averaged weights are scored and
-    packed; 0 averages nothing."""
+    """Decay per step of the moving average of the weights. The averaged weights are scored and packed; 0 averages
+    nothing."""
     num_held_out: Count = 1000
     """Number of pairs held out for validation, unless a file of them is given."""
     validate_every_steps: Count = 200
     """Steps between validations, which translate the held-out pairs and write a checkpoint."""
     early_stop: CountOrZero = 10
     """Number of validations in a row without a better chrF after which training ends. 0 disables it."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """Precision: "bf16", "fp32", or "auto", as `train.precision`."""
     check_languages: bool = True
     """Drop pairs that are clearly in other languages."""
@@ -104,8 +103,6 @@ class TrainPackageConfig:
     """Number of torch threads, which affects the package's bytes. 0 uses torch's default."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, "mt_train")
-        require_values("mt_train", self, "", precision=PRECISIONS)
         if self.embed_dim % (2 * self.num_heads) or self.embed_dim < 4:
             raise SettingsError(
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"

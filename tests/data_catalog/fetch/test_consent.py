@@ -50,11 +50,8 @@ def usages(body: str, path: str = "/a.jpg", robot: str = "vernaclip") -> list[st
     return [usage.value for usage in RobotsTxt(body, robot).content_usage(path)]
 
 
-def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
-    known = "robots.txt, x-robots-tag, tdm-reservation, train-ai"
-    with pytest.raises(SettingsError, match=rf"consent\.ignore .* unknown name 'Robots\.txt'.* {known}"):
-        ConsentConfig(ignore=("Robots.txt",))
-    assert ", ".join(SIGNALS) == known
+def test_signals_to_ignore_are_sorted_and_the_others_respected() -> None:
+    assert SIGNALS == ("robots.txt", "x-robots-tag", "tdm-reservation", "train-ai")
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")
     assert not ConsentConfig(ignore=("robots.txt",)).respects("robots.txt")
 

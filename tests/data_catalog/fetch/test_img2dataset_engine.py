@@ -60,7 +60,3 @@ def test_messages_of_img2dataset_are_reasons(message: str | None, reason: str) -
     assert outcome_of(row, FetchConfig())["reason"] == reason
 
 
-def test_engines_and_distributors_are_checked() -> None:
-    for field in ("engine", "distributor"):
-        with pytest.raises(SettingsError, match=f"fetch.{field}"):
-            FetchConfig(**{field: "spark"})

@@ -139,18 +139,13 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is() -> None:
     assert config.named_limits == {**KNOWN_HOSTS, **{name: pace for name, (_, pace) in hosts.items()}}
 
 
-def test_settings_out_of_range_name_their_field() -> None:
-    fields: list[tuple[str, Any]] = [("max_bytes", 0), ("max_host_bytes", 0), ("timeout_s", 0), ("threads", 0)]
-    fields += [("retries", 21), ("user_agent", "two\nlines"), ("contact", ""), ("contact", "someone")]
-    for field, value in [*fields, ("wikimedia_width", 300), ("ports", (0,))]:
+def test_settings_that_cannot_be_sent_or_served_name_their_field() -> None:
+    for field, value in (("user_agent", "two\nlines"), ("contact", ""), ("contact", "me"), ("wikimedia_width", 300)):
         with pytest.raises(SettingsError, match=rf"\.{field}\b.* must be"):
             FetchConfig(**{field: value})
     for name in ("", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"):
         with pytest.raises(SettingsError, match="hosts"):
             FetchConfig(hosts={name: HostLimits()})
-    for limits in ({"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}):
-        with pytest.raises(SettingsError, match="hosts"):
-            HostLimits(**limits)
 
 
 # What is kept on disk, for later processes

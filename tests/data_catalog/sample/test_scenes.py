@@ -166,12 +166,7 @@ def test_golden_output_of_this_generator_version() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_images": 39}, "num_images must be at least 40, got 39"),
-        ({"target_language": "fr"}, "target_language must be one of en, it, de, got 'fr'"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
-        ({"figures": 0.5}, "figures must be between 0 and 0.4, got 0.5"),
-        ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
-        ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
         ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
     ],
 )
@@ -256,12 +251,8 @@ def test_files_come_with_type_and_length_and_rules_say_which_fail_move_or_have_a
         assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
 
 
-def test_a_bad_folder_or_port_is_refused_and_only_this_machine_is_served(folder: Path) -> None:
+def test_a_bad_folder_is_refused_and_only_this_machine_is_served(folder: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"), serve(folder / "absent", 0):
         raise AssertionError("never reached")
     with serve(folder, 0) as url:
         assert url.startswith("http://127.0.0.1:")
-    for port in (0, 65536):
-        with pytest.raises(SettingsError, match=r"serve\.port"):
-            ServeConfig(folder=folder, port=port)
-    assert [ServeConfig(folder=folder, port=port).port for port in (1, 65535)] == [1, 65535]

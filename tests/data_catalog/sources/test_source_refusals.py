@@ -63,8 +63,6 @@ def parquet(image: Any) -> bytes:
         ("mscoco", [[1, 2]], {}, "no rows"),
         ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
         ("wit", [WIT], IT, "no rows"),
-        ("wit", [WIT], IT | {"caption_kinds": ("alt",)}, "caption_kinds has an unknown name .alt.: use reference"),
-        ("wit", [WIT], IT | {"caption_kinds": ()}, "caption_kinds is empty"),
         ("wit", [WIT], {}, "languages must name"),
         ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
         ("pairs", [f"image,text\n{URL},x\n"], PAIRS | {"lang": None}, "lang_missing, no language"),
