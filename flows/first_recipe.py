@@ -56,7 +56,8 @@ _MATTERS = ("translation", "language check", "proper nouns", "text encoder")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRecipe:
     """Result of `vernaclip init`: the files written, what the language lacks, and texts of what was found and of what
-    to do next."""
+    to do next.
+    """
 
     files: Sequence[Path]
     language: str  # as options take it

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 Thumbnails = NDArray[np.uint8]  # of shape (num_rows, 192): 8 x 8 pixels of RGB; a np.memmap will do

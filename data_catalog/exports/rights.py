@@ -179,7 +179,7 @@ def _has_text(text: str | None) -> bool:
     return bool(text and text.strip())
 
 
-def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
+def policy_of(manifest: Manifest, pixels: Pixels, allowed: frozenset[str] = frozenset()) -> Policy:
     """Return the policy for a snapshot, from its manifest and the user's options."""
     stated = {name: SourceRights(**entry.get("rights", {})) for name, entry in manifest["sources"].items()}
     return Policy(pixels=pixels, sources=stated, allowed=allowed)

@@ -32,10 +32,16 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     # keys
     "a misspelt section": (["trian.steps=3"], ["unknown key trian", "did you mean train"]),
     "a misspelt key": (["clean.min_wrods=3"], ["unknown key clean.min_wrods", "did you mean min_words"]),
-    "a key of no section": (["build.nothing=3"], ["unknown key build.nothing", "build has dask_address, fetch_workers"]),
+    "a key of no section": (
+        ["build.nothing=3"],
+        ["unknown key build.nothing", "build has dask_address, fetch_workers"],
+    ),
     "a key of an earlier version": (["fetch.respect_robots_txt=false"], ["unknown key fetch.respect_robots_txt"]),
     "licence for license": (['sources.mine.licence="CC0-1.0"'], ["sources.mine.licence", "did you mean license"]),
-    "a key within a table": (['fetch.hosts."a.org".speed=3'], ["fetch.hosts.a.org.speed", "has concurrency, requests_per_s"]),
+    "a key within a table": (
+        ['fetch.hosts."a.org".speed=3'],
+        ["fetch.hosts.a.org.speed", "has concurrency, requests_per_s"],
+    ),
     "a section of a section": (["fetch.consent.ignore=train-ai"], ["unknown key fetch.consent", "contact"]),
     "a table for a value": (["split.val.x=3"], ["split.val must be a number"]),
     "a value for a table": (["build=3"], ["build must be a table of settings, got 3"]),
@@ -74,8 +80,14 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "an unknown origin": (["sources.mine.origin=robot"], ["sources.mine.origin must be 'native'", "got 'robot'"]),
     "an unknown way": (["model.by=magic"], ["model.by must be 'train', 'align' or 'distil', got 'magic'"]),
     # what fits together
-    "nothing to train on": (["split.val=0.6", "split.test=0.6"], ["split.val 0.6 and split.test 0.6", "nothing to train"]),
-    "bounds that exclude all": (["check.min_words=9", "check.max_words=8"], ["check.max_words must be at least 9, got 8"]),
+    "nothing to train on": (
+        ["split.val=0.6", "split.test=0.6"],
+        ["split.val 0.6 and split.test 0.6", "nothing to train"],
+    ),
+    "bounds that exclude all": (
+        ["check.min_words=9", "check.max_words=8"],
+        ["check.max_words must be at least 9, got 8"],
+    ),
     "one URL": (["duplicates.placeholder_urls=1"], ["duplicates.placeholder_urls must be 0, or at least 2"]),
     "flipped sides": (
         ["train.augment=flip", "train.hard_negatives=position"],
@@ -83,7 +95,10 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     ),
     "two warm-ups": (["train.warmup_ratio=0.1"], ["train.warmup_ratio is 0.1", "set train.warmup_steps to 0"]),
     "a threshold of no model": (["image_text.min_score=1"], ["image_text.min_score needs image_text.model"]),
-    "a setting of another engine": (["translate.model=x"], ["translate.model is only for ctranslate2 and transformers"]),
+    "a setting of another engine": (
+        ["translate.model=x"],
+        ["translate.model is only for ctranslate2 and transformers"],
+    ),
     "no command": (["translate.engine=command"], ["translate.command is missing: give the program"]),
     "two packages": (['translate.package=["a", "b"]'], ["translate.package must name 1"]),
     "no way back": (["translate.reverse_package=x"], ["translate.reverse_package", "set translate.round_trip = true"]),
@@ -92,16 +107,29 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "no language": (["target_language="], ["target_language  is not a language code", "such as 'it'"]),
     "a contact": (["fetch.contact=nobody"], ["fetch.contact must be a mail address or a URL, got 'nobody'"]),
     "a host's address": (['fetch.hosts."http://a.org".concurrency=1'], ["'http://a.org'", "host or domain such as"]),
-    "two columns of images": (["sources.mine.path_column=x"], ["sources.mine: exactly one of url_column and path_column"]),
+    "two columns of images": (
+        ["sources.mine.path_column=x"],
+        ["sources.mine: exactly one of url_column and path_column"],
+    ),
     "no source": (["sources.mine.enabled=false"], ["every source of the recipe is switched off by `enabled = false`"]),
-    "a name with a dash": (['sources."my-own".files=x'], ["sources.my-own: a name must consist of letters, digits and _"]),
+    "a name with a dash": (
+        ['sources."my-own".files=x'],
+        ["sources.my-own: a name must consist of letters, digits and _"],
+    ),
     "a test set's language": (
         ["test_sets.coco.files=x", "test_sets.coco.captions_in=Italian"],
         ["captions_in Italian is not a language code"],
     ),
     "all at once": (
         ["trian.steps=3", "split.val=many", "split.test=few", "build.workers=0", "sources.mine.nothing=1"],
-        ["5 things are wrong:", "unknown key trian", "split.val", "split.test", "build.workers", "sources.mine.nothing"],
+        [
+            "5 things are wrong:",
+            "unknown key trian",
+            "split.val",
+            "split.test",
+            "build.workers",
+            "sources.mine.nothing",
+        ],
     ),
 }
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import SettingsError
 from flows.recipe.recipe import load_recipe
 
 CARD = "---\nlanguage:\n- de\n- en\nlicense: mit\n---\n# A small BERT\n"
@@ -104,5 +103,3 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
     assert "--parallel: absent.tsv cannot be read" in told([*words, "absent.tsv"], code=1)
     assert "it needs --pairs" in told(["init", "mine", "--language", "de", "--parallel", "en-de.tsv"], code=1)
     assert not Path("mine.toml").exists()
-
-

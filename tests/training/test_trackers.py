@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import wandb
 
-from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, PipelineError
 from flows.jobs import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
-from training.config import AlignConfig, DistilConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.clip import train
 from training.runs.attempts import STATE_FILE, read_attempts

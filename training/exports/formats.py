@@ -14,7 +14,7 @@ MODEL_FORMATS: dict[str, str] = {
 ALL = "all"  # every format that has an equivalent of the model's architecture
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelExportConfig:
     """Settings of an export, and the facts that the publisher of a model states."""
 

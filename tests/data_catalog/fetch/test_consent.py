@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from protego import Protego
 
-from data_catalog.base.errors import SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import (
     ATTACH_DRAFT,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.img2dataset_engine import outcome_of
 
@@ -58,5 +58,3 @@ def test_what_img2dataset_says_when_it_fails_is_the_error(fetch: Any, quick: Fet
 def test_messages_of_img2dataset_are_reasons(message: str | None, reason: str) -> None:
     row = {"status": "failed_to_download", "error_message": message, "jpg": None}
     assert outcome_of(row, FetchConfig())["reason"] == reason
-
-

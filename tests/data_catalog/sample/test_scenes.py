@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.sample.config import FAULTS, ScenesConfig, ServeConfig
+from data_catalog.sample.config import FAULTS, ScenesConfig
 from data_catalog.sample.datasets import GENERATOR_VERSION, draw_upstream
 from data_catalog.sample.grammar import Wording, caption, captions, parallel_pairs
 from data_catalog.sample.samples import plan
