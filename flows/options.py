@@ -192,10 +192,6 @@ class AblationConfig:
     align: bool = False
     """Align the frozen towers of the recipe ([align]) instead of training: minutes, also on few images."""
 
-    def __post_init__(self) -> None:
-        if self.align and self.steps:
-            raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

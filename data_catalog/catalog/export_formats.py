@@ -3,14 +3,10 @@
 `data_catalog/exports/sinks.py` has a writer for each. The command line reads this, so it imports nothing heavy.
 """
 
-import datetime
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge
-
-from data_catalog.base.boundary import about
-from data_catalog.base.errors import SettingsError
 
 Format = Literal["huggingface", "webdataset", "urls"]
 Pixels = Literal["licensed", "noncommercial", "all", "none"]  # `data_catalog.exports.rights` explains them
@@ -38,7 +34,3 @@ class ExportConfig:
     """In tar shards, write each image once with its first caption, or once for every caption."""
     published: str | None = None
     """Date of publication for croissant.json, such as 2026-01-31."""
-
-    def __post_init__(self) -> None:
-        with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
-            datetime.date.fromisoformat(self.published or "2026-01-31")

@@ -4,6 +4,7 @@ The folder is written beside its final path and swapped in. `export.json`, writt
 made from and the sha256 of every file.
 """
 
+import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
 from data_catalog.catalog.export_formats import ExportConfig
@@ -53,6 +55,8 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
     """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
     if unknown := sorted(set(config.allowed) - set(sources := snapshot.manifest["sources"])):
         raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
+    with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
+        datetime.date.fromisoformat(config.published or "2026-01-31")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
     with export_lock(place):
         ablations = ablations_of(snapshot)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from data_catalog.base.errors import SettingsError
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.output import say, say_json, say_table
 from flows.options import DEFAULT_ROOT, AblationConfig, ContestConfig, Json, RecipeName, Root, ScoreboardConfig
@@ -61,6 +62,8 @@ def ablate(
         say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
     config = checked(config, OPTIONS)
+    if config.align and config.steps:
+        raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
     variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
     if dry_run:
         _print_plan(loaded, variants, config, root)

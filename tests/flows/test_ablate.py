@@ -19,7 +19,9 @@ from data_catalog.catalog.manifest import Snapshot, require_snapshot
 from data_catalog.report.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.report.page import write_report
 from flows.ablation import variants_of
+from flows.options import AblationConfig
 from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.settings import OPTIONS, checked
 from flows.recipe.toggles import switches, toggle_of
 from training.config import TrainConfig
 from training.data.pairs import pair_files
@@ -166,14 +168,15 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path, told: Any) -> None:
     listed = dict(line.split() for line in lines)
     assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
     for words, said in (
-        (["--seeds", "0"], "seeds must be at least 1"),
-        (["--steps", "-1"], "steps must"),
+        (["--align", "--steps", "1"], "--align has align.epochs instead"),
         (["--toggle", "check.max_proper_noun_share=7.0"], "check.max_proper_noun_share must be"),
         ([], "--list"),
         (["--toggle", "check.proper_noun_check"], "twice"),
     ):
         more = [] if not words else ["--toggle", "proper_nouns"]
         assert said in told([*command, *more, *words], code=1)
+    with pytest.raises(SettingsError, match="--seeds must be at least 1, got 0"):
+        checked(AblationConfig(seeds=0), OPTIONS)
     assert list(tmp_path.iterdir()) == []
 
 

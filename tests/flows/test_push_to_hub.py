@@ -259,16 +259,16 @@ def test_a_private_repository_is_private_and_a_public_one_is_refused(hub: Hub, w
     hub.files[words[-1]] = {}
     assert f"{words[-1]} exists and is public: make it private" in told([*words, "--private"], code=1)
     assert (hub.files, hub.num_commits) == ({words[-1]: {}}, 0)
+    hub.files.clear()
     for _ in range(2):
-        told([*words[:-1], "friends/it", "--private"])
-    assert hub.private == {"friends/it"}
+        told([*words, "--private"])
+    assert hub.private == {words[-1]}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["export", "--format", "huggingface", "--pixels", "all"], "--pixels all includes images that nobody may"),
-        (["export", "--format", "webdataset", "--samples-per-shard", "0"], "--samples-per-shard must be at least 1"),
         (["export-model", "--format", "all"], "--push-to-hub takes one --format"),
         (["export-model", "--format", "onnx", "--hub-name", "somebody/else"], "--hub-name and --push-to-hub differ"),
     ],
@@ -279,6 +279,13 @@ def test_rights_and_formats_are_checked(
     call = [words[0], "scenes", *words[1:], "--root", str(root), "--out", str(tmp_path / "out")]
     assert said in told([*call, "--push-to-hub", "somebody/it"], code=1)
     assert not hub.files
+
+
+def test_an_option_out_of_the_bounds_of_its_setting_is_refused(root: Path, child: Any) -> None:
+    words = ["export", "scenes", "--root", str(root), "--format", "webdataset", "--samples-per-shard", "0"]
+    with child(words) as process:  # cyclopts itself looks at bounds once pydantic is imported
+        assert "--samples-per-shard must be at least 1, got 0" in process.communicate()[1]
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_nothing_is_done_twice_until_something_changes(make_snapshot: Any, tmp_p
 
 def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="published"):
-        ExportConfig(format="webdataset", published="31.1.2026")
+        export(snapshot, tmp_path / "out", published="31.1.2026")
     with pytest.raises(SettingsError, match="birds"):
         export(snapshot, tmp_path / "out", allowed=("birds",))
     assert not (tmp_path / "out").exists()
