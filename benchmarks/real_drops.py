@@ -2,7 +2,7 @@
 
 Every rule runs with its defaults over all rows of the real files, each source in its language: MSCOCO-IT, CC3M, MSCOCO,
 Flickr8k, Multi30k in three languages, WIT, and Tux Paint's stamps in four (Debian's tuxpaint-stamps-default, unpacked;
-`--stamps` names the folder). `--page` writes ten examples for each rule and source for people to read.
+`--stamps` names the folder). `--examples` prints ten for each rule and source for people to read.
 
 Verdicts are in data/real_drops_checked.tsv, which identifies captions only by their digests. A drop is right if a
 careful editor would make it by the rule's own meaning. The drop of a near-duplicate is right if a remaining caption of
@@ -27,7 +27,7 @@ from data_folder import multi30k, options_with_data
 from harness import HERE, Goals, exit_without, judge, print_table
 
 from data_catalog.rows.schema import REJECTED
-from flows.dry_run import Dropped, DryRun, dry_run, write_page
+from flows.dry_run import Dropped, DryRun, dry_run
 from flows.recipe.recipe import load_recipe
 
 CHECKED = HERE / "data" / "real_drops_checked.tsv"
@@ -154,7 +154,7 @@ def main() -> int:
     """Print the tables, then one line for each claim."""
     parser = options_with_data(__doc__)
     parser.add_argument("--stamps", type=Path, help="folder of Tux Paint's stamps")
-    parser.add_argument("--page", type=Path, help="write examples as a page of HTML")
+    parser.add_argument("--examples", action="store_true", help="print examples of each rule")
     options = parser.parse_args()
     with CHECKED.open(encoding="utf-8", newline="") as file:
         checked = list(csv.DictReader(file, delimiter="\t"))
@@ -166,8 +166,12 @@ def main() -> int:
         gone[found.source] += found.num_rows
     print_table([{"source": name, "rows": count, "dropped": gone[name]} for name, count in run.num_rows.items()])
     print_table(run.rows())
-    if options.page:
-        write_page(run, options.page, name="a recipe of defaults")
+    for rule in run.dropped if options.examples else ():
+        print(
+            f"{rule.source}, {rule.step}, {rule.rule}",
+            *(f"  {text}  [{detail}]" for text, detail in rule.examples),
+            sep="\n",
+        )
     title = f"{len(checked)} drops were checked by hand"
     if options.quick:
         print_table(rates(checked, run.dropped), title)

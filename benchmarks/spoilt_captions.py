@@ -82,12 +82,12 @@ def ablated(
     recipe_name: str, root: Path, settings: Sequence[str], min_score: float, **config: Any
 ) -> "tuple[Ablation, str]":
     """Build a recipe's dataset and ablate `image_text.min_score`; return the result and the filtered dataset's name."""
-    from flows.ablation import AblationConfig, run_ablation, variants_of
+    from flows.ablation import run_ablation, variants_of
+    from flows.options import AblationConfig
     from flows.recipe.recipe import load_recipe
-    from flows.recipe.toggles import toggles_of
 
     recipe = load_recipe(recipe_name, root=root, overrides=list(settings))
-    toggles = toggles_of([f"image_text.min_score={min_score}"], recipe)
+    toggles = (f"image_text.min_score={min_score}",)
     variants = variants_of(recipe_name, root=root, overrides=settings, toggles=toggles)
     do(recipe_name, root, "build", settings)
     found = run_ablation(

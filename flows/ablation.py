@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.base.settings import json_values, what_values
 from data_catalog.catalog.manifest import Snapshot, current_snapshot
 from data_catalog.disk.files import digest
@@ -14,10 +14,10 @@ from data_catalog.disk.lock import writer_lock
 from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
 from flows.jobs import require_ready
+from flows.options import AblationConfig
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources
-from flows.recipe.toggles import Toggle
-from training.config import Count, CountOrZero
+from flows.recipe.toggles import Toggle, toggles_of
 from training.data.pairs import pair_files, split_to_score
 from training.scores.ablation import (
     ROUNDS,
@@ -41,20 +41,6 @@ RunJob = Callable[[str, Sequence[str]], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AblationConfig:
-    """Settings of an ablation, as the options of `ablate` explain them."""
-
-    steps: CountOrZero = 0
-    seeds: Count = 3
-    split: Literal["", "test", "val"] = ""
-    align: bool = False
-
-    def __post_init__(self) -> None:
-        if self.align and self.steps:
-            raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """The unchanged recipe, or the recipe with one toggle switched by overrides: a dataset of its own."""
 
@@ -63,15 +49,15 @@ class Variant:
     toggle: Toggle | None
 
 
-def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: Sequence[Toggle]) -> list[Variant]:
+def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: Sequence[str]) -> list[Variant]:
     """Return the variant with the unchanged recipe, then one variant for each toggle.
 
     No variant fetches images whose outcome the root knows.
     """
-    name = load_recipe(recipe, root=root, overrides=overrides).name
+    base = load_recipe(recipe, root=root, overrides=overrides)
     found = []
-    for toggle in (None, *toggles):
-        own = f"{name}-ablation" if toggle is None else f"{name}-ablation-{toggle.slug}"
+    for toggle in (None, *toggles_of(toggles, base)):
+        own = f"{base.name}-ablation" if toggle is None else f"{base.name}-ablation-{toggle.slug}"
         every = (*overrides, *(toggle.overrides if toggle else ()), f'name="{own}"')
         loaded = load_recipe(recipe, root=root, overrides=every)
         require_sources(loaded)
@@ -86,7 +72,7 @@ def run_ablation(
 
     The same call resumes after an interruption: finished datasets, steps and models are reused.
     """
-    require_ready(recipe, root, split=config.split)
+    require_ready(recipe, root, split=config.split or "")
     snapshots: list[Snapshot] = [do("build", variant.overrides).snapshot for variant in variants]
     files = [pair_files(snapshot) for snapshot in snapshots]
     sizes = [sizes_of(mine) for mine in files]
@@ -98,8 +84,8 @@ def run_ablation(
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
     gallery = gallery_of(files, split, refit=config.align and recipe.align.refit)
-    toggles = [variant.toggle for variant in variants if variant.toggle]
     steps = 0 if config.align else config.steps or default_steps(recipe.train, sizes[0]["images"])
+    toggles = [variant.toggle for variant in variants if variant.toggle is not None]
     what = {
         "train": recipe.train.what(),
         **({"align": what_values(recipe.align)} if config.align else {}),
@@ -122,15 +108,19 @@ def run_ablation(
         model: model_outcomes(model, gallery, batch_size=recipe.evaluate.batch_size)
         for model in dict.fromkeys(folder for folders in models for folder in folders)
     }
-    scored = []
-    for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True):
-        of_variant = ModelFacts(
-            name=snapshot.dataset,
-            origin=", ".join(str(model.relative_to(root)) for model in folders),
-            trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
-            counts=size,
+    scored = [
+        Scored(
+            facts=ModelFacts(
+                name=snapshot.dataset,
+                origin=", ".join(str(model.relative_to(root)) for model in folders),
+                trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
+                counts=size,
+            ),
+            data=mine,
+            outcomes=[outcomes[model] for model in folders],
         )
-        scored.append(Scored(facts=of_variant, data=mine, outcomes=[outcomes[model] for model in folders]))
+        for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True)
+    ]
     filters = []
     for toggle, variant in zip(toggles, variants[1:], strict=True):
         names = [variant.recipe.name, variants[0].recipe.name]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +13,14 @@ from typing import Any
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.identification import other_languages
 from cleaning.leaks import LeaksConfig, SeenImages
-from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack, require_language
 from data_catalog.catalog.manifest import current_snapshots, require_snapshot, trained_on
 from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.disk.barrier import open_to_readers
 from data_catalog.disk.lock import writer_lock
 from data_catalog.rows.origins import MACHINE, MACHINE_TRANSLATION
-from flows.options import ModelsAndSets
+from flows.options import ContestConfig, errors_of
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values
@@ -78,42 +78,41 @@ class Contest:
 
 @contextmanager
 def open_contest(
-    recipe: Recipe | None, root: Path, options: ModelsAndSets, more_sets: "Callable[[SetReader], Sequence[TestSet]]"
+    recipe: Recipe | None, root: Path, config: ContestConfig, more_sets: "Callable[[SetReader], Sequence[TestSet]]"
 ) -> Iterator[Contest]:
     """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
     Packed translation models are unpacked for as long as the context is open. `more_sets` reads further sets.
     """
     prepare_for_torch()
-    reader = SetReader(recipe, root, options)
-    config = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
+    reader = SetReader(recipe, root, config)
+    if recipe is not None:
+        scoring, leaks = recipe.evaluate, recipe.leaks
+    else:  # the settings of evaluate are the only ones
+        values = override_values(config.overrides)
+        scoring = read(EvaluateConfig, {**values.pop("evaluate", {}), **values}, "evaluate")
+        leaks = LeaksConfig()
     with TemporaryDirectory(prefix="vernaclip-") as folder:
-        entrants = _entrants(recipe, root, options)
+        entrants = _entrants(recipe, root, config)
         models = [_with_translator(each, reader, Path(folder)) for each in entrants]
         learned = {each.model.name: each.learned for each in entrants if each.learned is not None}
-        named = [*reader.all(options), *more_sets(reader)]
+        words = [(f"--test-set {name}", name, given) for name, *given in config.test_sets]
+        named = [*reader.all(words), *more_sets(reader)]
         _require_translatable(named, entrants, reader.language)  # before images are looked at
-        split = held_out(recipe, root, learned) if recipe is not None and not options.no_split else []
+        split = held_out(recipe, root, learned) if recipe is not None and not config.no_split else []
         if not named and not split:
             raise SettingsError(
                 "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
                 "`scoreboard`, or --pairs of `probe`"
             )
-        leaks = recipe.leaks if recipe is not None else LeaksConfig()
         snapshots = {each.snapshot: each for model in learned.values() for each in model.snapshots}
         seen = {name: SeenImages(snapshot, leaks) for name, snapshot in snapshots.items()}
         sets: list[TestSet] = [*split, *(_guarded(each, learned, seen) for each in named)]
         require_different([each.name for each in sets], "the set")
         sets = [with_language(each, reader.language, reader.pack_of(each)) for each in sets]
-        if not options.report_anyway:
+        if not config.report_anyway:
             refuse_seen(sets, models)
-        yield Contest(reader=reader, models=models, sets=sets, config=config, cache=_feature_cache(root))
-
-
-def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
-    """Return the settings of evaluate, the only ones without a recipe."""
-    values = override_values(overrides)
-    return read(EvaluateConfig, {**values.pop("evaluate", {}), **values}, "evaluate")
+        yield Contest(reader=reader, models=models, sets=sets, config=scoring, cache=_feature_cache(root))
 
 
 def require_different(names: Sequence[str], option: str) -> None:
@@ -121,15 +120,6 @@ def require_different(names: Sequence[str], option: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{option} {name} is given twice: rename one of them")
-
-
-@contextmanager
-def _errors_of(option: str) -> Iterator[None]:
-    """Add to errors the option or setting that they are about."""
-    try:
-        yield
-    except PipelineError as error:
-        raise type(error)(f"{option}: {error}") from error
 
 
 def _feature_cache(root: Path) -> Path | None:
@@ -141,22 +131,22 @@ def _feature_cache(root: Path) -> Path | None:
 class SetReader:
     """Reader of test sets in the language that models are scored in; it translates captions by a recipe's engine."""
 
-    def __init__(self, recipe: Recipe | None, root: Path, options: ModelsAndSets) -> None:
-        target = recipe.target_language if recipe is not None else options.language
-        if target is None or options.language not in (None, target):
+    def __init__(self, recipe: Recipe | None, root: Path, config: ContestConfig) -> None:
+        target = recipe.target_language if recipe is not None else config.language
+        if target is None or config.language not in (None, target):
             instead = "if no recipe is given" if target is None else f"which is {target} in the recipe"
             raise SettingsError(f"--language must name the language of captions and class names, {instead}")
         self.recipe, self.root, self.language = recipe, root, require_language(target, "--language")
         named = named_language_packs(recipe) if recipe is not None else {}
-        self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(options.language_packs)}
+        self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(config.language_packs)}
         self.pack = language_pack(self.language, self.packs)
 
     def pack_of(self, test_set: TestSet) -> LanguagePack:
         """Return the language pack of a set's texts."""
         return language_pack(test_set.stated or self.language, self.packs)
 
-    def all(self, options: ModelsAndSets, tables: Mapping[str, Mapping[str, Any]] | None = None) -> list[TestSet]:
-        """Return the test sets of the recipe that have images and captions, and those of options and tables."""
+    def all(self, named: Iterable[tuple[str, str, Any]]) -> list[TestSet]:
+        """Return the recipe's test sets with images and captions, then others: where they are named, name, settings."""
         scored: list[TestSet] = []
         for test_set in self.recipe.test_sets if self.recipe is not None else ():
             if test_set.config.images is not None:
@@ -165,10 +155,8 @@ class SetReader:
                 scored.append(found)
             else:
                 logger.warning("test set %s is not scored: it has no images, or no captions", test_set.name)
-        named: list[tuple[str, str, Any]] = [(f"--test-set {name}", name, words) for name, *words in options.test_sets]
-        named += [(f"the test set {name}", name, settings) for name, settings in (tables or {}).items()]
         for where, name, settings in named:
-            with _errors_of(where):
+            with errors_of(where):
                 scored.append(self._named(name, override_values(settings)))
         return scored
 
@@ -216,11 +204,10 @@ class SetReader:
 
     def _translated(self, gallery: Gallery) -> Gallery:
         """Return a set with translated captions and notes about the translation; add to the translation memory."""
-        engine = self._engine
+        engine, where = self._engine, f"test set {gallery.name}"
         memory = TranslationMemory(self.root / "memory", engine.fingerprint)
         memory.require_whole()
         with writer_lock(self.root):
-            where = f"test set {gallery.name}"
             found = translate_with_memory(gallery.captions, engine, memory, title=f"translate {where}", where=where)
             memory.seal()
         translated = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
@@ -296,18 +283,18 @@ def _require_translatable(test_sets: Sequence[TestSet], entrants: Sequence[Entra
             )
 
 
-def _entrants(recipe: Recipe | None, root: Path, options: ModelsAndSets) -> list[Entrant]:
+def _entrants(recipe: Recipe | None, root: Path, config: ContestConfig) -> list[Entrant]:
     """Return the recipe's own model, if it is trained, and those of the options."""
     named: list[tuple[str, str, str, TranslateConfig | None]] = []
     if recipe is not None and (own := newest_model(root, recipe.name)) is not None:
         named.append((recipe.name, "folder", str(own.folder), None))
-    for name, *words in options.models:
+    for name, *words in config.models:
         folder = Path(at_home(name))
         if folder.is_dir() and not any(word.partition("=")[0] in OPENERS for word in words):
             name, words = folder.resolve().name, [f"{kind_of(str(folder))}={folder}", *words]
         named.append((name, *_source(words, f"--model {name}")))
-    if options.english:
-        kind, source, translate = _source(options.english, "--english")
+    if config.english:
+        kind, source, translate = _source(config.english, "--english")
         if translate is None and recipe is not None and recipe.source_language == ENGLISH:
             has_way_back = recipe.translate.reverse_package or recipe.translate.reverse_model
             translate = reverse(recipe.translate) if has_way_back else None
@@ -335,7 +322,7 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, TranslateConfi
     kind, source = sources[0][0], at_home(sources[0][2])
     check_source(kind, source, option)
     rest = [word for word in words if word.partition("=")[0] not in OPENERS]
-    with _errors_of(option):
+    with errors_of(option):
         return kind, source, one_way_config(setting_values(rest)) if rest else None
 
 

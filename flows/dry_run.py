@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,8 @@ import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.base.errors import Refusals
-from data_catalog.base.plain_text import deciding_settings_text
 from data_catalog.base.settings import values_at, what_values
 from data_catalog.catalog.work import WorkStore
-from data_catalog.disk.files import write_bytes
 from data_catalog.disk.lock import writer_lock
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
@@ -69,7 +66,6 @@ class Dropped:
 
     Args:
         rule: drop reason, with the name of the rule if the reason has several; after "marked: " if the rows stay.
-        num_rows: number of rows.
         decided_by: values of the settings that decide the reason, by path.
         examples: some of their captions, as upstream has them, each with its detail.
     """
@@ -85,11 +81,6 @@ class Dropped:
     def is_mark(self) -> bool:
         """Return True if the rows are only marked as leaks of a test set, not dropped."""
         return self.rule.startswith(_MARKED)
-
-    @property
-    def reason(self) -> str:
-        """Return the reason without the name of the rule."""
-        return _reason(self.rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +110,8 @@ class DryRun:
     def rows(self) -> list[dict[str, object]]:
         """Return a table with one row for each source and rule."""
         return [
-            {
-                "source": found.source,
-                "step": found.step,
-                "rule": found.rule,
-                "rows": found.num_rows,
-                "share": f"{found.num_rows / self.num_rows[found.source]:.2%}",
-            }
+            {"source": found.source, "step": found.step, "rule": found.rule, "rows": found.num_rows}
+            | {"share": f"{found.num_rows / self.num_rows[found.source]:.2%}"}
             for found in self.dropped
         ]
 
@@ -133,27 +119,24 @@ class DryRun:
 def dry_run(
     recipe: Recipe, *, root: Path, num_rows: int = 1000, num_examples: int = 3, seed: int = 1, translate: bool = False
 ) -> DryRun:
-    """Check a sample of each source with the recipe's rules.
+    """Check a sample of each source with the recipe's rules; refuse what a build would refuse before work starts.
 
     Args:
         num_rows: rows of each source, drawn from the first rows of its files; 0: all rows.
         num_examples: captions to return for each rule and source.
-        seed: seed of the sample.
         translate: translate the remaining captions, and check the translations as well.
-
-    Raises:
-        PipelineError: a build would refuse the recipe before work starts.
     """
     require_sources(recipe)
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     refusals = Refusals()
-    with refusals:
-        target_language_pack(recipe, named_language_packs(recipe))
-    with refusals:
-        require_readable(recipe)
-    with refusals:
-        find_plugin(recipe.translate.engine)
+    for require in (
+        lambda: target_language_pack(recipe, named_language_packs(recipe)),
+        lambda: require_readable(recipe),
+        lambda: find_plugin(recipe.translate.engine),
+    ):
+        with refusals:
+            require()
     refusals.raise_all()
     fetching = Fetching(
         dataset=recipe.name,
@@ -162,27 +145,22 @@ def dry_run(
         normalise=what_values(recipe.normalise),
     )
     with (
-        tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder,
+        tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as name,
         ImageWorkers() as workers,
-        ExitStack() as locked,
+        ExitStack() as lock,
     ):
-        translator = open_engine(recipe, Path(folder)) if translate else None
+        folder = Path(name)
+        translator = open_engine(recipe, folder) if translate else None
         has_price = translator is not None and is_paid(translator)
         if has_price:
-            locked.enter_context(writer_lock(root))
+            lock.enter_context(writer_lock(root))
         build = Build(recipe=recipe, inputs=_sampled(recipe, root, num_rows, seed, translator))
+        place = root if has_price else folder
         tools = Tools(
-            recipe=recipe,
-            root=root if has_price else Path(folder),
-            inputs=build.inputs,
-            workers=workers,
-            fetching=fetching,
-            log_folder=Path(folder),
+            recipe=recipe, root=place, inputs=build.inputs, workers=workers, fetching=fetching, log_folder=folder
         )
         with LocalExecutor() as executor:
-            engine = Engine(
-                _CAPTION_STEPS, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools
-            )
+            engine = Engine(_CAPTION_STEPS, build, work=WorkStore(folder / "work"), executor=executor, tools=tools)
             engine.run()
         tools.seal()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
@@ -197,6 +175,7 @@ def dry_run(
     known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
     num_rows_of = Counter(table.column("source").to_pylist())
+    thresholds = {name: getattr(recipe.image_text, name) for name in ("min_score", "max_drop")}
     return DryRun(
         num_rows={source.name: num_rows_of[source.name] for source in recipe.sources},
         dropped=dropped,
@@ -205,12 +184,8 @@ def dry_run(
         num_beyond={name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()},
         num_images=(len(urls) - sum(known), sum(known)),
         lacking=_lacking(recipe, root),
-        not_judged=[f"image_text.{name}" for name in ("min_score", "max_drop") if _is_set(recipe, name)],
+        not_judged=[f"image_text.{name}" for name, value in thresholds.items() if value is not None],
     )
-
-
-def _is_set(recipe: Recipe, name: str) -> bool:
-    return getattr(recipe.image_text, name) is not None
 
 
 def _lacking(recipe: Recipe, root: Path) -> list[str]:
@@ -245,17 +220,16 @@ def _sampled(recipe: Recipe, root: Path, num_rows: int, seed: int, translator: T
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """Return a source that yields a sample of its rows; file names take the place of content hashes."""
     source = source_of(settings, str)
-    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS) if num_rows else source
 
+    def sampled() -> Iterator[SourceRow]:
+        drawn = source.draw()  # a limit may draw from all rows
+        yield from repeat(UnselectedRow(reason=BEYOND_LIMIT), drawn.num_rows - drawn.num_drawn if drawn else 0)
+        selected = (row for row in source.rows(drawn) if not isinstance(row, UnselectedRow))
+        pool = list(islice(selected, _POOL_FACTOR * num_rows))
+        chosen = random.Random(seed).sample(range(len(pool)), min(num_rows, len(pool)))
+        yield from (pool[place] for place in sorted(chosen))
 
-def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
-    """Yield the rows that a limit leaves out, if it draws from all rows, then the rows of the sample."""
-    drawn = source.draw()
-    yield from repeat(UnselectedRow(reason=BEYOND_LIMIT), drawn.num_rows - drawn.num_drawn if drawn else 0)
-    selected = (row for row in source.rows(drawn) if not isinstance(row, UnselectedRow))
-    pool = list(islice(selected, _POOL_FACTOR * num_rows))
-    chosen = random.Random(seed).sample(range(len(pool)), min(num_rows, len(pool)))
-    yield from (pool[place] for place in sorted(chosen))
+    return replace(source, read=sampled, limit=ALL_ROWS) if num_rows else source
 
 
 def _summary(
@@ -268,15 +242,20 @@ def _summary(
     is_listed = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
     marks = pa.array(num_marks, pa.int64()).filter(is_listed.combine_chunks()).to_pylist()
     for row, num_screened in zip(table.filter(is_listed).to_pylist(), marks, strict=True):
-        is_unjudged = not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language
-        unjudged.update([row["source"]] if is_unjudged else [])
-        if row["outcome"] == REJECTED and not is_unjudged:
+        if not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language:
+            unjudged[row["source"]] += 1
+        elif row["outcome"] == REJECTED:
             reason = row["drop_reason"]
             rule = f"{reason}: {row['detail']}" if reason in _REASONS_WITH_RULES else reason
             found.setdefault((row["source"], row["step"], rule), []).append(row)
-        else:
-            for step, rule, detail in _marks(row, num_screened):
-                found.setdefault((row["source"], step, rule), []).append({**row, "detail": detail})
+            continue
+        seen = set()
+        for place, mark in enumerate(row["leaks"] or ()):  # each step and reason once
+            reason, detail = mark.split(" ", 1)
+            key = (row["source"], "screen" if place < num_screened else "check", f"{_MARKED}{reason}")
+            if key not in seen:
+                seen.add(key)
+                found.setdefault(key, []).append({**row, "detail": detail})
     settings = what_settings(recipe)
     dropped = [
         Dropped(
@@ -284,7 +263,7 @@ def _summary(
             step=step,
             rule=rule,
             num_rows=len(rows),
-            decided_by=values_at(_REASONS[step][_reason(rule)].settings, settings),
+            decided_by=values_at(_REASONS[step][rule.removeprefix(_MARKED).split(":")[0]].settings, settings),
             examples=_examples(rows, num_examples),
         )
         for (source, step, rule), rows in found.items()
@@ -293,53 +272,13 @@ def _summary(
     return dropped, dict(unjudged)
 
 
-def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str, str]]:
-    """Yield step, rule and detail of a row's leak marks, each step and reason once."""
-    details: dict[tuple[str, str], str] = {}
-    for place, mark in enumerate(row["leaks"] or ()):
-        reason, detail = mark.split(" ", 1)
-        details.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
-    yield from ((step, rule, detail) for (step, rule), detail in details.items())
-
-
-def _reason(rule: str) -> str:
-    """Return the drop reason of a rule."""
-    return rule.removeprefix(_MARKED).split(":")[0]
-
-
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
     """Return distinct captions, evenly spread over the rows, each with its translation if checked, and its detail."""
     # A forgotten row has neither.
     distinct = list({row["source_caption"]: row for row in rows if row["source_caption"] or row["detail"]}.values())
-    chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
     shown = []
-    for row in chosen:
+    for row in distinct[:: max(1, len(distinct) // max(1, count))][:count]:
         source, caption = row["source_caption"] or "", row["caption"]
         is_judged = caption and row["source_lang"] != row["target_lang"]
         shown.append((f"{source} → {caption}" if is_judged else source, row["detail"] or ""))
     return shown
-
-
-def write_page(run: DryRun, path: Path, *, name: str) -> None:
-    """Write the HTML page of a dry run of the recipe `name`."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["decided"] = deciding_settings_text
-    template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
-    meanings = {reason: said.meaning for reasons in _REASONS.values() for reason, said in reasons.items()}
-    sources = [
-        {
-            "name": source,
-            "num_rows": num_rows,
-            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
-            "num_unjudged": run.num_unjudged.get(source, 0),
-            "num_beyond": run.num_beyond.get(source, 0),
-            "rules": [rule for rule in run.dropped if rule.source == source],
-        }
-        for source, num_rows in run.num_rows.items()
-    ]
-    page = environment.from_string(template).render(
-        name=name, sources=sources, meanings=meanings, not_judged=run.not_judged
-    )
-    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown

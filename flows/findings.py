@@ -9,7 +9,7 @@ Severity = Literal["broken", "warning", "found"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding of `vernaclip doctor`: a problem of the environment, or something that a language has or lacks.
+    """A problem of the environment, or something that a language has or lacks.
 
     Args:
         severity: "broken" if no run or build can succeed, "warning" if something does not work, "found" if all is well.

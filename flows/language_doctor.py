@@ -6,6 +6,7 @@ Nothing is downloaded. Only a missing language pack is an error, since no build 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
@@ -15,23 +16,20 @@ from flows.findings import Finding
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)
+SOURCE = "en"  # language of most caption datasets
+
+_found = partial(Finding, "found")
+_lacks = partial(Finding, "warning")  # text, cost, advice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """A language and its language pack.
-
-    Args:
-        pack: the language pack, or a minimal one with only the code.
-        file: name of the pack's file, or the name that it would have.
-        has_pack: whether there is a language pack.
-        ships: whether the pack comes with vernaclip.
-    """
+    """A language, its pack or a minimal one, the pack's file or the one that it would have, and where the pack is."""
 
     pack: LanguagePack
     file: str
     has_pack: bool
-    ships: bool
+    ships: bool  # the pack comes with vernaclip
 
     @property
     def title(self) -> str:
@@ -45,12 +43,7 @@ class Language:
 
 
 def find_language(name: str) -> Language:
-    """Return the language of a code ("el"), or of a language pack's file if the name ends in ".toml".
-
-    Raises:
-        SettingsError: the name is not a code, or is another code of a known language.
-        InputError: the file cannot be loaded.
-    """
+    """Return the language of a code ("el"), or of a language pack's file if the name ends in ".toml"."""
     if name.endswith(".toml"):
         return Language(pack=load_language_pack(name), file=Path(name).name, has_pack=True, ships=False)
     file = f"{name}.toml"
@@ -69,42 +62,33 @@ def find_language(name: str) -> Language:
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
-SOURCE = "en"  # language of most caption datasets
-NUM_CLASSES = 1_000  # of ImageNet
-
-
 def examine(language: Language) -> list[Finding]:
-    """Return all findings about a language, in the order in which a build needs these things.
-
-    Raises:
-        PipelineError: a file on this machine cannot be read.
-    """
-    return [replace(each, topic=topic) for topic, check in CHECKS.items() for each in check(language)]
+    """Return all findings about a language, in the order in which a build needs these things."""
+    unneeded = _FROM_SOURCE if language.pack.code == SOURCE else ()
+    checks = {topic: check for topic, check in CHECKS.items() if topic not in unneeded}
+    return [replace(each, topic=topic) for topic, check in checks.items() for each in check(language)]
 
 
 def _pack(language: Language) -> Iterator[Finding]:
-    if language.ships:
-        yield Finding("found", f"{language.file} comes with vernaclip")
-    elif language.has_pack:
-        yield Finding("found", f"{language.file}; name it in recipes as language_pack")
-    else:
-        code, file = language.pack.code, language.file
-        yield Finding(
-            "broken",
-            f"no language pack for {code} comes with vernaclip",
-            f"{code} cannot be the target_language of a recipe; captions in {code} can still be read, cleaned and "
-            "translated into other languages",
-            f"run `vernaclip init NAME --language {code}`, which writes {file} and a recipe; or write {file} yourself "
-            f'(to start with, the line code = "{code}" is enough, see docs/languages.md), name it in the recipe with '
-            f'language_pack = "{file}", and check it with `{command("doctor", "--language", file)}`',
+    code, file = language.pack.code, language.file
+    if language.has_pack:
+        yield _found(
+            f"{file} comes with vernaclip" if language.ships else f"{file}; name it in recipes as language_pack"
         )
+        return
+    yield Finding(
+        "broken",
+        f"no language pack for {code} comes with vernaclip",
+        f"{code} cannot be the target_language of a recipe; captions in {code} can still be read, cleaned and "
+        "translated into other languages",
+        f"run `vernaclip init NAME --language {code}`, which writes {file} and a recipe; or write {file} yourself "
+        f'(to start with, the line code = "{code}" is enough, see docs/languages.md), name it in the recipe with '
+        f'language_pack = "{file}", and check it with `{command("doctor", "--language", file)}`',
+    )
 
 
 def _translation(language: Language) -> Iterator[Finding]:
     """Yield a finding about Argos packages from English, the language of most captions."""
-    if language.pack.code == SOURCE:
-        yield Finding("found", "not needed: most captions are English already")
-        return
     from translation.packages.install import read_stored_index
     from translation.packages.package import default_packages_dir, find
 
@@ -114,7 +98,7 @@ def _translation(language: Language) -> Iterator[Finding]:
     except (InputError, DamagedError):
         pass
     else:
-        yield Finding("found", f"the package {package.pair} {package.package_version} is installed")
+        yield _found(f"the package {package.pair} {package.package_version} is installed")
         return
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
@@ -130,65 +114,39 @@ def _translation(language: Language) -> Iterator[Finding]:
         remark = str(error)
     else:
         if entries is not None:
-            pairs = {(entry.from_code, entry.to_code) for entry in entries if entry.is_readable}
-            is_offered = (SOURCE, code) in pairs
+            is_offered = (SOURCE, code) in {(each.from_code, each.to_code) for each in entries if each.is_readable}
             advice = install if is_offered else train
             remark = f"the stored Argos index offers {'one' if is_offered else 'none'}"
-    yield Finding(
-        "warning",
-        f"no Argos package from English is installed; {remark}",
-        "the default engine cannot translate English captions, so datasets contain native captions only",
-        advice,
-    )
+    cost = "the default engine cannot translate English captions, so datasets contain native captions only"
+    yield _lacks(f"no Argos package from English is installed; {remark}", cost, advice)
 
 
 def _apertium(language: Language) -> Iterator[Finding]:
-    if language.pack.code == SOURCE:
-        return
     from translation.config import TranslateConfig
-    from translation.engines.apertium import open_engine
+    from translation.engines.registry import open_translator
 
+    route = [load_language_pack(SOURCE), language.pack]
     try:
-        open_engine(TranslateConfig(engine="apertium"), load_language_pack(SOURCE), language.pack, Path())
+        open_translator(TranslateConfig(engine="apertium"), route, cache_dir=Path())
     except InputError as error:
-        yield Finding(
-            "warning",
+        yield _lacks(
             re.split(r"[;:](?![^(]*\))", str(error))[0],  # the problem without its remedy
             "no rule-based translation, which is worse than a good package, but the only engine for some languages",
             "install the Apertium pair from English, if there is one",
         )
     else:
-        yield Finding("found", "a mode from English is installed")
+        yield _found("a mode from English is installed")
 
 
-def _engines(language: Language) -> Iterator[Finding]:
+def _engines(_: Language) -> Iterator[Finding]:
     """Yield a finding about each engine of a plug-in, whose languages are unknown."""
-    if language.pack.code == SOURCE:
-        return
     from translation.engines.plugins import find_plugin, find_plugins
 
     for name in dict.fromkeys(each.name for each in find_plugins()):
         try:
-            found = find_plugin(name)
+            yield _found(f"{find_plugin(name)} is installed")
         except InputError as error:
-            yield Finding("warning", str(error).partition(":")[0], f"translate.engine = {name} is refused")
-        else:
-            yield Finding("found", f"{found} is installed")
-
-
-def _model_codes(language: Language) -> Iterator[Finding]:
-    codes = {"iso639_3": language.pack.iso639_3, "flores": language.pack.flores}
-    missing = [name for name, code in codes.items() if code is None]
-    if not missing:
-        yield Finding("found", ", ".join(f"{name} {code}" for name, code in codes.items()))
-        return
-    names = " and ".join(missing)
-    yield Finding(
-        "warning",
-        f"{names} {'is' if len(missing) == 1 else 'are'} not set",
-        "NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
-        language.set_in_pack(names),
-    )
+            yield _lacks(str(error).partition(":")[0], f"translate.engine = {name} is refused")
 
 
 def _language_check(language: Language) -> Iterator[Finding]:
@@ -198,10 +156,9 @@ def _language_check(language: Language) -> Iterator[Finding]:
     if code is not None:
         confusions = ", ".join(language.pack.confusions)
         mistaken = f"; it is mistaken for {confusions}" if confusions else ""
-        yield Finding("found", f"fastText and lingua can identify {code}{mistaken}")
+        yield _found(f"fastText and lingua can identify {code}{mistaken}")
         return
-    yield Finding(
-        "warning",
+    yield _lacks(
         f"no engine can identify {language.pack.langdetect or language.pack.code}",
         "captions and translations in other languages are not dropped, and the columns of detected languages are empty",
         f"{language.set_in_pack('langdetect')}, if it has another one of these codes: "
@@ -217,93 +174,47 @@ def _proper_nouns(language: Language) -> Iterator[Finding]:
     install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
     tagger = find_tagger(pack, "auto")
     if tagger is not None:
-        yield Finding("found", f"tagged by {tagger.name}")
+        yield _found(f"tagged by {tagger.name}")
     elif pack.capitalises_nouns:
-        yield Finding("warning", "all nouns have capitals, so capitals do not show names", cost, install)
+        yield _lacks("all nouns have capitals, so capitals do not show names", cost, install)
     elif pack.function_words:
         better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
-        yield Finding("found", f"found by capitals, with {len(pack.function_words)} function words{better}")
+        yield _found(f"found by capitals, with {len(pack.function_words)} function words{better}")
     else:
         advice = f"{language.set_in_pack('function_words')}, or {install}"
-        yield Finding("warning", "the pack lists no function words", cost, advice)
-
-
-def _copied_words(language: Language) -> Iterator[Finding]:
-    from cleaning.checks import CheckConfig
-
-    pack, config = language.pack, CheckConfig()
-    if pack.code == SOURCE:
-        yield Finding("found", "not needed: English is the language to translate from")
-    elif pack.shared_words:
-        yield Finding("found", f"{len(pack.shared_words)} words with the same spelling in English are listed")
-    else:
-        yield Finding(
-            "warning",
-            "the pack lists no words with the same spelling in English",
-            f"translations are kept with up to {config.max_copied_share_unlisted:.0%} English words, instead of "
-            f"{config.max_copied_share:.0%}",
-            language.set_in_pack("shared_words"),
-        )
+        yield _lacks("the pack lists no function words", cost, advice)
 
 
 def _letters(language: Language) -> Iterator[Finding]:
     from training.use.pictures import missing_letters
 
     texts = language.pack.function_words or language.pack.tens
+    lacking = missing_letters(texts) if texts else ""
     if not texts:
-        yield Finding(
-            "warning",
-            "unknown, as the pack has no words of the language",
-            "contact sheets may show empty boxes",
-            language.set_in_pack("function_words"),
-        )
-        return
-    lacking = missing_letters(texts)
-    if not lacking:
-        yield Finding("found", "contact sheets can show them")
-        return
-    yield Finding(
-        "warning",
-        f"no installed typeface has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
-        "contact sheets show empty boxes instead",
-        "install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
-    )
-
-
-def _zero_shot(language: Language) -> Iterator[Finding]:
-    pack = language.pack
-    have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
-    missing = [] if pack.prompt_templates else ["prompt_templates"]
-    missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
-    if missing:
-        yield Finding(
-            "warning",
-            f"the pack has {have} of ImageNet",
-            "zero-shot classification needs class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
-            language.set_in_pack(" and ".join(missing)),
+        advice = language.set_in_pack("function_words")
+        yield _lacks("unknown, as the pack has no words of the language", "contact sheets may show empty boxes", advice)
+    elif lacking:
+        yield _lacks(
+            f"no installed typeface has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
+            "contact sheets show empty boxes instead",
+            "install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
         )
     else:
-        yield Finding("found", f"{have}: `vernaclip scoreboard` reads them")
+        yield _found("contact sheets can show them")
 
 
 Check = Callable[[Language], Iterator[Finding]]
 
 
-def _field(name: str, found: Callable[[LanguagePack], str], missing: str, cost: str) -> Check:
-    """Return a check of a field of the language pack.
-
-    Args:
-        name: name of the field.
-        found: returns the text of the finding if the field is set.
-        missing: text of the finding if it is not set.
-        cost: consequence if it is not set.
-    """
+def _fields(names: str, what: str, cost: str) -> Check:
+    """Return a check of fields of the language pack, with what they have in words, and what their lack costs."""
 
     def check(language: Language) -> Iterator[Finding]:
-        if getattr(language.pack, name):
-            yield Finding("found", found(language.pack))
+        missing = " and ".join(name for name in names.split() if not getattr(language.pack, name))
+        if missing:
+            yield _lacks(f"the pack lacks {what}", cost, language.set_in_pack(missing))
         else:
-            yield Finding("warning", missing, cost, language.set_in_pack(name))
+            yield _found(f"the pack has {what}")
 
     return check
 
@@ -314,42 +225,46 @@ CHECKS: dict[str, Check] = {
     "translation": _translation,
     "Apertium": _apertium,
     "engine": _engines,
-    "codes": _model_codes,
+    "codes": _fields(
+        "iso639_3 flores",
+        "the codes of other engines",
+        "NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
+    ),
     "language check": _language_check,
     "proper nouns": _proper_nouns,
-    "copied words": _copied_words,
-    "numbers in words": _field(
+    "copied words": _fields(
+        "shared_words",
+        "words with the same spelling in English",
+        "translations with more English words are kept (check.max_copied_share_unlisted)",
+    ),
+    "numbers in words": _fields(
         "tens",
-        lambda pack: f"known by {', '.join(pack.tens)}",
-        "the pack does not list the words for 20 to 90",
+        "the words for 20 to 90",
         "good translations that spell out such a number are dropped as numbers_lost",
     ),
     "letters": _letters,
-    "text encoder": _field(
+    "text encoder": _fields(
         "text_encoder",
-        lambda pack: f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
-        "the pack recommends none",
+        "a text encoder to recommend, for train.model=italian and train.text_encoder",
         "`train.model=italian` needs train.text_encoder; `compact` trains its text tower from the captions alone",
     ),
-    "changed captions": _field(
-        "changes",
-        lambda _: "the pack has words by which captions change",
-        "the pack has no words by which captions change",
-        "train.hard_negatives is refused",
+    "changed captions": _fields("changes", "words by which captions change", "train.hard_negatives is refused"),
+    "zero-shot": _fields(
+        "prompt_templates class_names",
+        "prompts and class names of ImageNet, which `vernaclip scoreboard` reads",
+        "zero-shot classification needs class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
     ),
-    "zero-shot": _zero_shot,
-    "test sets": _field(
+    "test sets": _fields(
         "test_sets",
-        lambda pack: "; ".join(pack.test_sets),
-        "the pack names none",
+        "names of test sets",
         "models can be scored only on your own held-out images, and not be compared with published models",
     ),
-    "rights": _field(
+    "rights": _fields(
         "license_notes",
-        lambda pack: pack.license_notes,
-        "the pack has no notes on rights",
+        "notes on rights",
         "you must find out yourself what the licenses of sources, test sets and models allow",
     ),
 }
 # Topics that matter only if captions are translated.
 FOR_TRANSLATIONS = frozenset({"translation", "Apertium", "engine", "codes", "copied words", "numbers in words"})
+_FROM_SOURCE = ("translation", "Apertium", "engine", "copied words")  # not needed for English

@@ -1,14 +1,17 @@
 """Options that several commands share, each with its type and help text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter, Token
+from annotated_types import Ge
+from cyclopts import Group, Parameter, Token, default_name_transform
+from cyclopts.validators import Number as Within
 
-from data_catalog.base.errors import SettingsError
+from data_catalog.base.errors import PipelineError, SettingsError
 
 DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"
@@ -104,6 +107,23 @@ LanguagePacks = Annotated[Words, Parameter(name="--language-pack", metavar="FILE
 Split = Literal["train", "val", "test"]
 
 
+PositiveNumber = Annotated[Number, Parameter(validator=Within(gte=1))]
+
+
+def options_of(**names: str) -> Parameter:
+    """Return the mark of a config class whose fields are a command's options, some of them under other names."""
+    return Parameter(name="*", name_transform=lambda field: names.get(field, default_name_transform(field)))
+
+
+@contextmanager
+def errors_of(option: str) -> Iterator[None]:
+    """Add to errors of ours the option or setting that they are about."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{option}: {error}") from error
+
+
 @Parameter(name="*", group=Group("Engine", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
@@ -123,11 +143,7 @@ class EngineOptions:
     """Set any key of the [translate] section of recipes, such as beam_size=1. Repeatable."""
 
     def values(self) -> dict[str, Any]:
-        """Return the engine's settings, of the options and of `--set`.
-
-        Raises:
-            SettingsError: a setting is given twice, or is not KEY=VALUE.
-        """
+        """Return the engine's settings, of the options and of `--set`."""
         from flows.recipe.engines import setting_values
 
         values = setting_values(self.overrides)
@@ -162,8 +178,25 @@ class EvaluateOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ModelsAndSets:
-    """Options that choose the models to score and their test sets."""
+class AblationConfig:
+    """Settings of an ablation."""
+
+    toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
+    """Filter to switch in one variant. Repeatable: one variant for each."""
+    steps: Annotated[Number, Ge(0)] = 0
+    """Optimizer steps for each model (default: the steps of the recipe's epochs on its own dataset)."""
+    seeds: Annotated[Number, Ge(1), Parameter(metavar="K")] = 3
+    """Models to train for each variant. One model does not show how much results vary between trainings."""
+    split: Literal["val", "test"] | None = None
+    """Split to score on (default: evaluate.split of the recipe)."""
+    align: bool = False
+    """Align the frozen towers of the recipe ([align]) instead of training: minutes, also on few images."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ContestConfig:
+    """The models to score and their test sets."""
 
     overrides: Overrides = ()
     """Override a setting of the recipe; without a recipe, of [evaluate] only. Repeatable."""
@@ -185,8 +218,8 @@ class ModelsAndSets:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ScoreboardOptions(ModelsAndSets):
-    """Options of `scoreboard` beside recipe and root."""
+class ScoreboardConfig(ContestConfig):
+    """Settings of a scoreboard."""
 
     protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
     """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
@@ -194,14 +227,3 @@ class ScoreboardOptions(ModelsAndSets):
     """Folder of the results (default: scoreboards/ in the root)."""
     format: Literal["mteb"] | None = None
     """Also write retrieval scores as mteb does, for mteb.ResultCache(FOLDER)."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ProbeOptions(ModelsAndSets):
-    """Options of `probe` beside recipe and root."""
-
-    pairs: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """Also score on pairs of captions in a JSON file of ARO's or What'sUp's form."""
-    images: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Images of these pairs: a folder, zip or tar."""

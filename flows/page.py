@@ -129,9 +129,8 @@ def open_shown(
     """Open what a page shows: a root with its newest model, or a model; and images to search.
 
     Args:
-        dataset: dataset whose newest model and images are shown. None takes that of `model`, or the only one with a
-            model.
-        model: folder of another model. Then the images of the dataset are not searched.
+        dataset: dataset to show. None takes that of `model`, or the only one with a model.
+        model: folder of another model than the dataset's newest. Then the images of the dataset are not searched.
         images: folder of images to search.
         language: code of the model's language. None takes that of the dataset on which it was trained, if it is known.
     """
@@ -227,7 +226,7 @@ class Page:
         path = self._picture(words, picture)
         lines = [line.strip()[:MAX_TEXT] for line in (labels or "").splitlines() if line.strip()]
         if not 2 <= len(lines) <= MAX_LABELS:
-            raise gr.Error(words["need_labels"], print_exception=False)
+            raise _refusal(words["need_labels"])
         found = classify(path, lines, self.shown.model)
         note = words["softmax" if found.method == SOFTMAX else "sigmoid"]
         cut = f" ({words['cut']})"
@@ -248,7 +247,7 @@ class Page:
             for name, limit in (("least", at_least), ("most", at_most)):
                 values[name] = float(limit.replace(",", ".")) if (limit or "").strip() else None
         except ValueError as error:
-            raise gr.Error(words["need_number"], print_exception=False) from error
+            raise _refusal(words["need_number"]) from error
         values["words"] = (wanted or "")[:MAX_TEXT].lower().split()
         with self.present():
             total = self._rows(COUNT, **values)[0]["total"]
@@ -268,12 +267,12 @@ class Page:
         with self.present():
             records = find_sample_records(self.shown.snapshot, sample)[:SAMPLES_PER_PAGE] if sample else []
         if not records:
-            raise gr.Error(words["no_story"], print_exception=False)
+            raise _refusal(words["no_story"])
         return str(self._html.stories(["\n".join(record_lines(record, identity=sample)) for record in records]))
 
     def _text(self, words: Words, given: str) -> str:
         if not (given or "").strip():
-            raise gr.Error(words["need_text"], print_exception=False)
+            raise _refusal(words["need_text"])
         return given.strip()[:MAX_TEXT]
 
     def _picture(self, words: Words, given: Mapping[str, Any] | None) -> Path:
@@ -282,15 +281,15 @@ class Page:
         Gradio's own step would decode it in any format that Pillow knows, and EPS runs Ghostscript.
         """
         if not given or not given.get("path"):
-            raise gr.Error(words["need_picture"], print_exception=False)
+            raise _refusal(words["need_picture"])
         path = Path(given["path"]).resolve()
         if not path.is_relative_to(self._uploads) or not path.is_file():
-            raise gr.Error(words["gone"], print_exception=False)
+            raise _refusal(words["gone"])
         try:
             read_picture(path, THUMBNAIL)
         except InputError as error:
             reason = str(error).removeprefix(f"{path} cannot be read as an image: ")
-            raise gr.Error(html.escape(f"{words['unreadable']} {reason}"), print_exception=False) from error
+            raise _refusal(f"{words['unreadable']} {reason}") from error
         return path
 
     @contextmanager
@@ -305,11 +304,9 @@ class Page:
 
     def _rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         """Return the rows of a query on the newest snapshot."""
-        assert self.shown.root is not None
-        assert self.shown.snapshot is not None
+        assert self.shown.root is not None and self.shown.snapshot is not None  # noqa: PT018
         with snapshot_queries(require_snapshot(self.shown.root, self.shown.snapshot.dataset)) as ask:
-            found: list[dict[str, Any]] = ask(sql, **values).to_pylist()
-        return found
+            return list(ask(sql, **values).to_pylist())
 
     def _images(self, samples: list[str], side: int) -> dict[str, Image.Image]:
         """Return the images of those samples that are there."""
@@ -366,7 +363,7 @@ class Page:
                 logger.warning("%s", error)
                 # Paths of this machine are for its log alone.
                 reason = "" if os.sep in str(error) else str(error)
-                raise gr.Error(html.escape(f"{words['failed']} {reason}"), print_exception=False) from error
+                raise _refusal(f"{words['failed']} {reason}") from error
 
         options.setdefault("api_visibility", "public" if "api_name" in options else "private")
         gr.on(events, answer, inputs, outputs, **options)
@@ -444,6 +441,11 @@ class Page:
         events = [tab.select, button.click, wanted.submit, number.submit]
         self._on(events, self._samples, [*inputs, number], [result, sample], api_name="samples")
         self._on([why.click], self._story, sample, story, api_name="story")
+
+
+def _refusal(text: str) -> gr.Error:
+    """Return an error that the page shows as text, and that is not in the log."""
+    return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
 def _shrunk(hit: Hit, side: int) -> Image.Image:

@@ -10,7 +10,7 @@ from data_catalog.base.errors import InputError, SettingsError, install_hint
 from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.disk.disk_errors import make_writable_folder
 from flows.contest import SetReader, TestSet, at_home, held_out, open_contest, require_different
-from flows.options import ModelsAndSets, ProbeOptions, ScoreboardOptions
+from flows.options import ContestConfig, ScoreboardConfig
 from flows.recipe.recipe import Recipe, override_values
 from training.changes import ChangeRules
 from training.scores.galleries import Gallery, LabelledImages
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOptions) -> tuple[Path, list[Section]]:
+def make_scoreboard(recipe: Recipe | None, root: Path, config: ScoreboardConfig) -> tuple[Path, list[Section]]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
     Return the folder of the results, and the sections of the Markdown file.
     """
-    if options.format == "mteb":
-        if options.report_anyway:
+    if config.format == "mteb":
+        if config.report_anyway:
             raise SettingsError("mteb's format has one score a set, without leak-free ones: leave out --report-anyway")
         require_mteb("results in mteb's format")
     protocols: dict[str, Protocol] = {}
 
     def more_sets(reader: SetReader) -> list[TestSet]:
-        if not options.protocol:
+        if not config.protocol:
             return []
-        name, *words = options.protocol
+        name, *words = config.protocol
         if name not in PROTOCOLS:
             raise SettingsError(f"unknown --protocol {name}: use {', '.join(sorted(PROTOCOLS))}")
         settings = {key: at_home(str(value)) for key, value in override_values(words).items()}
@@ -48,11 +48,11 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
         protocols.update({test_set.name: PROTOCOLS[name] for test_set in found})
         return found
 
-    out = options.out or root / "scoreboards" / (recipe.name if recipe is not None else options.language or "")
-    with open_contest(recipe, root, options, more_sets) as contest:
+    out = config.out or root / "scoreboards" / (recipe.name if recipe is not None else config.language or "")
+    with open_contest(recipe, root, config, more_sets) as contest:
         make_writable_folder(out, "--out")
-        tasks = _mteb_tasks(contest.sets, contest.reader.language) if options.format == "mteb" else {}
-        if options.format == "mteb" and (without := [each.name for each in contest.sets if each.name not in tasks]):
+        tasks = _mteb_tasks(contest.sets, contest.reader.language) if config.format == "mteb" else {}
+        if config.format == "mteb" and (without := [each.name for each in contest.sets if each.name not in tasks]):
             logger.warning("%s: sets of classes are not in the files for mteb", ", ".join(without))
         # Without a writable root, features are cached beside the results.
         cache = contest.cache or out / FEATURE_STORES
@@ -64,15 +64,14 @@ def make_scoreboard(recipe: Recipe | None, root: Path, options: ScoreboardOption
     return out, write_scoreboard(board, protocols, out)
 
 
-def make_probe(recipe: Recipe | None, root: Path, options: ProbeOptions) -> Board:
+def make_probe(
+    recipe: Recipe | None, root: Path, config: ContestConfig, *, pairs: Path | None, images: Path | None
+) -> Board:
     """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs."""
-    if (options.pairs is None) != (options.images is None):
+    if (pairs is None) != (images is None):
         raise SettingsError("--pairs FILE and --images DIR need each other: one of them is missing")
-
-    def more_sets(_: SetReader) -> list[TestSet]:
-        return [read_pairs(options.pairs, options.images)] if options.pairs and options.images else []
-
-    with open_contest(recipe, root, options, more_sets) as contest:
+    more = [read_pairs(pairs, images)] if pairs and images else []
+    with open_contest(recipe, root, config, lambda _: more) as contest:
         sets: list[ProbedSet] = []
         for each in contest.sets:
             if isinstance(each, LabelledImages):
@@ -90,10 +89,12 @@ def make_mteb_tasks(
     Nothing is compared with training images, since mteb names its models later. `test_sets` are settings by name.
     """
     require_mteb("tasks of mteb")
-    options = ModelsAndSets(language=language)
-    reader = SetReader(recipe, root, options)
-    named = reader.all(options, test_sets)
-    sets: list[TestSet] = [*(held_out(recipe, root, None) if recipe is not None else []), *named]
+    reader = SetReader(recipe, root, ContestConfig(language=language))
+    held = held_out(recipe, root, None) if recipe is not None else []
+    sets: list[TestSet] = [
+        *held,
+        *reader.all((f"the test set {name}", name, given) for name, given in test_sets.items()),
+    ]
     require_different([each.name for each in sets], "the set")
     tasks = _mteb_tasks(sets, reader.language)
     if not tasks:

@@ -82,22 +82,18 @@ def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
 def _translated(text: str, translation: QueryTranslation, model: Path, root: Path) -> str:
     """Return the query in the language of the model."""
     require_texts([text])
-    to_code = translation.to_code
+    from_code, to_code = translation.from_code, translation.to_code
     if to_code is None:
         found = model_of_folder(model, root)
         if found is None:
             raise SettingsError(f"--to is missing: {root} does not say in which language {model} was trained")
         to_code = str(found.snapshot.manifest["target_lang"])
-    if canonical_code(translation.from_code) == canonical_code(to_code):
-        raise SettingsError(f"the query is translated from {translation.from_code} to {to_code}: leave --from out")
+    if canonical_code(from_code) == canonical_code(to_code):
+        raise SettingsError(f"the query is translated from {from_code} to {to_code}: leave --from out")
+    packs, memory = translation.language_packs, translation.memory
     with TemporaryDirectory(prefix="vernaclip-") as cache:
         engine = open_one_way(
-            translation.settings,
-            translation.from_code,
-            to_code,
-            language_packs=translation.language_packs,
-            memory=translation.memory,
-            cache_dir=Path(cache),
+            translation.settings, from_code, to_code, language_packs=packs, memory=memory, cache_dir=Path(cache)
         )
         (result,) = engine.translate([text])
     if not result.text.strip():

@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs":
     """Return the parallel sentences of `[distil]`, without those of test sets and of the dataset's val and test splits.
 
-    Args:
-        recipe: recipe with the languages and the section.
-        snapshot: the recipe's dataset, if it is built.
-
-    Raises:
-        SettingsError: the two languages are the same.
-        InputError: there are neither files nor a dataset with translated captions, or too few usable pairs.
+    `snapshot` is the recipe's dataset, if it is built.
     """
     config = recipe.distil
     if recipe.source_language == recipe.target_language:
@@ -58,8 +52,7 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
         found = _of_dataset(recipe, snapshot, left_out)
     else:
         raise InputError(
-            f"distil needs parallel sentences: set distil.pairs, or build the dataset {recipe.name} with translated "
-            "captions first"
+            f"distil needs parallel sentences: set distil.pairs, or build {recipe.name} with translated captions first"
         )
     return replace(found, unpaired=[text for text in texts if text and caption_key(text) not in left_out])
 

@@ -1,8 +1,7 @@
 """Context managers that end a process soon after a signal, whatever its threads do.
 
-Python exits only after all threads have ended, and handles signals only between two bytecodes of the main thread. A
-long call in C would keep a cancelled run alive for minutes. Whatever a run has committed is safe at any moment, so
-there is no reason to wait.
+Python exits only after all threads have ended, and handles signals only between two bytecodes of the main thread: a
+long call in C would keep a cancelled run alive for minutes. Whatever a run has committed is safe at any moment.
 """
 
 import os
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 
 # Time for the run to report its state to the server. Prefect itself kills a cancelled run after 30 s.
 GRACE_S = 5.0
-_TERMINATING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
@@ -32,7 +30,15 @@ def exit_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
     before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     if before != -1:
         signal.set_wakeup_fd(before)
-    threading.Thread(target=_listen, args=(read_end, grace_s), name="exit-on-signals", daemon=True).start()
+
+    def listen() -> None:
+        while byte := os.read(read_end, 1):  # the number of the signal
+            if byte[0] in (signal.SIGTERM, signal.SIGINT):
+                time.sleep(grace_s)
+                os._exit(128 + byte[0])
+        os.close(read_end)
+
+    threading.Thread(target=listen, name="exit-on-signals", daemon=True).start()
     try:
         yield
     finally:
@@ -52,12 +58,3 @@ def interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _listen(read_end: int, grace_s: float) -> None:
-    """Exit the process `grace_s` seconds after the number of a terminating signal arrives in the pipe."""
-    while byte := os.read(read_end, 1):
-        if byte[0] in _TERMINATING:
-            time.sleep(grace_s)
-            os._exit(128 + byte[0])
-    os.close(read_end)

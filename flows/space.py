@@ -13,7 +13,7 @@ from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
 from data_catalog.images.decoding import open_image
 from data_catalog.rows.image_formats import is_image_name
 from flows import PACKAGES
-from flows.page import FALLBACK, Shown, interface_texts, open_shown
+from flows.page import FALLBACK, PAGES, Shown, interface_texts, open_shown
 from training.data.images import read_picture
 from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
 from training.towers.model_files import rename_encoders
@@ -32,47 +32,6 @@ REQUIREMENTS = (
     *("opencv-python-headless", "pillow", "pyarrow", "pydantic", "rapidfuzz", "safetensors", "scipy", "sentencepiece"),
     *("timm", "tokenizers", "torch", "torchvision", "transformers"),
 )
-README = Template("""---
-title: $title
-sdk: gradio
-sdk_version: $gradio
-app_file: app.py
-python_version: "3.11"
-pinned: false
----
-
-$intro
-
-Here: `pip install -r requirements.txt`, then `python app.py`. In a container: `docker build -t page .`, then
-`docker run -p 7860:7860 page`. The model is in `model/`; its license is not stated here.
-""")
-APP = Template('''"""Serve the page of the model in `model/`, which searches the images in `images/`, if any."""
-
-import os
-from functools import partial
-from pathlib import Path
-
-from flows.page import open_shown, serve
-
-HOME = Path(__file__).resolve().parent
-HOST, PORT = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-
-if __name__ == "__main__":
-    images = HOME / "images"
-    page = open_shown(None, model=HOME / "model", images=images if images.is_dir() else None, language=$language)
-    serve(page, partial(print, flush=True), host=HOST, port=PORT)
-''')
-DOCKERFILE = """FROM python:3.11-slim
-RUN useradd --create-home --uid 1000 user
-WORKDIR /home/user/app
-COPY requirements.txt .
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt
-COPY --chown=user . .
-USER user
-ENV GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860
-EXPOSE 7860
-CMD ["python", "app.py"]
-"""
 
 
 def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) -> None:
@@ -100,15 +59,12 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
             shutil.copytree(HOME / package, place / package, ignore=ignored)
         texts = interface_texts(shown.language)
         words = texts.get(shown.language, texts[FALLBACK])
-        files = {
-            "README.md": README.substitute(title=words["title"], gradio=version("gradio"), intro=words["intro"]),
-            "app.py": APP.substitute(language=repr(shown.language)),
-            "requirements.txt": "\n".join([*requirements(), ""]),
-            "Dockerfile": DOCKERFILE,
-            ".dockerignore": "**/__pycache__\n.git\n",
-        }
-        for file, content in files.items():
-            (place / file).write_text(content, encoding="utf-8")
+        facts = {"title": words["title"], "intro": words["intro"], "language": repr(shown.language)}
+        for template in (PAGES / "space").iterdir():
+            text = Template(template.read_text(encoding="utf-8")).substitute(facts, gradio=version("gradio"))
+            (place / template.name.removesuffix(".txt")).write_text(text, encoding="utf-8")
+        (place / "requirements.txt").write_text("\n".join([*requirements(), ""]), encoding="utf-8")
+        (place / ".dockerignore").write_text("**/__pycache__\n.git\n", encoding="utf-8")
         open_shown(None, model=place / "model", language=shown.language)  # reads the copy
         place.rename(out)
     finally:

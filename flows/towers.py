@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +17,12 @@ _MOST_LISTED = 6  # languages of a tower in a table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """A pretrained tower.
+    """A pretrained tower, by the name that recipes use. Empty values are not known here.
 
     Args:
-        name: by which a recipe names it.
-        side: "image" or "text".
         is_here: it can be used without a network.
         place: the package or cache that has it, or how to get it.
-        license: as its authors state it; "" if that is not known here.
-        num_bytes: size of its weights; 0 if that is not known here.
-        languages: codes of the languages that a text encoder reads, or "multilingual"; () if that is not known.
+        languages: codes of the languages that a text encoder reads, or "multilingual".
     """
 
     name: str
@@ -126,18 +123,16 @@ def _cached() -> Iterator[Tower]:
 
 def _config(path: Path) -> dict[str, Any]:
     """Return the config of a model; {} if there is none that can be read."""
-    try:
+    with suppress(OSError, ValueError):
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _card(path: Path) -> dict[str, Any]:
     """Return the head of a model card; {} if there is none that can be read."""
     from huggingface_hub import ModelCard
 
-    try:
+    with suppress(OSError, ValueError):
         return dict(ModelCard.load(path).data.to_dict())
-    except (OSError, ValueError):
-        return {}
+    return {}

@@ -10,15 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import Any
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
-from data_catalog.base.settings import OneOf
-from data_catalog.catalog.export_formats import FORMATS
+from data_catalog.catalog.export_formats import ExportConfig
 from data_catalog.catalog.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.disk.files import sha256_of
 from data_catalog.disk.records import write_checksummed
@@ -34,26 +31,10 @@ from data_catalog.exports.export_folder import (
     require_no_foreign_files,
     resolve_export_folder,
 )
-from data_catalog.exports.rights import LICENSED, NONE, Pixels, policy_of
+from data_catalog.exports.rights import NONE, policy_of
 from data_catalog.report.ablations import AblationTable, ablations_of
 
 VERSION = 8  # increase it when the files of the same snapshot and config change
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """Options of an export, as the command line explains them."""
-
-    format: Annotated[str, OneOf(FORMATS)]
-    pixels: Pixels = LICENSED  # a format without pixels ignores it
-    allowed: tuple[str, ...] = ()
-    samples_per_shard: Annotated[int, Ge(1)] = 1000
-    captions: Literal["first", "every"] = "first"
-    published: str | None = None
-
-    def __post_init__(self) -> None:
-        with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
-            datetime.date.fromisoformat(self.published or "2026-01-31")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +53,10 @@ class ExportReport:
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
     """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
-    if unknown := set(config.allowed) - set(snapshot.manifest["sources"]):
-        raise SettingsError(
-            f"the dataset has no source {', '.join(sorted(unknown))} whose images could be allowed: it has "
-            f"{', '.join(snapshot.manifest['sources'])}"
-        )
+    if unknown := sorted(set(config.allowed) - set(sources := snapshot.manifest["sources"])):
+        raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
+    with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
+        datetime.date.fromisoformat(config.published or "2026-01-31")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
     with export_lock(place):
         ablations = ablations_of(snapshot)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from data_catalog.catalog.export_formats import Pixels
 from data_catalog.catalog.manifest import Manifest
 
 FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
@@ -105,7 +106,6 @@ def _creative_commons(name: str) -> License | None:
 
 
 # Values of --pixels. LICENSED includes free licenses only; WITH_NONCOMMERCIAL also those that forbid commercial use.
-Pixels = Literal["licensed", "noncommercial", "all", "none"]
 LICENSED: Final = "licensed"
 WITH_NONCOMMERCIAL: Final = "noncommercial"
 ALL: Final = "all"
@@ -179,7 +179,7 @@ def _has_text(text: str | None) -> bool:
     return bool(text and text.strip())
 
 
-def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
+def policy_of(manifest: Manifest, pixels: Pixels, allowed: frozenset[str] = frozenset()) -> Policy:
     """Return the policy for a snapshot, from its manifest and the user's options."""
     stated = {name: SourceRights(**entry.get("rights", {})) for name, entry in manifest["sources"].items()}
     return Policy(pixels=pixels, sources=stated, allowed=allowed)

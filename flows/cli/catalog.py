@@ -1,21 +1,27 @@
 """The commands catalog, models (with note and rm), recipes, report, why and sql, which show the contents of a root."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, command
 from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
-from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
+from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, PositiveNumber, Root, Text
 
-MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_catalog.publish.tombstones import Tombstone
+
+MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
 
 def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = False) -> None:
@@ -61,30 +67,24 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     if json:
         say_json(found)
         return
-    names = [f"{model['dataset']}/{model['folder'].name}" for model in found]
-    rows = [
-        {
-            "": "*" if model["is_current"] else "",
-            "model": name,
-            "snapshot": model["snapshot"],
-            "config": Path(model["config"]).name,
-            "trained": f"{datetime.fromisoformat(model['trained']):%Y-%m-%d %H:%M}",
-            "R@5": None if model["score"] is None else round(model["score"], 4),
-            "split": model["split"],
-        }
-        for name, model in zip(names, found, strict=True)
-    ]
-    say_table(rows)
-    for name, model in zip(names, found, strict=True):
-        weights = (
+    rows, remarks = [], []
+    for model in found:
+        name = f"{model['dataset']}/{model['folder'].name}"
+        row = {"": "*" if model["is_current"] else "", "model": name, "snapshot": model["snapshot"]}
+        row |= {"config": Path(model["config"]).name}
+        row |= {"trained": f"{datetime.fromisoformat(model['trained']):%Y-%m-%d %H:%M}"}
+        rows.append(row | {"R@5": model["score"] and round(model["score"], 4), "split": model["split"]})
+        borrowed = (
             f"{each['weights']} ({each['tower']}, {each['license'] or 'no license'})" for each in model["borrowed"]
         )
-        lines = [text for text in (", ".join(weights), model["note"]) if text]
-        if lines:
-            say("\n".join([f"\n{name}", *(f"  {cell_text(line)}" for line in lines)]))
+        said = [f"  {cell_text(text)}" for text in (", ".join(borrowed), model["note"]) if text]
+        remarks += [f"\n{name}", *said] if said else []
+    say_table(rows)
+    if remarks:
+        say("\n".join(remarks))
 
 
-ModelName = Annotated[str, Parameter(name="MODEL")]
+ModelName = Annotated[str, Parameter(name="MODEL", help="Name of the model in the list, or its folder.")]
 
 
 def note_model(model: ModelName, text: Text, /, *, root: Root = DEFAULT_ROOT) -> None:
@@ -94,7 +94,6 @@ def note_model(model: ModelName, text: Text, /, *, root: Root = DEFAULT_ROOT) ->
       vernaclip models note italian/0123456789ab "twice the captions" --root italy
 
     Args:
-        model: Name of the model in the list, or its folder.
         text: The note, or "" for none.
     """
     from training.towers.trained_models import model_folder, write_note
@@ -108,7 +107,6 @@ def remove_model(
     """Remove a model with its scores. Its exports stay usable, and `vernaclip prune` can remove its snapshot.
 
     Args:
-        model: Name of the model in the list, or its folder.
         newest: Remove it even if it is the newest of its dataset; commands then use the one before it.
         dry_run: Say what would be removed, and remove nothing.
     """
@@ -140,7 +138,7 @@ def report(
     *,
     root: Root = DEFAULT_ROOT,
     out: Annotated[Path | None, Parameter(metavar="FILE.html")] = None,
-    examples: Number = 3,
+    examples: Annotated[Number, Parameter(validator=Within(gte=0, lte=50))] = 3,
 ) -> None:
     """Write an HTML report of a dataset: its contents with example images, its funnel, and its rejected rows.
 
@@ -152,8 +150,6 @@ def report(
     from data_catalog.disk.lock import writer_lock
     from data_catalog.report.page import write_report
 
-    if not 0 <= examples <= MAX_EXAMPLES:
-        raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before the lock creates the root
@@ -161,13 +157,6 @@ def report(
         snapshot = require_snapshot(root, dataset)
         path = write_report(root, snapshot, out=out, num_examples=examples)
     say(f"Report of {snapshot.dataset} {snapshot.snapshot}: {path}")
-
-
-if TYPE_CHECKING:
-    from data_catalog.catalog.manifest import Snapshot
-    from data_catalog.publish.tombstones import Tombstone
-
-MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
 
 def why(
@@ -196,18 +185,27 @@ def why(
         snapshot: Look in this snapshot only: its id, or the start of its id.
         rules: Show the settings of every step, not only of the steps that dropped a row.
     """
+    from data_catalog.catalog.manifest import committed_snapshots, require_datasets, require_snapshot
     from data_catalog.catalog.why import find_sample_records, not_found_text, record_lines
     from data_catalog.publish.tombstones import find_tombstone
 
-    snapshots = _snapshots(root, dataset, snapshot)
-    records = [record for found in snapshots for record in find_sample_records(found, identity)]
+    names = require_datasets(root, dataset)
+    if snapshot is None:
+        searched = [require_snapshot(root, name) for name in names]
+    else:
+        known = [found for name in names for found in committed_snapshots(root, name)]
+        searched = [found for found in known if found.snapshot.startswith(snapshot)]
+        if not searched:
+            there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known)
+            raise InputError(f"{root} has no snapshot {cell_text(snapshot)!r}: it has {there}")
+    records = [record for found in searched for record in find_sample_records(found, identity)]
     tombstone = find_tombstone(root, identity, [record["sample_id"] for record in records])
     if json:
-        names = ("kind", "value", "datasets", "reason", "date")
-        forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
+        columns = ("kind", "value", "datasets", "reason", "date")
+        forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in columns}
         say_json({"id": identity, "forgotten": forgotten, "stories": records})
     if not records and not tombstone:
-        raise InputError(not_found_text(snapshots, identity))
+        raise InputError(not_found_text(searched, identity))
     if json:
         return
     paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(records))]
@@ -216,25 +214,6 @@ def why(
     if len(records) > MOST_RECORDS:
         paragraphs.append(f"and {len(records) - MOST_RECORDS} more samples (--json has them all)")
     say("\n\n".join(paragraphs))
-
-
-def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
-    """Return the snapshots to search: the newest of every dataset, or those that match the options.
-
-    Raises:
-        InputError: no snapshot matches.
-    """
-    from data_catalog.catalog.manifest import committed_snapshots, require_datasets, require_snapshot
-
-    names = require_datasets(root, dataset)
-    if snapshot is None:
-        return [require_snapshot(root, name) for name in names]
-    known = [found for name in names for found in committed_snapshots(root, name)]
-    chosen = [found for found in known if found.snapshot.startswith(snapshot)]
-    if not chosen:
-        there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known)
-        raise InputError(f"{root} has no snapshot {cell_text(snapshot)!r}: it has {there}")
-    return chosen
 
 
 def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
@@ -249,31 +228,16 @@ def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
     return text if is_there else f"{text}\nNo rows of it are in this root."
 
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from data_catalog.catalog.result_files import Batches
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
-    """Options for the form and the file of an answer."""
-
-    format: Literal["table", "csv", "json", "parquet"] = "table"
-    """A table, CSV, JSON Lines, or Parquet (with --out)."""
-    out: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """Write CSV, JSON Lines or Parquet to this file."""
-    raw: bool = False
-    """Leave texts in CSV unchanged."""
-    max_rows: Number = 1000
-    """Maximum number of rows in a table; other formats contain all rows."""
-
-
-_DEFAULTS = AnswerOptions()
-
-
-def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _DEFAULTS) -> None:
+def sql(
+    query: Text,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    format: Literal["table", "csv", "json", "parquet"] = "table",
+    out: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    raw: bool = False,
+    max_rows: PositiveNumber = 1000,
+) -> None:
     """Run an SQL query on the views of the catalog; `FROM duckdb_views()` describes them.
 
     Examples:
@@ -288,55 +252,56 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
     Args:
         query: One DuckDB SQL statement.
+        format: A table, CSV, JSON Lines, or Parquet (with --out).
+        out: Write CSV, JSON Lines or Parquet to this file.
+        raw: Leave texts in CSV unchanged.
+        max_rows: Maximum number of rows in a table; other formats contain all rows.
     """
     import pyarrow as pa
 
     from data_catalog.catalog.query import stream_query
-    from data_catalog.catalog.result_files import CUT, distinct_names, rows_of, short_value, write_parquet
+    from data_catalog.catalog.result_files import distinct_names, write_csv, write_json_lines, write_parquet
     from data_catalog.disk.files import write_atomically
     from flows.signals import interrupted_by_sigterm
 
-    if options.format == "table" and options.out:
+    if format == "table" and out:
         raise SettingsError("--out cannot be used with --format table: choose --format csv, json or parquet")
-    if options.format == "parquet" and not options.out:
+    if format == "parquet" and not out:
         raise SettingsError("--format parquet needs a file: add --out FILE")
-    if options.max_rows < 1:
-        raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
-    if options.out:
-        require_own_file(options.out)
+    if out:
+        require_own_file(out)
     with interrupted_by_sigterm(), stream_query(root, query) as (found, rows):
         names = distinct_names(found.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)
-        if options.format == "table":
-            rest = rows_of(batches)
-            shown = list(islice(rest, options.max_rows))
-            short = [{name: short_value(value) for name, value in row.items()} for row in shown]
-            say_table(short)
-            pairs = ((cell, row[name]) for row, cells in zip(shown, short, strict=True) for name, cell in cells.items())
-            if any(str(cell).endswith(CUT) and cell != value for cell, value in pairs):
-                say("a text that ends in ... is cut (--format csv has it whole)")
-            if next(rest, None) is not None:
-                say(f"... only the first {options.max_rows:,} rows are shown (--max-rows N; --format csv has all rows)")
-        elif options.out is not None and options.format == "parquet":
-            write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
+        write_text = write_csv if format == "csv" else write_json_lines
+
+        def write(path: Path) -> None:
+            if format == "parquet":
+                write_parquet(path, schema, batches)
+                return
+            with path.open("w", encoding="utf-8", newline="") as file, encoding_errors():
+                write_text(file, schema, batches, raw=raw)
+
+        if format == "table":
+            _say_rows(batches, max_rows)
+        elif out is not None:
+            write_atomically(out, write)
         else:
-            _write_text(options, schema, batches)
+            with output_errors():
+                write_text(sys.stdout, schema, batches, raw=raw)
 
 
-def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
-    """Write an answer as CSV or JSON Lines to the file of `--out`, or to standard output."""
-    from data_catalog.catalog.result_files import write_csv, write_json_lines
-    from data_catalog.disk.files import write_atomically
+def _say_rows(batches: "Iterator[pa.RecordBatch]", max_rows: int) -> None:
+    """Print the first rows of an answer as a table, with shortened values, and say what is cut."""
+    from data_catalog.catalog.result_files import CUT, rows_of, short_value
 
-    write = write_csv if options.format == "csv" else write_json_lines
-    if options.out is None:
-        with output_errors():
-            write(sys.stdout, schema, batches, raw=options.raw)
-        return
-
-    def to_file(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file, encoding_errors():
-            write(file, schema, batches, raw=options.raw)
-
-    write_atomically(options.out, to_file)
+    rest = rows_of(batches)
+    shown = list(islice(rest, max_rows))
+    short = [{name: short_value(value) for name, value in row.items()} for row in shown]
+    say_table(short)
+    pairs = ((cell, row[name]) for row, cells in zip(shown, short, strict=True) for name, cell in cells.items())
+    if any(str(cell).endswith(CUT) and cell != value for cell, value in pairs):
+        say("a text that ends in ... is cut (--format csv has it whole)")
+    if next(rest, None) is not None:
+        say(f"... only the first {max_rows:,} rows are shown (--max-rows N; --format csv has all rows)")

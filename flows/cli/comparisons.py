@@ -1,49 +1,36 @@
 """The commands ablate, which measures the filters of a recipe, and scoreboard and probe, which compare models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from data_catalog.base.errors import SettingsError
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.output import say, say_json, say_table
-from flows.options import DEFAULT_ROOT, Json, Number, ProbeOptions, RecipeName, Root, ScoreboardOptions, Words
+from flows.options import DEFAULT_ROOT, AblationConfig, ContestConfig, Json, RecipeName, Root, ScoreboardConfig
 
 if TYPE_CHECKING:
-    from flows.ablation import AblationConfig, Variant
+    from flows.ablation import Variant
     from flows.recipe.recipe import Recipe
     from training.scores.scoreboard_files import Section
 
 _ROWS = 1000  # sampled from each source to estimate what a variant changes
+_ABLATION, _BUILD, _SCOREBOARD, _CONTEST = AblationConfig(), BuildOptions(), ScoreboardConfig(), ContestConfig()
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class AblateOptions(BuildOptions):
-    """Options of `ablate` beside recipe and root."""
-
-    toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
-    """Filter to switch in one variant. Repeatable: one variant for each."""
-    lists: Annotated[bool, Parameter(name="--list")] = False
-    """List all filters with their current values, and exit."""
-    steps: Number = 0
-    """Optimizer steps for each model (default: the steps of the recipe's epochs on its own dataset)."""
-    seeds: Annotated[Number, Parameter(metavar="K")] = 3
-    """Models to train for each variant. One model does not show how much results vary between trainings."""
-    split: Literal["val", "test"] | None = None
-    """Split to score on (default: evaluate.split of the recipe)."""
-    align: bool = False
-    """Align the frozen towers of the recipe ([align]) instead of training: minutes, also on few images."""
-    dry_run: bool = False
-    """Print the variants, their effects and the cost, and train nothing."""
-
-
-_ABLATE, _SCOREBOARD, _PROBE = AblateOptions(), ScoreboardOptions(), ProbeOptions()
-
-
-def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _ABLATE) -> None:
+def ablate(
+    recipe: RecipeName,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    config: AblationConfig = _ABLATION,
+    options: BuildOptions = _BUILD,
+    lists: Annotated[bool, Parameter(name="--list")] = False,
+    dry_run: bool = False,
+) -> None:
     """Measure which filters of a recipe help, by training and comparing models with and without each filter.
 
     A filter is an on/off setting of [clean], [check], [repeats], [duplicates] or [leaks], such as
@@ -58,23 +45,27 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
 
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
+
+    Args:
+        lists: List all filters with their current values, and exit.
+        dry_run: Print the variants, their effects and the cost, and train nothing.
     """
     from data_catalog.report.ablations import FOLDER, RECORD_FILE
-    from flows.ablation import AblationConfig, run_ablation, variants_of
+    from flows.ablation import run_ablation, variants_of
     from flows.recipe.recipe import load_recipe
-    from flows.recipe.settings import OPTIONS, read
-    from flows.recipe.toggles import switches, toggles_of
+    from flows.recipe.settings import OPTIONS, checked
+    from flows.recipe.toggles import switches
     from training.scores.ablation import PAGE_FILE, PLOT_FILE
 
     loaded = load_recipe(recipe, root=root, overrides=options.overrides)
-    if options.lists:
+    if lists:
         say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
-    toggles = toggles_of(options.toggles, loaded)
-    options_of_models = {"steps": options.steps, "seeds": options.seeds, "split": options.split or ""}
-    config = read(AblationConfig, {**options_of_models, "align": options.align}, OPTIONS)
-    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
-    if options.dry_run:
+    config = checked(config, OPTIONS)
+    if config.align and config.steps:
+        raise SettingsError("--steps is for models that are trained: --align has align.epochs instead")
+    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
+    if dry_run:
         _print_plan(loaded, variants, config, root)
         return
     job = Job(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
@@ -85,13 +76,11 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     found = run_ablation(loaded, variants, config, root=root, do=do)
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
     say_table(found.rows())
-    say()
-    for note in found.notes():
-        say(note)
+    say("\n".join(["", *found.notes()]))
     say(f"\n{root / FOLDER / found.key}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
 
 
-def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: Path) -> None:
+def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: AblationConfig, root: Path) -> None:
     """Print the variants, how many sampled rows each drops, and the cost of training."""
     from data_catalog.catalog.manifest import current_snapshot
     from data_catalog.disk.files import digest
@@ -109,15 +98,14 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
         # An existing dataset counts only if it was built with the same settings.
         is_built = built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe))
         now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["unchanged recipe"]
-        row = {
+        row: dict[str, Any] = {
             "dataset": variant.recipe.name,
             "switched": toggle.label if toggle else "",
             "now": ", ".join(now),
-            "dropped": dropped,
-            "change": dropped - (rows[0]["dropped"] if rows else dropped),
-            "images to train on": sizes_of(pair_files(built))["images"] if built and is_built else "not built yet",
         }
-        rows.append(row)
+        row |= {"dropped": dropped, "change": dropped - (rows[0]["dropped"] if rows else dropped)}
+        images = sizes_of(pair_files(built))["images"] if built and is_built else "not built yet"
+        rows.append(row | {"images to train on": images})
     say_table(rows)
     say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
     num_models, num_images = len(variants) * config.seeds, rows[0]["images to train on"]
@@ -136,7 +124,7 @@ def scoreboard(
     /,
     *,
     root: Root = DEFAULT_ROOT,
-    options: ScoreboardOptions = _SCOREBOARD,
+    config: ScoreboardConfig = _SCOREBOARD,
     json: Json = False,
 ) -> None:
     r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
@@ -193,8 +181,8 @@ def scoreboard(
     from flows.scoreboard import make_scoreboard
     from training.scores.scoreboard_files import JSON_FILE
 
-    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
-    folder, sections = make_scoreboard(loaded, root, options)
+    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=config.overrides)
+    folder, sections = make_scoreboard(loaded, root, config)
     if json:
         say_json({"folder": folder, **read_json(folder / JSON_FILE)})
         return
@@ -216,7 +204,9 @@ def probe(
     /,
     *,
     root: Root = DEFAULT_ROOT,
-    options: ProbeOptions = _PROBE,
+    config: ContestConfig = _CONTEST,
+    pairs: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    images: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     json: Json = False,
 ) -> None:
     r"""Measure if models know left from right, colours and numbers, with captions that differ in one thing.
@@ -233,13 +223,15 @@ def probe(
 
     Args:
         recipe: Score the model of this recipe, on the held-out images of its dataset and on its test sets.
+        pairs: Also score on pairs of captions in a JSON file of ARO's or What'sUp's form.
+        images: Images of these pairs: a folder, zip or tar.
     """
     from flows.recipe.recipe import load_recipe
     from flows.scoreboard import make_probe
     from training.scores.scoreboard_files import probe_sections
 
-    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
-    found = make_probe(loaded, root, options)
+    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=config.overrides)
+    found = make_probe(loaded, root, config, pairs=pairs, images=images)
     if json:
         say_json(found.to_json())
         return

@@ -5,20 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.plain_text import visible_text
 from flows.cli.output import require_own_file, say, say_json, say_table
-from flows.options import DEFAULT_ROOT, EngineOptions, Number, OptionalPort, Root, Split, Text, Texts, no_option
+from flows.options import (
+    DEFAULT_ROOT,
+    EngineOptions,
+    OptionalPort,
+    PositiveNumber,
+    Root,
+    Split,
+    Text,
+    Texts,
+    no_option,
+)
 
-if TYPE_CHECKING:
-    from training.use.search import SearchResult
-
-NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
-NOTHING_HOT = "No part of the image matches the text better than the rest: the model does not find the text in it."
 MOST_UNREADABLE = 10  # files to list; --json lists all
 
 
@@ -48,7 +54,7 @@ def search(
     image: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     split: Split | None = None,
-    top: Number = 12,
+    top: PositiveNumber = 12,
     from_code: Annotated[str | None, Parameter(name="--from", metavar="LANG")] = None,
     to_code: Annotated[str | None, Parameter(name="--to", metavar="LANG")] = None,
     options: ShowOptions = _DEFAULTS,
@@ -79,6 +85,7 @@ def search(
         from_code: Language of the query, such as en. Translate it for the model.
         to_code: Language of the model, such as it (default: that of the dataset it was trained on).
     """
+    from data_catalog.catalog.result_files import short_value
     from flows.search import QueryTranslation, SearchedImages, search_images
     from training.use.pictures import contact_sheet
 
@@ -87,8 +94,6 @@ def search(
     query = image or text or ""
     read = [path for path in (image, images) if path is not None]
     out = _picture(root, options, query if isinstance(query, str) else f"search-{query.stem}", read=read)
-    if top < 1:
-        raise SettingsError(f"--top must be at least 1, got {top}")
     searched = SearchedImages(root=root, dataset=options.dataset, folder=images, model=options.model, split=split)
     translation = None
     if from_code is not None:
@@ -108,29 +113,22 @@ def search(
     if _wrote_json(options, {**found.to_json(), **facts, "picture": str(out)}):
         return
     if translation is not None:
-        say(visible_text(f"Translated query: {found.query}") + "\n")
-    _say_hits(found)
-    say(f"\nContact sheet: {out}")
-
-
-def _say_hits(found: "SearchResult") -> None:
-    """Print the images that were found, and the files that are not listed."""
-    from data_catalog.catalog.result_files import short_value
-
+        say(f"Translated query: {visible_text(str(found.query))}\n")
     rows = []
     for hit in found.hits:
-        row = {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}"}
         named = {"file": hit.name} if hit.path else {"sample": hit.name, "caption": hit.captions[0]}
-        rows.append(row | {column: short_value(value) for column, value in named.items()})
+        short = {column: short_value(value) for column, value in named.items()}
+        rows.append({"rank": hit.rank, "cosine": f"{hit.cosine:.3f}"} | short)
     say_table(rows)
     if found.left_out:
-        say("\n" + visible_text(f"Not listed, because it is the query image: {', '.join(found.left_out)}"))
+        say(f"\nNot listed, because it is the query image: {visible_text(', '.join(found.left_out))}")
     if found.unreadable:
         say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
             say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
+    say(f"\nContact sheet: {out}")
 
 
 def classify(
@@ -166,23 +164,23 @@ def classify(
 
     labels = [*texts]
     if classes is not None:
-        try:
+        with about(f"--classes: {classes} cannot be read as UTF-8 text"):
             lines = classes.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--classes: {classes} cannot be read as UTF-8 text: {error}") from error
         labels += [line.strip() for line in lines if line.strip()]
     out = _picture(root, options, f"classify-{image.stem}", read=[image])
     found = run(image, labels, chosen_model(root, options.dataset, options.model), template=template)
     bars(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
-    rows = [
-        {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
-        | {"cosine": f"{choice.cosine:.3f}", "note": "too long: its end was cut off" if choice.is_cut else ""}
-        for choice in found.choices
-    ]
-    is_noted = any(row["note"] for row in rows)
-    say_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows])
+    is_cut = any(choice.is_cut for choice in found.choices)
+    say_table(
+        [
+            {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
+            | {"cosine": f"{choice.cosine:.3f}"}
+            | ({"note": "too long: its end was cut off" if choice.is_cut else ""} if is_cut else {})
+            for choice in found.choices
+        ]
+    )
     if found.method == SOFTMAX:
         say(f"\nProbabilities compare only these texts: softmax of {found.logit_scale:.1f} times the cosine.")
     else:
@@ -229,7 +227,9 @@ def localize(
         (x, y), size = found.peak, f"{found.width}x{found.height} pixels"
         say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3g} ({METHODS[found.method]}).")
     else:
-        say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
+        why = "No part of the image matches the text better than the rest"
+        why = why if found.changes else "The cosine is the same with any part covered"
+        say(f"{why}: the model does not find the text in the image.")
     say(f"\nHeat map: {out}")
 
 
@@ -292,23 +292,14 @@ def demo(
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:
-    """Return the path of the picture: below the root, or in the working folder if `--model` is given.
-
-    Args:
-        root: of the catalog.
-        options: of the command.
-        name: text from which the file name is made.
-        read: the image and the folder of images that the command reads, which no result may replace or join.
-    """
+    """Return the path of the picture, made from a name if none is given; no result may replace or join what is read."""
     folder = root / "searches" if options.model is None else Path()
     # Letters and digits stay; other runs of characters become one dash.
     file_name = re.sub(r"\W+", "-", name.lower()).strip("-")[:60] or "search"
     out = options.out or folder / f"{file_name}.png"
     if options.out is None and options.model is not None and out.exists():
         raise SettingsError(f"{out} exists: choose the path of the picture with --out")
-    places = {"--out": out}
-    if options.json not in (None, "-"):
-        places["--json"] = Path(options.json)
+    places = {"--out": out} | ({} if options.json in (None, "-") else {"--json": Path(options.json)})
     for option, place in places.items():
         require_own_file(place, option)
         for path in read:
@@ -326,7 +317,6 @@ def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:
 
     if options.json == "-":
         say_json(value)
-        return True
-    if options.json is not None:
+    elif options.json is not None:
         write_json(Path(options.json), value)
-    return False
+    return options.json == "-"

@@ -70,8 +70,6 @@ class DryRunOptions:
     """Seed of the sample (default: 1)."""
     translate: bool = False
     """Also translate the sample, and check the translations."""
-    page: Annotated[Path | None, Parameter(metavar="OUT.html")] = None
-    """Also write the result as an HTML page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +133,7 @@ def build(
 ) -> None:
     """Build the dataset of a recipe. After an interruption, run the same command again to resume."""
     job = _job(recipe, root, options, retry_failed=retry_failed)
-    names = ("rows", "examples", "seed", "translate", "page")
+    names = ("rows", "examples", "seed", "translate")
     given = [f"--{name}" for name in names if getattr(dry, name) not in (None, False)]
     if given and not dry.dry_run:
         raise SettingsError(f"{', '.join(given)} can be used only with --dry-run")
@@ -332,9 +330,8 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
 
     Raises:
         SettingsError: an option cannot be combined with a dry run, or a number is negative.
-        PipelineError: the page cannot be written.
     """
-    from flows.dry_run import dry_run, write_page
+    from flows.dry_run import dry_run
     from flows.recipe.recipe import load_recipe
 
     if job.retry_failed:
@@ -342,8 +339,6 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
     for name in ("rows", "examples"):
         if (getattr(dry, name) or 0) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
-    if dry.page is not None:
-        require_own_file(dry.page, "--page")
     recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     found = dry_run(
         recipe,
@@ -375,10 +370,6 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
         )
     else:
         _print_dry_run(found, recipe.name)
-    if dry.page:
-        write_page(found, dry.page, name=recipe.name)
-        if not json:
-            say(f"\nPage: {dry.page}")
 
 
 def _print_dry_run(found: "DryRun", name: str) -> None:

@@ -66,10 +66,10 @@ def train(
         raise SettingsError(
             f"--set {kept} cannot be used with --continue: {options.continued} keeps its sizes and held-out pairs"
         )
-    settings = PRESETS[options.preset] | overrides
-    config = read(TrainPackageConfig, settings, "mt_train")
-    packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]
-    source_check, target_check = (column_language(pack) if pack else None for pack in packs)
+    config = read(TrainPackageConfig, PRESETS[options.preset] | overrides, "mt_train")
+    source_check, target_check = (
+        column_language(language_pack(code)) if config.check_languages else None for code in (from_code, to_code)
+    )
     from training.packages.report import REPORT_FILE  # this and the next load torch
     from training.packages.train import train_package, training_folder
 
@@ -153,8 +153,7 @@ def install(
     package, source = found.package, found.source
     what = "installed" if found.changed else "already installed:"
     say(f"{what} {package.pair} {package.package_version} in {package.folder}")
-    say(f"sha256 of the file     {source.file_sha256}")
-    say(f"sha256 of the package  {package.sha256}")
+    say(f"sha256 of the file     {source.file_sha256}\nsha256 of the package  {package.sha256}")
     if source.url:
         say(f"downloaded from        {source.url}")
 

@@ -15,21 +15,14 @@ from data_catalog.base.plain_text import escaped_json, plain_table, visible_line
 
 
 def require_own_file(out: Path, option: str = "--out") -> None:
-    """Refuse an output path where no file can be written, or where writing would replace a pipe, device or link.
-
-    Raises:
-        SettingsError: the path is a folder, a pipe, a device or a link, or is below a file.
-        DiskError: its folder is not writable.
-    """
+    """Refuse an output path where no file can be written, or where writing would replace a pipe, device or link."""
     if out.is_dir() and not out.is_symlink():
         raise SettingsError(f"{option} names the folder {out}: name a file in it")
     if out.is_symlink() or (out.exists() and not out.is_file()):
         raise SettingsError(f"{option}: {out} is a link, a pipe or a device and is not replaced. Name a regular file.")
     folder = next(place for place in out.absolute().parents if place.exists())
-    if not folder.is_dir():
-        raise SettingsError(f"{option} names {out}, but {folder} is not a folder")
-    if not os.access(folder, os.W_OK):
-        raise DiskError(f"{option} names {out}, but the folder {folder} is not writable")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DiskError(f"{option} names {out}, but nothing can be written in {folder}")
 
 
 def say(text: str = "") -> None:

@@ -72,38 +72,31 @@ def doctor(
     if fix + (language is not None) + (dask is not None) > 1:
         raise SettingsError("--fix repairs this environment only: leave out --fix or --language, or --dask")
     if language is not None:
-        return _say_what_is_lacking(language)
-    from flows.orchestration.doctor import diagnose, mend, require_dask
+        from flows.language_doctor import examine, find_language
 
-    if dask is not None:
-        require_dask()
-        from flows.orchestration.dask_doctor import diagnose_cluster
-
-        findings = diagnose_cluster(dask, _root())
+        spoken = find_language(language)
+        findings = examine(spoken)
+        num_found = sum(finding.severity == "found" for finding in findings)
+        lines, head = [finding_text(finding) for finding in findings], f"{spoken.title}\n"
+        foot = f"\n{num_found} of {len(findings)} found"
     else:
-        findings = diagnose(Path.cwd(), _root())
-    if fix:
-        findings = mend(findings)
-    broken = [finding for finding in findings if finding.severity == "broken"]
-    for finding in broken if is_quiet() else findings:
-        say(f"{finding.severity}: {finding.text}")
-    if not findings and not is_quiet():
-        say("no problems found")
-    return int(bool(broken))
+        from flows.orchestration.doctor import diagnose, mend, require_dask
 
-
-def _say_what_is_lacking(language: str) -> int:
-    """Print what is found of a language, and return the exit code."""
-    from flows.language_doctor import examine, find_language
-
-    spoken = find_language(language)
-    findings = examine(spoken)
-    broken = [finding for finding in findings if finding.severity == "broken"]
-    num_found = sum(finding.severity == "found" for finding in findings)
-    lines = [finding_text(finding) for finding in (broken if is_quiet() else findings)]
-    for line in lines if is_quiet() else [f"{spoken.title}\n", *lines, f"\n{num_found} of {len(findings)} found"]:
-        say(line)
-    return int(bool(broken))
+        if dask is not None:
+            require_dask()
+            from flows.orchestration.dask_doctor import diagnose_cluster
+        findings = diagnose(Path.cwd(), _root()) if dask is None else diagnose_cluster(dask, _root())
+        findings = mend(findings) if fix else findings
+        lines, head = [f"{finding.severity}: {finding.text}" for finding in findings], ""
+        foot = "" if findings else "no problems found"
+    if head and not is_quiet():
+        say(head)
+    for finding, line in zip(findings, lines, strict=True):
+        if finding.severity == "broken" or not is_quiet():
+            say(line)
+    if foot and not is_quiet():
+        say(foot)
+    return int(any(finding.severity == "broken" for finding in findings))
 
 
 def _root() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, spreadsheet_text
@@ -17,9 +18,12 @@ from flows.options import DEFAULT_ROOT, Number, Root, Words
 
 if TYPE_CHECKING:
     from data_catalog.catalog.verify import Finding
+    from data_catalog.publish.takedown import TakeDown
+    from data_catalog.publish.tombstones import Tombstone, Tombstones
 
 MAX_CELL = 60
 MAX_GROUPS = 20
+_MOST_ROWS = 200  # of a dry run of forget; there may be millions
 
 Row = dict[str, Any]
 Form = Literal["table", "csv", "json"]
@@ -51,9 +55,8 @@ def verify(
         say(f"{finding.kind}: {cell_text(finding.text)}")
     damaged = [finding.path for finding in found if finding.kind == "damage"]
     num_strays, num_notes = (sum(finding.kind == kind for finding in found) for kind in ("stray", "note"))
-    for folder in sorted(datasets_folder(root).glob("*")):
-        names = snapshot_names(root, folder.name) if dataset in (None, folder.name) else []
-        for name in (name for name in names if snapshot in (None, name)):
+    for folder in sorted(datasets_folder(root).glob(dataset or "*")):
+        for name in (name for name in snapshot_names(root, folder.name) if snapshot in (None, name)):
             is_whole = not any(path.is_relative_to(folder / name) for path in damaged)
             say(f"{folder.name} {name}: {'sound' if is_whole else 'damaged'}")
     more = f"; {num_strays} stray files, {num_notes} notes" if num_strays or num_notes else ""
@@ -82,7 +85,7 @@ def diff(
     *,
     root: Root = DEFAULT_ROOT,
     dataset: str | None = None,
-    examples: Number = 3,
+    examples: Annotated[Number, Parameter(validator=Within(gte=0))] = 3,
     format: Form = "table",
 ) -> None:
     """Compare two snapshots of a dataset: rows added, gone or judged differently, changed settings and files.
@@ -97,24 +100,16 @@ def diff(
     from data_catalog.catalog.diff import diff_snapshots
     from data_catalog.catalog.history import resolve
 
-    if examples < 0:
-        raise SettingsError(f"--examples must not be negative, got {examples}")
     found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
+    captions, images = (found[kind]["changes"] for kind in ("captions", "images"))
     if format == "json":
         say_json(found, indent=None)
-    elif format == "csv":
-        rows = [
-            {"of": kind, **change, "examples": " ".join(example["id"] for example in change["examples"])}
-            for kind in ("captions", "images")
-            for change in found[kind]["changes"]
-        ]
-        _print(rows, "csv")
-    else:
-        _say_diff(found)
-
-
-def _say_diff(found: Row) -> None:
-    captions, images = (found[kind]["changes"] for kind in ("captions", "images"))
+        return
+    if format == "csv":
+        changes = [("captions", each) for each in captions] + [("images", each) for each in images]
+        ids = [" ".join(example["id"] for example in change["examples"]) for _, change in changes]
+        _print([{"of": of, **each, "examples": seen} for (of, each), seen in zip(changes, ids, strict=True)], "csv")
+        return
     say(f"{found['dataset']}: {found['before']} -> {found['after']}")
     say(f"\n{found['captions']['same']:,} caption rows are the same; {_counted(captions)}")
     _say_changes(captions)
@@ -197,20 +192,10 @@ def _print(rows: Sequence[Row], form: Form) -> None:
             say_json(row, indent=None)
     elif rows:
         with output_errors():
-            writer = csv.DictWriter(sys.stdout, list(rows[0]))
-            writer.writeheader()
+            writer = csv.writer(sys.stdout)
+            writer.writerow(rows[0])
             for row in rows:
-                cells = (
-                    (name, spreadsheet_text(value) if isinstance(value, str) else value) for name, value in row.items()
-                )
-                writer.writerow(dict(cells))
-
-
-if TYPE_CHECKING:
-    from data_catalog.publish.takedown import TakeDown
-    from data_catalog.publish.tombstones import Tombstone
-
-_MOST_ROWS = 200  # of a dry run; there may be millions
+                writer.writerow(spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row.values())
 
 
 @Parameter(name="*")
@@ -258,16 +243,20 @@ def forget(
     from translation.memory import forget_texts
 
     require_root(root)
+    known = read_tombstones(root)
     if lists:
         if options != _NOTHING or dry_run:
             raise SettingsError("--list only lists what was forgotten: leave it out to forget more, or use it alone")
-        _list(root)
+        _say_forgotten(root, known)
         return
-    known = read_tombstones(root)
     if options == _NOTHING and known.tombstones and not known.is_unfinished:
         say(f"every take-down of {root} is finished: nothing to do (--list shows what was forgotten)")
         return
-    tombstones = _tombstones(root, options)
+    tombstones = _tombstones(options)
+    if not tombstones and not known.is_unfinished:
+        raise SettingsError(
+            "no images are selected: use --url, --domain, --sample or --phash (--list shows what was forgotten)"
+        )
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
         raise InputError(
@@ -281,50 +270,28 @@ def forget(
     _say_done(done, tombstones or read_tombstones(root).tombstones, root)
 
 
-def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
-    """Return new tombstones for the options.
+def _tombstones(options: ForgetOptions) -> "list[Tombstone]":
+    """Return new tombstones for the options."""
+    from data_catalog.publish.tombstones import KINDS, new_tombstone
 
-    Raises:
-        SettingsError: a value is invalid for its option; or no image is selected and no interrupted take-down exists.
-    """
-    from data_catalog.publish.tombstones import KINDS, new_tombstone, read_tombstones
-
-    today = datetime.now(UTC).date().isoformat()
-    found = [
-        new_tombstone(
-            kind, value, distance=options.distance, datasets=options.dataset, reason=options.reason, date=today
-        )
-        for kind in KINDS
-        for value in getattr(options, kind)
-    ]
-    if not found and not read_tombstones(root).is_unfinished:
-        raise SettingsError(
-            "no images are selected: use --url, --domain, --sample or --phash (--list shows what was forgotten)"
-        )
     if options.distance and not options.phash:
         raise SettingsError("--distance can be used only with --phash")
-    return found
+    date = datetime.now(UTC).date().isoformat()
+    more: Row = {"distance": options.distance, "datasets": options.dataset, "reason": options.reason, "date": date}
+    return [new_tombstone(kind, value, **more) for kind in KINDS for value in getattr(options, kind)]
 
 
-def _list(root: Path) -> None:
-    from data_catalog.publish.tombstones import read_tombstones
-
-    found = read_tombstones(root)
+def _say_forgotten(root: Path, found: "Tombstones") -> None:
     if not found.tombstones:
         say(f"nothing was forgotten in {root}")
         return
-    rows = [
-        {
-            "date": one.date,
-            "kind": one.kind,
-            "value": one.value if not one.distance else f"{one.value} +-{one.distance}",
-            "datasets": ", ".join(one.datasets) or "all",
-            "images": len(one.images),
-            "reason": one.reason or "",
-        }
-        for one in found.tombstones
-    ]
-    say_table(rows)
+    say_table(
+        [
+            {"date": one.date, "kind": one.kind, "value": one.value + (f" +-{one.distance}" if one.distance else "")}
+            | {"datasets": ", ".join(one.datasets) or "all", "images": len(one.images), "reason": one.reason or ""}
+            for one in found.tombstones
+        ]
+    )
     if found.is_unfinished:
         say(f"\nThe last take-down was interrupted: finish it with `{command('forget', '--root', root)}` or a build.")
 
@@ -353,9 +320,10 @@ def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -
         say(f"also removed: {', '.join(gone)}")
     if done.removed_files.get("report"):
         say("rewritten: the existing reports of the datasets")
-    for folder in done.removed_files.get("export", []):
+    exports = done.removed_files.get("export", [])
+    for folder in exports:
         say(f"removed export: {folder}")
-    if done.removed_files.get("export"):
+    if exports:
         say("`vernaclip export` writes exports again, from the new snapshots")
     if done.num_translations:
         say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import DiskError, SettingsError
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
@@ -96,11 +97,7 @@ def translate(
 
 
 def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "CaptionFiles":
-    """Return the input, output, format and columns that the options name.
-
-    Raises:
-        PipelineError: a file cannot be read or written, or a column is named for the format lines.
-    """
+    """Return the input, output, format and columns that the options name."""
     from translation.files import CaptionFiles, Columns, format_of
 
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
@@ -135,15 +132,12 @@ def draw(
     drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
     sheet, path = sheet_text(AUDIT_COLUMNS, drawn.rows).encode(), folder / AUDIT_FILE
-    try:
+    with about(f"--out {folder} cannot be written to", kind=DiskError):
         if path.is_file() and path.read_bytes() != sheet:
             raise SettingsError(f"{path} belongs to another audit, which may have ratings: choose another --out")
         write_bytes(folder / FORM_FILE, render_form(drawn).encode())
         write_bytes(path, sheet)
-    except OSError as error:
-        raise DiskError(f"--out {folder} cannot be written to: {error.strerror}") from error
-    rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
-    say_table(rows)
+    say_table([{"stratum": each.name, "pairs": each.num_pairs, "drawn": each.num_drawn} for each in drawn.strata])
     if len(drawn.rows) < num_rows:
         say(f"only {len(drawn.rows):,} distinct pairs exist, fewer than {num_rows:,}: all are drawn")
     if num_missed := sum(not stratum.num_drawn for stratum in drawn.strata):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +27,7 @@ from data_catalog.rows.schema import CAPTIONS, IMAGE_TEXT, PAIRS
 from flows.build.execution import LocalExecutor
 from flows.build.steps import step_versions
 from flows.jobs import align_model, build_dataset
-from flows.recipe.recipe import load_recipe, what_settings
+from flows.recipe.recipe import load_recipe
 from flows.recipe.toggles import toggles_of
 from training.data import features
 from training.exports.model_export import ModelExportConfig, export_model
@@ -171,24 +170,20 @@ def test_planted_faults_are_found_and_told(squares: Squares) -> None:
 
 
 def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_different(squares: Squares) -> None:
-    judged = squares.build("own", *squares.judged)
+    judged, plain = squares.build("own", *squares.judged), squares.build("plain")
     assert {row["step"] for row in squares.scores()} == {None}
     assert judged.snapshot.manifest["settings"]["image_text"] == {"min_score": None, "max_drop": None}
-    plain = squares.build("plain")
     manifest = plain.snapshot.manifest
     for built, says in ((judged, False), (plain, True)):
-        for document in ("README.md", "croissant.json"):
-            text = (built.snapshot.folder / document).read_text("utf-8")
-            assert ("no model compared them" in text) == says, document
+        text = (built.snapshot.folder / "README.md").read_text("utf-8")
+        assert ("no model compared them" in text) == says
     assert "image_text" not in manifest["settings"]
     assert not {"fit", "measure-fit"} & {entry["step"] for entry in manifest["steps"]}
     assert pq.read_schema(plain.snapshot.files("captions")[0]).equals(CAPTIONS)
     assert pq.read_schema(plain.snapshot.files("pairs")[0]).equals(PAIRS)
     recipe = squares.own.recipe(squares.toml("squares", squares.planted), name="plain")
     assert not {"fit", "measure-fit"} & step_versions(recipe).keys(), "its key is that of before these steps"
-    assert what_settings(recipe) == manifest["settings"]
-    diff = diff_snapshots(plain.snapshot, judged.snapshot, num_examples=1)
-    [change] = diff["captions"]["changes"]
+    [change] = diff_snapshots(plain.snapshot, judged.snapshot, num_examples=1)["captions"]["changes"]
     assert (change["change"], change["rows"]) == (", ".join(IMAGE_TEXT), 54)
 
 
@@ -271,29 +266,23 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_p
         squares.build("overlap", *squares.judged, rows=[*squares.planted, rows[0]])
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
+def test_what_cannot_judge_is_refused_before_work_starts(squares: Squares) -> None:
+    folder, few = squares.own.folder, {"sample_id": ["a"], "caption": ["b"]}
+    pq.write_table(pa.table(few), folder / "few.parquet")
+    pq.write_table(pa.table({**few, "image_text_score": [0.5]}), folder / "own.parquet")
+    for settings, told in (
         (["image_text.min_score=1"], "min_score needs image_text.model or image_text.scores"),
         (["image_text.model=teacher", "image_text.scores=a.parquet"], "both set"),
         (["image_text.scores=/nowhere.parquet"], "nowhere.parquet cannot be read"),
-        (["image_text.model=/nowhere/at/all"], "nowhere"),
-        (["image_text.model={photos}"], "is neither a model folder nor"),
-        (["image_text.scores={photos}/own-0.png"], "cannot be read as Parquet"),
-        (["image_text.scores={folder}/few.parquet"], "lacks image_text_score"),
+        ([f"image_text.model={squares.own.photos}"], "is neither a model folder nor"),
+        ([f"image_text.scores={folder}/few.parquet"], "lacks image_text_score"),
         (
-            ["image_text.scores={folder}/own.parquet", "image_text.max_drop=1"],
+            [f"image_text.scores={folder}/own.parquet", "image_text.max_drop=1"],
             "max_drop needs scores of source captions",
         ),
-    ],
-)
-def test_what_cannot_judge_is_refused_before_work_starts(squares: Squares, settings: Sequence[str], told: str) -> None:
-    few = {"sample_id": ["a"], "caption": ["b"]}
-    pq.write_table(pa.table(few), squares.own.folder / "few.parquet")
-    pq.write_table(pa.table({**few, "image_text_score": [0.5]}), squares.own.folder / "own.parquet")
-    given = [each.format(photos=squares.own.photos, folder=squares.own.folder) for each in settings]
-    with pytest.raises(PipelineError, match=told):
-        squares.build("refused", *given)
+    ):
+        with pytest.raises(PipelineError, match=told):
+            squares.build("refused", *settings)
     assert not (squares.own.root / "work" / "refused").is_dir()
 
 
@@ -331,26 +320,19 @@ def test_folds_judge_a_dataset_by_models_that_did_not_see_it(
 def test_the_report_shows_worst_and_best_and_no_caption_is_markup(squares: Squares) -> None:
     path, en, _ = squares.planted[2]
     rows = [*squares.planted[:2], (path, en, "<script>alert(1)</script> un quadrato <b>rosso"), *squares.planted[3:]]
-    snapshot = squares.build(
-        "hostile", *squares.judged, "clean.strip_markup=false", "clean.boilerplate=false", rows=rows
-    ).snapshot
-    page = write_report(squares.own.root, snapshot).read_text("utf-8")
+    settings = (*squares.judged, "clean.strip_markup=false", "clean.boilerplate=false")
+    page = write_report(squares.own.root, squares.build("hostile", *settings, rows=rows).snapshot).read_text("utf-8")
     section = page.partition('<section id="fit">')[2].partition("</section>")[0]
     assert section.count("<img src=") == 18, "six at each end, and six that translation lost"
     assert [title in section for title in ("Worst", "Best", "Lost by translation")] == [True] * 3
-    assert "<script" not in page
-    assert "<b>rosso" not in page
-    plain = write_report(squares.own.root, squares.build("plain").snapshot).read_text("utf-8")
-    assert 'id="fit"' not in plain
+    assert ("<script" in page, "<b>rosso" in page) == (False, False)
 
 
 def test_ablations_and_dry_runs_know_the_thresholds(squares: Squares, told: Callable[..., str]) -> None:
-    recipe = squares.own.recipe(squares.toml("squares", squares.planted), *squares.judged, name="own")
-    (toggle,) = toggles_of(["image_text.min_score=0.5"], recipe)
-    assert (toggle.overrides, toggle.adds) == (["image_text.min_score=0.5"], True)
     on = squares.own.recipe(squares.toml("squares", squares.planted), *squares.judged, "image_text.max_drop=1.5")
-    (off,) = toggles_of(["image_text.max_drop="], on)
+    off, added = toggles_of(["image_text.max_drop=", "image_text.min_score=0.5"], on)
     assert (off.overrides, off.label) == (['image_text.max_drop=""'], "image_text.max_drop 1.5, not none")
+    assert (added.overrides, added.adds) == (["image_text.min_score=0.5"], True)
     file = str(squares.own.folder / "own.toml")
     words = ["build", file, "--root", str(squares.own.root), "--dry-run", "--set", "image_text.model=teacher"]
     said = told([*words, "--set", "image_text.max_drop=1"])
@@ -369,10 +351,3 @@ def test_a_take_down_leaves_lists_of_equal_length(squares: Squares, tmp_path: Pa
     assert not list((root / "kept-features").glob("*")), "features of its images are gone"
     found = query(root, "SELECT len(captions) AS n, len(image_text_scores) AS m FROM pairs").to_pylist()
     assert found == [{"n": 1, "m": 1}] * 53
-
-
-def test_without_captions_nothing_is_judged_and_nothing_said(caplog: pytest.LogCaptureFixture) -> None:
-    nothing = np.zeros((0, 4), np.float32)
-    found = image_text.in_units(nothing, nothing, np.zeros(0, np.int64), images=[], captions=[])
-    assert found.shape == (0,)
-    assert not caplog.text

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_catalog.catalog.export_formats import ExportConfig
 from data_catalog.catalog.manifest import require_snapshot
 from data_catalog.catalog.query import query
-from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.exports.export import export_snapshot
 from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main

@@ -13,7 +13,6 @@ import time
 import tomllib
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,9 +176,7 @@ def uploads() -> list[Path]:
     [
         ("de-AT,de;q=0.9,en;q=0.8", "de", "in Italienisch"),
         ("it", "it", "in italiano"),
-        ("fr-FR", "en", "captions in Italian"),
         ("q=9.9.9,*,,de-;q=", "en", "Write to the model in Italian."),
-        ("", "en", "Write to the model in Italian."),
     ],
 )
 def test_the_page_speaks_the_language_of_its_reader(url: str, accepted: str, language: str, intro: str) -> None:
@@ -192,24 +189,17 @@ def test_the_page_speaks_the_language_of_its_reader(url: str, accepted: str, lan
     assert f"{words['cosine']} 1.000" in found
 
 
-def test_a_search_finds_the_image_and_shows_its_name_as_text(client: Any) -> None:
+def test_a_search_shows_names_as_text_and_says_that_a_match_is_weak(client: Any) -> None:
+    """The model takes any text without a colour's name for grey, as it takes random letters."""
     answer = client.predict("un quadrato rosso", 2, api_name="/search")
     assert answer.count("<img ") == answer.count('<img src="data:image/jpeg;base64,') == 2
     first, second = re.findall(r'<figcaption><p lang="it">(.*?)</p>', answer)
-    assert html.unescape(first) == f"{HOSTILE}.png"
+    assert (html.unescape(first), html.unescape(second)) == (f"{HOSTILE}.png", "grigio.png")
     assert "<" not in first
-    assert html.unescape(second) == "grigio.png"
     assert "coseno 1.000" in texts_of(answer)
+    assert "debole" not in answer
+    assert texts_of(client.predict("un dinosauro", 2, api_name="/search")).strip().startswith("Risultato debole: ")
     assert "Inserisci un testo." in refusal_of(client, " ", 2, api_name="/search")
-
-
-def test_a_match_that_random_letters_have_too_is_said_to_be_weak(client: Any, url: str) -> None:
-    """The model takes any text without a colour's name for grey."""
-    weak = client.predict("un dinosauro", 2, api_name="/search")
-    assert texts_of(weak).strip().startswith("Risultato debole: ")
-    assert weak.index("Risultato debole") < weak.index("<img")
-    assert "debole" not in client.predict("un quadrato rosso", 2, api_name="/search")
-    assert "A weak match: " in reader(url, "en").predict("un dinosauro", 2, api_name="/search")
 
 
 def test_an_image_is_described_by_the_nearest_text(client: Any, pictures: Path) -> None:
@@ -237,61 +227,36 @@ def test_the_red_part_is_where_the_text_is(client: Any, flag: Path) -> None:
     assert "coseno" in note
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"0" * 50, b"<svg onload=alert(1)></svg>", b"%!PS-Adobe EPSF"]
-)
-def test_a_damaged_image_gets_a_sentence(client: Any, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "image.png").write_bytes(content)
-    for name in ("/classify", "/localize"):
-        told = refusal_of(client, handle_file(tmp_path / "image.png"), "rosso\nblu", api_name=name)
+def test_a_damaged_image_gets_a_sentence(client: Any, tmp_path: Path) -> None:
+    for content in (b"", b"\x89PNG\r\n\x1a\n" + b"0" * 50, b"<svg onload=alert(1)></svg>", b"%!PS-Adobe EPSF"):
+        (tmp_path / "image.png").write_bytes(content)
+        told = refusal_of(client, handle_file(tmp_path / "image.png"), "rosso\nblu", api_name="/classify")
         assert "L'immagine non si può leggere: scegli un altro file." in told
         assert os.sep not in told
 
 
 def test_the_dataset_is_filtered_and_every_sample_has_its_story(client: Any, root: Path) -> None:
     row = query(root, "SELECT * FROM captions WHERE outcome = 'kept' ORDER BY sample_id LIMIT 1").to_pylist()[0]
-    word = max(row["caption"].split(), key=len).strip(".,")
-    events = [event for event in client.config["dependencies"] if event["api_name"] == "samples"]
-    assert [name for event in events for _, name in event["targets"]] == ["select", "click", "submit", "submit"]
+    word = max(row["caption"].split(), key=len).strip(".,").lower()
     assert client.predict(*EVERY, api_name="/samples")[0].count("<article>") == 12, "the tab that is opened is full"
+    sql = (
+        "SELECT DISTINCT sample_id FROM captions WHERE contains(lower(concat_ws(' ', caption, source_caption)), $word)"
+    )
+    matching = query(root, f"{sql} ORDER BY 1", {"word": word}).to_pydict()["sample_id"]
     answer, ids = client.predict(word, *EVERY[1:], api_name="/samples")
-    matching = query(
-        root,
-        "SELECT DISTINCT sample_id FROM captions WHERE contains(lower(concat_ws(' ', caption, source_caption)), $word) "
-        "ORDER BY 1",
-        {"word": word.lower()},
-    ).to_pydict()["sample_id"]
     assert f"{len(matching):,} campioni; pagina 1" in answer
     assert [choice[0] for choice in ids["choices"]] == matching[:12]
-    assert answer.count("<article>") == len(matching[:12])
-    dropped = query(root, "SELECT any_value(drop_reason) AS r FROM rejects").to_pylist()[0]["r"]
-    answer, ids = client.predict(*EVERY[:3], dropped, *EVERY[4:], api_name="/samples")
-    assert dropped in answer
     last = -(-len(matching) // 12)
     beyond = client.predict(word, *EVERY[1:8], 1 + last, api_name="/samples")[0]
     assert f"pagina {last} di {last}" in beyond, "the page number of other filters stays in its field"
-    for nothing in (("nessunaparolacosì", *EVERY[1:]), (*EVERY[:6], "5", "", 1)):
-        assert "Nessun campione" in client.predict(*nothing, api_name="/samples")[0]
+    dropped = query(root, "SELECT any_value(drop_reason) AS r FROM rejects").to_pylist()[0]["r"]
+    answer, ids = client.predict(*EVERY[:3], dropped, *EVERY[4:], api_name="/samples")
+    assert dropped in answer
+    assert "Nessun campione" in client.predict(*EVERY[:6], "5", "", 1, api_name="/samples")[0]
     assert "un numero" in refusal_of(client, *EVERY[:6], "cinque", "", 1, api_name="/samples")
     story = texts_of(client.predict(ids["value"], api_name="/story"))
-    assert ids["value"] in story
     assert f"REJECTED, {dropped}" in story
-    for unheard in ("'; DROP TABLE captions", "#" * 100_000):
-        assert "non esiste" in refusal_of(client, unheard, api_name="/story")
-
-
-def test_a_reloaded_page_shows_no_caption_of_a_sample_that_was_forgotten_since(
-    colours: LoadedModel, pictures: Path, copied: Path
-) -> None:
-    rebuild(copied)
-    snapshot = require_snapshot(copied, "scenes")
-    captions = query(copied, "SELECT captions[1], any_value(sample_id) FROM pairs GROUP BY 1 HAVING count(*) = 1")
-    gallery, language = folder_gallery(pictures, colours), snapshot.manifest["target_lang"]
-    with served(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot) as address:
-        before = reloaded(address)
-        caption, sample = next(pair for pair in zip(*captions.to_pydict().values(), strict=True) if pair[0] in before)
-        forget(copied, [new_tombstone("sample", sample)], forget_texts=forget_texts)
-        assert caption not in reloaded(address)
+    assert "non esiste" in refusal_of(client, "'; DROP TABLE captions", api_name="/story")
 
 
 def reloaded(address: str) -> str:
@@ -309,34 +274,41 @@ def answer_to(address: str, event: dict[str, Any], data: list[object], session: 
         return next(line for line in lines.iter_lines() if "process_completed" in line)
 
 
-def test_examples_of_images_are_seen_and_chosen_until_they_are_forgotten(colours: LoadedModel, copied: Path) -> None:
+def test_examples_are_seen_and_chosen_until_they_are_forgotten(
+    colours: LoadedModel, pictures: Path, copied: Path
+) -> None:
     rebuild(copied)
     snapshot = require_snapshot(copied, "scenes")
-    language = snapshot.manifest["target_lang"]
-    with served(model=colours, language=language, root=copied, snapshot=snapshot) as address:
+    gallery, language = folder_gallery(pictures, colours), snapshot.manifest["target_lang"]
+    with served(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot) as address:
         config = httpx.get(f"{address}config").json()
         kinds = {component["id"]: component["type"] for component in config["components"]}
         events = config["dependencies"]
         (draw,) = (one for one in events if "dataset" in [kinds[each] for each in one["outputs"]])
         answer = json.loads(answer_to(address, draw, []).removeprefix("data: "))["output"]["data"]
-        places = [place for place, each in enumerate(draw["outputs"]) if kinds[each] == "dataset"]
-        assert len(places) == 2, "one for each tab with an image"
-        for place in places:
-            (choose,) = (one for one in events if one["inputs"] == [draw["outputs"][place]])
-            drawn = answer[place]
+        choices = [
+            (one, answer[place])
+            for place, output in enumerate(draw["outputs"])
+            for one in events
+            if kinds[output] == "dataset" and one["inputs"] == [output] and "<img" in str(answer[place])
+        ]
+        assert len(choices) == 2, "one for each tab with an image"
+        for choose, drawn in choices:
             assert [shown.count('<img src="data:image/jpeg;base64,') for (shown,) in drawn["samples"]] == [1, 1, 1]
-            shown = re.findall(r'"url": ?"[^"]*(/gradio_api/file=[^"]+)"', answer_to(address, choose, [0]))[0]
+            chosen = answer_to(address, choose, [0])
+            shown = re.findall(r'"url": ?"[^"]*(/gradio_api/file=[^"]+)"', chosen)[0]
             assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 200
         caption = html.unescape(re.findall(r'alt="(.*?)">', drawn["samples"][0][0])[0])
-        assert json.dumps(caption, ensure_ascii=False) in answer_to(address, choose, [0])
+        assert json.dumps(caption, ensure_ascii=False) in chosen
+        assert caption in reloaded(address)
         named = query(copied, "SELECT sample_id FROM pairs WHERE captions[1] = $caption", {"caption": caption})
-        forget(
-            copied, [new_tombstone("sample", one["sample_id"]) for one in named.to_pylist()], forget_texts=forget_texts
-        )
-        gone = answer_to(address, choose, [0])
-        assert "gradio_api/file=" not in gone
+        gone = [new_tombstone("sample", one["sample_id"]) for one in named.to_pylist()]
+        forget(copied, gone, forget_texts=forget_texts)
+        assert caption not in reloaded(address)
+        after = answer_to(address, choose, [0])
+        assert "gradio_api/file=" not in after
+        assert caption not in after
         assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 410, "of what was shown before"
-        assert caption not in gone
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
@@ -379,43 +351,32 @@ def event_of(address: str, name: str, data: list[object]) -> str:
 
 
 def test_nothing_is_served_that_the_page_does_not_need(url: str) -> None:
-    for path in (
-        "gradio_api/proxy=https://example.com",
-        "gradio_api/file=/etc/passwd",
-        "gradio_api/file=https://example.com",
-        "monitoring",
-        "docs",
-        "openapi.json",
-    ):
+    unneeded = ("proxy=https://example.com", "file=/etc/passwd", "file=https://example.com", "vibe-edit/")
+    for path in (*(f"gradio_api/{name}" for name in unneeded), "monitoring", "docs", "openapi.json"):
         assert httpx.get(f"{url}{path}").status_code in (403, 404), path
-    assert httpx.post(f"{url}gradio_api/vibe-edit/", json={}).status_code == 404
     assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
-    before = uploads()
-    large = httpx.post(f"{url}gradio_api/upload", files={"files": b"0" * (MAX_UPLOAD_BYTES + 1)})
-    assert large.status_code == 413
-    long = {"data": ["rosso" * 1_000_000, 1]}
-    assert httpx.post(f"{url}gradio_api/call/search", json=long).status_code == 413
-    unmeasured = httpx.post(f"{url}gradio_api/call/search", content=iter([b"{}"]))
-    assert unmeasured.status_code == 413
-    both = {"content-length": "9", "transfer-encoding": "chunked"}
-    file = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
-    form = {**both, "content-type": "multipart/form-data; boundary=x"}
-    longer = httpx.post(f"{url}gradio_api/upload", content=iter([file % (b"0" * (MAX_UPLOAD_BYTES + 1))]), headers=form)
-    assert (longer.status_code, uploads()) == (413, before)
-
-
-def test_another_site_cannot_make_a_browser_write_here(url: str) -> None:
     before, own = uploads(), url.rstrip("/")
-    for origin, status in (("https://evil.example", 403), ("null", 403), ("http://127.0.0.1:1", 403), (own, 200)):
+    file = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n%b\r\n--x--\r\n'
+    large = file % (b"0" * (MAX_UPLOAD_BYTES + 1))
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    both = {**form, "content-length": "9", "transfer-encoding": "chunked"}
+    for path, content, headers in (
+        ("upload", large, form),
+        ("upload", iter([large]), both),
+        ("call/search", iter([b"{}"]), {}),  # its length is not said
+        ("call/search", json.dumps({"data": ["rosso" * 1_000_000, 1]}).encode(), {}),
+    ):
+        assert httpx.post(f"{url}gradio_api/{path}", content=content, headers=headers).status_code == 413
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):  # another site, in this machine's browser
         answer = httpx.post(f"{url}gradio_api/upload", files={"files": b"0"}, headers={"origin": origin})
-        assert answer.status_code == status, origin
-        if status == 200:
-            Path(answer.json()[0]).unlink()
+        assert answer.status_code == 403, origin
     assert uploads() == before
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": b"0"}, headers={"origin": own})
+    assert [path for path in uploads() if path not in before] == [Path(answer.json()[0])]
 
 
-@pytest.mark.parametrize("path", ["{photo}", "{photo}/../gone.jpg", "http://127.0.0.1:1/x.png", "../../etc/hostname"])
-@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}])
+@pytest.mark.parametrize("path", ["{photo}", "{photo}/../gone.jpg", "http://127.0.0.1:1/x.png"])
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
 def test_only_an_upload_is_taken_for_an_image(url: str, path: str, meta: dict[str, object], tmp_path: Path) -> None:
     """Gradio looks only at paths that are marked as files."""
     photo, before = tmp_path / "photo.jpg", uploads()
@@ -424,17 +385,6 @@ def test_only_an_upload_is_taken_for_an_image(url: str, path: str, meta: dict[st
     assert "event: error" in event_of(url, "localize", [given, "rosso"])
     event_of(url, "search", [given, 1])
     assert uploads() == before, "a text field takes no file"
-    assert photo.is_file()
-
-
-def test_twenty_clients_lose_no_request(url: str, flag: Path) -> None:
-    def ask(number: int) -> str:
-        own = reader(url)
-        return str(own.predict(handle_file(flag), f"rosso\nblu\n{number}", api_name="/classify"))
-
-    with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(ask, range(20)))
-    assert all(f"'{number}'" in answer for number, answer in enumerate(answers))
 
 
 def test_uploads_go_after_a_while_and_with_the_page_and_their_number_is_limited(
@@ -443,31 +393,26 @@ def test_uploads_go_after_a_while_and_with_the_page_and_their_number_is_limited(
     monkeypatch.setattr("flows.page.KEPT_S", 2.0)
     monkeypatch.setattr("flows.page.MAX_UPLOADS_BYTES", 3)
     with served(model=colours, language="el") as address:
-        texts = httpx.get(f"{address}config").json()["i18n_translations"]["en"]
-        assert "Write to the model in Greek." in texts["intro"]
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         files = [{"files": bytes([number])} for number in range(6)]
         codes = [httpx.post(f"{address}gradio_api/upload", files=file).status_code for file in files[:5]]
         assert codes == [200, 200, 200, 200, 503]
-        for _ in range(200):
-            if not uploads():
-                break
+        deadline = time.monotonic() + 20
+        while uploads() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not uploads()
         assert httpx.post(f"{address}gradio_api/upload", files=files[5]).status_code == 200
-        assert [path.read_bytes() for path in uploads()] == [b"\5"]
     assert not folder.exists()
 
 
 def test_the_page_is_served_where_it_is_told(
     colours: LoadedModel, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
     theirs = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_PORT": "9", "GRADIO_TEMP_DIR": "/nowhere"}  # the user's own
-    for name, value in theirs.items():
+    for name, value in (theirs | {"HTTP_PROXY": "http://127.0.0.1:9"}).items():  # where nobody listens
         monkeypatch.setenv(name, value)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     with served(model=colours, language="", host="127.0.0.2", port=free_port) as address:
         assert address == f"http://127.0.0.2:{free_port}/"
@@ -475,16 +420,14 @@ def test_the_page_is_served_where_it_is_told(
             assert "captions in an unknown language" in client.get(f"{address}config").text
             assert client.get(address, headers={"host": "evil.example"}).status_code == 421
             assert client.get(f"{address}gradio_api/file=/etc/hostname").status_code == 404
-        taken = served(model=colours, language="it", host="127.0.0.2", port=free_port)
-        with pytest.raises(SettingsError, match=f"--port {free_port}: .*in use"), taken:
-            pass
-    assert dict(os.environ) == before
-    for host in ("192.0.2.1", "no.such.host.invalid", "2001:db8::1"):
-        with (
-            pytest.raises(SettingsError, match=f"cannot listen at --host {host}"),
-            served(model=colours, language="it", host=host),
+        for host, port, said in (
+            ("127.0.0.2", free_port, f"--port {free_port}: .*in use"),
+            ("192.0.2.1", None, "cannot listen at --host 192.0.2.1"),
         ):
-            pass
+            taken = served(model=colours, language="it", host=host, port=port)
+            with pytest.raises(SettingsError, match=said), taken:
+                pass
+    assert dict(os.environ) == before
 
 
 BLOCKED = """
@@ -545,57 +488,47 @@ def test_an_exported_space_runs_by_itself_with_what_it_requires(
 
 
 def test_a_space_tells_no_paths_and_no_positions(small_bert: Any, small_model: str, tmp_path: Path, told: Any) -> None:
-    bert = small_bert("un quadrato rosso")
+    bert, model, photos = small_bert("un quadrato rosso"), tmp_path / "model", tmp_path / "photos"
     text = {"hf_model_name": str(bert), "hf_tokenizer_name": str(bert), "hf_pooler_type": "mean_pooler"}
     config = {**json.loads(small_model), "text_cfg": {**text, "context_length": 24}}
-    model = tmp_path / "model"
     model.mkdir()
     copy_tokenizer(str(bert), model)
     save_encoder_config(config, model)
     write_model_config(model, config)
     save_weights(create_model(config, model), model / "model.safetensors")
     (model / "run.json").write_text('{"settings": {}, "learned": []}')
-    photos, exif = tmp_path / "photos", Image.Exif()
+    exif, notes = Image.Exif(), PngInfo()
     exif[0x0112], exif[0x8825] = 6, {1: "N", 2: (52.0, 31.0, 12.0)}  # turned by a quarter, and a position
+    notes.add_text("Author", "Somebody")
     wide = Image.new("RGB", (80, 40), "red")
     wide.paste("blue", (0, 0, 40, 40))
     photos.mkdir()
-    wide.save(photos / "turned.jpg", exif=exif)
-    wide.save(photos / "turned.webp", exif=exif)
-    notes = PngInfo()
-    notes.add_text("Author", "Somebody")
-    wide.save(photos / "noted.png", pnginfo=notes)
-    wide.save(photos / "plain.jpg")
-    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff Exif of a secret place")
-    followed = {f"followed{suffix}" for suffix in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".avif")}
-    for name in followed:
-        wide.save(photos / name)
+    names = [f"turned{suffix}" for suffix in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".avif")]
+    for name in names:
+        more = {"exif": exif} if name.endswith((".jpg", ".webp")) else {}
+        wide.save(photos / name, **more, **({"pnginfo": notes} if name.endswith(".png") else {}))
         with (photos / name).open("ab") as file:
             file.write(b"SECRET\xff\xd9")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff Exif of a secret place")
     space = tmp_path / "space"
     told(["demo", "--model", str(model), "--images", str(photos), "--language", "el", "--export-space", str(space)])
     for path in (space / "model").iterdir():
         assert str(bert).encode() not in path.read_bytes(), path
     moved = space.rename(tmp_path / "moved")
     assert open_open_clip(str(moved / "model"), "moved").text.encode(["un quadrato"]).shape == (1, 32)
-    made_of = json.loads((moved / "model" / "run.json").read_text())
-    assert made_of == {"settings": {}, "learned": [], "license": ""}, (
-        "whose license is to be stated by who starts from it"
-    )
+    license = json.loads((moved / "model" / "run.json").read_text())["license"]
+    assert license == "", "to be stated by who starts from it"
     assert "captions in Greek" in (moved / "README.md").read_text("utf-8")
-    found = {path.name: path for path in (moved / "images").iterdir()}
-    assert found.keys() == {"turned.jpg", "turned.webp", "noted.png", "plain.jpg"} | followed
-    for name in followed:
-        assert b"SECRET" not in found[name].read_bytes(), name
-        with Image.open(found[name]) as image, Image.open(photos / name) as before:
-            assert (image.size, image.format) == (before.size, before.format)
-    for name in ("turned.jpg", "turned.webp", "noted.png"):
-        with Image.open(found[name]) as image:
-            assert not image.getexif()
+    assert sorted(path.name for path in (moved / "images").iterdir()) == sorted(names)
+    for name in names:
+        assert b"SECRET" not in (moved / "images" / name).read_bytes(), name
+        with Image.open(moved / "images" / name) as image, Image.open(photos / name) as before:
+            assert image.format == before.format
+            assert not {0x0112, 0x8825} & set(image.getexif()) or image.format == "TIFF"  # which has tags of its own
             assert not image.info.keys() & {"exif", "xmp", "Author"}
-            if name.startswith("turned"):
-                assert (image.size, image.format) == ((40, 80), {".jpg": "JPEG", ".webp": "WEBP"}[Path(name).suffix])
+            if name in ("turned.jpg", "turned.webp"):
                 (red, _, blue), (other, _, bluer) = (image.getpixel((20, y)) for y in (70, 10))
+                assert image.size == (40, 80)
                 assert red > 200 > 100 > blue
                 assert bluer > 200 > 100 > other
 
@@ -612,10 +545,3 @@ def test_the_texts_of_all_languages_have_the_same_keys_and_places() -> None:
         for key, value in words.items():
             places = [set(re.findall(r"{(\w+)}", str(each))) for each in (value, texts["en"][key])]
             assert places[0] == places[1], (language, key)
-
-
-def test_what_cannot_be_shown_is_said_before_the_page_opens() -> None:
-    from flows.page import open_shown
-
-    with pytest.raises(SettingsError, match="name a model"):
-        open_shown(None)

@@ -91,13 +91,10 @@ def test_the_split_of_the_dataset_is_scored(trained: tuple[Path, list[str]], tol
     assert {row["value"] for row in board["rows"] if row["minus"] == "scenes"} == {0.0}
     answer = json.loads(told([*call, "--json"]))
     assert answer == {"folder": str(folder), **json.loads((folder / "scoreboard.json").read_text())}
-    assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
-    with Image.open(folder / "scoreboard.png") as picture:
-        assert picture.width > 500
-    assert "evaluate.split must be" in told([*call, "--set", "evaluate.split=train"], code=1)
+    assert {path.name for path in folder.iterdir()} >= {"scoreboard.md", "scoreboard.png"}
 
 
-def test_an_empty_split_is_left_out_before_anything_is_compared_and_no_board_is_overwritten(
+def test_an_empty_split_is_left_out_and_no_board_is_overwritten_by_a_refusal(
     trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     root = tmp_path / "catalog"
@@ -114,12 +111,11 @@ def test_an_empty_split_is_left_out_before_anything_is_compared_and_no_board_is_
     assert "3 of the 6 images of held are among those" in told([*empty, *leaking], code=1)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     out = told([*empty, *leaking, "--report-anyway"])
-    assert "held: text to image" in out
-    assert "scenes test" not in out
+    assert ("held: text to image" in out, "scenes test" in out) == (True, False)
 
 
 def test_a_test_set_inside_the_training_set_is_refused_or_told(
-    trained: tuple[Path, list[str]], leaking: list[str], seen: list[dict[str, Any]], told: Any
+    trained: tuple[Path, list[str]], leaking: list[str], told: Any
 ) -> None:
     root, call = trained
     call = [*call, "--no-split"]
@@ -155,54 +151,43 @@ def test_images_that_were_trained_on_are_known_by_their_bytes_and_addresses(
         assert f"({found}" in error
 
 
-def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
+def test_a_model_is_known_by_its_folder_record_or_weights_also_as_exports_have_it(
     trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
-    root, _ = trained
+    """Also after a newer model was trained."""
+    root = tmp_path / "catalog"
+    shutil.copytree(trained[0], root)
     own, copy = next((root / "models" / "scenes").glob("*/")), tmp_path / "copy"
     shutil.copytree(own, copy)
     (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
-    for words in ([f"folder={own}", "--out", str(tmp_path / "alone")], [f"open_clip={copy}", "--root", str(root)]):
-        error = told(["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
-        assert "mine was trained on (seen0.jpg: the same picture" in error
-    words = ["--model", str(own), "--out", str(tmp_path / "alone")]
-    error = told(["scoreboard", "--language", "it", *words, *leaking], code=1)
-    assert f"{own.name} was trained on (seen0.jpg: the same picture" in error
-
-
-def test_an_export_is_known_by_its_record_or_its_weights_though_a_newer_model_was_trained(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
-) -> None:
-    root = tmp_path / "catalog"
-    shutil.copytree(trained[0], root)
-    own = next((root / "models" / "scenes").glob("*/"))
     newer = shutil.copytree(own, own.with_name("0" * 12))
     result = json.loads((newer / "result.json").read_text())
     write_json(newer / "result.json", {**result, "model_sha256": "0" * 64})
     (newer / "model.safetensors").write_bytes(b"")
     snapshot = require_snapshot(root, "scenes").snapshot
     write_checksummed(root / "models" / "scenes" / "current.json", {"model": newer.name, "snapshot": snapshot})
-    export_model(
-        own, ModelExportConfig(formats=("open_clip", "transformers"), name="it"), tmp_path / "as", seen=None, root=root
-    )
+    config = ModelExportConfig(formats=("open_clip", "transformers"), name="it")
+    export_model(own, config, tmp_path / "as", seen=None, root=root)
     exports = {kind: tmp_path / "as" / kind for kind in ("open_clip", "transformers")}
-    call = [*IN_ITALIAN, "--root", str(root), *leaking]
+    call, here = [*IN_ITALIAN, *leaking, "--model"], ["--root", str(root)]
 
-    def refused(kind: str) -> None:
-        error = told([*call, "--model", "mine", f"{kind}={exports[kind]}"], code=1)
-        assert "mine was trained on (seen0.jpg: the same picture" in error
+    def refused(*words: str, name: str = "mine") -> None:
+        error = told([*call, *words], code=1)
+        assert f"{name} was trained on (seen0.jpg: the same picture" in error
 
-    told([*call, "--model", "mine", f"open_clip={exports['open_clip']}", "--report-anyway"])
+    refused(str(own), "--out", str(tmp_path / "alone"), name=own.name)
+    refused("mine", f"open_clip={copy}", *here)
+    told([*call, "mine", f"open_clip={exports['open_clip']}", *here, "--report-anyway"])
     board = root / "scoreboards" / "it" / "scoreboard.json"
     assert json.loads(board.read_text())["models"][0]["trained_on"] == f"scenes {snapshot}"
     for kind, export in exports.items():
-        refused(kind)
+        refused("mine", f"{kind}={export}", *here)
         (export / "run.json").unlink()  # as an earlier version exported it
-        refused(kind)
+        refused("mine", f"{kind}={export}", *here)
     (exports["open_clip"] / "export.json").unlink()
-    refused("open_clip")  # by its weights
+    refused("mine", f"open_clip={exports['open_clip']}", *here)  # by its weights
     shutil.rmtree(root / "models")
-    out = told([*call, "--model", "mine", f"transformers={exports['transformers']}"])
+    out = told([*call, "mine", f"transformers={exports['transformers']}", *here])
     assert "it is not known if mine was trained on any of the images" in out
 
 
@@ -255,12 +240,7 @@ def test_what_the_start_of_a_model_has_learned_counts_too(
 
 
 def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(
-    trained: tuple[Path, list[str]],
-    leaking: list[str],
-    tmp_path: Path,
-    told: Any,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = next((trained[0] / "models" / "scenes").glob("*/"))
     table = tmp_path / "new.tsv"
@@ -269,19 +249,14 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     settings |= {"images": leaking[-1].removeprefix("images="), "captions_by": "human"}
     sets = ["--test-set", "new", *(f"{key}={value}" for key, value in settings.items())]
     mteb: Any = importlib.import_module("mteb")  # slow
-    call = [*IN_ITALIAN, "--model", "mine", f"folder={own}", "--out", str(tmp_path), "--format", "mteb"]
-    told([*call, *sets])
+    call = [*IN_ITALIAN, "--model", "mine", f"folder={own}", "--out", str(tmp_path), "--format", "mteb", *sets]
+    told(call)
     board = json.loads((tmp_path / "scoreboard.json").read_text())
     ours = {row["metric"]: row["value"] for row in board["rows"] if row["captions"] == "all"}
     (read,) = mteb.ResultCache(tmp_path).load_results().model_results
     assert (read.model_name, read.model_revision) == ("local/mine", board["models"][0]["tensors_sha256"])
-    for wrong, said in (
-        ({"settings": {"evaluate.split": "val"}}, "settings replace those of a recipe"),
-        ({"test_sets": {"new": {**settings, "images": None}}}, "the test set new: images is None: leave it out"),
-        ({"test_sets": {"new": {**settings, "num_images": "two"}}}, "the test set new: .*num_images"),
-    ):
-        with pytest.raises(SettingsError, match=said):
-            vernaclip.mteb_tasks(**{"language": "it", "test_sets": {"new": settings}, **wrong})
+    with pytest.raises(SettingsError, match=r"the test set new: .*num_images"):
+        vernaclip.mteb_tasks(language="it", test_sets={"new": {**settings, "num_images": "two"}})
     tasks = vernaclip.mteb_tasks(language="it", test_sets={"new": {**settings, "files": [table]}})
     written = {result.task_name: result for result in read.task_results}
     for task, way in zip(tasks, ("text_to_image", "image_to_text"), strict=True):
@@ -292,15 +267,9 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
         names = ("nDCG@10", "nDCG@10", "R@1", "MRR@5")
         assert theirs == pytest.approx([ours[f"{way}_{name}"] for name in names], abs=1e-6)
     assert not written
-    assert "leave out --report-anyway" in told([*call, *sets, "--report-anyway"], code=1)
-    (tmp_path / "classes" / "cat").mkdir(parents=True)
-    Image.new("RGB", (40, 40)).save(tmp_path / "classes" / "cat" / "a.png")
-    (tmp_path / "names.json").write_text('["gatto"]')
-    folders = ["--test-set", "y", "kind=folders", f"images={tmp_path}/classes", f"class_names={tmp_path}/names.json"]
-    told([*call, *sets, *folders])
-    assert "y: sets of classes are not in the files for mteb" in caplog.text
+    assert "leave out --report-anyway" in told([*call, "--report-anyway"], code=1)
     monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
-    assert "need mteb: run `pip install 'mteb<3,>=2.26'`" in told([*call, *sets], code=1)
+    assert "need mteb: run `pip install 'mteb<3,>=2.26'`" in told(call, code=1)
 
 
 @pytest.mark.slow
@@ -363,7 +332,7 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
     assert [model["trained_on"] for model in board["models"]] == ["unknown"] * 2
 
 
-B32, B16 = "open_clip=ViT-B-32/openai", "open_clip=ViT-B-16/openai"
+B32 = "open_clip=ViT-B-32/openai"
 ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
 
 
@@ -371,21 +340,17 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language must name the language"),
-        (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is neither a model folder"),
-        ([*IN_ITALIAN, "--model", "x", "open_clip=ViT-B-32/opnai"], "--model x: open_clip=ViT-B-32/opnai is neither"),
         ([*IN_ITALIAN, "--model", "x", B32, "folder=b"], "name the model by one of"),
-        ([*IN_ITALIAN, "--model", "x", B32, "--model", "x", B16], "--model x is given twice"),
-        ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
+        ([*ONE_MODEL, "--model", "x", "open_clip=ViT-B-16/openai"], "--model x is given twice"),
+        ([*ONE_MODEL, "beam=2"], "unknown key translate.beam"),
         ([*IN_ITALIAN, "--english", B32], "also translates queries into English"),
         ([*IN_ITALIAN, "--set", "train.lr=1"], "unknown key evaluate.train"),
         (["scoreboard", "scenes", "--language", "de"], "which is it in the recipe"),
         (ONE_MODEL, "nothing to score on"),
-        ([*ONE_MODEL, "--protocol", "imagenet"], "use clip-italian"),
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "it has no images=..."),
-        ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "y.images is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "use one of coco, crossmodal3600, flickr30k"),
     ],
 )
@@ -397,32 +362,19 @@ def test_a_probe_scores_changed_captions_by_kind(
     trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     root, call = trained
-    call = ["probe", *call[1:]]
-    out = told([*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
-    for part in (
-        "scenes val: the true caption",
-        "position",
-        "colour",
-        "+0.000 [",
-        "chance is 0.5",
-        "none of the images",
-    ):
+    call, again = ["probe", *call[1:]], ["--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"]
+    out = told([*call, *again])
+    for part in ("scenes val: the true caption", "colour", "+0.000 [", "chance is 0.5", "none of the images"):
         assert part in out
-    answer = json.loads(told([*call, "--json"]))
-    kinds = {row["captions"]: row for row in answer["rows"]}
+    kinds = {row["captions"]: row for row in json.loads(told([*call, "--json"]))["rows"]}
     assert {"position", "colour", "count", "noun", "negation"} <= kinds.keys()
     assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 1 for score in kinds.values())
     error = told([*call, "--no-split", *leaking], code=1)
     assert "3 of the 6 images of held are among those that scenes was trained on" in error
-    out = told([*call, "--no-split", *leaking, "--report-anyway"])
-    assert "leak-free" in out
     pairs = tmp_path / "theirs.json"
     pairs.write_text(json.dumps([{"image_path": "new0.png", "true_caption": "a block", "false_caption": "a cat"}]))
-    images = f"{root.parent}/set"
-    out = told([*call, "--no-split", "--pairs", str(pairs), "--images", images])
+    out = told([*call, "--no-split", "--pairs", str(pairs), "--images", f"{root.parent}/set"])
     assert "theirs: the true caption" in out
-    assert "options" in out
     assert "need each other" in told([*call, "--pairs", str(pairs)], code=1)
-    own = ["--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}", "--report-anyway"]
-    error = told(["probe", "--language", "ca", "--root", str(root), *own, *leaking], code=1)
-    assert "the language pack ca has no [changes]" in error
+    words = ["probe", "--language", "ca", "--root", str(root), *again, "--report-anyway", *leaking]
+    assert "the language pack ca has no [changes]" in told(words, code=1)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-from data_catalog.base.settings import OneOf
-
+Format = Literal["open_clip", "transformers", "onnx", "all"]
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
-MODEL_FORMATS = {
+MODEL_FORMATS: dict[str, str] = {
     "open_clip": "open_clip's hub layout; with a Hugging Face text encoder, by the code in the card",
     "transformers": "AutoModel: VisionTextDualEncoderModel or CLIPModel; other architectures are refused",
     "onnx": "image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
@@ -15,24 +14,29 @@ MODEL_FORMATS = {
 ALL = "all"  # every format that has an equivalent of the model's architecture
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelExportConfig:
-    """Settings of an export, and the facts that the publisher of a model states.
+    """Settings of an export, and the facts that the publisher of a model states."""
 
-    The `license` is an id of the hub, "other" with a `license_name`, or "" if none is stated. The hub names are those
-    of the model and of its training dataset, if they are there. `replace`: also an export of another model, or with
-    other settings.
-    """
-
-    name: str
-    formats: tuple[Annotated[str, OneOf((*MODEL_FORMATS, ALL))], ...]
-    license: str = ""
-    license_name: str = ""
-    license_link: str = ""
-    hub_name: str | None = None
-    dataset_hub_name: str | None = None
-    scoreboards: tuple[Path, ...] = ()
+    formats: tuple[Format, ...]
+    """Format of the export; see the list above. Repeatable: each format then goes into its own subfolder of FOLDER."""
+    name: str = ""
+    """Name of the model in its card (default: its dataset and key)."""
     replace: bool = False
+    """Replace an earlier export of a model in FOLDER, including files that were added to it."""
+    license: str = ""
+    """License for the model card by its identifier on the hub, such as cc-by-4.0, or other."""
+    license_name: str = ""
+    """With --license other: name of the license."""
+    license_link: str = ""
+    """With --license other: URL of its text, or LICENSE for a file of that name that you add to the export."""
+    scoreboards: tuple[Path, ...] = ()
+    """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
+    hub_name: str | None = None
+    """Name of the model on the hub. open_clip's config then refers to it for a Hugging Face text encoder. Implied by
+    --push-to-hub."""
+    dataset_hub_name: str | None = None
+    """Name of the published dataset on the hub, to which the card then links."""
 
     @property
     def terms(self) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from data_catalog.catalog.export_formats import ExportConfig
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.exports.export import export_snapshot
 from data_catalog.exports.sinks import sample_key
 
 pytestmark = pytest.mark.slower
