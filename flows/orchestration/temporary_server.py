@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.base.errors import BusyError, InputError
 from flows.orchestration import daemons
@@ -33,6 +33,9 @@ from flows.orchestration.prefect_env import (
     wait_for,
 )
 
+if TYPE_CHECKING:
+    from flows.recipe.recipe import Recipe
+
 logger = logging.getLogger(__name__)
 
 NUM_TRIES = 3
@@ -46,20 +49,22 @@ def run_flow(
     root: Path,
     overrides: Sequence[str] | Mapping[str, Any],
     project: Path,
-    **parameters: bool,
+    loaded: "Recipe | None" = None,
+    **parameters: Any,
 ) -> Any:
     """Run a flow in this process, with the configured server if it answers, or with a temporary one.
 
     Args:
-        name: "build-dataset", "train-clip", "align-clip", "distil-clip", "evaluate-clip" or "build-and-train".
+        name: name of a job in `flows.jobs.JOBS`.
         recipe: name or file of a recipe.
         root: folder of the catalog.
         overrides: settings that override those of the recipe.
         project: folder in whose hidden subfolder the history of runs is kept; usually the current one.
+        loaded: the recipe, if it is loaded already.
         parameters: further parameters of the flow.
 
     Returns:
-        The report of the job in `flows.jobs`; for "build-and-train" a tuple of three reports.
+        The report of the job.
 
     Raises:
         PipelineError: any error of the job.
@@ -68,18 +73,19 @@ def run_flow(
     from flows.jobs import get_ready
     from flows.recipe.recipe import load_recipe, override_values
 
-    loaded = load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
+    # Fail before the slow start of Prefect, not after it.
+    found = loaded or load_recipe(recipe, root=root, overrides=overrides)
     prepare_process()
-    use_answering_api(project, meanwhile=lambda: get_ready(name, loaded, root))
+    use_answering_api(project, meanwhile=lambda: get_ready(name, found, root))
     from prefect.exceptions import TerminationSignal
 
-    from flows.orchestration.prefect_flows import FLOWS
+    from flows.orchestration.prefect_flows import flow_of
 
     # Prefect logs the traceback of a failure. Keep it off the terminal, as our caller gets the exception itself.
     for logged in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logged).propagate = False
     try:
-        return FLOWS[name](recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
+        return flow_of(name, found)(recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
     except TerminationSignal as error:  # Prefect has marked the run as crashed
         raise SystemExit(128 + signal.SIGTERM) from error
 

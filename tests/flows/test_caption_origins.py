@@ -14,7 +14,7 @@ from data_catalog.disk.records import write_checksummed
 from data_catalog.report.page import write_report
 from flows.cli import main
 from flows.dry_run import dry_run
-from flows.jobs import distil_model
+from flows.models import distil_model
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
 from training.data.pairs import pair_files

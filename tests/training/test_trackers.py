@@ -14,7 +14,7 @@ import pytest
 import wandb
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
-from flows.jobs import align_model, distil_model, require_ready, train_model
+from flows.models import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
 from training.config import TRACKERS, AlignConfig, DistilConfig, TrainConfig
 from training.data.pairs import PairFiles
