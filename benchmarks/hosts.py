@@ -31,7 +31,7 @@ from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.sample.grammar import parallel_pairs
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
+from flows.datasets import build_dataset
 from flows.recipe.recipe import load_recipe
 
 SLOW_HOST = "127.0.2.1"

@@ -24,7 +24,8 @@ from pictures import jpeg
 from data_catalog.base.errors import PipelineError
 from data_catalog.catalog.query import query
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset, train_model
+from flows.datasets import build_dataset
+from flows.models import train_model
 from flows.recipe.recipe import Recipe, load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")

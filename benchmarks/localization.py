@@ -22,7 +22,7 @@ from recipe import build_scenes
 
 from data_catalog.sample.grammar import Wording, caption
 from data_catalog.sample.scene import Scene, encode, paint, place, random_scene
-from flows.jobs import train_model
+from flows.models import train_model
 from training.data.features import text_features
 from training.data.images import decode, picture_features
 from training.scores.metrics import bootstrap_interval

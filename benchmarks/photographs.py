@@ -185,7 +185,7 @@ class Photographs:
 
         from data_catalog.catalog.manifest import require_snapshot
         from flows.build.execution import LocalExecutor
-        from flows.jobs import build_dataset
+        from flows.datasets import build_dataset
         from flows.recipe.recipe import load_recipe
         from training.align.frozen import FrozenTowers, aligned_model_and_key
         from training.data.pairs import pair_files

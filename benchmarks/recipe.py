@@ -21,7 +21,7 @@ from harness import judge, options_of, print_table
 
 from data_catalog.catalog.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
+from flows.datasets import build_dataset
 from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import pair_files

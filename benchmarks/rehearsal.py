@@ -376,7 +376,7 @@ def build(recipe: Path, root: Path, settings: Mapping[str, Any], minutes: float)
 
     After `minutes`, if they are not 0, print what was reached, and end this process.
     """
-    from flows.jobs import build_dataset
+    from flows.datasets import build_dataset
     from flows.recipe.recipe import load_recipe
 
     cpu_before, started = os.times(), time.perf_counter()

@@ -102,11 +102,10 @@ def ablated(
 
 def do(recipe: str, root: Path, name: str, overrides: Sequence[str]) -> Any:
     """Do a job of a recipe."""
-    from flows import jobs
-    from flows.build.execution import LocalExecutor
+    from flows.jobs import call
+    from flows.recipe.recipe import load_recipe
 
-    with LocalExecutor() as executor:
-        return getattr(jobs, name)(recipe, root=root, overrides=list(overrides), executor=executor)
+    return call(name, load_recipe(recipe, root=root, overrides=overrides), root)
 
 
 def dropped(root: Path, dataset: str) -> list[dict[str, Any]]:

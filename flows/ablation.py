@@ -13,7 +13,7 @@ from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
 from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
-from flows.jobs import require_ready
+from flows.models import require_ready
 from flows.options import AblationConfig
 from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources

@@ -18,11 +18,7 @@ ROOT_VARIABLE = "VERNACLIP_ROOT"
 
 
 def whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Return a word as an integer; cyclopts itself would round 1.5.
-
-    Raises:
-        ValueError: it is not an integer.
-    """
+    """Return a word as an integer; cyclopts itself would round 1.5."""
     try:
         return int(tokens[0].value)
     except ValueError as error:
@@ -30,11 +26,7 @@ def whole_number(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def port_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Return a word as the number of a TCP port.
-
-    Raises:
-        ValueError: it is not an integer from 1 to 65535.
-    """
+    """Return a word as the number of a TCP port."""
     port = whole_number(_, tokens)
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port from 1 to 65535.")
@@ -42,11 +34,7 @@ def port_number(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Return integers that are separated by commas.
-
-    Raises:
-        ValueError: one of them is not an integer.
-    """
+    """Return integers that are separated by commas."""
     words = [word for token in tokens for word in token.value.split(",")]
     try:
         return tuple(map(int, words))
@@ -68,11 +56,7 @@ _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(=\S*)?")
 
 
 def no_option(_: Any, tokens: Sequence[Token]) -> str:
-    """Return a text that may begin with a hyphen, but not one that may be a mistyped option.
-
-    Raises:
-        ValueError: the text looks like an option.
-    """
+    """Return a text that may begin with a hyphen, but refuse one that may be a mistyped option."""
     if _OPTION.fullmatch(tokens[0].value):
         raise ValueError(f"Unknown option: {tokens[0].value}.")
     return tokens[0].value
@@ -84,14 +68,12 @@ def no_options(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 Number = Annotated[int, Parameter(converter=whole_number, metavar="N")]
-OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
+Numbers = Annotated[tuple[int, ...], Parameter(converter=whole_numbers, metavar="N,N,...")]
 OptionalPort = Annotated[int | None, Parameter(converter=port_number, metavar="N")]
 Words = tuple[str, ...]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]
 Texts = Annotated[Words, Parameter(allow_leading_hyphen=True, converter=no_options)]
-Groups = Annotated[
-    tuple[tuple[str, ...], ...], Parameter(converter=word_groups, consume_multiple=1, metavar="NAME KEY=VALUE...")
-]
+Groups = Annotated[tuple[Words, ...], Parameter(converter=word_groups, consume_multiple=1, metavar="NAME KEY=VALUE...")]
 KeyValues = Annotated[Words, Parameter(consume_multiple=1, metavar="KEY=VALUE...")]
 
 RecipeName = Annotated[str, Parameter(help="Name of a recipe (see `vernaclip recipes`), or a TOML file.")]

@@ -43,22 +43,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Catalog": "vernaclip.catalog",
-    "Model": "vernaclip.model",
-    "Pair": "vernaclip.dataset",
-    "PairDataset": "vernaclip.dataset",
-    "PipelineError": "data_catalog.base.errors",
-    "align": "vernaclip.jobs",
-    "build": "vernaclip.jobs",
-    "distil": "vernaclip.jobs",
-    "mteb_model": "vernaclip.benchmark",
-    "mteb_tasks": "vernaclip.benchmark",
-    "open_dataset": "vernaclip.dataset",
-    "open_model": "vernaclip.model",
-    "score": "vernaclip.jobs",
-    "search": "vernaclip.jobs",
-    "train": "vernaclip.jobs",
-    "translate": "vernaclip.jobs",
+    "data_catalog.base.errors": ("PipelineError",),
+    "vernaclip.benchmark": ("mteb_model", "mteb_tasks"),
+    "vernaclip.catalog": ("Catalog",),
+    "vernaclip.dataset": ("Pair", "PairDataset", "open_dataset"),
+    "vernaclip.model": ("Model", "open_model"),
+    "vernaclip.jobs": ("align", "build", "distil", "score", "search", "train", "translate"),
 }
 
 if not TYPE_CHECKING:  # type checkers would assume that `__getattr__` provides every name
@@ -68,13 +58,11 @@ if not TYPE_CHECKING:  # type checkers would assume that `__getattr__` provides 
         if name == "__version__":
             from importlib.metadata import version
 
-            found = version("vernaclip")
-        elif name in _MODULES:
-            found = getattr(import_module(_MODULES[name]), name)
-        else:
-            raise AttributeError(f"module 'vernaclip' has no attribute {name!r}")
-        globals()[name] = found
-        return found
+            return version("vernaclip")
+        for module, names in _MODULES.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module 'vernaclip' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -33,17 +33,13 @@ class Catalog:
         self.root = Path(root)
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """Run one SQL statement and return all result rows as an Arrow table.
+        """Run one SQL statement, with values for its placeholders `$name`, and return all rows as an Arrow table.
 
         >>> import vernaclip
         >>> catalog = vernaclip.Catalog("catalog")
         >>> found = catalog.sql("SELECT count(*) AS n FROM pairs WHERE split = $split", {"split": "val"})
         >>> found.to_pylist()[0]["n"] > 0
         True
-
-        Args:
-            statement: one SQL statement that has a result.
-            parameters: values for the placeholders `$name` in the statement.
 
         Raises:
             InputError: the folder contains no catalog.
@@ -57,7 +53,7 @@ class Catalog:
     def batches(
         self, statement: str, parameters: Mapping[str, Any] | None = None
     ) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Run one SQL statement and yield an iterator over its result, in record batches of 10,000 rows.
+        """Run a statement as `sql` does, and yield an iterator over its result, in record batches of 10,000 rows.
 
         Use this where the result may not fit in memory.
 
@@ -65,10 +61,6 @@ class Catalog:
         >>> with vernaclip.Catalog("catalog").batches("SELECT caption FROM captions") as batches:
         ...     sum(batch.num_rows for batch in batches) > 0
         True
-
-        Args:
-            statement: one SQL statement that has a result.
-            parameters: values for the placeholders `$name` in the statement.
 
         Raises:
             PipelineError: as for `sql`, and also during iteration if DuckDB cannot continue.

@@ -127,13 +127,7 @@ class PairDataset(Dataset[Pair]):
         return Catalog(self.root)
 
     def _row(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Return one row as plain Python values.
-
-        Raises:
-            IndexError: the index is out of range.
-            DamagedError: a take-down removed the snapshot after it was opened.
-            DamagedError: a shard cannot be read.
-        """
+        """Return one row as plain Python values."""
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"index {index} is out of range: {self!r}")

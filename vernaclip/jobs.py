@@ -1,24 +1,25 @@
 """Run the jobs of the command line as functions: build, train, align, distil, score, translate and search."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.settings import require_list
 from data_catalog.catalog.roots import open_root
 from data_catalog.disk.barrier import running_job
 from flows import jobs
-from flows.build.execution import LocalExecutor
-from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
+from flows.datasets import BuildReport
+from flows.models import AlignReport, DistilReport, EvaluateReport, TrainReport
 from flows.recipe.engines import open_one_way, setting_values
+from flows.recipe.recipe import load_recipe
 from flows.search import QueryTranslation, SearchedImages, search_images
 from training.use.search import SearchResult
 from translation.engine import Translation, translate_stream
 
+R = TypeVar("R")
 Place = str | PathLike[str]
 Settings = Mapping[str, Any]
 
@@ -35,67 +36,54 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.
         settings: settings that replace those of the recipe, as {"build.workers": 4} or {"build": {"workers": 4}}.
+            docs/recipes.md lists them.
         retry_failed: fetch again the images whose failure may have been temporary.
 
     Raises:
         PipelineError: settings or upstream files are wrong, another process writes to the catalog, the disk is full, or
             no pair was kept. The subclass says who must act.
     """
-    with _job(root) as (place, executor):
-        return jobs.build(
-            fspath(recipe),
-            root=place,
-            overrides=settings or {},
-            executor=executor,
-            retry_failed=retry_failed,
-        )
+    return _do(jobs.build, recipe, root, settings, retry_failed=retry_failed)
 
 
 def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> TrainReport | DistilReport:
     """Train a model on a recipe's built dataset, or align or distil it, as `[model]` says. Resume an interrupted run.
 
+    The arguments are those of `build`.
+
     >>> import vernaclip
     >>> report = vernaclip.train("scenes.toml", "catalog", settings={"train.steps": 3})
     >>> model = vernaclip.open_model(report.folder)
-
-    Args:
-        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
-        root: folder of the catalog.
-        settings: settings that replace those of the recipe. docs/recipes.md lists those of `train`.
 
     Raises:
         InputError: the dataset was not built, or was not guarded against a test set.
         DamagedError: the dataset is damaged.
     """
-    with _job(root) as (place, executor):
-        return jobs.train(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
+    return _do(jobs.train, recipe, root, settings)
 
 
 def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve: Sequence[int] = ()) -> AlignReport:
     """Train only the projections over the frozen, pretrained towers that the recipe names. Features are kept.
+
+    The arguments are those of `build`, and `curve`: numbers of training images at which to measure R@1 too.
 
     >>> import vernaclip
     >>> towers = {"image_tower": "test_efficientnet", "image_weights": "tower.safetensors", "text_encoder": "bert"}
     >>> report = vernaclip.align("scenes.toml", "catalog", settings={"train": towers})
     >>> model = vernaclip.open_model(report.folder)
 
-    Args:
-        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
-        root: folder of the catalog.
-        settings: settings that replace those of the recipe. docs/recipes.md lists those of `align` and `train`.
-        curve: numbers of training images at which to measure R@1 too.
-
     Raises:
         InputError: the dataset was not built, or the towers' weights are missing or do not match.
         SettingsError: a tower would start from random weights.
     """
     require_list(curve, "number")
-    with _job(root) as (place, executor):
-        return jobs.align(fspath(recipe), root=place, overrides=settings or {}, executor=executor, curve=curve)
+    return _do(jobs.align, recipe, root, settings, curve=curve)
 
 
 def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport | AlignReport:
     """Train a text tower on parallel sentences, and join it with its teacher's image tower. Resume an interrupted run.
+
+    The arguments are those of `build`.
 
     >>> import vernaclip
     >>> lesson = {"teacher": "model", "pairs": ["captions.tsv"], "student": "tiny", "epochs": 1, "num_held_out": 5}
@@ -103,20 +91,16 @@ def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> D
     >>> report.result.epochs
     1
 
-    Args:
-        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
-        root: folder of the catalog.
-        settings: settings that replace those of the recipe. docs/recipes.md lists those of `distil`.
-
     Raises:
         InputError: the sentences cannot be used, or files of teacher or student are missing.
     """
-    with _job(root) as (place, executor):
-        return jobs.distil(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
+    return _do(jobs.distil, recipe, root, settings)
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:
     """Score the newest model of a recipe's dataset on held-out images.
+
+    The arguments are those of `build`; settings as {"evaluate.split": "val"} choose the images.
 
     >>> import vernaclip
     >>> scores = vernaclip.score("scenes.toml", "catalog").scores
@@ -124,16 +108,20 @@ def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> Ev
     >>> found.low <= found.value <= found.high
     True
 
-    Args:
-        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
-        root: folder of the catalog.
-        settings: settings that replace those of the recipe, as {"evaluate.split": "val"}.
-
     Raises:
         InputError: no model was trained, or no images were held out.
     """
-    with _job(root) as (place, executor):
-        return jobs.evaluate(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
+    return _do(jobs.evaluate, recipe, root, settings)
+
+
+def _do(job: Callable[..., R], recipe: Place, root: Place, settings: Settings | None, **options: Any) -> R:
+    """Do a job of the table in threads of this process."""
+    place = Path(root)
+    open_root(place, writes=True)
+    with running_job(place):
+        loaded = load_recipe(fspath(recipe), root=place, overrides=settings or {})
+        report: R = jobs.call(job.__name__, loaded, place, **options)
+    return report
 
 
 def translate(
@@ -184,7 +172,7 @@ def translate(
 
 
 def search(
-    query: str | PathLike[str],
+    query: Place,
     root: Place,
     *,
     dataset: str | None = None,
@@ -222,12 +210,8 @@ def search(
     from_code, to_code = settings.pop("from", None), settings.pop("to", None)
     if translation is not None and from_code is None:
         raise SettingsError('the translation needs "from": the language of the query')
-    searched = SearchedImages(
-        root=Path(root),
-        dataset=dataset,
-        folder=None if images is None else Path(images),
-        model=None if model is None else Path(model),
-    )
+    folder, own_model = (None if place is None else Path(place) for place in (images, model))
+    searched = SearchedImages(root=Path(root), dataset=dataset, folder=folder, model=own_model)
     translated = None
     if from_code is not None:
         translated = QueryTranslation(from_code=from_code, to_code=to_code, settings=settings)
@@ -235,12 +219,3 @@ def search(
     with running_job(Path(root)):
         query = query if isinstance(query, str) else Path(query)
         return search_images(query, searched, num_hits=num_hits, translation=translated)
-
-
-@contextmanager
-def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
-    """Open a root for writing, and yield it with an executor that runs steps in threads of this process."""
-    place = Path(root)
-    open_root(place, writes=True)
-    with running_job(place), LocalExecutor() as executor:
-        yield place, executor

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
 from data_catalog.base.settings import require_list
 from training.data.features import stacked, text_features
@@ -44,16 +45,13 @@ class Model:
         return self._loaded.sha256
 
     def encode_images(self, images: Sequence[Picture]) -> Features:
-        """Encode images, and return their features, shape (images, dim).
+        """Encode Pillow images, or image files in any common format, and return features, shape (images, dim).
 
         >>> import vernaclip
         >>> from PIL import Image
         >>> model = vernaclip.open_model("model")
         >>> model.encode_images([Image.new("RGB", (64, 64), "red"), "photo.jpg"]).shape[0]
         2
-
-        Args:
-            images: Pillow images, or paths of image files in any common format.
 
         Raises:
             SettingsError: one image is given instead of a list.
@@ -75,16 +73,13 @@ class Model:
         return stacked([next(rest) if isinstance(image, Image.Image) else rows[Path(image)] for image in images])
 
     def encode_texts(self, texts: Sequence[str]) -> Features:
-        """Encode texts, and return their features, shape (texts, dim).
+        """Encode texts in the model's language, and return their features, shape (texts, dim).
 
         Texts longer than the model's context are cut off, and the log names them.
 
         >>> import vernaclip
         >>> vernaclip.open_model("model").encode_texts(["a red circle", "two blue stars"]).shape[0]
         2
-
-        Args:
-            texts: texts in the model's language.
 
         Raises:
             SettingsError: a text is empty, or one text is given instead of a list.
@@ -102,10 +97,6 @@ class Model:
         >>> vernaclip.open_model("model").similarity(["photo.jpg"], ["a red circle", "two blue stars"]).shape
         (1, 2)
 
-        Args:
-            images: Pillow images, or paths of image files in any common format.
-            texts: texts in the model's language.
-
         Raises:
             PipelineError: as for `encode_images` and `encode_texts`.
         """
@@ -117,30 +108,21 @@ class Model:
         return found
 
     def _pixels(self, image: Image.Image) -> Pixels:
-        """Return a Pillow image upright, in RGB and sRGB, at the model's size.
-
-        Raises:
-            InputError: it does not decode, or has no pixels, or pixels without an agreed range.
-        """
+        """Return a Pillow image upright, in RGB and sRGB, at the model's size."""
         if image.mode in _NUMBERS:  # Pillow would clip them: fractions become black
             raise InputError(f"{image!r} has pixels without an agreed range: scale them to bytes, from 0 to 255")
         if 0 in image.size:
             raise InputError(f"{image!r} has no pixels")
-        try:
+        with about(f"{image!r} does not decode"):  # a broken or odd image may raise any exception
             return self._loaded.preprocessing.resized(upright_rgb(image))
-        except Exception as error:  # the boundary around decoders: a broken or odd image may raise any exception
-            raise InputError(f"{image!r} does not decode: {error}") from error
 
 
 def open_model(folder: str | PathLike[str]) -> Model:
-    """Open a trained model: a model folder that `train` wrote, or an export in open_clip's layout.
+    """Open a trained model: the folder that `train` returned, or an export in open_clip's layout.
 
     >>> import vernaclip
     >>> model = vernaclip.open_model("model")
     >>> cosines = model.similarity(["photo.jpg"], ["a red circle", "two blue stars"])
-
-    Args:
-        folder: the model folder, such as `ROOT/models/DATASET/ID`, which `train` prints and returns.
 
     Raises:
         InputError: the folder contains no model, or a model with different image preprocessing.

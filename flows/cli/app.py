@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,32 +60,13 @@ DESCRIPTION = (
 )
 
 Command = Callable[..., Any]
-PACKAGE_COMMANDS: dict[str, Command] = {
-    "train": mt.train,
-    "evaluate": mt.evaluate,
-    "install": mt.install,
-    "packages": mt.packages,
-}
-MEMORY: dict[str, Command] = {
-    "list": mt.list_memories,
-    "export": mt.export_translations,
-    "import": mt.import_translations,
-}
-MODELS: dict[str, Command] = {"note": catalog.note_model, "rm": catalog.remove_model}
 # Commands by the title of their group in the help.
 COMMANDS: dict[str, Sequence[Command]] = {
     "Jobs": (
         first_steps.init,
-        jobs.run,
-        jobs.build,
-        jobs.train,
-        jobs.align,
-        jobs.distil,
-        jobs.evaluate,
+        *jobs.commands(),
         jobs.image_text_scores,
-        comparisons.ablate,
-        comparisons.scoreboard,
-        comparisons.probe,
+        *(comparisons.ablate, comparisons.scoreboard, comparisons.probe),
     ),
     "Datasets": (
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
@@ -107,7 +88,7 @@ def _help_of(command: Command) -> str:
     return "\n\n".join(part if "\n  " in part else part.replace("\n", " ") for part in text.split("\n\n"))
 
 
-def _family(name: str, text: str, commands: Mapping[str, Command]) -> App:
+def _family(name: str, text: str, **commands: Command) -> App:
     """Return a command that has only subcommands."""
     family = App(name=name, help=text)
     for word, command in commands.items():
@@ -133,12 +114,24 @@ def _assembled() -> App:
     for title, commands in COMMANDS.items():
         for command in commands:
             top.command(command, group=groups[title], help=_help_of(command))
-    packages = _family("mt", "Train, evaluate, list or install translation packages.", PACKAGE_COMMANDS)
-    packages.command(_family("memory", "List, export and import the translation memories of a catalog.", MEMORY))
+    packages = _family(
+        "mt",
+        "Train, evaluate, list or install translation packages.",
+        train=mt.train,
+        evaluate=mt.evaluate,
+        install=mt.install,
+        packages=mt.packages,
+    )
+    memory: dict[str, Command] = {
+        "list": mt.list_memories,
+        "export": mt.export_translations,
+        "import": mt.import_translations,
+    }
+    packages.command(_family("memory", "List, export and import the translation memories of a catalog.", **memory))
     audit = "Let people rate a sample of translations, as in the CLIP-Italian paper."
-    models = _family("models", _help_of(catalog.models), MODELS)
+    raters = _family("audit", audit, draw=translate.draw, score=translate.score)
+    models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)
     models.default(catalog.models)
-    raters = _family("audit", audit, {"draw": translate.draw, "score": translate.score})
     for family, title in ((packages, "Translation"), (raters, "Translation"), (models, "Models")):
         family.group = (groups[title],)
         top.command(family)
@@ -176,15 +169,9 @@ def _any_command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A command with its arguments.
+    """A command with its arguments, and how much it logs."""
 
-    Args:
-        command: the function to call.
-        bound: its arguments.
-        verbosity: how much it logs.
-    """
-
-    command: Callable[..., Any]
+    command: Command
     bound: inspect.BoundArguments
     verbosity: Verbosity = _VERBOSITY
 
@@ -200,13 +187,13 @@ class Call:
         """Return False for help, version and completion, which cyclopts implements."""
         return self.command.__module__.startswith("flows.")
 
+    def run(self) -> Any:
+        """Run the command."""
+        return self.command(*self.bound.args, **self.bound.kwargs)
+
 
 def parse(words: Sequence[str]) -> Call:
-    """Return the call that the words of a command line ask for.
-
-    Raises:
-        CycloptsError: the usage is wrong.
-    """
+    """Return the call that the words of a command line ask for."""
     end = words.index("--") if "--" in words else len(words)
     verbosity = Verbosity(**{VERBOSITY_FLAGS[word]: True for word in words[:end] if word in VERBOSITY_FLAGS})
     own = [*(word for word in words[:end] if word not in VERBOSITY_FLAGS), *words[end:]]
@@ -220,11 +207,7 @@ def parse(words: Sequence[str]) -> Call:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code.
-
-    Raises:
-        SystemExit: the usage is wrong (2), or help was printed (0).
-    """
+    """Run one command and return the exit code; raise `SystemExit` after help (0) and wrong usage (2)."""
     try:
         call = parse(sys.argv[1:] if arguments is None else arguments)
     except CycloptsError as error:
@@ -235,27 +218,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     if not call.is_command:
         try:
-            call.command(*call.bound.args, **call.bound.kwargs)
+            call.run()
         except SystemExit:
             # Rich exits when a pager closes its pipe early, which is no error.
             if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
                 raise
         raise SystemExit(EXIT_OK)
     with lines_above_progress():
-        return _run_logged(call)
+        _start_log(call.verbosity)
+        return _run(call)
 
 
-def _run_logged(call: Call) -> int:
-    """Run a command with the log that its options ask for, and return the exit code."""
-    is_quiet = call.verbosity.quiet or process_rank() > 0
-    is_verbose = call.verbosity.debug or call.verbosity.verbose
+def _start_log(verbosity: Verbosity) -> None:
+    """Send the log that the options ask for to standard error."""
+    is_quiet = verbosity.quiet or process_rank() > 0
+    is_verbose = verbosity.debug or verbosity.verbose
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_SafeFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for package in PACKAGES:
         level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
         logging.getLogger(package).setLevel(level)
-    return _run(call)
 
 
 def _usage_text(error: CycloptsError) -> str:
@@ -284,19 +267,19 @@ def _run(call: Call) -> int:
     from data_catalog.disk.lock import holder_of, remove_empty
 
     root = call.root
-    values: list[object] = [root]
+    given: list[object] = [root]
     for value in call.bound.arguments.values():
-        values += vars(value).values() if is_dataclass(value) else [value]
-    missing = [value for value in values if isinstance(value, Path) and not value.exists()]
+        given += vars(value).values() if is_dataclass(value) else [value]
+    paths = [value for value in given if isinstance(value, Path)]
+    missing = [path for path in paths if not path.exists()]
     try:
-        for value in values:
-            if isinstance(value, Path):
-                refuse_misread(value)
+        for path in paths:
+            refuse_misread(path)
         if root is not None:
             # `sql` writes nothing, and does not read through links.
             open_root(root, writes=call.command is not catalog.sql)
         with running_job(root or Path()):
-            code = int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
+            code = int(call.run() or EXIT_OK)
             with output_errors():
                 sys.stdout.flush()
             return code
@@ -308,9 +291,8 @@ def _run(call: Call) -> int:
         text = f"{error}{_about_root(call, str(error))}"
         if isinstance(error, DefectError):
             return _fail_by_defect(text)
-        if call.verbosity.debug:
-            _write_error(traceback.format_exc())
-        _write_error(f"vernaclip: {text}\n")
+        trace = traceback.format_exc() if call.verbosity.debug else ""
+        sys.stderr.write(visible_lines(f"{trace}vernaclip: {text}\n"))
         return EXIT_LATER if isinstance(error, BusyError | TransientError) else EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: run the same command again to resume\n")
@@ -334,13 +316,8 @@ def _about_root(call: Call, text: str) -> str:
 
 def _fail_by_defect(text: str) -> int:
     """Print the current exception with how to report it, and return the exit code of a defect."""
-    _write_error(f"{traceback.format_exc()}vernaclip: {text}\n{HOW_TO_REPORT}\n")
+    sys.stderr.write(visible_lines(f"{traceback.format_exc()}vernaclip: {text}\n{HOW_TO_REPORT}\n"))
     return EXIT_DEFECT
-
-
-def _write_error(text: str) -> None:
-    """Write lines to standard error, safe for a terminal."""
-    sys.stderr.write(visible_lines(text))
 
 
 class _SafeFormatter(logging.Formatter):

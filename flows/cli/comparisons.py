@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from data_catalog.base.errors import SettingsError
-from flows.cli.jobs import BuildOptions, Job, with_executor
+from flows.cli.jobs import BuildOptions, Request, with_executor
 from flows.cli.output import say, say_json, say_table
 from flows.options import DEFAULT_ROOT, AblationConfig, ContestConfig, Json, RecipeName, Root, ScoreboardConfig
 
@@ -68,10 +68,10 @@ def ablate(
     if dry_run:
         _print_plan(loaded, variants, config, root)
         return
-    job = Job(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
+    request = Request(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
 
     def do(name: str, overrides: Sequence[str]) -> Any:
-        return with_executor(name, replace(job, overrides=tuple(overrides)))
+        return with_executor(name, replace(request, overrides=tuple(overrides)))
 
     found = run_ablation(loaded, variants, config, root=root, do=do)
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")

@@ -1,8 +1,10 @@
-"""The commands run, build, train and evaluate. Each prints its results and the commands to try next."""
+"""The commands of the jobs, made from their table. Each prints its report and the commands to try next."""
 
+import inspect
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from json import dumps
 from math import log2
 from pathlib import Path
@@ -13,21 +15,16 @@ from cyclopts import Group, Parameter
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
-from flows.options import DEFAULT_ROOT, Json, Number, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
+from flows.jobs import JOBS, call
+from flows.options import DEFAULT_ROOT, Json, Number, Numbers, Overrides, RecipeName, Root
+from training.runs.processes import process_count, process_rank
 
 if TYPE_CHECKING:
+    from flows.datasets import BuildReport
     from flows.dry_run import DryRun
-    from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
+    from flows.models import DistilReport, EvaluateReport, TrainReport
     from flows.recipe.recipe import Recipe
     from training.scores.rows import Board
-
-FLOW_NAMES = {
-    "build": "build-dataset",
-    "train": "train-clip",
-    "align": "align-clip",
-    "distil": "distil-clip",
-    "evaluate": "evaluate-clip",
-}
 
 
 @Parameter(name="*")
@@ -52,36 +49,41 @@ class ModelOptions:
     """Override a setting of the recipe. Repeatable."""
     executor: Literal["prefect", "local"] = "prefect"
     """Run the job through Prefect, or without it (local)."""
-    json: Json = False
 
 
 @Parameter(name="*", group=Group("Instead of building", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class DryRunOptions:
-    """Options of a dry run; None means that an option was not given."""
+    """Options of a dry run."""
 
     dry_run: bool = False
     """Print which captions of a sample of each source the checks would drop, with examples."""
-    rows: OptionalNumber = None
-    """Rows to sample from each source, 0 for all (default: 1000)."""
-    examples: OptionalNumber = None
-    """Captions to show for each rule and source (default: 3)."""
-    seed: OptionalNumber = None
-    """Seed of the sample (default: 1)."""
+    rows: Number = 1_000
+    """Rows to sample from each source, 0 for all."""
+    examples: Number = 3
+    """Captions to show for each rule and source."""
+    seed: Number = 1
+    """Seed of the sample."""
     translate: bool = False
     """Also translate the sample, and check the translations."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A job with its recipe, root and options, as given on the command line."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A job as the command line asks for it: its recipe, root and options."""
 
     recipe: str
     root: Path
     overrides: tuple[str, ...] = ()
     executor: str = "prefect"
     dask_address: str | None = None
-    retry_failed: bool = False
+
+    @cached_property
+    def loaded(self) -> "Recipe":
+        """Return the recipe with the overrides."""
+        from flows.recipe.recipe import load_recipe
+
+        return load_recipe(self.recipe, root=self.root, overrides=self.overrides)
 
 
 WEAK_SHARE, GOOD_SHARE = 0.5, 0.8  # of captions whose image is among the first ten
@@ -90,156 +92,120 @@ FEW_IMAGES = 50  # in a gallery, in which ten are too many to tell
 GAINS_OF_TWICE, MANY_IMAGES = (0.4, 0.15), 2_000
 LEAST_GAIN = 0.02  # that is worth saying
 
-_BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
-RetryFailed = Annotated[
-    bool,
-    Parameter(help="Fetch again the images that failed for a temporary reason in an earlier build of the dataset."),
-]
+_NO_DRY_RUN = DryRunOptions()
+# How the command line reads an option of a job, by its type.
+FORMS: dict[Any, Any] = {int: Number, tuple[int, ...]: Numbers}
 
 
-def run(
-    recipe: RecipeName,
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    options: BuildOptions = _BUILD,
-    retry_failed: RetryFailed = False,
-) -> None:
-    """Build the dataset of a recipe, train a model on it, and evaluate the model."""
-    from flows.jobs import require_ready, require_scorable
-    from flows.recipe.recipe import load_recipe
-
-    job = _job(recipe, root, options, retry_failed=retry_failed)
-    loaded = load_recipe(recipe, root=root, overrides=job.overrides)
-    require_ready(loaded, root)
-    _print_build(with_executor("build", job), job)
-    require_scorable(loaded, root)
-    _print_training(with_executor("train", job))
-    report: EvaluateReport = with_executor("evaluate", job)
-    _print_scores(report)
-    say(f"\n{_verdict(report.scores, loaded)}")
-    _print_next(job, ("report", "search", "sql", "duckdb", "verify", "up"))
+def commands() -> Iterator[Callable[..., None]]:
+    """Yield the commands of all jobs."""
+    special: dict[str, Callable[..., None]] = {"run": _run, "build": _build}
+    for name in JOBS:
+        yield command_of(name, special.get(name, partial(_report, name)))
 
 
-def build(
-    recipe: RecipeName,
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    options: BuildOptions = _BUILD,
-    retry_failed: RetryFailed = False,
-    json: Json = False,
-    dry: DryRunOptions = _DRY_RUN,
-) -> None:
-    """Build the dataset of a recipe. After an interruption, run the same command again to resume."""
-    job = _job(recipe, root, options, retry_failed=retry_failed)
-    names = ("rows", "examples", "seed", "translate")
-    given = [f"--{name}" for name in names if getattr(dry, name) not in (None, False)]
+def command_of(name: str, do: Callable[..., None]) -> Callable[..., None]:
+    """Return the command of a job, with the job's docstring as its help, and the job's options beside those of all.
+
+    Args:
+        name: name of the job in `JOBS`.
+        do: is called with the request and the job's options; its own keywords are options of the command, too.
+    """
+    job = JOBS[name]
+    usual = BuildOptions() if "dask" in job.executors else ModelOptions()
+
+    def asked(recipe: str, /, *, root: Path = DEFAULT_ROOT, options: Any = usual, **given: Any) -> None:
+        do(Request(recipe=recipe, root=root, **vars(options)), **given)
+
+    kinds = {"recipe": RecipeName, "root": Root, "options": type(usual)}
+    known = inspect.signature(asked).parameters
+    own = [
+        option.replace(annotation=FORMS.get(option.annotation, option.annotation)) for option in job.options.values()
+    ]
+    more = [option for option in inspect.signature(do).parameters.values() if option.kind is option.KEYWORD_ONLY]
+    every = [*(known[each].replace(annotation=kind) for each, kind in kinds.items()), *own, *more]
+    asked.__name__, asked.__doc__ = name, inspect.getdoc(job.run)
+    asked.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    asked.__annotations__ = {each.name: each.annotation for each in every}
+    return asked
+
+
+def _report(name: str, request: Request, *, json: Json = False, **options: Any) -> None:
+    """Do a job and print its report."""
+    report, makes = with_executor(name, request, **options), JOBS[name].makes
+    if process_rank():  # of several processes, only the first one prints
+        return
+    if json:
+        say_json(AS_JSON[makes](report, request))
+        return
+    _say_next(request, SAY[makes](report, request))
+
+
+def _build(request: Request, *, json: Json = False, dry: DryRunOptions = _NO_DRY_RUN, **options: Any) -> None:
+    """Build a dataset, or do a dry run."""
+    given = [f"--{name}" for name, value in vars(dry).items() if value != getattr(_NO_DRY_RUN, name)]
     if given and not dry.dry_run:
         raise SettingsError(f"{', '.join(given)} can be used only with --dry-run")
     if dry.dry_run:
-        _dry_run(job, dry, json=json)
-        return
-    report: BuildReport = with_executor("build", job)
-    if not json:
-        _print_build(report, job)
-        _print_next(job, ("report", "train", "sql", "duckdb"))
-        return
-    snapshot = report.snapshot
-    say_json(
-        {
-            "dataset": snapshot.dataset,
-            "snapshot": snapshot.snapshot,
-            "folder": snapshot.folder,
-            "up_to_date": report.up_to_date,
-            "seconds": report.seconds,
-            "pairs": snapshot.num_pairs,
-            "funnel": report.funnel,
-            "drop_reasons": snapshot.manifest["drop_reasons"],
-            "warnings": report.warnings,
-            "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
-            "report": _report_of(job.root, snapshot.dataset),
-        }
+        _dry_run(request, dry, json=json, **options)
+    else:
+        _report("build", request, json=json, **options)
+
+
+def _run(request: Request, **options: Any) -> None:
+    """Do the parts of the job one after the other, with an executor for each, and say what the scores mean."""
+    from flows.models import require_scorable
+
+    report: Any = None
+    job = JOBS["run"]
+    job.require(request.loaded, request.root)
+    for part in job.parts:
+        report = with_executor(part, request, **{name: options[name] for name in JOBS[part].options if name in options})
+        SAY[JOBS[part].makes](report, request)
+        if JOBS[part].makes == "dataset":
+            require_scorable(request.loaded, request.root)
+    say(f"\n{_verdict(report.scores, request.loaded)}")
+    _say_next(request, ("report", "search", "sql", "duckdb", "verify", "up"))
+
+
+def with_executor(name: str, request: Request, **options: Any) -> Any:
+    """Do a job with the chosen executor, and return its report.
+
+    Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
+    """
+    from flows.orchestration.doctor import require_dask
+
+    job = JOBS[name]
+    if request.dask_address is not None:
+        if request.executor != "dask":
+            raise SettingsError("--dask-address can be used only with --executor dask")
+        address = f'build.dask_address="{request.dask_address}"'
+        request = replace(request, overrides=(*request.overrides, address), dask_address=None)
+    if request.executor == "dask":
+        require_dask()
+    if process_count() > 1 and (name != "train" or request.executor != "local"):
+        raise SettingsError(
+            "several processes can only train, and without Prefect: use `vernaclip train --executor local`"
+        )
+    if request.executor == "local":
+        from flows.signals import exit_on_signals
+
+        with exit_on_signals():
+            return call(name, request.loaded, request.root, **options)
+    from flows.orchestration.temporary_server import run_flow
+
+    job.require(request.loaded, request.root)  # before the slow start of Prefect, not after it
+    if request.executor == "dask" and job.makes == "dataset":
+        options["dask"] = True
+    return run_flow(
+        name,
+        request.recipe,
+        root=request.root,
+        overrides=request.overrides,
+        loaded=request.loaded,
+        project=Path.cwd(),
+        **options,
     )
-
-
-def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Make the recipe's model on its dataset, which must have been built: train, align or distil, as [model] says."""
-    from training.runs.processes import process_rank
-
-    job = _job(recipe, root, options)
-    report: TrainReport | DistilReport = with_executor("train", job)
-    if process_rank():
-        return
-    if options.json:
-        dataset = report.snapshot.dataset if report.snapshot else None
-        say_json({"folder": report.folder, "dataset": dataset} | _json_row(report))
-        return
-    _print_training(report)
-    _print_next(job, ("evaluate",))
-
-
-def align(
-    recipe: RecipeName,
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    options: ModelOptions = _MODEL,
-    curve: Annotated[tuple[int, ...], Parameter(metavar="N,N,...", converter=whole_numbers)] = (),
-) -> None:
-    """Train only the projections over the frozen, pretrained towers that the recipe's [train] names. Takes minutes.
-
-    Features of all images and captions are computed once and kept. The result is an ordinary model.
-
-    Args:
-        curve: Also train on this many images each, such as 250,500,1000, and print R@1 against the number of images.
-    """
-    job = _job(recipe, root, options)
-    report: AlignReport = with_executor("align", job, curve=list(curve))
-    if options.json:
-        named = {"folder": report.folder, "dataset": report.snapshot.dataset}
-        say_json(named | _json_row(report) | {"curve": report.curve_rows() or None})
-        return
-    _print_training(report)
-    if report.curve is not None:
-        from training.align.curve import CURVE_PLOT_FILE
-
-        split = report.curve.sets[0]
-        say(f"\nScores on the {split.name} split by number of training images\n")
-        say_table(report.curve_rows())
-        for note in split.notes:
-            say(f"\nsplit {split.name}: {note}")
-        say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
-    _print_next(job, ("evaluate",))
-
-
-def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Train a text tower on parallel sentences, without images, and join it with the image tower of a teacher.
-
-    The recipe's [distil] names teacher and sentences. The dataset need not be built, unless the teacher is a text
-    encoder, whose student is then aligned on it. After an interruption, run the same command again to resume.
-    """
-    job = _job(recipe, root, options)
-    report: DistilReport | AlignReport = with_executor("distil", job)
-    if options.json:
-        pairs = getattr(report, "pairs", None)  # a student of a text encoder was then aligned
-        more = {} if pairs is None else {"origins": dict(pairs.origins), "left_out": dict(pairs.left_out)}
-        say_json({"folder": report.folder} | _json_row(report) | more)
-        return
-    _print_training(report)
-    if report.snapshot is not None:
-        _print_next(job, ("evaluate",))
-
-
-def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Score the trained model on the dataset's held-out images."""
-    job = _job(recipe, root, options)
-    report: EvaluateReport = with_executor("evaluate", job)
-    if options.json:
-        say_json({"folder": report.folder, "path": report.path, **report.scores.to_json()})
-        return
-    _print_scores(report)
-    _print_next(job, ("search",))
 
 
 def image_text_scores(
@@ -261,7 +227,7 @@ def image_text_scores(
         folds: Number of folds.
         out: File to write (default: NAME-image-text-scores.parquet in the current folder).
     """
-    from flows.jobs import score_folds
+    from flows.models import score_folds
     from flows.recipe.recipe import load_recipe
     from flows.signals import exit_on_signals
 
@@ -276,103 +242,55 @@ def image_text_scores(
         say(f"\nTry next:\n  {command('build', recipe, '--root', root, '--set', setting)}")
 
 
-def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
-    values = {name: value for name, value in vars(options).items() if name != "json"}
-    return Job(recipe=recipe, root=root, retry_failed=retry_failed, **values)
-
-
-def with_executor(name: str, job: Job, **options: Any) -> Any:
-    """Run a job of `flows.jobs`, such as "build", with the chosen executor, and return its report.
-
-    Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
-
-    Raises:
-        SettingsError: several processes are to do more than train, or an address is given for another executor.
-        InputError: Dask is not installed.
-    """
-    from flows.orchestration.doctor import require_dask
-    from training.runs.processes import process_count
-
-    if job.executor != "dask" and job.dask_address is not None:
-        raise SettingsError("--dask-address can be used only with --executor dask")
-    if job.executor == "dask":
-        require_dask()
-    if process_count() > 1 and (name != "train" or job.executor != "local"):
-        raise SettingsError(
-            "several processes can only train, and without Prefect: use `vernaclip train --executor local`"
-        )
-    more = {"retry_failed": job.retry_failed} if name == "build" else options
-    if job.executor == "local":
-        from flows import jobs
-        from flows.build.execution import LocalExecutor
-        from flows.signals import exit_on_signals
-
-        with exit_on_signals(), LocalExecutor() as executor:
-            return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
-    from data_catalog.catalog.manifest import require_snapshot
-    from flows.orchestration.temporary_server import run_flow
-    from flows.recipe.recipe import load_recipe
-
-    # Fail before the slow start of Prefect, not after it.
-    loaded = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
-    if name not in ("build", "distil"):
-        require_snapshot(job.root, loaded.name, recipe=loaded.reference)
-    overrides = list(job.overrides)
-    if job.dask_address is not None:
-        overrides.append(f'build.dask_address="{job.dask_address}"')
-    if job.executor == "dask" and name == "build":
-        more["dask"] = True
-    return run_flow(FLOW_NAMES[name], job.recipe, root=job.root, overrides=overrides, project=Path.cwd(), **more)
-
-
-def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
-    """Check a sample of each source, and print what each rule drops, with examples.
-
-    Raises:
-        SettingsError: an option cannot be combined with a dry run, or a number is negative.
-    """
+def _dry_run(request: Request, dry: DryRunOptions, *, json: bool, retry_failed: bool = False) -> None:
+    """Check a sample of each source, and print what each rule drops, with examples."""
     from flows.dry_run import dry_run
-    from flows.recipe.recipe import load_recipe
 
-    if job.retry_failed:
+    if retry_failed:
         raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
     for name in ("rows", "examples"):
-        if (getattr(dry, name) or 0) < 0:
+        if getattr(dry, name) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
-    recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     found = dry_run(
-        recipe,
-        root=job.root,
-        num_rows=1000 if dry.rows is None else dry.rows,
-        num_examples=3 if dry.examples is None else dry.examples,
-        seed=1 if dry.seed is None else dry.seed,
+        request.loaded,
+        root=request.root,
+        num_rows=dry.rows,
+        num_examples=dry.examples,
+        seed=dry.seed,
         translate=dry.translate,
     )
     if json:
-        asked, known = found.num_images
-        dropped = [
-            {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
-            | {"decided_by": rule.decided_by}
-            | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
-            for rule in found.dropped
-        ]
-        rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
-        images = {"asked": asked, "known": known}
-        say_json(
-            {
-                "dataset": recipe.name,
-                **rows,
-                "dropped": dropped,
-                "images": images,
-                "lacking": found.lacking,
-                "not_judged": found.not_judged,
-            }
-        )
+        say_json(_dry_run_values(found, request.loaded.name))
     else:
-        _print_dry_run(found, recipe.name)
+        _say_dry_run(found, request.loaded.name)
 
 
-def _print_dry_run(found: "DryRun", name: str) -> None:
+def _dry_run_values(found: "DryRun", dataset: str) -> dict[str, Any]:
+    """Return the result of a dry run as JSON values."""
+    asked, known = found.num_images
+    return {
+        "dataset": dataset,
+        "rows": found.num_rows,
+        "unjudged": found.num_unjudged,
+        "beyond_limit": found.num_beyond,
+        "dropped": [
+            {
+                "source": rule.source,
+                "step": rule.step,
+                "rule": rule.rule,
+                "rows": rule.num_rows,
+                "decided_by": rule.decided_by,
+                "examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples],
+            }
+            for rule in found.dropped
+        ],
+        "images": {"asked": asked, "known": known},
+        "lacking": found.lacking,
+        "not_judged": found.not_judged,
+    }
+
+
+def _say_dry_run(found: "DryRun", name: str) -> None:
     """Print the result of a dry run, with examples."""
     say(f"\nRows that the rules of {name} would drop\n")
     say_table(found.rows())
@@ -396,8 +314,8 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
         say(f"\nA build would refuse the recipe: {lacking}")
 
 
-def _print_build(report: "BuildReport", job: Job) -> None:
-    """Print the funnel, the drop reasons and the outcomes of images of a build."""
+def _say_build(report: "BuildReport", request: Request) -> tuple[str, ...]:
+    """Print the funnel, the drop reasons and the outcomes of images; return the topics of what to try next."""
     from textwrap import fill
 
     dataset, downloads = report.snapshot.dataset, report.downloads
@@ -415,20 +333,39 @@ def _print_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name} is up to date: nothing to do ({report.seconds:.1f} s).")
     else:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
-    if news := _unlearned(report, job):
-        say("\n" + fill(news, 110))
-    for warning in report.warnings:
-        say("\n" + fill(f"warning: {warning}", 110))
+    for text in filter(None, (_unlearned(report, request.root), *(f"warning: {each}" for each in report.warnings))):
+        say("\n" + fill(text, 110))
+    return "report", "train", "sql", "duckdb"
 
 
-def _unlearned(report: "BuildReport", job: Job) -> str:
+def _build_values(report: "BuildReport", request: Request) -> dict[str, Any]:
+    """Return the report of a build as JSON values."""
+    from data_catalog.report.page import report_path
+
+    snapshot = report.snapshot
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "folder": snapshot.folder,
+        "up_to_date": report.up_to_date,
+        "seconds": report.seconds,
+        "pairs": snapshot.num_pairs,
+        "funnel": report.funnel,
+        "drop_reasons": snapshot.manifest["drop_reasons"],
+        "warnings": report.warnings,
+        "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
+        "report": report_path(request.root, snapshot.dataset),
+    }
+
+
+def _unlearned(report: "BuildReport", root: Path) -> str:
     """Return how many images are new since the newest model was trained, and what to expect of another; "" for none."""
     from training.data.pairs import seen_in_training
     from training.towers.trained_models import newest_model
 
     snapshot = report.snapshot
     try:
-        trained = newest_model(job.root, snapshot.dataset)
+        trained = newest_model(root, snapshot.dataset)
     except DamagedError:  # of a snapshot that a take-down removed; search says so
         return ""
     if trained is None or trained.snapshot.snapshot == snapshot.snapshot:
@@ -480,26 +417,49 @@ def _verdict(scores: "Board", recipe: "Recipe") -> str:
     return f"{text}\nWhat would help most: {helps}."
 
 
-def _json_row(report: "TrainReport | DistilReport") -> dict[str, object]:
-    """Return a report's row with keys that have no blanks."""
-    return {name.replace(" ", "_"): value for name, value in report.row().items()}
-
-
-def _print_training(report: "TrainReport | DistilReport") -> None:
-    result, epochs = report.result, f"{report.result.epochs} epochs, best epoch {report.result.best_epoch}"
+def _say_model(report: "TrainReport | DistilReport", _: Request) -> tuple[str, ...]:
+    """Print a model's folder, what it learned from and its curve; return the topics of what to try next."""
+    result = report.result
     say(f"\nModel: {report.folder}")
+    facts = [f"{result.epochs} epochs, best epoch {result.best_epoch}"]
+    pairs, curve = getattr(report, "pairs", None), getattr(report, "curve", None)
+    if pairs is not None:
+        facts.append(f"MRR@10 of {len(pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}")
+    else:
+        facts += [] if result.best_val_loss is None else [f"validation loss {result.best_val_loss:.3f}"]
+        facts += [] if result.best_val_mrr is None else [f"validation MRR@10 {result.best_val_mrr:.3f}"]
+    say(", ".join([f"{result.num_samples:,} {'images' if pairs is None else 'pairs'}", *facts]))
+    if pairs is not None and pairs.left_out:
+        say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
+    if curve is not None:
+        _say_curve(report.curve_rows(), curve, report.folder)  # type: ignore[union-attr]
+    return ("evaluate",) if report.snapshot is not None else ()
+
+
+def _say_curve(points: list[dict[str, object]], curve: "Board", folder: Path) -> None:
+    from training.align.curve import CURVE_PLOT_FILE
+
+    split = curve.sets[0]
+    say(f"\nScores on the {split.name} split by number of training images\n")
+    say_table(points)
+    for note in split.notes:
+        say(f"\nsplit {split.name}: {note}")
+    say(f"\nPlot: {folder / CURVE_PLOT_FILE}")
+
+
+def _model_values(report: "TrainReport | DistilReport", _: Request) -> dict[str, Any]:
+    """Return the report of a model as JSON values."""
+    found: dict[str, Any] = {"folder": report.folder, "dataset": report.snapshot and report.snapshot.dataset}
+    found |= {name.replace(" ", "_"): value for name, value in report.row().items()}
     if (pairs := getattr(report, "pairs", None)) is not None:
-        held_out = f"MRR@10 of {len(pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}"
-        say(f"{result.num_samples:,} pairs, {epochs}, {held_out}")
-        if pairs.left_out:
-            say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
-        return
-    loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
-    loss += "" if result.best_val_mrr is None else f", validation MRR@10 {result.best_val_mrr:.3f}"
-    say(f"{result.num_samples:,} images, {epochs}{loss}")
+        found |= {"origins": dict(pairs.origins), "left_out": dict(pairs.left_out)}
+    if (points := getattr(report, "curve_rows", None)) is not None:
+        found["curve"] = points() or None
+    return found
 
 
-def _print_scores(report: "EvaluateReport") -> None:
+def _say_scores(report: "EvaluateReport", _: Request) -> tuple[str, ...]:
+    """Print the scoreboard of a model; return the topics of what to try next."""
     from training.scores.rows import CAPTION_MODES
 
     (facts,) = report.scores.sets
@@ -509,69 +469,78 @@ def _print_scores(report: "EvaluateReport") -> None:
     for note in (*facts.notes, f"captions distinct: {CAPTION_MODES['distinct']}"):
         say(note)
     say(f"\nAll scores, with other ways to count captions: {report.path}")
+    return ("search",)
 
 
-def _print_next(job: Job, topics: tuple[str, ...]) -> None:
+def _score_values(report: "EvaluateReport", _: Request) -> dict[str, Any]:
+    """Return the report of scores as JSON values."""
+    return {"folder": report.folder, "path": report.path, **report.scores.to_json()}
+
+
+# How reports are printed, and their JSON values, by what a job makes.
+SAY: dict[str, Callable[[Any, Request], tuple[str, ...]]]
+SAY = {"dataset": _say_build, "model": _say_model, "scores": _say_scores}
+AS_JSON: dict[str, Callable[[Any, Request], dict[str, Any]]]
+AS_JSON = {"dataset": _build_values, "model": _model_values, "scores": _score_values}
+
+
+def _say_next(request: Request, topics: tuple[str, ...]) -> None:
     """Print the commands to try next."""
-    if is_quiet():
-        return
-    say("\nTry next:")
-    for topic in topics:
-        say(f"  {NEXT[topic](job)}")
+    if topics and not is_quiet():
+        say("\nTry next:")
+        for topic in topics:
+            say(f"  {NEXT[topic](request)}")
 
 
-def _report_of(root: Path, dataset: str) -> Path:
+def _report_page(request: Request) -> str:
     from data_catalog.report.page import report_path
 
-    return report_path(root, dataset)
+    return f"open {report_path(request.root, request.loaded.name)} in a browser: the report of the build"
 
 
-def _dataset(job: Job) -> str:
-    from flows.recipe.recipe import load_recipe
-
-    return load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
-
-
-def _with_recipe(name: str, job: Job) -> str:
-    """Return a command on the recipe with the job's settings, which may name the dataset or the split to score."""
-    settings = [word for setting in job.overrides for word in ("--set", setting)]
-    return command(name, job.recipe, "--root", job.root, *settings)
+def _with_recipe(name: str, request: Request) -> str:
+    """Return a command on the recipe with the request's settings, which may name the dataset or the split to score."""
+    settings = [word for setting in request.overrides for word in ("--set", setting)]
+    return command(name, request.recipe, "--root", request.root, *settings)
 
 
-def _search(job: Job) -> str:
+def _search(request: Request) -> str:
     """Return a search command with the shortest caption of a held-out image as its query."""
     import pyarrow.parquet as pq
 
     from data_catalog.catalog.manifest import require_snapshot
 
-    dataset = _dataset(job)
-    snapshot = require_snapshot(job.root, dataset)
+    dataset = request.loaded.name
+    snapshot = require_snapshot(request.root, dataset)
     files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
     captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
     shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
-    return command("search", shortest, "--root", job.root, "--dataset", dataset)
+    return command("search", shortest, "--root", request.root, "--dataset", dataset)
 
 
-def _deployed(job: Job) -> str:
+def _deployed(request: Request) -> str:
     """Return the commands that build the same dataset through a deployment."""
     from flows.recipe.recipe import override_values
 
-    parameters: dict[str, object] = {"recipe": job.recipe, "root": job.root}
-    if job.overrides:
-        parameters["settings"] = dumps(override_values(job.overrides), ensure_ascii=False)
+    parameters: dict[str, object] = {"recipe": request.recipe, "root": request.root}
+    if request.overrides:
+        parameters["settings"] = dumps(override_values(request.overrides), ensure_ascii=False)
     words = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
-    return f"vernaclip up, then: {shlex.join(['prefect', 'deployment', 'run', FLOW_NAMES['build'], *words])}"
+    return f"vernaclip up, then: {shlex.join(['prefect', 'deployment', 'run', JOBS['build'].flow, *words])}"
 
 
-NEXT: dict[str, Callable[[Job], str]] = {
-    "report": lambda job: f"open {_report_of(job.root, _dataset(job))} in a browser: the report of the build",
-    "train": lambda job: _with_recipe("train", job),
-    "evaluate": lambda job: _with_recipe("evaluate", job),
+def _duckdb(request: Request) -> str:
+    opened = shlex.join(["duckdb", "-readonly", str(request.root / "catalog.duckdb")])
+    return f"{opened}  (in any DuckDB shell: FROM rejects)"
+
+
+NEXT: dict[str, Callable[[Request], str]] = {
+    "report": _report_page,
+    "train": partial(_with_recipe, "train"),
+    "evaluate": partial(_with_recipe, "evaluate"),
     "search": _search,
-    "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
-    "duckdb": lambda job: (
-        f"{shlex.join(['duckdb', '-readonly', str(job.root / 'catalog.duckdb')])}  (in any DuckDB shell: FROM rejects)"
-    ),
-    "verify": lambda job: command("verify", "--root", job.root),
+    "sql": lambda request: command("sql", "SELECT * FROM drop_reasons", "--root", request.root),
+    "duckdb": _duckdb,
+    "verify": lambda request: command("verify", "--root", request.root),
     "up": _deployed,
 }

@@ -1,17 +1,18 @@
-"""The Prefect flows, each of which runs main jobs for a recipe, a root and settings.
+"""The Prefect flows, one for each job of the table.
 
 When deployed, they are started by `prefect deployment run build-dataset -p recipe=italian`. Importing this module loads
 Prefect; the jobs themselves are in `flows.jobs`, which does not.
 """
 
+import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 from uuid import UUID
 
 from prefect import Flow, flow
@@ -23,24 +24,24 @@ from data_catalog.base.errors import DefectError, PipelineError
 from data_catalog.base.progress import watched
 from data_catalog.catalog.roots import open_root
 from data_catalog.disk.barrier import running_job
-from data_catalog.disk.disk_errors import access_errors
 from flows import PACKAGES
-from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
-from flows.jobs import require_ready, require_scorable
+from flows.jobs import JOBS, Run
 from flows.orchestration.doctor import require_dask
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor, never_fatal
 from flows.orchestration.run_processes import process_labels
-from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
+from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, Recipe, load_recipe
 from flows.recipe.settings import schema
 from flows.signals import exit_on_signals
 
-P = ParamSpec("P")
-
-DEFAULT_RECIPE = "scenes"
-ROOT = str(DEFAULT_ROOT)
-RUN_NAME = "{recipe} in {root}"
+# What a form says of the parameters that are no options of a job.
+PARAMETERS = {
+    "recipe": "name of a recipe, or a TOML file.",
+    "root": "folder of the catalog, relative to the project's folder.",
+    "settings": "settings that override those of the recipe.",
+    "dask": "run the steps on a Dask cluster: that of build.dask_address, or one on this machine.",
+}
 
 
 def _form(config_type: type) -> dict[str, Any]:
@@ -68,27 +69,49 @@ def settings_form() -> dict[str, Any]:
     return found
 
 
-BUILD_PHASES = tuple(step.name for step in STEPS)
+def flow_of(name: str, loaded: Recipe | None = None) -> Flow[..., Any]:
+    """Return the flow of a job, with the job's options as parameters; a run that fails shows only the message.
 
+    Args:
+        name: name of the job in `JOBS`.
+        loaded: the recipe that the parameters name, if it need not be loaded again.
+    """
+    job = JOBS[name]
 
-def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
-    """Return a decorator that makes a job a flow; a run that fails with a `PipelineError` shows only its message."""
+    def run(
+        *,
+        recipe: str = "scenes",
+        root: str = str(DEFAULT_ROOT),
+        settings: Any = None,
+        dask: bool = False,
+        **options: Any,
+    ) -> Any:
+        logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+        _record_process()
+        place = Path(root)
+        try:
+            with running_job(place):
+                open_root(place, writes=True)
+                found = loaded or load_recipe(recipe, root=place, overrides=settings or {})
+                if loaded is None:
+                    job.require(found, place)
+                with _executor(name, found, place, dask=dask) as executor:
+                    return job.run(Run(recipe=found, root=place, executor=executor), **options)
+        except PipelineError as error:
+            return Failed(message=str(error), data=error)  # a caller in this process gets the error
 
-    def made(job: Callable[P, Any]) -> Flow[P, Any]:
-        @flow(name=name, flow_run_name=RUN_NAME, persist_result=False)
-        @wraps(job)
-        def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-            logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
-            _record_process()
-            try:
-                with access_errors():
-                    return job(*args, **kwargs)
-            except PipelineError as error:
-                return Failed(message=str(error), data=error)  # a caller in this process gets the error
-
-        return run
-
-    return made
+    own = dict(inspect.signature(run).parameters)
+    del own["options"]
+    if job.makes != "dataset":  # only builds use a cluster
+        del own["dask"]
+    parameters = [*own.values(), *job.options.values()]
+    text, _, told = (inspect.getdoc(job.run) or "").partition("\n\nArgs:\n")
+    lines = [f"    {each}: {PARAMETERS[each]}" for each in own]
+    run.__name__ = run.__qualname__ = job.flow.replace("-", "_")
+    run.__doc__ = "\n".join([f"{text}\n\nArgs:", *lines, told])
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return flow(name=job.flow, flow_run_name="{recipe} in {root}", persist_result=False)(run)
 
 
 def _record_process() -> None:
@@ -106,134 +129,41 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-@_flow("build-dataset")
-def build_dataset(
-    recipe: str = DEFAULT_RECIPE,
-    root: str = ROOT,
-    settings: Any = None,
-    retry_failed: bool = False,
-    dask: bool = False,
-) -> Any:
-    """Build the dataset of a recipe.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-        retry_failed: fetch images again that failed for a temporary reason in an earlier build of the dataset.
-        dask: run the steps on a Dask cluster: that of build.dask_address, or one on this machine.
-    """
-    with _executor("build-dataset", BUILD_PHASES, recipe, root, settings, dask=dask) as executor:
-        return runs.build(
-            recipe, root=Path(root), overrides=settings or {}, executor=executor, retry_failed=retry_failed
-        )
-
-
-@_flow("train-clip")
-def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
-    """Train the model of a recipe on its dataset, which must have been built.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-    """
-    with _executor("train-clip", ["train"], recipe, root, settings) as executor:
-        return runs.train(recipe, root=Path(root), overrides=settings or {}, executor=executor)
-
-
-@_flow("align-clip")
-def align_clip(
-    recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None, curve: list[int] | None = None
-) -> Any:
-    """Align the frozen towers of a recipe on its dataset, which must have been built.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-        curve: numbers of training images at which to measure the score.
-    """
-    with _executor("align-clip", ["align"], recipe, root, settings) as executor:
-        return runs.align(recipe, root=Path(root), overrides=settings or {}, executor=executor, curve=curve or ())
-
-
-@_flow("distil-clip")
-def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
-    """Distil the student of a recipe from parallel sentences. The dataset need not be built.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-    """
-    with _executor("distil-clip", ["distil"], recipe, root, settings) as executor:
-        return runs.distil(recipe, root=Path(root), overrides=settings or {}, executor=executor)
-
-
-@_flow("evaluate-clip")
-def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
-    """Score the trained model of a recipe on the dataset's held-out images.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-    """
-    with _executor("evaluate-clip", ["evaluate"], recipe, root, settings) as executor:
-        return runs.evaluate(recipe, root=Path(root), overrides=settings or {}, executor=executor)
-
-
-@_flow("build-and-train")
-def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Any = None) -> Any:
-    """Build the dataset of a recipe, train its model, and score the model.
-
-    Args:
-        recipe: name of a recipe, or a TOML file.
-        root: folder of the catalog, relative to the project's folder.
-        settings: settings that override those of the recipe.
-    """
-    phases = [*BUILD_PHASES, "train", "evaluate"]
-    with _executor("build-and-train", phases, recipe, root, settings) as executor:
-        place, overrides = Path(root), settings or {}
-        loaded = load_recipe(recipe, root=place, overrides=overrides)
-        require_ready(loaded, place)
-        built = runs.build(recipe, root=place, overrides=overrides, executor=executor)
-        require_scorable(loaded, place)
-        jobs = (runs.train, runs.evaluate)
-        return built, *(job(recipe, root=place, overrides=overrides, executor=executor) for job in jobs)
-
-
-FLOWS: dict[str, Flow[..., Any]] = {
-    found.name: found for found in (build_dataset, train_clip, align_clip, distil_clip, evaluate_clip, build_and_train)
-}
-
-
 @contextmanager
-def _executor(
-    name: str, phases: Sequence[str], recipe: str, root: str, settings: Any, *, dask: bool = False
-) -> Iterator[Executor]:
-    """Yield the executor for the flow `name`, which shows its progress through `phases`, all of the same weight."""
+def _executor(name: str, recipe: Recipe, root: Path, *, dask: bool) -> Iterator[Executor]:
+    """Yield the executor of a job's flow, which shows its progress through the job's phases, all of the same weight."""
     for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
         if logging.getLogger(package).level == logging.NOTSET:
             logging.getLogger(package).setLevel(logging.INFO)
-    open_root(Path(root), writes=True)
-    loaded = load_recipe(recipe, root=Path(root), overrides=settings or {})
-    artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
+    phases: list[str] = []
+    for part in JOBS[name].parts or (name,):
+        phases += [step.name for step in STEPS] if JOBS[part].makes == "dataset" else [part]
+    artifacts = FlowArtifacts(f"progress-{JOBS[name].flow}-{recipe.name}", phases)
 
     def watch(label: str, done: int, total: int) -> None:
-        if label in ("train", "align", "distil"):
+        if label in JOBS and JOBS[label].makes == "model":
             artifacts.progress(label, done=done, total=total)
 
     if dask:
         require_dask()
         from flows.orchestration.dask_executor import DaskExecutor
 
-        build = loaded.build
+        build = recipe.build
         executor: PrefectExecutor = DaskExecutor(
-            build.workers, root=Path(root), address=build.dask_address, artifacts=artifacts
+            build.workers, root=root, address=build.dask_address, artifacts=artifacts
         )
     else:
         executor = PrefectExecutor(artifacts=artifacts)
-    with running_job(Path(root)), exit_on_signals(), executor, watched(watch):
+    with exit_on_signals(), executor, watched(watch):
         yield executor
+
+
+FLOWS: dict[str, Flow[..., Any]] = {job.flow: flow_of(name) for name, job in JOBS.items()}
+
+
+def __getattr__(name: str) -> Flow[..., Any]:
+    """Return the flow of an entry point, such as `build_dataset`."""
+    try:
+        return FLOWS[name.replace("_", "-")]
+    except KeyError:
+        raise AttributeError(name) from None

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.base.errors import InputError
 from data_catalog.disk.child_process import ChildProcess, end_with_parent
@@ -31,6 +31,9 @@ from flows.orchestration.prefect_env import (
     state_folder,
 )
 
+if TYPE_CHECKING:
+    from flows.recipe.recipe import Recipe
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,27 +44,30 @@ def run_flow(
     root: Path,
     overrides: Sequence[str] | Mapping[str, Any],
     project: Path,
-    **parameters: bool,
+    loaded: "Recipe | None" = None,
+    **parameters: Any,
 ) -> Any:
     """Run a flow such as "build-dataset" in this process, and return its report.
 
-    The history of runs is kept in a hidden folder of the project, usually the current folder.
+    The recipe may be `loaded` already. The history of runs is kept in a hidden folder of the project, usually the
+    current one.
     """
     from flows.jobs import get_ready
     from flows.recipe.recipe import load_recipe, override_values
 
-    loaded = load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
+    # Fail before the slow start of Prefect, not after it.
+    found = loaded or load_recipe(recipe, root=root, overrides=overrides)
     prepare_process()
-    use_answering_api(project, meanwhile=lambda: get_ready(name, loaded, root))
+    use_answering_api(project, meanwhile=lambda: get_ready(name, found, root))
     from prefect.exceptions import TerminationSignal
 
-    from flows.orchestration.prefect_flows import FLOWS
+    from flows.orchestration.prefect_flows import flow_of
 
     # Prefect logs the traceback of a failure. Keep it off the terminal, as our caller gets the exception itself.
     for logged in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logged).propagate = False
     try:
-        return FLOWS[name](recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
+        return flow_of(name, found)(recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
     except TerminationSignal as error:  # Prefect has marked the run as crashed
         raise SystemExit(128 + signal.SIGTERM) from error
 

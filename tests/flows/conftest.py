@@ -34,7 +34,7 @@ from data_catalog.images.decoders import Decoders
 from data_catalog.report.page import refresh_report
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.jobs import BuildReport, build_dataset
+from flows.datasets import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
 from flows.recipe.recipe import Recipe, load_recipe
 
@@ -122,7 +122,7 @@ def built(
     root = tmp_path_factory.mktemp("built") / "catalog"
     with LocalExecutor() as executor, pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "Decoders", lambda: _shared_decoders)
-        patch.setattr("flows.jobs.refresh_report", refresh_report)  # also where it is asked for among quick builds
+        patch.setattr("flows.datasets.refresh_report", refresh_report)  # also where it is asked for among quick builds
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
 
@@ -152,7 +152,7 @@ def quick_builds(_shared_decoders: Decoders) -> Iterator[None]:
     """Builds of a module in this process share children for images, and write no report: a quarter of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "Decoders", lambda: _shared_decoders)
-        patch.setattr("flows.jobs.refresh_report", lambda *_, **__: None)
+        patch.setattr("flows.datasets.refresh_report", lambda *_, **__: None)
         yield
 
 

@@ -23,7 +23,7 @@ from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import record_folder, recorded, write_checksummed
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.jobs import build_dataset
+from flows.datasets import build_dataset
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 from translation.packages.package import open_package

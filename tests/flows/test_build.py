@@ -27,7 +27,7 @@ from data_catalog.disk import failpoints
 from data_catalog.disk.files import read_json, sha256_of
 from data_catalog.sources import ingest
 from flows.build.execution import LocalExecutor
-from flows.jobs import BuildReport, build_dataset
+from flows.datasets import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe, find_recipe, load_recipe, what_settings
 
 Built = tuple[Path, BuildReport]

@@ -23,7 +23,7 @@ from data_catalog.base.progress import Progress
 from data_catalog.catalog.duckdb_file import rebuild
 from flows.cli import main
 from flows.cli.app import app, parse
-from flows.cli.jobs import NEXT, Job
+from flows.cli.jobs import NEXT, Request
 from flows.cli.output import say
 
 
@@ -54,26 +54,18 @@ def test_neither_help_nor_wrong_usage_needs_anything_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "setting"),
-    [
-        (["train", "scenes", "--set", "train.precision=bf16"], "train.precision"),
-        (["run", "scenes", "--set", "train.precision=bf16"], "train.precision"),
-        (["distil", "scenes", "--set", "distil.precision=bf16"], "distil.precision"),
-        (["mt", "train", "pairs.tsv", "--from", "en", "--to", "it", "--set", "precision=bf16", "--out"], "precision"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    "words", ["train scenes", "run scenes", "distil scenes", "mt train pairs.tsv --from en --to it"]
 )
 def test_bf16_is_refused_before_work_on_a_processor_without_it(
-    call: list[str],
-    setting: str,
-    tmp_path: Path,
-    processor: Callable[[str], None],
-    capsys: pytest.CaptureFixture[str],
+    words: str, tmp_path: Path, processor: Callable[[str], None], told: Any
 ) -> None:
     processor("fp32")
-    last = [str(tmp_path / "new.argosmodel")] if call[0] == "mt" else ["--executor", "local", "--root", str(tmp_path)]
-    assert main([*call, *last]) == 1
-    assert f"{setting} is bf16" in (error := " ".join(capsys.readouterr().err.split()))
+    setting = "precision" if words.startswith("mt") else f"{words.split()[0].replace('run', 'train')}.precision"
+    place = ["--out", str(tmp_path / "new.argosmodel")]
+    if not words.startswith("mt"):
+        place = ["--executor", "local", "--root", str(tmp_path)]
+    error = " ".join(told([*words.split(), "--set", f"{setting}=bf16", *place], code=1).split())
+    assert f"{setting} is bf16" in error
     assert f"use --set {setting}=auto" in error
     assert not list(tmp_path.iterdir())
 
@@ -105,17 +97,14 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
     [
         ("", "vernaclip: A command is missing. See `vernaclip --help`"),
         ("biuld scenes", 'Did you mean "build"?'),
-        ("biuld --help", 'vernaclip: Unknown command "biuld". Did you mean "build"? See `vernaclip --help`'),
         ("search -- --help", "vernaclip search: Unknown option: --help."),
         ("-h nonsense", 'vernaclip: Unknown command "nonsense". See `vernaclip --help`'),
-        ("mt trian --help", 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
         ("mt trian", 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
         ("build", "vernaclip build: RECIPE is missing. See `vernaclip build --help`"),
         ("build scenes --executor magic", '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
         ("build scenes --exekutor local", "Unknown option: --exekutor. Did you mean --executor?"),
         ("build scenes --rows 1.5", "for --rows: '1.5' is not a whole number"),
         ("up --port 99999", "for --port: 99999 is not a port from 1 to 65535"),
-        ("demo --port 0", "for --port: 0 is not a port from 1 to 65535"),
         ("mt evaluate a.tsv --from en --to it --system", "--system needs a value"),
     ],
 )
@@ -125,18 +114,17 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments: str, said: str, capsys: p
     assert (out, error.count("\n")) == ("", 1)
 
 
-@pytest.mark.parametrize("text", ["-1 grado", "-a:1", "-1", "-", "--a SELECT 1"])
 @pytest.mark.parametrize("command", ["search", "localize a.jpg", "classify a.jpg un\\ cane", "sql", "why"])
 def test_a_text_may_begin_with_a_hyphen_and_a_mistyped_option_is_none(
-    command: str, text: str, capsys: pytest.CaptureFixture[str]
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(command)
-    call = parse([*words, text, "--root", "elsewhere"])
-    assert (call.bound.args[-1][-1] if "classify" in command else call.bound.args[-1]) == text
-    assert call.root == Path("elsewhere")
+    for text in ("-1 grado", "-a:1", "-1", "-", "--a SELECT 1"):
+        call = parse([*words, text, "--root", "elsewhere"])
+        assert (call.bound.args[-1][-1] if "classify" in command else call.bound.args[-1]) == text
+        assert call.root == Path("elsewhere")
     for option in ("--rot", "--rot=a:b", "-x"):
-        _, error = ended([*words, option], 2, capsys)
-        assert f"Unknown option: {option}" in error
+        assert f"Unknown option: {option}" in ended([*words, option], 2, capsys)[1]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +165,7 @@ def test_the_environment_names_the_root_and_the_last_option_holds(
     assert told(["catalog", "--root", "elsewhere"], code=1).startswith("vernaclip: elsewhere holds no dataset")
 
 
-@pytest.mark.parametrize("words", [["catalog"], ["report", "photos"], ["search", "a"], ["prune"]])
+@pytest.mark.parametrize("words", [["catalog"], ["search", "a"]])
 def test_an_error_on_the_default_root_says_that_none_was_given(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
@@ -193,9 +181,7 @@ def test_an_error_on_the_default_root_says_that_none_was_given(
     [
         "build missing.toml --executor local",
         "train scenes --executor local",
-        "scoreboard --language it",
         "catalog --rebuild",
-        "export photos --format urls",
         "forget --url https://example.org/a.jpg",
         "mt memory import none.parquet",
     ],
@@ -322,12 +308,10 @@ def test_it_is_said_who_must_act(error: str, here: Path, built: Any, told: Any) 
     assert sorted(here.iterdir()) == there, "a start that failed leaves nothing"
 
 
-@pytest.mark.parametrize("words", [["init", "garden", "--language", "uk"], ["init", "garden", "--language", "it"]])
-def test_a_folder_that_may_not_be_written_is_no_defect(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, told: Any
-) -> None:
+def test_a_folder_that_may_not_be_written_is_no_defect(monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
     monkeypatch.chdir("/sys")  # where not even the superuser may
-    assert re.match(r"vernaclip: /sys cannot be written \(.+\): ", told(words, code=1))
+    error = told(["init", "garden", "--language", "it"], code=1)
+    assert re.match(r"vernaclip: /sys cannot be written \(.+\): ", error)
 
 
 @pytest.fixture
@@ -358,20 +342,15 @@ def test_a_command_in_an_error_can_be_typed_as_it_stands(
     assert shlex.split(hint) == ["vernaclip", *words, "--root", "the root"]
 
 
-@pytest.mark.parametrize("topic", ["train", "evaluate", "verify", "sql"])
-def test_what_to_try_next_can_be_typed(topic: str, quoted: str) -> None:
-    job = Job(recipe=quoted, root=Path("the root"), overrides=('name="other"', "evaluate.split=val"))
-    words = shlex.split(NEXT[topic](job))
-    takes_recipe = topic in ("train", "evaluate")
-    settings = ["--set", 'name="other"', "--set", "evaluate.split=val"] if takes_recipe else []
-    assert words[:2] == ["vernaclip", topic]
-    assert words[words.index("--root") :] == ["--root", "the root", *settings]
-    assert (quoted in words) == takes_recipe
-
-
-def test_the_deployment_to_try_next_builds_the_same_dataset(quoted: str) -> None:
-    job = Job(recipe=quoted, root=Path("the root"), overrides=('name="other"', "evaluate.split=val"))
-    words = shlex.split(NEXT["up"](job).partition(": ")[2])
+def test_what_to_try_next_can_be_typed_and_a_deployment_builds_the_same_dataset(quoted: str) -> None:
+    request = Request(recipe=quoted, root=Path("the root"), overrides=('name="other"', "evaluate.split=val"))
+    settings = ["--set", 'name="other"', "--set", "evaluate.split=val"]
+    for topic, ending in (("train", settings), ("evaluate", settings), ("verify", []), ("sql", [])):
+        words = shlex.split(NEXT[topic](request))
+        assert words[:2] == ["vernaclip", topic]
+        assert words[words.index("--root") :] == ["--root", "the root", *ending]
+        assert (quoted in words) == bool(ending)
+    words = shlex.split(NEXT["up"](request).partition(": ")[2])
     assert words[:4] == ["prefect", "deployment", "run", "build-dataset"]
     given = dict(word.split("=", 1) for word in words[5::2])
     assert (given["recipe"], given["root"]) == (quoted, "the root")
@@ -389,10 +368,9 @@ def test_a_terminal_that_cannot_show_an_answer_says_so(built: Any) -> None:
 MANY_ROWS = ["sql", "SELECT range AS number, repeat('x', 50) AS text FROM range(20000)", "--max-rows", "9000"]
 
 
-@pytest.mark.parametrize("form", ["table", "csv"])
-def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(form: str, tmp_path: Path, child: Any) -> None:
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(tmp_path: Path, child: Any) -> None:
     rebuild(tmp_path)
-    with child([*MANY_ROWS, "--format", form, "--root", str(tmp_path)]) as process:
+    with child([*MANY_ROWS, "--format", "csv", "--root", str(tmp_path)]) as process:
         assert "number" in process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""

@@ -14,7 +14,7 @@ from data_catalog.catalog.duckdb_file import CONSERVATION, broken_laws
 from data_catalog.catalog.manifest import Snapshot, require_snapshot
 from data_catalog.rows.stages import set_values
 from flows.build.execution import LocalExecutor
-from flows.jobs import BuildReport, build_dataset
+from flows.datasets import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
 
 Change = Callable[[pa.Table], pa.Table]

@@ -17,7 +17,7 @@ import pytest
 from data_catalog.catalog.history import runs
 from data_catalog.catalog.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
+from flows.datasets import build_dataset
 from flows.orchestration.run_processes import LOOK_S
 from flows.recipe.recipe import load_recipe, override_values
 

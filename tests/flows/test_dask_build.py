@@ -17,7 +17,7 @@ from PIL import Image
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import sha256_of, write_json
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
+from flows.datasets import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor
 from flows.orchestration.dask_workers import FlowEnvironment, enter, versions
 from flows.orchestration.prefect_flows import FLOWS

@@ -23,7 +23,7 @@ from data_catalog.publish.takedown import forget as take_down
 from data_catalog.publish.tombstones import Tombstone, Tombstones, new_tombstone, read_tombstones, write_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.jobs import BuildReport, build_dataset
+from flows.datasets import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory, forget_texts

@@ -26,7 +26,8 @@ from data_catalog.report.page import write_report
 from data_catalog.rows.schema import CAPTIONS, IMAGE_TEXT, PAIRS
 from flows.build.execution import LocalExecutor
 from flows.build.steps import step_versions
-from flows.jobs import align_model, build_dataset
+from flows.datasets import build_dataset
+from flows.models import align_model
 from flows.recipe.recipe import load_recipe
 from flows.recipe.toggles import toggles_of
 from training.data import features

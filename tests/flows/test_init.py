@@ -19,8 +19,8 @@ from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.cli.app import parse
+from flows.datasets import build_dataset
 from flows.first_recipe import FirstRecipe, write_first_recipe
-from flows.jobs import build_dataset
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe
 

@@ -17,7 +17,7 @@ from data_catalog.base.errors import DamagedError, DiskError, InputError, Settin
 from data_catalog.catalog.history import remove_snapshot, resolve, runs
 from data_catalog.disk import failpoints
 from data_catalog.disk.files import sha256_of
-from flows.jobs import BuildReport
+from flows.datasets import BuildReport
 
 # Where an image is held out depends on its address, and that on the host's port.
 SETTINGS = """

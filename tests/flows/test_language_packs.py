@@ -16,7 +16,7 @@ from data_catalog.base.errors import SettingsError
 from data_catalog.base.language_pack import ChangeWords, LanguagePack, function_word_meanings
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
-from flows.jobs import require_ready
+from flows.models import require_ready
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import (
     available_language_packs,

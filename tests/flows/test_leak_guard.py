@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import require_snapshot
-from flows.jobs import require_guarded, train_model
+from flows.guards import require_guarded
+from flows.models import train_model
 from flows.recipe.recipe import Recipe, what_settings
 
 Row = tuple[str, str]

@@ -17,7 +17,7 @@ from data_catalog.base.errors import InputError
 from data_catalog.catalog.manifest import commit_snapshot, require_snapshot
 from data_catalog.disk.lock import writer_lock
 from flows.cli import main
-from flows.jobs import train_model
+from flows.models import train_model
 from training.data.pairs import pair_files
 from training.towers.trained_models import current_model
 

@@ -145,7 +145,7 @@ def test_where_chance_held_nothing_out_it_is_said_before_training(call: Any, tmp
 def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_that_does(
     call: Any, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.jobs.refresh_report", refresh_report)
+    monkeypatch.setattr("flows.datasets.refresh_report", refresh_report)
     root = tmp_path / "catalog"
     for job in ("build", "run"):  # anew, and as it is found done
         error = told(call(job, "clean.min_words=50"), code=1).splitlines()[-1]

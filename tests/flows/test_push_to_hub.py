@@ -15,7 +15,7 @@ from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.exports.hub import push_export
 from flows.cli.app import EXIT_LATER
-from flows.jobs import train_model
+from flows.models import train_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

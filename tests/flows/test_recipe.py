@@ -15,7 +15,7 @@ from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
-from flows.jobs import require_ready
+from flows.models import require_ready
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import checked, schema

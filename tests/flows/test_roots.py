@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from data_catalog.catalog.query import query
 from data_catalog.disk.lock import holder_of, writer_lock
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from flows.cli import main
+from flows.jobs import JOBS
 from vernaclip import open_dataset
 
 # Any name that a folder may have, but for four characters.
@@ -82,7 +84,7 @@ def first_image(root: Path) -> str:
     return str(query(root, "SELECT url FROM pairs WHERE url IS NOT NULL ORDER BY url LIMIT 1").column("url")[0])
 
 
-@pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff", "link"])
+@pytest.mark.parametrize("name", ["a?b", "a[b]", "\udcff", "link"])
 def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
     tmp_path: Path, outside: Path, name: str, error_of: Any
 ) -> None:
@@ -115,15 +117,15 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
 def test_a_full_disk_is_told_by_every_flow_that_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.orchestration import prefect_flows
 
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prefect_flows, "PrefectExecutor", lambda artifacts: nullcontext())
-    monkeypatch.setattr(prefect_flows, "require_ready", fail)
-    for job in ("build", "train", "align", "distil", "evaluate"):
-        monkeypatch.setattr(f"flows.jobs.{job}", fail)
-    for flow in prefect_flows.FLOWS.values():
-        assert f"the disk that holds {tmp_path} is full: free space" in flow.fn(root=str(tmp_path)).message
+    for name, job in JOBS.items():
+        monkeypatch.setitem(JOBS, name, replace(job, require=fail))
+        assert (
+            f"the disk that holds {tmp_path} is full: free space"
+            in prefect_flows.flow_of(name).fn(root=str(tmp_path)).message
+        )
 
 
 @pytest.mark.slower
@@ -276,14 +278,10 @@ while True:
 """
 
 
-BuildCommand = Callable[[str], list[str]]
-
-
 @pytest.fixture
-def build_command(root: Path, english_overrides: list[str]) -> BuildCommand:
+def build_command(root: Path, english_overrides: list[str]) -> Callable[[str], list[str]]:
     """Called with another override, gives the command that builds."""
-    words = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(root), "--executor", "local"]
-    words += [word for override in english_overrides for word in ("--set", override)]
+    words = [sys.executable, "-m", "flows.cli", *build(english_overrides), "--root", str(root)]
     return lambda override: [*words, "--set", override]
 
 
@@ -328,7 +326,7 @@ def test_a_command_that_fails_removes_no_folder_of_the_one_that_made_the_root_me
             if error is not None:
                 raise error
 
-        monkeypatch.setattr("flows.jobs.require_sources", another_begins)
+        monkeypatch.setattr("flows.datasets.require_sources", another_begins)
         assert str(error or "is being written by") in told([*build(english_overrides), "--root", str(root)], code=code)
         assert step.is_dir()
 
@@ -348,19 +346,13 @@ def build_through_kills(command: list[str], moments_s: list[float]) -> int:
     return killed
 
 
-MANY = ("split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.val=0.2", "check.min_words=3")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("changes", "num_kills", "pause_s"), [(("split.val=0.4",), 2, 1.0), (MANY, 8, 0.2)])
-def test_readers_see_whole_snapshots_while_builds_are_killed(
-    root: Path, tmp_path: Path, build_command: Any, changes: Sequence[str], num_kills: int, pause_s: float
-) -> None:
+def test_readers_see_whole_snapshots_while_builds_are_killed(root: Path, tmp_path: Path, build_command: Any) -> None:
     """What they saw is whole, and all that was there to see."""
     draw = random.Random(7)
     stop = tmp_path / "stop"
     # They leave the processor to the builds.
-    command = ["nice", sys.executable, "-c", READER, str(root), str(stop), str(pause_s)]
+    command = ["nice", sys.executable, "-c", READER, str(root), str(stop), "0.2"]
     with ExitStack() as stack:
         stack.callback(stop.touch)
         started = [
@@ -368,8 +360,8 @@ def test_readers_see_whole_snapshots_while_builds_are_killed(
             for _ in range(NUM_READERS)
         ]
         killed = 0
-        for change in changes:
-            killed += build_through_kills(build_command(change), [draw.uniform(1, 6) for _ in range(num_kills)])
+        for change in ("split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.val=0.2"):
+            killed += build_through_kills(build_command(change), [draw.uniform(1, 6) for _ in range(4)])
         stop.touch()
         answers = [reader.communicate() for reader in started]
     assert killed > 0
@@ -387,7 +379,6 @@ def test_readers_see_whole_snapshots_while_builds_are_killed(
 @pytest.mark.parametrize(
     "command",
     [
-        ["build", "scenes", "--root", "s3://bucket/italy"],
         ["sql", "FROM builds", "--root", "GS://bucket/italy"],
         ["export", "scenes", "--format", "webdataset", "--out", "hf://datasets/me/captions"],
         ["search", "un cane", "--images", "abfss://files@account/photos"],

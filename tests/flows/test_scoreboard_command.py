@@ -18,7 +18,7 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import commit_snapshot, require_snapshot
 from data_catalog.disk.files import sha256_of, write_json
 from data_catalog.disk.records import write_checksummed
-from flows.jobs import train_model
+from flows.models import train_model
 from training.data.pairs import pair_files
 from training.exports.model_export import ModelExportConfig, export_model
 

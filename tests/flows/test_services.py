@@ -160,7 +160,7 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(project_in: Any, tmp
         from data_catalog.base.errors import SettingsError
         from flows.orchestration.temporary_server import run_flow
         try:
-            run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
+            run_flow("build", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
         except SettingsError:
             print("prefect" in sys.modules)
         """

@@ -9,7 +9,7 @@ import pytest
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from flows.dry_run import dry_run
-from flows.jobs import require_ready
+from flows.models import require_ready
 
 # File name, what upstream calls its split, caption.
 Row = tuple[str, str, str]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_catalog.base.errors import InputError
-from flows.jobs import align_model, distil_model, require_ready, train_model
+from flows.models import align_model, distil_model, require_ready, train_model
 from flows.recipe.recipe import load_recipe
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
