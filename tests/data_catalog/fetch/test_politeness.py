@@ -276,3 +276,13 @@ def test_a_turn_without_a_request_counts_for_nothing() -> None:
     for _ in range(5):
         frontier.end(frontier.next()[1])
     assert time.monotonic() - started < 60
+
+
+def test_a_request_of_another_process_counts() -> None:
+    frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=2), max_wait_s=300)
+    frontier.note_start("a.example", 0.1)
+    frontier.add(SimpleNamespace(order=0), "a.example")
+    started = time.monotonic()
+    _, turn = frontier.next()
+    frontier.begin(turn)
+    assert time.monotonic() - started > 0.35
