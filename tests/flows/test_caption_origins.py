@@ -14,6 +14,7 @@ from data_catalog.disk.records import write_checksummed
 from data_catalog.report.page import write_report
 from flows.cli import main
 from flows.dry_run import dry_run
+from flows.models import distil_model
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
 from training.data.pairs import pair_files
@@ -183,7 +184,6 @@ def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:
 def test_distil_learns_from_translated_captions_of_the_train_split_only(
     folder: Any, own_folder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flows.jobs import distil_model
 
     own = own_folder(folder.folder)
     for number in range(60):
