@@ -204,7 +204,7 @@ def test_the_stored_index_decides_the_advice_and_a_damaged_one_is_named(data: Pa
     assert findings("sw")["translation"].advice.startswith("train one, `vernaclip mt train")
     for damage in (b"", b"{}", b"\xff\x00"):
         (data / "index.json").write_bytes(damage)
-        assert "index.json is damaged: remove it" in findings("el")["translation"].text
+        assert "index.json is not an index of packages" in findings("el")["translation"].text
 
 
 def test_letters_that_no_typeface_has_are_named(tmp_path: Path) -> None:
