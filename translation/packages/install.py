@@ -118,9 +118,9 @@ def _entry(record: Any) -> IndexEntry | None:
     """Return an entry, or None for a broken record."""
     try:
         texts = {name: record[name] for name in PATTERNS}
-        argos_version = record.get("argos_version") or ""
+        argos_version = record.get("argos_version") or ""  # some entries do not state it
         is_whole = all(PATTERNS[name].fullmatch(text) for name, text in texts.items())
-        is_whole = is_whole and (not argos_version or VERSION.fullmatch(argos_version) is not None)
+        is_whole = is_whole and VERSION.fullmatch(argos_version or "0") is not None
         links = tuple(link for link in record["links"] if isinstance(link, str) and ":" in link)
     except (AttributeError, LookupError, TypeError):
         return None
@@ -171,7 +171,7 @@ def install_file(path: Path, packages_dir: Path, try_out: TryOut, *, sha256: str
         sha256: sha256 that the file must have, in hexadecimal; "" for any.
     """
     expected = _expected(sha256)
-    with about(path, remedy="give the path of an .argosmodel package"):
+    with about(f"{path} cannot be read", remedy="give the path of an .argosmodel package"):
         found = sha256_of(path)
     if expected.hexdigest not in ("", found):
         raise InputError(f"the sha256 of {path} is {found}, not {expected.hexdigest}: the file is not installed")

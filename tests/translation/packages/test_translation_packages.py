@@ -65,17 +65,19 @@ def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCap
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
-    "members",
+    ("members", "message"),
     [
-        *([name] for name in ("../evil", "p/../../evil", "/etc/evil", "p/..\\evil", "C:/e", "./", "evil", "p/link")),
-        *(["p/a", name] for name in ("../evil", "q/a", "p/a", "p/a/x")),
-        [],
-        [f"p/{'é' * 128}/a"],
-        ["p/bomb"],
-        [f"p/{number}" for number in range(archive.MAX_MEMBERS + 1)],
+        *(([name], "contains no usable") for name in ("p/../../evil", "/etc/evil", "p/..\\evil", "C:/e", "p/link")),
+        *(([name], "is not an Argos package.* of one folder") for name in ("../evil", "./", "evil")),
+        *((["p/a", name], "is not an Argos package.* of one folder") for name in ("../evil", "q/a", "p/a/x")),
+        (["p/a", "p/a"], "contains no usable"),
+        ([], "is not an Argos package.* of one folder"),
+        ([f"p/{'é' * 128}/a"], "is not an Argos package.*too long"),
+        (["p/bomb"], "is not an Argos package.*unpack to 1 files of 3,000,000 bytes"),
+        ([f"p/{number}" for number in range(archive.MAX_MEMBERS + 1)], "is not an Argos.*unpack to 10,001 files"),
     ],
 )
-def test_hostile_archives_write_nothing(tmp_path: Path, members: list[str]) -> None:
+def test_hostile_archives_write_nothing(tmp_path: Path, members: list[str], message: str) -> None:
     path = tmp_path / "in" / "hostile.argosmodel"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as file:
@@ -85,7 +87,7 @@ def test_hostile_archives_write_nothing(tmp_path: Path, members: list[str]) -> N
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, bytes(3_000_000) if name == "p/bomb" else b"/etc/passwd"[: 0 if name == "./" else None])
     for act in (lambda: install(path, tmp_path / "packages"), lambda: open_package(path, tmp_path / "cache")):
-        with pytest.raises(InputError, match=r"hostile\.argosmodel (is not an Argos package|contains no usable)"):
+        with pytest.raises(InputError, match=rf"hostile\.argosmodel {message}"):
             act()
     assert {str(entry.relative_to(tmp_path)) for entry in tmp_path.rglob("*")} == {
         *("in", "in/hostile.argosmodel", "cache", archive.DOWNLOADS)

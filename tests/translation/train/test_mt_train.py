@@ -448,5 +448,5 @@ def test_no_text_becomes_markup(tiny_tsv: Path, tmp_path: Path, page: Any) -> No
     found = page((tmp_path / "en_it.argosmodel.training" / REPORT_FILE).read_text(encoding="utf-8"))
     assert {f"un cane {NASTY}", NASTY} <= set(found.texts)
     assert not {"script", "img"} & {tag for tag, _ in found.tags}
-    languages = [cell["lang"] for tag, cell in found.tags if tag == "td" and "lang" in cell]
-    assert languages[:5] == ["en", "it", "it", "", ""]
+    cells = [cell["lang"] for tag, cell in found.tags if tag == "td" and "lang" in cell]
+    assert cells[:5] == ["en", "it", "it", "", ""]
