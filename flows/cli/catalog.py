@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, command
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from data_catalog.publish.tombstones import Tombstone
 
+MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
 MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
 
@@ -138,7 +138,7 @@ def report(
     *,
     root: Root = DEFAULT_ROOT,
     out: Annotated[Path | None, Parameter(metavar="FILE.html")] = None,
-    examples: Annotated[Number, Parameter(validator=Within(gte=0, lte=50))] = 3,
+    examples: Number = 3,
 ) -> None:
     """Write an HTML report of a dataset: its contents with example images, its funnel, and its rejected rows.
 
@@ -150,6 +150,8 @@ def report(
     from data_catalog.disk.lock import writer_lock
     from data_catalog.report.page import write_report
 
+    if not 0 <= examples <= MAX_EXAMPLES:
+        raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before the lock creates the root
