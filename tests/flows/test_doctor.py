@@ -154,7 +154,7 @@ def test_an_installed_package_is_found_by_the_code_of_the_pack_and_the_stored_in
     assert findings("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
     assert findings("sw")["translation"].advice.startswith("train one, `vernaclip mt train")
     (data / "index.json").write_bytes(b"\xff\x00")
-    assert "index.json is damaged: remove it" in findings("el")["translation"].text
+    assert "index.json is not an index of packages" in findings("el")["translation"].text
     for pair in (("el", "en"), ("en", "zt")):
         install(data, pair)
     assert findings("el")["translation"].severity == "warning"
@@ -165,19 +165,6 @@ def test_an_installed_package_is_found_by_the_code_of_the_pack_and_the_stored_in
     found = findings(str(file))
     assert found["translation"].severity == "found"
     assert "identify zh-tw" in found["language check"].text
-
-
-def test_the_stored_index_decides_the_advice_and_a_damaged_one_is_named(data: Path) -> None:
-    assert "if `vernaclip mt packages --to el` lists it; else" in findings("el")["translation"].advice
-    more = {"package_version": "1.9", "argos_version": "1.9", "links": ["https://a.org/x"]}
-    pairs = (("en", "el"), ("sw", "en"))
-    index = [{"from_code": source, "to_code": target, **more} for source, target in pairs]
-    (data / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert findings("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
-    assert findings("sw")["translation"].advice.startswith("train one, `vernaclip mt train")
-    for damage in (b"", b"{}", b"\xff\x00"):
-        (data / "index.json").write_bytes(damage)
-        assert "index.json is not an index of packages" in findings("el")["translation"].text
 
 
 def test_letters_that_no_typeface_has_are_named(tmp_path: Path) -> None:
