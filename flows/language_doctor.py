@@ -103,7 +103,7 @@ def _translation(language: Language) -> Iterator[Finding]:
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
-        "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
+        "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl, openai or command "
         "(docs/translation.md)"
     )
     advice = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"

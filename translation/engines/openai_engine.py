@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
 from data_catalog.base.boundary import about, one_line
 from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError
@@ -20,9 +19,6 @@ from data_catalog.disk.files import digest
 from translation.config import FROM, TO, TranslateConfig
 from translation.engines.answers import CheckedTranslator
 from translation.engines.services import Budget, api_key, is_loopback, secure_url
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
