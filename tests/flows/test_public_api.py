@@ -388,7 +388,7 @@ def test_the_command_aligns_prints_the_curve_and_distils_an_encoder(home: Path, 
     assert [line.split()[0] for line in out.splitlines() if "measured" in line] == ["8", "16", "24"]
     with pytest.raises(SystemExit):
         main(["align", *words, "--curve", "8,many"])
-    assert "numbers of images from 2 to 42" in told(["align", *words, "--curve", "8,90000"], code=1)
+    assert re.search(r"numbers of images from 2 to \d\d ", told(["align", *words, "--curve", "8,90000"], code=1))
     ablating = ["ablate", *words, "--align", "--split", "val", "--seeds", "2", "--toggle", "clean.min_words=9"]
     out = told(ablating)
     assert "frozen towers, aligned" in out
