@@ -112,7 +112,8 @@ class EngineOptions:
     """Options of a translation engine."""
 
     engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, openai, apertium, command, or a plug-in's (docs/translation.md)."""
+    """argos (default), ctranslate2, transformers, deepl, openai, apertium, command, or a plug-in's
+    (docs/translation.md)."""
     package: Annotated[Words, Parameter(metavar="FILE")] = ()
     """For argos: .argosmodel file or folder (default: the installed package)."""
     language_packs: LanguagePacks = ()

@@ -5,7 +5,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from translation.packages.package import open_package
 PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Not of the catalog: the lock, and upstream files, which are the user's.
 OTHERS = {".writer-lock", "upstream"}
-TRAIN = "train scenes --executor local"
 
 
 @pytest.fixture(scope="module")
@@ -129,18 +128,31 @@ def remove_the_checksum(path: Path) -> bool:
     return True
 
 
+def require_found(root: Path, happen: Callable[[Path], bool], files: Iterable[Path]) -> None:
+    """Let it happen to each file in turn: every time, the damage is found."""
+    for path in files:
+        before = path.read_bytes()
+        if happen(path):
+            assert any(is_about(finding, path) for finding in damage(root)), path
+        path.write_bytes(before)
+
+
 @pytest.mark.parametrize("happen", [flip_a_bit, remove, remove_the_checksum])
 def test_whatever_happens_to_any_file_is_found(root: Path, happen: Callable[[Path], bool]) -> None:
     files = catalog_files(root)
     names = "forgotten.json export.json README.md current.json files.json model.bin file-hashes.json report.html"
     assert {path.name for path in files} >= {*names.split(), "catalog.duckdb", "commit.json"}, "there is one of each"
     before = {path: path.read_bytes() for path in files}
-    for path in files:
-        if happen(path):
-            assert any(is_about(finding, path) for finding in damage(root)), path
-        path.write_bytes(before[path])
+    require_found(root, happen, files)
     assert verify(root) == []
     assert {path: path.read_bytes() for path in catalog_files(root)} == before, "it changes no byte"
+
+
+@pytest.mark.slower
+def test_300_flipped_bits_and_100_removed_files_are_found(root: Path) -> None:
+    files = catalog_files(root)
+    require_found(root, flip_a_bit, DRAW.choices(files, k=300))
+    require_found(root, remove, DRAW.choices(files, k=100))
 
 
 def test_a_lost_or_changed_line_of_a_log_is_found(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,21 +189,31 @@ def test_commands_that_meet_a_damaged_manifest_say_so(root: Path, told: Any, eng
         with pytest.raises(DamagedError, match=r"manifest\.json is damaged"), LocalExecutor() as executor:
             build_dataset(english_recipe(root), root=root, executor=executor)
         assert any(is_about(finding, manifest) for finding in damage(root))
-        for words in ("catalog --rebuild", "snapshots", "prune", "diff current previous", TRAIN):
+        for words in (
+            "catalog --rebuild",
+            "snapshots",
+            "prune",
+            "diff current previous",
+            "train scenes --executor local",
+        ):
             assert "manifest.json is damaged" in told([*words.split(), "--root", str(root)], code=1), words
-    card = manifest.with_name("README.md")  # a copy, before the images are thrown away
+
+
+def test_training_on_a_damaged_file_advises_a_copy_before_the_images_are_thrown_away(root: Path, told: Any) -> None:
+    card = require_snapshot(root, "scenes").folder / "README.md"
     with flipped(card, 1):
-        error = told([*TRAIN.split(), "--root", str(root)], code=1)
+        error = told(["train", "scenes", "--executor", "local", "--root", str(root)], code=1)
     assert f"{card} is damaged: its sha256 differs from the recorded one: restore the file from a copy" in error
 
 
 def test_damaged_views_are_told_and_written_anew(root: Path, told: Any) -> None:
     path = root / "catalog.duckdb"
-    with flipped(path, path.stat().st_size // 2):
-        assert any(is_about(finding, path) for finding in damage(root))
-        assert "scenes" in told(["sql", "FROM builds", "--root", str(root)])
-        told(["catalog", "--rebuild", "--root", str(root)])
-        told(["verify", "--root", str(root)])
+    for place in (10, path.stat().st_size // 2):
+        with flipped(path, place):
+            assert any(is_about(finding, path) for finding in damage(root))
+            assert "scenes" in told(["sql", "FROM builds", "--root", str(root)])
+            told(["catalog", "--rebuild", "--root", str(root)])
+            told(["verify", "--root", str(root)])
 
 
 def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,12 +255,13 @@ def test_a_folder_that_cannot_be_read_is_told_once_and_the_others_are_looked_at(
     assert len(checks(root)) > 3
 
 
-def test_a_read_that_fails_without_naming_its_file_is_told(root: Path) -> None:
-    for number, name in enumerate(("runs.jsonl.json", "report.html"), start=1):
-        path = root / "datasets" / "scenes" / name
-        path.unlink()
-        path.symlink_to("/proc/self/mem")
-        assert sum("cannot be read: Input/output error" in found.text for found in damage(root)) == number
+@pytest.mark.parametrize("name", ["runs.jsonl.json", "report.html"])
+def test_a_read_that_fails_without_naming_its_file_is_told(root: Path, name: str) -> None:
+    path = root / "datasets" / "scenes" / name
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    found = [finding for finding in damage(root) if "cannot be read: Input/output error" in finding.text]
+    assert len(found) == 1
 
 
 def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root: Path) -> None:
@@ -266,8 +289,11 @@ def test_a_distilled_model_needs_neither_a_pointer_nor_a_dataset(root: Path, tmp
     assert verify(root) == []
     with flipped(model / "result.json", 1):
         only_damage(tmp_path / "other", model / "result.json")
-    (tmp_path / "killed" / "datasets" / "scenes" / "fetch-log").mkdir(parents=True)  # by its first build
-    assert "sound" in told(["verify", "--root", str(tmp_path / "killed")])
+
+
+def test_a_root_whose_first_build_was_killed_is_sound(tmp_path: Path, told: Any) -> None:
+    (tmp_path / "datasets" / "scenes" / "fetch-log").mkdir(parents=True)
+    assert "sound" in told(["verify", "--root", str(tmp_path)])
 
 
 def test_tombstones_that_are_lost_are_told_where_a_dataset_was_made_under_some(root: Path) -> None:

@@ -4,8 +4,11 @@ import hashlib
 import io
 import json
 import multiprocessing
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -385,3 +388,30 @@ def plain_clip(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("plain") / "model"
     train(square_files, small_run(loss="siglip", **SHORT), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_killed_ten_times() -> Callable[..., None]:
+    """`run(code, out, cache)`: start Python code again until it was killed at ten moments, then let it end.
+
+    The code prints a line when its libraries are loaded, and writes these folders alone: they go where it ends first.
+    """
+
+    def run(code: str, out: Path, cache: Path) -> None:
+        draw, kills, command = Random(5), 0, [sys.executable, "-c", code]
+        while kills < 10:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(draw.uniform(0.05, 3.0))
+                if child.returncode is None:
+                    child.kill()
+                    kills += 1
+                    continue
+            assert child.returncode == 0
+            for folder in (out, cache):
+                shutil.rmtree(folder)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return run

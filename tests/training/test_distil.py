@@ -291,3 +291,25 @@ def test_the_card_says_what_the_student_learned_from(student: Path, tmp_path: Pa
     assert "learned from text alone" in text
     assert "translated by people" in text
     assert "0% of the translations are by a machine, 0% of unstated origin" in text
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
+    pairs: SentencePairs,
+    config: DistilConfig,
+    student: Path,
+    run_killed_ten_times: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    code = (
+        "from pathlib import Path, PosixPath\n"
+        "import training.distil.distil as d\n"
+        "from training.config import DistilConfig\n"
+        "d.CHECKPOINT_STEPS = 4\n"
+        "print('started', flush=True)\n"
+        f"pairs, config = d.{pairs!r}, {config!r}\n"
+        f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), "
+        f"cache=Path({str(tmp_path / 'cache')!r}))\n"
+    )
+    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
+    assert files_of(tmp_path / "run") == files_of(student)

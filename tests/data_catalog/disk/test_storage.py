@@ -446,3 +446,15 @@ def test_a_lock_that_was_removed_between_opening_and_locking_it_is_taken_anew(
         assert json.loads(path.read_text())["pid"] == os.getpid()
         with pytest.raises(BusyError, match=f"by process {os.getpid()}"), lock(place):
             pass
+
+
+def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, store = tmp_path / "file", tmp_path / "store.json"
+    file.write_bytes(b"first")
+    hashes = FileHashes(store)
+    found = hashes.sha256(file)
+    hashes.save()
+    text = store.read_text(encoding="utf-8")
+    store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
+    assert FileHashes(store).sha256(file) == found
+    assert "does not match its checksum): upstream files are hashed again" in caplog.text

@@ -354,3 +354,12 @@ def test_the_shipped_registry_has_the_sources_and_the_paths_of_the_recipes(recip
         assert all(any(fnmatch(path, pattern) for path in known) for pattern in wanted)
         if "images" in settings:
             assert settings["images"] == f"{{data}}/{shipped[name].images}"
+
+
+def test_a_damaged_record_is_reported_and_nothing_is_requested(site: Site) -> None:
+    site.folder.mkdir()
+    for text in ("{}", "[", '{"files": {"p": {"url": 1}}}'):
+        (site.folder / "downloads.json").write_text(text, encoding="utf-8")
+        with pytest.raises(DamagedError, match=r"downloads\.json is damaged .*: move it away"):
+            site.get(site.entry())
+    assert site.upstream.requests == []

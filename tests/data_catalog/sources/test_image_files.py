@@ -405,3 +405,25 @@ def test_damage_anywhere_is_one_of_two_errors(tmp_path: Path, pack: Callable[...
             images.close()
     # Other bytes: a tar has no checksum of its members.
     assert {"InputError", "whole"} <= outcomes <= {"InputError", "FileNotFoundError", "OSError", "whole", "other"}
+
+
+def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "images.zip", {"d/a.jpg": b"old"})
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("d/a.jpg", b"new")
+    images = opened(path)
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new"
+    images.close()
+
+
+def test_a_relative_path_or_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here [x]"
+    for name in ("images:1", "file:a"):
+        (here / name).mkdir(parents=True)
+        (here / name / "a.jpg").write_bytes(b"A")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(here)
+    (tmp_path / "plain").symlink_to(here)
+    urls = [f"file://{tmp_path}/plain/{name}" for name in ("file:a", "f*")]
+    for location in ("images:1", "./images:1", "im*:1", "~/here [x]/images:1", "~/here*/im*", "file:a", *urls):
+        assert opened(location).read("a.jpg") == b"A", location

@@ -367,3 +367,31 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
         align(square_files, replace(config, model=str(aligned)), replace(CONFIG, hidden=True), tmp_path, cache=tmp_path)
     with pytest.raises(SettingsError, match=r"train\.image_size is set"):
         train(square_files, replace(config, model=str(aligned), image_size=32), tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
+    square_files: PairFiles,
+    pretrained: TrainConfig,
+    aligned: Path,
+    run_killed_ten_times: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    code = (
+        "from pathlib import Path, PosixPath\n"
+        "import training.data.features as features\n"
+        "from training.align.align import align\n"
+        "from training.config import AlignConfig, TrainConfig\n"
+        "from training.data.pairs import PairFiles\n"
+        "features.PORTION = 64\n"
+        "print('started', flush=True)\n"
+        f"pretrained = TrainConfig(**{vars_of(pretrained)!r})\n"
+        f"align({square_files!r}, pretrained, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
+        f"cache=Path({str(tmp_path / 'cache')!r}))\n"
+    )
+    run_killed_ten_times(code, tmp_path / "run", tmp_path / "cache")
+    assert files_of(tmp_path / "run") == files_of(aligned)
+
+
+def vars_of(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
