@@ -8,7 +8,6 @@ import pytest
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from data_catalog.exports.export import ExportConfig
-from flows.ablation import AblationConfig
 from flows.recipe.engines import one_way_config, packs_of, setting_values
 from flows.recipe.language_packs import load_language_pack, named_language_packs
 from flows.recipe.recipe import load_recipe
@@ -227,16 +226,6 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
         SettingsError,
         lambda folder: checked(ExportConfig(format="huggingface", samples_per_shard=0), OPTIONS),
         ["--samples-per-shard must be at least 1, got 0"],
-    ),
-    "an option's date": (
-        SettingsError,
-        lambda folder: read(ExportConfig, {"format": "huggingface", "published": "yesterday"}, OPTIONS),
-        ["published", "yesterday", "give a date such as 2026-01-31"],
-    ),
-    "two options": (
-        SettingsError,
-        lambda folder: read(AblationConfig, {"align": True, "steps": 3}, OPTIONS),
-        ["--steps is for models that are trained"],
     ),
     "a training of packages": (
         SettingsError,

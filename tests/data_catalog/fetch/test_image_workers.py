@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.base.errors import DefectError
+from data_catalog.base.errors import DamagedError, DefectError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.workers import FETCH_LOG, ImageWorkers, end_process_workers
@@ -83,6 +84,28 @@ def test_only_the_row_that_kills_the_child_whenever_it_is_fetched_is_given_up(
     assert (kills.hits["/always"], kills.hits["/beside"]) == (3, 2)
 
 
+def test_children_keep_no_file_and_no_socket(server: Any, own_workers: ImageWorkers, children: Any, fetch: Any) -> None:
+    others = children("fetch")
+
+    def num_open_files() -> int:
+        (pid,) = children("fetch") - others
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+    server.files["/fd/good"] = b"x"
+    server.behaviours |= {
+        "/fd/hop": lambda it: it.answer(302, b"", Location="/fd/good"),
+        "/fd/cut": lambda it: it.answer(200, b"x", 100),
+        "/fd/reset": lambda it: it.reset(),
+        "/fd/closed": lambda it: it.connection.close(),
+        "/fd/noise": lambda it: it.wfile.write(bytes(100)),
+    }
+    urls = [server.url(f"/fd/{name}") for name in ("good", "missing", "hop", "cut", "reset", "closed", "noise")]
+    fetch(*urls, by=own_workers)
+    before = num_open_files()
+    fetch(*[f"{url}?{number}" for url in urls for number in range(25)], by=own_workers)
+    assert num_open_files() <= before
+
+
 def test_the_log_tells_of_tries_and_times(server: Any, quick: FetchConfig, fetch: Any, tmp_path: Path) -> None:
     server.behaviours["/logged-503"] = lambda it: it.answer(503, b"")
     server.files["/logged"] = b"x"
@@ -99,6 +122,23 @@ def test_the_log_tells_of_tries_and_times(server: Any, quick: FetchConfig, fetch
     assert [asked_at is None for asked_at in column("asked_at", rows)] == [False, False, True, True]
     assert rows[0]["asked_at"] <= datetime.now(UTC) + timedelta(milliseconds=1)
     assert all(row["asking_s"] >= 0 and row["waiting_s"] >= 0 for row in rows[:3])
+
+
+def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_is_named(
+    server: Any, own_workers: ImageWorkers, quick: FetchConfig, fetch: Any, tmp_path: Path
+) -> None:
+    hosts, paths = tmp_path / "hosts", [f"/vanished/{number}" for number in range(40)]
+    server.files |= dict.fromkeys(paths, b"x")
+    server.behaviours[paths[20]] = lambda it: (hosts.rename(tmp_path / "gone"), it.answer(200, b"x"))
+    urls = [server.url(path) for path in paths]
+    assert reasons(fetch(*urls, config=replace(quick, threads=4), by=own_workers)) == [None] * 40
+    hosts.mkdir()
+    (hosts / "hosts.sqlite").write_bytes(b"this is no database" * 100)
+    with (
+        ImageWorkers(hosts) as later,
+        pytest.raises(DamagedError, match=r"hosts\.sqlite \(.*delete the file"),
+    ):
+        fetch(urls[0], by=later)
 
 
 PARENT = """
@@ -182,21 +222,40 @@ def test_an_image_that_takes_all_memory_is_given_up_alone(pictures: Any, normali
     assert reasons(normalise([good, wide])) == [None, "one_colour"]
 
 
-def test_a_decoding_child_that_stops_costs_no_image(
-    own_workers: Any, children: Any, pictures: Any, normalise: Any
-) -> None:
-    others = children("decode")
+@contextmanager
+def striking(find: Callable[[], set[int]], begun: Callable[[], Any], signal_number: int, times: int) -> Iterator[None]:
+    """Send a signal to so many children, which are not there yet, after `begun` returns."""
+    others = find()
 
-    def stop_one() -> None:
-        while not (started := children("decode") - others):
-            time.sleep(0.001)
-        os.kill(min(started), signal.SIGSTOP)
+    def strike() -> None:
+        begun()
+        struck: set[int] = set()
+        while len(struck) < times:
+            for pid in find() - others - struck:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal_number)
+                struck.add(pid)
 
     with ThreadPoolExecutor(1) as executor:
-        stopped = executor.submit(stop_one)
-        rows = normalise([pictures["plain.jpg"]] * 300, replace(SMALL, timeout_s=1.0), by=own_workers)
-        stopped.result()
+        done = executor.submit(strike)
+        yield
+        done.result()
+
+
+def test_a_decoding_child_that_stops_costs_no_image(
+    own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
+) -> None:
+    bodies = [pictures["plain.jpg"]] * 3000
+    with striking(lambda: children("decode"), lambda: wait_for_bytes(tmp_path, "images.parquet"), signal.SIGSTOP, 1):
+        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
     assert {*reasons(rows)} == {None}
+
+
+def test_a_decoding_child_that_is_killed_while_it_starts_blames_no_image(
+    own_workers: Any, children: Any, pictures: Any, normalise: Any
+) -> None:
+    with striking(lambda: children("decoders"), lambda: None, signal.SIGKILL, 2):
+        assert reasons(normalise([pictures["plain.jpg"]] * 3, by=own_workers)) == [None] * 3
 
 
 def test_children_end_with_the_context(own_workers: Any, children: Any, pictures: Any, normalise: Any) -> None:
@@ -221,25 +280,3 @@ def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(
     assert reasons(step.result()) == [None] * 40
     end_process_workers()
     assert children("decoders") <= before
-
-
-def test_children_keep_no_file_and_no_socket(server: Any, own_workers: ImageWorkers, children: Any, fetch: Any) -> None:
-    others = children("fetch")
-
-    def num_open_files() -> int:
-        (pid,) = children("fetch") - others
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-    server.files["/fd/good"] = b"x"
-    server.behaviours |= {
-        "/fd/hop": lambda it: it.answer(302, b"", Location="/fd/good"),
-        "/fd/cut": lambda it: it.answer(200, b"x", 100),
-        "/fd/reset": lambda it: it.reset(),
-        "/fd/closed": lambda it: it.connection.close(),
-        "/fd/noise": lambda it: it.wfile.write(bytes(100)),
-    }
-    urls = [server.url(f"/fd/{name}") for name in ("good", "missing", "hop", "cut", "reset", "closed", "noise")]
-    fetch(*urls, by=own_workers)
-    before = num_open_files()
-    fetch(*[f"{url}?{number}" for url in urls for number in range(25)], by=own_workers)
-    assert num_open_files() <= before

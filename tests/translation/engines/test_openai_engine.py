@@ -281,7 +281,6 @@ def test_tokens_are_bounded_as_the_server_counts_them(server: Model, engine: Any
         ({"settings": {"stream": True}}, "translate.settings.stream"),
         ({"glossary": "no-such.tsv"}, "no-such.tsv cannot be read"),
         ({"glossary": __file__}, "line 1 of "),
-        ({"max_tokens": 0}, "translate.max_tokens"),
     ],
 )
 def test_wrong_settings_are_named_before_work(settings: dict[str, Any], message: str, server: Model) -> None:

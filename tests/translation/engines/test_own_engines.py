@@ -179,8 +179,6 @@ def test_no_shell_reads_the_words_and_the_way_back_knows_its_languages(tmp_path:
         *(({"command": words}, "command is missing") for words in ((), ("",), ("cat", "a\0b"))),
         ({"command": ("./no-such",)}, "'./no-such'"),
         ({"command": ("sed -u s/a/b/",)}, '["sed", ...]'),
-        *(({"command": ("cat",), "timeout_s": seconds}, "translate.timeout_s") for seconds in (0.0, float("nan"))),
-        ({"command": ("cat",), "max_chunk_size": -1}, "translate.max_chunk_size"),
         ({"command": ("cat",), "round_trip": True}, "translate.round_trip"),
         ({"command": ("cat",), "pivot": "de"}, "translate.pivot"),
     ],
