@@ -1,7 +1,8 @@
 """The boundary around libraries: their errors, with the file, step or setting that they are about."""
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, EIO, ENOSPC, ESTALE
 from itertools import takewhile
 from pathlib import Path
@@ -13,7 +14,9 @@ _FULL = (ENOSPC, EDQUOT)
 _FAILED = (EIO, ESTALE)  # ESTALE: of a network file system
 # Messages of pyarrow, DuckDB and SQLite, which may give no errno.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-_FAILED_TEXTS = ("Input/output error", "disk I/O error")
+_SQLITE_FAILED = "disk I/O error"
+_FAILED_TEXTS = ("Input/output error", _SQLITE_FAILED)
+_SHARED_MEMORY_BYTES = 1 << 16  # SQLite enlarges its file by less at a time
 # These raise their own error classes, not `OSError`, and importing them is slow.
 _LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
 _PANIC = "PanicException"  # raised by Rust code, such as tokenizers; not a subclass of `Exception`
@@ -58,7 +61,7 @@ def raise_if_disk_fails(error: BaseException, path: Path) -> None:
         return
     named = Path(str(getattr(error, "filename", None) or path))
     known = Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parts))  # no user knows temporary files
-    if number in _FULL or any(message in text for message in _FULL_TEXTS):
+    if number in _FULL or any(message in text for message in _FULL_TEXTS) or _has_no_room(text, named):
         folder = named.parent if known == named else known
         raise DiskError(f"the disk that holds {folder} is full: free space and run the same command again") from error
     if number in _FAILED or any(message in text for message in _FAILED_TEXTS):
@@ -67,3 +70,10 @@ def raise_if_disk_fails(error: BaseException, path: Path) -> None:
             f"the disk failed at {place} (input/output error): check the disk, then run the same command again. It "
             "resumes from the finished steps"
         ) from error
+
+
+def _has_no_room(text: str, path: Path) -> bool:
+    """Return whether SQLite failed since the disk is full: it says so of data, but not of its shared memory."""
+    with suppress(OSError):
+        return _SQLITE_FAILED in text and shutil.disk_usage(path.parent).free < _SHARED_MEMORY_BYTES
+    return False

@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import shutil
 import sqlite3
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_errors_of_ours_and_interrupts_pass(error: BaseException) -> None:
 )
 def test_a_disk_that_is_full_or_fails_is_told_of_and_other_errors_stay(error: Exception, told: str | None) -> None:
     require_told(disk_errors(PLACE), error, told)
+
+
+def test_sqlite_that_cannot_grow_its_shared_memory_says_that_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    place = tmp_path / "memory" / "argos.sqlite"
+    place.parent.mkdir()
+    require_told(disk_errors(place), sqlite3.OperationalError("disk I/O error"), f"holds {place.parent} is full")
 
 
 @pytest.mark.parametrize(
