@@ -1,4 +1,4 @@
-"""What `vernaclip doctor` finds, in an environment or of a language."""
+"""Findings of `vernaclip doctor`, in an environment or of a language."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -154,7 +154,7 @@ _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
 
 @dataclass(slots=True, kw_only=True)
 class _Look:
-    """What the user's files of pairs contain."""
+    """Contents of the user's files of pairs."""
 
     config: PairsConfig  # their settings in the recipe
     where: str  # folder, zip or tar of the images

@@ -376,7 +376,7 @@ def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: 
 
 
 class _Parts(NamedTuple):
-    """What is compared of a caption; `content` are words that are no function words, `meanings` are of those."""
+    """The parts of a caption that are compared; `content` are words that are no function words, `meanings` are of those."""
 
     key: str
     language: str

@@ -1,4 +1,4 @@
-"""What a worker of a Dask cluster needs to run the steps of a flow: the flow's files, code, Python and current folder.
+"""Environment that a worker of a Dask cluster needs to run the steps of a flow: the flow's files, code, Python and current folder.
 
 Workers import this module, which imports no Prefect.
 """
