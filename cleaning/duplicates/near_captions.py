@@ -376,7 +376,7 @@ def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: 
 
 
 class _Parts(NamedTuple):
-    """The parts of a caption that are compared; `content` are words that are no function words, `meanings` are of those."""
+    """Parts of a caption to compare; `content` are words that are no function words, `meanings` are of those."""
 
     key: str
     language: str

@@ -1,4 +1,4 @@
-"""Environment that a worker of a Dask cluster needs to run the steps of a flow: the flow's files, code, Python and current folder.
+"""Environment of the steps of a flow on a worker of a Dask cluster: files, code, Python and current folder.
 
 Workers import this module, which imports no Prefect.
 """

@@ -41,7 +41,7 @@ _DOCUMENT: TypeAdapter[Any] = TypeAdapter(_Texts | dict[str, _Texts], config=Con
 
 
 class TrainingMatch(NamedTuple):
-    """Evidence that an image is among a model's training images. If that is not sure, it only looks like one of them."""
+    """Evidence that a model was trained on an image. If that is not sure, it only looks like a training image."""
 
     why: str
     is_sure: bool
