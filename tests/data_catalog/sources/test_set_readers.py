@@ -296,7 +296,6 @@ VAL = {"a.json": karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "s
         ("karpathy", VAL, {}, "no image of the split test"),
         ("karpathy", {"a.json": coco([IMAGE_9], [])}, {}, "no image of the split test"),
         ("flickr30k", {"a.token": "1016887272.jpg#0\tSeveral climbers\n"}, {}, "no file lists test images"),
-        ("flickr30k", {"a.txt": "1016887272\n"}, {"splits": ()}, "splits is empty"),
         ("flickr30k", {"a.txt": "1016887272\n", "b.txt": "foto.png\n"}, {}, "b.txt is not a list of image names"),
         ("crossmodal3600", {"captions.jsonl": RIVER}, {}, "1 images instead of 3600"),
         ("crossmodal3600", {"c.jsonl": RIVER}, {"languages": ("de",), "num_images": 1}, "no captions in de"),
