@@ -277,6 +277,8 @@ def _columns(
         for other in others
     ]
     web, path = (image, None) if _share(samples[image], is_web_url) >= 0.5 else (None, image)
+    if web and probe.images:
+        raise SettingsError(f'--images is for file names, but the column "{web}" contains URLs: leave --images out')
     return replace(probe, caption_column=caption, url_column=web, path_column=path, **facts), doubts
 
 
@@ -414,7 +416,8 @@ def _filled(template: str, values: Mapping[str, object]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        finalize=lambda value: visible_text(value) if isinstance(value, str) else value,
+        # A file keeps its characters, which `toml` writes; a terminal shows them.
+        finalize=lambda value: visible_text(value) if isinstance(value, str) and template.endswith(".txt") else value,
     )
     environment.filters |= {
         "toml": lambda text: json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f"),

@@ -366,8 +366,9 @@ def _require_tools(recipe: Recipe, by: str) -> None:
 
     config: Any = getattr(recipe, by)
     require_trackers(config.log)
-    if getattr(config, "precision", "") == "bf16":  # else torch, which is slow to import, is not needed
-        refuse_slow_precision(config.precision, _device(config, by), setting=f"{by}.precision")
+    precision, device = getattr(config, "precision", ""), getattr(config, "device", "")
+    if precision == "bf16" or device == "cuda":  # else torch, which is slow to import, is not needed
+        refuse_slow_precision(precision, _device(config, by), setting=f"{by}.precision")
 
 
 def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:

@@ -89,6 +89,7 @@ LanguagePacks = Annotated[Words, Parameter(name="--language-pack", metavar="FILE
 Split = Literal["train", "val", "test"]
 
 
+OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
 PositiveNumber = Annotated[Number, Parameter(validator=Within(gte=1))]
 
 

@@ -90,6 +90,8 @@ class CaptionFiles:
     def __post_init__(self) -> None:
         """Check that the output may be written."""
         source, target = self.source, self.target
+        if source is not None and (source.is_dir() or not source.exists()):
+            raise InputError(f"{source} cannot be read, it is a folder or does not exist: name a file of captions")
         if self.format == "parquet" and (target is None or source is None or not source.is_file()):
             raise SettingsError(f"Parquet is not read from pipes: INPUT ({source}) and --out must be files")
         if target is None:

@@ -25,7 +25,12 @@ import pyarrow.parquet as pq
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 from data_catalog.base.progress import Progress
-from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, raise_if_disk_fails
+from data_catalog.disk.disk_errors import (
+    disk_errors,
+    make_writable_folder,
+    nearest_existing,
+    raise_if_disk_fails,
+)
 from data_catalog.disk.failpoints import failpoint
 from data_catalog.disk.files import make_folder, sync, write_atomically
 from data_catalog.disk.records import is_recorded, record_problem, remove_record, write_record
@@ -71,6 +76,9 @@ class TranslationMemory:
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
         self._log = self.path.with_name(f"{self.path.name}-wal")  # SQLite's write-ahead log
         self._writing = threading.Lock()
+        there = nearest_existing(folder)
+        if not there.is_dir():  # fails now, not after an hour of translation
+            raise DiskError(f"{folder} cannot be the folder of translation memories: {there} is a file, move it away")
         with self._reading():
             pass
 

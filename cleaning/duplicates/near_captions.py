@@ -187,7 +187,7 @@ def figures_of(key: str) -> list[str]:
 CAPTIONS_PER_BATCH = 50_000
 PAIRS_PER_BATCH = 100_000
 # Captions and pairs of words that are remembered: each caption is compared with several others.
-REMEMBERED = 1 << 15
+REMEMBERED = 1 << 12
 # Number of new pairs, or a quarter of the old ones, after which redundant pairs are removed.
 MAX_NEW_PAIRS = 20_000
 # Most first captions of a component that a caption is compared with, in addition to those of its neighbours.

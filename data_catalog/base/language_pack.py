@@ -191,6 +191,8 @@ class LanguagePack:
             ("prompt_templates", self.prompt_templates, _has_name, "each contain {c} once"),
         ):
             _require(name, words, is_right, wanted)
+        if len(self.class_names) not in (0, 1000):
+            raise SettingsError(f"class_names must be the 1,000 classes of ImageNet, got {len(self.class_names):,}")
         if len(self.tens) not in (0, 8):
             raise SettingsError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
 

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 MAX_WAIT_S = 60.0  # longest wait that a server may ask for with Retry-After
-NOT_MODIFIED, TOO_MANY_REQUESTS = 304, 429
-ANSWERS = (200, 206, NOT_MODIFIED, 416)  # the file, a part of it, nothing new, no such part
+TOO_MANY_REQUESTS = 429
+ANSWERS = (200, 206, 416)  # the file, a part of it, no such part
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
@@ -144,14 +144,12 @@ def download(
     config: DownloadConfig,
     *,
     referrer: str = "",
-    known_etag: str = "",
     expected: Expected | None = None,
-) -> bool:
+) -> None:
     """Download `partial.url` to `partial.path`, with a progress bar; downloaded bytes stay after a failure.
 
     A complete file that an earlier process downloaded and did not use is not requested again. One that is not as
-    `expected` is removed, so that the next call starts again. Return False, and download nothing, if the server still
-    has the version of `known_etag`. For `referrer`, see `check_url`.
+    `expected` is removed, so that the next call starts again. For `referrer`, see `check_url`.
     """
     expected, url = expected or Expected(), partial.url
 
@@ -163,11 +161,8 @@ def download(
                 "sent a part of it. It is removed: run the same command again"
             )
 
-    def fetch() -> bool:
-        headers = partial.request_headers() or ({"If-None-Match": known_etag} if known_etag else {})
-        with _answer(url, config, headers, referrer or url, expected.algorithm) as response:
-            if response.status_code == NOT_MODIFIED and "If-None-Match" in headers:
-                return False
+    def fetch() -> None:
+        with _answer(url, config, partial.request_headers(), referrer or url, expected.algorithm) as response:
             partial.accept(response)
             total = partial.total or expected.num_bytes
             require("size", total, expected.num_bytes or total)
@@ -182,18 +177,16 @@ def download(
                     progress.advance(len(piece))
             if total not in (None, num_bytes):
                 raise httpx.ReadError(f"{num_bytes:,} of {total:,} bytes came")
-        return True
 
     is_whole = partial.total is not None and partial.num_bytes == partial.total
-    if not is_whole and not _with_retries(fetch, url, config):
-        return False
+    if not is_whole:
+        _with_retries(fetch, url, config)
     require("size", partial.num_bytes, expected.num_bytes or partial.num_bytes)
     require(expected.algorithm, expected.checksum_of(partial.path), expected.hexdigest)
-    return True
 
 
-def _with_retries(fetch: Callable[[], bool], url: str, config: DownloadConfig) -> bool:
-    """Return the result of `fetch`; errors of httpx that may pass are a `TransientError` when all tries have failed."""
+def _with_retries(fetch: Callable[[], None], url: str, config: DownloadConfig) -> None:
+    """Call `fetch`; errors of httpx that may pass are a `TransientError` when all tries have failed."""
     for number in range(config.num_tries):
         asked_s = 0.0
         try:

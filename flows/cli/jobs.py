@@ -16,7 +16,7 @@ from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 from flows.jobs import JOBS, call
-from flows.options import DEFAULT_ROOT, Json, Number, Numbers, Overrides, RecipeName, Root
+from flows.options import DEFAULT_ROOT, Json, Number, Numbers, OptionalNumber, Overrides, RecipeName, Root
 from training.runs.processes import process_count, process_rank
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class DryRunOptions:
 
     dry_run: bool = False
     """Print which captions of a sample of each source the checks would drop, with examples."""
-    rows: Number = 1_000
-    """Rows to sample from each source, 0 for all."""
-    examples: Number = 3
-    """Captions to show for each rule and source."""
-    seed: Number = 1
-    """Seed of the sample."""
+    rows: OptionalNumber = None
+    """Rows to sample from each source, 0 for all (default: 1000)."""
+    examples: OptionalNumber = None
+    """Captions to show for each rule and source (default: 3)."""
+    seed: OptionalNumber = None
+    """Seed of the sample (default: 1)."""
     translate: bool = False
     """Also translate the sample, and check the translations."""
 
@@ -249,14 +249,14 @@ def _dry_run(request: Request, dry: DryRunOptions, *, json: bool, retry_failed: 
     if retry_failed:
         raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
     for name in ("rows", "examples"):
-        if getattr(dry, name) < 0:
+        if (getattr(dry, name) or 0) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
     found = dry_run(
         request.loaded,
         root=request.root,
-        num_rows=dry.rows,
-        num_examples=dry.examples,
-        seed=dry.seed,
+        num_rows=1_000 if dry.rows is None else dry.rows,
+        num_examples=3 if dry.examples is None else dry.examples,
+        seed=1 if dry.seed is None else dry.seed,
         translate=dry.translate,
     )
     if json:

@@ -11,6 +11,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,8 @@ class Daemon:
         """Ask the process to end (SIGTERM) if it runs; after `timeout_s`, kill it and all processes of its session."""
         for send, number, seconds in ((os.kill, signal.SIGTERM, timeout_s), (os.killpg, signal.SIGKILL, KILLED_S)):
             if (pid := self.pid()) is not None:
-                send(pid, number)
+                with suppress(ProcessLookupError):
+                    send(pid, number)
                 self.wait_until(lambda: False, timeout_s=seconds)
 
     def last_words(self, num_lines: int = 5) -> str:

@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,4 +71,9 @@ def enter(environment: FlowEnvironment) -> None:
 def run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
     """Run a call in the process of a worker."""
     enter(environment)
-    return call()
+    try:
+        return call()
+    except Exception as error:
+        if error.__cause__ is not None:  # which does not travel
+            error.add_note("".join(traceback.format_exception(error.__cause__)))
+        raise

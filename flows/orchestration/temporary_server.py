@@ -47,7 +47,7 @@ def run_flow(
     loaded: "Recipe | None" = None,
     **parameters: Any,
 ) -> Any:
-    """Run a flow such as "build-dataset" in this process, and return its report.
+    """Do a job of the table, such as "build", as a flow in this process, and return its report.
 
     The recipe may be `loaded` already. The history of runs is kept in a hidden folder of the project, usually the
     current one.

@@ -1,5 +1,7 @@
 """Recipes: all settings of a run, read from TOML and `--set` overrides into validated dataclasses."""
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -226,6 +228,10 @@ def _recipes_folder() -> Path:
     return Path(str(files("flows") / "recipes"))
 
 
+# A part of a key, bare or in quotes as in TOML; letters that TOML wants in quotes may be bare, too.
+_KEY_PART = re.compile(r'("[^"]*")|[^".]+')
+
+
 def override_values(overrides: Overrides) -> dict[str, Any]:
     """Return overrides as nested tables, not yet validated.
 
@@ -238,7 +244,8 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
     given = overrides.items() if isinstance(overrides, Mapping) else map(_parsed, overrides)
     for place, value in given:
         try:  # keys as TOML has them: a name with dots, such as that of a host, is in quotes
-            nested = tomllib.loads(f"{place} = 0")
+            quoted = _KEY_PART.sub(lambda part: part[1] or json.dumps(part[0].strip()), place)
+            nested = tomllib.loads(f"{quoted} = 0")
         except tomllib.TOMLDecodeError:
             raise SettingsError(f"--set takes section.key=value, got {place!r} as the key") from None
         _merge(values, _with_value(nested, value), "")

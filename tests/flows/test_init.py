@@ -267,7 +267,7 @@ FILES = {
         ("cp1251.csv", "is not UTF-8 (line 2): save it as UTF-8"),
         ("own.csv", "none of 1 image, such as 0.png, is in .: use --images DIR"),
         ("headless.csv", "InputError: --pairs: headless.csv has no header line (its first one names 0.png): add"),
-        ("urls.csv", "exactly one of url_column and path_column must be set, and images with the latter only"),
+        ("urls.csv", '--images is for file names, but the column "url" contains URLs: leave --images out'),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
@@ -281,3 +281,9 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert main(["init", *words.split(), "--debug"]) == 1
     assert error in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_recipe_keeps_the_letters_of_columns_that_a_terminal_does_not_show() -> None:
+    pairs = table("soft.csv", ("image", name), ("cap\xadtion", caption))
+    started = write_first_recipe("soft", "uk", pairs=pairs, images="photos")
+    assert recipe(started).sources[0].config.caption_column == "cap\xadtion"

@@ -17,7 +17,7 @@ from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.build.inputs import open_inputs
 from flows.models import require_ready
 from flows.recipe.language_packs import load_language_pack
-from flows.recipe.recipe import Recipe, load_recipe, recipe_names, recipe_summary, what_settings
+from flows.recipe.recipe import Recipe, load_recipe, override_values, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import checked, schema
 from training.config import TrainConfig
 
@@ -49,6 +49,11 @@ def load(tmp_path: Path) -> Load:
         return load_recipe(write(tmp_path, text), root=tmp_path, overrides=overrides)
 
     return load
+
+
+def test_a_key_may_have_any_letters_and_is_no_comment() -> None:
+    assert override_values(["sources.città.enabled=false"]) == {"sources": {"città": {"enabled": False}}}
+    assert override_values(["#train.steps=3"]) == {"#train": {"steps": 3}}, "which is then an unknown key"
 
 
 def test_defaults_and_overrides_with_their_types(load: Load, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_damage_is_named(memory: TranslationMemory) -> None:
 
 def test_what_is_no_memory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    with pytest.raises(DiskError, match="taken/memory cannot be made"):
+    with pytest.raises(DiskError, match="taken/memory cannot be the folder"):
         TranslationMemory(tmp_path / "taken" / "memory", "x").record(["a"], [said("1")])
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as other:
         other.execute("CREATE TABLE t (a)")

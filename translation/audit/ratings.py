@@ -80,8 +80,10 @@ def read_audit(path: Path) -> list[AuditRow]:
                 weight=float(cells["weight"]),
                 quality={name: _number(cells[name]) for name in NUMBER_COLUMNS if name in cells},
             )
-            if not 0 < row.weight < math.inf or row.row_id in rows:
-                raise ValueError(f"the weight {row.weight} is not positive, or row {row.row_id!r} occurs twice")
+            if not 0 < row.weight < math.inf or row.row_id in rows or not row.row_id:
+                raise ValueError(
+                    f"the weight {row.weight} is not positive, or the row_id {row.row_id!r} is empty or occurs twice"
+                )
         rows[row.row_id] = row
     return list(rows.values())
 

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from threading import Lock
 from typing import Protocol
 
 from data_catalog.base.errors import InputError, TransientError
@@ -62,12 +63,19 @@ class CheckedTranslator:
         self.fingerprint, self.max_chunk_size = engine.fingerprint, engine.max_chunk_size
         self._name, self._size = name, engine.max_chunk_size or size
         self._held: dict[str, Translation] = {}
+        self._lock = Lock()
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """Return one translation per caption; see `Translator.translate`."""
+        with self._lock:  # threads of a Dask worker share the engine
+            return self._translate(captions, on_done)
+
+    def _translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None) -> list[Translation]:
         report, counts = on_done or (lambda _: None), Counter(captions)
         asked = [caption for caption in counts if caption.strip() and caption not in self._held]
         report(len(captions) - sum(counts[caption] for caption in asked))
+        if asked and hasattr(self.engine, "require"):
+            self.engine.require(asked)  # of what is paid for, before anything is sent
         try:
             for start in range(0, len(asked), self._size):
                 self._ask(asked[start : start + self._size], lambda caption: report(counts[caption]))
@@ -77,7 +85,7 @@ class CheckedTranslator:
             self._held = {}
             raise
         found, self._held = self._held, {}
-        return [found.get(caption, Translation(text="")) for caption in captions]
+        return [found[caption] if caption.strip() else Translation(text="") for caption in captions]
 
     def _ask(self, captions: list[str], report: Callable[[str], object]) -> None:
         num_answers = 0
@@ -101,13 +109,13 @@ class CheckedTranslator:
         if problem := _problem(text):
             raise InputError(f"{self._name} returned {problem} in the translation of {shown(caption)}")
         if isinstance(answer, Translation):
-            return answer
+            score = answer.score
         number = None if score is None else _number(score)
         if number is not None and not -math.inf < number <= 0:  # false for NaN
             raise InputError(
                 f"{self._name} returned the score {shown(score)} for {shown(caption)}, not None or a number up to 0"
             )
-        return Translation(text=" ".join(text.split()), score=number)
+        return answer if isinstance(answer, Translation) else Translation(text=" ".join(text.split()), score=number)
 
 
 def _number(score: object) -> float:

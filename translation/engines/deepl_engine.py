@@ -7,7 +7,7 @@ environment variable DEEPL_SERVER_URL names another server than DeepL's own.
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,14 @@ class DeepLEngine:
         self.fingerprint, self.budget = fingerprint, Budget(max_characters, "characters", "translate.max_characters")
         self._client, self._languages = client, languages
 
+    def require(self, captions: Sequence[str]) -> None:
+        """Refuse captions that would exceed the budget."""
+        to_send = _short_enough(captions)
+        self.budget.require(sum(map(len, to_send)), f"the next {len(to_send)} captions")
+
     def translate(self, captions: list[str]) -> Iterator[Translation]:
         """Yield one translation per caption; a caption that is too long for DeepL gets none."""
-        to_send = [
-            caption for caption in captions if _body_bytes(caption) <= MAX_REQUEST_BYTES - ROOM_FOR_OPTIONS_BYTES
-        ]
-        self.budget.require(sum(map(len, to_send)), f"the next {len(to_send)} captions")
+        to_send = _short_enough(captions)
         texts = (text for batch in request_batches(to_send) for text in self._send(batch))
         for caption in captions:
             if caption in to_send:
@@ -172,3 +174,7 @@ def _refused(error: Any) -> PipelineError:
     if status == 429 or status >= 500:
         return TransientError(f"DeepL cannot translate at present (status {status}): {error}")
     return InputError(f"DeepL refuses the request (status {status}): {error}")
+
+
+def _short_enough(captions: Sequence[str]) -> list[str]:
+    return [caption for caption in captions if _body_bytes(caption) <= MAX_REQUEST_BYTES - ROOM_FOR_OPTIONS_BYTES]

@@ -8,9 +8,13 @@ and no redirect is followed.
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from time import monotonic, sleep
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import sleep
+from typing import TypeVar, cast
 
 from data_catalog.base.boundary import about, one_line
 from data_catalog.base.errors import InputError, PipelineError, SettingsError, TransientError
@@ -21,6 +25,8 @@ from translation.engines.answers import CheckedTranslator
 from translation.engines.services import Budget, api_key, is_loopback, secure_url
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Increase it when requests change, apart from settings and languages.
 ENGINE_VERSION = 1
@@ -169,34 +175,40 @@ class OpenAIEngine:
         """Send one request, and return the body of its answer, within the limits of time and size."""
         import httpx
 
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        deadline = monotonic() + self._timeout_s
-        answer = b""
         try:
-            # A proxy of the environment would get what is sent to this machine.
-            client = httpx.Client(timeout=self._timeout_s, follow_redirects=False, trust_env=not is_loopback(self._url))
-            with client, client.stream("POST", self._url, content=body, headers=headers) as response:
-                for piece in response.iter_raw():
-                    answer += piece
-                    if len(answer) > MAX_ANSWER_BYTES:
-                        raise InputError(f"{self._url} answers with more than {MAX_ANSWER_BYTES:,} bytes")
-                    if monotonic() > deadline:
-                        raise httpx.ReadTimeout("no end of the answer")
-        except httpx.TransportError as error:
+            status, headers, answer = _within(self._timeout_s, lambda: self._exchange(body))
+        except (httpx.TransportError, TimeoutError) as error:
             self.budget.spent += needed  # it may have been served
-            is_late = isinstance(error, httpx.TimeoutException)
+            is_late = isinstance(error, httpx.TimeoutException | TimeoutError)
             reason = f"within {self._timeout_s:g} s (translate.timeout_s)" if is_late else self._safe(one_line(error))
             raise _LaterError(f"{self._url} gives no answer: {reason}") from error
-        if response.status_code != 200:
-            raise self._refusal(response.status_code, response.headers, self._safe(answer.decode("utf-8", "replace")))
+        if status != 200:
+            raise self._refusal(status, headers, answer.decode("utf-8", "replace"))
         return answer
+
+    def _exchange(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and body of the answer to a request."""
+        import httpx
+
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        answer = b""
+        with about("translate.base_url, or the proxy settings of the environment", kind=SettingsError):
+            # A proxy of the environment would get what is sent to this machine.
+            client = httpx.Client(timeout=self._timeout_s, follow_redirects=False, trust_env=not is_loopback(self._url))
+            request = client.build_request("POST", self._url, content=body, headers=headers)
+        with client, closing(client.send(request, stream=True)) as response:
+            for piece in response.iter_raw():
+                answer += piece
+                if len(answer) > MAX_ANSWER_BYTES:
+                    raise InputError(f"{self._url} answers with more than {MAX_ANSWER_BYTES:,} bytes")
+            return response.status_code, response.headers, answer
 
     def _refusal(self, status: int, headers: Mapping[str, str], said: str) -> PipelineError:
         """Return our error for an answer of another status than 200."""
         from data_catalog.fetch.client import retry_after_s
 
-        what = f"{self._url} refuses the request (HTTP {status}, {said})"
+        what = f"{self._url} refuses the request (HTTP {status}, {self._safe(said)})"
         if status in (401, 403):
             return SettingsError(f"{what}: correct the key in the environment variable {KEY_VARIABLE}")
         if "insufficient_quota" in said:
@@ -230,6 +242,29 @@ class OpenAIEngine:
         """Return the start of a server's text in one line, without the key, which it may repeat."""
         text = " ".join(text.split())
         return (text.replace(self._key, "***") if self._key else text)[:_SHOWN]
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of a call in a thread of its own, which is left behind if it takes longer.
+
+    A server that sends a byte now and then, of headers too, keeps a client waiting longer than any time limit of reads.
+    """
+    ended: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:  # noqa: BLE001  raised where the result is waited for
+            ended.put((None, error))
+
+    Thread(target=run, daemon=True).start()
+    try:
+        found, error = ended.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return cast(T, found)
 
 
 def _numbered(content: str, num_captions: int) -> list[str] | None:

@@ -5,6 +5,7 @@ packages. A package is imported only when a recipe uses its engine.
 """
 
 import copy
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest
 from translation.config import ENGINE_NAME, ENGINES, TranslateConfig
 from translation.engines.answers import Answer, CheckedTranslator, TextEngine, shown
+
+logger = logging.getLogger(__name__)
 
 GROUP = "vernaclip.engines"
 # Increase it when a change of this module gives another text or score for the same engine.
@@ -60,12 +63,18 @@ class Plugin:
 
 def find_plugins() -> list[Plugin]:
     """Return the engines of installed packages, by name; no package is imported."""
-    found = [
-        Plugin(each.name, each.dist.name, each.dist.version, each)
-        for each in metadata.entry_points(group=GROUP)
-        if each.dist and re.fullmatch(ENGINE_NAME, each.name)
-    ]
-    return sorted(found, key=lambda each: (each.name, each.package))
+    found: dict[tuple[str, str], Plugin] = {}
+    for package in metadata.distributions():  # the first of a name hides others, as in imports
+        try:
+            name, version = package.name or "without a name", package.version or "of no version"
+            engines = package.entry_points.select(group=GROUP)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            logger.debug("a damaged package is left out: %s", error)
+            continue
+        for each in engines:
+            if re.fullmatch(ENGINE_NAME, each.name):
+                found.setdefault((each.name, name), Plugin(each.name, name, version, each))
+    return [found[key] for key in sorted(found)]
 
 
 def engine_names() -> list[str]:

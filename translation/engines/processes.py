@@ -18,6 +18,7 @@ _END_S = 1.0  # between a program's last output and its exit
 _CHUNK_BYTES = 65_536
 _LAST_LOOK_S = 0.1
 _MOST_LOG_BYTES = 10_000_000
+_LOG_CHECK_S = 0.5
 _SHOWN = 300  # characters of its standard error in an error message
 _MOST_EMPTY = 100  # answers after the last one
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # by itself, or in a shell
@@ -68,7 +69,7 @@ class Program(Child):
         self._end_byte, self._timeout_s = end, timeout_s
         self._answers: list[bytes] = []
         self._partial = bytearray()
-        self._is_new = True
+        self._is_new, self._has_written = True, False
         self.longest_gap_s = 0.0
 
     def answers(self, texts: Sequence[str], *, last: bool = False) -> list[bytes]:
@@ -109,9 +110,6 @@ class Program(Child):
     def is_silent(self, seconds: float) -> bool:
         """Return whether the program is still running and writes nothing for some seconds."""
         self._answers, self._partial = [], bytearray()
-        if os.fstat(self._log.fileno()).st_size > _MOST_LOG_BYTES:
-            self._log.seek(0)  # also the program's position
-            self._log.truncate()
         lives = not self._ready(time.monotonic() + seconds) or self._read()
         if self._answers or self._partial:
             raise self._error(_TOO_MANY)
@@ -119,13 +117,24 @@ class Program(Child):
 
     def has_error_output(self) -> bool:
         """Return whether the program has written anything to its standard error, white space included."""
-        return os.fstat(self._log.fileno()).st_size > 0
+        return self._has_written or os.fstat(self._log.fileno()).st_size > 0
 
     def _ready(self, deadline: float) -> set[int]:
         """Wait for pipes that can be read or written; return none after the deadline."""
-        left = deadline - time.monotonic()
-        # Pipes are checked once more at the deadline, and not after it: a program that always writes must end.
-        return {key.fd for key, _ in self._selector.select(max(0.0, left))} if left > -_LAST_LOOK_S else set()
+        while (left := deadline - time.monotonic()) > -_LAST_LOOK_S:
+            # Pipes are checked once more at the deadline, and not after it: a program that always writes must end.
+            ready = {key.fd for key, _ in self._selector.select(min(max(0.0, left), _LOG_CHECK_S))}
+            self._bound_log()
+            if ready or left <= 0:
+                return ready
+        return set()
+
+    def _bound_log(self) -> None:
+        """Throw away what a program has written to its standard error, if it is much."""
+        if os.fstat(self._log.fileno()).st_size > _MOST_LOG_BYTES:
+            self._log.seek(0)  # also the program's position
+            self._log.truncate()
+            self._has_written = True
 
     def _write(self, unsent: memoryview, *, last: bool) -> memoryview:
         """Write what the program takes now, and return the rest; close its input after the last text."""

@@ -52,10 +52,11 @@ def secure_url(url: str, setting: str) -> str:
     with about(f"{setting} is not a URL", kind=SettingsError):
         parts = urlsplit(url)
         is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
-        is_plain = parts.port != 0 and parts.hostname and not (parts.username or parts.query or parts.fragment)
+        is_plain = parts.port != 0 and parts.hostname and not ("@" in parts.netloc or parts.query or parts.fragment)
+        is_plain = is_plain and url.isprintable()
     if not is_safe or not is_plain:
         raise SettingsError(
             f"{setting} must be an https address without user and query, or one of this machine, since the key is sent "
-            f"to it, got {url!r}"
+            f"to it, got {parts.scheme}://{parts.hostname or ''}"
         )
     return url.rstrip("/") + "/"

@@ -28,8 +28,8 @@ from translation.packages.package import (
     default_packages_dir,
     install,
     installed,
+    readable_source_of,
     require_pair,
-    source_of,
     version_key,
 )
 
@@ -121,7 +121,8 @@ def _entry(record: Any) -> IndexEntry | None:
         argos_version = record.get("argos_version") or ""  # some entries do not state it
         is_whole = all(PATTERNS[name].fullmatch(text) for name, text in texts.items())
         is_whole = is_whole and VERSION.fullmatch(argos_version or "0") is not None
-        links = tuple(link for link in record["links"] if isinstance(link, str) and ":" in link)
+        given = record["links"] if isinstance(record["links"], list) else ()
+        links = tuple(link for link in given if isinstance(link, str) and ":" in link)
     except (AttributeError, LookupError, TypeError):
         return None
     return IndexEntry(**texts, argos_version=argos_version, links=links) if is_whole and links else None
@@ -207,7 +208,8 @@ def install_from_index(
 
     with _installing(packages_dir) as downloads:
         for package in installed(packages_dir):
-            source = source_of(package.folder) if package.pair == entry.pair else None
+            is_asked = (package.pair, package.package_version) == (entry.pair, entry.package_version)
+            source = readable_source_of(package.folder) if is_asked else None
             is_known = source is not None and (source.url, source.package_sha256) == (link, package.sha256)
             if source is not None and is_known and expected.hexdigest in ("", source.file_sha256):
                 return Installation(package, source, changed=False)
@@ -254,7 +256,7 @@ def installed_rows() -> list[dict[str, object]]:
     """Return one row for each installed package; no network is used."""
     rows: list[dict[str, object]] = []
     for package in sorted(installed(default_packages_dir()), key=lambda package: package.pair):
-        source = source_of(package.folder)
+        source = readable_source_of(package.folder)
         num_bytes = sum(file.stat().st_size for file in package.folder.rglob("*") if file.is_file())
         rows.append(
             {

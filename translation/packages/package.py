@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.base.errors import DamagedError, DiskError, InputError
 from data_catalog.disk.disk_errors import disk_errors, make_writable_folder
 from data_catalog.disk.files import TEMPORARY_PREFIX, digest, read_json, sha256_of, sync
 from data_catalog.disk.records import read_checksummed, record_folder, write_checksummed
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
 MAX_RATIO = 200  # unpacked to packed: weights hardly compress
+FEW_BYTES = 1 << 20  # unpacked, for which the ratio does not count
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest one of a zip; the same content makes the same file
 FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
@@ -191,6 +192,15 @@ def source_of(folder: Path) -> PackageSource | None:
     return PackageSource(**{name: record[name] for name in ("file_sha256", "package_sha256", "url")})
 
 
+def readable_source_of(folder: Path) -> PackageSource | None:
+    """Return the record in a package's folder, or None, with a warning, for a damaged one: others are still good."""
+    try:
+        return source_of(folder)
+    except DamagedError as error:
+        logger.warning("%s", error)
+        return None
+
+
 def _require_unchanged(package: Package) -> Package:
     """Return the package, after a check that it has not changed since we installed it."""
     source, folder = source_of(package.folder), package.folder
@@ -228,7 +238,11 @@ def install(
             _move_into_place(package.folder, home)
         elif package_sha256(home) != package.sha256:
             raise InputError(f"{home} contains another package: to replace it, remove that folder first")
-    return read_package(home), source_of(home) or source, is_new
+    recorded = None if is_new else readable_source_of(home)
+    if not is_new and (recorded is None or (url and not recorded.url)):  # so that it is not downloaded again
+        write_checksummed(home / RECORD, asdict(source))
+        recorded = source
+    return read_package(home), recorded or source, is_new
 
 
 @contextmanager
@@ -236,7 +250,7 @@ def _unpacked(path: Path, parent: Path, check: Callable[[Package], object] = lam
     """Yield the checked package, unpacked to a temporary folder below `parent`."""
     make_writable_folder(parent, "the folder")
     temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True)
-    with disk_errors(parent / path.name), temporary as name:
+    with about(f"{path} cannot be unpacked below {parent}", kind=DiskError), temporary as name:
         folder = extract(path, Path(name) / "package")  # one level deeper: the package's own folder is moved alone
         try:
             package = read_package(folder)
@@ -257,7 +271,7 @@ def extract(path: Path, folder: Path) -> Path:
     with fault, disk_errors(folder), zipfile.ZipFile(path) as archive:
         members, num_bytes = archive.infolist(), path.stat().st_size
         total = sum(member.file_size for member in members)
-        if len(members) > MAX_MEMBERS or total > min(MAX_BYTES, MAX_RATIO * num_bytes):
+        if len(members) > MAX_MEMBERS or total > min(MAX_BYTES, max(MAX_RATIO * num_bytes, FEW_BYTES)):
             raise ValueError(f"its {num_bytes:,} bytes unpack to {len(members):,} files of {total:,} bytes")
         archive.extractall(folder)
         tops = list(folder.iterdir())

@@ -112,7 +112,8 @@ def test_two_files_by_one_rater_are_refused(audit: list[AuditRow], tmp_path: Pat
     [
         *(({"weight": [1, weight, 1]}, "line 3") for weight in (0, "1,5", "1e999")),
         ({"translation_score": [-0.1, "nan", -0.2]}, "line 3 .'nan' is not a number"),
-        ({"row_id": ["a", "b", "a"]}, "line 4 .* row 'a' occurs twice"),
+        ({"row_id": ["a", "", "c"]}, "line 3 .* row_id '' is empty"),
+        ({"row_id": ["a", "b", "a"]}, "line 4 .* row_id 'a' is empty or occurs twice"),
         ({"audit_id": ["a", "b", "a"]}, "one audit_id in all rows"),
     ],
 )

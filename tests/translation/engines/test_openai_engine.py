@@ -198,7 +198,13 @@ REFUSALS: dict[str, tuple[Any, type[PipelineError], str]] = {
     "401": (refuse(401, b'{"error": "wrong key sk-5ecret"}'), SettingsError, "OPENAI_API_KEY"),
     "403": (refuse(403), SettingsError, "OPENAI_API_KEY"),
     "404": (refuse(404, b"no such model"), InputError, r"no such model.*translate\.base_url.*/v1"),
-    "no credit": (refuse(429, b'{"error": {"code": "insufficient_quota"}}'), InputError, "pay for more"),
+    "no credit": (
+        refuse(
+            429, b'{"error": {"message": "' + b"You exceeded your quota. " * 20 + b'", "code": "insufficient_quota"}}'
+        ),
+        InputError,
+        "pay for more",
+    ),
     "redirect": (refuse(307, Location="http://127.0.0.1:9/v1"), InputError, "redirected to 'http://127.0.0.1:9/v1'"),
     "no JSON": (refuse(200, b"<html>sign in</html>"), InputError, "<html>sign in"),
     "cut JSON": (refuse(200, b'{"choices": [{"message": {"cont'), InputError, "protocol"),
@@ -233,7 +239,12 @@ def test_a_server_that_never_answers_and_one_that_drips(server: Model, engine: A
         while not handler.server.stopping.wait(0.05):
             handler.wfile.write(b" ")
 
-    for silence in (lambda handler, lines: handler.server.stopping.wait(20), drip):
+    def drip_headers(handler: Any, lines: list[str]) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while not handler.server.stopping.wait(0.05):
+            handler.wfile.write(b"a")
+
+    for silence in (lambda handler, lines: handler.server.stopping.wait(20), drip, drip_headers):
         server.trouble.extend([silence] * 6)
         asking = engine(timeout_s=0.3)
         with pytest.raises(TransientError, match=r"0\.3 s \(translate\.timeout_s\)"):

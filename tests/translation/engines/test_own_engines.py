@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from translation.engine import Translator
 from translation.engines.answers import CAPTIONS_PER_CALL
 from translation.engines.command import LINES_PER_BATCH
 from translation.engines.plugins import engine_names
+from translation.engines.processes import Program
 from translation.engines.registry import open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
@@ -119,6 +122,19 @@ def test_what_is_no_translation(body: str, engine: Any) -> None:
     code, mode = (LOOP + body, "lines") if body in LINES else (WHOLE + body, "batch")
     timeout_s = 3.0 if "sleep" in body else 60.0
     assert (LINES | BATCHES)[body] in refusal(engine(code, mode=mode, timeout_s=timeout_s))
+
+
+def test_what_a_program_says_beside_its_answers_takes_little_room() -> None:
+    code = f"{LOOP}[os.write(2, b'x' * 1_000_000) for _ in range(40)]; time.sleep(1.5); print(line)"
+    program = Program([sys.executable, "-u", "-c", code], end=b"\n", timeout_s=60.0)
+    assert program.answers(["a", "b"]) == [b"a", b"b"]
+    sizes = []
+    for file in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):
+            sizes += [file.stat().st_size] if str(file.readlink()).endswith(" (deleted)") else []
+    assert max(sizes) < 60_000_000
+    assert program.has_error_output()
+    program.close()
 
 
 @pytest.mark.parametrize("num_captions", [1, 4])
@@ -339,6 +355,27 @@ def test_answers_beside_a_wrong_one_are_not_kept(install: Any) -> None:
     engine = opened()
     assert "3 translations for 2 captions" in refusal(engine, ["a", "b"])
     assert texts(engine, ["a", "b"]) == ["a", "b"]
+
+
+def test_threads_that_share_an_engine_get_their_own_answers(install: Any) -> None:
+    install(GOOD)
+    engine = opened()
+
+    def ask(number: int) -> list[str]:
+        return texts(engine, [f"{number}-{caption}" for caption in "abcde"])
+
+    with ThreadPoolExecutor(4) as executor:
+        assert list(executor.map(ask, range(40))) == [[f"{n}-{c}".upper() for c in "abcde"] for n in range(40)]
+
+
+def test_a_damaged_package_harms_no_engine(install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(GOOD)
+    for name, content in (("bad_text", b"\xff\xfe"), ("bad_line", b"[vernaclip.engines]\nno value\n")):
+        folder = tmp_path / "damaged" / f"{name}-1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "entry_points.txt").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path / "damaged"))
+    assert texts(opened(), ["a"]) == ["A"]
 
 
 RAISED: dict[str, tuple[type[PipelineError], str]] = {
