@@ -68,7 +68,7 @@ def find_plugins() -> list[Plugin]:
         try:
             name, version = package.name or "without a name", package.version or "of no version"
             engines = package.entry_points.select(group=GROUP)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  a package may be broken in any way, and others are still good
             logger.debug("a damaged package is left out: %s", error)
             continue
         for each in engines:
