@@ -7,8 +7,8 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import islice
@@ -21,7 +21,7 @@ from cleaning.languages.engines import canonical_code, language_names
 from cleaning.languages.identification import detectable_code, language_identifier, wrong_language
 from cleaning.text.scripts import count_words
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.base.plain_text import counted, visible_text
 from data_catalog.catalog.manifest import SPLITS
@@ -38,6 +38,7 @@ from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_spli
 from data_catalog.sources.tables import read_table, text_columns
 from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
+from flows.options import errors_of
 from flows.recipe.recipe import Recipe
 from flows.towers import encoder_here, find_towers
 from training.packages.pairs import read_pairs as read_parallel
@@ -122,7 +123,7 @@ def _language(name: str, language: str) -> tuple[Language, str, bool]:
         return spoken, "" if spoken.ships else _written_path(language), False
     file = f"{code}.toml" if name != code else f"{code}-language.toml"
     if Path(file).exists():
-        with _prefixed_errors(f"{file} exists and is not a language pack for {code}"):
+        with errors_of(f"{file} exists and is not a language pack for {code}"):
             spoken = find_language(file)
             if spoken.pack.code != code:
                 raise SettingsError(f"it is one for {spoken.pack.code}: move it away")
@@ -202,26 +203,17 @@ class _Look:
         return min(self.captions, key=lambda text: (count_words(text) < 2, len(text), text))
 
 
-@contextmanager
-def _prefixed_errors(name: str) -> Iterator[None]:
-    """Add to an error the name of the option that causes it."""
-    try:
-        yield
-    except PipelineError as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
 def _look_at(pairs: str, images: str | None, pack: LanguagePack) -> _Look:
     """Read the files of pairs, find the role of each column, then check the images and the languages."""
     probe = PairsConfig(files=(pairs,), caption_column="?", path_column="?", images=images, lang=pack.code)
-    with _prefixed_errors("--pairs"):
+    with errors_of("--pairs"):
         file = upstream_files(probe)[0]
         samples = _samples(file)
     where = images or str(file.parent)
-    with _prefixed_errors("--images"):
+    with errors_of("--images"):
         opened = open_images(where)
     with closing(opened):
-        with _prefixed_errors("--pairs"):
+        with errors_of("--pairs"):
             config, doubts = _columns(samples, probe, pack, opened)
             look = _Look(config=config, where=where, doubts=doubts)
             SOURCE_KINDS["pairs"].check(config)
@@ -472,7 +464,7 @@ def _lesson(parallel: str, pack: LanguagePack, look: _Look | None) -> dict[str, 
         raise SettingsError(
             "--parallel needs an English text encoder on this machine: `vernaclip towers --language en` lists some"
         )
-    with _prefixed_errors("--parallel"):
+    with errors_of("--parallel"):
         found = read_parallel(Path(parallel), num_held_out=2)
     num_held_out = min(1000, max(2, len(found.training) // 20))
     return {"teacher": teacher, "pairs": _written_path(parallel), "num_held_out": num_held_out}

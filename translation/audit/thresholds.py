@@ -65,7 +65,7 @@ class Proposal(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How well a criterion separates bad rows from good ones, with a threshold if the ratings support one.
+    """Separation of bad rows from good ones by a criterion, with a threshold if the ratings support one.
 
     The AUC is the area under the ROC curve: the probability that, of a bad and a good row, the bad one has the worse
     value; ties count half. It is None without bad rows or without good ones. Its interval is at 95 % confidence.
