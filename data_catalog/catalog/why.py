@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data_catalog.base.plain_text import cell_text, deciding_settings_text
-from data_catalog.catalog.connections import RunQuery, snapshot_queries
+from data_catalog.catalog.connections import SHARDS, RunQuery, snapshot_queries
 from data_catalog.catalog.manifest import FETCH_LOGS, MARKED, Snapshot
 from data_catalog.disk.files import read_columns
 from data_catalog.rows.fetch_reasons import is_retryable
@@ -28,10 +28,12 @@ MOST_HINTS = 3
 MOST_CHARACTERS = 200  # of an unknown id in the error's text
 _MOST_RUNS = 20
 _WIDTH = 116
-_NAMED = """
-    SELECT sample_id, caption_id AS name, url FROM captions
+_NAMED_CAPTIONS = """
+    SELECT sample_id, caption_id AS name, url, filename FROM captions
     WHERE list_contains($names, sample_id) OR list_contains($names, caption_id) OR regexp_matches(url, $like)
-    UNION SELECT sample_id, sha256, final_url FROM image_outcomes
+"""
+_NAMED_IMAGES = """
+    SELECT sample_id, sha256 AS name, final_url AS url, filename FROM image_outcomes
     WHERE list_contains($names, sha256) OR regexp_matches(final_url, $like)
 """
 _BEGIN_WITH = """
@@ -52,18 +54,20 @@ def find_sample_records(snapshot: Snapshot, identity: str) -> list[Row]:
         return list(_records(snapshot, ask, samples)) if samples else []
 
 
-def _samples(ask: RunQuery, texts: Sequence[str]) -> dict[str, set[str]]:
-    """Return the ids of the samples that each text names."""
+def _samples(ask: RunQuery, texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the ids of the samples that each text names, each with a file of its shard."""
     addresses = {text: canonical_url(text) for text in texts if is_web_url(text)}
-    names = {text: text.lower() if re.fullmatch("[0-9a-fA-F]{64}", text) else text for text in texts}
+    hashes = {text: text.lower() for text in texts if re.fullmatch("[0-9a-fA-F]{64}", text)}
+    names = {text: hashes.get(text, text) for text in texts}
     like = "|".join(map(_like, addresses.values())) or None
-    found: dict[str, set[str]] = {text: set() for text in texts}
-    for row in ask(_NAMED, names=[*map(_escaped, names.values())], like=like).to_pylist():
-        address = canonical_url(row["url"]) if addresses and row["url"] is not None else None
-        for text in texts:
-            is_meant = names[text] in (row["sample_id"], row["name"])
-            if address == addresses[text] if text in addresses else is_meant:
-                found[text].add(row["sample_id"])
+    found: dict[str, dict[str, str]] = {text: {} for text in texts}
+    for sql in (_NAMED_CAPTIONS, _NAMED_IMAGES) if addresses or hashes else (_NAMED_CAPTIONS,):
+        for row in ask(sql, names=[*map(_escaped, names.values())], like=like).to_pylist():
+            address = canonical_url(row["url"]) if addresses and row["url"] is not None else None
+            for text in texts:
+                is_meant = names[text] in (row["sample_id"], row["name"])
+                if address == addresses[text] if text in addresses else is_meant:
+                    found[text][row["sample_id"]] = row["filename"]
     return found
 
 
@@ -85,9 +89,10 @@ def _like(address: str) -> str:
     return rf"(?s:^[^/\\]*[/\\]+[^/\\?#]*{begin}{end})|%3[0-9]|%[4-7]|[\t\n\r]|[/\\]\."
 
 
-def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Iterator[Row]:
+def _records(snapshot: Snapshot, ask: RunQuery, samples: Mapping[str, str]) -> Iterator[Row]:
     manifest, folder = snapshot.manifest, snapshot.folder.absolute()
-    shards = {entry["path"]: entry["shard"] for entry in manifest["files"]["captions"]}
+    files = {str(folder / entry["path"]): entry for _, kind in SHARDS.values() for entry in manifest["files"][kind]}
+    wanted = {files[place]["shard"] for place in samples.values()}
     settings = manifest["settings"]
     steps = [
         {
@@ -97,10 +102,14 @@ def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Itera
         for entry in manifest["steps"]
     ]
 
-    def rows(view: str, names: Iterable[str], columns: str = "*") -> dict[str, list[Row]]:
+    def rows(view: str, names: Iterable[str], columns: str = "*", *, everywhere: bool = False) -> dict[str, list[Row]]:
         sql = f"SELECT {columns} FROM {view} WHERE sample_id IN (SELECT unnest($names))"
+        given = {"names": list(names)}
+        if not everywhere:  # DuckDB opens only the files that are named
+            sql += " AND list_contains($places, filename)"
+            given["places"] = [path for path, entry in files.items() if entry["shard"] in wanted]
         found = defaultdict(list)
-        for row in ask(sql, names=list(names)).to_pylist():
+        for row in ask(sql, **given).to_pylist():
             place = Path(row.pop("filename")).relative_to(folder).as_posix()
             found[row["sample_id"]].append({**row, FILE: place})
         return found
@@ -113,8 +122,10 @@ def _records(snapshot: Snapshot, ask: RunQuery, samples: Iterable[str]) -> Itera
 
     captions, images = rows("captions", samples), rows("image_outcomes", samples)
     merged = {name: {row["merged_into"] for row in found} - {None} for name, found in captions.items()}
-    pairs = rows("pairs", set(samples).union(*merged.values()), "* EXCLUDE (image, original)")
-    places = {name: shards[found[0][FILE]] for name, found in captions.items()}
+    published_with = set().union(*merged.values())  # in any shard
+    names = published_with.union(samples)
+    pairs = rows("pairs", names, "* EXCLUDE (image, original)", everywhere=bool(published_with))
+    places = {name: files[place]["shard"] for name, place in samples.items()}
     for sample_id in sorted(captions, key=lambda name: (places[name], name)):
         own = captions[sample_id]
         source, ids = own[0]["source"], {row["caption_id"] for row in own}
