@@ -393,9 +393,10 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
 
 def read_export(path: Path) -> str:
     """Check all rows of an exported file, and return the fingerprint of its engine."""
+    fingerprint = _exported_fingerprint(path)
     for _ in _groups(path):
         pass
-    return _exported_fingerprint(path)
+    return fingerprint
 
 
 def import_memory(path: Path, folder: Path) -> Imported:
@@ -435,7 +436,6 @@ def _exported_fingerprint(path: Path) -> str:
 
 def _groups(path: Path) -> Iterator[list[tuple[str, Translation]]]:
     """Yield the checked rows of an exported file, some at a time."""
-    _exported_fingerprint(path)
     fault = about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again")
     with fault, pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):

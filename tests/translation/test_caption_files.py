@@ -72,9 +72,9 @@ WRITTEN = {
     ),
     "quotes are mere text between tabs": (
         "in.tsv",
-        'caption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n',
-        'caption\turl\tcaption_it\n"Hi" he said\tu1\t"""HI"" HE SAID"\n'
-        'a 5" nail\tu2\tA 5" NAIL\n\n"a\ttab"\tu3\t"A\tTAB"\n',
+        '\r\n\ncaption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n\r\n\n',
+        '\r\n\ncaption\turl\tcaption_it\n"Hi" he said\tu1\t"""HI"" HE SAID"\n'
+        'a 5" nail\tu2\tA 5" NAIL\n\n"a\ttab"\tu3\t"A\tTAB"\n\r\n\n',
     ),
 }
 
