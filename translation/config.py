@@ -128,8 +128,8 @@ class TranslateConfig:
         self._require_models_of_the_route()
         if self.engine == "command":
             self._require_a_command()
-        with about("translate.settings: a value is not of a recipe", kind=SettingsError):
-            json.dumps(self.settings, allow_nan=False)
+        with about("translate.settings", kind=SettingsError):
+            json.dumps(self.settings, allow_nan=False)  # fingerprints and factories get what a recipe can contain
 
     def _require_settings_of_the_engine(self) -> None:
         """Refuse settings that the engine would ignore, or does not know."""

@@ -6,6 +6,7 @@ import re
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,7 @@ def test_tokens_are_bounded_as_the_server_counts_them(server: Model, engine: Any
         ({"model": ()}, "translate.model is missing: give its name on the server"),
         ({"pivot": "ca"}, "translate.pivot"),
         ({"settings": {"stream": True}}, "translate.settings.stream"),
+        *(({"settings": {"x": [value]}}, "translate.settings: ") for value in (date(2026, 1, 1), float("nan"))),
         ({"glossary": "no-such.tsv"}, "no-such.tsv cannot be read"),
         ({"glossary": __file__}, "line 1 of "),
     ],
