@@ -1,6 +1,6 @@
 """Settings of the translate step."""
 
-import math
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.settings import HOW, how, name_or_path, path_setting
 
@@ -37,6 +38,12 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("command", "mode"), ("command",)),
     **dict.fromkeys(("version", "timeout_s", "max_chunk_size"), ("openai", "command")),
     "settings": ("openai", PACKAGES),
+}
+# What `translate.model` is for the engines that must have one.
+_MODELS = {
+    "ctranslate2": "the folder of a converted model",
+    "transformers": "a folder, or a name on the hub",
+    "openai": "its name on the server",
 }
 FROM, TO = "{from}", "{to}"  # placeholders in the arguments of a command
 # Padded source tokens of a batch times hypotheses, and most padded source tokens. On two cores, a model of published
@@ -112,11 +119,6 @@ class TranslateConfig:
     """Settings of an engine from an installed package. openai: fields of requests."""
 
     def __post_init__(self) -> None:
-        if self.engine == "transformers" and self.compute_type not in TORCH_COMPUTE_TYPES:
-            raise SettingsError(
-                f"translate.compute_type must be one of {', '.join(TORCH_COMPUTE_TYPES)} for the engine "
-                f"'transformers', got {self.compute_type!r}"
-            )
         if not re.fullmatch(ENGINE_NAME, self.engine):
             raise SettingsError(
                 f"translate.engine must be one of {', '.join(ENGINES)}, or the name of an engine of an installed "
@@ -124,11 +126,13 @@ class TranslateConfig:
             )
         self._require_settings_of_the_engine()
         self._require_models_of_the_route()
-        self._require_a_command()
-        _require_plain(self.settings, "translate.settings")
+        if self.engine == "command":
+            self._require_a_command()
+        with about("translate.settings", kind=SettingsError):
+            json.dumps(self.settings, allow_nan=False)  # fingerprints and factories get what a recipe can contain
 
     def _require_settings_of_the_engine(self) -> None:
-        """Refuse settings that the engine would ignore."""
+        """Refuse settings that the engine would ignore, or does not know."""
         for setting in fields(self):
             default = {} if setting.default is MISSING else setting.default
             users = USED_BY.get(setting.name)
@@ -139,6 +143,11 @@ class TranslateConfig:
                     f"translate.{setting.name} is only for {' and '.join(users or ())}; the engine {self.engine!r} "
                     f"does not use it. Remove it, or give --set translate.{setting.name}={shown}"
                 )
+        if self.engine == "transformers" and self.compute_type not in TORCH_COMPUTE_TYPES:
+            raise SettingsError(
+                f"translate.compute_type must be one of {', '.join(TORCH_COMPUTE_TYPES)} for the engine "
+                f"'transformers', got {self.compute_type!r}"
+            )
 
     def _require_models_of_the_route(self) -> None:
         """Check that there is one model for each leg of the route, and none for a round trip that is not made."""
@@ -157,13 +166,8 @@ class TranslateConfig:
                     f"translate.{name} is for a round trip, which is off: set translate.round_trip = true, or remove "
                     f"{name} (--set translate.{name}=[])"
                 )
-        if self.engine in USED_BY["model"] and not self.model:
-            what = {
-                "ctranslate2": "the folder of a converted model",
-                "transformers": "a folder, or a name on the hub",
-                "openai": "its name on the server",
-            }
-            raise SettingsError(f"translate.model is missing: give {what[self.engine]}")
+        if self.engine in _MODELS and not self.model:
+            raise SettingsError(f"translate.model is missing: give {_MODELS[self.engine]}")
         if self.engine in _MODEL_ENGINES and self.round_trip and not self.reverse_model:
             raise SettingsError(
                 "translate.reverse_model is missing: translate.round_trip needs a model that translates back"
@@ -171,33 +175,16 @@ class TranslateConfig:
 
     def _require_a_command(self) -> None:
         """Refuse an empty command, and one for two pairs of languages that has no language placeholder."""
-        if self.engine != "command":
-            return
         if not self.command or not self.command[0] or any("\0" in word for word in self.command):
             raise SettingsError(
                 'translate.command is missing: give the program and its arguments, such as ["python3", "mine.py"]'
             )
-        has_placeholder = any(FROM in word or TO in word for word in self.command)
-        for name in ("pivot", "round_trip"):
-            if getattr(self, name) and not has_placeholder:
-                raise SettingsError(
-                    f"translate.{name} needs the command for more than one pair of languages: pass the languages in an "
-                    f'argument of translate.command, such as "--to={TO}"'
-                )
-
-
-def _require_plain(value: object, path: str) -> None:
-    """Refuse values that a recipe cannot contain: anything but strings, numbers, booleans, lists and tables."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            _require_plain(item, f"{path}.{name}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _require_plain(item, f"{path}[{number}]")
-    elif not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise SettingsError(
-            f"{path} must be a string, a number, true or false, or a list or table of these, got {value!r}"
-        )
+        wanting = [name for name in ("pivot", "round_trip") if getattr(self, name)]
+        if wanting and not any(FROM in word or TO in word for word in self.command):
+            raise SettingsError(
+                f"translate.{wanting[0]} needs the command for more than one pair of languages: pass the languages in "
+                f'an argument of translate.command, such as "--to={TO}"'
+            )
 
 
 def default_batch_tokens(device: str, beam_size: int) -> int:

@@ -9,10 +9,10 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -108,6 +108,18 @@ class CaptionFiles:
             )
         make_writable_folder(target.parent, "the folder of --out")
 
+    def cells(self, translation: Translation) -> str:
+        """Return what is written for a translation: one line of text, or more cells of its row."""
+        if self.format == "lines":
+            score = f"{_cell(translation.score)}\t" if self.columns.scores else ""
+            return score + " ".join(translation.text.splitlines())
+        return self.widening(self.columns.values(translation))
+
+    def widening(self, values: Iterable[object]) -> str:
+        """Return the cells that follow a row, each after a delimiter."""
+        delimiter = DELIMITERS[self.format]
+        return "".join(delimiter + _quoted(_cell(value), delimiter) for value in values)
+
 
 def format_of(path: Path) -> str:
     """Return the format of a file by its suffix: ".csv", ".tsv" or ".parquet", and lines for all but JSON."""
@@ -130,11 +142,10 @@ def count_rows(files: CaptionFiles) -> int | None:
         return None
     if files.format == "parquet":
         _parquet_schema(files.source, files.columns)
-        with _reading_parquet(files.source), _open_parquet(files.source) as file:
-            rows: int = file.metadata.num_rows
-            return rows
-    with _open_text(files) as table:
-        return sum(1 for _ in table.rows)
+        with _open_parquet(files.source) as file:
+            return int(file.metadata.num_rows)
+    with _open_text(files) as rows:
+        return sum(row.caption is not None for row in rows)
 
 
 def translate_files(
@@ -169,44 +180,36 @@ def translate_files(
 
 
 class Row(NamedTuple):
-    """A caption, its whole row as it was read, and the line end to write."""
+    """A caption with what is written around its translation; text between rows has no caption and stays as it is."""
 
-    caption: str
-    raw: str
-    end: str
-
-
-class TextTable(NamedTuple):
-    """An open text with one caption in each row."""
-
-    head: str  # text before the rows
-    rows: Iterator[Row]  # all rows, once; reading one that is broken is an error with its line number
-    written: Callable[[Row, Translation], str]  # returns a translated row, line end included
-    blank: list[Line]  # the blank lines after the rows, once all have been read
+    caption: str | None
+    before: str
+    end: str  # the line end
 
 
-def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
-    """Write each row of a table with its translation; only the rows that `stream` reads ahead are in memory."""
-    out.write(table.head)
-    rows, ahead = tee(table.rows)
-    for row, translation in zip(rows, stream(row.caption for row in ahead), strict=True):
-        out.write(table.written(row, translation))
-    out.writelines(line.end for line in table.blank)
+def translate_rows(rows: Iterable[Row], out: TextIO, stream: Stream, cells: Callable[[Translation], str]) -> None:
+    """Write each row with its translation as `cells`; only the rows that `stream` reads ahead are in memory."""
+    rows, ahead = tee(rows)
+    translations = stream(row.caption for row in ahead if row.caption is not None)
+    for row in rows:
+        out.write(row.before + ("" if row.caption is None else cells(next(translations))) + row.end)
+    assert next(translations, None) is None
 
 
 def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: Stream) -> None:
     # A reader of the pipe gets each line as soon as it is translated: after each full window, and at the end of input.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
     try:
-        with _open_text(files) as table:
-            translate_rows(table, text, stream)
+        with _open_text(files) as rows:
+            translate_rows(rows, text, stream, files.cells)
         text.flush()
     finally:
         text.detach()
 
 
 @contextmanager
-def _open_text(files: CaptionFiles) -> Iterator[TextTable]:
+def _open_text(files: CaptionFiles) -> Iterator[Iterator[Row]]:
+    """Yield all rows of a text, once; reading one that is broken is an error with its line number."""
     source, name = files.source, str(files.source or "standard input")
     with reading(name):
         if source is None:
@@ -217,64 +220,50 @@ def _open_text(files: CaptionFiles) -> Iterator[TextTable]:
         # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
         mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
     try:
-        kind, lines = files.format, lines_of(file, name)
-        yield _lines(lines, name, mark, files) if kind == "lines" else _delimited(lines, name, mark, files)
+        lines = lines_of(file, name)
+        yield chain([Row(None, mark, "")], (_lines if files.format == "lines" else _delimited)(lines, name, files))
     finally:
         if source is not None:
             file.close()
 
 
-def _lines(lines: Iterator[Line], name: str, mark: str, files: CaptionFiles) -> TextTable:
-    """Return a table with one caption in each line, which is translated into one line; only LF and CRLF end a line."""
-
-    def rows() -> Iterator[Row]:
-        for line in lines:
-            _refuse(name, line.number, line.trouble)
-            yield Row(line.text, line.text, line.end or "\n")
-
-    def written(row: Row, translation: Translation) -> str:
-        score = f"{_cell(translation.score)}\t" if files.columns.scores else ""
-        return score + " ".join(translation.text.splitlines()) + row.end
-
-    return TextTable(mark, rows(), written, [])
+def _lines(lines: Iterator[Line], name: str, files: CaptionFiles) -> Iterator[Row]:
+    """Yield one caption for each line; only LF and CRLF end a line."""
+    for line in lines:
+        _refuse(name, line.number, line.trouble)
+        yield Row(line.text, "", line.end or "\n")
 
 
-def _delimited(lines: Iterator[Line], name: str, mark: str, files: CaptionFiles) -> TextTable:
-    """Return the rows of CSV or TSV with a header; blank lines are not rows, and stay at their place."""
+def _delimited(lines: Iterator[Line], name: str, files: CaptionFiles) -> Iterator[Row]:
+    """Yield the header and the rows of CSV or TSV; blank lines are not rows, and stay at their place."""
     used: list[Line] = []
-    columns, delimiter = files.columns, DELIMITERS[files.format]
+    delimiter = DELIMITERS[files.format]
 
     def noted() -> Iterator[Line]:
         for line in lines:
             used.append(line)
             yield line
 
-    def widened(raw: str, values: Iterable[object]) -> str:
-        return delimiter.join([raw, *(_quoted(_cell(value), delimiter) for value in values)])
+    def taken() -> tuple[str, str]:
+        """Return the text of the lines that were read since the last call, and the last line end."""
+        end = used[-1].end if used else ""
+        raw = "".join(line.text + line.end for line in used).removesuffix(end)
+        used.clear()
+        return raw, end
 
     header = next((line for line in noted() if line.text), None)
     if header is None:
         raise InputError(f"{name} is empty: the first line must contain the names of its columns")
     _refuse(name, header.number, header.trouble)
     existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
-    place, end_of_line = columns.index_among(existing, name), header.end or "\n"
-    blank = "".join(line.end for line in used[:-1])
-    used.clear()
-
-    def rows() -> Iterator[Row]:
-        records = read_records(noted(), delimiter=delimiter, num_cells=len(existing), starts_row=lambda cells: False)
-        for record in records:
-            _refuse(name, record.line, record.trouble)
-            # Records are not read ahead: `used` contains this record's lines and the blank lines before it.
-            end = used[-1].end
-            raw = "".join(line.text + line.end for line in used).removesuffix(end)
-            used.clear()
-            yield Row(record.cells[place], raw, end or end_of_line)
-
-    def written(row: Row, translation: Translation) -> str:
-        return widened(row.raw, columns.values(translation)) + row.end
-
-    return TextTable(mark + blank + widened(header.text, columns.added) + end_of_line, rows(), written, used)
+    place, end_of_line = files.columns.index_among(existing, name), header.end or "\n"
+    yield Row(None, taken()[0] + files.widening(files.columns.added), end_of_line)
+    # Records are not read ahead: the lines that were read are this record's and the blank ones before it.
+    for record in read_records(noted(), delimiter=delimiter, num_cells=len(existing), starts_row=lambda cells: False):
+        _refuse(name, record.line, record.trouble)
+        raw, end = taken()
+        yield Row(record.cells[place], raw, end or end_of_line)
+    yield Row(None, *taken())
 
 
 def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
@@ -298,20 +287,15 @@ def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) 
     translations = stream(caption or "" for caption in _parquet_captions(path, columns.read))
     with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
         for batch in _parquet_pieces(path):
-            nulls = batch.column(columns.read).is_null().to_pylist()
-            found = islice(translations, batch.num_rows)
-            rows = [
-                (None,) * len(columns.added) if null else columns.values(translation)
-                for null, translation in zip(nulls, found, strict=True)
-            ]
-            added = [
-                pa.array([row[place] for row in rows], kind) for place, kind in enumerate(_TYPES[: len(columns.added)])
-            ]
+            nulls, nothing = batch.column(columns.read).is_null().to_pylist(), (None,) * len(columns.added)
+            found = map(columns.values, islice(translations, batch.num_rows))
+            rows = [nothing if null else values for null, values in zip(nulls, found, strict=True)]
+            added = [pa.array([row[place] for row in rows], _TYPES[place]) for place in range(len(columns.added))]
             writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema))
 
 
 def _parquet_pieces(path: Path) -> Iterator[pa.RecordBatch]:
-    with _reading_parquet(path), _open_parquet(path) as file:
+    with _open_parquet(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             rows = min(ROWS_PER_GROUP, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, 1))
@@ -320,14 +304,14 @@ def _parquet_pieces(path: Path) -> Iterator[pa.RecordBatch]:
 
 def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
     """Yield the captions alone, far ahead of their rows."""
-    with _reading_parquet(path), _open_parquet(path) as file:
+    with _open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
             yield from batch.column(0).to_pylist()
 
 
 def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     """Return the schema of a file with the new columns."""
-    with _reading_parquet(path), _open_parquet(path) as file:
+    with _open_parquet(path) as file:
         schema = file.schema_arrow
     kind = schema.field(columns.index_among(schema.names, str(path))).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -340,9 +324,10 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     return schema
 
 
-def _reading_parquet(path: Path) -> AbstractContextManager[None]:
-    return about(f"{path} is not a complete Parquet file of text in UTF-8")
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    with (
+        about(f"{path} is not a complete Parquet file of text in UTF-8"),
+        pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file,
+    ):
+        yield file

@@ -25,12 +25,7 @@ import pyarrow.parquet as pq
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 from data_catalog.base.progress import Progress
-from data_catalog.disk.disk_errors import (
-    disk_errors,
-    make_writable_folder,
-    nearest_existing,
-    raise_if_disk_fails,
-)
+from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
 from data_catalog.disk.failpoints import failpoint
 from data_catalog.disk.files import make_folder, sync, write_atomically
 from data_catalog.disk.records import is_recorded, record_problem, remove_record, write_record
@@ -67,8 +62,7 @@ _INSERT_UNLESS_THERE = f"""
 class TranslationMemory:
     """The recorded translations of one engine, on disk; several threads may use it.
 
-    A file that is damaged or another engine's is a `DamagedError`, one that another process keeps locked a
-    `TransientError`.
+    A damaged file, or another engine's, is a `DamagedError`; one that another process locks is a `TransientError`.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -84,23 +78,29 @@ class TranslationMemory:
 
     def known(self, captions: Iterable[str]) -> dict[str, Translation]:
         """Return the recorded translations of these captions, by caption; captions without one are left out."""
-        return {row[0]: _translation(row) for row in self._look_up(captions)}
+        wanted, found = set(captions), dict[str, Translation]()
+        hashes = sorted({crc32(caption.encode()) for caption in wanted})
+        with self._reading() as connection:
+            if connection is None:
+                return {}
+            for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
+                part = hashes[start : start + CAPTIONS_PER_QUERY]
+                query = f"SELECT {_COLUMNS} FROM translations WHERE caption_hash IN ({','.join('?' * len(part))})"
+                found |= (_entry(row) for row in connection.execute(query, part) if row[0] in wanted)
+        return found
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """Return the distinct captions without a recorded translation, in the order given."""
         distinct = dict.fromkeys(captions)
-        known = {row[0] for row in self._look_up(distinct, "source_caption")}
+        known = self.known(distinct)
         return [caption for caption in distinct if caption not in known]
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
         """Record a window of captions in one transaction; captions that already have a translation keep it."""
-        rows = [
-            (crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive)
-            for caption, found in zip(captions, translations, strict=True)
-        ]
-        rows.sort(key=itemgetter(0))  # in the order of the index, so that each of its pages is visited once
-        if not rows:
+        if not captions:
             return
+        rows = [(crc32(each.encode()), *_row(each, found)) for each, found in zip(captions, translations, strict=True)]
+        rows.sort(key=itemgetter(0))  # in the order of the index, so that each of its pages is visited once
         with about(f"the folder {self.path.parent} cannot be made", kind=DiskError):
             make_folder(self.path.parent)
         is_new = not self.path.exists()
@@ -124,7 +124,7 @@ class TranslationMemory:
 
         While another process reads the file, which may still read the removed text, this is a `TransientError`.
         """
-        there = [row[0] for row in self._look_up(captions, "source_caption")]
+        there = self.known(captions)
         if not there:
             return 0
         was_sealed = is_recorded(self.path)
@@ -158,16 +158,16 @@ class TranslationMemory:
 
     def require_whole(self) -> None:
         """Check the file against its sha256, if it was sealed."""
-        problem = record_problem(self.path)
-        if problem is not None:
+        if problem := record_problem(self.path):
             raise _damaged(self.path, problem)
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """Yield all captions with their present translations, sorted by the captions' code points."""
         with self._reading() as connection:
             if connection is not None:
-                for row in connection.execute(f"SELECT {_COLUMNS} FROM translations ORDER BY source_caption"):
-                    yield row[0], _translation(row)
+                yield from map(
+                    _entry, connection.execute(f"SELECT {_COLUMNS} FROM translations ORDER BY source_caption")
+                )
 
     def count(self) -> int:
         """Count the captions that have a recorded translation."""
@@ -177,21 +177,7 @@ class TranslationMemory:
 
     def num_bytes(self) -> int:
         """Return the size on disk in bytes, with the log that a killed process left."""
-        files = (self.path, self._log)
-        return sum(file.stat().st_size for file in files if file.exists())
-
-    def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[tuple[Any, ...]]:
-        """Yield the recorded rows of these captions, in the order of the index."""
-        with self._reading() as connection:
-            if connection is None:
-                return
-            by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
-            for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
-                hashes, wanted = zip(*by_hash[start : start + CAPTIONS_PER_QUERY], strict=True)
-                places = ",".join("?" * len(hashes))
-                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({places})"
-                captions_of_batch = frozenset(wanted)
-                yield from (row for row in connection.execute(query, hashes) if row[0] in captions_of_batch)
+        return sum(file.stat().st_size for file in (self.path, self._log) if file.exists())
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -247,9 +233,15 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _translation(row: Sequence[Any]) -> Translation:
-    _, text, score, truncated, repetitive = row
-    return Translation(text=text, score=score, truncated=bool(truncated), repetitive=bool(repetitive))
+def _row(caption: str, found: Translation) -> tuple[str, str, float | None, bool, bool]:
+    """Return a caption and its translation in the order of `_COLUMNS`."""
+    return caption, found.text, found.score, found.truncated, found.repetitive
+
+
+def _entry(row: Sequence[Any]) -> tuple[str, Translation]:
+    """Return the caption and the translation of a row."""
+    caption, text, score, truncated, repetitive = row
+    return caption, Translation(text=text, score=score, truncated=bool(truncated), repetitive=bool(repetitive))
 
 
 @contextmanager
@@ -289,9 +281,7 @@ class MemoryTranslator:
         missing = self._memory.missing(captions)
         if on_done is not None:
             on_done(len(captions) - len(missing))
-        _record_missing(missing, self._engine, self._memory, on_done)
-        known = self._memory.known(captions)
-        return [known[caption] for caption in captions]
+        return _recorded(captions, missing, self._engine, self._memory, on_done, where=str(self._memory.path))
 
 
 def with_memory(engine: Translator, memory: Path | None) -> Translator:
@@ -316,42 +306,39 @@ def translate_with_memory(
     where: str,
     window: int = STREAM_WINDOW,
 ) -> list[Translation]:
-    """Return the translation of each caption from the memory, after the missing ones have been translated and recorded.
+    """Return the translation of each caption, which may occur repeatedly, from the memory, with a progress bar.
 
-    The distinct missing captions are translated window by window, in order, and each window is recorded at once. After
-    a kill, only the remaining windows are translated. A window is smaller if the engine limits what a crash may lose.
-
-    Args:
-        captions: may contain repeats.
-        engine: the engine of the memory.
-        memory: the translation memory.
-        title: title of the progress bar.
-        where: source of the captions, for error messages.
-        window: most captions of a window.
+    The missing ones are first translated and recorded window by window: after a kill, only the remaining windows are
+    translated. `where` names the captions in errors.
     """
     missing = memory.missing(captions)
     with Progress(title, total=len(missing), unit="captions") as progress:
-        _record_missing(missing, engine, memory, progress.advance, window=window)
-    known = memory.known(captions)
-    lost = next((caption for caption in captions if caption not in known), None)
-    if lost is not None:
-        raise DamagedError(f"{where}: the translation memory lost {lost!r}. Run the same command again")
-    return [known[caption] for caption in captions]
+        return _recorded(captions, missing, engine, memory, progress.advance, where=where, window=window)
 
 
-def _record_missing(
+def _recorded(
+    captions: Sequence[str],
     missing: Sequence[str],
     engine: Translator,
     memory: TranslationMemory,
     on_done: Callable[[int], object] | None,
     *,
+    where: str,
     window: int = STREAM_WINDOW,
-) -> None:
-    """Translate the missing captions window by window, and record each window."""
+) -> list[Translation]:
+    """Translate and record the missing captions, then return the translations of all captions from the memory.
+
+    A window is smaller if the engine limits what a crash may lose.
+    """
     size = min(window, engine.max_chunk_size or window)
     for start in range(0, len(missing), size):
         part = missing[start : start + size]
         memory.record(part, engine.translate(part, on_done))
+    known = memory.known(captions)
+    lost = next((caption for caption in captions if caption not in known), None)
+    if lost is not None:
+        raise DamagedError(f"{where}: the translation memory lost {lost!r}. Run the same command again")
+    return [known[caption] for caption in captions]
 
 
 FILE_VERSION = b"1"
@@ -397,8 +384,7 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
         entries = memory.rows()
         with pq.ParquetWriter(temporary, schema, **options) as writer:
             while group := list(islice(entries, ROWS_PER_GROUP)):
-                rows = [(caption, f.text, f.score, f.truncated, f.repetitive) for caption, f in group]
-                writer.write_table(pa.table(list(zip(*rows, strict=True)), MEMORY_ROWS))
+                writer.write_table(pa.table(list(zip(*map(_row, *zip(*group, strict=True)), strict=True)), MEMORY_ROWS))
                 num_rows += len(group)
 
     write_atomically(path, write)
@@ -407,9 +393,10 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
 
 def read_export(path: Path) -> str:
     """Check all rows of an exported file, and return the fingerprint of its engine."""
+    fingerprint = _exported_fingerprint(path)
     for _ in _groups(path):
         pass
-    return _exported_fingerprint(path)
+    return fingerprint
 
 
 def import_memory(path: Path, folder: Path) -> Imported:
@@ -449,16 +436,10 @@ def _exported_fingerprint(path: Path) -> str:
 
 def _groups(path: Path) -> Iterator[list[tuple[str, Translation]]]:
     """Yield the checked rows of an exported file, some at a time."""
-    _exported_fingerprint(path)
     fault = about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again")
     with fault, pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
-            captions, *columns = (column.to_pylist() for column in batch.columns)
-            scores = [score for score in columns[1] if score is not None]
-            if not all(math.isfinite(score) and score <= 0 for score in scores):
+            entries = [_entry(row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
+            if any(found.score is not None and not -math.inf < found.score <= 0 for _, found in entries):
                 raise ValueError("a score is not a log-probability")
-            found = [
-                Translation(text=text, score=score, truncated=truncated, repetitive=repetitive)
-                for text, score, truncated, repetitive in zip(*columns, strict=True)
-            ]
-            yield list(zip(captions, found, strict=True))
+            yield entries

@@ -20,7 +20,6 @@ from translation.files import (
     CaptionFiles,
     Columns,
     Row,
-    TextTable,
     count_rows,
     format_of,
     translate_files,
@@ -73,9 +72,9 @@ WRITTEN = {
     ),
     "quotes are mere text between tabs": (
         "in.tsv",
-        'caption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n',
-        'caption\turl\tcaption_it\n"Hi" he said\tu1\t"""HI"" HE SAID"\n'
-        'a 5" nail\tu2\tA 5" NAIL\n\n"a\ttab"\tu3\t"A\tTAB"\n',
+        '\r\n\ncaption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n\r\n\n',
+        '\r\n\ncaption\turl\tcaption_it\n"Hi" he said\tu1\t"""HI"" HE SAID"\n'
+        'a 5" nail\tu2\tA 5" NAIL\n\n"a\ttab"\tu3\t"A\tTAB"\n\r\n\n',
     ),
 }
 
@@ -246,14 +245,13 @@ def test_a_stream_holds_no_more_than_its_window(shouter: Any) -> None:
     def rows() -> Iterator[Row]:
         nonlocal num_read
         for num_read in range(1, 1_001):
-            yield Row(str(num_read), "", "")
+            yield Row(str(num_read), "", "\n")
 
-    def written(row: Row, translation: Translation) -> str:
-        ahead.append(num_read - int(row.caption))
-        assert translation.text == row.caption
-        return f"{row.caption}\n"
+    def cells(translation: Translation) -> str:
+        ahead.append(num_read - int(translation.text))
+        return translation.text
 
     out = io.StringIO()
-    translate_rows(TextTable("", rows(), written, []), out, partial(translate_stream, shouter(), window=10))
+    translate_rows(rows(), out, partial(translate_stream, shouter(), window=10), cells)
     assert out.getvalue().split() == [str(number) for number in range(1, 1_001)]
     assert max(ahead) == 9

@@ -43,12 +43,10 @@ def ordinal_weights(num_categories: int) -> Floats:
 
 
 def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Sequence[int], weights: Floats) -> Agreement:
-    """Return Gwet's coefficient of ratings by any number of raters.
+    """Return Gwet's coefficient of ratings, shape (items, raters), None for a missing rating.
 
-    Args:
-        ratings: one row for each item, one cell for each rater, None for a missing rating; shape (items, raters).
-        categories: the whole scale in its order, at least two categories, used or not.
-        weights: agreement of each pair of categories, 0 to 1, symmetric; shape (categories, categories).
+    `categories` is the whole scale in its order, at least two, used or not. `weights` are the agreement of each pair of
+    categories, 0 to 1, symmetric.
     """
     # Number of raters for each item and category, shape (items, categories).
     counts = np.array([[row.count(category) for category in categories] for row in ratings], float)

@@ -29,12 +29,8 @@ def audit_report(
 ) -> Iterator[str]:
     """Yield the report's lines: means, agreement, grades, quality columns, proposed thresholds, and the worst rows.
 
-    Args:
-        ratings: CSV files that the form saved, one for each rater.
-        sheet: CSV file of the audit; None for the one beside the first ratings.
-        bad_below: a row is bad if its mean rating is lower.
-        max_good_dropped: share of the other rows that a threshold may drop.
-        worst: number of rows that are listed.
+    `ratings` are the files that the form saved, one for each rater; `sheet` is the audit's, by default beside them. A
+    row is bad if its mean rating is below `bad_below`; a threshold may drop the share `max_good_dropped` of the others.
     """
     for option, value, is_possible, bounds in (
         ("bad-below", bad_below, GRADES[0] < bad_below <= GRADES[-1], "above 1 and at most 4"),

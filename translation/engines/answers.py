@@ -45,15 +45,8 @@ class TextEngine(Protocol):
 class CheckedTranslator:
     """A `translation.engine.Translator` over a `TextEngine`.
 
-    Blank captions are not sent, and equal ones once. Answers that were received before a `TransientError` are kept for
-    the next call, which sends the others.
-
-    Args:
-        engine: the engine.
-        from_code: ISO 639-1 code of the language that it reads.
-        to_code: ISO 639-1 code of the language that it writes.
-        name: its name in errors.
-        size: most captions of a call.
+    Blank captions are not sent, and equal ones once, `size` in a call. Answers that were received before a
+    `TransientError` are kept for the next call, which sends the others. `name` is the engine's in errors.
     """
 
     def __init__(
@@ -101,15 +94,15 @@ class CheckedTranslator:
     def _checked(self, answer: object, caption: str) -> Translation:
         """Return one answer as a `Translation`; white space of texts becomes single spaces."""
         text, score = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-        text = answer.text if isinstance(answer, Translation) else "" if answer is None else text
+        if isinstance(answer, Translation):
+            text, score = answer.text, answer.score
+        text = "" if answer is None else text
         if not isinstance(text, str):
             raise InputError(
                 f"{self._name} returned {shown(answer)} for the caption {shown(caption)}, not a string (and a score)"
             )
         if problem := _problem(text):
             raise InputError(f"{self._name} returned {problem} in the translation of {shown(caption)}")
-        if isinstance(answer, Translation):
-            score = answer.score
         number = None if score is None else _number(score)
         if number is not None and not -math.inf < number <= 0:  # false for NaN
             raise InputError(

@@ -12,7 +12,7 @@ from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
-from translation.engines.sentences import Tokens
+from translation.engines.sentences import Tokens, alphabet_of
 from translation.packages.package import Package, default_packages_dir, find, open_package, require_pair
 
 # The value of Argos Translate.
@@ -68,7 +68,7 @@ class ArgosTokenizer:
                 self._tokenizer = BPETokenizer(path, package.from_code, package.to_code)
             else:
                 self._tokenizer = SentencePieceTokenizer(path)
-                self.alphabet = _alphabet(path)
+                self.alphabet = alphabet_of(_pieces(path))
             self._tokenizer.encode("a")  # the first call loads the model
         except (RuntimeError, ValueError, OSError, SystemExit) as error:  # a BPE model raises SystemExit
             raise InputError(f"{path} cannot be loaded ({error}). Install the package again") from error
@@ -84,13 +84,10 @@ class ArgosTokenizer:
         return text.removeprefix(" ")
 
 
-def _alphabet(path: Path) -> frozenset[str] | None:
-    """Return the characters of a sentencepiece vocabulary, or None if it has pieces for bytes."""
+def _pieces(path: Path) -> list[str]:
+    """Return the pieces of a sentencepiece model that spell text."""
     import sentencepiece
 
-    vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    ids = range(vocabulary.get_piece_size())
-    if any(vocabulary.is_byte(number) for number in ids):
-        return None
-    spelling = (n for n in ids if not vocabulary.is_control(n) and not vocabulary.is_unknown(n))
-    return frozenset("".join(vocabulary.id_to_piece(number) for number in spelling))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    ids = (n for n in range(model.get_piece_size()) if not model.is_control(n) and not model.is_unknown(n))
+    return list(map(model.id_to_piece, ids))

@@ -8,7 +8,7 @@ it ends too early, and the number of its lines is checked.
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,7 @@ def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CheckedTranslator:
     """Return the engine over the program that the settings name; it is started at the first translation."""
-    words = [word.replace(FROM, source.code).replace(TO, target.code) for word in config.command]
-    program = shutil.which(str(Path(words[0]).expanduser()))
-    if program is None:
-        parts = words[0].split()
-        hint = f'. Give arguments as separate strings: ["{parts[0]}", ...]' if len(parts) > 1 else ""
-        raise InputError(f"translate.command: there is no executable program {words[0]!r}{hint}")
-    what = {
-        "engine": ENGINE_VERSION,
-        "program": _with_content(program),
-        "arguments": [_with_content(word) for word in words[1:]],
-        "version": config.version,
-        **({} if config.mode == "lines" else {"mode": config.mode}),
-    }
-    fingerprint = f"command:{source.code}-{target.code}:{digest(what)[:12]}"
-    engine = CommandEngine([program, *words[1:]], fingerprint, config)
+    engine = CommandEngine(config, source.code, target.code)
     size = STREAM_WINDOW if config.mode == "batch" else CAPTIONS_PER_CALL
     return CheckedTranslator(engine, source.code, target.code, name=engine.name, size=size)
 
@@ -65,11 +51,24 @@ class CommandEngine:
     `MIN_FIRST_LINES`.
     """
 
-    def __init__(self, command: Sequence[str], fingerprint: str, config: TranslateConfig) -> None:
-        self.fingerprint, self.max_chunk_size = fingerprint, config.max_chunk_size or None
-        self.name = f"the command {shlex.join([Path(command[0]).name, *command[1:]])[:_SHOWN]}"
-        self._command, self._timeout_s = list(command), config.timeout_s
-        self._is_batch = config.mode == "batch"
+    def __init__(self, config: TranslateConfig, from_code: str, to_code: str) -> None:
+        words = [word.replace(FROM, from_code).replace(TO, to_code) for word in config.command]
+        program = shutil.which(str(Path(words[0]).expanduser()))
+        if program is None:
+            parts = words[0].split()
+            hint = f'. Give arguments as separate strings: ["{parts[0]}", ...]' if len(parts) > 1 else ""
+            raise InputError(f"translate.command: there is no executable program {words[0]!r}{hint}")
+        what = {
+            "engine": ENGINE_VERSION,
+            "program": _with_content(program),
+            "arguments": [_with_content(word) for word in words[1:]],
+            "version": config.version,
+            **({} if config.mode == "lines" else {"mode": config.mode}),
+        }
+        self.fingerprint = f"command:{from_code}-{to_code}:{digest(what)[:12]}"
+        self.max_chunk_size = config.max_chunk_size or None
+        self.name = f"the command {shlex.join([Path(program).name, *words[1:]])[:_SHOWN]}"
+        self._command, self._timeout_s, self._is_batch = [program, *words[1:]], config.timeout_s, config.mode == "batch"
         self._program: Program | None = None
         self._longest_gap_s = 0.0  # of the captions of one call
 

@@ -1,19 +1,17 @@
 """Converted OPUS-MT, M2M-100, NLLB and OpenNMT models with their tokenizers, run by CTranslate2.
 
 A folder contains the output of `ct2-transformers-converter` (or another converter of CTranslate2) and the tokenizer's
-files from the original model. Tokenizers are read directly from these files, and give the tokens of the classes in
-`transformers`. That library is not used: it takes seconds to import, and its version 5 reads an NLLB sentencepiece
-model without its languages, so that any source language becomes "<unk>". Three differences are intended. A word that is
-not in the vocabulary stays itself instead of "<unk>", so that `replace_unknowns` can copy it. The name of a special
-token in a caption ("</s>") is text, and ends nothing. The spaces of a translation are the model's own.
+files from the original model. Tokenizers give the tokens of the classes in `transformers`. That library is not used: it
+takes seconds to import, and its version 5 reads an NLLB sentencepiece model without its languages. Three differences
+are intended. A word that is not in the vocabulary stays itself instead of "<unk>", so that `replace_unknowns` can copy
+it. The name of a special token in a caption ("</s>") is text, and ends nothing. The spaces are the model's own.
 """
 
 import mmap
 import re
 import struct
 import sys
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,13 @@ from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.language_tokens import (
     LANGUAGE_PATTERNS,
     TOKENIZER_CONFIG,
+    LanguageTokens,
     ModelInfo,
     language_tokens,
     read_json,
     read_object,
 )
-from translation.engines.sentences import Tokens
+from translation.engines.sentences import Tokens, alphabet_of
 
 # Tokenizer files by model family: alternatives, the preferred one first.
 TOKENIZERS = {
@@ -56,7 +55,6 @@ PLACEHOLDER = re.compile(r"madeupword\d+")  # pads the vocabulary of M2M-100
 # In a model.bin: the name of stored position encodings, which ends with NUL, their two dimensions, the first of these.
 _POSITIONS = re.compile(rb"position_encodings/encodings\x00\x02(.{4})", re.DOTALL)
 SPACE = "▁"  # sentencepiece's character for a space
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def open_engine(
@@ -85,17 +83,9 @@ def open_engine(
     tokens, is_language = language_tokens(facts, source, target), LANGUAGE_PATTERNS[family].fullmatch
     all_tokens = {*source_vocabulary, *target_vocabulary}
     no_text = {token for token in all_tokens if is_language(token) or PLACEHOLDER.fullmatch(token)}
-    special = SpecialTokens(
-        before=tokens.before,
-        after=tokens.after,
-        unknown=named["unk_token"],
-        all=frozenset({*named.values(), "<pad>", "<mask>", *no_text}),
-    )
-    files = _tokenizer_files(folder, family)
-    tokenizer = (
-        JsonTokenizer(files[0], special, source_vocabulary)
-        if files[0].suffix == ".json"
-        else SentencePieceTokenizer(files[0], files[-1], special, source_vocabulary)
+    special = frozenset({*named.values(), "<pad>", "<mask>", *no_text})
+    tokenizer = ConvertedTokenizer(
+        _tokenizer_files(folder, family), tokens, source_vocabulary, special=special, unknown=named["unk_token"]
     )
     names = ["model.bin", "config.json", *TOKENIZER_FILES, *(path.name for path in folder.glob("*_vocabulary.*"))]
     hashes = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
@@ -161,97 +151,73 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
         return tuple(tokens)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpecialTokens:
-    """Tokens that are not text: around a sentence, for unknown words, and all that the model might write."""
+class ConvertedTokenizer:
+    """A model's tokenizer, from sentencepiece models of source and target, or from Hugging Face's `tokenizer.json`.
 
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    unknown: str
-    all: frozenset[str]
+    `special` are all tokens that are no text; the name of one in a caption becomes an unknown word.
+    """
 
-    def with_special(self, pieces: Iterable[str]) -> Tokens:
-        """Return the tokens of a sentence, special ones added; a piece named as a special token becomes unknown.
+    def __init__(
+        self,
+        files: Sequence[Path],
+        tokens: LanguageTokens,
+        vocabulary: Collection[str],
+        *,
+        special: frozenset[str],
+        unknown: str,
+    ) -> None:
+        self._tokens, self._special, self._unknown = tokens, special, unknown
+        pieces = self._read_json(files[0]) if files[0].suffix == ".json" else self._read_sentencepiece(files)
+        self.alphabet = alphabet_of((set(pieces) & set(vocabulary)) - special)
 
-        The result is empty for a sentence of spaces only, for which a model would invent text.
+    def encode(self, text: str) -> Tokens:
+        """Return the pieces of a text between the model's special tokens.
+
+        The result is empty for a text of spaces only, for which a model would invent something.
         """
-        text = [self.unknown if piece in self.all else piece for piece in pieces]
-        return [*self.before, *text, *self.after] if any(piece.strip(SPACE) for piece in text) else []
-
-    def without_special(self, tokens: Tokens) -> Tokens:
-        """Return the tokens that are text."""
-        return [token for token in tokens if token not in self.all]
-
-
-class SentencePieceTokenizer:
-    """Sentencepiece models, one for the source language and one for the target; they may be the same."""
-
-    def __init__(self, source: Path, target: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
-        self._source, self._target, self._special = _sentencepiece(source), _sentencepiece(target), special
-        pieces = (self._source.id_to_piece(number) for number in range(self._source.get_piece_size()))
-        self.alphabet = _alphabet(pieces, vocabulary, special)
-
-    def encode(self, text: str) -> Tokens:
-        """Return the pieces of a text between the model's special tokens."""
-        return self._special.with_special(self._source.encode(text, out_type=str))
+        pieces = [self._unknown if piece in self._special else piece for piece in self._split(text)]
+        is_text = any(piece.strip(SPACE) for piece in pieces)
+        return [*self._tokens.before, *pieces, *self._tokens.after] if is_text else []
 
     def decode(self, tokens: Tokens) -> str:
         """Return the text of pieces."""
-        text: str = self._target.decode_pieces(self._special.without_special(tokens))
+        return self._join([token for token in tokens if token not in self._special])
+
+    def _read_sentencepiece(self, files: Sequence[Path]) -> Iterable[str]:
+        """Read one model for the source language and one for the target, maybe the same; return the source's pieces."""
+        from sentencepiece import SentencePieceProcessor
+
+        models = []
+        for path in (files[0], files[-1]):
+            with about(f"{path} is no complete sentencepiece model", remedy="copy it from the original again"):
+                models.append(SentencePieceProcessor(model_file=str(path)))
+        source, target = models
+        self._split: Callable[[str], Iterable[str]] = lambda text: source.encode(text, out_type=str)
         # Pieces that only the source's model knows, mostly copied names, keep their space characters.
-        return text.replace(SPACE, " ")
+        self._join: Callable[[Tokens], str] = lambda tokens: target.decode_pieces(tokens).replace(SPACE, " ")
+        return map(source.id_to_piece, range(source.get_piece_size()))
 
+    def _read_json(self, path: Path) -> Iterable[str]:
+        """Read a tokenizer, and return its pieces."""
+        from tokenizers import Tokenizer
 
-class JsonTokenizer:
-    """A `tokenizer.json` of Hugging Face."""
-
-    def __init__(self, path: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
-        self._tokenizer, self._special = _tokenizers(path), special
+        with about(f"{path} is damaged", remedy="copy it from the original again"):
+            tokenizer = Tokenizer.from_file(str(path))
+            if tokenizer.decoder is None:
+                raise ValueError("no decoder")
+        # A file that was saved during a training has both: captions would be truncated or padded.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         # Otherwise "</s>" in a caption would end it, and "fra_Latn" would change its language.
-        self._tokenizer.encode_special_tokens = True
-        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
-        self.alphabet = _alphabet(pieces, vocabulary, special)
+        tokenizer.encode_special_tokens = True
 
-    def encode(self, text: str) -> Tokens:
-        """Return the pieces of a text between the model's special tokens."""
-        encoded = self._tokenizer.encode(text, add_special_tokens=False)
-        return self._special.with_special(
-            text[start:end] if token == self._special.unknown else token
-            for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True)
-        )
+        def split(text: str) -> Iterator[str]:
+            encoded = tokenizer.encode(text, add_special_tokens=False)
+            for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+                yield text[start:end] if token == self._unknown else token
 
-    def decode(self, tokens: Tokens) -> str:
-        """Return the text of pieces."""
-        text: str = self._tokenizer.decoder.decode(self._special.without_special(tokens))
-        return text
-
-
-def _alphabet(pieces: Iterable[str], vocabulary: Collection[str], special: SpecialTokens) -> frozenset[str] | None:
-    """Return the characters of the pieces that both the tokenizer and the model know; None if some pieces are bytes."""
-    known = (set(pieces) & set(vocabulary)) - special.all
-    if any(map(_BYTE.fullmatch, known)):
-        return None
-    return frozenset("".join(known))
-
-
-def _sentencepiece(path: Path) -> Any:
-    from sentencepiece import SentencePieceProcessor
-
-    with about(f"{path} is no complete sentencepiece model", remedy="copy it from the original again"):
-        return SentencePieceProcessor(model_file=str(path))
-
-
-def _tokenizers(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    with about(f"{path} is damaged", remedy="copy it from the original again"):
-        tokenizer = Tokenizer.from_file(str(path))
-        if tokenizer.decoder is None:
-            raise ValueError("no decoder")
-    # A file that was saved during a training has both: captions would be truncated or padded.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+        self._split, self._join = split, tokenizer.decoder.decode
+        return tokenizer.get_vocab(with_added_tokens=False)
 
 
 def max_positions(path: Path) -> int | None:

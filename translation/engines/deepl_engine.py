@@ -56,15 +56,15 @@ def open_engine(
         import deepl
     except ImportError as error:
         raise InputError(f"the engine 'deepl' needs DeepL's client: {install_hint('deepl')}") from error
-    source_code, target_code = deepl_code(source).partition("-")[0], deepl_code(target)
+    key, url = api_key(KEY_VARIABLE), os.environ.get(SERVER_VARIABLE, "").strip()
+    languages = {"source_lang": deepl_code(source).partition("-")[0], "target_lang": deepl_code(target)}
     known = {value.upper() for name, value in vars(deepl.Language).items() if name.isupper()}
-    for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):
+    for pack, code, possible in zip((source, target), languages.values(), (known, known - SOURCES_ONLY), strict=True):
         if code not in possible:
             raise SettingsError(
                 f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl` to "
                 f"DeepL's code {language_pack_hint(pack)}, or use another engine"
             )
-    key, url = api_key(KEY_VARIABLE), os.environ.get(SERVER_VARIABLE, "").strip()
     if not key:
         raise SettingsError(f"the engine 'deepl' needs a key: set the environment variable {KEY_VARIABLE}")
     deepl.http_client.max_network_retries = MAX_RETRIES
@@ -72,7 +72,6 @@ def open_engine(
     # Without a URL, the client chooses one of DeepL's servers by the type of the key.
     server_url = secure_url(url, SERVER_VARIABLE) if url else None
     client = deepl.DeepLClient(key, server_url=server_url, send_platform_info=False)
-    languages = {"source_lang": source_code, "target_lang": target_code}
     what = {"engine": ENGINE_VERSION} | OPTIONS | languages
     fingerprint = f"deepl:{source.code}-{target.code}:{digest(what)[:12]}"
     engine = DeepLEngine(client, languages, fingerprint, config.max_characters)
@@ -110,11 +109,9 @@ class DeepLEngine:
         for caption in captions:
             if caption in to_send:
                 yield Translation(text=next(texts))  # spaces are DeepL's
-            else:
-                logger.warning(
-                    "caption not translated, too long for DeepL (%d characters): %.60r", len(caption), caption
-                )
-                yield Translation(text="")
+                continue
+            logger.warning("caption not translated, too long for DeepL (%d characters): %.60r", len(caption), caption)
+            yield Translation(text="")
 
     def _send(self, texts: list[str]) -> list[str]:
         """Translate the texts of one request."""

@@ -62,28 +62,8 @@ def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CheckedTranslator:
     """Return the engine over the server that `config.base_url` names; nothing is sent before the first translation."""
-    url, key = secure_url(config.base_url, "translate.base_url"), api_key(KEY_VARIABLE)
-    if not key and not is_loopback(url):
-        raise SettingsError(f"the engine 'openai' needs a key: set the environment variable {KEY_VARIABLE}")
-    names = (pack.name or f"the language with the code {pack.code}" for pack in (source, target))
-    prompt = config.prompt
-    for placeholder, name in zip((FROM, TO), names, strict=True):
-        prompt = prompt.replace(placeholder, name)
-    if taken := sorted(set(_OURS).intersection(config.settings)):
-        raise SettingsError(f"translate.settings.{taken[0]} is set by vernaclip: remove it")
-    glossary = _glossary(Path(config.glossary).expanduser()) if config.glossary else []
-    what = {
-        "engine": ENGINE_VERSION,
-        "base_url": url,
-        "model": config.model,
-        "prompt": [prompt, INSTRUCTIONS, GLOSSARY],
-        "glossary": glossary,
-        "settings": config.settings,
-        "version": config.version,
-    }
-    fingerprint = f"openai:{source.code}-{target.code}:{digest(what)[:12]}"
-    engine = OpenAIEngine(config, url, key, fingerprint, prompt=f"{prompt}\n{INSTRUCTIONS}", glossary=glossary)
-    return CheckedTranslator(engine, source.code, target.code, name=f"the server {url}")
+    engine = OpenAIEngine(config, source, target)
+    return CheckedTranslator(engine, source.code, target.code, name=f"the server {engine.url}")
 
 
 def _glossary(path: Path) -> list[tuple[str, str]]:
@@ -108,22 +88,31 @@ class OpenAIEngine:
     an answer counts, because it may have been served.
     """
 
-    def __init__(
-        self,
-        config: TranslateConfig,
-        url: str,
-        key: str,
-        fingerprint: str,
-        *,
-        prompt: str,
-        glossary: Sequence[tuple[str, str]],
-    ) -> None:
-        self.fingerprint, self.max_chunk_size = fingerprint, config.max_chunk_size or CAPTIONS_PER_REQUEST
+    def __init__(self, config: TranslateConfig, source: LanguagePack, target: LanguagePack) -> None:
+        self.url, self._key = secure_url(config.base_url, "translate.base_url"), api_key(KEY_VARIABLE)
+        if not self._key and not is_loopback(self.url):
+            raise SettingsError(f"the engine 'openai' needs a key: set the environment variable {KEY_VARIABLE}")
+        if taken := sorted(set(_OURS).intersection(config.settings)):
+            raise SettingsError(f"translate.settings.{taken[0]} is set by vernaclip: remove it")
+        prompt = config.prompt
+        for placeholder, pack in ((FROM, source), (TO, target)):
+            prompt = prompt.replace(placeholder, pack.name or f"the language with the code {pack.code}")
+        self._glossary = _glossary(Path(config.glossary).expanduser()) if config.glossary else []
+        what = {
+            "engine": ENGINE_VERSION,
+            "base_url": self.url,
+            "model": config.model,
+            "prompt": [prompt, INSTRUCTIONS, GLOSSARY],
+            "glossary": self._glossary,
+            "settings": config.settings,
+            "version": config.version,
+        }
+        self.fingerprint = f"openai:{source.code}-{target.code}:{digest(what)[:12]}"
+        self.max_chunk_size = config.max_chunk_size or CAPTIONS_PER_REQUEST
         self.budget = Budget(config.max_tokens, "tokens", "translate.max_tokens")
-        self._url, self._key, self._timeout_s = f"{url}chat/completions", key, config.timeout_s
+        self._url, self._timeout_s = f"{self.url}chat/completions", config.timeout_s
         self._options = {"model": config.model[0], "temperature": 0, **config.settings}
-        self._prompt, self._glossary = prompt, glossary
-        self._num_failures = 0
+        self._prompt, self._num_failures = f"{prompt}\n{INSTRUCTIONS}", 0
 
     def translate(self, captions: list[str]) -> Iterator[str | None]:
         """Yield one translation per caption; one to which the server gives no valid answer has none."""

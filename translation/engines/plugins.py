@@ -66,6 +66,8 @@ def find_plugins() -> list[Plugin]:
     found: dict[tuple[str, str], Plugin] = {}
     for package in metadata.distributions():  # the first of a name hides others, as in imports
         try:
+            if GROUP not in (package.read_text("entry_points.txt") or ""):
+                continue  # to parse the metadata of all packages takes most of a second
             name, version = package.name or "without a name", package.version or "of no version"
             engines = package.entry_points.select(group=GROUP)
         except Exception as error:  # noqa: BLE001  a package may be broken in any way, and others are still good

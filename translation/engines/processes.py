@@ -42,17 +42,11 @@ class HungError(ProgramError):
 
 
 class Program(Child):
-    """A running program that reads texts and writes one answer for each, both ended by the same byte.
+    """A running program that reads texts and writes one answer for each, both ended by the byte `end`.
 
-    Args:
-        command: the program and its arguments; no shell is used.
-        end: the byte that ends a text and an answer.
-        timeout_s: most seconds for the answers of one call.
-        environment: environment of the program; None for our own.
-
-    Attributes:
-        longest_gap_s: most seconds between two answers of the last call; 0 for a call with one text. The time until the
-            first answer counts as well, but not at the first call, when the program also starts.
+    No shell is used. `timeout_s` limits the answers of one call. `longest_gap_s` is the time between two answers of the
+    last call, 0 for a call with one text; the time until the first answer counts as well, except at the first call,
+    when the program also starts.
     """
 
     def __init__(

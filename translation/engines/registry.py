@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from data_catalog.base.errors import DefectError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
@@ -27,14 +28,14 @@ OPENERS: dict[str, Opener] = {
     "command": command.open_engine,
 }
 
+_ONE_WAY: dict[str, Any] = {"round_trip": False, "reverse_package": (), "reverse_model": ()}
+
 
 def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, cache_dir: Path) -> Translator:
     """Open the engine from the route's first language to its last; models are loaded at the first translation.
 
-    Args:
-        config: settings of the translate step.
-        route: language packs of the source language, of the pivot if `config.pivot` names one, and of the target.
-        cache_dir: folder in which packages are unpacked. It may be removed at any time between runs.
+    The route includes the pivot if `config.pivot` names one. Packages are unpacked in `cache_dir`, which may be removed
+    at any time between runs.
     """
     codes = [pack.code for pack in route]
     between = [config.pivot] if config.pivot else []
@@ -50,9 +51,7 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
                 package=config.package[number : number + 1],
                 model=config.model[number : number + 1],
                 pivot="",
-                round_trip=False,
-                reverse_package=(),
-                reverse_model=(),
+                **_ONE_WAY,
             ),
             source,
             target,
@@ -71,9 +70,7 @@ def reverse(config: TranslateConfig) -> TranslateConfig:
         package=config.reverse_package,
         model=config.reverse_model or one_model,
         glossary="",
-        round_trip=False,
-        reverse_package=(),
-        reverse_model=(),
+        **_ONE_WAY,
     )
 
 

@@ -5,6 +5,7 @@ prepared by `translation.guards`.
 """
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ SECOND_TRY_NGRAM = 3
 # multiple of eight, so that the limit depends on the caption alone, not on its neighbours in the batch.
 LIMIT_FACTOR, LIMIT_EXTRA, LENGTH_STEP = 3, 10, 8
 MAX_SOURCE_TOKENS = 1024  # CTranslate2's default; it ignores later tokens
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 Token = TypeVar("Token")  # a piece, or its id
 Tokens = list[str]
@@ -138,3 +140,9 @@ def decoding_limit(num_source_tokens: int) -> int:
     """Return the most target tokens for a source of `num_source_tokens` tokens."""
     rounded = -(-min(num_source_tokens, MAX_SOURCE_TOKENS) // LENGTH_STEP) * LENGTH_STEP
     return LIMIT_FACTOR * rounded + LIMIT_EXTRA
+
+
+def alphabet_of(pieces: Iterable[str]) -> frozenset[str] | None:
+    """Return every character that the pieces of a vocabulary can spell; None for all, if some pieces are bytes."""
+    pieces = list(pieces)
+    return None if any(map(_BYTE.fullmatch, pieces)) else frozenset("".join(pieces))

@@ -10,16 +10,7 @@ _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Budget:
-    """The most that an engine may send in one run.
-
-    Args:
-        most: most characters or tokens.
-        unit: "characters" or "tokens".
-        setting: the setting that gives `most`.
-
-    Attributes:
-        spent: number sent so far and to be paid.
-    """
+    """The most characters or tokens that an engine may send in one run, by a setting, and what is already `spent`."""
 
     def __init__(self, most: int, unit: str, setting: str) -> None:
         self.most, self.unit, self.setting, self.spent = most, unit, setting, 0

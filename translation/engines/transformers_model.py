@@ -30,6 +30,7 @@ from translation.engines.sentences import (
     MAX_SOURCE_TOKENS,
     Decoded,
     SentenceTranslator,
+    alphabet_of,
     decoding_limit,
     token_batches,
 )
@@ -48,7 +49,6 @@ _MOST_LAYERS = 1_000  # a config with more is damaged, and the library would cre
 # Probabilities that are in memory at once while translations are scored: 64 MB.
 _SCORED_AT_ONCE = 16_000_000
 _T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _PLACEHOLDER = re.compile(r"madeupword\d+|<extra_id_\d+>")
 _BLANK = "▁Ġ \n\t"  # characters with which vocabularies write spaces
 _MOST_SPARE = 4_096  # ids above the vocabulary, which pad a matrix
@@ -145,9 +145,7 @@ class Vocabulary:
         self.special = frozenset([*tokenizer.all_special_ids, *others])
         self.blank = frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
         spelling = [token for token, number in self.numbers.items() if number not in self.special]
-        self.alphabet: frozenset[str] | None = None
-        if not any(map(_BYTE.fullmatch, spelling)) and any(text.startswith("▁") for text in spelling):
-            self.alphabet = frozenset("".join(spelling))
+        self.alphabet = alphabet_of(spelling) if any(text.startswith("▁") for text in spelling) else None
 
     def pieces(self, text: str) -> list[int]:
         """Return the ids of a text's tokens, without special ones."""

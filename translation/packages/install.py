@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +17,23 @@ from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, PipelineError
 from data_catalog.disk.files import digest, sha256_of, sweep_temporary
 from data_catalog.disk.lock import writer_lock
+from data_catalog.disk.records import write_checksummed
 from data_catalog.downloads.download import DownloadConfig, Expected, PartialFile, check_url, download, fetch_small
 from translation.packages.package import (
-    CODE,
     DOWNLOADS,
-    VERSION,
+    RECORD,
+    TEXTS,
     Package,
     PackageSource,
     argos_data_dir,
     default_packages_dir,
-    install,
     installed,
+    move_into_place,
+    package_sha256,
+    read_package,
     readable_source_of,
     require_pair,
+    unpacked,
     version_key,
 )
 
@@ -39,12 +43,11 @@ DEFAULT_INDEX = "https://raw.githubusercontent.com/argosopentech/argospm-index/m
 STORED_INDEX = "index.json"  # in Argos Translate's own folder
 MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
 FIRST_UNREADABLE_FORMAT = (2,)  # first `argos_version`, a package's format, that this reader does not know
-PATTERNS = {"from_code": CODE, "to_code": CODE, "package_version": VERSION}
 SHA256_START = 12
 DEFAULT_CONFIG = DownloadConfig()
 
 TryOut = Callable[[Package], None]
-"""Translates something with a package; raises InputError if it cannot."""
+"""Translates something with a package before it is installed; raises InputError if it cannot."""
 
 
 class IndexEntry(NamedTuple):
@@ -53,7 +56,7 @@ class IndexEntry(NamedTuple):
     from_code: str
     to_code: str
     package_version: str
-    argos_version: str  # of its format, "" if the index does not state it
+    argos_version: str  # of its format, "0" if the index does not state it
     links: tuple[str, ...]
 
     @property
@@ -117,15 +120,13 @@ def parse_index(content: bytes, name: str) -> list[IndexEntry]:
 def _entry(record: Any) -> IndexEntry | None:
     """Return an entry, or None for a broken record."""
     try:
-        texts = {name: record[name] for name in PATTERNS}
-        argos_version = record.get("argos_version") or ""  # some entries do not state it
-        is_whole = all(PATTERNS[name].fullmatch(text) for name, text in texts.items())
-        is_whole = is_whole and VERSION.fullmatch(argos_version or "0") is not None
-        given = record["links"] if isinstance(record["links"], list) else ()
-        links = tuple(link for link in given if isinstance(link, str) and ":" in link)
+        names = "from_code", "to_code", "package_version"
+        texts = {name: record[name] for name in names} | {"argos_version": record.get("argos_version") or "0"}
+        is_whole = all(TEXTS[name].fullmatch(text) for name, text in texts.items())
+        links = tuple(link for link in record["links"] if isinstance(link, str) and ":" in link)
     except (AttributeError, LookupError, TypeError):
         return None
-    return IndexEntry(**texts, argos_version=argos_version, links=links) if is_whole and links else None
+    return IndexEntry(**texts, links=links) if is_whole and links else None
 
 
 def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> IndexEntry:
@@ -163,21 +164,14 @@ def usable_link(entry: IndexEntry, index: str) -> str:
 
 
 def install_file(path: Path, packages_dir: Path, try_out: TryOut, *, sha256: str = "") -> Installation:
-    """Install an `.argosmodel` file; no network is used.
-
-    Args:
-        path: the file.
-        packages_dir: the folder of installed packages.
-        try_out: called before a package is put in its place.
-        sha256: sha256 that the file must have, in hexadecimal; "" for any.
-    """
+    """Install an `.argosmodel` file, if it has this sha256 ("": any); no network is used."""
     expected = _expected(sha256)
     with about(f"{path} cannot be read", remedy="give the path of an .argosmodel package"):
         found = sha256_of(path)
     if expected.hexdigest not in ("", found):
         raise InputError(f"the sha256 of {path} is {found}, not {expected.hexdigest}: the file is not installed")
-    with _installing(packages_dir):
-        return Installation(*install(path, packages_dir, check=try_out))
+    with _installing(packages_dir) as folder:
+        return _install(path, packages_dir, folder, try_out)
 
 
 def install_from_index(
@@ -191,7 +185,7 @@ def install_from_index(
 ) -> Installation:
     """Install the newest package of the Argos index that translates one language to another.
 
-    One that was downloaded from the same address is not downloaded again. For the arguments, see `install_file`.
+    One that was downloaded from the same address is not downloaded again.
     """
     expected, index = _expected(sha256), index_url()
     entry = choose(read_index(index, config), from_code, to_code)
@@ -206,17 +200,17 @@ def install_from_index(
         require_pair(package, from_code, to_code, named=link)
         try_out(package)
 
-    with _installing(packages_dir) as downloads:
+    with _installing(packages_dir) as folder:
         for package in installed(packages_dir):
             is_asked = (package.pair, package.package_version) == (entry.pair, entry.package_version)
             source = readable_source_of(package.folder) if is_asked else None
-            is_known = source is not None and (source.url, source.package_sha256) == (link, package.sha256)
-            if source is not None and is_known and expected.hexdigest in ("", source.file_sha256):
+            is_known = source and (source.url, source.package_sha256) == (link, package.sha256)
+            if source and is_known and expected.hexdigest in ("", source.file_sha256):
                 return Installation(package, source, changed=False)
-        partial = PartialFile(downloads / f"{digest(link)[:16]}.argosmodel", link)
+        partial = PartialFile(folder / f"{digest(link)[:16]}.argosmodel", link)
         download(partial, config, referrer=index, expected=expected)
         try:
-            return Installation(*install(partial.path, packages_dir, url=link, check=check))
+            return _install(partial.path, packages_dir, folder, check, url=link)
         finally:
             partial.remove()
 
@@ -232,6 +226,25 @@ def _installing(packages_dir: Path) -> Iterator[Path]:
     with writer_lock(folder):
         sweep_temporary([folder])
         yield folder
+
+
+def _install(path: Path, packages_dir: Path, folder: Path, check: TryOut, *, url: str = "") -> Installation:
+    """Install a file for Argos Translate and for us, unless the same package is installed; unpack it in `folder`."""
+    with unpacked(path, folder, check) as package:
+        home = packages_dir / package.folder.name
+        source = PackageSource(file_sha256=sha256_of(path), package_sha256=package.sha256, url=url)
+        is_new = not home.exists()
+        if is_new:
+            packages_dir.mkdir(parents=True, exist_ok=True)
+            write_checksummed(package.folder / RECORD, asdict(source))  # over one in the archive, which is not ours
+            move_into_place(package.folder, home)
+        elif package_sha256(home) != package.sha256:
+            raise InputError(f"{home} contains another package: to replace it, remove that folder first")
+    recorded = None if is_new else readable_source_of(home)
+    if not is_new and (recorded is None or (url and not recorded.url)):  # so that it is not downloaded again
+        write_checksummed(home / RECORD, asdict(source))
+        recorded = source
+    return Installation(read_package(home), recorded or source, is_new)
 
 
 def index_rows(config: DownloadConfig = DEFAULT_CONFIG) -> list[dict[str, object]]:

@@ -13,14 +13,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, DiskError, InputError
 from data_catalog.disk.disk_errors import disk_errors, make_writable_folder
 from data_catalog.disk.files import TEMPORARY_PREFIX, digest, read_json, sha256_of, sync
-from data_catalog.disk.records import read_checksummed, record_folder, write_checksummed
+from data_catalog.disk.records import read_checksummed, record_folder
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     require_there(path)
     home = cache_dir / sha256_of(path)[:16]
     if not home.is_dir():
-        with _unpacked(path, cache_dir) as package:
-            _move_into_place(package.folder.parent, home)
+        with unpacked(path, cache_dir) as package:
+            move_into_place(package.folder.parent, home)
     for check in unpacked_checks(home):
         for finding in check():
             raise DamagedError(finding.text)
@@ -187,9 +187,8 @@ def source_of(folder: Path) -> PackageSource | None:
     """Return the record in a package's folder, or None if something else, such as Argos Translate, installed it."""
     if not (folder / RECORD).exists():
         return None
-    remedy = f"remove the folder {folder}, and install the package again"
-    record = read_checksummed(folder / RECORD, remedy=remedy)
-    return PackageSource(**{name: record[name] for name in ("file_sha256", "package_sha256", "url")})
+    record = read_checksummed(folder / RECORD, remedy=f"remove the folder {folder}, and install the package again")
+    return PackageSource(**{each.name: record[each.name] for each in fields(PackageSource)})
 
 
 def readable_source_of(folder: Path) -> PackageSource | None:
@@ -206,48 +205,14 @@ def _require_unchanged(package: Package) -> Package:
     source, folder = source_of(package.folder), package.folder
     if source is not None and source.package_sha256 not in ("", package.sha256):
         raise DamagedError(
-            f"{folder} has changed since it was installed, by its record {RECORD}: remove the folder {folder}, and "
-            "install the package again"
+            f"{folder} has changed since it was installed: remove the folder {folder}, and install the package again"
         )
     return package
 
 
-def install(
-    path: Path, packages_dir: Path, *, url: str = "", check: Callable[[Package], object] = lambda _: None
-) -> tuple[Package, PackageSource, bool]:
-    """Install an `.argosmodel` file for Argos Translate and for us, unless the same package is installed.
-
-    The file is unpacked in the folder `DOWNLOADS`, whose lock the caller must hold.
-
-    Args:
-        path: the file.
-        packages_dir: the folder of installed packages.
-        url: where the file was downloaded from, for the record.
-        check: raises InputError for a package that must not be installed.
-
-    Returns:
-        The package, its record, and False if it was installed before.
-    """
-    with _unpacked(path, packages_dir.parent / DOWNLOADS, check) as package:
-        home = packages_dir / package.folder.name
-        source = PackageSource(file_sha256=sha256_of(path), package_sha256=package.sha256, url=url)
-        is_new = not home.exists()
-        if is_new:
-            packages_dir.mkdir(parents=True, exist_ok=True)
-            write_checksummed(package.folder / RECORD, asdict(source))  # over one in the archive, which is not ours
-            _move_into_place(package.folder, home)
-        elif package_sha256(home) != package.sha256:
-            raise InputError(f"{home} contains another package: to replace it, remove that folder first")
-    recorded = None if is_new else readable_source_of(home)
-    if not is_new and (recorded is None or (url and not recorded.url)):  # so that it is not downloaded again
-        write_checksummed(home / RECORD, asdict(source))
-        recorded = source
-    return read_package(home), recorded or source, is_new
-
-
 @contextmanager
-def _unpacked(path: Path, parent: Path, check: Callable[[Package], object] = lambda _: None) -> Iterator[Package]:
-    """Yield the checked package, unpacked to a temporary folder below `parent`."""
+def unpacked(path: Path, parent: Path, check: Callable[[Package], object] = lambda _: None) -> Iterator[Package]:
+    """Yield the package in a file, unpacked to a temporary folder below `parent` and checked."""
     make_writable_folder(parent, "the folder")
     temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True)
     with about(f"{path} cannot be unpacked below {parent}", kind=DiskError), temporary as name:
@@ -293,7 +258,7 @@ def pack(folder: Path, path: Path, *, top: str) -> None:
             archive.writestr(member, file.read_bytes(), compresslevel=9)
 
 
-def _move_into_place(folder: Path, home: Path) -> None:
+def move_into_place(folder: Path, home: Path) -> None:
     """Move a complete folder into place. If another process was faster, its folder has the same content and stays."""
     for path in (*folder.rglob("*"), folder):
         sync(path)

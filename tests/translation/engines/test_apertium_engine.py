@@ -134,12 +134,12 @@ def test_any_text_survives_the_stream_format(text: str, number: int) -> None:
         (r"sed -z 's/\[1\]/[2]/'", "mixed up its texts: text 2"),
         ("cat | apertium-tagger -g $2 x.prob | cat", "code 4 .*: broken model$"),
         ("cat | bash -c 'kill -KILL $BASHPID' | cat", "code 137"),  # by a system without memory: no fault of a caption
-        ("sleep 1000 | cat", "within 2 s"),
+        ("sleep 1000 | cat", "within 1 s"),
     ],
 )
 def test_programs_that_fail(script: str, message: str, tmp_path: Path) -> None:
     tagger = "read -r -d '' text; echo broken model >&2; exit 4"
-    engine = engine_of(script, tmp_path, tagger, timeout_s=2.0 if "sleep" in script else 60.0)
+    engine = engine_of(script, tmp_path, tagger, timeout_s=1.0 if "sleep" in script else 60.0)
     with pytest.raises(InputError, match=message):
         engine.translate(["a", "b", "c"])
 

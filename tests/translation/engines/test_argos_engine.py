@@ -23,11 +23,12 @@ from data_catalog.sample.grammar import parallel_pairs
 from training.packages.config import TrainPackageConfig
 from training.packages.network import TranslationModel, save_ctranslate2
 from translation.config import TranslateConfig
-from translation.engines.argos import argos_translator
+from translation.engines.argos import argos_translator, try_out
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.engines.registry import open_translator
 from translation.engines.sentences import decoding_limit, token_batches
-from translation.packages.package import Package, install, open_package, read_package
+from translation.packages.install import install_file
+from translation.packages.package import Package, open_package, read_package
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
 ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]
@@ -103,7 +104,7 @@ def test_installed_packages_are_found(package: Package, tmp_path: Path, monkeypa
     monkeypatch.setenv("ARGOS_PACKAGES_DIR", str(tmp_path / "packages"))
     with pytest.raises(InputError, match=r"no Argos package translates en to it in .*packages: install one"):
         open_translator(TranslateConfig(), ROUTE, cache_dir=tmp_path)
-    install(SCENES, tmp_path / "packages")
+    install_file(SCENES, tmp_path / "packages", try_out)
     monkeypatch.delattr(socket, "socket")  # nothing touches the network
     monkeypatch.delattr(socket, "getaddrinfo")
     engine = open_translator(TranslateConfig(), ROUTE, cache_dir=tmp_path)
@@ -137,9 +138,11 @@ def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], 
         assert {decoding_limit(lengths[text]) for text in batch} == {decoding_limit(longest)}
 
 
-# Argos Translate as its users call it, but for the sentence splitter, which it would download.
+# Argos Translate as its users call it, but for the sentence splitters, which it would download, and import for seconds.
 STOCK = """
 import json, sys
+from unittest.mock import MagicMock
+sys.modules |= {name: MagicMock() for name in ("minisbd", "spacy", "stanza")}
 from argostranslate import package, translate
 
 class OneSentence:

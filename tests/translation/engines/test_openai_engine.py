@@ -6,6 +6,7 @@ import re
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,11 @@ def test_what_will_not_pass_ends_the_run_in_one_line(
     assert "5ecret" not in caplog.text + "".join(traceback.format_exception(raised.value))
 
 
-def test_a_server_that_never_answers_and_one_that_drips(server: Model, engine: Any, waits: list[float]) -> None:
+def test_a_server_that_never_answers_and_one_that_drips(
+    server: Model, engine: Any, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("translation.engines.openai_engine.MAX_RETRIES", 1)
+
     def drip(handler: Any, lines: list[str]) -> None:
         handler.answer(200, b"{", 500)
         while not handler.server.stopping.wait(0.05):
@@ -245,11 +250,11 @@ def test_a_server_that_never_answers_and_one_that_drips(server: Model, engine: A
             handler.wfile.write(b"a")
 
     for silence in (lambda handler, lines: handler.server.stopping.wait(20), drip, drip_headers):
-        server.trouble.extend([silence] * 6)
+        server.trouble.extend([silence] * 2)
         asking = engine(timeout_s=0.3)
         with pytest.raises(TransientError, match=r"0\.3 s \(translate\.timeout_s\)"):
             texts(asking)
-        assert asking.engine.budget.spent > 6 * 256, "each may have been served"
+        assert asking.engine.budget.spent > 2 * 256, "each may have been served"
 
 
 def test_nothing_listens(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +295,7 @@ def test_tokens_are_bounded_as_the_server_counts_them(server: Model, engine: Any
         ({"model": ()}, "translate.model is missing: give its name on the server"),
         ({"pivot": "ca"}, "translate.pivot"),
         ({"settings": {"stream": True}}, "translate.settings.stream"),
+        *(({"settings": {"x": [value]}}, "translate.settings: ") for value in (date(2026, 1, 1), float("nan"))),
         ({"glossary": "no-such.tsv"}, "no-such.tsv cannot be read"),
         ({"glossary": __file__}, "line 1 of "),
     ],

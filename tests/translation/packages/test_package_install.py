@@ -166,7 +166,7 @@ def test_a_killed_installation_leaves_nothing_and_a_record_in_an_archive_is_not_
 ) -> None:
     path = repacked(tmp_path, RECORD, json.dumps({"file_sha256": "0" * 64, "package_sha256": "", "url": "a lie"}))
     (packages_dir.parent / ".tmp-of-somebody").mkdir(parents=True)
-    killed = [sys.executable, "-c", KILLED, "translation.packages.package._move_into_place", path, packages_dir]
+    killed = [sys.executable, "-c", KILLED, "translation.packages.install.move_into_place", path, packages_dir]
     assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
     assert len(list((packages_dir.parent / DOWNLOADS).glob(".tmp-*"))) == 1
     assert not list(packages_dir.iterdir())

@@ -19,7 +19,8 @@ from flows.cli import main
 from translation.config import TranslateConfig
 from translation.engines.argos import open_engine
 from translation.packages import package as archive
-from translation.packages.package import find, install, installed, open_package, read_package
+from translation.packages.install import install_file
+from translation.packages.package import find, installed, open_package, read_package
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
 EN, IT, FR = (LanguagePack(code=code) for code in ("en", "it", "fr"))
@@ -49,7 +50,7 @@ def test_a_file_is_unpacked_once_and_serves_one_pair(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{path} translates en to it, but fr to it is needed"):
         open_engine(TranslateConfig(package=(str(path),)), FR, IT, tmp_path / "other")
     with pytest.raises(DiskError):
-        install(path, path / "packages")
+        install_file(path, path / "packages", bool)
 
 
 def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,11 +87,14 @@ def test_hostile_archives_write_nothing(tmp_path: Path, members: list[str], mess
             info.external_attr = (stat.S_IFLNK | 0o777) << 16 if name == "p/link" else 0
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, bytes(3_000_000) if name == "p/bomb" else b"/etc/passwd"[: 0 if name == "./" else None])
-    for act in (lambda: install(path, tmp_path / "packages"), lambda: open_package(path, tmp_path / "cache")):
+    for act in (
+        lambda: install_file(path, tmp_path / "packages", bool),
+        lambda: open_package(path, tmp_path / "cache"),
+    ):
         with pytest.raises(InputError, match=rf"hostile\.argosmodel {message}"):
             act()
     assert {str(entry.relative_to(tmp_path)) for entry in tmp_path.rglob("*")} == {
-        *("in", "in/hostile.argosmodel", "cache", archive.DOWNLOADS)
+        *("in", "in/hostile.argosmodel", "cache")
     }
 
 
@@ -119,7 +123,7 @@ def test_whatever_byte_is_wrong_the_error_is_ours(tmp_path_factory: Any, where: 
     data[where % len(data)] = value
     path.write_bytes(data)
     with contextlib.suppress(InputError):
-        install(path, folder / "packages")
+        install_file(path, folder / "packages", bool)
     assert not list(folder.rglob(".tmp-*"))
 
 

@@ -47,6 +47,12 @@ STEPS = {"num_steps": 6, "warmup_steps": 2, "batch_tokens": 256, "num_held_out":
 QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)
 
 
+@pytest.fixture(autouse=True)
+def _no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these trainings; `finished`, of a wider scope, has its charts."""
+    monkeypatch.setattr("training.packages.report._chart", lambda *_: "")
+
+
 def command(pairs: Path, out: Path) -> list[str]:
     quick = [f"{name}={json.dumps(value)}" for name, value in (SIZES | LAYERS | STEPS).items()]
     names = ["--from", "en", "--to", "it", "--out", str(out)]
@@ -94,7 +100,8 @@ KILLED = """
 import os, signal, sys
 from unittest import mock
 from flows.cli import main
-import training.packages.train, training.runs.runner
+import training.packages.report, training.packages.train, training.runs.runner
+training.packages.report._chart = lambda *_: ""
 real, calls = eval(sys.argv[1]), []
 def act(*given, **named):
     calls.append(1)

@@ -78,14 +78,21 @@ def test_greedy_translations_are_those_of_the_library(engine: str, model: Any) -
     assert len(set(found)) > 4
 
 
+@pytest.fixture(scope="module")
+def encoders(opus: Any, m2m: Any, nllb: Any) -> Any:
+    """Models with their engines and vocabularies."""
+    vocabularies = [model.ctranslate2 / "shared_vocabulary.json" for model in (opus, m2m, nllb)]
+    known = [set(json.loads(path.read_text(encoding="utf-8"))) for path in vocabularies]
+    return [(model, opened(model.ctranslate2), words) for model, words in zip((opus, m2m, nllb), known, strict=True)]
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="<>"), max_size=30))
-def test_encoders_get_the_tokens_of_the_library_for_any_text(opus: Any, m2m: Any, nllb: Any, text: str) -> None:
+def test_encoders_get_the_tokens_of_the_library_for_any_text(encoders: Any, text: str) -> None:
     caption = " ".join(text.split())
-    for model in (opus, m2m, nllb):
-        known = set(json.loads((model.ctranslate2 / "shared_vocabulary.json").read_text(encoding="utf-8")))
+    for model, engine, known in encoders:
         found, expected = (
             [token if token in known else "<unk>" for token in tokens]
-            for tokens in (opened(model.ctranslate2).encode(caption), model.source_tokens(caption))
+            for tokens in (engine.encode(caption), model.source_tokens(caption))
         )
         spoken = {token.strip("▁") for token in expected} - {"", "</s>", "__en__", "eng_Latn"}
         assert found == (expected if spoken else [])
