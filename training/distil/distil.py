@@ -34,7 +34,7 @@ from training.runs.processes import chosen_device, deterministic_torch, require_
 from training.runs.runner import Phase, Runner, Task, cosine, finish
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.lineage import read_lineage
-from training.towers.model_files import save_weights
+from training.towers.model import save_weights
 
 logger = logging.getLogger(__name__)
 

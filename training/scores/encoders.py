@@ -18,8 +18,14 @@ from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sha256_of
 from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.runs.processes import encode_where_fastest
-from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
-from training.towers.model_files import HERE, read_object, require_few_layers
+from training.towers.model import (
+    HERE,
+    HUB_WEIGHTS_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    open_model,
+    read_object,
+    require_few_layers,
+)
 from training.towers.weights import files_identity
 
 if TYPE_CHECKING:
