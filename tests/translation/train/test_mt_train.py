@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
+import pkgutil
 import shutil
 import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ctranslate2
 import pytest
@@ -78,21 +82,17 @@ def assert_same_training(found: Path, expected: Path) -> None:
         assert (training_folder(found) / name).read_bytes() == (training_folder(expected) / name).read_bytes()
 
 
-# Runs the command, and kills the process at a call of a function, of which it is told the number.
-KILLED = """
-import os, signal, sys
-from unittest import mock
-from flows.cli import main
-import training.packages.train, training.runs.runner
-real, calls = eval(sys.argv[1]), []
-def act(*given, **named):
-    calls.append(1)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*given, **named)
-with mock.patch(sys.argv[1], act):
-    main(sys.argv[3:])
-"""
+def train_and_die(function: str, call: int, pairs: Path, out: Path) -> None:
+    """Train, and kill the own process at a call of a function, of which the number is given."""
+    real, calls = pkgutil.resolve_name(function), count(1)
+
+    def act(*given: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    with mock.patch(function, act):
+        train(pairs, out)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,12 @@ def test_a_killed_training_gives_the_same_package(
     function: str, call: int, finished: Finished, tiny_tsv: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "en_it.argosmodel"
-    code = [sys.executable, "-c", KILLED, function, str(call), *command(tiny_tsv, out)]
-    assert subprocess.run(code, capture_output=True, check=False).returncode == -signal.SIGKILL
+    child = multiprocessing.get_context("fork").Process(
+        target=train_and_die, args=(function, call, tiny_tsv, out), daemon=True
+    )
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
     state = torch.random.get_rng_state()
     assert train(tiny_tsv, out) == finished[1]
     assert torch.equal(torch.random.get_rng_state(), state)
