@@ -74,6 +74,7 @@ OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, put(b"{}"), "model_cfg"),
     (CONFIG, said("model_cfg.text_cfg.layers", 10**9), "no model has layers = 1000000000"),
     (CONFIG, said("model_cfg.embed_dim", 48), "open_clip_config.json .* size mismatch"),
+    (TOKENIZER, Path.unlink, r"tokenizer\.json cannot be opened"),
     (TOKENIZER, said("post_processor.special_tokens", {}), ANY),  # Rust panics
     ("tokenizer_config.json", said("pad_token", "<other>"), "out of range"),
     (WEIGHTS, cut, ANY),
@@ -87,7 +88,9 @@ WITH_ENCODER: list[tuple[str, Damage, str]] = [
 OPEN_CLIPS: list[tuple[str, Damage, str]] = [
     (CONFIG, said("model_cfg.vision_cfg.width", "wörd"), ANY),
     (WEIGHTS, cut, ANY),
+    (WEIGHTS, Path.unlink, ANY),
     (WEIGHTS, one_missing, ANY),
+    (TOKENIZER, Path.unlink, ANY),
 ]
 TRANSFORMERS: list[tuple[str, Damage, str]] = [
     ("config.json", said("vision_config.num_hidden_layers", 0), "weights"),

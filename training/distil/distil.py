@@ -200,10 +200,7 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         return loss
 
     def _restoring_loss(self, texts: Sequence[str]) -> Tensor:
-        """Return the cross-entropy of tokens that were exchanged for others of the batch.
-
-        The input embeddings are the output layer, so the student gets no new weights.
-        """
+        """Return the cross-entropy of tokens that were exchanged for others; input embeddings are the output layer."""
         encoder = self._module.text.transformer
         ids = self._tokenizer(texts).to(self.device)
         special = torch.tensor(self._tokenizer.inner.tokenizer.all_special_ids, device=self.device)

@@ -225,10 +225,8 @@ def _train(training: Training, key: str, start: Path | None) -> tuple[Translatio
 
 
 def _key(training: Training) -> str:
-    """Return the training's key: equal keys give equal packages.
-
-    It covers the pairs as well as their files, because language checks decide which pairs are dropped.
-    """
+    """Return the training's key: equal keys give equal packages."""
+    # The pairs as well as their files, because language checks decide which pairs are dropped.
     pairs = {"training": training.data.training, "held_out": training.data.held_out}
     return digest(
         {
@@ -250,10 +248,7 @@ def _made_of(training: Training) -> dict[str, Any]:
 
 
 def _replace_record(training: Training, key: str) -> None:
-    """Write the record of a training that begins.
-
-    Another training that has not written a state yet is replaced, so that settings that do not work can be corrected.
-    """
+    """Write the record of a training that begins, in place of one without a state, whose settings may not work."""
     folder = training.folder
     if (folder / STATE_FILE).is_file():
         raise SettingsError(

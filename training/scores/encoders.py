@@ -220,13 +220,11 @@ def _require_few_layers(folder: Path) -> None:
 
 @contextmanager
 def _opening(what: str, folder: Path) -> Iterator[None]:
-    """Turn errors of libraries that open a model of others into ours, and make the libraries refuse code.
-
-    open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
-    at the terminal whether to run a model's own code.
-    """
+    """Turn errors of libraries that open a model of others into ours, and make the libraries refuse code."""
     from transformers import dynamic_module_utils as modules
 
+    # open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
+    # at the terminal whether to run a model's own code.
     before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
     try:
         with about(f"{what} cannot be opened", remedy=_REMEDY if folder.is_dir() else _FETCH_REMEDY):

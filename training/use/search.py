@@ -236,10 +236,7 @@ def _index(
     is_current: Callable[[dict[str, Any]], bool],
     encode: Callable[[FeatureIndex | None], Iterator[FeatureIndex]],
 ) -> FeatureIndex:
-    """Return the index cached at a place if it is current; else the last of those that `encode` makes of it.
-
-    Each of those is more complete than the one before, and is written, unless there is no place.
-    """
+    """Return the index cached at a place if it is current; else the last, complete one that `encode` makes of it."""
 
     def cached() -> FeatureIndex | None:
         found = None if place is None else read_index(place)
