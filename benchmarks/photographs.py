@@ -253,11 +253,11 @@ def scores_of(heads: Any, pairs: Any) -> dict[str, Any]:
 
 def scores_of_features(images: Any, texts: Any, owners: Any) -> dict[str, Any]:
     """Return the same scores of unit features. A photograph without a caption is no query, but is in the gallery."""
-    from training.scores.metrics import image_to_text_ranks, recalls, share_interval, text_to_image_ranks
+    from training.scores.metrics import recalls, right_caption_ranks, share_interval, text_to_image_ranks
 
     asked = np.unique(owners)
     forth = text_to_image_ranks(texts, images, owners)
-    back = image_to_text_ranks(images[asked], texts, np.searchsorted(asked, owners))
+    back = right_caption_ranks(images[asked], texts, np.searchsorted(asked, owners), most=1)[:, 0]
     found: dict[str, Any] = {}
     for way, ranks, clusters in (("T2I", forth, owners), ("I2T", back, asked)):
         low, high = share_interval(recalls(ranks, 1), clusters, rounds=1000, seed=0)

@@ -175,7 +175,7 @@ def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
 
     from training.config import TrainConfig
     from training.data.pairs import read_captions
-    from training.towers.model_config import read_model_config
+    from training.towers.plan import read_model_config
     from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
     files = build_scenes(root, (f"scenes.num_images={num_images}", "split.test=0.1"))[0].train

@@ -231,7 +231,7 @@ def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int
     Returns:
         The number of captions.
     """
-    from training.align.folds import fold_scores
+    from training.align.curve import fold_scores
 
     remedy = "set train.model and train.image_weights to towers that were trained on other images"
     snapshot = _trainable_snapshot(recipe, root, ("train", *_HELD_OUT), remedy)

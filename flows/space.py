@@ -15,8 +15,13 @@ from data_catalog.rows.image_formats import is_image_name
 from flows import PACKAGES
 from flows.page import FALLBACK, PAGES, Shown, interface_texts, open_shown
 from training.data.images import read_picture
-from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
-from training.towers.model_files import rename_encoders
+from training.towers.model import (
+    ENCODER_CONFIG_FILE,
+    HUB_WEIGHTS_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    WEIGHTS_FILE,
+    rename_encoders,
+)
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 logger = logging.getLogger(__name__)

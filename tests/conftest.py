@@ -93,8 +93,7 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     def make(captions: Sequence[str], seed: int = 0, bias: float | None = None) -> Path:
         import torch
 
-        from training.towers.model import WEIGHTS_FILE, create_model, write_model_config
-        from training.towers.model_files import save_weights
+        from training.towers.model import WEIGHTS_FILE, create_model, save_weights, write_model_config
         from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
         folder = tmp_path_factory.mktemp("clip")

@@ -216,10 +216,8 @@ class ChangeRules:
         return self._tables.joining.issuperset(text.words[first.end : second.first])
 
     def _are_apart(self, text: "_Text", one: "_Place", two: "_Place", positions: Sequence[int]) -> bool:
-        """Return whether a caption means another thing if two colours are exchanged.
-
-        "Black and white" means the same, and so does "a red and a blue star", unless the one is above the other.
-        """
+        """Return whether a caption means another thing if two colours are exchanged."""
+        # "Black and white" means the same, and so does "a red and a blue star", unless the one is above the other.
         if self._are_joined(text, one, two):
             return False
         if any(one.end <= place < two.first for place in positions):

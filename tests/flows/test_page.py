@@ -33,8 +33,7 @@ from data_catalog.publish.takedown import forget
 from data_catalog.publish.tombstones import new_tombstone
 from flows.recipe.language_packs import available_language_packs
 from training.scores.encoders import open_open_clip
-from training.towers.model import LoadedModel, create_model, write_model_config
-from training.towers.model_files import save_weights
+from training.towers.model import LoadedModel, create_model, save_weights, write_model_config
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import copy_tokenizer
 from training.towers.weights import save_encoder_config

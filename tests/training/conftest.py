@@ -31,7 +31,7 @@ from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.clip import train  # before torch, so that its threads sleep while they wait
 from training.runs import runner
-from training.towers.model_config import read_model_config
+from training.towers.plan import read_model_config
 
 COLOURS = {
     "rosso": (220, 30, 30),

@@ -19,10 +19,8 @@ from flows.recipe.settings import read
 from training.align.align import aligned_model_and_key
 from training.config import AlignConfig, TrainConfig
 from training.fit.setup import model_and_key
-from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model
-from training.towers.model_config import read_model_config
-from training.towers.model_files import save_weights
-from training.towers.plan import TowerPlan
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, load_model, save_weights
+from training.towers.plan import TowerPlan, read_model_config
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing, preprocessing_of
 
 LITE0 = "efficientnet-lite0"

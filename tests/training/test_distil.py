@@ -162,7 +162,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"contrastive": 0.3},
+        {"contrastive": 0.3, "epochs": 3},
         {"precision": "bf16", "epochs": 1},
         {"patience": 1, "lr": 1e-9},
     ],

@@ -311,22 +311,6 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
     assert (list(places), model.asked()) == (list(range(10)), 6)
 
 
-def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
-    ours: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = Counted(ours)
-    expected, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, FILES.__getitem__)
-    (path,) = tmp_path.rglob("features-*.parquet")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    model.asked()
-    found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, FILES.__getitem__)
-    assert model.asked() == 3
-    assert found.tobytes() == expected.tobytes()
-    assert f"{path} is damaged" in caplog.text
-
-
 def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(ours: Encoder, tmp_path: Path) -> None:
     """A file that changes meanwhile, even one that another was a copy of, is known by what it was."""
     contents = {"changes": [png(1), png(2)], "same as that was": [png(1)], "goes": [png(3)], "broken": [b"no picture"]}

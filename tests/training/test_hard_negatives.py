@@ -23,8 +23,8 @@ from training.data.batches import Batch, BatchPlan, TrainSplit, epoch_batches, o
 from training.data.features import image_features, text_features
 from training.data.pairs import Captions, PairFiles, read_captions
 from training.fit.clip import train
-from training.fit.hard_batches import near_misses
 from training.fit.hard_negatives import ChangedInputs, changed_caption, held_out_changes, needs
+from training.fit.inputs import near_misses
 from training.fit.losses import step_loss
 from training.fit.setup import model_and_key
 from training.towers.model import load_model

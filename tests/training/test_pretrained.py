@@ -24,8 +24,7 @@ from training.fit.clip import train
 from training.fit.setup import MODEL_FILES, model_and_key, require_trainable
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers
 from training.towers.backbones import without
-from training.towers.model import create_model, load_model, write_model_config
-from training.towers.model_files import save_weights
+from training.towers.model import create_model, load_model, save_weights, write_model_config
 from training.towers.plan import TowerPlan
 from training.towers.trained_models import EFFORT_FILE
 
@@ -71,39 +70,31 @@ one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(na
 ANY = "cannot be opened|cannot create a model|cannot encode"
 OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, Path.unlink, "is missing"),
-    (CONFIG, lambda path: (path.unlink(), path.mkdir()), ANY),
     (CONFIG, put(b"[" * 100_000), ANY),
     (CONFIG, put(b"{}"), "model_cfg"),
-    (CONFIG, said("model_cfg.embed_dim", "32"), ANY),
     (CONFIG, said("model_cfg.text_cfg.layers", 10**9), "no model has layers = 1000000000"),
     (CONFIG, said("model_cfg.embed_dim", 48), "open_clip_config.json .* size mismatch"),
     (TOKENIZER, Path.unlink, r"tokenizer\.json cannot be opened"),
     (TOKENIZER, said("post_processor.special_tokens", {}), ANY),  # Rust panics
     ("tokenizer_config.json", said("pad_token", "<other>"), "out of range"),
     (WEIGHTS, cut, ANY),
-    (WEIGHTS, one_missing, "Missing key"),
-    (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), "Unexpected key"),
-    (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "size mismatch"),
+    (WEIGHTS, tensors(lambda found, name: found.update({"a\nb": found.pop(name)})), "Missing key.*Unexpected key"),
     (WEIGHTS, ALL_LONG, r"is of torch\.int64"),
 ]
 WITH_ENCODER: list[tuple[str, Damage, str]] = [
-    ("config.json", Path.unlink, ANY),
     ("config.json", said("hidden_act", None), ANY),  # several lines, of an error of its own kind
     ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
 ]
 OPEN_CLIPS: list[tuple[str, Damage, str]] = [
     (CONFIG, said("model_cfg.vision_cfg.width", "wörd"), ANY),
-    (CONFIG, said("preprocess_cfg.resize_mode", -1), ANY),
     (WEIGHTS, cut, ANY),
     (WEIGHTS, Path.unlink, ANY),
     (WEIGHTS, one_missing, ANY),
     (TOKENIZER, Path.unlink, ANY),
 ]
 TRANSFORMERS: list[tuple[str, Damage, str]] = [
-    ("config.json", Path.unlink, ANY),
     ("config.json", said("vision_config.num_hidden_layers", 0), "weights"),
     (WEIGHTS, cut, ANY),
-    (WEIGHTS, Path.unlink, ANY),
     (WEIGHTS, tensors(lambda found, _: found.pop("logit_scale")), "weights .* such as '?logit_scale"),
     (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "weights .* 'a'"),
 ]

@@ -404,42 +404,12 @@ def test_a_board_is_read_as_it_was_written_and_nothing_else_is(tmp_path: Path) -
         path.write_text(json.dumps({**board.to_json(), "rows": [{**first, **changed}, *others]}))
         with pytest.raises(InputError, match=rf"scoreboard.json is not a valid table of scores: .*{message}"):
             Board.read(path)
-    for text, message in (("[]", "rows Field required"), ("{", "Expecting"), ("[" * 100_000, "recursion")):
+    for text, message in (
+        ("[]", "should be an object"),
+        ("{}", "rows Field required"),
+        ("{", "EOF"),
+        ("[" * 100_000, "recursion"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             Board.read(path)
-
-
-def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    score = {"name": "text_to_image_R@1", "captions": "all", "images": "all", "value": 0.5, "low": 0.25, "high": 0.75}
-    score |= {"chance": 0.1, "gallery_size": 10, "num_queries": 20, "num_dropped": 0}
-    delta = {"name": "text_to_image_R@1", "captions": "all", "images": "all", "value": -0.1, "low": -0.2, "high": 0.0}
-    facts = {"name": "xtd", "task": "retrieval", "num_images": 10, "num_texts": 20, "num_missing": 0, "notes": []}
-    facts |= {"compared": {"a": ["bytes"]}, "leaked": {"a": {}}, "alike": {"a": {}}, "files": [], "language": None}
-    models = [{"name": name, "origin": f"x, weights {name * 12}", "trained_on": "y", "files": []} for name in "ab"]
-    entries = [{"model": name, "test_set": "xtd", "score": score} for name in "ab"]
-    differences = [{"model": "b", "first": "a", "test_set": "xtd", "difference": delta}]
-    written = {
-        "entries": entries,
-        "differences": differences,
-        "models": models,
-        "sets": [facts],
-        "settings": {"seed": 0},
-    }
-    write_json(tmp_path / "scoreboard.json", {**written, "vernaclip": "1", "packages": {}, "protocols": {}})
-    board = Board.read(tmp_path / "scoreboard.json")
-    assert board.with_weights("b" * 64) == ["b"]
-    assert [(row.model, row.value, row.gallery, row.minus) for row in board.rows] == [
-        ("a", 0.5, 10, None),
-        ("b", 0.5, 10, None),
-        ("b", -0.1, 10, "a"),
-    ]
-    assert (board.rows[2].chance, board.sets[0].compared) == (0.0, {"a": ("bytes",)})
-    run = tmp_path / "0123456789ab"
-    back = {**score, "name": "image_to_text_R@1", "gallery_size": 20, "num_queries": 10}
-    write_json(run / "scores-val.json", {"split": "val", "model_sha256": "c" * 64, "scores": [score, back]})
-    board = Board.read(run / "scores-val.json")
-    assert (board.with_weights("c" * 64), board.with_weights("d" * 64)) == ([run.name], [])
-    assert (board.sets[0].name, board.sets[0].num_images, board.sets[0].num_texts) == ("val", 10, 20)
-    assert "flatters the model" in board.sets[0].notes[0]
-    assert (board.get("image_to_text_R@1").queries, board.get("image_to_text_R@1").left_out) == (10, 0)

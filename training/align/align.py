@@ -26,7 +26,7 @@ from training.runs.attempts import WEIGHTS_FILE, AttemptLog, Result, claim
 from training.runs.processes import chosen_device, deterministic_torch, require_one_process
 from training.runs.runner import Phase, Runner, RunState, finish, write_metrics
 from training.runs.trackers import Trackers
-from training.towers.model_files import save_weights
+from training.towers.model import save_weights
 
 logger = logging.getLogger(__name__)
 

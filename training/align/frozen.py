@@ -58,13 +58,7 @@ def aligned_model_and_key(
 
 
 class FrozenTowers:
-    """The pretrained towers of a run, and the caches of their features.
-
-    Attributes:
-        module: the open_clip model, in evaluation mode.
-        store: cache of the features of images and captions.
-        mirrored: the same of mirrored images.
-    """
+    """The pretrained towers of a run (`module`), and caches of their features, and of mirrored images (`mirrored`)."""
 
     def __init__(self, plan: TowerPlan, out: Path, *, cache: Path) -> None:
         """Load the towers, and write the files of the model folder except weights."""

@@ -142,10 +142,9 @@ class FeatureStore:
     def images(
         self, names: Sequence[str], read: Read, *, batch_size: int = BATCH_SIZE
     ) -> tuple[Features, dict[int, bytes]]:
-        """Return features of all images that exist and decode. Only new images are encoded.
+        """Return features of all images that exist and decode, and the sha256 of their bytes by place in `names`.
 
-        Returns:
-            Features of shape (images, dim), and the sha256 of each image's bytes by its place in `names`.
+        Only new images are encoded.
         """
         import torch
 

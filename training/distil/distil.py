@@ -34,7 +34,7 @@ from training.runs.processes import chosen_device, deterministic_torch, require_
 from training.runs.runner import Phase, Runner, Task, cosine, finish
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.lineage import read_lineage
-from training.towers.model_files import save_weights
+from training.towers.model import save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -200,10 +200,7 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         return loss
 
     def _restoring_loss(self, texts: Sequence[str]) -> Tensor:
-        """Return the cross-entropy of tokens that were exchanged for others of the batch.
-
-        The input embeddings are the output layer, so the student gets no new weights.
-        """
+        """Return the cross-entropy of tokens that were exchanged for others; input embeddings are the output layer."""
         encoder = self._module.text.transformer
         ids = self._tokenizer(texts).to(self.device)
         special = torch.tensor(self._tokenizer.inner.tokenizer.all_special_ids, device=self.device)

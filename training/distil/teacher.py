@@ -14,8 +14,7 @@ from training.runs.attempts import WEIGHTS_FILE, claim
 from training.runs.processes import deterministic_torch
 from training.scores.encoders import open_encoder
 from training.towers.lineage import read_lineage
-from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE
-from training.towers.model_files import read_object, save_weights
+from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, read_object, save_weights
 from training.towers.modules import read_encoder_config
 from training.towers.packaged import encoder_source
 from training.towers.plan import TowerPlan

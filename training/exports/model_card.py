@@ -57,23 +57,15 @@ def training_data(snapshot: Snapshot) -> TrainingData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScores:
-    """The scores of a model on one set of images; no rows if they belong to other weights.
-
-    Args:
-        split: the split of the training dataset that the set is, or None.
-        notes: remarks, a sentence each.
-        is_flattered: the scores are too high, since all images were trained on or the epoch was chosen on them.
-        is_compared: the set was compared with the training images.
-        language: language of the captions or class names. None if it was not recorded.
-    """
+    """The scores of a model on one set of images."""
 
     name: str
-    split: str | None
-    rows: tuple[ScoreRow, ...]
+    split: str | None  # of the training dataset, if the set is one
+    rows: tuple[ScoreRow, ...]  # none if they belong to other weights
     notes: tuple[str, ...]
-    is_flattered: bool
-    is_compared: bool
-    language: str | None
+    is_flattered: bool  # too high: all images were trained on, or the epoch was chosen on them
+    is_compared: bool  # with the training images
+    language: str | None  # of the captions or class names; None: not recorded
 
 
 def read_scores(trained: TrainedFolder, scoreboards: Sequence[Path], seen: TrainingData | None) -> list[SetScores]:

@@ -75,19 +75,9 @@ def export_model(
         raise SettingsError("--license-name names the license of --license other: state both, or neither")
     trained = open_trained(model)
     _require_compatible_license(trained, config.terms)
-    wanted = tuple(MODEL_FORMATS) if ALL in config.formats else config.formats
-    reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
-    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
-    if refused and ALL not in config.formats:
-        name, reason = next(iter(refused.items()))
-        others = ", ".join(other for other in FORMATS if reasons[other] is None)
-        raise SettingsError(
-            f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
-        )
-    if "onnx" in wanted:
-        onnx_graphs.require_packages()
-    places = {name: resolve_export_folder(out if len(wanted) == 1 else out / name, root) for name in wanted}
-    places = {name: place for name, place in places.items() if name not in refused}
+    wanted, refused = _formats(trained, config)
+    single = len(wanted) + len(refused) == 1
+    places = {name: resolve_export_folder(out if single else out / name, root) for name in wanted}
     for place in places.values():
         if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
             raise SettingsError(f"one of {place} and the model folder {model} contains the other: {_ELSEWHERE}")
@@ -129,6 +119,22 @@ def export_model(
                 exports.append(found)
                 progress.advance(1)
     return ModelExportReport(exports=tuple(exports), refused=refused)
+
+
+def _formats(trained: TrainedFolder, config: ModelExportConfig) -> tuple[list[str], dict[str, str]]:
+    """Return the formats to write and, of `ALL`, the reason for each that has no equivalent of the model."""
+    wanted = tuple(MODEL_FORMATS) if ALL in config.formats else config.formats
+    reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
+    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
+    if refused and ALL not in config.formats:
+        name, reason = next(iter(refused.items()))
+        others = ", ".join(other for other in FORMATS if reasons[other] is None)
+        raise SettingsError(
+            f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
+        )
+    if "onnx" in wanted:
+        onnx_graphs.require_packages()
+    return [name for name in wanted if name not in refused], refused
 
 
 def _write(

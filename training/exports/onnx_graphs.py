@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data_catalog.base.errors import InputError, install_hint
 from data_catalog.disk.files import TEMPORARY_PREFIX
-from training.exports.processors import write_processors
+from training.exports.hugging_face import write_processors
 from training.exports.trained_folder import TEXTS, Encoded, TrainedFolder
 from training.towers.tokenizer import TOKENIZER_FILE
 

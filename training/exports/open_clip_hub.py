@@ -17,10 +17,15 @@ import torch
 from open_clip.hf_configs import arch_dict
 
 from data_catalog.disk.files import read_json, write_atomically, write_json
-from training.exports.processors import prefix_setting
+from training.exports.hugging_face import prefix_setting
 from training.exports.trained_folder import TEXTS, Encoded, TrainedFolder
-from training.towers.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
-from training.towers.model_files import rename_encoders
+from training.towers.model import (
+    ENCODER_CONFIG_FILE,
+    HUB_WEIGHTS_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    WEIGHTS_FILE,
+    rename_encoders,
+)
 from training.towers.modules import MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 

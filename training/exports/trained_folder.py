@@ -17,8 +17,7 @@ from data_catalog.disk.records import FOLDER_RECORD, file_problem, read_record
 from training.data.images import Features
 from training.runs.attempts import Result, read_result
 from training.towers.lineage import Lineage, read_lineage
-from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
-from training.towers.model_files import read_object, read_open_clip_config
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model, read_object
 from training.towers.trained_models import RESULT_FILE
 from training.towers.weights import quiet_transformers
 
@@ -82,7 +81,7 @@ def open_trained(folder: Path) -> TrainedFolder:
         run=read_object(folder / RUN_FILE),
         lineage=read_lineage(folder),
         result=result,
-        model_config=read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE),
+        model_config=read_object(folder / OPEN_CLIP_CONFIG_FILE)["model_cfg"],  # `load_model` has checked it
         loaded=loaded,
     )
 

@@ -23,9 +23,8 @@ from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, held_out_batches
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images
-from training.fit.hard_batches import EpochOrder
 from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_changes
-from training.fit.inputs import PhaseInputs
+from training.fit.inputs import EpochOrder, PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, pieces_of, unit_features
 from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
 from training.fit.setup import LOSS_PLOT_FILE, Setup, model_and_key
@@ -43,7 +42,7 @@ from training.runs.processes import (
 from training.runs.runner import Phase, Runner, RunState, cosine, finish
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.backbones import backbone_features, projected
-from training.towers.model_files import load_weights, save_weights
+from training.towers.model import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 

@@ -129,14 +129,10 @@ def changed_caption(
 ) -> Change | None:
     """Return a change of a caption in one thing, or None if the rules cannot change it.
 
-    Args:
-        caption: the caption.
-        others: all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
-            that one of them confirms: it says the new word, such as "blue", and not the old one.
-        changes: `ChangeRules.changes`, which may be cached.
-        says: `ChangeRules.says`, which may be cached.
-        kinds: kinds of changes. The first one of a random order that the rules can make is taken.
-        drawn: a number for each kind, which order them, and one in [0, 1) that selects the change.
+    `others` are all captions of its image. None of them is returned, whatever its case and punctuation, nor a change
+    that one of them confirms: it says the new word, such as "blue", and not the old one. `changes` and `says` are those
+    of `ChangeRules`. `drawn` has a number for each kind, of which the smallest that the rules can make is taken, and
+    one in [0, 1) that selects the change.
     """
     is_true = {wording(other) for other in (caption, *others)}
     for place in np.argsort(drawn[:-1]).tolist():

@@ -4,11 +4,15 @@ For a frozen tower, the cache holds the features that go into its trained projec
 projection is frozen too, it holds the output. Features are computed once for each image or caption, and kept in a
 temporary file beside the run until its phase ends. They depend only on the settings and the order of epochs, so a
 resumed run computes the same ones.
+
+Hard batches hold near misses: groups of images whose captions are nearly alike, by their features from the model as it
+is at the start of the epoch. Near misses are captions of other images, so that a model cannot tell them from true ones
+by their wording alone, as it can with negatives that nobody would write (https://arxiv.org/abs/2306.14610).
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -33,13 +37,15 @@ from training.data.batches import (
 )
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.fit.hard_batches import EpochOrder, near_misses
 from training.fit.hard_negatives import ChangedInputs
 from training.fit.losses import Encoders, autocast, both, by_length, encode_images
 from training.fit.setup import Setup
 from training.runs.processes import all_cores, broadcast, has_second_core
 from training.scores.evaluation import wording
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts, projected
+
+_SEEDS = 64  # groups whose candidates are found at a time
+_CANDIDATES = 8  # nearest captions that are looked at for each place in a group
 
 
 class PhaseInputs:
@@ -49,12 +55,11 @@ class PhaseInputs:
     features. Features of augmented images are computed each time. So are features that need more memory than the image,
     such as a ResNet's before its attention pool, and features of changed captions and their anchors.
 
-    Attributes:
-        frozen_image: the image tower, if it is frozen and its features are smaller than its images.
-        encoders: encoders of the inputs that `batches` yields.
+    `encoders` are those of the inputs that `batches` yields; `frozen_image` is the image tower if it is frozen and its
+    features are smaller than its images.
     """
 
-    def __init__(self, setup: Setup, *, frozen: bool, first_epoch: int, order: EpochOrder | None) -> None:
+    def __init__(self, setup: Setup, *, frozen: bool, first_epoch: int, order: "EpochOrder | None") -> None:
         self._setup, self._order, self._next_epoch = setup, order, first_epoch
         config, split, module, tokenizer = setup.config, setup.split, setup.module, setup.tokenizer
         image, text = frozen_parts(
@@ -162,6 +167,45 @@ class PhaseInputs:
             found += both(*(partial(encoded, each) for each in inputs), are_apart=self.encoders.are_apart)
         tower.train(was_training)
         return torch.cat(found)
+
+
+class EpochOrder(torch.nn.Module):
+    """The order of an epoch's samples. It is a buffer, so that the resume state has it."""
+
+    samples: torch.Tensor
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__()
+        self.register_buffer("samples", torch.arange(num_samples))
+
+
+def near_misses(
+    features: torch.Tensor, wordings: Sequence[Hashable], size: int, draws: np.random.Generator
+) -> Integers:
+    """Return an order of captions, each index once, in which groups of near misses follow each other.
+
+    The first free caption and its nearest free ones form a group of at most `size`. Captions with the same wording fit
+    each other's images, so they are never in the same group. The groups are then shuffled, so that the last ones, whose
+    captions have no near neighbours left, are in no particular place. `features` are unit rows, shape (captions, dim).
+    """
+    is_free = np.ones(len(features), dtype=bool)
+    groups: list[list[int]] = []
+    while is_free.any():
+        free = np.flatnonzero(is_free)
+        seeds = free[:_SEEDS]
+        similar = features[seeds] @ features[free].T
+        nearest = free[similar.topk(min(size * _CANDIDATES, len(free))).indices.numpy()]
+        for seed, candidates in zip(seeds.tolist(), nearest.tolist(), strict=True):
+            if not is_free[seed]:
+                continue
+            group = {wordings[seed]: seed}
+            for other in candidates:
+                if len(group) < size and is_free[other]:
+                    group.setdefault(wordings[other], other)
+            is_free[list(group.values())] = False
+            groups.append(list(group.values()))
+    shuffled = [index for number in draws.permutation(len(groups)) for index in groups[number]]
+    return np.array(shuffled, dtype=np.int64)
 
 
 class FrozenTower:

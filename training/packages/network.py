@@ -141,11 +141,8 @@ class TranslationModel(nn.Module):
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, real: Tensor | None = None) -> Tensor:
         """Return logits (batch, target length, vocabulary) of the token after each target token.
 
-        Args:
-            source: token ids (batch, source length), padded at the end with any ids.
-            source_lengths: number of real tokens in each row (batch).
-            target: token ids (batch, target length), starting with the start token.
-            real: mask (batch, target length) of the tokens to return, as rows (tokens, vocabulary). None: all.
+        Rows of `source` (batch, source length) are padded at the end with any ids; those of `target` start with the
+        start token. The mask `real` (batch, target length) has the tokens to return, as rows (tokens, vocabulary).
         """
         mask = (torch.arange(source.shape[1]) < source_lengths.unsqueeze(1))[:, None, None, :]
         memory = self._embed(source)

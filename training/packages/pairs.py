@@ -83,16 +83,12 @@ class PairLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelCaptions:
-    """Distinct pairs of (source, target) to train on and for validation, in the order of a hash of the source.
-
-    Lines that were not used are counted by reason (`DROP_REASONS`), with the first few of each. Used and dropped lines
-    add up to all lines of the files.
-    """
+    """Distinct pairs of (source, target) to train on and for validation, in the order of a hash of the source."""
 
     training: list[Pair]
     held_out: list[Pair]
-    dropped: dict[str, int]
-    examples: dict[str, list[PairLine]]
+    dropped: dict[str, int]  # other lines, by reason (`DROP_REASONS`)
+    examples: dict[str, list[PairLine]]  # the first few of each
 
 
 def read_pairs(

@@ -24,13 +24,13 @@ NUM_SAMPLES = 10  # held-out pairs on the page
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The data of a training: its languages, the sha256 of its files, and the key of the training that it continues."""
+    """The data of a training: its languages and the sha256 of its files."""
 
     from_code: str
     to_code: str
     pairs_sha256: tuple[str, ...]
     held_out_sha256: str | None
-    continued: str | None
+    continued: str | None  # key of the training whose weights it starts from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +46,17 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """The results of training a package; scores are those of the finished package on the held-out pairs.
-
-    Args:
-        dropped: lines of the files that were not used, by reason (`training.packages.pairs.DROP_REASONS`).
-        num_steps: updates done, fewer than `num_steps` of the settings if chrF stopped rising.
-        best_step: the update with the weights that are in the package.
-        held_out_loss: cross-entropy per target token in nats, before quantization.
-        exact_match: share of the held-out pairs whose translation equals the reference.
-    """
+    """The results of training a package; scores are those of the finished package on the held-out pairs."""
 
     num_training: int
     num_held_out: int
-    dropped: dict[str, int]
+    dropped: dict[str, int]  # lines of the files that were not used, by reason (`DROP_REASONS`)
     num_parameters: int
     vocabulary_size: int
-    num_steps: int
-    best_step: int
-    held_out_loss: float
-    exact_match: float
+    num_steps: int  # fewer than those of the settings if chrF stopped rising
+    best_step: int  # whose weights are in the package
+    held_out_loss: float  # cross-entropy per target token in nats, before quantization
+    exact_match: float  # share of translations that equal the reference
     bleu: float
     chrf: float
 

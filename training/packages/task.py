@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutScores:
-    """sacreBLEU's BLEU and chrF of the held-out pairs, 0 to 100, and their translations."""
+    """SacreBLEU's BLEU and chrF of the held-out pairs, 0 to 100, and their translations."""
 
     bleu: float
     chrf: float
@@ -41,10 +41,8 @@ class HeldOutScores:
 class TranslationTask(Task[Batch]):
     """The training of a network on pairs of token ids, without start and end tokens.
 
-    The weights with the best chrF on the held-out pairs are kept: averaged, and quantized as they will be packed.
-
-    The network has the settings of the training. `folder` gets the best weights. `score` translates the held-out pairs
-    with a network, as it would be packed, and scores them.
+    `folder` gets the averaged weights with the best chrF on the held-out pairs. `score` translates these with a network
+    as it would be packed, and so quantized, and scores them.
     """
 
     device = torch.device("cpu")

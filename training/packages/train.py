@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
@@ -30,7 +29,6 @@ from data_catalog.disk.files import (
     TEMPORARY_PREFIX,
     digest,
     read_json,
-    save_tensors,
     sha256_of,
     sweep_temporary,
     write_atomically,
@@ -60,7 +58,6 @@ ARGOS_VERSION = "1.9"  # oldest supported version of Argos Translate
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")  # part of a folder's name
 VOCABULARY_FILE = "sentencepiece.model"
 HELD_OUT_FILE = "held_out.tsv"
-EARLIER_STATE_FILE = "state.safetensors"  # of earlier versions
 QUANTIZATION = "int8"
 # Always on the CPU, because scores choose the weights and are on the card.
 DECODING = TranslateConfig(device="cpu")
@@ -98,23 +95,11 @@ def train_package(
     """
     require_one_process("mt train")
     codes = from_code, to_code
-    for code in codes:
-        if not LANGUAGE_CODE.fullmatch(code):
-            raise SettingsError(f"{code!r} is not an ISO 639 code: give two or three lower-case letters, such as it")
-    if out.suffix != SUFFIX or out.is_dir():
-        raise SettingsError(f"--out must name a file that ends in {SUFFIX}, and no folder, got {out}")
-    if continued and continued.resolve() == out.resolve():
-        raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
-    if continued and held_out:
-        raise SettingsError(
-            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
-            "pairs, because it may have trained on any others. Remove --held-out"
-        )
+    _check_arguments(codes, out, held_out, continued)
     refuse_slow_precision(config.precision, "cpu", setting="precision")
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
     read = partial(read_pairs, source_check=source_check, target_check=target_check, codes=codes)
-    earlier: str | None = None
-    held_out_pairs: list[Pair] = []
+    earlier, held_out_pairs = None, list[Pair]()
     if continued:
         earlier, sizes, held_out_pairs = _read_earlier(continued, codes)
         config = replace(config, **sizes)
@@ -148,12 +133,25 @@ def train_package(
         resolved = with_precision(config, "cpu", has_begun=lambda each: begun == _key(replace(training, config=each)))
         training = replace(training, config=resolved)
         key = _key(training)
-        if begun == key:
-            _adopt_state(folder)
-        else:
+        if begun != key:
             _replace_record(training, key)
         model, state = _train(training, key, training_folder(continued) if continued else None)
         return _pack(training, model, state, out)
+
+
+def _check_arguments(codes: tuple[str, str], out: Path, held_out: Path | None, continued: Path | None) -> None:
+    for code in codes:
+        if not LANGUAGE_CODE.fullmatch(code):
+            raise SettingsError(f"{code!r} is not an ISO 639 code: give two or three lower-case letters, such as it")
+    if out.suffix != SUFFIX or out.is_dir():
+        raise SettingsError(f"--out must name a file that ends in {SUFFIX}, and no folder, got {out}")
+    if continued and continued.resolve() == out.resolve():
+        raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
+    if continued and held_out:
+        raise SettingsError(
+            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
+            "pairs, because it may have trained on any others. Remove --held-out"
+        )
 
 
 def training_folder(out: Path) -> Path:
@@ -226,33 +224,9 @@ def _train(training: Training, key: str, start: Path | None) -> tuple[Translatio
     return model, state
 
 
-def _adopt_state(folder: Path) -> None:
-    """Give the resume state of an earlier version, whose progress had other names, its present form and place."""
-    old = folder / EARLIER_STATE_FILE
-    if not old.is_file():
-        return
-    with about(old, kind=DamagedError, remedy="remove it to train from the start"):
-        with safe_open(old, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-            progress = json.loads(file.metadata()["state"])
-        history = [
-            {"epoch": point["epoch"] + 1, "step": point["step"], "train_loss": point["train_loss"]}
-            | {"val_loss": point["held_out_loss"], "val_bleu": point["bleu"], "val_chrf": point["chrf"]}
-            for point in progress["curve"]
-        ]
-        scores = [record["val_chrf"] for record in history]
-        best = scores.index(max(scores))
-        found = {"best": best, "best_score": scores[best], "stale": len(scores) - 1 - best, "history": history}
-        found |= {name: progress[name] for name in ("key", "step", "epoch", "batch")}
-    save_tensors(tensors, folder / STATE_FILE, {"state": json.dumps(found)})
-    old.unlink()
-
-
 def _key(training: Training) -> str:
-    """Return the training's key: equal keys give equal packages.
-
-    It covers the pairs as well as their files, because language checks decide which pairs are dropped.
-    """
+    """Return the training's key: equal keys give equal packages."""
+    # The pairs as well as their files, because language checks decide which pairs are dropped.
     pairs = {"training": training.data.training, "held_out": training.data.held_out}
     return digest(
         {
@@ -274,12 +248,9 @@ def _made_of(training: Training) -> dict[str, Any]:
 
 
 def _replace_record(training: Training, key: str) -> None:
-    """Write the record of a training that begins.
-
-    Another training that has not written a state yet is replaced, so that settings that do not work can be corrected.
-    """
+    """Write the record of a training that begins, in place of one without a state, whose settings may not work."""
     folder = training.folder
-    if any((folder / name).is_file() for name in (STATE_FILE, EARLIER_STATE_FILE)):
+    if (folder / STATE_FILE).is_file():
         raise SettingsError(
             f"{folder} contains a training with other settings, pairs or libraries: remove it to train again, or give "
             "another --out"

@@ -95,13 +95,10 @@ def _way(metric: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedNoise:
-    """The variance of one model's mean score, beyond the effect of a seed on all variants, pooled over them.
-
-    With one seed or one variant it is unknown, and has 0 degrees of freedom.
-    """
+    """The variance of one model's mean score, beyond the effect of a seed on all variants, pooled over them."""
 
     variance: float = 0.0
-    degrees: int = 0
+    degrees: int = 0  # of freedom; 0 if it is unknown, with one seed or one variant
 
 
 def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
@@ -159,16 +156,13 @@ def verdict(value: float, p_value: float, noise: SeedNoise, *, num_images: int) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """A filter: the `--set` overrides that switch it, the variants with and without it by name, and the verdict.
-
-    The p-value is that of the first metric, corrected for the number of filters.
-    """
+    """A filter with its verdict, and the variants with and without it by name."""
 
     label: str
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...]  # `--set` overrides that switch it
     with_it: str
     without: str
-    p_value: float = 1.0
+    p_value: float = 1.0  # of the first metric, corrected for the number of filters
     verdict: str = SAME
 
 
@@ -183,16 +177,12 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """The result of an ablation of a dataset: verdicts, and mean scores of the variants over the seeds.
+    """The result of an ablation of a dataset: verdicts, and mean scores of the variants over the seeds."""
 
-    The key is a hash of all that decides it. The snapshot is that of the unchanged recipe; the dataset of that name has
-    the same one if its build had the same inputs. `steps` is 0 if models were aligned.
-    """
-
-    key: str
+    key: str  # hash of all that decides it
     dataset: str
-    snapshot: str
-    steps: int
+    snapshot: str  # of the unchanged recipe; that of the dataset if its build had the same inputs
+    steps: int  # 0 if models were aligned
     batch_size: int
     seeds: tuple[int, ...]
     noise: Mapping[str, SeedNoise]

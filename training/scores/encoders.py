@@ -18,8 +18,14 @@ from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import sha256_of
 from training.data.features import Encoder, ImageEncoder, TextEncoder
 from training.runs.processes import encode_where_fastest
-from training.towers.model import HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, open_model
-from training.towers.model_files import HERE, read_object, require_few_layers
+from training.towers.model import (
+    HERE,
+    HUB_WEIGHTS_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    open_model,
+    read_object,
+    require_few_layers,
+)
 from training.towers.weights import files_identity
 
 if TYPE_CHECKING:
@@ -214,13 +220,11 @@ def _require_few_layers(folder: Path) -> None:
 
 @contextmanager
 def _opening(what: str, folder: Path) -> Iterator[None]:
-    """Turn errors of libraries that open a model of others into ours, and make the libraries refuse code.
-
-    open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
-    at the terminal whether to run a model's own code.
-    """
+    """Turn errors of libraries that open a model of others into ours, and make the libraries refuse code."""
     from transformers import dynamic_module_utils as modules
 
+    # open_clip, and transformers for parts of a model, leave `trust_remote_code` undecided. Then transformers would ask
+    # at the terminal whether to run a model's own code.
     before, modules.TIME_OUT_REMOTE_CODE = modules.TIME_OUT_REMOTE_CODE, 0  # seconds to wait for an answer
     try:
         with about(f"{what} cannot be opened", remedy=_REMEDY if folder.is_dir() else _FETCH_REMEDY):

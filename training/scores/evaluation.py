@@ -25,24 +25,16 @@ TextsOf = Callable[[Sequence[str]], Features]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The ranks of a set of queries in a gallery.
+    """The ranks of a set of queries in a gallery."""
 
-    Args:
-        way: "text_to_image", "image_to_text" or "zero_shot".
-        right_ranks: ranks of the right items of each query, at most `NDCG_CUTOFF`, as `Metric` takes them.
-        clusters: image of each query, shape (queries,).
-        num_right: number of right items in the gallery for each query, shape (queries,).
-        num_dropped: number of queries that `captions` or `images` leave out.
-    """
-
-    way: str
+    way: str  # "text_to_image", "image_to_text" or "zero_shot"
     captions: str
     images: str
-    right_ranks: Integers
-    clusters: Integers
-    num_right: Integers
+    right_ranks: Integers  # of the right items of each query, at most `NDCG_CUTOFF`, as `Metric` takes them
+    clusters: Integers  # image of each query, shape (queries,)
+    num_right: Integers  # right items in the gallery for each query, shape (queries,)
     gallery_size: int
-    num_dropped: int
+    num_dropped: int  # queries that `captions` or `images` leave out
 
 
 def retrieval_outcomes(

@@ -1,7 +1,7 @@
 """Read galleries: images with captions from pair shards or a user's files, and images with class labels."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,6 +18,7 @@ from data_catalog.rows.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.test_sets import TestSetKind
+from training.data.features import Read
 from training.data.images import encoded_reader
 from training.data.pairs import read_rows, row_groups, seen_in_training
 from training.scores.rows import VALIDATED, TextLanguage
@@ -41,7 +42,7 @@ _DOCUMENT: TypeAdapter[Any] = TypeAdapter(_Texts | dict[str, _Texts], config=Con
 
 
 class TrainingMatch(NamedTuple):
-    """Evidence that a model was trained on an image. If that is not sure, it only looks like a training image."""
+    """Evidence that a model was trained on an image, or, if that is not sure, on one that looks like it."""
 
     why: str
     is_sure: bool
@@ -49,55 +50,37 @@ class TrainingMatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakCheck:
-    """A set's matches with a model's training images, by place in `images`, and what was compared, such as "identity".
+    """A comparison of a set with a model's training images."""
 
-    `ways` is empty if nothing, or not all, was compared.
-    """
-
-    seen: Mapping[int, TrainingMatch]
-    ways: tuple[str, ...]
+    seen: Mapping[int, TrainingMatch]  # by place in the set's `images`
+    ways: tuple[str, ...]  # what was compared, such as "identity"; empty if nothing, or not all, was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """A set of images that models are scored on.
-
-    Args:
-        read: returns the bytes of an image by name, and raises OSError if there are none. Threads may call it at the
-            same time.
-        identities: all known identities of each image; empty if there are none.
-        guards: matches with training images, by model name. Nothing is known about models that are not listed.
-        files: name and sha256 of each file that the set was read from.
-        of_catalog: the images belong to the catalog, where a take-down may remove them, so nothing is cached elsewhere.
-        stated: language of the captions or class names, as the user or the files state it.
-        language: the same as it was checked.
-    """
+    """A set of images that models are scored on."""
 
     name: str
     images: Sequence[str]
-    read: Callable[[str], bytes]
-    identities: Sequence[frozenset[str]] = ()
-    guards: Mapping[str, LeakCheck] = field(default_factory=dict)
+    read: Read  # threads may call it at the same time
+    identities: Sequence[frozenset[str]] = ()  # all known ones of each image; empty if there are none
+    guards: Mapping[str, LeakCheck] = field(default_factory=dict)  # by model; nothing is known about others
     notes: tuple[str, ...] = ()
-    files: tuple[Mapping[str, str], ...] = ()
-    of_catalog: bool = False
-    stated: str | None = None
-    language: TextLanguage | None = None
+    files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of each file that the set was read from
+    of_catalog: bool = False  # a take-down may remove the images, so nothing is cached elsewhere
+    stated: str | None = None  # language of the captions or class names, by the user or the files
+    language: TextLanguage | None = None  # the same as it was checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery(ImageSet):
-    """Images with captions, for retrieval: each caption is a query for its image, and each image for its captions.
-
-    `owners` has the place of each caption's image, and `made_by` "human", "machine" or "unstated" for each. `home` is
-    the URL of a public dataset's page, and `license`, of the captions, an id or the URL of the terms.
-    """
+    """Images with captions, for retrieval: each caption is a query for its image, and each image for its captions."""
 
     captions: Sequence[str]
-    owners: Sequence[int]
-    made_by: Sequence[str]
-    home: str | None = None
-    license: str | None = None
+    owners: Sequence[int]  # place of each caption's image
+    made_by: Sequence[str]  # who made each caption: "human", "machine" or "unstated"
+    home: str | None = None  # URL of a public dataset's page
+    license: str | None = None  # of the captions: an id, or the URL of the terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,11 +44,6 @@ def text_to_image_ranks(text_features: Features, image_features: Features, owner
     return ranks
 
 
-def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
-    """Return for each image that has captions the rank of the best of its own captions, shape (such images,)."""
-    return right_caption_ranks(image_features, text_features, owners, most=1)[:, 0]
-
-
 def right_caption_ranks(image_features: Features, text_features: Features, owners: Integers, *, most: int) -> Integers:
     """Return for each image that has captions the ranks of its own captions, the best ones first.
 

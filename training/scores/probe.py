@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -22,7 +22,7 @@ from data_catalog.sources.image_files import ImageFiles, check_images, open_imag
 from data_catalog.sources.json_documents import open_json
 from training.changes import KINDS, Change, ChangeRules
 from training.config import EvaluateConfig
-from training.data.features import FeatureStore
+from training.data.features import FeatureStore, Read
 from training.data.images import picture_or_reason
 from training.data.pairs import Floats, Integers
 from training.scores.evaluation import image_choices, read_images, wording
@@ -56,17 +56,12 @@ class CaptionPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedSet(Gallery):
-    """A gallery with pairs of captions of its images.
-
-    `views` are what is compared, images of the gallery or parts of them: the name, and the place of the image.
-    `read_view` returns the bytes of a view by name, and raises OSError if there are none. `left_out` counts pairs that
-    were left out, by reason.
-    """
+    """A gallery with pairs of captions of its images, or of parts of them, the views."""
 
     pairs: Sequence[CaptionPair]
-    views: Sequence[tuple[str, int]]
-    read_view: Callable[[str], bytes]
-    left_out: Mapping[str, int]
+    views: Sequence[tuple[str, int]]  # name, and place of the image
+    read_view: Read  # by the view's name
+    left_out: Mapping[str, int]  # pairs, by reason
 
     def __post_init__(self) -> None:
         if not self.pairs:

@@ -3,16 +3,14 @@
 Evaluations, scoreboards, probes, curves and ablations are boards. The model card and mteb's files are made from them.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
 from data_catalog.base.boundary import about
-from data_catalog.disk.files import read_json
 from training.scores.metrics import METRIC_OF
 
 UNKNOWN = "unknown"
@@ -34,42 +32,30 @@ IMAGE_CHOICES = {
 }
 VALIDATED = "the epoch of the weights was chosen on these images, which flatters the model"  # note on a val split
 
-_VALIDATED_BEFORE = "the epoch whose weights were kept was chosen on these images, which flatters the model"
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
-_OLD_NAMES = {"name": "metric", "gallery_size": "gallery", "num_queries": "queries", "num_dropped": "left_out"}
 _DIGITS = 3  # of a metric that is not in `METRIC_OF`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRow:
-    """A number with its 95 % interval: the score of a model on a test set, or its difference from another model's.
-
-    Args:
-        metric: a key of `METRIC_OF` such as "text_to_image_MRR@5", or "pairs_accuracy".
-        captions: a key of `CAPTION_MODES`; for pairs of captions what is changed in the false ones.
-        images: a key of `IMAGE_CHOICES`.
-        chance: expected value for a random order; 0 for a difference.
-        gallery: number of images, captions or classes that are ranked; the images of pairs of captions.
-        left_out: number of queries that `captions` or `images` leave out.
-        minus: the model whose score is subtracted, on the same queries. None for a score.
-    """
+    """A number with its 95 % interval: the score of a model on a test set, or its difference from another model's."""
 
     __pydantic_config__ = _STRICT
 
     model: str
     test_set: str
-    metric: str
-    captions: str
-    images: str = ALL
+    metric: str  # a key of `METRIC_OF` such as "text_to_image_MRR@5", or "pairs_accuracy"
+    captions: str  # a key of `CAPTION_MODES`; for pairs of captions what is changed in the false ones
+    images: str = ALL  # a key of `IMAGE_CHOICES`
     value: float
     low: float
     high: float
-    chance: float
-    gallery: int
+    chance: float  # expected value for a random order; 0 for a difference
+    gallery: int  # images, captions or classes that are ranked; the images of pairs of captions
     queries: int
-    left_out: int
-    minus: str | None = None
+    left_out: int  # queries that `captions` or `images` leave out
+    minus: str | None = None  # the model whose score is subtracted, on the same queries; None for a score
 
     @property
     def choice(self) -> tuple[str, str]:
@@ -89,68 +75,48 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Facts about a model that was scored.
-
-    `origin` has the source of its weights and the beginning of their sha256. `tensors_sha256`, of the loaded weights,
-    is comparable between models that were loaded in the same way. `files` has name and sha256 of the configs and
-    tokenizer in its folder, and `counts` what it learned from, such as the number of `images` and `captions`.
-    """
+    """Facts about a model that was scored."""
 
     __pydantic_config__ = _FACTS
 
     name: str
-    origin: str
+    origin: str  # source of its weights and the beginning of their sha256
     trained_on: str = UNKNOWN
-    tensors_sha256: str | None = None
-    files: tuple[Mapping[str, str], ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
+    tensors_sha256: str | None = None  # of the loaded weights; comparable between models that were loaded alike
+    files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of the configs and tokenizer in its folder
+    counts: Mapping[str, int] = field(default_factory=dict)  # what it learned from, such as `images` and `captions`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLanguage:
-    """The language of a set's texts: as the models are scored (`asked`), as it is stated, and as it looks.
-
-    `looks_like` has the shares of texts that clearly look like other languages, the largest first. `num_judged` counts
-    the texts with enough letters to identify a language, and is None if no identifier knows the language.
-    """
+    """The language of a set's texts: as the models are scored (`asked`), as it is stated, and as it looks."""
 
     __pydantic_config__ = _FACTS
 
     asked: str
     stated: str | None = None
-    looks_like: Mapping[str, float] = field(default_factory=dict)
-    num_judged: int | None = None
+    looks_like: Mapping[str, float] = field(default_factory=dict)  # shares of other languages, the largest first
+    num_judged: int | None = None  # texts with enough letters to judge; None: no identifier knows the language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFacts:
-    """Facts about a test set that models were scored on.
-
-    Args:
-        task: "retrieval" or "zero-shot".
-        num_texts: captions of the scored images, or classes.
-        num_missing: images that are missing or do not decode, and are left out.
-        compared: what the set was compared by with a model's training images, by model; nothing is known about others.
-        leaked: scored images that a model was trained on, with the reason, by model.
-        alike: scored images that look like a model's training image, with the reason, by model.
-        language: language of its texts. None if it was not checked.
-        left_out: number of pairs of captions, or of images, that were left out, by reason.
-    """
+    """Facts about a test set that models were scored on; three of them by model, others are not known."""
 
     __pydantic_config__ = _FACTS
 
     name: str
-    task: str
+    task: str  # "retrieval" or "zero-shot"
     num_images: int
-    num_texts: int
-    num_missing: int = 0
-    compared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    leaked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    alike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    num_texts: int  # captions of the scored images, or classes
+    num_missing: int = 0  # images that are missing or do not decode, and are left out
+    compared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by what, with a model's training images
+    leaked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # images trained on, with the reason
+    alike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # images that look like one, likewise
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
-    language: TextLanguage | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    language: TextLanguage | None = None  # of its texts; None: not checked
+    left_out: Mapping[str, int] = field(default_factory=dict)  # pairs of captions, or images, by reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +132,9 @@ class Board:
 
     @classmethod
     def read(cls, path: Path) -> "Board":
-        """Read the file of an evaluation, scoreboard, probe, curve or ablation, also one of an earlier version."""
+        """Read the file of an evaluation, scoreboard, probe, curve or ablation, which may have more keys."""
         with about(f"{path} is not a valid table of scores"):
-            found = _as_of_now(read_json(path), path)
-            return _BOARDS.validate_json(json.dumps({name: found[name] for name in _NAMES & found.keys()}))
+            return _BOARDS.validate_json(path.read_bytes())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file, which may have more keys."""
@@ -213,40 +178,4 @@ class Board:
         return [model.name for model in self.models if model.origin.endswith(f"weights {sha256[:12]}")]
 
 
-_NAMES = {column.name for column in fields(Board)}
 _BOARDS = TypeAdapter(Board)
-
-
-def _as_of_now(found: Any, path: Path) -> dict[str, Any]:
-    """Return the document of a board; convert evaluations and scoreboards of earlier versions."""
-    if "model_sha256" in found:
-        split, model = found["split"], path.absolute().parent.name
-        rows = [_row(score, model, split) for score in found["scores"]]
-        counts = {row["metric"]: row["gallery"] for row in rows if row["captions"] == ALL}
-        facts = {
-            "name": split,
-            "task": "retrieval",
-            "num_images": counts.get("text_to_image_R@1", 0),
-            "num_texts": counts.get("image_to_text_R@1", 0),
-            "notes": [VALIDATED] if split == "val" else [],
-        }
-        origin = f"vernaclip {model}, weights {found['model_sha256'][:12]}"
-        return {"rows": rows, "models": [{"name": model, "origin": origin}], "sets": [facts]}
-    if "entries" in found:
-        rows = [_row(entry["score"], entry["model"], entry["test_set"]) for entry in found["entries"]]
-        columns = ("model", "test_set", "metric", "captions", "images")
-        scores = {tuple(row[name] for name in columns): row for row in rows}
-        for entry in found.get("differences", []):
-            row = _row(entry["difference"], entry["model"], entry["test_set"])
-            rows.append({**scores[tuple(row[name] for name in columns)], **row, "chance": 0.0, "minus": entry["first"]})
-        sets = [
-            {**facts, "notes": [VALIDATED if note == _VALIDATED_BEFORE else note for note in facts.get("notes", ())]}
-            for facts in found["sets"]
-        ]
-        return {**found, "rows": rows, "sets": sets}
-    return dict(found)
-
-
-def _row(score: Mapping[str, Any], model: str, test_set: str) -> dict[str, Any]:
-    renamed = {_OLD_NAMES.get(name, name): value for name, value in score.items()}
-    return {"model": model, "test_set": test_set, "images": ALL, **renamed}

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.catalog.manifest import EXPORT_RECORD, RUN_FILE
-from training.towers.model_files import REMEDY, read_object
+from training.towers.model import REMEDY, read_object
 
 LICENSE = "license"  # in the `run.json` of an export: its license, "" if none was stated
 MODEL_KIND = "model"  # kind of the `export.json` of a model; those of datasets have no kind
@@ -24,26 +24,21 @@ MODEL_KIND = "model"  # kind of the `export.json` of a model; those of datasets 
 class Lineage:
     """The settings, data and borrowed weights that a model was made of.
 
-    Args:
-        settings: settings of its run; {} for other people's models.
-        learned: sha256 of the pair shards that decided its weights, also through its start and its teacher. An export
-            by an earlier version does not tell: the sha256 of its weights, which is no shard's, then makes what it
-            learned unknown. None for other people's models.
-        borrowed: initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
-        license: of the folder's weights themselves, "" if it does not state one. None for a model that is no export.
+    `learned` has the sha256 of the pair shards that decided its weights, also through its start and its teacher. An
+    export by an earlier version does not tell: the sha256 of its weights, which is no shard's, then makes what it
+    learned unknown.
     """
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    learned: Sequence[str] | None = None
-    borrowed: Sequence[dict[str, str]] = ()
-    license: str | None = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of its run; {} for other people's models
+    learned: Sequence[str] | None = None  # None for other people's models
+    borrowed: Sequence[dict[str, str]] = ()  # of other people: `tower`, `weights` (a name), `license` (may be "")
+    license: str | None = ""  # of the folder's weights themselves, "" if it states none; None: it is no export
 
     def borrowed_of(self, towers: Mapping[str, str], name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """Return what a model borrows that starts from some towers: earlier borrowed weights, and those of the folder.
 
-        Args:
-            towers: license that the settings state for each tower. That of an export binds, whatever they state.
-            name: name of the folder's weights.
+        `towers` has the license that the settings state for each; that of an export binds, whatever they state. `name`
+        is that of the folder's weights.
         """
         own = [{"tower": tower, "weights": name, "license": self.license or stated} for tower, stated in towers.items()]
         return [one for one in self.borrowed if one["tower"] in towers], own if self.license is not None else []

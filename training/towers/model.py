@@ -1,21 +1,24 @@
 """Create, write and load model folders: open_clip model config, weights in safetensors, tokenizer and preprocessing.
 
-open_clip alone can open a finished folder, `open_clip.create_model_and_transforms("local-dir:FOLDER")`, unless its text
-tower is one of `training.towers.modules` that open_clip does not have.
+Weights are never in a pickle. open_clip alone can open a finished folder,
+`open_clip.create_model_and_transforms("local-dir:FOLDER")`, unless its text tower is one of `training.towers.modules`
+that open_clip does not have.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, InputError, SettingsError
-from data_catalog.disk.files import sha256_of, write_json
+from data_catalog.base.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.disk.files import read_json, save_tensors, sha256_of, write_json
 from training.runs.attempts import WEIGHTS_FILE as WEIGHTS_FILE
 from training.runs.processes import encode_where_fastest, prepare_for_torch
-from training.towers.model_files import REMEDY, load_weights, read_config, read_object
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
 
@@ -25,27 +28,88 @@ if TYPE_CHECKING:
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
+REMEDY = "restore the folder from an intact copy, remove it and train again, or use another model"
+# Stands in a model config for the folder of the config, as open_clip takes no path relative to it.
+HERE = "."
 # Our own parts of a model config, which open_clip does not know.
 _OWN_PARTS = ("image_weights", "license", "preprocess_cfg", "recorded_features")
 _PADDING = 1e-4  # largest change of a number of a unit feature by padding
+_MOST_LAYERS = 1000
+_LAYERS = ("layers", "num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
+_OBJECT = TypeAdapter(dict[str, Any])
 _CONFIG_REMEDY = "correct the model config, restore it from an intact copy, or name another model"
 
 logger = logging.getLogger(__name__)
 
 
+def read_object(path: Path, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> dict[str, Any]:
+    """Return the JSON object in a file of a model."""
+    with about(f"{path} cannot be opened", kind=kind, remedy=remedy):
+        return _OBJECT.validate_python(read_json(path))
+
+
+def read_config(path: Path, *, kind: type[PipelineError] = DamagedError) -> dict[str, Any]:
+    """Return the config of a model from a file; refuse one with more layers than a real model has."""
+    found = read_object(path, kind=kind)
+    require_few_layers(path, found, kind=kind)
+    return found
+
+
+def require_few_layers(path: Path, settings: Mapping[str, Any], *, kind: type[PipelineError]) -> None:
+    """Refuse a config with more layers than a real model has, which would keep a library busy for hours."""
+    for name, value in settings.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                require_few_layers(path, each, kind=kind)
+            elif name in _LAYERS and isinstance(each, int) and each > _MOST_LAYERS:
+                raise kind(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
+
+
+def rename_encoders(model_config: Mapping[str, Any], hub_name: str | None = None) -> dict[str, Any]:
+    """Return a copy of a model config without the path of a Hugging Face text encoder, since it is private.
+
+    The name on the hub of the model itself replaces it; without one, `HERE` does.
+    """
+    found = deepcopy(dict(model_config))
+    text = found["text_cfg"]
+    if "hf_model_name" in text:
+        text |= {"hf_model_name": hub_name or HERE, "hf_model_pretrained": False}
+    # A local tokenizer comes from the folder under any name, but without a name open_clip would use its own.
+    text["hf_tokenizer_name"] = hub_name or text.get("hf_model_name", "tokenizer")
+    return found
+
+
+def save_weights(module: Any, path: Path) -> str:
+    """Write a model's weights atomically, and return the file's sha256."""
+    return save_tensors(module.state_dict(), path, {"format": "pt"})
+
+
+def load_weights(module: Any, path: Path, *, without: Collection[str] = ()) -> None:
+    """Load weights from a file into a model of the same architecture, except tensors that it does not take."""
+    from safetensors.torch import load_file  # it imports torch
+
+    what = f"{path} for the model that open_clip_config.json and config.json describe"
+    with about(f"{what} cannot be opened", kind=DamagedError, remedy=REMEDY):
+        load_strictly(module, {name: tensor for name, tensor in load_file(path).items() if name not in without})
+
+
+def load_strictly(module: Any, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Load tensors into a module that needs exactly these, of its shapes; whole numbers are no weights."""
+    wanted = module.state_dict()
+    for name in wanted.keys() & tensors.keys():
+        if wanted[name].is_floating_point() and not tensors[name].is_floating_point():
+            raise ValueError(f"{name!r} is of {tensors[name].dtype}")
+    module.load_state_dict(tensors, strict=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model with its tokenizer and preprocessing. It is on the CPU, and moves to a GPU to encode, if there is one.
+    """A model with its tokenizer and preprocessing. It is on the CPU, and moves to a GPU to encode, if there is one."""
 
-    Args:
-        module: the open_clip model.
-        sha256: sha256 of the weights file; "" for a model that was just made.
-    """
-
-    module: Any
+    module: Any  # of open_clip
     tokenizer: SavedTokenizer
     preprocessing: Preprocessing
-    sha256: str
+    sha256: str  # of the weights file; "" for a model that was just made
 
     @property
     def num_bytes(self) -> int:
@@ -69,9 +133,7 @@ class LoadedModel:
 def create_model(model_config: Mapping[str, Any], folder: Path) -> Any:
     """Create an open_clip model with random weights from torch's global generator. Nothing is downloaded.
 
-    Args:
-        model_config: the open_clip model config.
-        folder: folder with the config of a Hugging Face text encoder.
+    The folder has the config of a Hugging Face text encoder.
     """
     import torch
 
@@ -115,10 +177,8 @@ def load_model(folder: Path) -> LoadedModel:
     stated = read_config(config_path)
     with about(f"{config_path} cannot be opened", kind=DamagedError, remedy=REMEDY):
         model_config = stated["model_cfg"]
-        context_length, image_size = (
-            model_config["text_cfg"]["context_length"],
-            model_config["vision_cfg"]["image_size"],
-        )
+        context_length = model_config["text_cfg"]["context_length"]
+        image_size = model_config["vision_cfg"]["image_size"]
         if "hf_model_name" in model_config["text_cfg"]:
             read_config(folder / ENCODER_CONFIG_FILE)
     unknown = f"{config_path} has an image preprocessing that is not supported here"

@@ -58,10 +58,8 @@ def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 
 def _fit_head(module: Any) -> None:
-    """Give the head of a timm tower as many inputs as its backbone has outputs.
-
-    open_clip takes the channels before pooling. Some backbones, such as MobileNetV3, have a wider layer after it.
-    """
+    """Give the head of a timm tower as many inputs as its backbone has outputs."""
+    # open_clip takes the channels before pooling. Some backbones, such as MobileNetV3, have a wider layer after it.
     trunk: Any = getattr(module.visual, "trunk", None)
     width: Any = getattr(trunk, "head_hidden_size", None)
     for parent in module.visual.head.modules() if width else ():

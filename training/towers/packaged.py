@@ -28,25 +28,20 @@ SENTENCE = "A red car stands in front of a house."  # likewise of texts
 class PackagedTower:
     """A pretrained tower in a Python package.
 
-    Args:
-        file: its weights under names of another library, in timm's order; of a text encoder, a zip of its folder, or
-            the file that `training.towers.e5_weights` reads.
-        architecture: timm's name of an image tower; "" for a text encoder, whose folder states it.
-        mean, std: of each channel of its images, the same for all three.
-        languages: codes of the languages that a text encoder reads, separated by blanks.
-        feature: first numbers of the unit feature of `PICTURE` or `SENTENCE`, separated by blanks.
+    Its file has weights under names of another library, in timm's order; of a text encoder, it is a zip of its folder,
+    or what `training.towers.e5_weights` reads.
     """
 
     distribution: str
     file: str
     sha256: str
     license: str
-    feature: str
-    architecture: str = ""
+    feature: str  # first numbers of the unit feature of `PICTURE` or `SENTENCE`, separated by blanks
+    architecture: str = ""  # timm's name of an image tower; "" for a text encoder, whose folder states it
     size: int = 0
-    mean: float = 0.0
+    mean: float = 0.0  # of each of the three channels of its images
     std: float = 1.0
-    languages: str = ""
+    languages: str = ""  # codes of those that a text encoder reads, separated by blanks
 
     @property
     def package(self) -> str:

@@ -1,32 +1,37 @@
 """Plan what a model is made of: an architecture in open_clip's terms, and where the weights of its towers come from.
 
-Beside open_clip's parts, a model config may have `image_weights` (initial weights of the image tower), `preprocess_cfg`
+A model config is one of open_clip by name, a JSON file, or that of a model folder of ours; parts left out are filled
+in. Beside open_clip's parts, it may have `image_weights` (initial weights of the image tower), `preprocess_cfg`
 (open_clip's image preprocessing) and `recorded_features` (features that the towers must return, see
 `training.towers.weights`). Settings replace parts of it.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, SettingsError
-from data_catalog.disk.files import sha256_of, write_bytes
+from data_catalog.disk.files import read_json, sha256_of, write_bytes
 from training.config import TowerConfig
 from training.towers.lineage import read_lineage
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    REMEDY,
     LoadedModel,
     create_model,
+    load_weights,
+    read_config,
     require_encoding,
     weights_of,
     write_model_config,
 )
-from training.towers.model_config import CONTEXT_LENGTH, is_folder, read_model_config
-from training.towers.model_files import REMEDY, load_weights
 from training.towers.packaged import PACKAGED, encoder_source, license_of_folder, recorded_feature
 from training.towers.preprocessing import Preprocessing, preprocessing_of
 from training.towers.tokenizer import (
@@ -52,8 +57,11 @@ from training.towers.weights import (
 
 logger = logging.getLogger(__name__)
 
+CONFIGS = Path(str(files("training.towers") / "model_configs"))
+CONTEXT_LENGTH = 77  # CLIP's
 RANDOM: Final = "random"
 TEXT_FILES = (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)  # of the text tower in a model folder
+_OWN_TOKENIZER = "tokenizer"  # trained on the captions
 _REPLACING = (  # settings that replace a part of a model config
     *("image_tower", "image_weights", "image_size", "image_mean", "image_std", "image_resize"),
     *("text_encoder", "text_pooler", "embed_dim", "context_length"),
@@ -62,28 +70,18 @@ _REPLACING = (  # settings that replace a part of a model config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerPlan:
-    """The parts of a model, and where their weights come from.
-
-    Args:
-        towers: the settings.
-        config: the whole model config, with our own parts.
-        image: initial weights of the image tower, as `image_weights` of a model config; {} for random ones.
-        start: a model folder, with all of whose weights the model starts.
-    """
+    """The parts of a model, and where their weights come from."""
 
     towers: TowerConfig
-    config: Mapping[str, Any]
-    image: Mapping[str, str]
-    start: Path | None
+    config: Mapping[str, Any]  # the whole model config, with our own parts
+    image: Mapping[str, str]  # initial weights of the image tower, as `image_weights` of it; {} for random ones
+    start: Path | None  # a model folder, with all of whose weights the model starts
 
     @classmethod
     def of(cls, towers: TowerConfig, *, loss: str = "clip", dropout: float = 0.0) -> "TowerPlan":
-        """Return the plan that settings describe.
+        """Return the plan that settings describe. The loss "siglip" needs a bias, which "clip" does not train.
 
-        Args:
-            towers: the settings.
-            loss: loss of the training; "siglip" needs a bias, which "clip" does not train.
-            dropout: share of a timm backbone's features that a step drops.
+        `dropout` is the share of a timm backbone's features that a step drops.
         """
         config = read_model_config(towers.model)
         start = Path(towers.model) if is_folder(towers.model) else None
@@ -330,3 +328,52 @@ def _timm_preprocessing(name: str) -> Preprocessing:
     return Preprocessing(
         size=min(height, width), mean=tuple(stated["mean"]), std=tuple(stated["std"]), interpolation=interpolation
     )
+
+
+def is_folder(model: str) -> bool:
+    """Return whether a model config is that of a model folder."""
+    return (Path(model) / OPEN_CLIP_CONFIG_FILE).is_file()
+
+
+def read_model_config(model: str) -> dict[str, Any]:
+    """Return a complete model config of ours or of open_clip by its name, or from a JSON file or a model folder."""
+    from open_clip import get_model_config, list_models
+
+    path = Path(model) if model.endswith(".json") else CONFIGS / f"{model}.json"
+    with about(f"{model} cannot be opened", remedy="correct it, or name another model config"):
+        if is_folder(model):
+            stated = read_config(Path(model) / OPEN_CLIP_CONFIG_FILE)
+            return _complete({**stated["model_cfg"], "preprocess_cfg": stated.get("preprocess_cfg", {})}, model)
+        if path.is_file():
+            return _complete(read_json(path), model)
+        if model in list_models():
+            return _complete(deepcopy(get_model_config(model) or {}), model)
+    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
+    raise SettingsError(
+        f"there is no model config {model!r}: name one of {known}, one of open_clip "
+        "(https://github.com/mlfoundations/open_clip/tree/main/src/open_clip/model_configs), a JSON file or "
+        "a model folder"
+    )
+
+
+def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return a config with the parts that it leaves out, and with whole paths."""
+    for stated in (config.get("image_weights", {}), *config.get("recorded_features", {}).values()):
+        if "file" in stated:
+            stated["file"] = str(Path(model).parent / stated["file"])
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_pretrained") and not is_folder(model):  # the tower would start from random weights
+        raise ValueError(
+            'vision_cfg.timm_model_pretrained must be false: for weights of timm, set image_weights to {"timm": NAME}'
+        )
+    is_causal = not {"no_causal_mask", "embed_cls"} & text.keys() and text.get("pool_type", "argmax") == "argmax"
+    if "hf_model_name" not in text and not is_causal:  # our tokenizer's start and end are not where others pool
+        raise ValueError("use a Hugging Face text tower, or a causal one with pool_type argmax (no embed_cls)")
+    defaults = {"context_length": CONTEXT_LENGTH, "hf_tokenizer_name": text.get("hf_model_name", _OWN_TOKENIZER)}
+    filled = {name: value for name, value in defaults.items() if name not in text}
+    if config.get("custom_text") is not True:
+        filled["custom_text"] = True
+    if filled:
+        listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in filled.items())
+        logger.info("%s: filled in %s", model, listed)
+    return {**config, "custom_text": True, "text_cfg": {**defaults, **text}, "vision_cfg": dict(vision)}

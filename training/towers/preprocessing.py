@@ -25,14 +25,9 @@ _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """A model's image preprocessing, in the terms of open_clip's `preprocess_cfg`.
+    """A model's image preprocessing, in the terms of open_clip's `preprocess_cfg`; the defaults are CLIP's.
 
-    Args:
-        size: side of the square input images, in pixels.
-        mean: mean of each channel, of values from 0 to 1. The default is CLIP's.
-        std: standard deviation of each channel.
-        resize_mode: "squash" resizes the whole image to the square; "shortest" resizes the shorter side, and cuts the
-            square from the middle.
+    "squash" resizes the whole image to a square; "shortest" resizes the shorter side, and cuts the middle.
     """
 
     size: Annotated[int, Strict(), Interval(ge=1)]

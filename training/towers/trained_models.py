@@ -29,8 +29,7 @@ from training.config import HELD_OUT
 from training.runs.attempts import EFFORT_FILE as EFFORT_FILE
 from training.runs.attempts import RESULT_FILE as RESULT_FILE
 from training.towers.lineage import read_lineage
-from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE
-from training.towers.model_files import read_object
+from training.towers.model import ENCODER_CONFIG_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +54,9 @@ class TrainedModel:
 
 
 def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") -> TrainedModel:
-    """Return the newest trained model of a dataset.
+    """Return the newest trained model of a dataset; None takes the only dataset that has a model.
 
-    Args:
-        root: folder of the catalog.
-        dataset: name of the dataset. None takes the only dataset that has a model.
-        recipe: recipe as the user typed it, for the command in the error message.
+    The recipe as the user typed it is for the command in the error message.
     """
     if dataset is None:
         names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
@@ -107,9 +103,7 @@ def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
 def own_folder(folder: Path, root: Path) -> Path | None:
     """Return the model folder, also an older one, that a folder is or has the weights of; None if there is none.
 
-    Args:
-        folder: a model folder of any root, or an export or copy in any place. An export states the sha256 of the model.
-        root: catalog with whose models others are compared.
+    A model folder may be of any root. Exports and copies are compared with the models of `root`.
     """
     folder = folder.resolve()
     export = folder / EXPORT_RECORD
@@ -136,25 +130,18 @@ class LearnedImages:
     """The pairs that decided the weights of a model, also through the model that it started from and its teacher.
 
     These are train splits, and val splits on which heads were fitted again.
-
-    Args:
-        files: pair shards, as far as they still exist.
-        snapshots: the snapshots that have these shards.
-        is_complete: every shard exists.
     """
 
-    files: Sequence[Path]
-    snapshots: Sequence[Snapshot]
-    is_complete: bool
+    files: Sequence[Path]  # pair shards, as far as they still exist
+    snapshots: Sequence[Snapshot]  # that have these shards
+    is_complete: bool  # every shard exists
 
 
 def images_learned(source: Path, root: Path) -> LearnedImages | None:
     """Return what decided the weights of a model; None if it learned from no dataset, as other people's models.
 
-    Args:
-        source: a model folder or an export, whose records tell it; a folder with the weights of a model of the root;
-            or a name on a hub.
-        root: catalog in which, after the folder's own, the shards are looked for.
+    The source is a model folder or an export, whose records tell it, a folder with the weights of a model of the root,
+    or a name on a hub. Shards are looked for in the folder's own catalog, then in `root`.
     """
     folder = source.resolve()
     if not (folder / RUN_FILE).is_file():
@@ -249,8 +236,8 @@ def _listed(folder: Path) -> dict[str, Any]:
     scores = (
         (float(score["value"]), split)
         for split, board in boards
-        for score in board.get("rows", board.get("scores", ()))  # as an earlier version wrote them, by "name"
-        if (score.get("metric", score.get("name")), score["captions"], score["images"]) == HEADLINE
+        for score in board.get("rows", ())  # other keys: scored by an earlier version
+        if (score["metric"], score["captions"], score["images"]) == HEADLINE
     )
     value, split = next(scores, (None, None))
     if (effort := folder / EFFORT_FILE).is_file():

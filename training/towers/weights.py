@@ -17,8 +17,7 @@ from data_catalog.base.errors import InputError
 from data_catalog.disk.files import sha256_of, write_json
 from data_catalog.rows.image_formats import READ_FORMATS
 from training.towers.backbones import backbone_features, frozen_parts
-from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import load_strictly, require_few_layers
+from training.towers.model import ENCODER_CONFIG_FILE, load_strictly, require_few_layers
 from training.towers.packaged import PACKAGED, image_tensors
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer

@@ -34,18 +34,15 @@ class Choice:
 class Classification:
     """The classes of an image, the most likely first.
 
-    Args:
-        method: "softmax" for probabilities that add up to 1 over the given texts, or "sigmoid" for models that were
-            trained to judge each text independently (SigLIP).
-        logit_scale: the trained factor of cosines.
-        logit_bias: the trained bias of a sigmoid. None for softmax.
+    Probabilities of "softmax" add up to 1 over the given texts. "sigmoid" is for models that were trained to judge each
+    text independently (SigLIP).
     """
 
     image: Path
     choices: tuple[Choice, ...]
     method: str
-    logit_scale: float
-    logit_bias: float | None
+    logit_scale: float  # the trained factor of cosines
+    logit_bias: float | None  # the trained bias of a sigmoid
     model_sha256: str
 
     def to_json(self) -> dict[str, Any]:

@@ -66,20 +66,16 @@ def require_finite(values: Any) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """An image that a search found: a sample of a dataset with its encoded image, or a file of a folder with its path.
-
-    The name is that of the sample, or the path relative to the searched folder. `sha256` is that of a sample's image
-    before normalisation.
-    """
+    """An image that a search found: a sample of a dataset with its encoded image, or a file of a folder."""
 
     rank: int = 0
     cosine: float
-    name: str
+    name: str  # of the sample, or the path relative to the searched folder
     path: Path | None = None
     image: bytes = b""
     captions: tuple[str, ...] = ()
     split: str | None = None
-    sha256: str | None = None
+    sha256: str | None = None  # of a sample's image before normalisation
     url: str | None = None
     page_url: str | None = None
     license: str | None = None
@@ -99,21 +95,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The images that are most similar to a text or an image, best first.
-
-    Args:
-        query: the text, or the path of the image.
-        num_images: number of searched images.
-        unreadable: files of a folder that cannot be read, each with the reason.
-        left_out: names of images that are the same file as the query, and would be hits.
-    """
+    """The images that are most similar to a text or an image, best first."""
 
     query: str | Path
     hits: tuple[Hit, ...]
-    num_images: int
+    num_images: int  # that were searched
     model_sha256: str
-    unreadable: tuple[tuple[Path, str], ...] = ()
-    left_out: tuple[str, ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = ()  # files of a folder, each with the reason
+    left_out: tuple[str, ...] = ()  # names of images that are the same file as the query, and would be hits
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the images."""
@@ -193,12 +182,9 @@ def shard_gallery(
 ) -> Gallery:
     """Return the images of pair shards, ready to be searched.
 
-    The index is one for each model. Images that it has, of whichever snapshot, are not encoded again.
-
-    Args:
-        shards: sha256 of each shard of a snapshot, such as `pair_hashes` returns. All are indexed.
-        model: a model folder, or a loaded model, for which nothing is cached.
-        searched: shards to search. None searches all.
+    The shards of a snapshot, with their sha256, are all indexed, and `searched` or all are searched. The index is one
+    for each model folder; for a loaded model nothing is cached. Images that it has, of whichever snapshot, are not
+    encoded again.
     """
     loaded, hashes, groups = open_model(model), list(shards.values()), row_groups(list(shards))
     features = _index(
@@ -250,10 +236,7 @@ def _index(
     is_current: Callable[[dict[str, Any]], bool],
     encode: Callable[[FeatureIndex | None], Iterator[FeatureIndex]],
 ) -> FeatureIndex:
-    """Return the index cached at a place if it is current; else the last of those that `encode` makes of it.
-
-    Each of those is more complete than the one before, and is written, unless there is no place.
-    """
+    """Return the index cached at a place if it is current; else the last, complete one that `encode` makes of it."""
 
     def cached() -> FeatureIndex | None:
         found = None if place is None else read_index(place)

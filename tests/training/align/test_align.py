@@ -152,7 +152,7 @@ def other_weights(folder: Path) -> Path:
         ({"epochs": 0}, 0),
         ({"mirror": True, "dropout": 0.1}, 8),
         ({"refit": True}, 8),
-        ({"hidden": True, "dropout": 0.0, "lr": 1e-2, "epochs": 150}, 150),
+        ({"hidden": True, "dropout": 0.0, "lr": 3e-2, "epochs": 60}, 60),
     ],
 )
 def test_each_option_gives_another_working_model(

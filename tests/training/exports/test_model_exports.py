@@ -35,7 +35,7 @@ from training.fit.clip import train
 from training.fit.setup import MODEL_FILES
 from training.scores.encoders import open_open_clip
 from training.towers.model import load_model, open_model
-from training.towers.model_config import read_model_config
+from training.towers.plan import read_model_config
 
 READER = Path(__file__).with_name("card_reader.py")
 # Of differing lengths, so that all but one are filled up; one is longer than any context.

@@ -2,23 +2,26 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
+import pkgutil
 import shutil
 import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ctranslate2
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
 from flows.recipe.settings import read
@@ -85,32 +88,17 @@ def assert_same_training(found: Path, expected: Path) -> None:
         assert (training_folder(found) / name).read_bytes() == (training_folder(expected) / name).read_bytes()
 
 
-def test_equal_training_gives_an_equal_file(finished: Finished, tiny_tsv: Path, tmp_path: Path) -> None:
-    out, state = tmp_path / "en_it.argosmodel", torch.random.get_rng_state()
-    assert train(tiny_tsv, out) == finished[1]
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert_same_training(out, finished[0])
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    assert (tmp_path / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
-    assert {entry.name.removeprefix(out.name) for entry in tmp_path.iterdir()} == {"", ".sha256", ".training"}
+def train_and_die(function: str, call: int, pairs: Path, out: Path) -> None:
+    """Train, and kill the own process at a call of a function, of which the number is given."""
+    real, calls = pkgutil.resolve_name(function), count(1)
 
+    def act(*given: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
 
-# Runs the command, and kills the process at a call of a function, of which it is told the number.
-KILLED = """
-import os, signal, sys
-from unittest import mock
-from flows.cli import main
-import training.packages.report, training.packages.train, training.runs.runner
-training.packages.report._chart = lambda *_: ""
-real, calls = eval(sys.argv[1]), []
-def act(*given, **named):
-    calls.append(1)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*given, **named)
-with mock.patch(sys.argv[1], act):
-    main(sys.argv[3:])
-"""
+    with mock.patch(function, act):
+        train(pairs, out)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +115,19 @@ def test_a_killed_training_gives_the_same_package(
     function: str, call: int, finished: Finished, tiny_tsv: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "en_it.argosmodel"
-    code = [sys.executable, "-c", KILLED, function, str(call), *command(tiny_tsv, out)]
-    assert subprocess.run(code, capture_output=True, check=False).returncode == -signal.SIGKILL
-    train(tiny_tsv, out)
+    child = multiprocessing.get_context("fork").Process(
+        target=train_and_die, args=(function, call, tiny_tsv, out), daemon=True
+    )
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    state = torch.random.get_rng_state()
+    assert train(tiny_tsv, out) == finished[1]
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert_same_training(out, finished[0])
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert (tmp_path / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
+    assert {entry.name.removeprefix(out.name) for entry in tmp_path.iterdir()} == {"", ".sha256", ".training"}
 
 
 def test_an_interrupted_training_says_how_to_go_on(
@@ -172,30 +169,6 @@ def test_a_finished_training_is_packed_again_without_a_step(
     monkeypatch.delattr(task, "update")
     assert train(tiny_tsv, copied) == finished[1]
     assert_same_training(copied, finished[0])
-
-
-def test_a_training_of_an_earlier_version_goes_on(
-    copied: Path, finished: Finished, tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its state had another place, and other names."""
-    folder = training_folder(copied)
-    with safe_open(folder / STATE_FILE, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = json.loads(file.metadata()["state"])
-    names = {"held_out_loss": "val_loss", "bleu": "val_bleu", "chrf": "val_chrf"}
-    curve = [
-        {"step": record["step"], "epoch": record["epoch"] - 1, "seconds": 1.0, "cpu_seconds": 1.0}
-        | {"train_loss": record["train_loss"], **{old: record[new] for old, new in names.items()}}
-        for record in state["history"]
-    ]
-    progress = {"key": state["key"], "step": state["step"], "epoch": state["epoch"], "batch": state["batch"]}
-    progress |= {"seconds": 3.0, "cpu_seconds": 3.0, "curve": curve}
-    save_file(tensors, folder / "state.safetensors", {"state": json.dumps(progress)})
-    shutil.rmtree((folder / STATE_FILE).parent)
-    monkeypatch.delattr(task, "update")
-    assert train(tiny_tsv, copied) == finished[1]
-    assert_same_training(copied, finished[0])
-    assert not (folder / "state.safetensors").exists()
 
 
 def test_training_ends_where_chrf_has_ceased_to_rise(tiny_tsv: Path, tmp_path: Path, page: Any) -> None:
