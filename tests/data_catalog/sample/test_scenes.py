@@ -120,16 +120,9 @@ def test_golden_output_of_this_generator_version() -> None:
     assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b", "4afab732ed9b101f"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"base_url": "127.0.0.1:80"}, "base_url must be"),
-        ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
-    ],
-)
-def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        small(tmp_path, **changes)
+def test_more_faults_than_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"would give 55\.6% of the images of wit a fault"):
+        small(tmp_path, fault_rates={"wrong_language": 0.4})
 
 
 @pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
