@@ -72,15 +72,8 @@ def card_text(
 ) -> str:
     """Return the whole card as Markdown with its YAML front matter.
 
-    Args:
-        manifest: manifest of the snapshot.
-        pairs: files of pairs.
-        counts: counts of the pairs that the folder has with pixels.
-        links: lists of images by address.
-        listed: counts of the pairs that they list.
-        examples: a few source captions with their captions.
-        withheld: number of images that are not in the folder, by source and reason; None for the snapshot itself.
-        ablations: results of ablations of the filters.
+    `counts` are of the pairs with pixels, `listed` of those in `links`. `withheld` has the numbers of images that are
+    in neither, by source and reason; None for the snapshot itself.
     """
     links, listed = links or DataFiles(), listed or PairCounts()
     everything = counts + listed

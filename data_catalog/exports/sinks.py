@@ -79,7 +79,6 @@ def sample_key(sample_id: str) -> str:
     return hashlib.sha256(sample_id.encode()).hexdigest()[:24]
 
 
-FIRST, EVERY = "first", "every"
 # Adds the rows of a shard; all shards of a split come one after the other.
 Add = Callable[[JudgedShard], None]
 
@@ -134,7 +133,7 @@ def tar_writer(folder: Path, files: DataFiles, samples_per_shard: int, captions:
             files.schema = group.schema
             for row in group.to_pylist():
                 key = sample_key(row["sample_id"])
-                if captions == FIRST:
+                if captions == "first":
                     add_sample(shard.entry["split"], row, key, row["captions"][0])
                 else:
                     for number, caption in enumerate(row["captions"]):

@@ -128,13 +128,9 @@ def publish_shard(
     They are `captions`, `images` (outcomes) and, if they have rows, `spare` (good images that no pair uses, kept for
     later builds) and the pairs of each split; marked pairs are in no split, but in a file of their own.
 
-    Args:
-        captions: finished caption rows (schema `CAPTIONS`), with the outcome pending if they are to be kept.
-        images: normalised images of the same shard (schema `IMAGES`).
-        folder: to write to.
-        config: section `[split]`.
-        image_rows: rows of the funnel that drop captions whose images were requested.
-        merged: caption rows of any shard that are published with the image named in `merged_into`.
+    Captions (schema `CAPTIONS`) that are to be kept have the outcome pending, images the schema `IMAGES`. `image_rows`
+    are the rows of the funnel that drop captions whose images were requested. `merged` has caption rows of any shard
+    that are published with the image named in `merged_into`.
     """
     table = pq.read_table(captions)
     place, outcome = table.schema.get_field_index("outcome"), table.column("outcome")

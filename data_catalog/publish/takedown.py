@@ -395,17 +395,7 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     files = old.manifest["files"]
     for _ in of_each_file(partial(_require_whole, old), [*files["captions"], *files["images"]]):
         pass
-
-    def rows(names: Sequence[str], where: pc.Expression) -> list[Row]:
-        return [row for table in _captions(old.files("captions"), names, where) for row in table.to_pylist()]
-
-    gone = rows(["caption_id", "merged_into"], _go_with(samples))
-    captions = {row["caption_id"] for row in gone}
-    # Other samples whose images lose captions get the rights that a build would publish for them without these.
-    losing = {row["merged_into"] for row in gone if row["merged_into"] is not None}.difference(samples)
-    stay, names = ~_among("caption_id", captions), ["sample_id", "merged_into", *RIGHTS]
-    merged = sorted(rows(names, stay & _among("merged_into", losing)), key=itemgetter("sample_id"))  # as a build does
-    rights = strictest_rights(rows(names, stay & _among("sample_id", losing)), merged)
+    captions, rights = _losses(old, samples)
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, is_of_samples(table, captions, "caption_id"))
@@ -414,22 +404,12 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     def images_left(table: pa.Table) -> pa.Table:
         return table.filter(pc.invert(is_of_samples(table, samples)))
 
-    def pairs_left(table: pa.Table) -> pa.Table:
-        stays = [[one not in captions for one in ids] for ids in table.column("caption_ids").to_pylist()]
-        table, stays = table.filter(pa.array(map(any, stays), pa.bool_())), list(filter(any, stays))
-        if all(map(all, stays)):
-            return table
-        names = table.column("sample_id").to_pylist()
-        for name in (*parallel_lists(table.schema), *RIGHTS):
-            place, values = table.schema.get_field_index(name), table.column(name).to_pylist()
-            if name in RIGHTS:
-                now = [rights.get(one, {name: value})[name] for one, value in zip(names, values, strict=True)]
-            else:
-                now = [list(compress(*items)) for items in zip(values, stays, strict=True)]
-            table = table.set_column(place, table.schema.field(place), pa.array(now, table.schema.field(place).type))
-        return table
-
-    changes = {"pairs": pairs_left, "captions": captions_left, "images": images_left, "spare": images_left}
+    changes = {
+        "pairs": lambda table: _pairs_left(table, captions, rights),
+        "captions": captions_left,
+        "images": images_left,
+        "spare": images_left,
+    }
     doomed = pa.array(sorted({*samples, *lines, *captions}), pa.string())
 
     def left(one: tuple[str, FileEntry]) -> FileEntry | None:
@@ -449,6 +429,40 @@ def without(old: Snapshot, folder: Path, samples: Collection[str], lines: Collec
     for (kind, _), entry in zip(chosen, of_each_file(left, chosen, most=2), strict=True):
         found[kind] += [] if entry is None else [entry]
     return found
+
+
+def _losses(old: Snapshot, samples: Collection[str]) -> tuple[set[str], Mapping[str, Row]]:
+    """Return the captions that go with some samples, and the rights of the other samples whose images lose captions.
+
+    Those are the rights that a build without these captions would publish.
+    """
+
+    def rows(names: Sequence[str], where: pc.Expression) -> list[Row]:
+        return [row for table in _captions(old.files("captions"), names, where) for row in table.to_pylist()]
+
+    gone = rows(["caption_id", "merged_into"], _go_with(samples))
+    captions = {row["caption_id"] for row in gone}
+    losing = {row["merged_into"] for row in gone if row["merged_into"] is not None}.difference(samples)
+    stay, names = ~_among("caption_id", captions), ["sample_id", "merged_into", *RIGHTS]
+    merged = sorted(rows(names, stay & _among("merged_into", losing)), key=itemgetter("sample_id"))  # as a build does
+    return captions, strictest_rights(rows(names, stay & _among("sample_id", losing)), merged)
+
+
+def _pairs_left(table: pa.Table, captions: Collection[str], rights: Mapping[str, Row]) -> pa.Table:
+    """Return pairs without some captions, with the rights of those that lose any; those without captions go."""
+    stays = [[one not in captions for one in ids] for ids in table.column("caption_ids").to_pylist()]
+    table, stays = table.filter(pa.array(map(any, stays), pa.bool_())), list(filter(any, stays))
+    if all(map(all, stays)):
+        return table
+    names = table.column("sample_id").to_pylist()
+    for name in (*parallel_lists(table.schema), *RIGHTS):
+        place, values = table.schema.get_field_index(name), table.column(name).to_pylist()
+        if name in RIGHTS:
+            now = [rights.get(one, {name: value})[name] for one, value in zip(names, values, strict=True)]
+        else:
+            now = [list(compress(*items)) for items in zip(values, stays, strict=True)]
+        table = table.set_column(place, table.schema.field(place), pa.array(now, table.schema.field(place).type))
+    return table
 
 
 def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:

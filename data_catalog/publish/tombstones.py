@@ -8,8 +8,9 @@ addresses. A `Matcher` finds the matching rows of tables. A matching caption row
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from data_catalog.rows.drop_reasons import Reason
 from data_catalog.rows.schema import REJECTED
 from data_catalog.rows.urls import address_key, canonical_url, domains_of, host_key, host_of, is_web_url, readable_host
 from data_catalog.sources.ingest import STEP as INGEST
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
 
 FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
@@ -209,17 +213,22 @@ def new_tombstone(
 
 def _domain(name: str) -> str | None:
     """Return a host name in lower case and ASCII, which includes all hosts below it; None if it is not a host name."""
-    from publicsuffixlist import PublicSuffixList
-
     host = host_of(f"http://{name}/")
     odd = set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set())
     is_name = host is not None and ":" not in host
     if host is None or odd or (is_name and not all(_LABEL.fullmatch(label) for label in host.split("."))):
         return None
     is_number = domains_of(host) == [host] and "." in host
-    if is_name and not is_number and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host):
+    if is_name and not is_number and host != "localhost" and _public_suffixes().is_public(host):
         raise SettingsError(f"--domain {name!r} would remove the images of every host under it: name a single domain")
     return host
+
+
+@cache
+def _public_suffixes() -> "PublicSuffixList":
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList(accept_unknown=False)
 
 
 def read_tombstones(root: Path) -> Tombstones:

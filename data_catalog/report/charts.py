@@ -1,4 +1,4 @@
-"""The charts of the report: histograms of captions and images, and the sizes of images."""
+"""The charts of the report: histograms of captions and images."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -43,14 +43,12 @@ _HISTOGRAMS = {
 }
 
 
-def charts_of(histograms: Rows, sizes: Rows) -> Iterator[tuple[str, str]]:
+def charts_of(histograms: Rows) -> Iterator[tuple[str, str]]:
     """Yield the charts of what `gather` returns, by name; leave out charts without data."""
     for name, kind in _HISTOGRAMS.items():
         rows = [row for row in histograms if row["chart"] == name]
         if rows:
             yield name, _histogram(kind, rows)
-    if sizes:
-        yield "sizes", _size_chart(sizes)
 
 
 def _histogram(kind: _Histogram, rows: Rows) -> str:
@@ -79,22 +77,3 @@ def _histogram(kind: _Histogram, rows: Rows) -> str:
             figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
     return svg_chart(kind.title, draw)
-
-
-def _size_chart(rows: Rows) -> str:
-    """Draw widths and heights of images before normalisation; larger dots are more images."""
-    most = max(row["num_images"] for row in rows)
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        areas = [4 + 120 * row["num_images"] / most for row in rows]
-        widths, heights = ([row[side] for row in rows] for side in ("width", "height"))
-        axes.scatter(widths, heights, s=areas, color=COLOURS["first"], alpha=0.55, linewidths=0)
-        for axis, values, scale in ((axes.xaxis, widths, axes.set_xscale), (axes.yaxis, heights, axes.set_yscale)):
-            if max(values) >= 3 * min(values):
-                scale("log", base=2)
-                axis.set_major_formatter("{x:,g}")
-        axes.set_xlabel("width in pixels")
-        axes.set_ylabel("height in pixels")
-
-    return svg_chart("Widths and heights of images before normalisation", draw)

@@ -94,7 +94,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "duplicate_examples": _duplicate_examples(ask, manifest),
             "ablations": ablations_of(snapshot),
             "histograms": ask("histograms"),
-            "sizes": ask("sizes"),
         }
 
 

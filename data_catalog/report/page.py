@@ -11,7 +11,7 @@ from data_catalog.catalog.history import runs
 from data_catalog.catalog.manifest import REPORT_FILE, Snapshot, datasets_folder
 from data_catalog.disk.files import write_bytes
 from data_catalog.disk.records import recorded
-from data_catalog.report import tables, texts
+from data_catalog.report import texts
 from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
-PAGE_VERSION = 8
+PAGE_VERSION = 9
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
@@ -64,7 +64,7 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
 
     # Mark, style and charts are our own markup. Texts of the dataset are escaped.
     style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
-    charts = {name: Markup(chart) for name, chart in charts_of(contents["histograms"], contents["sizes"])}  # noqa: S704
+    charts = {name: Markup(chart) for name, chart in charts_of(contents["histograms"])}  # noqa: S704
     absent = ["fit"] * (contents["judged"] is None) + ["ablations"] * (not contents["ablations"])
     _, funnel = contents["tables"]["funnel"]
     return (
@@ -92,5 +92,5 @@ def _environment() -> "Environment":
     loader = PackageLoader("data_catalog.report")
     found = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     found.filters |= {name: getattr(texts, name) for name in _FILTERS}
-    found.globals |= {"look": tables.look, "cell": tables.cell, "language_name": texts.language_name}
+    found.globals |= {name: getattr(texts, name) for name in ("look", "cell", "language_name")}
     return found

@@ -229,9 +229,3 @@ WITH texts AS (
     WHERE drop_reason IS NULL AND num_bytes > 0
 )
 SELECT chart, series, value, count(*) AS num FROM found WHERE value IS NOT NULL GROUP BY ALL ORDER BY ALL;
-
--- name: sizes
--- Sizes before normalisation, in eighths of an octave, so that any number of images gives few points.
-SELECT avg(original_width) AS width, avg(original_height) AS height, count(*) AS num_images
-FROM pairs WHERE least(original_width, original_height) > 0
-GROUP BY round(8 * log2(original_width)), round(8 * log2(original_height)) ORDER BY ALL;

@@ -86,10 +86,6 @@ class ScenesConfig:
                     f"scenes.fault_rates, with the default rates of the other faults, would give {total:.1%} of the "
                     f"images of {source} a fault: at most {MOST_FAULTY:.0%} may have one"
                 )
-        if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
-            raise SettingsError(
-                f"scenes.base_url must be http(s)://host:port without a final slash, got {self.base_url}"
-            )
 
 
 def rate_of(kind: str, rates: Mapping[str, float]) -> float:

@@ -90,7 +90,7 @@ def page(built: Any) -> Page:
 
 def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: Any) -> None:
     assert len(page.source) < 1_000_000
-    assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 6
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 5
     run = list(runs(built[0], "scenes"))[-1]
     assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
     assert "Time of the latest run by step" in page.text

@@ -131,7 +131,17 @@ def test_names_of_files_and_identities_as_they_are_written() -> None:
     assert parse_identities("wikimedia:\ud800.jpg") is None  # half a character
 
 
-@given(st.from_regex(r"https?://[a-zA-Z0-9.-]{1,12}(:\d+)?/([ -~]|%[0-9A-Fa-f]{2}){0,20}", fullmatch=True) | st.text())
+ESCAPES = [f"%{number:02{case}}" for number in range(256) for case in "xX"]
+HOSTS = st.text(st.sampled_from("aZ09.-"), min_size=1, max_size=12)
+PATHS = st.lists(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from(ESCAPES), max_size=20).map(
+    "".join
+)
+URLS = st.builds(
+    "{}://{}{}/{}".format, st.sampled_from(["http", "https"]), HOSTS, st.sampled_from(["", ":80", ":8"]), PATHS
+)
+
+
+@given(URLS | st.text())
 @example("https://example.org/a?")
 @example("http://example.org:80/a")
 @example("https://example.org/100%")

@@ -120,16 +120,9 @@ def test_golden_output_of_this_generator_version() -> None:
     assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b", "4afab732ed9b101f"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"base_url": "127.0.0.1:80"}, "base_url must be"),
-        ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
-    ],
-)
-def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        small(tmp_path, **changes)
+def test_more_faults_than_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"would give 55\.6% of the images of wit a fault"):
+        small(tmp_path, fault_rates={"wrong_language": 0.4})
 
 
 @pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
@@ -143,12 +136,12 @@ def test_native_captions_are_in_the_target_language(tmp_path: Path, lang: str, w
 
 
 def test_every_kind_of_fault_occurs_at_most_once_an_image(tmp_path: Path) -> None:
-    draw_upstream(small(tmp_path / "sample", num_images=400))
+    draw_upstream(small(tmp_path / "sample", num_images=160))
     faults = faults_of(tmp_path / "sample")
     sources = {kind: {entry["source"] for entry in entries} for kind, entries in faults.items()}
     assert sources == {kind: set(fault.sources) for kind, fault in FAULTS.items()}
     named = [entry.get("url", entry.get("path")) for entries in faults.values() for entry in entries]
-    assert len(set(named) - {None}) == len(named) - named.count(None) < 200
+    assert len(set(named) - {None}) == len(named) - named.count(None) < 80
 
 
 @pytest.fixture
