@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -190,9 +189,8 @@ def test_an_interrupted_shard_goes_on_with_what_came(
     assert (server.hits - before).total() == 1
 
 
-@pytest.mark.parametrize("zipped", [False, True])
 def test_local_files_need_no_child(
-    zipped: bool, own_workers: ImageWorkers, children: Any, quick: FetchConfig, fetch: Any, tmp_path: Path
+    own_workers: ImageWorkers, children: Any, quick: FetchConfig, fetch: Any, tmp_path: Path
 ) -> None:
     before = children("fetch")
     assert fetch(by=own_workers) == []
@@ -201,8 +199,6 @@ def test_local_files_need_no_child(
     sizes = {"sub/a.jpg": 4, "empty.jpg": 0, "largest.jpg": quick.max_bytes, "big.jpg": quick.max_bytes + 1}
     for name, size in sizes.items():
         (location / name).write_bytes(bytes(size))
-    if zipped:
-        location = Path(shutil.make_archive(str(location), "zip", location))
     names = [*sizes, "absent.jpg", "../images/sub/a.jpg", "/etc/passwd"]
     rows = fetch(*[(None, name, str(location)) for name in names], (None, "a.jpg", None), by=own_workers)
     assert reasons(rows) == [None, "empty_body", None, "too_large", *["missing_file"] * 4]
