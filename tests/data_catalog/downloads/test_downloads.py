@@ -33,7 +33,7 @@ from data_catalog.downloads.download import DownloadConfig
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
 from data_catalog.sources.registry import SOURCE_KINDS
 
-CONFIG = DownloadConfig(timeout_s=2.0, num_tries=2, backoff_s=0.0)
+CONFIG = DownloadConfig(timeout_s=1.0, num_tries=2, backoff_s=0.0)
 PLACE = "cc3m/train.tsv"
 TRAIN, VAL = "coco/annotations/captions_train2014.json", "coco/annotations/captions_val2014.json"
 NAME = "captions_val2014.json"
