@@ -239,11 +239,11 @@ def striking(find: Callable[[], set[int]], begun: Callable[[], Any], signal_numb
 
 
 def test_a_decoding_child_that_stops_costs_no_image(
-    own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
+    children: Any, pictures: Any, normalise: Any, tmp_path: Path
 ) -> None:
     bodies = [pictures["plain.jpg"]] * 1000
     with striking(lambda: children("decode"), lambda: wait_for_bytes(tmp_path, "images.parquet"), signal.SIGSTOP, 1):
-        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
+        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), out=tmp_path / "images.parquet")
     assert {*reasons(rows)} == {None}
 
 
