@@ -263,3 +263,18 @@ def test_a_request_of_another_process_counts() -> None:
     _, turn = frontier.next()
     frontier.begin(turn)
     assert time.monotonic() - started > 0.35
+
+
+def test_of_many_hosts_those_are_forgotten_that_want_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_catalog.fetch.frontier._MANY_HOSTS", 10)
+    frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=0), max_wait_s=300)
+    idle, said = frontier.host_of("idle.example"), FetchError("http_429")
+    frontier.pause("paused.example", said, 1000)
+    frontier.slow_down("slow.example", 5)
+    frontier.add(SimpleNamespace(order=0), "waiting.example")
+    for number in range(50):
+        frontier.host_of(f"{number}.example")
+    assert frontier.host_of("paused.example").paused_by is said
+    assert frontier.host_of("slow.example").interval_s > 5
+    assert frontier.host_of("waiting.example").waiting
+    assert frontier.host_of("idle.example") is not idle
