@@ -57,7 +57,7 @@ class Usage(NamedTuple):
 
     value: str  # as sent by the server, at most 1000 characters
     where: str  # `HEADER` or `ROBOTS_TXT`
-    is_denial: bool  # of `TRAIN_AI`
+    denied: bool  # training: `TRAIN_AI` is "n"
 
 
 def _usage(text: str, where: str) -> Usage:
@@ -88,7 +88,7 @@ class OptOutSignals:
         signals = {signal for tag in self.robots_tags for signal in _signals_of(tag.lower(), robot.lower())}
         if any(map(config.respects, signals)):
             return "robots_tag", "; ".join(self.robots_tags)[:_LONGEST_DETAIL]
-        if config.respects(TRAIN_AI) and any(usage.is_denial for usage in self.usages):
+        if config.respects(TRAIN_AI) and any(usage.denied for usage in self.usages):
             return "content_usage", f"{self.usages[0].where}: {self.usages[0].value}"[:_LONGEST_DETAIL]
         return None
 
@@ -108,7 +108,7 @@ def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSig
     lines = [text for line in unfolded if (text := line.strip(" \t"))]
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
     # Denials come first, so that the limit on the number of statements does not cut them off.
-    distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: not usage.is_denial)
+    distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: not usage.denied)
     return OptOutSignals(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
 
 

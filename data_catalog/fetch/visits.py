@@ -122,7 +122,8 @@ class Fetcher:
             visit = Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s)
             wait_s = 0.0
             if state := moved.get(url):
-                visit.target, visit.usages = parse_url(state["to"]), [Usage(*usage) for usage in state["usages"]]
+                visit.target = parse_url(state["to"])
+                visit.usages = [Usage(each["value"], each["where"], bool(each["denied"])) for each in state["usages"]]
                 visit.candidates = deque([*candidates][-state["num_candidates"] :])
                 for name in _KEPT:
                     setattr(visit, name, state[name])
@@ -144,7 +145,7 @@ class Fetcher:
         moved: Moved = {
             **{name: getattr(visit, name) for name in _KEPT},
             "to": visit.target.url,
-            "usages": visit.usages,
+            "usages": [usage._asdict() for usage in visit.usages],
             "num_candidates": len(visit.candidates),
             "due": time.time() + wait_s,
         }
