@@ -1,16 +1,17 @@
 """Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeVar
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.settings import ADDED
 
 MIN_SHARED_LETTERS = 4  # shorter words coincide in many languages by chance: "a", "in", "die", "hat", "no"
-
-
+_LONGEST_ERROR = 500
+T = TypeVar("T")
 Forms = tuple[str, ...]
 
 
@@ -68,22 +69,14 @@ class ChangeWords:
 
     def __post_init__(self) -> None:
         pairs = [*self.positions, *([self.negations] if self.negations else [])]
-        if any(len(pair) != 2 or len(pair[0]) != len(pair[1]) for pair in pairs):
-            raise SettingsError("changes.positions and changes.negations need two lists with equally many phrases")
-        if any(len(set(side)) < len(side) for pair in pairs for side in pair):
-            raise SettingsError("changes.positions or changes.negations has a phrase twice in one list")
         num_forms = len(self.agreement) or max(map(len, self.colours), default=1)
-        for forms in self.colours:
-            if len(forms) not in (1, num_forms):
-                raise SettingsError(
-                    f"changes.colours need one form or {num_forms}, as many as changes.agreement has lists, got "
-                    f"{len(forms)} of {forms[0] if forms else ''!r}"
-                )
-        for group in self.nouns:
-            if len({len(forms) for forms in group}) > 1:
-                raise SettingsError(f"changes.nouns need equally many forms within a class, got {group[0][0]!r} ...")
-        if any(len(articles) != 2 or not any(articles) for articles in self.before_vowels):
-            raise SettingsError("changes.before_vowels needs pairs of articles")
+        of_pairs = "changes.positions and changes.negations"
+        _require(of_pairs, pairs, _is_even_pair, "have two lists with equally many phrases")
+        _require(of_pairs, chain(*pairs), lambda side: len({*side}) == len(side), "have no phrase twice in one list")
+        forms_of_lists = f"have one form or {num_forms}, as many as changes.agreement has lists"
+        _require("changes.colours", self.colours, lambda forms: len(forms) in (1, num_forms), forms_of_lists)
+        _require("changes.nouns", self.nouns, lambda group: len({*map(len, group)}) <= 1, "have equally many forms")
+        _require("changes.before_vowels", self.before_vowels, lambda pair: len(pair) == 2 and any(pair), "be pairs")
         words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
         colours = {forms[0] for forms in self.colours if forms}
         _require("changes.alike", chain(*self.alike), colours.__contains__, "be first forms of changes.colours")
@@ -106,10 +99,14 @@ class ChangeWords:
                 seen.update(thing)
 
 
-def _require(name: str, words: Iterable[str], is_right: Callable[[str], bool], wanted: str) -> None:
-    for word in words:
-        if not is_right(word):
-            raise SettingsError(f"{name} must {wanted}, got {word!r}")
+def _require(name: str, things: Iterable[T], is_right: Callable[[T], bool], wanted: str) -> None:
+    for thing in things:
+        if not is_right(thing):
+            raise SettingsError(f"{name} must {wanted}, got {thing!r}"[:_LONGEST_ERROR])
+
+
+def _is_even_pair(pair: Sequence[Forms]) -> bool:
+    return len(pair) == 2 and len(pair[0]) == len(pair[1])
 
 
 def _has_word(phrase: str) -> bool:

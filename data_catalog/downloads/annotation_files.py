@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, DiskError, InputError
-from data_catalog.disk.disk_errors import disk_errors, nearest_existing
+from data_catalog.base.errors import DamagedError, InputError
+from data_catalog.disk.disk_errors import disk_errors
 from data_catalog.disk.files import TEMPORARY_PREFIX, digest, read_json, sha256_of, sweep_temporary, sync, write_json
 from data_catalog.disk.lock import writer_lock
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
@@ -135,18 +135,6 @@ def download_lock(folder: Path) -> AbstractContextManager[object]:
 def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
     """Return whether a file has to be downloaded."""
     return bool(file.url and _missing(file, job))
-
-
-def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
-    """Refuse a disk without space for all pending files of known size."""
-    pending = [file for file in files if is_pending(file, job)]
-    needed = sum((file.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
-    free = shutil.disk_usage(nearest_existing(job.folder)).free
-    if needed > free:
-        raise DiskError(
-            f"{job.source.name} needs {needed:,} more bytes, but the disk of {job.folder} has {free:,} free: free "
-            "space, choose another folder with --to, or fewer files with --only"
-        )
 
 
 def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:

@@ -93,10 +93,10 @@ class PartialFile:
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
         self._state_path = path.with_name(path.name + ".json")
-        self.etag, self.version, self.total = "", "", None
+        self.version, self.total = "", None
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             state = read_json(self._state_path)
-            self.etag, self.version, self.total = state["etag"], state["version"], state["total"]
+            self.version, self.total = state["version"], state["total"]
 
     @property
     def num_bytes(self) -> int:
@@ -121,14 +121,14 @@ class PartialFile:
         if response.status_code != 200:
             raise httpx.RemoteProtocolError("it is another part of the file than the requested one")
         length = headers.get("Content-Length")
-        self.etag, self.version, self.total = etag, version, int(length) if length else None
-        write_json(self._state_path, {"etag": etag, "version": version, "total": self.total})
+        self.version, self.total = version, int(length) if length else None
+        write_json(self._state_path, {"version": version, "total": self.total})
 
     def remove(self) -> None:
         """Delete the bytes and their version."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
-        self.etag, self.version, self.total = "", "", None
+        self.version, self.total = "", None
 
 
 def fetch_small(url: str, config: DownloadConfig) -> bytes:

@@ -101,7 +101,8 @@ class GuardedClient:
                     # A name may end with a dot; names in certificates do not.
                     raw = self._tls.wrap_socket(raw, server_hostname=target.host.rstrip("."))
                 stream = to_close.enter_context(_TimedStream(raw, deadline, config.timeout_s))
-                stream.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
+                raw.settimeout(deadline.wait_s(config.timeout_s))
+                raw.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
                 response = Response(stream, config.max_bytes)
                 response.begin()
             except (OSError, http.client.HTTPException) as error:
@@ -138,10 +139,6 @@ class _TimedStream(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
-
-    def sendall(self, data: bytes) -> None:
-        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
-        self._raw.sendall(data)
 
     def readinto(self, buffer: Any) -> int:
         self._raw.settimeout(self._deadline.wait_s(self._wait_s))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from data_catalog.base.settings import OneOf
@@ -21,14 +21,14 @@ DRAFTS = f"{ATTACH_DRAFT}, {VOCAB_DRAFT}"
 
 ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, HEADER = "robots.txt", "x-robots-tag", "tdm-reservation", "header"
 
-# Labels of the vocabulary that forbid our use if their value is "n". The categories of the newest draft do not overlap,
-# so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
+# The label of the vocabulary that forbids our use if its value is "n". The categories of the newest draft do not
+# overlap, so no other label implies it. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
 # concern us. The draft is about models that generate content. CLIP does not, but is a part of many models that do, and
 # an operator who says "n" to training rarely makes the distinction. So the broader meaning is applied.
-LABELS = ("train-ai",)
+TRAIN_AI = "train-ai"
 
 # All signals, which are respected unless `ConsentConfig.ignore` names them. docs/images.md says what each means.
-SIGNALS = (ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, *LABELS)
+SIGNALS = (ROBOTS_TXT, ROBOTS_TAG, TDM_RESERVATION, TRAIN_AI)
 
 # Longer statements are ignored: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
@@ -52,28 +52,24 @@ class ConsentConfig:
         return signal not in self.ignore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """A Content-Usage statement."""
 
     value: str  # as sent by the server, at most 1000 characters
     where: str  # `HEADER` or `ROBOTS_TXT`
-    denied: tuple[str, ...]  # the `LABELS` whose value is "n"
-    draft: str = DRAFTS  # that was used to parse it
+    denied: bool  # training: `TRAIN_AI` is "n"
 
 
 def _usage(text: str, where: str) -> Usage:
-    """Return a statement with the labels that it denies; none if it can't be parsed, as the draft requires."""
+    """Return a statement; it denies nothing if it can't be parsed, as the draft requires."""
     from http_sf import StructuredFieldError, Token, parse
 
-    values: dict[str, object] = {}
+    value: object = None
     if len(text) <= _LONGEST_STATEMENT:
         with suppress(StructuredFieldError):
             members: Any = parse(text.encode("utf-8", "surrogatepass"), tltype="dictionary")
-            values = {name: value for name, (value, _) in members.items()}  # parameters have no meaning
-    # A quoted string has no meaning, either.
-    denied = [name for name in LABELS if isinstance(values.get(name), Token) and values[name] == "n"]
-    return Usage(value=text[:_LONGEST_RECORD], where=where, denied=tuple(denied))
+            value, _ = members.get(TRAIN_AI, (None, None))  # parameters have no meaning
+    return Usage(text[:_LONGEST_RECORD], where, isinstance(value, Token) and value == "n")  # nor has a quoted string
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +78,7 @@ class OptOutSignals:
 
     # The values of all X-Robots-Tag headers, then those of TDM-Reservation, each as "tdm-reservation: VALUE".
     robots_tags: tuple[str, ...] = ()
-    usages: tuple[Usage, ...] = ()  # those that deny a label come first
+    usages: tuple[Usage, ...] = ()  # denials come first
 
     def refusal(self, config: ConsentConfig, robot: str) -> tuple[str, str] | None:
         """Return the drop reason and detail if a signal forbids the use of the file, else None.
@@ -92,15 +88,14 @@ class OptOutSignals:
         signals = {signal for tag in self.robots_tags for signal in _signals_of(tag.lower(), robot.lower())}
         if any(map(config.respects, signals)):
             return "robots_tag", "; ".join(self.robots_tags)[:_LONGEST_DETAIL]
-        for usage in self.usages:
-            if any(map(config.respects, usage.denied)):
-                return "content_usage", f"{usage.where}: {usage.value}"[:_LONGEST_DETAIL]
+        if config.respects(TRAIN_AI) and any(usage.denied for usage in self.usages):
+            return "content_usage", f"{self.usages[0].where}: {self.usages[0].value}"[:_LONGEST_DETAIL]
         return None
 
     @property
     def content_usage(self) -> list[dict[str, str]] | None:
         """Return the value of the column `content_usage`; None if there are no statements."""
-        return [{"value": each.value, "where": each.where, "draft": each.draft} for each in self.usages] or None
+        return [{"value": each.value, "where": each.where, "draft": DRAFTS} for each in self.usages] or None
 
 
 def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSignals:
@@ -112,8 +107,8 @@ def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSig
     unfolded = (re.sub(r"[\r\n]+[ \t]*", " ", str(value)) for value in headers.get_all("Content-Usage", []))
     lines = [text for line in unfolded if (text := line.strip(" \t"))]
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
-    # Statements that deny come first, so that the limit on their number does not cut them off.
-    distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: -len(usage.denied))
+    # Denials come first, so that the limit on the number of statements does not cut them off.
+    distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: not usage.denied)
     return OptOutSignals(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
 
 

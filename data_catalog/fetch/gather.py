@@ -63,7 +63,6 @@ class _Shard:
         self.guilt = Counter[str]()  # of deaths, by URL
         # From journals:
         self.outcomes: dict[str, Outcome] = {}
-        self._num_failed = 0
         self._moved: dict[str, Moved] = {}  # URLs handed over
         self._under_way: set[str] = set()  # URLs whose request has begun and not ended, perhaps of a process that died
         self.starts: dict[str, float] = {}  # by host: the last request
@@ -84,7 +83,8 @@ class _Shard:
             while True:
                 self.look()
                 if new := len(self.outcomes) - self._progress.done:
-                    self._progress.advance(new, failed=self._num_failed)
+                    num_failed = sum(outcome["reason"] is not None for outcome in self.outcomes.values())
+                    self._progress.advance(new, failed=num_failed)
                 # A redirect to another owner's host does not wait for the rest of its task.
                 if time.monotonic() >= assign_at:
                     running |= {threads.submit(self._owners.run, task): task for task in self._tasks(urls)}
@@ -125,7 +125,6 @@ class _Shard:
                     self._moved[url] = event["moved"]
                 elif "reason" in event and url not in self.outcomes:
                     self.outcomes[url] = {**event, "piece": piece}
-                    self._num_failed += event["reason"] is not None
 
     def _tasks(self, urls: Sequence[str]) -> Iterator[Task]:
         """Yield tasks for the URLs that no process has, in their present state, by the owners of their hosts."""

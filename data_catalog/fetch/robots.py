@@ -43,7 +43,7 @@ class HostStore:
         self._run("CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)")
         self._run(
             "CREATE TABLE IF NOT EXISTS paused "
-            "(host TEXT PRIMARY KEY, since REAL, until REAL, reason TEXT, detail TEXT, status INTEGER)"
+            "(host TEXT PRIMARY KEY, until REAL, reason TEXT, detail TEXT, status INTEGER)"
         )
 
     def robots(self, origin: str) -> str | None:
@@ -56,25 +56,21 @@ class HostStore:
         self._run("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", origin, time.time(), body)
 
     def pauses(self) -> Iterator[tuple[str, float, FetchError]]:
-        """Yield the hosts that are paused now, the seconds left, and the failure.
-
-        Pauses that began in the future are ignored: the clock was set back.
-        """
+        """Yield the hosts that are paused now, the seconds left, and the failure."""
         now = time.time()
-        query = "SELECT host, until, reason, detail, status FROM paused WHERE since < ? AND until > ?"
-        for host, until, reason, detail, status in self._run(query, now + 60, now):
+        query = "SELECT host, until, reason, detail, status FROM paused WHERE until > ?"
+        for host, until, reason, detail, status in self._run(query, now):
             yield host, until - now, FetchError(reason, detail, http_status=status)
 
     def store_pause(self, host: str, failure: FetchError, seconds: float) -> None:
         """Store how long a host is paused, and why; a shorter pause changes nothing."""
-        now = time.time()
-        until = now + min(seconds, LONGEST_PAUSE_S)
+        until = time.time() + min(seconds, LONGEST_PAUSE_S)
         statement = """
-            INSERT INTO paused VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host) DO UPDATE
-            SET since = excluded.since, until = excluded.until, reason = excluded.reason, detail = excluded.detail,
-                status = excluded.status WHERE until < excluded.until OR since > excluded.since
+            INSERT INTO paused (host, until, reason, detail, status) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (host) DO UPDATE SET until = excluded.until, reason = excluded.reason,
+                detail = excluded.detail, status = excluded.status WHERE until < excluded.until
         """
-        self._run(statement, host, now, until, failure.reason, failure.detail, failure.http_status)
+        self._run(statement, host, until, failure.reason, failure.detail, failure.http_status)
 
     def _run(self, statement: str, *values: Any) -> list[Any]:
         with self._lock, about(self._path, kind=DamagedError, remedy="repair the disk, or delete the file"):

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -18,7 +18,7 @@ from data_catalog.base.errors import PipelineError
 from data_catalog.fetch.client import REDIRECTS, Deadline, GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
-from data_catalog.fetch.frontier import Frontier, Host, Turn
+from data_catalog.fetch.frontier import Frontier, Host
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.robots import HOST_FAILURES, HostStore, Robots, RobotsVisit, backoff_s, robots_text
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
@@ -30,6 +30,7 @@ Moved = dict[str, Any]  # the state of a visit that another process goes on with
 # The end of a host's pause, in seconds since 1970, and reason, detail and status of the failure that caused it.
 Pause = tuple[float, str, str | None, int | None]
 
+_KEPT = ("hops", "tries", "asked_at", "asking_s")  # attributes of a visit that another process goes on with
 SLACK_S = 180.0  # a request hangs if it takes this much longer than its deadline
 _BODY_IN_MEMORY = 1024 * 1024  # larger bodies are spooled to the disk, since each thread has one
 _LONGEST_TAG = 1000
@@ -121,11 +122,11 @@ class Fetcher:
             visit = Visit(url, job, candidates, parse_url(candidates[0]), self._config.deadline_s)
             wait_s = 0.0
             if state := moved.get(url):
-                visit.target, visit.hops, visit.tries = parse_url(state["to"]), state["hops"], state["tries"]
-                visit.usages = [Usage(**usage | {"denied": tuple(usage["denied"])}) for usage in state["usages"]]
-                visit.asked_at, visit.asking_s = state["asked_at"], state["asking_s"]
-                while len(visit.candidates) > state["num_candidates"]:
-                    visit.candidates.popleft()
+                visit.target = parse_url(state["to"])
+                visit.usages = [Usage(each["value"], each["where"], bool(each["denied"])) for each in state["usages"]]
+                visit.candidates = deque([*candidates][-state["num_candidates"] :])
+                for name in _KEPT:
+                    setattr(visit, name, state[name])
                 wait_s = max(0.0, state["due"] - time.time())
             self._queue(visit, wait_s=wait_s)
 
@@ -142,35 +143,32 @@ class Fetcher:
             self.frontier.add(visit, visit.target.host, wait_s=wait_s)
             return
         moved: Moved = {
+            **{name: getattr(visit, name) for name in _KEPT},
             "to": visit.target.url,
-            "hops": visit.hops,
-            "tries": visit.tries,
+            "usages": [usage._asdict() for usage in visit.usages],
             "num_candidates": len(visit.candidates),
-            "usages": [asdict(usage) for usage in visit.usages],
-            "asked_at": visit.asked_at,
-            "asking_s": visit.asking_s,
             "due": time.time() + wait_s,
         }
         self._leave(visit, {"url": visit.url, "moved": moved})
 
     def _work(self) -> None:
         while True:
-            visit, turn = self.frontier.next()
+            visit, host = self.frontier.next()
             self._under_way[threading.get_ident()] = time.monotonic()
             try:
                 if isinstance(visit, RobotsVisit):
-                    self._ask_for_robots(visit, turn)
+                    self._ask_for_robots(visit, host)
                 else:
-                    self._step(visit, turn)
+                    self._step(visit, host)
             except Exception as error:  # noqa: BLE001  of this machine, such as its disk
                 self._fail(error)
             finally:
                 self._under_way.pop(threading.get_ident(), None)
-                self.frontier.end(turn)
+                self.frontier.end(host)
 
-    def _step(self, visit: Visit, turn: Turn) -> None:
+    def _step(self, visit: Visit, host: Host) -> None:
         """Make one request, if nothing forbids it; then queue the visit again, or end it."""
-        if (closed := self._closed(visit, turn.host)) is not None:
+        if (closed := self._closed(visit, host)) is not None:
             self._end(visit, closed)
             return
         if self._robots is not None:
@@ -178,7 +176,7 @@ class Fetcher:
             if rules is None:
                 return
             if isinstance(rules, RobotsVisit):
-                self._ask_for_robots(rules, turn)
+                self._ask_for_robots(rules, host)
                 return
             if isinstance(rules, RobotsTxt) and not rules.allows(visit.target.url):
                 rules = FetchError("robots_txt")
@@ -186,7 +184,7 @@ class Fetcher:
                 self._retry_or_end(visit, rules)
                 return
             visit.usages += rules.content_usage(visit.target.path)
-        self._ask(visit, turn)
+        self._ask(visit, host)
 
     def _closed(self, visit: Visit, host: Host) -> FetchError | None:
         """Return the failure of a URL whose host gets no more requests of its job."""
@@ -206,20 +204,20 @@ class Fetcher:
         return host.paused_by if host.paused_until > time.monotonic() + self._config.max_wait_s else None
 
     @contextmanager
-    def _answer(self, visit: Visit | RobotsVisit, turn: Turn) -> Iterator[Response]:
+    def _answer(self, visit: Visit | RobotsVisit, host: Host) -> Iterator[Response]:
         """Request a visit's present target, when its host's pace permits it."""
         asked_for: Visit = visit if isinstance(visit, Visit) else visit.parked[0]
         deadline = Deadline(visit.left_s)
 
         def begin() -> None:
-            wait_s = self.frontier.begin(turn)
+            wait_s = self.frontier.begin(host)
             if wait_s > 0:
                 time.sleep(wait_s)
                 deadline.extend(wait_s)
             self._permit()
             now = time.time()
             asked_for.asked_at = asked_for.asked_at or now
-            asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
+            asked_for.job.journal.append({"url": asked_for.url, "host": host.name, "at": now})
 
         try:
             with self._client.get(visit.target, deadline=deadline, before_connect=begin) as response:
@@ -235,16 +233,16 @@ class Fetcher:
         finally:
             visit.left_s = deadline.left()
 
-    def _ask(self, visit: Visit, turn: Turn) -> None:
+    def _ask(self, visit: Visit, host: Host) -> None:
         started = time.monotonic()
         found: Response | FetchError
         with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
             try:
-                with self._answer(visit, turn) as found:
+                with self._answer(visit, host) as found:
                     if found.status in REDIRECTS:
                         self._follow(visit, found)
                     else:
-                        self._take(visit, found, sink, turn.host)
+                        self._take(visit, found, sink, host)
             except FetchError as error:
                 found = error
             visit.asking_s += time.monotonic() - started
@@ -347,11 +345,11 @@ class Fetcher:
         if is_last:
             job.ended()
 
-    def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
-        found: str | FetchError | None = self._too_long_paused(turn.host)
+    def _ask_for_robots(self, visit: RobotsVisit, host: Host) -> None:
+        found: str | FetchError | None = self._too_long_paused(host)
         if found is None:
             try:
-                with self._answer(visit, turn) as response:
+                with self._answer(visit, host) as response:
                     if response.status in REDIRECTS:
                         self._follow(visit, response)
                     else:

@@ -3,10 +3,8 @@
 `PairsConfig` names the columns.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -17,7 +15,7 @@ from data_catalog.rows.origins import ORIGINS, CaptionOrigin
 from data_catalog.rows.schema import NATIVE
 from data_catalog.rows.urls import is_web_url, url_key
 from data_catalog.sources.files import FilesConfig, Trouble, upstream_files
-from data_catalog.sources.image_files import ImageFiles, inner_name, open_images
+from data_catalog.sources.image_files import inner_name
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
 from data_catalog.sources.tables import FORMATS, Entry, read_table
@@ -109,10 +107,8 @@ def _records(path: Path, config: PairsConfig) -> Records:
     named = {name: getattr(config, setting) for name, setting in _COLUMNS.items()}
     columns = {name: column for name, column in named.items() if column or name == "caption"}
     is_image = is_web_url if config.url_column else is_image_name
-    with ExitStack() as stack:
-        images = cache(lambda: stack.enter_context(closing(open_images(pairs_images(config) or ""))))
-        for entry in read_table(path, list(columns.values()), is_image):
-            yield Location(str(path), entry.line, entry.raw), _record(entry, config, columns, images)
+    for entry in read_table(path, list(columns.values()), is_image):
+        yield Location(str(path), entry.line, entry.raw), _record(entry, config, columns)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
@@ -127,9 +123,7 @@ def pairs_images(config: PairsConfig) -> str | None:
     return str(folders.pop())
 
 
-def _record(
-    entry: Entry, config: PairsConfig, columns: Mapping[str, str], images: Callable[[], ImageFiles]
-) -> Candidate | Trouble:
+def _record(entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> Candidate | Trouble:
     if entry.trouble:
         return entry.trouble
     texts: dict[str, str | None] = {}
@@ -141,20 +135,11 @@ def _record(
     if url := texts.get("url"):
         texts["url"] = url = url.strip()
     if path := texts.get("path"):
-        texts["path"] = path = _image_name(path, images)
+        # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is.
+        texts["path"] = path = inner_name(path.strip()) or path.strip()
     lang = (texts.pop("lang", None) or "").strip().lower() or config.lang
     sample_key = url_key(url) if url else path or ""
     return Candidate(sample_key=sample_key, lang=lang, original_lang=config.source_lang, **texts)
-
-
-def _image_name(cell: str, images: Callable[[], ImageFiles]) -> str:
-    """Return the name of an image, without white space around it, unless an image has it in its name."""
-    name = cell.strip()
-    if name not in ("", cell):
-        with suppress(OSError):
-            images().size(cell)
-            name = cell
-    return inner_name(name) or name  # "./1.jpg" and "1.jpg" are one image; a name that is refused stays as it is
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:

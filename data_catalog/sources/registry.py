@@ -9,7 +9,7 @@ from typing import Any
 
 from data_catalog.base.errors import InputError
 from data_catalog.rows.origins import CaptionOrigin
-from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
+from data_catalog.sources import files, flickr, mscoco, pairs, web_captions, wit
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.rows import MalformedRow, OpenFiles, Records, SourceRow, UpstreamRow, row_of
 
@@ -105,8 +105,8 @@ _KINDS = (
     *(
         SourceKind(
             kind=kind,
-            config_type=conceptual_captions.ConceptualCaptionsConfig,
-            open=partial(conceptual_captions.read_conceptual_captions, url_column=url_column),
+            config_type=web_captions.ConceptualCaptionsConfig,
+            open=partial(web_captions.read_conceptual_captions, url_column=url_column),
             license=_CONCEPTUAL_LICENSE,
         )
         for kind, url_column in (("cc3m", 1), ("cc12m", 0))
@@ -124,8 +124,8 @@ _KINDS = (
     ),
     SourceKind(
         kind="sbu",
-        config_type=sbu.SbuConfig,
-        open=sbu.read_sbu,
+        config_type=web_captions.SbuConfig,
+        open=web_captions.read_sbu,
         license="none stated for the captions; images belong to their owners on Flickr",
         operator="Flickr",
     ),

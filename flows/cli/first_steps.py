@@ -144,13 +144,7 @@ def _say_terms(source: "UpstreamSource") -> None:
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
     """Download missing files if their license is accepted, then check the files that a person must fetch by hand."""
-    from data_catalog.downloads.annotation_files import (
-        DownloadJob,
-        download_file,
-        download_lock,
-        is_pending,
-        require_space,
-    )
+    from data_catalog.downloads.annotation_files import DownloadJob, download_file, download_lock, is_pending
 
     accepted = _folded(options.accept or "") == _folded(source.license)
     job = DownloadJob(source=source, folder=options.to, license_accepted=accepted)
@@ -164,7 +158,6 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         raise SettingsError(
             f'the license of {source.name} is not accepted, so nothing is downloaded: add --accept "{source.license}"'
         )
-    require_space(files, job)
     if with_url := [file for file in files if file.url]:
         with download_lock(job.folder):
             for file in with_url:

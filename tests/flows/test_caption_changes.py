@@ -267,7 +267,7 @@ def test_tables_that_do_not_fit_are_refused() -> None:
         ({"numbers": ["two", "!"]}, "numbers must have .* no word without letters"),
         ({"alike": [["red", "blue"]], "colours": [["red"]]}, "first forms of changes.colours, got 'blue'"),
         ({"nouns": [[["star", "stars"], ["moon"]]]}, "equally many forms"),
-        ({"before_vowels": [["a"]]}, "pairs of articles"),
+        ({"before_vowels": [["a"]]}, "before_vowels must be pairs"),
         ({"left_alone": ["|"]}, "left_alone"),
         ({"left_alone": ["!"]}, "left_alone"),
         (

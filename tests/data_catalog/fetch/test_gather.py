@@ -176,12 +176,3 @@ def test_hosts_go_to_owners_with_little_to_do_and_stay_there(num_urls: list[int]
     after = owners.assign(hosts)
     assert {host for host in hosts if before[host] != after[host]} == {host for host in hosts if before[host] == dead}
     assert dead not in after.values()
-
-
-def test_journals_of_an_interrupted_run_are_never_overwritten(tmp_path: Path) -> None:
-    for number, url in ((1, URLS[0]), (4, URLS[1])):  # a process may have died before it opened its journal
-        written(tmp_path / f"{number:05d}.journal", [({"url": url, "reason": "http_404", "detail": None}, None)])
-    owners = FakeOwners(lambda url: None)
-    found = fetch_by_owners(URLS, FetchConfig(), tmp_path, owners)
-    assert [found[url]["reason"] for url in URLS[:3]] == ["http_404", "http_404", None]
-    assert sorted(owners.asked) == URLS[2:]

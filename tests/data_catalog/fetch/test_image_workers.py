@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -190,9 +189,8 @@ def test_an_interrupted_shard_goes_on_with_what_came(
     assert (server.hits - before).total() == 1
 
 
-@pytest.mark.parametrize("zipped", [False, True])
 def test_local_files_need_no_child(
-    zipped: bool, own_workers: ImageWorkers, children: Any, quick: FetchConfig, fetch: Any, tmp_path: Path
+    own_workers: ImageWorkers, children: Any, quick: FetchConfig, fetch: Any, tmp_path: Path
 ) -> None:
     before = children("fetch")
     assert fetch(by=own_workers) == []
@@ -201,8 +199,6 @@ def test_local_files_need_no_child(
     sizes = {"sub/a.jpg": 4, "empty.jpg": 0, "largest.jpg": quick.max_bytes, "big.jpg": quick.max_bytes + 1}
     for name, size in sizes.items():
         (location / name).write_bytes(bytes(size))
-    if zipped:
-        location = Path(shutil.make_archive(str(location), "zip", location))
     names = [*sizes, "absent.jpg", "../images/sub/a.jpg", "/etc/passwd"]
     rows = fetch(*[(None, name, str(location)) for name in names], (None, "a.jpg", None), by=own_workers)
     assert reasons(rows) == [None, "empty_body", None, "too_large", *["missing_file"] * 4]
@@ -243,11 +239,11 @@ def striking(find: Callable[[], set[int]], begun: Callable[[], Any], signal_numb
 
 
 def test_a_decoding_child_that_stops_costs_no_image(
-    own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
+    children: Any, pictures: Any, normalise: Any, tmp_path: Path
 ) -> None:
-    bodies = [pictures["plain.jpg"]] * 3000
+    bodies = [pictures["plain.jpg"]] * 1000
     with striking(lambda: children("decode"), lambda: wait_for_bytes(tmp_path, "images.parquet"), signal.SIGSTOP, 1):
-        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
+        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), out=tmp_path / "images.parquet")
     assert {*reasons(rows)} == {None}
 
 

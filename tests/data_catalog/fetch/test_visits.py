@@ -5,15 +5,14 @@ A server on loopback stands for any host.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
-from loopback import LoopbackHandler, LoopbackServer
 
 from data_catalog.base.errors import DiskError, PipelineError
 from data_catalog.fetch.client import GuardedClient, Response
@@ -46,83 +45,69 @@ def bad(status: int, **headers: str) -> Answer:
     return status, b"", headers
 
 
-class Web(LoopbackServer):
-    """Answers by URL; the last answer of a list is given for ever. Counts what is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(_Handler)
-        self.answers: dict[str, list[Answer]] = {}
-        self.asked: Counter[str] = Counter()
-
-
-class _Handler(LoopbackHandler):
-    server: Web
-
-    def do_GET(self) -> None:
-        web, url = self.server, unquote(self.path[1:])
-        status, body, headers = web.answers[url][: web.asked[url] + 1][-1]
-        web.asked[url] += 1
-        if status:
-            self.answer(status, body, **headers)
-        else:  # of unknown length
-            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + body)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Web]:
-    with Web() as web:
-        yield web
-
-
-@pytest.fixture
-def web(server: Web) -> Web:
-    server.asked.clear()
-    return server
-
-
 class Client(GuardedClient):
     """A client of that server. `trips` are raised in place of an answer, in turn, by URL."""
 
-    def __init__(self, web: Web, config: FetchConfig) -> None:
+    def __init__(self, site: Any, config: FetchConfig, trips: dict[str, list[Exception]]) -> None:
         super().__init__(config)
-        self.web = web
-        self.trips: dict[str, list[Exception]] = {}
+        self.site, self.trips = site, trips
 
     def get(self, target: Target, **options: Any) -> Response:
         if self.trips.get(target.url):
             raise self.trips[target.url].pop(0)
-        return super().get(parse_url(self.web.url(f"/{quote(target.url, safe='')}")), **options)
+        return super().get(parse_url(self.site.url(f"/{quote(target.url, safe='')}")), **options)
+
+
+def answered(answers: list[Answer]) -> Callable[[Any], None]:
+    """Answers in turn; the last one is given for ever."""
+
+    def answer(it: Any) -> None:
+        status, body, headers = answers.pop(0) if len(answers) > 1 else answers[0]
+        if status:
+            it.answer(status, body, **headers)
+        else:  # of unknown length
+            it.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def site(make_site: Callable[[], Any]) -> Any:
+    return make_site()
+
+
+@pytest.fixture
+def asked(site: Any) -> Counter[str]:
+    """How often the server was asked for each URL, after a slash."""
+    site.hits.clear()
+    hits: Counter[str] = site.hits
+    return hits
 
 
 Outcomes = dict[str, dict[str, Any]]
 
 
 @pytest.fixture
-def fetch(web: Web, tmp_path: Path) -> Callable[..., Outcomes]:
-    """The outcomes of URLs, by default of all that the web has; `body` has what came."""
+def fetch(site: Any, tmp_path: Path) -> Callable[..., Outcomes]:
+    """The outcomes of URLs, by default of all that there are answers for; `body` has what came."""
 
     def run(answers: dict[str, list[Answer]], *urls: str, trips: Any = None, **options: Any) -> Outcomes:
-        web.answers = answers
+        site.behaviours = {f"/{url}": answered([*found]) for url, found in answers.items()}
         config, ended, failures = replace(CONFIG, **options), Event(), list[Exception]()
 
         def fail(error: Exception) -> None:
             failures.append(error)
             ended.set()
 
-        client = Client(web, config)
-        client.trips = trips or {}
-        fetcher = Fetcher(config, HostStore(tmp_path / "hosts"), fail, client=client)
-        asked_for = urls or tuple(answers)
-        (tmp_path / "a.journal").unlink(missing_ok=True)
-        fetcher.start(Job(Journal(tmp_path / "a.journal"), tmp_path, len(asked_for), ended.set), asked_for)
+        fetcher = Fetcher(config, HostStore(tmp_path / "hosts"), fail, client=Client(site, config, trips or {}))
+        asked_for, path = urls or tuple(answers), tmp_path / "a.journal"
+        path.unlink(missing_ok=True)
+        fetcher.start(Job(Journal(path), tmp_path, len(asked_for), ended.set), asked_for)
         assert ended.wait(60)
         if failures:
             raise failures[0]
-        events = [(event, piece) for event, piece in JournalReader(tmp_path / "a.journal") if "reason" in event]
-        found = {}
-        for event, piece in events:
-            body = piece and (tmp_path / "a.journal").read_bytes()[piece.offset : piece.offset + piece.length]
-            found[event["url"]] = event | {"body": body}
+        events = [event | {"body": piece and piece.read()} for event, piece in JournalReader(path) if "reason" in event]
+        found = {event["url"]: event for event in events}
         assert len(found) == len(events) == len(asked_for)
         return found
 
@@ -135,7 +120,7 @@ def results(found: Outcomes, urls: Any = None) -> list[bytes | str]:
 
 
 @pytest.mark.parametrize(
-    ("thumbnail", "original", "outcome", "asked"),
+    ("thumbnail", "original", "outcome", "requests"),
     [
         ([good(b"small")], [good(b"large")], b"small", {THUMBNAIL: 1}),
         ([bad(400)], [good(b"large")], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
@@ -149,13 +134,13 @@ def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
     thumbnail: list[Answer],
     original: list[Answer],
     outcome: bytes | str,
-    asked: dict[str, int],
+    requests: dict[str, int],
     fetch: Callable[..., Outcomes],
-    web: Web,
+    asked: Counter[str],
 ) -> None:
     found = fetch({THUMBNAIL: thumbnail, ORIGINAL: original}, ORIGINAL, retries=1, max_bytes=100)
     assert results(found) == [outcome]
-    assert web.asked == asked
+    assert asked == {f"/{url}": count for url, count in requests.items()}
 
 
 def test_a_parser_that_trips_over_an_answer_costs_one_row(fetch: Callable[..., Outcomes]) -> None:
@@ -173,7 +158,7 @@ def test_trouble_of_the_machine_ends_the_shard(fetch: Callable[..., Outcomes]) -
 
 
 def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(
-    fetch: Callable[..., Outcomes], web: Web
+    fetch: Callable[..., Outcomes], asked: Counter[str]
 ) -> None:
     answers = {
         "http://a.example/0": [bad(302, Location="http://b.example/moved")],
@@ -184,14 +169,14 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
     assert results(fetch(answers, "http://a.example/0", "http://a.example/1")) == ["http_429", b"here"]
     found = fetch(answers | later, "http://b.example/")
     assert results(found) == ["http_429"]
-    assert web.asked["http://b.example/"] == 0
+    assert asked["/http://b.example/"] == 0
     assert found["http://b.example/"]["final_url"] == "http://b.example/"
 
 
-def test_a_host_that_refuses_whatever_is_asked_is_given_up(fetch: Callable[..., Outcomes], web: Web) -> None:
+def test_a_host_that_refuses_whatever_is_asked_is_given_up(fetch: Callable[..., Outcomes], asked: Counter[str]) -> None:
     urls = [f"http://a.example/{number}" for number in range(200)]
     assert results(fetch({url: [bad(429, Retry_After="0")] for url in urls})) == ["http_429"] * 200
-    assert web.asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
+    assert asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
 
 
 def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(fetch: Callable[..., Outcomes]) -> None:
@@ -217,13 +202,13 @@ def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(fetch:
     ],
 )
 def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
-    limits: dict[str, int], ours: bytes | str, fetch: Callable[..., Outcomes], web: Web
+    limits: dict[str, int], ours: bytes | str, fetch: Callable[..., Outcomes], asked: Counter[str]
 ) -> None:
     urls = [f"http://a.example/{number}" for number in range(5)]
     answers: dict[str, list[Answer]] = {url: [(0, b"x" * 90, {})] for url in urls}
     found = fetch(answers | {"http://b.example/": [good(b"another")]}, threads=1, **limits)
     assert results(found) == [ours, ours, ours, "byte_budget", "byte_budget", b"another"]
-    assert sum(web.asked[url] for url in urls) == 3
+    assert sum(asked[f"/{url}"] for url in urls) == 3
     whose = "a.example" if "max_host_bytes" in limits else "the shard"
     assert found[urls[4]]["detail"] == f"250 bytes of {whose}"
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.decoders import Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
@@ -173,12 +172,11 @@ class Run:
 @pytest.fixture(scope="module")
 def run(pictures: dict[str, bytes], normalise: Any, children: Any, tmp_path_factory: Any) -> Run:
     """All cases in one child, with a good picture after each; and again in another, which is measured."""
-    table, others = cases(pictures), children("decode")
+    table = cases(pictures)
     bodies = [body for each, _ in table.values() for body in (each, pictures["plain.jpg"])]
     out = tmp_path_factory.mktemp("hostile") / "images.parquet"
-    with ImageWorkers() as workers:
-        rows = normalise(bodies, CONFIG, by=workers, out=out)
-    decoders = Decoders()
+    rows = normalise(bodies, CONFIG, out=out)
+    decoders, others = Decoders(), children("decode")
     with decoders.lend(CONFIG) as decoder:
         for body in bodies:
             decoder.normalise(body)

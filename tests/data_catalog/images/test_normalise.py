@@ -336,13 +336,3 @@ def test_of_several_frames_the_first_can_be_taken(kind: str, gradient_of: Any, f
     result = normalise_image(raw, NormaliseConfig(image_size=64, animated="first", **PNG))
     assert result.original_format == kind
     assert difference(decoded(result), shrunk(frame)) <= 4
-
-
-def test_more_names_than_are_read_at_once(workers: Any, file_of: Any, tmp_path: Path) -> None:
-    for at in range(3):
-        (tmp_path / f"{at}.png").write_bytes(file_of(quarters(40 + 2 * at, 30), "PNG"))
-    names = [f"{at % 3}.png" if at % 10 == 0 else f"none {at}" for at in range(1100)]
-    write_views(str(tmp_path), iter(names), tmp_path / "views.parquet", workers)
-    table = pq.read_table(tmp_path / "views.parquet", columns=["name"])
-    assert list(dict.fromkeys(table.column("name").to_pylist())) == list(dict.fromkeys(names))
-    assert table.num_rows == 110 * 12 + 990

@@ -1,8 +1,11 @@
-"""Reader of SBU Captioned Photos: a JSON of parallel lists, or a file of URLs and a file of captions, line by line.
+"""Readers of English captions whose images are on the web: Conceptual Captions, and SBU Captioned Photos.
 
-Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, each under its owner's terms.
+CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`) are TSV without header and quotes. SBU (Ordonez, Kulkarni and
+Berg, Im2Text, 2011) is a JSON of parallel lists, or a file of URLs and a file of captions, line by line. Its images are
+on Flickr, each under its owner's terms.
 """
 
+import re
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -15,8 +18,39 @@ from data_catalog.sources.files import FilesConfig, Line, Trouble, first_text, r
 from data_catalog.sources.json_documents import describe, open_object
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records
 
+_SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
 _LISTS = ("image_urls", "captions", "user_ids")
 _NO_LINE = Line(0, "", "", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptualCaptionsConfig(FilesConfig):
+    """Files of Conceptual Captions."""
+
+    EXPECTED: ClassVar = "a TSV without header: caption<TAB>url with kind cc3m, url<TAB>caption with kind cc12m"
+
+    files: tuple[str, ...] = field(metadata=PATH)
+    """TSV files."""
+
+
+def read_conceptual_captions(config: ConceptualCaptionsConfig, *, url_column: int) -> OpenFiles:
+    """Yield each file with a record for each line."""
+    return ((path, _read_tsv(path, url_column)) for path in upstream_files(config))
+
+
+def _read_tsv(path: Path, url_column: int) -> Records:
+    found = _SPLIT_IN_NAME.search(path.name)
+    split = found[1].lower() if found else None
+    layout = "url<TAB>caption" if url_column == 0 else "caption<TAB>url"
+    for line in read_lines(path):
+        location, cells = Location(str(path), line.number, line.text), line.text.split("\t")
+        if line.trouble:
+            yield location, line.trouble
+        elif len(cells) == 2:
+            url, caption = cells[url_column].strip(), cells[1 - url_column]
+            yield location, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split)
+        elif line.text:
+            yield location, Trouble("malformed_row", f"{len(cells)} fields instead of 2 ({layout})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
