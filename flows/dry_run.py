@@ -159,8 +159,8 @@ def dry_run(
         if has_price:
             lock.enter_context(writer_lock(root))
         build = Build(recipe=recipe, inputs=_sampled(recipe, root, num_rows, seed, translator))
-        place, images = root if has_price else folder, {"workers": workers, "fetching": fetching, "log_folder": folder}
-        tools = Tools(recipe, place, build.inputs, executor, **images)
+        place = root if has_price else folder
+        tools = Tools(recipe, place, build.inputs, executor, workers=workers, fetching=fetching, log_folder=folder)
         engine = Engine(_CAPTION_STEPS, build, work=WorkStore(folder / "work"), executor=executor, tools=tools)
         engine.run()
         tools.seal()
