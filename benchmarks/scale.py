@@ -106,7 +106,8 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
 
         def step(name: str, inputs: Iterable[dict[str, Any]], **settings: Any) -> list[Any]:
             started, (found,) = time.perf_counter(), [step for step in STEPS if step.name == name]
-            done = [call_of(found, read, settings, work=work, tools=tools)().commit for read in inputs]
+            reads = ({name: one if isinstance(one, tuple) else (one,) for name, one in read.items()} for read in inputs)
+            done = [call_of(found, read, settings, work=work, tools=tools)().commit for read in reads]
             seconds[name] = time.perf_counter() - started
             return done
 

@@ -90,7 +90,7 @@ def build(shards: Sequence[Commit], folder: Path, name: str) -> int:
     tools = SimpleNamespace(translator=translator, memory=TranslationMemory(folder / "memory", translator.fingerprint))
     settings = {"engine": translator.fingerprint, "from_code": translator.from_code}
     for number, shard in enumerate(shards):
-        call_of(TRANSLATE, {"screen": shard}, settings, work=work, number=number, tools=tools)()
+        call_of(TRANSLATE, {"screen": (shard,)}, settings, work=work, number=number, tools=tools)()
     return translator.num_asked
 
 

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.base.errors import Refusals
-from data_catalog.base.settings import values_at, what_values
+from data_catalog.base.settings import values_at
 from data_catalog.catalog.work import WorkStore
 from data_catalog.disk.lock import writer_lock
-from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
+from data_catalog.fetch.outcomes import RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.publish.tombstones import read_tombstones
@@ -36,7 +36,15 @@ from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
 from flows.build.fit import judge_identities
-from flows.build.inputs import Inputs, Tools, packs_of_captions, require_contact, require_readable, source_of
+from flows.build.inputs import (
+    Inputs,
+    Tools,
+    fetching_of,
+    packs_of_captions,
+    require_contact,
+    require_readable,
+    source_of,
+)
 from flows.build.steps import STEPS, Build
 from flows.recipe.engines import open_engine, require_packages
 from flows.recipe.language_packs import named_language_packs, target_language_pack
@@ -138,15 +146,11 @@ def dry_run(
         with refusals:
             require()
     refusals.raise_all()
-    fetching = Fetching(
-        dataset=recipe.name,
-        attempt=attempt_of(root, recipe.name).number,
-        fetch=what_values(recipe.fetch),
-        normalise=what_values(recipe.normalise),
-    )
+    fetching = fetching_of(recipe, attempt_of(root, recipe.name).number)
     with (
         tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as name,
         ImageWorkers() as workers,
+        LocalExecutor() as executor,
         ExitStack() as lock,
     ):
         folder = Path(name)
@@ -156,12 +160,9 @@ def dry_run(
             lock.enter_context(writer_lock(root))
         build = Build(recipe=recipe, inputs=_sampled(recipe, root, num_rows, seed, translator))
         place = root if has_price else folder
-        tools = Tools(
-            recipe=recipe, root=place, inputs=build.inputs, workers=workers, fetching=fetching, log_folder=folder
-        )
-        with LocalExecutor() as executor:
-            engine = Engine(_CAPTION_STEPS, build, work=WorkStore(folder / "work"), executor=executor, tools=tools)
-            engine.run()
+        tools = Tools(recipe, place, build.inputs, executor, workers=workers, fetching=fetching, log_folder=folder)
+        engine = Engine(_CAPTION_STEPS, build, work=WorkStore(folder / "work"), executor=executor, tools=tools)
+        engine.run()
         tools.seal()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]

@@ -180,15 +180,15 @@ def call_step() -> CallStep:
 
     steps = {step.name: step for step in STEPS}
 
-    def commit(found: Any) -> Any:
+    def commits(found: Any) -> tuple[Commit, ...]:
         if isinstance(found, Path):
-            return Commit(folder=found.parent, files={found.name: sha256_of(found)}, facts={})
-        return found if isinstance(found, Commit) else tuple(map(commit, found))
+            return (Commit(folder=found.parent, files={found.name: sha256_of(found)}, facts={}),)
+        return (found,) if isinstance(found, Commit) else tuple(commit for each in found for commit in commits(each))
 
     def call(
         name: str, folder: Path, inputs: Mapping[str, Any], settings: Mapping[str, Any], *, tools: Any = None
     ) -> Commit:
-        read = {step: commit(found) for step, found in inputs.items()}
+        read = {step: commits(found) for step, found in inputs.items()}
         number = 0 if steps[name].scope is PER_SHARD else None
         return call_of(steps[name], read, settings, work=WorkStore(folder), number=number, tools=tools)().commit
 

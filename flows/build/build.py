@@ -1,6 +1,7 @@
 """The resumable build of a dataset, from upstream files to a committed snapshot that can be queried."""
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from cleaning.leaks import guarded_by
-from data_catalog.base.settings import what_values
 from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.manifest import (
     FETCH_LOGS,
@@ -31,18 +31,14 @@ from data_catalog.publish.publish import WriteDocuments, make_current, write_car
 from data_catalog.publish.tombstones import FORGOTTEN, Matcher
 from data_catalog.rows.fetch_reasons import is_retryable
 from data_catalog.rows.schema import NATIVE
-from data_catalog.rows.stages import Counts
 from data_catalog.sources.hashes import entries_identity
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
-from flows.build.fit import open_judges
-from flows.build.inputs import Inputs, Tools, open_inputs
+from flows.build.inputs import Inputs, Tools, fetching_of, open_inputs
 from flows.build.steps import STEPS, Build, step_versions
 from flows.recipe.recipe import Recipe, what_settings
 
 logger = logging.getLogger(__name__)
-
-_NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +66,6 @@ def build(
     """Build a recipe's dataset below `root`, unless it is up to date. The caller must hold the writer's lock.
 
     Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        executor: runs the calls of steps.
         write_documents: writes the documents of a snapshot for people, before it is committed.
         serving: context that is open while steps run: the server of the recipe's scenes images, if it has some.
         retry_failed: fetch images again that failed for a temporary reason.
@@ -92,19 +85,11 @@ def build(
         make_current(root, found)
         _finish(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
-    fetching = _fetching(recipe, attempt.number)
+    fetching = fetching_of(recipe, attempt.number)
     with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
         _prepare(workers, recipe, inputs, executor)
-        tools = Tools(
-            recipe=recipe,
-            root=root,
-            inputs=inputs,
-            workers=workers,
-            fetching=fetching,
-            log_folder=folder / FETCH_LOGS,
-            judges=open_judges(recipe, root),
-            executor=executor,
-        )
+        logs = folder / FETCH_LOGS
+        tools = Tools(recipe, root, inputs, executor, workers=workers, fetching=fetching, log_folder=logs)
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
@@ -114,12 +99,6 @@ def build(
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
     seconds_by_step = {name: round(seconds, 2) for name, seconds in slowest}
     return Built(snapshot=snapshot, up_to_date=False, num_steps=engine.num_made, seconds_by_step=seconds_by_step)
-
-
-def _fetching(recipe: Recipe, attempt: int) -> Fetching:
-    """Return the settings and the attempt that a recipe's images are fetched with."""
-    settings = {"fetch": what_values(recipe.fetch), "normalise": what_values(recipe.normalise)}
-    return Fetching(dataset=recipe.name, attempt=attempt, **settings)
 
 
 def _prepare(workers: ImageWorkers, recipe: Recipe, inputs: Inputs, executor: Executor) -> None:
@@ -158,13 +137,9 @@ def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> b
 def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: WriteDocuments) -> Snapshot:
     """Assemble a snapshot from the outputs of the steps, check the conservation laws, and commit it."""
     matcher = Matcher(engine.build.inputs.tombstones)
-    return write_snapshot(
-        root,
-        _manifest_facts(engine),
-        engine.commits("publish"),
-        carry=partial(write_carried, root, fetching, is_gone=lambda rows: (matcher.numbers(rows) >= 0).tolist()),
-        write_documents=write_documents,
-    )
+    carry = partial(write_carried, root, fetching, is_gone=lambda rows: (matcher.numbers(rows) >= 0).tolist())
+    published = engine.commits("publish")
+    return write_snapshot(root, _manifest_facts(engine), published, carry=carry, write_documents=write_documents)
 
 
 def _manifest_facts(engine: Engine) -> BuildFacts:
@@ -232,29 +207,27 @@ def step_entries(steps: Sequence[Step]) -> list[StepEntry]:
 def funnel(engine: Engine) -> list[FunnelCount]:
     """Return the funnel from the counts of the steps: rows of source, step number, step, read, kept and dropped."""
     sources = engine.commits("ingest")[0].facts["sources"]
-    totals: dict[tuple[str, str], Counts] = {
-        (source, "ingest"): {
-            "read": found["selected"],
-            "kept": found["selected"] - found["malformed"],
-            "dropped": found["malformed"],
-        }
-        for source, found in sources.items()
-    }
+    totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for source, found in sources.items():
+        read, dropped = found["selected"], found["malformed"]
+        totals[source, "ingest"].update(read=read, kept=read - dropped, dropped=dropped)
     counted_by: dict[str, str] = {}
     for step, output in ((each.name, output) for each in engine.steps for output in engine.commits(each.name)):
         for name, by_source in output.facts.get("counts", {}).items():
             if counted_by.setdefault(name, step) != step:
                 continue  # if `fit` has dropped the captions whose image failed, `deduplicate` finds none left
             for source, counts in by_source.items():
-                before = totals.get((source, name), _NOTHING)
-                totals[source, name] = {
-                    "read": before["read"] + counts["read"],
-                    "kept": before["kept"] + counts["kept"],
-                    "dropped": before["dropped"] + counts["dropped"],
-                }
+                totals[source, name].update(counts)
     rows = [name for step in engine.steps if step.when(engine.build) for name in step.rows]
     return [
-        {"source": source, "step_number": number, "step": name, **totals.get((source, name), _NOTHING)}
+        {
+            "source": source,
+            "step_number": number,
+            "step": name,
+            "read": totals[source, name]["read"],
+            "kept": totals[source, name]["kept"],
+            "dropped": totals[source, name]["dropped"],
+        }
         for source in sorted(sources)
         for number, name in enumerate(rows, start=1)
     ]

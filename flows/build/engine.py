@@ -9,7 +9,7 @@ import heapq
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -108,9 +108,9 @@ class Job:
 
     folder: Path
     """An empty folder; the files that the call writes into it are committed."""
-    inputs: Mapping[str, Commit | tuple[Commit, ...]]
-    """By the names in `Step.after`: one commit, or one for each shard or test set if the call reads them all. Steps
-    that the build does not have are left out."""
+    inputs: Mapping[str, tuple[Commit, ...]]
+    """By the names in `Step.after`: the only output, or one for each shard or test set if the call reads them all.
+    Steps that the build does not have are left out."""
     unfinished: Path | None = None
     """A folder, which may not exist, for what an interrupted call leaves to the next one; removed after the commit."""
     number: int | None = None
@@ -126,14 +126,12 @@ class Job:
 
     def one(self, name: str) -> Commit:
         """Return the single output of a step that the call reads."""
-        found = self.inputs[name]
-        assert isinstance(found, Commit)
+        (found,) = self.inputs[name]
         return found
 
     def all(self, name: str) -> tuple[Commit, ...]:
         """Return the outputs of a step for all shards or test sets, in order."""
-        found = self.inputs.get(name, ())
-        return (found,) if isinstance(found, Commit) else found
+        return self.inputs.get(name, ())
 
     def shard(self, name: str) -> Path:
         """Return the only file of an output that the call reads."""
@@ -157,11 +155,11 @@ class Call:
     def __call__(self) -> "Done":
         """Return the output of the step; run the step if the output does not exist."""
         started = time.monotonic()
+        reads = [commit for found in self.job.inputs.values() for commit in found]
 
         def produce(folder: Path) -> StepFacts:
             return self.run(dataclasses.replace(self.job, folder=folder), **self.settings)
 
-        reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]
         with about(f"{self.key.step} {self.job.label}".strip(), kind=DefectError), access_errors():
             commit = self.work.run(self.key, produce, reads=reads)
         if self.job.unfinished is not None:
@@ -178,7 +176,7 @@ class Done(NamedTuple):
 
 def call_of(
     step: Step,
-    inputs: Mapping[str, Commit | tuple[Commit, ...]],
+    inputs: Mapping[str, tuple[Commit, ...]],
     settings: Mapping[str, Any],
     *,
     work: WorkStore,
@@ -186,7 +184,7 @@ def call_of(
     tools: Any = None,
 ) -> Call:
     """Return a call of a step. Its key is the hash of the step's version, inputs and settings."""
-    read = [(name, commit) for name, found in inputs.items() for commit in _commits(found)]
+    read = [(name, commit) for name, found in inputs.items() for commit in found]
     key = StepKey(
         step=step.name,
         version=step.version,
@@ -233,7 +231,7 @@ class Engine:
         for step in self.steps:
             if not step.when(self.build):
                 self.executor.progress(step.name, done=0, total=0)
-        self._add([node for node in self._nodes() if self._scope(node) in (MAKES_SHARDS, PER_TEST_SET)])
+        self._add(MAKES_SHARDS, PER_TEST_SET)
         with Progress("build", total=None, unit="steps", seconds_left=self._seconds_left) as progress:
             while self._waiting:
                 self._submit()
@@ -290,10 +288,9 @@ class Engine:
         """Return the outputs that readers of a step get, one for each shard, in order."""
         step = self._present(name)
         assert step is not None
-        nodes = [
-            _Node(item if step.scope is PER_SHARD else 0, self._by_name[step.name]) for item in range(self.num_shards)
-        ]
-        return [_own(self._outputs[node], item) for item, node in enumerate(nodes)]
+        number = self._by_name[step.name]
+        made = [self._outputs[_Node(item if step.scope is PER_SHARD else 0, number)] for item in range(self.num_shards)]
+        return [_own(commit, item) for item, commit in enumerate(made)]
 
     def _scope(self, node: _Node) -> Scope:
         return self.steps[node.step].scope
@@ -302,13 +299,11 @@ class Engine:
         """Return the number of calls of a step with this scope."""
         return {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}.get(scope, 1)
 
-    def _nodes(self) -> Iterator[_Node]:
-        for number, step in enumerate(self.steps):
-            if step.when(self.build):
-                yield from (_Node(item, number) for item in range(self._count(step.scope)))
-
-    def _add(self, nodes: Sequence[_Node]) -> None:
-        """Add calls to the graph; those without unfinished inputs become ready."""
+    def _add(self, *scopes: Scope) -> None:
+        """Add the calls of steps of some scopes to the graph; those without unfinished inputs become ready."""
+        steps = [(number, step) for number, step in enumerate(self.steps) if step.scope in scopes]
+        counts = {number: self._count(step.scope) for number, step in steps if step.when(self.build)}
+        nodes = [_Node(item, number) for number, count in counts.items() for item in range(count)]
         there = {*nodes, *self._waiting}
         for node in nodes:
             reads = {found for name in self.steps[node.step].after for found in self._reads(name, node)} & there
@@ -359,41 +354,34 @@ class Engine:
                 self._start(heapq.heappop(ready), lane)
 
     def _start(self, node: _Node, lane: Lane) -> None:
-        step, label = self.steps[node.step], ""
-        of: tuple[Any, ...] = ()
-        if step.scope is PER_SHARD:
-            label = f" {node.item:05d}"
-        elif step.scope is PER_TEST_SET:
-            of = (self.build.test_sets[node.item],)
-            label = f" {of[0].name}"
+        step = self.steps[node.step]
+        of = [self.build.test_sets[node.item]] if step.scope is PER_TEST_SET else []
         number = node.item if step.scope is PER_SHARD else None
         settings = step.settings(self.build, *of)
         call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
+        label = f"{step.name} {of[0].name if of else call.job.label}".strip()
         if lane.in_order:
             leave = partial(self._ended.put, (node, lane, None))
             call = dataclasses.replace(call, job=dataclasses.replace(call.job, leave_lane=leave))
         self._began.setdefault(step.name, time.monotonic())
-        future = self.executor.submit(f"{step.name}{label}", call, remote=lane.remote)
+        future = self.executor.submit(label, call, remote=lane.remote)
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
-    def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:
-        found: dict[str, Commit | tuple[Commit, ...]] = {}
+    def _inputs(self, node: _Node) -> dict[str, tuple[Commit, ...]]:
+        found: dict[str, tuple[Commit, ...]] = {}
         for name in self.steps[node.step].after:
-            step = self._present(name)
-            if step is None:
+            if (step := self._present(name)) is None:
                 continue
-            outputs = [self._outputs[read] for read in self._reads(name, node)]
+            outputs = tuple(self._outputs[read] for read in self._reads(name, node))
             if self._scope(node) is PER_SHARD and step.scope is not PER_TEST_SET:
-                found[name] = _own(outputs[0], node.item)
+                outputs = (_own(outputs[0], node.item),)
             elif step.scope is MAKES_SHARDS:
-                found[name] = tuple(_own(outputs[0], item) for item in range(self.num_shards))
-            else:
-                found[name] = outputs[0] if step.scope is WHOLE else tuple(outputs)
+                outputs = tuple(_own(outputs[0], item) for item in range(self.num_shards))
+            found[name] = outputs
         return found
 
     def _first_input(self, node: _Node) -> Commit:
-        found = self._inputs(node)[self.steps[node.step].after[0]]
-        assert isinstance(found, Commit)
+        (found,) = self._inputs(node)[self.steps[node.step].after[0]]
         return found
 
     def _take(self, node: _Node, future: Any) -> None:
@@ -408,7 +396,7 @@ class Engine:
         del self._waiting[node]
         if step.scope is MAKES_SHARDS:
             self.num_shards = done.commit.facts["num_shards"]
-            self._add([other for other in self._nodes() if self._scope(other) in (PER_SHARD, WHOLE)])
+            self._add(PER_SHARD, WHOLE)
         for reader in self._readers.pop(node, ()):
             self._waiting[reader] -= 1
             if not self._waiting[reader]:
@@ -420,10 +408,6 @@ def _own(commit: Commit, item: int) -> Commit:
     """Return an output reduced to the shard's own file, if it has one; only that is in the keys of its readers."""
     own = f"{item:05d}.parquet"
     return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
-
-
-def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
-    return (found,) if isinstance(found, Commit) else found
 
 
 def _decisive(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,10 @@ FIT_REASONS = {
         settings=("image_text.min_score",),
     ),
 }
-# What a file of scores has: the scores of `IMAGE_TEXT`, of which those of the source may be missing, by these.
-_NAMED_BY = ("sample_id", "caption")
+# Columns of a file of scores; those of the source may be missing.
+_GIVEN = pa.schema(
+    [("sample_id", pa.string()), ("caption", pa.string()), (SCORE, pa.float64()), (SCORE_SOURCE, pa.float64())]
+)
 _SCORES = pa.schema(
     [SCORED_CAPTIONS.field("sample_id"), SCORED_CAPTIONS.field("caption_id")]
     + [SCORED_CAPTIONS.field(name) for name in IMAGE_TEXT]
@@ -113,14 +116,12 @@ def _sources(config: ImageTextConfig, root: Path) -> dict[str, str]:
 
 def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
     """Return the pair shards that decided the weights of each model, by setting, as far as they are known."""
-    from training.towers.trained_models import find_model, images_learned, own_folder
+    from training.towers.trained_models import images_learned, own_folder
 
     found: dict[str, Sequence[Path]] = {}
     dataset = (datasets_folder(root) / recipe.name).resolve()
-    for name in ("model", "source_model"):
-        value = getattr(recipe.image_text, name)
-        source = find_model(value, root) if value else ""
-        learned = images_learned(Path(source), root) if source else None
+    for name, source in _sources(recipe.image_text, root).items():
+        learned = images_learned(Path(source), root)
         found[name] = learned.files if learned is not None else ()
         own = own_folder(Path(source), root) if learned is not None and not learned.is_complete else None
         is_older = own is not None and own.parent == (root / MODELS / recipe.name).resolve()  # shards are gone
@@ -141,15 +142,8 @@ def _require_scores(path: Path, config: ImageTextConfig) -> None:
     """Refuse a file of scores that cannot be read, or lacks what the settings need."""
     with about(f"image_text.scores: {path} cannot be read as Parquet"):
         schema = pq.read_schema(path)
-    wanted = [name for name in (*_NAMED_BY, SCORE) if name not in schema.names]
-    if wanted or not all(pa.types.is_string(schema.field(name).type) for name in _NAMED_BY):
-        raise InputError(
-            f"image_text.scores: {path} must have the texts {' and '.join(_NAMED_BY)} and the number {SCORE}"
-            + (f", and lacks {', '.join(wanted)}" if wanted else "")
-        )
-    for name in {SCORE, SCORE_SOURCE} & set(schema.names):
-        if not pa.types.is_floating(schema.field(name).type):
-            raise InputError(f"image_text.scores: {name} of {path} must be a number of 32 or 64 bits")
+    if lacking := [field.name for field in _GIVEN if field.name not in (*schema.names, SCORE_SOURCE)]:
+        raise InputError(f"image_text.scores: {path} lacks {', '.join(lacking)}")
     if config.max_drop is not None and not config.source_model and SCORE_SOURCE not in schema.names:
         raise InputError(
             f"image_text.max_drop needs scores of source captions, and {path} has no {SCORE_SOURCE}: set "
@@ -242,8 +236,9 @@ def _pairs(
 def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
     """Return the scores of captions and sources in a file, by sample and caption; NaN for captions that it lacks."""
     with about(f"image_text.scores: {path} cannot be read", kind=DamagedError, remedy="write it again"):
-        names = [name for name in (*_NAMED_BY, SCORE, SCORE_SOURCE) if name in pq.read_schema(path).names]
-        given = pq.read_table(path, columns=names).to_pylist()
+        there = pq.read_schema(path).names
+        columns = pa.schema([field for field in _GIVEN if field.name in there])
+        given = pq.read_table(path, columns=columns.names).cast(columns).to_pylist()
     known = {(row["sample_id"], row["caption"]): (row[SCORE], row.get(SCORE_SOURCE)) for row in given}
     keys = list(zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True))
     if keys and known.keys().isdisjoint(keys):
@@ -267,13 +262,23 @@ def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe, root
             raise _refusal(name, source, recipe, root, f"{len(seen):,} images of this dataset")
 
 
-def image_drops(job: Job) -> dict[str, dict[str, Drop]]:
-    """Return the drops of samples whose image failed, by the row of the funnel: `fetch` or `normalise`."""
+def without_lost_images(job: Job, captions: Path) -> tuple[list[pa.Table], dict[str, Drop]]:
+    """Return captions before and after `fetch` and `normalise` dropped those without an image, and the latter drops."""
     drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
     for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
         if row["drop_reason"]:  # each reason belongs to exactly one step
             drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
-    return drops
+    tables = [pq.read_table(captions)]
+    for step, found in drops.items():
+        tables.append(reject_samples(tables[-1], found, step=step))
+    return tables, drops["normalise"]
+
+
+def written_stages(job: Job, tables: Sequence[pa.Table], last: str) -> StepFacts:
+    """Write the last of the tables, and return the counts of `fetch`, `normalise` and the last row of the funnel."""
+    save_parquet(tables[-1], job.folder / SHARD)
+    rows = zip(("fetch", "normalise", last), pairwise(tables), strict=True)
+    return {"counts": {row: count_rows(*before_and_after) for row, before_and_after in rows}}
 
 
 def fit(job: Job, *, config: ImageTextConfig) -> StepFacts:
@@ -281,20 +286,15 @@ def fit(job: Job, *, config: ImageTextConfig) -> StepFacts:
 
     Rows of the funnel are counted for `fetch`, `normalise` and `fit`.
     """
-    before, drops = pq.read_table(job.shard("check")), image_drops(job)
-    fetched = reject_samples(before, drops["fetch"], step="fetch")
-    normalised = reject_samples(fetched, drops["normalise"], step="normalise")
-    scores = pq.read_table(job.shard("measure-fit"))
-    places = pc.index_in(before.column("caption_id"), scores.column("caption_id").combine_chunks())
-    table = normalised
+    tables, _ = without_lost_images(job, job.shard("check"))
+    table, scores = tables[-1], pq.read_table(job.shard("measure-fit"))
+    places = pc.index_in(table.column("caption_id"), scores.column("caption_id").combine_chunks())
     for name in IMAGE_TEXT:
         table = table.append_column(SCORED_CAPTIONS.field(name), scores.column(name).take(places))
     rows = pending_rows(table)
     values = zip(*(texts(table, name, rows) for name in IMAGE_TEXT), strict=True)
     table = reject(table, rows, [_verdict(config, *found) for found in values], step="fit")
-    save_parquet(table, job.folder / SHARD)
-    stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "fit": (normalised, table)}
-    return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
+    return written_stages(job, [*tables, table], "fit")
 
 
 def _verdict(config: ImageTextConfig, score: Any, source: Any, drop: Any) -> Drop | None:

@@ -41,10 +41,10 @@ from data_catalog.publish.tombstones import (
 )
 from data_catalog.rows.drop_reasons import Reason
 from data_catalog.rows.schema import IMAGES, PENDING
-from data_catalog.rows.stages import count_rows, pending_rows, texts
+from data_catalog.rows.stages import pending_rows, texts
 from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
-from flows.build.fit import image_drops
+from flows.build.fit import without_lost_images, written_stages
 
 DEDUPLICATE_REASONS = {
     "test_pixels": Reason(
@@ -196,11 +196,10 @@ def merge_captions(job: Job) -> StepFacts:
 
 def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
     """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel."""
-    before, drops = pq.read_table(job.shard("fit")), image_drops(job)
-    found = job.one("find-duplicates")
-    fetched = reject_samples(before, drops["fetch"], step="fetch")
-    normalised = reject_samples(fetched, drops["normalise"], step="normalise")
-    table = move_captions(normalised, job.shard("merge-captions")) if "merge-captions" in job.inputs else normalised
+    tables, lost = without_lost_images(job, job.shard("fit"))
+    before, table, found = tables[0], tables[-1], job.one("find-duplicates")
+    if "merge-captions" in job.inputs:
+        table = move_captions(table, job.shard("merge-captions"))
     if marks := drops_of(found.path(MARKS_FILE), before):
         rows = pending_rows(table)
         verdicts = [marks.get(sample_id) for sample_id in texts(table, "sample_id", rows)]
@@ -208,22 +207,13 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
     table = reject_samples(table, drops_of(found.path(SHARD), before), step="deduplicate")
     table = reject_repeated_captions(table, step="deduplicate") if drop_repeated_captions else table
     # Empty the texts of all captions of forgotten images, whichever step dropped them.
-    forgotten = [sample_id for sample_id, drop in drops["normalise"].items() if drop.reason == FORGOTTEN]
+    forgotten = [sample_id for sample_id, drop in lost.items() if drop.reason == FORGOTTEN]
     table = without_texts(table, is_of_samples(table, forgotten)) if forgotten else table
-    save_parquet(table, job.folder / SHARD)
-    stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
-    return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
+    return written_stages(job, [*tables, table], "deduplicate")
 
 
 def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
     """Write a shard's published files; `image_rows` of the funnel drop captions after their images were fetched."""
     merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
-    rows = publish_shard(
-        job.shard("deduplicate"),
-        job.shard("forget-images"),
-        job.folder,
-        config=split,
-        image_rows=image_rows,
-        merged=merged,
-    )
-    return {"rows": rows}
+    files = job.shard("deduplicate"), job.shard("forget-images"), job.folder
+    return {"rows": publish_shard(*files, config=split, image_rows=image_rows, merged=merged)}

@@ -11,7 +11,7 @@ from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.base.errors import Refusals, SettingsError
 from data_catalog.base.language_pack import LanguagePack
-from data_catalog.base.settings import json_values
+from data_catalog.base.settings import json_values, what_values
 from data_catalog.catalog.manifest import UPSTREAM, NamedHash
 from data_catalog.disk.files import digest
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
@@ -21,7 +21,7 @@ from data_catalog.sources.hashes import entries_identity, file_entries, images_d
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import Executor
-from flows.build.fit import Judges, judge_identities
+from flows.build.fit import judge_identities, open_judges
 from flows.build.windows import EngineElsewhere, Spread, Windows
 from flows.recipe.engines import engine_route, open_engine, open_reverse_engine, require_packages
 from flows.recipe.language_packs import (
@@ -206,36 +206,32 @@ def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source
     )
 
 
+def fetching_of(recipe: Recipe, attempt: int) -> Fetching:
+    """Return the settings and the attempt that a recipe's images are fetched with."""
+    settings = {"fetch": what_values(recipe.fetch), "normalise": what_values(recipe.normalise)}
+    return Fetching(dataset=recipe.name, attempt=attempt, **settings)
+
+
 class Tools:
     """The tools of a build in the flow's process. Pickled, they become `RemoteTools` for steps in other processes."""
 
     def __init__(
         self,
-        *,
         recipe: Recipe,
         root: Path,
         inputs: Inputs,
+        executor: Executor,
+        *,
         workers: ImageWorkers,
         fetching: Fetching,
         log_folder: Path,
-        judges: Judges | None = None,
-        executor: Executor | None = None,
     ) -> None:
-        """Open the translation memories of the engines.
+        """Open the translation memories of the engines, and the models that judge captions.
 
-        Args:
-            recipe: recipe of the dataset.
-            root: of the catalog.
-            inputs: of the build.
-            workers: child processes for images.
-            fetching: settings and attempt, which decide which known image outcomes are reused.
-            log_folder: folder of the fetch logs, with tries and latencies.
-            judges: models that judge captions, if the recipe has some.
-            executor: its `spread` and `owners` are used; None: all is done on this machine.
+        `fetching` decides which known image outcomes are reused; fetch logs go into `log_folder`.
         """
-        self.recipe, self.root, self.judges = recipe, root, judges
-        self.sources: Sequence[Source] = inputs.sources
-        self.locations: Mapping[str, str] = inputs.locations
+        self.recipe, self.root, self.sources, self.locations = recipe, root, inputs.sources, inputs.locations
+        self.judges = open_judges(recipe, root) if inputs.image_text else None
         self.translator, self.reverse = inputs.translator, inputs.reverse
         self.memory, self.reverse_memory = (
             TranslationMemory(root / "memory", engine.fingerprint) if engine else None
@@ -243,14 +239,29 @@ class Tools:
         )
         for memory in filter(None, (self.memory, self.reverse_memory)):
             memory.require_whole()
-        spread, self.owners = (executor.spread, executor.owners) if executor else (None, None)
-        self.windows = _windows(recipe, root, self.translator, self.memory, spread, is_back=False)
-        self.reverse_windows = _windows(recipe, root, self.reverse, self.reverse_memory, spread, is_back=True)
-        self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
+        self.windows = self._windows(self.translator, self.memory, executor.spread)
+        self.reverse_windows = self._windows(self.reverse, self.reverse_memory, executor.spread, is_back=True)
+        self.tagger, self.workers, self.log_folder, self.owners = inputs.tagger, workers, log_folder, executor.owners
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._fetching = fetching
         self._known: RecordedOutcomes | None = None
         self._known_lock = threading.Lock()
+
+    def _windows(
+        self, engine: Translator | None, memory: TranslationMemory | None, spread: Spread | None, is_back: bool = False
+    ) -> Windows | None:
+        """Return the windows of an engine that other processes can open; None if it is paid, or has a GPU here."""
+        config = self.recipe.translate
+        if engine is None or memory is None or spread is None or is_paid(engine) or _has_gpu(config):
+            return None
+        route = engine_route(self.recipe)
+        elsewhere = EngineElsewhere(
+            config=reverse(config) if is_back else config,
+            route=route[::-1] if is_back else route,
+            cache_dir=self.root.absolute() / "packages",
+            fingerprint=engine.fingerprint,
+        )
+        return Windows(memory, elsewhere, spread)
 
     @property
     def known(self) -> RecordedOutcomes:
@@ -267,27 +278,6 @@ class Tools:
 
     def __reduce__(self) -> tuple[Callable[..., "RemoteTools"], tuple[Any, ...]]:
         return RemoteTools, (self.workers, self._tagging)
-
-
-def _windows(
-    recipe: Recipe,
-    root: Path,
-    engine: Translator | None,
-    memory: TranslationMemory | None,
-    spread: Spread | None,
-    *,
-    is_back: bool,
-) -> Windows | None:
-    """Return the windows of an engine that other processes can open; None for one that is paid, or has a GPU here."""
-    if engine is None or memory is None or spread is None or is_paid(engine) or _has_gpu(recipe.translate):
-        return None
-    route, config = engine_route(recipe), recipe.translate
-    if is_back:
-        route, config = route[::-1], reverse(config)
-    elsewhere = EngineElsewhere(
-        config=config, route=route, cache_dir=root.absolute() / "packages", fingerprint=engine.fingerprint
-    )
-    return Windows(memory, elsewhere, spread)
 
 
 def _has_gpu(config: TranslateConfig) -> bool:

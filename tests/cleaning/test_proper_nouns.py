@@ -22,7 +22,7 @@ from flows.recipe.language_packs import load_language_packs
 PACKS = load_language_packs()
 FRENCH = LanguagePack(code="fr", spacy="fr_core_news_sm")
 ITALIAN = LanguagePack(code="it", spacy="a_model_that_is_not_installed")
-AWKWARD = ["", "🙂 !", "E\u0301mile Zola", "مارسيليا، ميناء قديم", "東京タワーの夜景", "x" * 10_000, "un chat " * 1_250]
+AWKWARD = ["", "🙂 !", "E\u0301mile Zola", "مارسيليا، ميناء قديم", "東京タワーの夜景", "x" * 10_000, "un chat " * 200]
 
 
 def test_captions_of_words_with_capitals_are_names() -> None:
@@ -95,8 +95,8 @@ def test_spacy_drops_names_whatever_the_other_captions() -> None:
     tagger = found(FRENCH, "spacy")
     assert tagger.name == f"spacy:fr_core_news_sm {metadata.version('fr_core_news_sm')}"
     assert find_tagger(FRENCH, "auto") is tagger, "it is loaded once"
-    names = ["Dora Riparia", "Jean-Paul Sartre.", "Clermont-Ferrand", "Dora Riparia " * 770]
-    captions = ["Émile Zola vers 1890", "Vue de Paris", "Un Homme Et Son Chien", "🙂 !", "", "un chat " * 1_250]
+    names = ["Dora Riparia", "Jean-Paul Sartre.", "Clermont-Ferrand", "Dora Riparia " * 100]
+    captions = ["Émile Zola vers 1890", "Vue de Paris", "Un Homme Et Son Chien", "🙂 !", "", "un chat " * 200]
     details = [verdict and verdict.detail for verdict in tagged_proper_nouns(tagger)([*names, *captions])]
     assert details == ["100 % of the tokens"] * len(names) + [None] * len(captions)
     check_that_neighbours_do_not_matter(tagger, ["Kim Rhodes", "un chat noir", "Vue de Paris", *AWKWARD])

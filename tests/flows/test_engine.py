@@ -432,7 +432,7 @@ def test_a_call_of_ours_that_may_be_done_elsewhere_can_be_sent_there(tmp_path: P
     assert {"clean", "check", "normalise", "publish"} <= {step.name for step in remote}
     for step in remote:
         commit = Commit(folder=tmp_path, files={"x": "h"}, facts={})
-        call = call_of(step, dict.fromkeys(step.after, commit), {"threads": Threads(2)}, work=WorkStore(tmp_path))
+        call = call_of(step, dict.fromkeys(step.after, (commit,)), {"threads": Threads(2)}, work=WorkStore(tmp_path))
         there = pickle.loads(pickle.dumps(call))
         assert (there.run, there.key, there.job, there.work.folder) == (step.run, call.key, call.job, tmp_path)
 
@@ -441,7 +441,7 @@ def test_a_key_has_the_version_the_inputs_and_what_decides_and_nothing_else(tmp_
     def key(version: int = 1, digest: str = "h", **given: Any) -> str:
         read_commit = Commit(folder=tmp_path, files={"x": digest}, facts={})
         step = toy("last", "first", version=version)
-        call = call_of(step, {"first": read_commit}, {"word": "a", **given}, work=WorkStore(tmp_path))
+        call = call_of(step, {"first": (read_commit,)}, {"word": "a", **given}, work=WorkStore(tmp_path))
         return call.key.key
 
     assert key(threads=Threads(1)) == key(threads=Threads(2))

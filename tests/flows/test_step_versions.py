@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 
@@ -387,6 +388,7 @@ def rounded(path: Path) -> str:
     return digest([{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows])[:16]
 
 
+@pytest.mark.usefixtures("quick_builds")
 def test_what_steps_write_changes_only_with_their_version(tmp_path: Path, call_step: Any) -> None:
     """Where a version was raised, or rows were added here, the message has the lines to put into `GOLDENS`."""
     found: dict[str, str] = {}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sacrebleu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig, apply_rules
@@ -88,6 +88,7 @@ def root(tmp_path: Path, call_step: Any) -> Root:
     return Root(call_step, tmp_path)
 
 
+@settings(max_examples=settings.default.max_examples // 2)  # each translates three times, and syncs what it writes
 @given(
     shards=st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1)), max_size=4),
     window=st.integers(1, 9),
