@@ -66,8 +66,10 @@ def find_plugins() -> list[Plugin]:
     found: dict[tuple[str, str], Plugin] = {}
     for package in metadata.distributions():  # the first of a name hides others, as in imports
         try:
-            name, version = package.name or "without a name", package.version or "of no version"
             engines = package.entry_points.select(group=GROUP)
+            if not engines:  # reading the name of every package takes a second
+                continue
+            name, version = package.name or "without a name", package.version or "of no version"
         except Exception as error:  # noqa: BLE001  a package may be broken in any way, and others are still good
             logger.debug("a damaged package is left out: %s", error)
             continue
