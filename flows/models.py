@@ -365,18 +365,13 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 
 def _require_held_out(recipe: Recipe, split: str) -> None:
     """Refuse a recipe whose shares hold out no images to score on."""
-    scored = split or recipe.evaluate.split
     if recipe.split.by == UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
         return
-    shares = {"val": recipe.split.val, "test": recipe.split.test}
-    if scored and not shares[scored]:
+    scored = split or recipe.evaluate.split
+    if not any(getattr(recipe.split, name) for name in ((scored,) if scored else _HELD_OUT)):
+        zero = f"evaluate.split is {scored} but split.{scored} is 0" if scored else "split.val and split.test are 0"
         raise SettingsError(
-            f"evaluate.split is {scored} but split.{scored} is 0, so there would be nothing to score on: set it "
-            "above 0, or score another split"
-        )
-    if not any(shares.values()):
-        raise SettingsError(
-            "split.val and split.test are 0, so there would be nothing to score on: set one above 0, or run only "
+            f"{zero}, so there would be nothing to score on: set it above 0, score another split, or run only "
             "`vernaclip build` and `vernaclip train`, without `vernaclip evaluate`"
         )
 
