@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from cyclopts import Group, Parameter, Token, convert, default_name_transform
@@ -26,7 +26,7 @@ def whole_number(_: Any, tokens: Sequence[Token]) -> int:
 
 def option_value(kind: Any, tokens: Sequence[Token]) -> Any:
     """Return the value of any option without a converter of its own."""
-    return whole_number(kind, tokens) if int in (kind, *get_args(kind)) else convert(kind, tokens)
+    return whole_number(kind, tokens) if kind in (int, int | None) else convert(kind, tokens)
 
 
 def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
@@ -84,8 +84,6 @@ Overrides = Annotated[
 ]
 From = Annotated[str, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
 To = Annotated[str, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
-MaybeFrom = Annotated[str | None, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
-MaybeTo = Annotated[str | None, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
 LanguagePacks = Annotated[Words, Parameter(name="--language-pack", metavar="FILE")]
 Split = Literal["train", "val", "test"]
 

@@ -78,12 +78,12 @@ class DryRunOptions:
 
     dry_run: bool = False
     """Print which captions of a sample of each source the checks would drop, with examples."""
-    rows: WholeNumber = 1000
-    """Rows to sample from each source, 0 for all."""
-    examples: WholeNumber = 3
-    """Captions to show for each rule and source."""
-    seed: Number = 1
-    """Seed of the sample."""
+    rows: WholeNumber | None = None
+    """Rows to sample from each source, 0 for all (default: 1000)."""
+    examples: WholeNumber | None = None
+    """Captions to show for each rule and source (default: 3)."""
+    seed: Number | None = None
+    """Seed of the sample (default: 1)."""
     translate: bool = False
     """Also translate the sample, and check the translations."""
 
@@ -251,7 +251,8 @@ def _dry_run(request: Request, dry: DryRunOptions, *, json: bool, retry_failed: 
     if retry_failed:
         raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
     counts = {"num_rows": dry.rows, "num_examples": dry.examples, "seed": dry.seed}
-    found = dry_run(request.loaded, root=request.root, translate=dry.translate, **counts)
+    given = {name: count for name, count in counts.items() if count is not None}
+    found = dry_run(request.loaded, root=request.root, translate=dry.translate, **given)
     if json:
         say_json(_dry_run_values(found, request.loaded.name))
     else:
