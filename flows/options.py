@@ -16,17 +16,14 @@ DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"
 
 
-def whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Return a word as an integer; cyclopts itself would round 1.5."""
+def option_value(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Return the value of an option without a converter of its own; cyclopts itself would round 1.5."""
+    if kind not in (int, int | None):
+        return convert(kind, tokens)
     try:
         return int(tokens[0].value)
     except ValueError as error:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
-
-
-def option_value(kind: Any, tokens: Sequence[Token]) -> Any:
-    """Return the value of any option without a converter of its own."""
-    return whole_number(kind, tokens) if kind in (int, int | None) else convert(kind, tokens)
 
 
 def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
