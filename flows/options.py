@@ -165,8 +165,9 @@ class AblationConfig:
 class ContestConfig:
     """The models to score and their test sets."""
 
-    overrides: Overrides = ()
-    """Override a setting of the recipe; without a recipe, of [evaluate] only. Repeatable."""
+    overrides: Annotated[
+        Overrides, Parameter(help="Override a setting of the recipe; without one, of [evaluate] only. Repeatable.")
+    ] = ()
     language: str | None = None
     """Language of captions and class names, if no recipe is given."""
     models: Annotated[Groups, Parameter(name="--model")] = ()
