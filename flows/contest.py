@@ -20,11 +20,11 @@ from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.disk.barrier import open_to_readers
 from data_catalog.disk.lock import writer_lock
 from data_catalog.rows.origins import MACHINE, MACHINE_TRANSLATION
-from flows.options import ContestConfig, errors_of
+from flows.options import ContestConfig
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import read
+from flows.recipe.settings import errors_of, read
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from training.config import EvaluateConfig
 from training.data.features import rewording

@@ -38,8 +38,8 @@ from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_spli
 from data_catalog.sources.tables import read_table, text_columns
 from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
-from flows.options import errors_of
 from flows.recipe.recipe import Recipe
+from flows.recipe.settings import errors_of
 from flows.towers import encoder_here, find_towers
 from training.packages.pairs import read_pairs as read_parallel
 
@@ -51,7 +51,9 @@ _FEW_IMAGES = 1_000
 # Measured on other photographs of Flickr8k: R@1 of 540 rises from 0.100 to 0.117, of 1,800 from 0.161 to 0.168.
 _FEW_FOR_RIDGE = 2_500
 # What a language may lack, by topic: what matters most comes first.
-_MATTERS = ("translation", "language check", "proper nouns", "text encoder")
+_MATTERS = {
+    topic: place for place, topic in enumerate(("translation", "language check", "proper nouns", "text encoder"))
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +72,7 @@ def write_first_recipe(
 ) -> FirstRecipe:
     """Write a recipe `NAME.toml` into the working folder, and a language pack if none is built in and none exists.
 
-    Args:
-        name: name of the dataset.
-        language: a code, or the file of a language pack.
-        pairs: file of images and captions, or a glob; without it, the recipe translates public English sources.
-        images: folder, zip or tar of the images, if the file contains names of image files.
-        parallel: file of English sentences and their translations.
+    The arguments are those of `vernaclip init`. Without pairs, the recipe translates public English sources.
     """
     with about("a recipe cannot hold a path that is not valid UTF-8", kind=SettingsError, remedy="rename it"):
         _ = "".join(path for path in (pairs, images, parallel) if path).encode()
@@ -105,14 +102,13 @@ def write_first_recipe(
     return FirstRecipe(
         files=list(texts),
         language=pack_file or pack.code,
-        lacking=sorted((each for each in matters if each.severity != "found"), key=_rank),
+        lacking=sorted(
+            (each for each in matters if each.severity != "found"),
+            key=lambda each: _MATTERS.get(each.topic, len(_MATTERS)),
+        ),
         found=_filled("first_found.txt", values),
         commands=_filled("first_commands.txt", values),
     )
-
-
-def _rank(finding: Finding) -> int:
-    return _MATTERS.index(finding.topic) if finding.topic in _MATTERS else len(_MATTERS)
 
 
 def _language(name: str, language: str) -> tuple[Language, str, bool]:
@@ -174,32 +170,26 @@ class _Look:
 
     @property
     def num_images(self) -> int:
-        """Return the number of images that exist, or that a build would fetch."""
         return len(self.images) - len(self.missing)
 
     @property
     def num_short(self) -> int:
-        """Return the number of captions of a single word."""
         return sum(count_words(caption) < 2 for caption in self.captions)
 
     @property
     def dropped(self) -> Counter[str]:
-        """Return the number of decoded images that a build would drop, by reason."""
         return Counter({reason: count for reason, count in self.tried.items() if reason})
 
     @property
     def hosts(self) -> Counter[str]:
-        """Return the number of URLs by host."""
         return Counter(urlsplit(url).hostname or "" for url in self.images)
 
     @property
     def keeps_splits(self) -> bool:
-        """Return True if the rows state a train split and a held-out split."""
         return bool(self.splits["train"] and (self.splits["val"] or self.splits["test"]))
 
     @property
     def query(self) -> str:
-        """Return a short caption to search for."""
         return min(self.captions, key=lambda text: (count_words(text) < 2, len(text), text))
 
 

@@ -26,14 +26,9 @@ ALIKE = "split both datasets alike, align without align.refit"  # how datasets a
 
 
 def require_unseen(models: Sequence[Path], root: Path, snapshot: Snapshot, splits: Sequence[str], remedy: str) -> None:
-    """Refuse a model that was trained on images which scores need, also through its start or its teacher.
+    """Refuse a model that was trained on images of these splits, also through its start or its teacher.
 
-    Args:
-        models: model folders. Other folders, and names on a hub, are not looked at.
-        root: of the catalog.
-        snapshot: that has the images.
-        splits: of the snapshot, which the model must not have seen.
-        remedy: for the error's text.
+    Folders without a model, and names on a hub, are not looked at.
     """
     images = [path for split in splits for path in snapshot.pair_files(split)]
     for model in models:

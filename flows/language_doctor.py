@@ -5,6 +5,7 @@ Nothing is downloaded. Only a missing language pack is an error, since no build 
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,11 +94,8 @@ def _translation(language: Language) -> Iterator[Finding]:
     from translation.packages.package import default_packages_dir, find
 
     code = language.pack.argos or language.pack.code
-    try:
+    with suppress(InputError, DamagedError):
         package = find(SOURCE, code, default_packages_dir())
-    except (InputError, DamagedError):
-        pass
-    else:
         yield _found(f"the package {package.pair} {package.package_version} is installed")
         return
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"

@@ -39,7 +39,7 @@ from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe
 from training.config import DistilConfig, TrainConfig
 from training.data.pairs import pair_files, split_to_score
-from training.runs.processes import process_rank
+from training.runs.processes import chosen_device, process_rank
 from training.scores.rows import Board
 from training.scores.scoreboard import evaluate as score
 from training.towers.trained_models import (
@@ -151,10 +151,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
     """Align the recipe's frozen towers on the dataset's current snapshot, or return at once if that was done.
 
-    Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        curve: numbers of training images at which to measure the curve.
+    The curve is measured at these numbers of training images.
     """
     from training.align.align import align
     from training.align.curve import measure_curve, require_sizes
@@ -220,16 +217,9 @@ MAKERS: Mapping[str, Callable[..., TrainReport | DistilReport]] = {
 
 
 def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int:
-    """Write a file for `image_text.scores`, in which each caption is judged by heads that were not trained on it.
+    """Write a Parquet file for `image_text.scores`, and return its number of captions.
 
-    Args:
-        recipe: recipe of the dataset, whose frozen towers are aligned on all folds but one.
-        root: of the catalog.
-        num_folds: number of folds.
-        out: the Parquet file.
-
-    Returns:
-        The number of captions.
+    Each caption is judged by the recipe's heads, aligned on all folds but its own.
     """
     from training.align.curve import fold_scores
 
@@ -312,17 +302,10 @@ def _recorded(fit: "Callable[[], Result]", out: Path, snapshot: Snapshot | None)
     return result
 
 
-def _device(config: TrainConfig | DistilConfig, section: str) -> str:
-    from training.runs.processes import chosen_device
-
-    return chosen_device(config.device, f"{section}.device").type
-
-
 def _with_precision(config: C, section: str, folder_of: Callable[[C], Path]) -> C:
     """Return settings with the precision of the run that has begun in their folder, or else that of the device."""
-    return with_precision(
-        config, _device(config, section), has_begun=lambda each: (folder_of(each) / RUN_FILE).is_file()
-    )
+    device = chosen_device(config.device, f"{section}.device").type
+    return with_precision(config, device, has_begun=lambda each: (folder_of(each) / RUN_FILE).is_file())
 
 
 def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> DistilConfig:
@@ -348,13 +331,7 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
 
 
 def require_start(recipe: Recipe, root: Path, by: str) -> None:
-    """Refuse what a training could not begin with: its trackers, its precision, or a dataset that is not built.
-
-    Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        by: "train", "align" or "distil", which is also the section of the settings.
-    """
+    """Refuse what a training by "train", "align" or "distil" could not begin with: tools, or a dataset not built."""
     _require_tools(recipe, by)
     if by != "distil":
         require_snapshot(root, recipe.name, recipe=recipe.reference)
@@ -368,17 +345,11 @@ def _require_tools(recipe: Recipe, by: str) -> None:
     require_trackers(config.log)
     precision, device = getattr(config, "precision", ""), getattr(config, "device", "")
     if precision == "bf16" or device == "cuda":  # else torch, which is slow to import, is not needed
-        refuse_slow_precision(precision, _device(config, by), setting=f"{by}.precision")
+        refuse_slow_precision(precision, chosen_device(device, f"{by}.device").type, setting=f"{by}.precision")
 
 
 def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
-    """Refuse a recipe before its build, if training or scoring would refuse it after the build.
-
-    Args:
-        recipe: recipe of the dataset.
-        root: of the catalog.
-        split: split to score; empty: the one of the recipe.
-    """
+    """Refuse a recipe before its build, if training, or scoring its split or this one, would refuse it after it."""
     refusals = Refusals()
     with refusals:
         _require_held_out(recipe, split)
@@ -394,18 +365,13 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 
 def _require_held_out(recipe: Recipe, split: str) -> None:
     """Refuse a recipe whose shares hold out no images to score on."""
-    scored = split or recipe.evaluate.split
     if recipe.split.by == UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
         return
-    shares = {"val": recipe.split.val, "test": recipe.split.test}
-    if scored and not shares[scored]:
+    scored = split or recipe.evaluate.split
+    if not any(getattr(recipe.split, name) for name in ((scored,) if scored else _HELD_OUT)):
+        zero = f"evaluate.split is {scored} but split.{scored} is 0" if scored else "split.val and split.test are 0"
         raise SettingsError(
-            f"evaluate.split is {scored} but split.{scored} is 0, so there would be nothing to score on: set it "
-            "above 0, or score another split"
-        )
-    if not any(shares.values()):
-        raise SettingsError(
-            "split.val and split.test are 0, so there would be nothing to score on: set one above 0, or run only "
+            f"{zero}, so there would be nothing to score on: set it above 0, score another split, or run only "
             "`vernaclip build` and `vernaclip train`, without `vernaclip evaluate`"
         )
 

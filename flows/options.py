@@ -1,36 +1,29 @@
 """Options that several commands share, each with its type and help text."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
-from cyclopts import Group, Parameter, Token, default_name_transform
+from cyclopts import Group, Parameter, Token, convert, default_name_transform
 from cyclopts.validators import Number as Within
 
-from data_catalog.base.errors import PipelineError, SettingsError
+from data_catalog.base.errors import SettingsError
 
 DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"
 
 
-def whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Return a word as an integer; cyclopts itself would round 1.5."""
+def option_value(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Return the value of an option without a converter of its own; cyclopts itself would round 1.5."""
+    if kind not in (int, int | None):
+        return convert(kind, tokens)
     try:
         return int(tokens[0].value)
     except ValueError as error:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
-
-
-def port_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Return a word as the number of a TCP port."""
-    port = whole_number(_, tokens)
-    if not 0 < port < 65536:
-        raise ValueError(f"{port} is not a port from 1 to 65535.")
-    return port
 
 
 def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
@@ -67,9 +60,11 @@ def no_options(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(no_option(_, [token]) for token in tokens)
 
 
-Number = Annotated[int, Parameter(converter=whole_number, metavar="N")]
+Number = Annotated[int, Parameter(metavar="N")]
+WholeNumber = Annotated[int, Parameter(validator=Within(gte=0), metavar="N")]
+PositiveNumber = Annotated[int, Parameter(validator=Within(gte=1), metavar="N")]
 Numbers = Annotated[tuple[int, ...], Parameter(converter=whole_numbers, metavar="N,N,...")]
-OptionalPort = Annotated[int | None, Parameter(converter=port_number, metavar="N")]
+OptionalPort = Annotated[int | None, Parameter(validator=Within(gte=1, lte=65535), metavar="N")]
 Words = tuple[str, ...]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]
 Texts = Annotated[Words, Parameter(allow_leading_hyphen=True, converter=no_options)]
@@ -80,31 +75,19 @@ RecipeName = Annotated[str, Parameter(help="Name of a recipe (see `vernaclip rec
 DatasetName = Annotated[str, Parameter(help="Name of a dataset (see `vernaclip catalog`).")]
 Root = Annotated[Path, Parameter(env_var=ROOT_VARIABLE, metavar="DIR", help="Root folder of the catalog.")]
 Json = Annotated[bool, Parameter(help="Print the result as JSON only.")]
-Overrides = Annotated[Words, Parameter(name="--set", metavar="SECTION.KEY=VALUE")]
+Overrides = Annotated[
+    Words,
+    Parameter(name="--set", metavar="SECTION.KEY=VALUE", help="Override a setting of the recipe. Repeatable."),
+]
 From = Annotated[str, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
 To = Annotated[str, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
-MaybeFrom = Annotated[str | None, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
-MaybeTo = Annotated[str | None, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
 LanguagePacks = Annotated[Words, Parameter(name="--language-pack", metavar="FILE")]
 Split = Literal["train", "val", "test"]
-
-
-OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
-PositiveNumber = Annotated[Number, Parameter(validator=Within(gte=1))]
 
 
 def options_of(**names: str) -> Parameter:
     """Return the mark of a config class whose fields are a command's options, some of them under other names."""
     return Parameter(name="*", name_transform=lambda field: names.get(field, default_name_transform(field)))
-
-
-@contextmanager
-def errors_of(option: str) -> Iterator[None]:
-    """Add to errors of ours the option or setting that they are about."""
-    try:
-        yield
-    except PipelineError as error:
-        raise type(error)(f"{option}: {error}") from error
 
 
 @Parameter(name="*", group=Group("Engine", sort_key=2))
@@ -182,8 +165,9 @@ class AblationConfig:
 class ContestConfig:
     """The models to score and their test sets."""
 
-    overrides: Overrides = ()
-    """Override a setting of the recipe; without a recipe, of [evaluate] only. Repeatable."""
+    overrides: Annotated[
+        Overrides, Parameter(help="Override a setting of the recipe; without one, of [evaluate] only. Repeatable.")
+    ] = ()
     language: str | None = None
     """Language of captions and class names, if no recipe is given."""
     models: Annotated[Groups, Parameter(name="--model")] = ()

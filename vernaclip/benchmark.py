@@ -61,11 +61,7 @@ def mteb_tasks(
 
 
 def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as a recipe has them: paths are texts, and tuples lists.
-
-    Raises:
-        SettingsError: a value is None.
-    """
+    """Return settings as a recipe has them: paths are texts, and tuples lists."""
     for key, value in values.items():
         if value is None:
             raise SettingsError(f"the test set {name}: {key} is None: leave it out")

@@ -40,7 +40,7 @@ from flows.cli import (
     translate,
 )
 from flows.cli.output import discard_output, output_errors
-from flows.options import DEFAULT_ROOT, ROOT_VARIABLE
+from flows.options import DEFAULT_ROOT, ROOT_VARIABLE, option_value
 from training.runs.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -108,7 +108,9 @@ def _assembled() -> App:
         help_format="plaintext",
         version=lambda: version("vernaclip"),
         # As in argparse: there are no --no-FLAG options, and the last value of a repeated option wins.
-        default_parameter=Parameter(negative="", allow_repeating=True, show_default=shown_default),
+        default_parameter=Parameter(
+            negative="", allow_repeating=True, show_default=shown_default, converter=option_value
+        ),
     )
     groups = {title: Group(title, sort_key=place) for place, title in enumerate(COMMANDS)}
     for title, commands in COMMANDS.items():

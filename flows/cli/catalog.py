@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, command
 from flows.cli.output import encoding_errors, output_errors, require_own_file, say, say_json, say_table
-from flows.options import DEFAULT_ROOT, DatasetName, Json, Number, PositiveNumber, Root, Text
+from flows.options import DEFAULT_ROOT, DatasetName, Json, PositiveNumber, Root, Text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,7 +139,7 @@ def report(
     *,
     root: Root = DEFAULT_ROOT,
     out: Annotated[Path | None, Parameter(metavar="FILE.html")] = None,
-    examples: Number = 3,
+    examples: Annotated[int, Parameter(validator=Within(gte=0, lte=MAX_EXAMPLES), metavar="N")] = 3,
 ) -> None:
     """Write an HTML report of a dataset: its contents with example images, its funnel, and its rejected rows.
 
@@ -150,8 +151,6 @@ def report(
     from data_catalog.disk.lock import writer_lock
     from data_catalog.report.page import write_report
 
-    if not 0 <= examples <= MAX_EXAMPLES:
-        raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before the lock creates the root

@@ -187,11 +187,7 @@ def _say_result(result: "FileResult", job: "DownloadJob") -> None:
 
 
 def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "DownloadJob") -> None:
-    """Check and record the files that a person fetched by hand; if some are missing, print where to get them.
-
-    Raises:
-        InputError: a file is missing.
-    """
+    """Check and record the files that a person fetched by hand; refuse missing ones, and print where to get them."""
     from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_existing
 
     places = [(path, file) for file in files for path in file.paths if not (job.folder / path).is_file()]

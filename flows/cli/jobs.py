@@ -16,7 +16,7 @@ from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 from flows.jobs import JOBS, call
-from flows.options import DEFAULT_ROOT, Json, Number, Numbers, OptionalNumber, Overrides, RecipeName, Root
+from flows.options import DEFAULT_ROOT, Json, Number, Numbers, Overrides, RecipeName, Root, WholeNumber
 from training.runs.processes import process_count, process_rank
 
 if TYPE_CHECKING:
@@ -27,56 +27,41 @@ if TYPE_CHECKING:
     from training.scores.rows import Board
 
 
+Executor = Annotated[
+    Literal["prefect", "local", "dask"],
+    Parameter(
+        help="Run the steps through Prefect, in threads without Prefect (local), or on a Dask cluster "
+        "(docs/operations.md)."
+    ),
+]
+OneProcess = Annotated[
+    Literal["prefect", "local"], Parameter(help="Run the job through Prefect, or without it (local).")
+]
+DaskAddress = Annotated[
+    str | None,
+    Parameter(
+        metavar="ADDRESS",
+        help="Scheduler for --executor dask, such as tcp://10.0.0.5:8786 (default: the recipe's, or local processes).",
+    ),
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """Options of a job that builds a dataset, beside recipe and root."""
 
     overrides: Overrides = ()
-    """Override a setting of the recipe. Repeatable."""
-    executor: Literal["prefect", "local", "dask"] = "prefect"
-    """Run the steps through Prefect, in threads without Prefect (local), or on a Dask cluster (docs/operations.md)."""
-    dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
-    """Scheduler for --executor dask, such as tcp://10.0.0.5:8786 (default: the recipe's, else local processes)."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Options of a job that trains or evaluates, beside recipe and root."""
-
-    overrides: Overrides = ()
-    """Override a setting of the recipe. Repeatable."""
-    executor: Literal["prefect", "local"] = "prefect"
-    """Run the job through Prefect, or without it (local)."""
-
-
-@Parameter(name="*", group=Group("Instead of building", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class DryRunOptions:
-    """Options of a dry run."""
-
-    dry_run: bool = False
-    """Print which captions of a sample of each source the checks would drop, with examples."""
-    rows: OptionalNumber = None
-    """Rows to sample from each source, 0 for all (default: 1000)."""
-    examples: OptionalNumber = None
-    """Captions to show for each rule and source (default: 3)."""
-    seed: OptionalNumber = None
-    """Seed of the sample (default: 1)."""
-    translate: bool = False
-    """Also translate the sample, and check the translations."""
+    executor: Executor = "prefect"
+    dask_address: DaskAddress = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """A job as the command line asks for it: its recipe, root and options."""
+class Request(BuildOptions):
+    """A job as the command line asks for it."""
 
-    recipe: str
-    root: Path
-    overrides: tuple[str, ...] = ()
-    executor: str = "prefect"
-    dask_address: str | None = None
+    recipe: RecipeName
+    root: Root = DEFAULT_ROOT
 
     @cached_property
     def loaded(self) -> "Recipe":
@@ -86,6 +71,23 @@ class Request:
         return load_recipe(self.recipe, root=self.root, overrides=self.overrides)
 
 
+@Parameter(name="*", group=Group("Instead of building", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class DryRunOptions:
+    """Options of a dry run."""
+
+    dry_run: bool = False
+    """Print which captions of a sample of each source the checks would drop, with examples."""
+    rows: WholeNumber | None = None
+    """Rows to sample from each source, 0 for all (default: 1000)."""
+    examples: WholeNumber | None = None
+    """Captions to show for each rule and source (default: 3)."""
+    seed: Number | None = None
+    """Seed of the sample (default: 1)."""
+    translate: bool = False
+    """Also translate the sample, and check the translations."""
+
+
 WEAK_SHARE, GOOD_SHARE = 0.5, 0.8  # of captions whose image is among the first ten
 FEW_IMAGES = 50  # in a gallery, in which ten are too many to tell
 # How much R@1 rises with twice the photographs, from fewer than so many, and from more (docs/training.md, align).
@@ -93,8 +95,6 @@ GAINS_OF_TWICE, MANY_IMAGES = (0.4, 0.15), 2_000
 LEAST_GAIN = 0.02  # that is worth saying
 
 _NO_DRY_RUN = DryRunOptions()
-# How the command line reads an option of a job, by its type.
-FORMS: dict[Any, Any] = {int: Number, tuple[int, ...]: Numbers}
 
 
 def commands() -> Iterator[Callable[..., None]]:
@@ -111,19 +111,22 @@ def command_of(name: str, do: Callable[..., None]) -> Callable[..., None]:
         name: name of the job in `JOBS`.
         do: is called with the request and the job's options; its own keywords are options of the command, too.
     """
-    job = JOBS[name]
-    usual = BuildOptions() if "dask" in job.executors else ModelOptions()
-
-    def asked(recipe: str, /, *, root: Path = DEFAULT_ROOT, options: Any = usual, **given: Any) -> None:
-        do(Request(recipe=recipe, root=root, **vars(options)), **given)
-
-    kinds = {"recipe": RecipeName, "root": Root, "options": type(usual)}
-    known = inspect.signature(asked).parameters
+    job, fields = JOBS[name], dict(inspect.signature(Request).parameters)
+    recipe = fields.pop("recipe").replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+    fields = {"root": fields.pop("root"), **fields}
+    if "dask" not in job.executors:
+        del fields["dask_address"]
+        fields["executor"] = fields["executor"].replace(annotation=OneProcess)
     own = [
-        option.replace(annotation=FORMS.get(option.annotation, option.annotation)) for option in job.options.values()
+        option.replace(annotation={int: Number, tuple[int, ...]: Numbers}.get(option.annotation, option.annotation))
+        for option in job.options.values()
     ]
     more = [option for option in inspect.signature(do).parameters.values() if option.kind is option.KEYWORD_ONLY]
-    every = [*(known[each].replace(annotation=kind) for each, kind in kinds.items()), *own, *more]
+
+    def asked(recipe: str, /, **given: Any) -> None:
+        do(Request(recipe=recipe, **{field: given.pop(field) for field in fields if field in given}), **given)
+
+    every = [recipe, *fields.values(), *own, *more]
     asked.__name__, asked.__doc__ = name, inspect.getdoc(job.run)
     asked.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     asked.__annotations__ = {each.name: each.annotation for each in every}
@@ -223,7 +226,6 @@ def image_text_scores(
     score its captions. Set image_text.scores to the file, and build again.
 
     Args:
-        overrides: Override a setting of the recipe. Repeatable.
         folds: Number of folds.
         out: File to write (default: NAME-image-text-scores.parquet in the current folder).
     """
@@ -248,17 +250,9 @@ def _dry_run(request: Request, dry: DryRunOptions, *, json: bool, retry_failed: 
 
     if retry_failed:
         raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
-    for name in ("rows", "examples"):
-        if (getattr(dry, name) or 0) < 0:
-            raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
-    found = dry_run(
-        request.loaded,
-        root=request.root,
-        num_rows=1_000 if dry.rows is None else dry.rows,
-        num_examples=3 if dry.examples is None else dry.examples,
-        seed=1 if dry.seed is None else dry.seed,
-        translate=dry.translate,
-    )
+    counts = {"num_rows": dry.rows, "num_examples": dry.examples, "seed": dry.seed}
+    given = {name: count for name, count in counts.items() if count is not None}
+    found = dry_run(request.loaded, root=request.root, translate=dry.translate, **given)
     if json:
         say_json(_dry_run_values(found, request.loaded.name))
     else:
@@ -432,19 +426,15 @@ def _say_model(report: "TrainReport | DistilReport", _: Request) -> tuple[str, .
     if pairs is not None and pairs.left_out:
         say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
     if curve is not None:
-        _say_curve(report.curve_rows(), curve, report.folder)  # type: ignore[union-attr]
+        from training.align.curve import CURVE_PLOT_FILE, curve_rows
+
+        split = curve.sets[0]
+        say(f"\nScores on the {split.name} split by number of training images\n")
+        say_table(curve_rows(curve))
+        for note in split.notes:
+            say(f"\nsplit {split.name}: {note}")
+        say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
     return ("evaluate",) if report.snapshot is not None else ()
-
-
-def _say_curve(points: list[dict[str, object]], curve: "Board", folder: Path) -> None:
-    from training.align.curve import CURVE_PLOT_FILE
-
-    split = curve.sets[0]
-    say(f"\nScores on the {split.name} split by number of training images\n")
-    say_table(points)
-    for note in split.notes:
-        say(f"\nsplit {split.name}: {note}")
-    say(f"\nPlot: {folder / CURVE_PLOT_FILE}")
 
 
 def _model_values(report: "TrainReport | DistilReport", _: Request) -> dict[str, Any]:

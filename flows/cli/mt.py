@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.plain_text import command, plain_table
 from flows.cli.output import say, say_table
-from flows.options import DEFAULT_ROOT, EvaluateOptions, From, MaybeFrom, MaybeTo, Number, Root, To, Words
+from flows.options import DEFAULT_ROOT, EvaluateOptions, From, Number, Root, To, Words
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
@@ -123,8 +123,8 @@ def install(
     file: Path | None = None,
     /,
     *,
-    from_code: MaybeFrom = None,
-    to_code: MaybeTo = None,
+    from_code: From | None = None,
+    to_code: To | None = None,
     sha256: Annotated[str, Parameter(metavar="HEX")] = "",
 ) -> None:
     """Install a package from the Argos index, or offline from an .argosmodel file.
@@ -161,8 +161,8 @@ def install(
 def packages(
     *,
     installed: bool = False,
-    from_code: MaybeFrom = None,
-    to_code: MaybeTo = None,
+    from_code: From | None = None,
+    to_code: To | None = None,
 ) -> None:
     """List the packages of the Argos index, or the installed packages.
 

@@ -11,8 +11,9 @@ from data_catalog.base.plain_text import cell_text
 from data_catalog.disk.disk_errors import make_writable_folder
 from data_catalog.disk.files import sha256_of, write_bytes, write_json
 from flows.cli.output import say, say_table
-from flows.options import EvaluateOptions, errors_of
+from flows.options import EvaluateOptions
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
+from flows.recipe.settings import errors_of
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
 from translation.engines.registry import open_translator

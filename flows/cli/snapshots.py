@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, spreadsheet_text
 from flows.cli.output import output_errors, say, say_json, say_table
-from flows.options import DEFAULT_ROOT, Number, Root, Words
+from flows.options import DEFAULT_ROOT, Number, Root, WholeNumber, Words
 
 if TYPE_CHECKING:
     from data_catalog.catalog.verify import Finding
@@ -85,7 +84,7 @@ def diff(
     *,
     root: Root = DEFAULT_ROOT,
     dataset: str | None = None,
-    examples: Annotated[Number, Parameter(validator=Within(gte=0))] = 3,
+    examples: WholeNumber = 3,
     format: Form = "table",
 ) -> None:
     """Compare two snapshots of a dataset: rows added, gone or judged differently, changed settings and files.

@@ -13,13 +13,14 @@ import threading
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from cleaning.checks.definition import Section
-from data_catalog.base.errors import Refusals, SettingsError
+from data_catalog.base.errors import PipelineError, Refusals, SettingsError
 
 T = TypeVar("T")
 
@@ -80,6 +81,15 @@ def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection
 def checked(config: T, path: str) -> T:
     """Return a config dataclass that Python code or the options of a command filled, checked and shaped by `read`."""
     return read(type(config), config, path)
+
+
+@contextmanager
+def errors_of(path: str, remedy: str = "") -> Iterator[None]:
+    """Add to errors of ours the option or table that they are about, and what helps."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{path}: {error}{remedy}") from error
 
 
 def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":

@@ -1,19 +1,19 @@
 """The tables of a recipe that name upstream files, `[sources.NAME]` and `[test_sets.NAME]`."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from data_catalog.base.errors import PipelineError, Refusals, SettingsError
+from data_catalog.base.errors import Refusals, SettingsError
 from data_catalog.base.language_pack import require_language
 from data_catalog.base.settings import what_values
 from data_catalog.exports.rights import SourceRights
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.rows import RowLimit
 from data_catalog.sources.test_sets import TEST_SET_KINDS, TestSetKind
-from flows.recipe.settings import read, section_fields
+from flows.recipe.settings import errors_of, read, section_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +54,17 @@ class _TableSettings(Generic[Kind]):
 
     def check(self) -> None:
         """Check that the files can be read; an error names the table."""
-        with self._prefixed_errors():
+        with self._errors():
             self.kind.check(self.config)
 
     def upstream_files(self) -> list[Path]:
         """Return the files that the table names; an error names the table."""
-        with self._prefixed_errors():
+        with self._errors():
             return self.kind.upstream_files(self.config)
 
-    @contextmanager
-    def _prefixed_errors(self) -> Iterator[None]:
-        """Add to an error the table of the recipe that causes it, and how to switch the table off."""
+    def _errors(self) -> AbstractContextManager[None]:
         path = f"{self.SECTION}.{self.name}"
-        try:
-            yield
-        except PipelineError as error:
-            raise type(error)(f"{path}: {error}. To leave it out: --set {path}.enabled=false") from error
+        return errors_of(path, f". To leave it out: --set {path}.enabled=false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

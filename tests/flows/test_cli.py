@@ -104,7 +104,9 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
         ("build scenes --executor magic", '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
         ("build scenes --exekutor local", "Unknown option: --exekutor. Did you mean --executor?"),
         ("build scenes --rows 1.5", "for --rows: '1.5' is not a whole number"),
-        ("up --port 99999", "for --port: 99999 is not a port from 1 to 65535"),
+        ("export a --format webdataset --samples-per-shard 1.5", "for --samples-per-shard: '1.5' is not a whole"),
+        ("report scenes --examples 51", 'Invalid value "51" for --examples. Must be <= 50'),
+        ("up --port 99999", 'Invalid value "99999" for --port. Must be <= 65535'),
         ("mt evaluate a.tsv --from en --to it --system", "--system needs a value"),
     ],
 )
@@ -257,10 +259,6 @@ lang = "en"
 BUILD = ("build", "{here}/photos.toml", "--root", "{here}/catalog", "--executor", "local")
 
 
-def built_in_place(*words: str) -> tuple[str, ...]:
-    return ("report", "scenes", "--root", "{built}", *words)
-
-
 # By the error: the words, and files that are changed before (None: removed). `{here}` is the test's folder, `{built}`
 # a root with a dataset `scenes`. tests/flows/test_recipe.py has more settings.
 WRONG: dict[str, tuple[Sequence[str], dict[str, str | bytes | None]]] = {
@@ -279,8 +277,10 @@ WRONG: dict[str, tuple[Sequence[str], dict[str, str | bytes | None]]] = {
     r"InputError: .*/captions\.csv": (("catalog", "--root", "{here}/captions.csv"), {}),
     r"InputError: .*holds no dataset: run `vernaclip build": (("catalog", "--root", "{here}"), {}),
     r"InputError: .*has no dataset 'tlh': run": (("report", "tlh", "--root", "{built}"), {}),
-    r"SettingsError: .*must be from 0 to 50": (built_in_place("--examples", "51"), {}),
-    r"SettingsError: .*a link, a pipe or a device": (built_in_place("--out", "/dev/stdout"), {}),
+    r"SettingsError: .*a link, a pipe or a device": (
+        ("report", "scenes", "--root", "{built}", "--out", "/dev/stdout"),
+        {},
+    ),
     r"DiskError: .*/proc": ((*BUILD[:3], "/proc/catalog", *BUILD[4:]), {}),
 }
 

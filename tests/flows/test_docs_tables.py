@@ -5,7 +5,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
 from training.packages.config import TrainPackageConfig
 
+described = cache(schema)
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "recipes.md"
 
@@ -82,10 +83,9 @@ def limit_of(limit: float) -> str:
 
 def default_of(kind: type, name: str) -> str:
     """Return the cell of a setting's default."""
-    described = schema(kind)
-    field = described["properties"][name]
+    field = described(kind)["properties"][name]
     default = field.get("default")
-    if name in described.get("required", ()):
+    if name in described(kind).get("required", ()):
         return "required"
     if default in (None, "", [], {}):
         return "none"
@@ -97,7 +97,7 @@ def default_of(kind: type, name: str) -> str:
 def cells(kind: type) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, type, default and meaning of each setting; a dagger marks a how-setting."""
     fields = section_fields(kind)
-    for name, field in schema(kind)["properties"].items():
+    for name, field in described(kind)["properties"].items():
         metadata = fields[name].metadata
         label = f"`{name}`{'†' if metadata.get('how') else ''}"
         yield label, type_of(field, metadata.get("path")), default_of(kind, name), field["description"]
@@ -295,7 +295,7 @@ def test_every_setting_has_a_meaning_and_sections_have_examples() -> None:
     for section, common in COMMON.items():
         kinds |= {*common, *(kind for kind, _ in kinds_of(section).values())}
     for kind in kinds:
-        assert all(field["description"] for field in schema(kind)["properties"].values()), kind
+        assert all(field["description"] for field in described(kind)["properties"].values()), kind
     text = PAGE.read_text(encoding="utf-8")
     head = re.search(r"^### Before all tables$.*?^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert head

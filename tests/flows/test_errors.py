@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes import MINIMAL, write
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
 from data_catalog.exports.export import ExportConfig
@@ -16,17 +17,7 @@ from flows.recipe.toggles import toggles_of
 from training.packages.config import TrainPackageConfig
 from translation.config import TranslateConfig
 
-RECIPE = """
-target_language = "en"
-[sources.mine]
-kind = "pairs"
-files = ["{recipe}/pairs.tsv"]
-url_column = "url"
-caption_column = "caption"
-lang = "en"
-"""
-
-# Overrides of the recipe above, and parts of the message: the place, and the remedy.
+# Overrides of the minimal recipe, and parts of the message: the place, and the remedy.
 OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     # keys
     "a misspelt section": (["trian.steps=3"], ["unknown key trian", "did you mean train"]),
@@ -133,12 +124,6 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 }
 
 
-def write(folder: Path, text: str = RECIPE) -> str:
-    path = folder / "mine.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
 @pytest.mark.parametrize("situation", OVERRIDES)
 def test_a_wrong_setting_is_named_with_what_is_allowed(situation: str, tmp_path: Path) -> None:
     overrides, parts = OVERRIDES[situation]
@@ -177,12 +162,12 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
     ),
     "a column is missing": (
         SettingsError,
-        lambda folder: load_recipe(write(folder, RECIPE.replace('caption_column = "caption"', "")), root=folder),
+        lambda folder: load_recipe(write(folder, MINIMAL.replace('caption_column = "caption"', "")), root=folder),
         ["sources.mine.caption_column is missing", "--set sources.mine.caption_column=..."],
     ),
     "the language is missing": (
         SettingsError,
-        lambda folder: load_recipe(write(folder, RECIPE.replace('target_language = "en"', "")), root=folder),
+        lambda folder: load_recipe(write(folder, MINIMAL.replace('target_language = "en"', "")), root=folder),
         ["target_language is missing", "--set target_language=..."],
     ),
     "a pack of another language": (

@@ -24,6 +24,7 @@ from flows.first_recipe import FirstRecipe, write_first_recipe
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
 NUM_IMAGES = 12
 CAPTIONS = (
     "Рудий кіт спить на старому дивані",
@@ -202,7 +203,7 @@ def test_what_is_doubtful_missing_or_unfit_is_told_before_a_build() -> None:
         (12, {"batch_size": 4, "steps": 144}, (0.0, 0.2)),  # 60 times 9.6 images
         (200, {"batch_size": 32, "steps": 338}, (0.0, 0.1)),
         (3_000, {"batch_size": 128, "steps": 0, "epochs": 41, "patience": 5}, (0.1, 0.1)),
-        (20_000, {"batch_size": 128, "epochs": 10}, (0.03, 0.03)),
+        (6_000, {"batch_size": 128, "epochs": 19}, (0.08, 0.08)),
     ],
 )
 def test_settings_suit_the_number_of_images(num_images: int, train: dict[str, int], split: tuple[float, float]) -> None:

@@ -10,7 +10,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from flows.cli.app import app
-from flows.cli.jobs import ModelOptions, command_of, with_executor
+from flows.cli.jobs import command_of, with_executor
 from flows.jobs import JOBS, Job, Run
 from flows.orchestration import prefect_flows
 from flows.recipe import recipe as recipes
@@ -61,7 +61,7 @@ def test_a_job_that_is_added_has_a_command_and_a_flow_and_its_recipe_is_loaded_o
     monkeypatch.setattr(prefect_flows, "PrefectExecutor", lambda artifacts: nullcontext())
     monkeypatch.setitem(JOBS, "shout", Job(flow="shout-it", run=shout, require=lambda *_: None, makes="model"))
     command = command_of("shout", lambda request, **options: with_executor("shout", request, **options))
-    command("scenes", root=tmp_path, options=ModelOptions(executor="local"), loudness=5)
+    command("scenes", root=tmp_path, executor="local", loudness=5)
     prefect_flows.flow_of("shout").fn(recipe="scenes", root=str(tmp_path))
     assert done == [("scenes", 5), ("scenes", 3)]
     assert loaded == ["scenes", "scenes"]

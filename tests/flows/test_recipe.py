@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes import MINIMAL, write
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
@@ -20,23 +21,6 @@ from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe, override_values, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import checked, schema
 from training.config import TrainConfig
-
-MINIMAL = """
-target_language = "en"
-[sources.mine]
-kind = "pairs"
-files = ["{recipe}/pairs.tsv"]
-url_column = "url"
-caption_column = "caption"
-lang = "en"
-"""
-
-
-def write(folder: Path, text: str) -> str:
-    path = folder / "mine.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
 
 Load = Callable[..., Recipe]
 
