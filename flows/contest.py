@@ -69,7 +69,6 @@ class Entrant(NamedTuple):
 class Contest:
     """Models and sets to score, the first model being the reference, and the folder of the feature cache, if any."""
 
-    reader: "SetReader"
     models: Sequence[ModelToScore]
     sets: Sequence[TestSet]
     config: EvaluateConfig
@@ -77,15 +76,13 @@ class Contest:
 
 
 @contextmanager
-def open_contest(
-    recipe: Recipe | None, root: Path, config: ContestConfig, more_sets: "Callable[[SetReader], Sequence[TestSet]]"
-) -> Iterator[Contest]:
+def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[Contest]:
     """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
-    Packed translation models are unpacked for as long as the context is open. `more_sets` reads further sets.
+    Packed translation models are unpacked for as long as the context is open.
     """
     prepare_for_torch()
-    reader = SetReader(recipe, root, config)
+    recipe, root, config = reader.recipe, reader.root, reader.config
     if recipe is not None:
         scoring, leaks = recipe.evaluate, recipe.leaks
     else:  # the settings of evaluate are the only ones
@@ -97,7 +94,7 @@ def open_contest(
         learned = {each.name: found for each in entrants if (found := _learned(each, root)) is not None}
         models = [_to_score(each, learned.get(each.name), reader, Path(folder)) for each in entrants]
         words = [(f"--test-set {name}", name, given) for name, *given in config.test_sets]
-        named = [*reader.all(words), *more_sets(reader)]
+        named = [*reader.all(words), *more_sets]
         _require_translatable(named, entrants, reader.language)  # before images are looked at
         split = held_out(recipe, root, learned) if recipe is not None and not config.no_split else []
         if not named and not split:
@@ -110,7 +107,7 @@ def open_contest(
         sets = [with_language(each, reader.language, reader.pack_of(each)) for each in sets]
         if not config.report_anyway:
             refuse_seen(sets, models)
-        yield Contest(reader=reader, models=models, sets=sets, config=scoring, cache=_feature_cache(root))
+        yield Contest(models=models, sets=sets, config=scoring, cache=_feature_cache(root))
 
 
 def require_different(names: Sequence[str], option: str) -> None:
@@ -135,7 +132,8 @@ class SetReader:
         if target is None or config.language not in (None, target):
             instead = "if no recipe is given" if target is None else f"which is {target} in the recipe"
             raise SettingsError(f"--language must name the language of captions and class names, {instead}")
-        self.recipe, self.root, self.language = recipe, root, require_language(target, "--language")
+        self.recipe, self.root, self.config = recipe, root, config
+        self.language = require_language(target, "--language")
         named = named_language_packs(recipe) if recipe is not None else {}
         self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(config.language_packs)}
         self.pack = language_pack(self.language, self.packs)
