@@ -312,6 +312,7 @@ def test_examples_are_seen_and_chosen_until_they_are_forgotten(
         assert "gradio_api/file=" not in after
         assert caption not in after
         assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 410, "of what was shown before"
+        assert "event: error" in event_of(address, "search", ["rosso", 1]), "nothing is answered after a take-down"
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:
