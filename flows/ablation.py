@@ -97,7 +97,6 @@ def run_ablation(
         "rounds": ROUNDS,
         "seed": recipe.evaluate.seed,
     }
-    key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
     first = recipe.align.seed if config.align else recipe.train.seed
     seeds = tuple(range(first, first + config.seeds))
     # Content hashes of the files that decide the models of each variant: val chooses the epoch of aligned heads.
@@ -108,27 +107,28 @@ def run_ablation(
         model: model_outcomes(model, gallery, batch_size=recipe.evaluate.batch_size)
         for model in dict.fromkeys(folder for folders in models for folder in folders)
     }
-    scored = [
-        Scored(
-            facts=ModelFacts(
-                name=snapshot.dataset,
-                origin=", ".join(str(model.relative_to(root)) for model in folders),
-                trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
-                counts=size,
-            ),
-            data=mine,
-            outcomes=[outcomes[model] for model in folders],
+    scored = []
+    for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True):
+        facts = ModelFacts(
+            name=snapshot.dataset,
+            origin=", ".join(str(model.relative_to(root)) for model in folders),
+            trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
+            counts=size,
         )
-        for snapshot, size, mine, folders in zip(snapshots, sizes, data, models, strict=True)
+        scored.append(Scored(facts=facts, data=mine, outcomes=[outcomes[model] for model in folders]))
+    names = [variant.recipe.name for variant in variants]
+    filters = [
+        Filter(
+            label=toggle.label,
+            overrides=tuple(toggle.overrides),
+            with_it=own if toggle.adds else names[0],
+            without=names[0] if toggle.adds else own,
+        )
+        for toggle, own in zip(toggles, names[1:], strict=True)
     ]
-    filters = []
-    for toggle, variant in zip(toggles, variants[1:], strict=True):
-        names = [variant.recipe.name, variants[0].recipe.name]
-        with_it, without = names if toggle.adds else reversed(names)
-        filters.append(Filter(label=toggle.label, overrides=tuple(toggle.overrides), with_it=with_it, without=without))
     filters, noise, board = compare(filters, scored, gallery, seed=recipe.evaluate.seed)
     found = Ablation(
-        key=key,
+        key=digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12],
         dataset=recipe.name,
         snapshot=snapshots[0].snapshot,
         steps=steps,
@@ -139,7 +139,7 @@ def run_ablation(
         board=board,
     )
     with writer_lock(root):
-        write_ablation(found, root / FOLDER / key)
+        write_ablation(found, root / FOLDER / found.key)
         own = current_snapshot(root, found.dataset)
         if own is not None and own.snapshot == found.snapshot:
             write_report(root, own)  # the report shows the ablation
@@ -160,8 +160,6 @@ def _trained(
                 mine.append(models[0][-1])
                 continue
             logger.info("%s: model %d of %d, seed %d", variant.recipe.name, number, len(seeds), seed)
-            way, more = "train", [f"train.steps={steps}", f"train.seed={seed}"]
-            if not steps:
-                way, more = "align", [f"align.seed={seed}"]
-            mine.append(do(way, (*variant.overrides, *more)).folder)
+            settings = [f"train.steps={steps}", f"train.seed={seed}"] if steps else [f"align.seed={seed}"]
+            mine.append(do("train" if steps else "align", (*variant.overrides, *settings)).folder)
     return models

@@ -5,10 +5,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.identification import other_languages
@@ -56,20 +56,19 @@ ENGLISH = "en"
 TestSet = Gallery | LabelledImages
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrant:
-    """A model to score, what it learned from if it is one of ours, and the engine that translates texts for it."""
+class Entrant(NamedTuple):
+    """A model to score: its name, how it is opened (`OPENERS`), and the engine that translates texts for it, if any."""
 
-    model: ModelToScore
-    learned: LearnedImages | None
-    translate: TranslateConfig | None
+    name: str
+    kind: str
+    source: str
+    translate: TranslateConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
     """Models and sets to score, the first model being the reference, and the folder of the feature cache, if any."""
 
-    reader: "SetReader"
     models: Sequence[ModelToScore]
     sets: Sequence[TestSet]
     config: EvaluateConfig
@@ -77,15 +76,13 @@ class Contest:
 
 
 @contextmanager
-def open_contest(
-    recipe: Recipe | None, root: Path, config: ContestConfig, more_sets: "Callable[[SetReader], Sequence[TestSet]]"
-) -> Iterator[Contest]:
+def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[Contest]:
     """Yield the models and sets that a recipe and options name, the recipe's own model and held-out split first.
 
-    Packed translation models are unpacked for as long as the context is open. `more_sets` reads further sets.
+    Packed translation models are unpacked for as long as the context is open.
     """
     prepare_for_torch()
-    reader = SetReader(recipe, root, config)
+    recipe, root, config = reader.recipe, reader.root, reader.config
     if recipe is not None:
         scoring, leaks = recipe.evaluate, recipe.leaks
     else:  # the settings of evaluate are the only ones
@@ -94,10 +91,10 @@ def open_contest(
         leaks = LeaksConfig()
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         entrants = _entrants(recipe, root, config)
-        models = [_with_translator(each, reader, Path(folder)) for each in entrants]
-        learned = {each.model.name: each.learned for each in entrants if each.learned is not None}
+        learned = {each.name: found for each in entrants if (found := _learned(each, root)) is not None}
+        models = [_to_score(each, learned.get(each.name), reader, Path(folder)) for each in entrants]
         words = [(f"--test-set {name}", name, given) for name, *given in config.test_sets]
-        named = [*reader.all(words), *more_sets(reader)]
+        named = [*reader.all(words), *more_sets]
         _require_translatable(named, entrants, reader.language)  # before images are looked at
         split = held_out(recipe, root, learned) if recipe is not None and not config.no_split else []
         if not named and not split:
@@ -105,14 +102,12 @@ def open_contest(
                 "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
                 "`scoreboard`, or --pairs of `probe`"
             )
-        snapshots = {each.snapshot: each for model in learned.values() for each in model.snapshots}
-        seen = {name: SeenImages(snapshot, leaks) for name, snapshot in snapshots.items()}
-        sets: list[TestSet] = [*split, *(_guarded(each, learned, seen) for each in named)]
+        sets = [*split, *_guarded(named, learned, leaks)]
         require_different([each.name for each in sets], "the set")
         sets = [with_language(each, reader.language, reader.pack_of(each)) for each in sets]
         if not config.report_anyway:
             refuse_seen(sets, models)
-        yield Contest(reader=reader, models=models, sets=sets, config=scoring, cache=_feature_cache(root))
+        yield Contest(models=models, sets=sets, config=scoring, cache=_feature_cache(root))
 
 
 def require_different(names: Sequence[str], option: str) -> None:
@@ -123,6 +118,7 @@ def require_different(names: Sequence[str], option: str) -> None:
 
 
 def _feature_cache(root: Path) -> Path | None:
+    """Return the folder of the feature cache, which others may read; None if this user cannot write there."""
     kept = root / FEATURE_STORES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     return kept if os.access(kept if kept.exists() else root, os.W_OK | os.X_OK) else None
@@ -136,7 +132,8 @@ class SetReader:
         if target is None or config.language not in (None, target):
             instead = "if no recipe is given" if target is None else f"which is {target} in the recipe"
             raise SettingsError(f"--language must name the language of captions and class names, {instead}")
-        self.recipe, self.root, self.language = recipe, root, require_language(target, "--language")
+        self.recipe, self.root, self.config = recipe, root, config
+        self.language = require_language(target, "--language")
         named = named_language_packs(recipe) if recipe is not None else {}
         self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(config.language_packs)}
         self.pack = language_pack(self.language, self.packs)
@@ -149,9 +146,7 @@ class SetReader:
         """Return the recipe's test sets with images and captions, then others: where they are named, name, settings."""
         scored: list[TestSet] = []
         for test_set in self.recipe.test_sets if self.recipe is not None else ():
-            if test_set.config.images is not None:
-                test_set.check()
-            if (found := self._captioned(test_set)) is not None:
+            if (found := self._captioned(test_set, test_set.check)) is not None:
                 scored.append(found)
             else:
                 logger.warning("test set %s is not scored: it has no images, or no captions", test_set.name)
@@ -162,21 +157,20 @@ class SetReader:
 
     def _named(self, name: str, settings: dict[str, Any]) -> TestSet:
         if settings.get("kind") == "folders":
-            named = {key: value for key, value in settings.items() if key != "kind"}
-            values = {key: at_home(value) if isinstance(value, str) else value for key, value in named.items()}
+            values = {key: at_home(value) if isinstance(value, str) else value for key, value in settings.items()}
+            del values["kind"]
             return named_images(name, read(FolderSettings, values, name), self.pack)
         for each in read_test_sets({name: settings}, self.language):
-            if each.config.images is not None:
-                each.kind.check(each.config)
-            if (scored := self._captioned(each)) is not None:
+            if (scored := self._captioned(each, partial(each.kind.check, each.config))) is not None:
                 return scored
         raise InputError("it has no images=..., no captions, or enabled=false, so it cannot be scored on")
 
-    def _captioned(self, test_set: TestSetSettings) -> Gallery | None:
-        """Return a set in the scored language, or translated to it; None without images or captions."""
+    def _captioned(self, test_set: TestSetSettings, check: Callable[[], None]) -> Gallery | None:
+        """Return a set in the scored language, or translated to it, after `check`; None without images or captions."""
         config, notes, stated, language = test_set.config, [], test_set.captions, self.language
         if config.images is None:
             return None
+        check()
         if stated.translate:
             if self.recipe is None:
                 raise SettingsError("translate=true needs the engine of a recipe: name a recipe, or leave it out")
@@ -257,23 +251,30 @@ def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | 
     return [held_out_gallery(f"{recipe.name} {split}", snapshot, split, learned or {}, is_own=own is not None)]
 
 
-def _guarded(test_set: TestSet, learned: Mapping[str, LearnedImages], images: Mapping[str, SeenImages]) -> TestSet:
-    """Return the set with the images that each model was trained on, as far as known; images are by snapshot."""
-    guards = {}
-    compared = {
-        snapshot: each.find(test_set.images, test_set.identities, test_set.read) for snapshot, each in images.items()
-    }
-    for name, model in learned.items():
-        matches = [compared[each.snapshot] for each in model.snapshots]
-        seen = {place: TrainingMatch(*match) for own, _ in reversed(matches) for place, match in own.items()}
-        ways = dict.fromkeys(way for _, used in matches for way in used)
-        guards[name] = LeakCheck(seen=seen, ways=tuple(ways) if model.is_complete else ())
-    return replace(test_set, guards=guards)
+def _guarded(sets: Sequence[TestSet], learned: Mapping[str, LearnedImages], leaks: LeaksConfig) -> list[TestSet]:
+    """Return the sets with the images that each model was trained on, as far as known; a snapshot is read once."""
+    seen = {each.snapshot: SeenImages(each, leaks) for model in learned.values() for each in model.snapshots}
+    found: list[TestSet] = []
+    for test_set in sets:
+        compared = {name: each.find(test_set.images, test_set.identities, test_set.read) for name, each in seen.items()}
+        guards = {
+            name: _check([compared[each.snapshot] for each in model.snapshots], is_complete=model.is_complete)
+            for name, model in learned.items()
+        }
+        found.append(replace(test_set, guards=guards))
+    return found
+
+
+def _check(compared: Sequence[tuple[Mapping[int, tuple[str, bool]], Sequence[str]]], *, is_complete: bool) -> LeakCheck:
+    """Return the matches of a set with all snapshots of a model, of which the first one that has an image counts."""
+    seen = {place: TrainingMatch(*match) for own, _ in reversed(compared) for place, match in own.items()}
+    ways = dict.fromkeys(way for _, used in compared for way in used)
+    return LeakCheck(seen=seen, ways=tuple(ways) if is_complete else ())
 
 
 def _require_translatable(test_sets: Sequence[TestSet], entrants: Sequence[Entrant], language: str) -> None:
     """Refuse a set in another language if the texts of a model are translated from the scored language."""
-    translated = [each.model.name for each in entrants if each.translate is not None]
+    translated = [each.name for each in entrants if each.translate is not None]
     for each in test_sets:
         if translated and each.stated is not None and canonical_code(each.stated) != canonical_code(language):
             raise SettingsError(
@@ -285,16 +286,17 @@ def _require_translatable(test_sets: Sequence[TestSet], entrants: Sequence[Entra
 
 def _entrants(recipe: Recipe | None, root: Path, config: ContestConfig) -> list[Entrant]:
     """Return the recipe's own model, if it is trained, and those of the options."""
-    named: list[tuple[str, str, str, TranslateConfig | None]] = []
+    found: list[Entrant] = []
     if recipe is not None and (own := newest_model(root, recipe.name)) is not None:
-        named.append((recipe.name, "folder", str(own.folder), None))
+        found.append(Entrant(recipe.name, "folder", str(own.folder)))
     for name, *words in config.models:
         folder = Path(at_home(name))
         if folder.is_dir() and not any(word.partition("=")[0] in OPENERS for word in words):
             name, words = folder.resolve().name, [f"{kind_of(str(folder))}={folder}", *words]
-        named.append((name, *_source(words, f"--model {name}")))
+        found.append(_entrant(name, words, f"--model {name}"))
     if config.english:
-        kind, source, translate = _source(config.english, "--english")
+        english = _entrant("english", config.english, "--english")
+        translate = english.translate
         if translate is None and recipe is not None and recipe.source_language == ENGLISH:
             has_way_back = recipe.translate.reverse_package or recipe.translate.reverse_model
             translate = reverse(recipe.translate) if has_way_back else None
@@ -303,17 +305,18 @@ def _entrants(recipe: Recipe | None, root: Path, config: ContestConfig) -> list[
                 "--english also translates queries into English: name the engine, such as package=FILE or "
                 "engine=argos, or use --model to query the model in the target language only"
             )
-        named += [("english", kind, source, None), ("english-translated", kind, source, translate)]
-    require_different([name for name, *_ in named], "--model")
-    if not named:
+        translated = english._replace(name="english-translated", translate=translate)
+        found += [english._replace(translate=None), translated]
+    require_different([each.name for each in found], "--model")
+    if not found:
         raise SettingsError(
             "there is no model to score: train the model of the recipe, or add one, such as --model NAME open_clip=..."
         )
-    return [_entrant(*each, root) for each in named]
+    return found
 
 
-def _source(words: Sequence[str], option: str) -> tuple[str, str, TranslateConfig | None]:
-    """Return kind and source of the model that KEY=VALUE words name, and the engine for its texts that others name."""
+def _entrant(name: str, words: Sequence[str], option: str) -> Entrant:
+    """Return the model that KEY=VALUE words name, and the engine for its texts that others name."""
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
     if len(sources) != 1:
         raise SettingsError(
@@ -323,7 +326,7 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, TranslateConfi
     check_source(kind, source, option)
     rest = [word for word in words if word.partition("=")[0] not in OPENERS]
     with errors_of(option):
-        return kind, source, one_way_config(setting_values(rest)) if rest else None
+        return Entrant(name, kind, source, one_way_config(setting_values(rest)) if rest else None)
 
 
 def at_home(place: str) -> str:
@@ -331,22 +334,22 @@ def at_home(place: str) -> str:
     return os.path.expanduser(place)  # noqa: PTH111 - pathlib would change the addresses of stores
 
 
-def _entrant(name: str, kind: str, source: str, translate: TranslateConfig | None, root: Path) -> Entrant:
+def _learned(entrant: Entrant, root: Path) -> LearnedImages | None:
+    """Return what a model learned from; None if it is not ours."""
     try:
-        learned = images_learned(Path(source), root)
+        return images_learned(Path(entrant.source), root)
     except InputError as error:  # an earlier version trained it
         logger.warning("%s", error)
-        learned = LearnedImages(files=(), snapshots=(), is_complete=False)
+        return LearnedImages(files=(), snapshots=(), is_complete=False)
+
+
+def _to_score(entrant: Entrant, learned: LearnedImages | None, reader: SetReader, cache_dir: Path) -> ModelToScore:
+    """Return a model whose texts are translated, if an engine is named; packed models are unpacked in `cache_dir`."""
+    name, kind, source, config = entrant
+    stated = trained_on(own_folder(Path(source), reader.root) or Path(source))
     snapshots = learned.snapshots if learned is not None else ()
-    stated = trained_on(own_folder(Path(source), root) or Path(source))
     data = " ".join(stated) if stated else ", ".join(f"{each.dataset} {each.snapshot}" for each in snapshots)
     model = ModelToScore(name=name, open=lambda: OPENERS[kind](source, name), trained_on=data or UNKNOWN)
-    return Entrant(model=model, learned=learned, translate=translate)
-
-
-def _with_translator(found: Entrant, reader: SetReader, cache_dir: Path) -> ModelToScore:
-    """Return a model whose texts are translated, if an engine is named; packed models are unpacked in `cache_dir`."""
-    model, config = found.model, found.translate
     if config is None:
         return model
     stops = [code for code in (reader.language, config.pivot, ENGLISH) if code]
@@ -357,4 +360,4 @@ def _with_translator(found: Entrant, reader: SetReader, cache_dir: Path) -> Mode
         translations = dict(zip(distinct, translator.translate(distinct), strict=True))
         return [translations[text].text for text in texts]
 
-    return replace(model, open=lambda: rewording(model.open(), reword, model.name))
+    return replace(model, open=lambda: rewording(model.open(), reword, name))

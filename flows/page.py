@@ -16,8 +16,9 @@ import tempfile
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from string import ascii_lowercase
@@ -105,17 +106,39 @@ Words = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """The contents of a page; without a gallery it has no search, without a snapshot no dataset.
+class ShownDataset:
+    """A dataset that a page shows. Its samples may be taken down while the page is open."""
 
-    `language` is the code of the model's language, or "" if that is not known.
-    """
+    root: Path
+    snapshot: Snapshot
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Refuse an answer from a snapshot that was taken down, before or while the answer was made."""
+        opened = OpenSnapshot(self.root, self.snapshot.folder)
+        yield
+        opened.require_present()
+
+    def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query on the newest snapshot."""
+        with snapshot_queries(require_snapshot(self.root, self.snapshot.dataset)) as ask:
+            return list(ask(sql, **values).to_pylist())
+
+    def images(self, samples: list[str], side: int) -> dict[str, Image.Image]:
+        """Return the images of those samples that are there."""
+        rows = self.rows(IMAGES, ids=samples)
+        hits = {row["sample_id"]: Hit(cosine=0.0, name=row["sample_id"], image=row["image"]) for row in rows}
+        return {name: _shrunk(hit, side) for name, hit in hits.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The contents of a page; `language` is the code of the model's language, or "" if that is not known."""
 
     model: LoadedModel
     language: str
     gallery: Gallery | None = None
-    root: Path | None = None
-    snapshot: Snapshot | None = None
+    dataset: ShownDataset | None = None
 
 
 def open_shown(
@@ -130,41 +153,41 @@ def open_shown(
 
     Args:
         dataset: dataset to show. None takes that of `model`, or the only one with a model.
-        model: folder of another model than the dataset's newest. Then the images of the dataset are not searched.
+        model: folder of another model than the dataset's newest. Images of another dataset are not searched.
         images: folder of images to search.
         language: code of the model's language. None takes that of the dataset on which it was trained, if it is known.
     """
     share_freed_memory()
-    if root is None and (model is None or dataset is not None):
+    own = None
+    if model is not None:
+        own = model_of_folder(model, root or model)
+    elif root is not None:
+        own = current_model(root, dataset)
+        model, dataset = own.folder, own.snapshot.dataset
+    if model is None or (root is None and dataset is not None):
         raise SettingsError("name a model: a root with --root, or a model's folder with --model, without --dataset")
-    learnt: Snapshot | None
-    if model is None:
-        assert root is not None
-        newest = current_model(root, dataset)
-        model, dataset, learnt = newest.folder, newest.snapshot.dataset, newest.snapshot
-    else:
-        found = model_of_folder(model, root or model)
-        learnt = None if found is None else found.snapshot
-    snapshot = None
-    if root is not None:
-        names = require_datasets(root, dataset)
-        if dataset is None and learnt is not None and learnt.dataset in names:
-            names = [learnt.dataset]
-        if len(names) > 1:
-            raise SettingsError(f"{root} holds several datasets: choose one of {', '.join(names)} with --dataset")
-        snapshot = require_snapshot(root, names[0])
+    learnt = None if own is None else own.snapshot
+    shown = None if root is None else _shown_dataset(root, dataset, learnt)
     gallery = None
     if images is not None:
         gallery = folder_gallery(images, model, root=root)
-    elif learnt is not None and snapshot is not None and learnt.dataset == snapshot.dataset:
-        gallery = shard_gallery(pair_hashes(snapshot), model)
+    elif learnt is not None and shown is not None and learnt.dataset == shown.snapshot.dataset:
+        gallery = shard_gallery(pair_hashes(shown.snapshot), model)
     return Shown(
         model=open_model(model) if gallery is None else gallery.model,
         language=language or ("" if learnt is None else str(learnt.manifest["target_lang"])),
         gallery=gallery,
-        root=root,
-        snapshot=snapshot,
+        dataset=shown,
     )
+
+
+def _shown_dataset(root: Path, dataset: str | None, learnt: Snapshot | None) -> ShownDataset:
+    names = require_datasets(root, dataset)
+    if dataset is None and learnt is not None and learnt.dataset in names:
+        names = [learnt.dataset]
+    if len(names) > 1:
+        raise SettingsError(f"{root} holds several datasets: choose one of {', '.join(names)} with --dataset")
+    return ShownDataset(root=root, snapshot=require_snapshot(root, names[0]))
 
 
 def interface_texts(language: str) -> dict[str, dict[str, Any]]:
@@ -195,31 +218,34 @@ class Page:
         self._html: Any = pages.get_template("demo.html").module
         # Tokenizers are not safe in several threads, torch uses all cores for each answer, and images take memory.
         self._one_at_a_time = threading.Lock()
-        # A match is weak if the best image stands out from the mean one no more than for the median of random letters
-        # or for the weakest twentieth of the dataset's captions. What resembles a present thing is missed.
-        if shown.gallery is not None:
-            self._mean = shown.gallery.features.mean(axis=0)
-            letters = np.random.default_rng(0).choice(list(ascii_lowercase), (NUM_KNOWN, 8))
-            weak = [np.median(self._lifts(["".join(word) for word in letters]))]
-            if captions := [row["caption"] for row in self._examples(NUM_KNOWN)]:
-                weak.append(np.quantile(self._lifts(captions), 0.05))
-            self._weak = float(max(weak)) + 1e-6  # rounding
+        self.present: Callable[[], AbstractContextManager[None]]
+        self.present = nullcontext if shown.dataset is None else shown.dataset.present
+        self._weak = 0.0 if shown.gallery is None else self._weak_lift(shown.gallery)
 
-    def _lifts(self, texts: list[str]) -> list[float]:
+    def _weak_lift(self, gallery: Gallery) -> float:
+        """Return how far the best image stands out from the mean one (`_lifts`) in a weak match.
+
+        It is no more than for the median of random letters, or for the weakest twentieth of the dataset's captions.
+        What resembles a present thing is missed.
+        """
+        letters = np.random.default_rng(0).choice(list(ascii_lowercase), (NUM_KNOWN, 8))
+        weak = [np.median(self._lifts(gallery, ["".join(word) for word in letters]))]
+        if captions := [row["caption"] for row in self._examples(NUM_KNOWN)]:
+            weak.append(np.quantile(self._lifts(gallery, captions), 0.05))
+        return float(max(weak)) + 1e-6  # rounding
+
+    def _lifts(self, gallery: Gallery, texts: list[str]) -> list[float]:
         """Return by how much the best image of each text has a higher cosine than the mean image."""
-        assert self.shown.gallery is not None, "there are images"
-        features = self.shown.gallery.features
+        mean = gallery.features.mean(axis=0)
         queries = text_features(self.shown.model, texts)
-        return [float((features @ query).max() - self._mean @ query) for query in queries]
+        return [float((gallery.features @ query).max() - mean @ query) for query in queries]
 
-    def _search(self, words: Words, query: str, count: float) -> str:
+    def _search(self, gallery: Gallery, words: Words, query: str, count: float) -> str:
         query = self._text(words, query)
-        assert self.shown.gallery is not None, "a page without images has no search"
-        with self.present():
-            found = self.shown.gallery.search(query, min(max(1, int(count or 1)), MOST_HITS))
-            tiles = [(hit, _data_url(_shrunk(hit, TILE))) for hit in found.hits]
+        found = gallery.search(query, min(max(1, int(count or 1)), MOST_HITS))
+        tiles = [(hit, _data_url(_shrunk(hit, TILE))) for hit in found.hits]
         head = words["found"].format(shown=len(found.hits), total=f"{found.num_images:,}")
-        is_weak = found.num_images > 1 and self._lifts([query])[0] <= self._weak
+        is_weak = found.num_images > 1 and self._lifts(gallery, [query])[0] <= self._weak
         return str(self._html.found(words, head, is_weak, tiles, self.shown.language))
 
     def _classify(self, words: Words, picture: Any, labels: str) -> tuple[dict[str, float], str]:
@@ -240,7 +266,7 @@ class Page:
         note = f"{words['cosine']} {found.cosine:.3f}. {words['hot' if found.hottest else 'cold']}"
         return image, str(self._html.note(note + f" ({words['cut']})" * found.is_cut))
 
-    def _samples(self, words: Words, wanted: str, *given: Any) -> tuple[str, Any]:
+    def _samples(self, dataset: ShownDataset, words: Words, wanted: str, *given: Any) -> tuple[str, Any]:
         *filters, at_least, at_most, number = given
         values: dict[str, Any] = {name: value or "" for name, value in zip((*KINDS, "score"), filters, strict=True)}
         try:
@@ -249,23 +275,20 @@ class Page:
         except ValueError as error:
             raise _refusal(words["need_number"]) from error
         values["words"] = (wanted or "")[:MAX_TEXT].lower().split()
-        with self.present():
-            total = self._rows(COUNT, **values)[0]["total"]
-            pages = max(1, -(-total // SAMPLES_PER_PAGE))
-            number = min(max(1, int(number or 1)), pages)
-            rows = self._rows(SAMPLES, **values, first=(number - 1) * SAMPLES_PER_PAGE)
-            images = self._images([row["image_id"] for row in rows], THUMBNAIL)
+        total = dataset.rows(COUNT, **values)[0]["total"]
+        pages = max(1, -(-total // SAMPLES_PER_PAGE))
+        number = min(max(1, int(number or 1)), pages)
+        rows = dataset.rows(SAMPLES, **values, first=(number - 1) * SAMPLES_PER_PAGE)
+        images = dataset.images([row["image_id"] for row in rows], THUMBNAIL)
         head = words["samples"].format(total=f"{total:,}", page=number, pages=f"{pages:,}")
         cards = [(row, _data_url(images[row["image_id"]]) if row["image_id"] in images else "") for row in rows]
         ids = [row["sample_id"] for row in rows]
         shown = self._html.samples(words, head if ids else words["no_samples"], cards)
         return str(shown), gr.Dropdown(choices=ids, value=ids[0] if ids else None)
 
-    def _story(self, words: Words, sample: str | None) -> str:
+    def _story(self, dataset: ShownDataset, words: Words, sample: str | None) -> str:
         sample = (sample or "").strip()[:MAX_TEXT]
-        assert self.shown.snapshot is not None, "a page without a dataset has no stories"
-        with self.present():
-            records = find_sample_records(self.shown.snapshot, sample)[:SAMPLES_PER_PAGE] if sample else []
+        records = find_sample_records(dataset.snapshot, sample)[:SAMPLES_PER_PAGE] if sample else []
         if not records:
             raise _refusal(words["no_story"])
         return str(self._html.stories(["\n".join(record_lines(record, identity=sample)) for record in records]))
@@ -292,48 +315,22 @@ class Page:
             raise _refusal(f"{words['unreadable']} {reason}") from error
         return path
 
-    @contextmanager
-    def present(self) -> Iterator[None]:
-        """Refuse an answer from a snapshot that was taken down, before or while the answer was made."""
-        if self.shown.snapshot is None or self.shown.root is None:
-            yield
-            return
-        opened = OpenSnapshot(self.shown.root, self.shown.snapshot.folder)
-        yield
-        opened.require_present()
-
-    def _rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
-        """Return the rows of a query on the newest snapshot."""
-        assert self.shown.root is not None and self.shown.snapshot is not None  # noqa: PT018
-        with snapshot_queries(require_snapshot(self.shown.root, self.shown.snapshot.dataset)) as ask:
-            return list(ask(sql, **values).to_pylist())
-
-    def _images(self, samples: list[str], side: int) -> dict[str, Image.Image]:
-        """Return the images of those samples that are there."""
-        rows = self._rows(IMAGES, ids=samples)
-        hits = {row["sample_id"]: Hit(cosine=0.0, name=row["sample_id"], image=row["image"]) for row in rows}
-        return {name: _shrunk(hit, side) for name, hit in hits.items()}
-
     def _examples(self, number: int = 3) -> list[dict[str, str]]:
-        """Return samples whose captions the model can read, if any, as they are now: one may have been taken down."""
-        if self.shown.snapshot is None or self.shown.snapshot.manifest["target_lang"] != self.shown.language:
+        """Return samples of the dataset whose captions the model can read, if any."""
+        dataset = self.shown.dataset
+        if dataset is None or dataset.snapshot.manifest["target_lang"] != self.shown.language:
             return []
-        try:
-            with self.present():
-                return self._rows(EXAMPLES, number=number)
-        except PipelineError as error:
-            logger.warning("%s", error)
-            return []
+        return dataset.rows(EXAMPLES, number=number)
 
     def _drawn(self, words: Words) -> list[Any]:
         """Return what the reader may begin with: captions, or our own texts in the model's language, and images.
 
         Each image is followed by what stays here: its sample's id and caption.
         """
-        rows = self._examples()
+        rows, dataset = self._examples(), self.shown.dataset
         own, captions = self.texts.get(self.shown.language, {}), [row["caption"] for row in rows]
         texts, labels = captions or own.get("examples", []), captions or own.get("labels", [])
-        images = self._images([row["sample_id"] for row in rows], THUMBNAIL) if rows else {}
+        images = dataset.images([row["sample_id"] for row in rows], THUMBNAIL) if dataset and rows else {}
         samples = [
             [str(self._html.thumbnail(_data_url(images[row["sample_id"]]), row["caption"])), *row.values()]
             for row in rows
@@ -344,10 +341,9 @@ class Page:
         return [*(search if self.shown.gallery is not None else []), "\n".join(labels), *pictures]
 
     def _chosen(self, words: Words, example: list[str]) -> tuple[Image.Image | None, str]:
-        """Return image and caption of an example, unless it was taken down."""
+        """Return image and caption of an example."""
         _, sample, caption = example
-        with self.present():
-            image = self._images([sample], SIDE).get(sample)
+        image = self.shown.dataset.images([sample], SIDE).get(sample) if self.shown.dataset else None
         return image, caption if image else ""
 
     def _on(self, events: list[Any], function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> None:
@@ -357,7 +353,7 @@ class Page:
             # Gradio's script takes the first language of the browser, too.
             words = self.texts.get(request.headers.get("accept-language", "")[:2].lower(), self.texts[FALLBACK])
             try:
-                with self._one_at_a_time:
+                with self._one_at_a_time, self.present():
                     return function(words, *values)
             except PipelineError as error:
                 logger.warning("%s", error)
@@ -370,77 +366,85 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """Return the page, for Gradio."""
-        t = self.i18n
-        title, drawn = self.texts[FALLBACK]["title"], list[Any]()
+        t, title = self.i18n, self.texts[FALLBACK]["title"]
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_S / 10, KEPT_S)) as page:
             gr.Markdown(t("title"), elem_classes="title")
             gr.Markdown(t("intro"))
-            if self.shown.gallery is not None:
-                with gr.Tab(t("find")):
-                    wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"), max_length=MAX_TEXT)
-                    count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"), buttons=[])
-                    button = gr.Button(t("search"), variant="primary")
-                    label = t("examples_of_texts")
-                    examples = gr.Dataset(components=[wanted], samples=[], label=label, visible=False)
-                    result = gr.HTML()
-                drawn += [wanted, examples]
-                examples.click(lambda sample: sample[0], examples, wanted, api_visibility="private")
-                self._on([button.click, wanted.submit], self._search, [wanted, count], result, api_name="search")
-            with gr.Tab(t("compare")), gr.Row():
-                with gr.Column():
-                    picture, examples = self._picture_inputs()
-                    labels = gr.Textbox(label=t("texts"), info=t("labels_hint"), lines=5)
-                    button = gr.Button(t("compute"), variant="primary")
-                with gr.Column():
-                    outputs = [gr.Label(num_top_classes=MAX_LABELS, show_label=False), gr.HTML()]
-            drawn += [labels, examples]
+            drawn = [] if self.shown.gallery is None else self._search_tab(self.shown.gallery)
+            text = gr.Textbox(label=t("texts"), info=t("labels_hint"), lines=5, render=False)
+            bars = gr.Label(num_top_classes=MAX_LABELS, show_label=False, render=False)
+            picture, button, examples, note = self._picture_tab("compare", text, "compute", bars)
+            drawn += [text, examples]
             self._on([examples.click], lambda *given: self._chosen(*given)[0], examples, picture)
-            self._on([button.click], self._classify, [picture, labels], outputs, api_name="classify", preprocess=False)
-            with gr.Tab(t("locate")), gr.Row():
-                with gr.Column():
-                    picture, examples = self._picture_inputs()
-                    wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"))
-                    button = gr.Button(t("show"), variant="primary")
-                with gr.Column():
-                    outputs = [gr.Image(show_label=False, interactive=False, buttons=[]), gr.HTML()]
+            self._on(
+                [button.click], self._classify, [picture, text], [bars, note], api_name="classify", preprocess=False
+            )
+            text = gr.Textbox(label=t("text"), placeholder=t("query_hint"), render=False)
+            heat = gr.Image(show_label=False, interactive=False, buttons=[], render=False)
+            picture, button, examples, note = self._picture_tab("locate", text, "show", heat)
             drawn.append(examples)
-            self._on([examples.click], self._chosen, examples, [picture, wanted])
-            events, inputs = [button.click, wanted.submit], [picture, wanted]
-            self._on(events, self._localize, inputs, outputs, api_name="localize", preprocess=False)
-            if self.shown.snapshot is not None:
-                with gr.Tab(t("browse")) as tab:
-                    self._dataset_tab(tab)
+            self._on([examples.click], self._chosen, examples, [picture, text])
+            events, inputs = [button.click, text.submit], [picture, text]
+            self._on(events, self._localize, inputs, [heat, note], api_name="localize", preprocess=False)
+            if self.shown.dataset is not None:
+                self._dataset_tab(self.shown.dataset)
             self._on([page.load], self._drawn, None, drawn)
         page.queue(max_size=MOST_WAITING, api_open=False)
         return page
 
-    def _picture_inputs(self) -> tuple[Any, Any]:
-        """Add an image, and images to choose from."""
-        picture = gr.Image(label=self.i18n("picture"), sources=["upload"], buttons=[], height=320)
-        label = self.i18n("examples_of_texts")
-        return picture, gr.Dataset(components=["html"], samples=[], label=label, visible=False)
-
-    def _dataset_tab(self, tab: Any) -> None:
+    def _picture_tab(self, name: str, text: gr.Textbox, submit: str, output: Any) -> tuple[Any, Any, Any, Any]:
+        """Add a tab that compares an image with a text; return its image, its button, example images, and a note."""
         t = self.i18n
-        wanted = gr.Textbox(label=t("words"), max_length=MAX_TEXT)
-        inputs: list[Any] = [wanted]
-        with gr.Row():
-            for name, sql in KINDS.items():
-                values = [row["value"] for row in self._rows(sql)]
-                choices = [(t("all"), ""), *((t("kept") if value == "kept" else value, value) for value in values)]
-                inputs.append(gr.Dropdown(choices, value="", label=t(name), min_width=150, filterable=False))
-        with gr.Row():
-            inputs.append(gr.Dropdown([*SCORES], value=SCORES[0], label=t("score"), min_width=150, filterable=False))
-            inputs += [gr.Textbox(label=t(name), min_width=120, max_length=20) for name in ("at_least", "at_most")]
-            number = gr.Number(1, label=t("page_number"), minimum=1, precision=0, min_width=120)
-        button = gr.Button(t("show"), variant="primary")
-        result = gr.HTML()
-        sample = gr.Dropdown([], label=t("sample"), allow_custom_value=True)
-        why = gr.Button(t("story"))
-        story = gr.HTML()
+        with gr.Tab(t(name)), gr.Row():
+            with gr.Column():
+                picture = gr.Image(label=t("picture"), sources=["upload"], buttons=[], height=320)
+                label = t("examples_of_texts")
+                examples = gr.Dataset(components=["html"], samples=[], label=label, visible=False)
+                text.render()
+                button = gr.Button(t(submit), variant="primary")
+            with gr.Column():
+                output.render()
+                return picture, button, examples, gr.HTML()
+
+    def _search_tab(self, gallery: Gallery) -> list[Any]:
+        """Add the tab, and return the text and the examples of texts."""
+        t = self.i18n
+        with gr.Tab(t("find")):
+            wanted = gr.Textbox(label=t("text"), placeholder=t("query_hint"), max_length=MAX_TEXT)
+            count = gr.Slider(1, MOST_HITS, value=12, step=1, label=t("num_images"), buttons=[])
+            button = gr.Button(t("search"), variant="primary")
+            examples = gr.Dataset(components=[wanted], samples=[], label=t("examples_of_texts"), visible=False)
+            result = gr.HTML()
+        examples.click(lambda sample: sample[0], examples, wanted, api_visibility="private")
+        search, events = partial(self._search, gallery), [button.click, wanted.submit]
+        self._on(events, search, [wanted, count], result, api_name="search")
+        return [wanted, examples]
+
+    def _dataset_tab(self, dataset: ShownDataset) -> None:
+        t = self.i18n
+        with gr.Tab(t("browse")) as tab:
+            wanted = gr.Textbox(label=t("words"), max_length=MAX_TEXT)
+            inputs: list[Any] = [wanted]
+            with gr.Row():
+                for name, sql in KINDS.items():
+                    values = [row["value"] for row in dataset.rows(sql)]
+                    choices = [(t("all"), ""), *((t("kept") if value == "kept" else value, value) for value in values)]
+                    inputs.append(gr.Dropdown(choices, value="", label=t(name), min_width=150, filterable=False))
+            with gr.Row():
+                inputs.append(
+                    gr.Dropdown([*SCORES], value=SCORES[0], label=t("score"), min_width=150, filterable=False)
+                )
+                inputs += [gr.Textbox(label=t(name), min_width=120, max_length=20) for name in ("at_least", "at_most")]
+                number = gr.Number(1, label=t("page_number"), minimum=1, precision=0, min_width=120)
+            button = gr.Button(t("show"), variant="primary")
+            result = gr.HTML()
+            sample = gr.Dropdown([], label=t("sample"), allow_custom_value=True)
+            why = gr.Button(t("story"))
+            story = gr.HTML()
         events = [tab.select, button.click, wanted.submit, number.submit]
-        self._on(events, self._samples, [*inputs, number], [result, sample], api_name="samples")
-        self._on([why.click], self._story, sample, story, api_name="story")
+        samples = partial(self._samples, dataset)
+        self._on(events, samples, [*inputs, number], [result, sample], api_name="samples")
+        self._on([why.click], partial(self._story, dataset), sample, story, api_name="story")
 
 
 def _refusal(text: str) -> gr.Error:
@@ -532,24 +536,22 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _only_ours(**variables: str) -> Iterator[None]:
-    """Set variables of the environment, without the user's own of Gradio, which could open folders to everybody."""
-    before = {
-        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("GRADIO_") or name in variables
-    }
-    os.environ |= variables
+    """Set variables of the environment for Gradio, which otherwise may also fetch an address in place of a file."""
 
     async def refuse(url: str, cache_dir: str) -> str:
         raise gr.Error("upload the image", print_exception=False)
 
-    fetch = processing_utils.async_ssrf_protected_download
-    # Gradio fetches an address that a request names in place of a file.
+    before, fetch = dict(os.environ), processing_utils.async_ssrf_protected_download
+    for name in [name for name in before if name.startswith("GRADIO_")]:  # they could open folders to everybody
+        del os.environ[name]
+    os.environ |= variables
     processing_utils.async_ssrf_protected_download = refuse
     try:
         yield
     finally:
         processing_utils.async_ssrf_protected_download = fetch
         for name in variables:
-            os.environ.pop(name, None)
+            del os.environ[name]
         os.environ |= before
 
 

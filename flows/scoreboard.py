@@ -35,23 +35,12 @@ def make_scoreboard(recipe: Recipe | None, root: Path, config: ScoreboardConfig)
         if config.report_anyway:
             raise SettingsError("mteb's format has one score a set, without leak-free ones: leave out --report-anyway")
         require_mteb("results in mteb's format")
-    protocols: dict[str, Protocol] = {}
-
-    def more_sets(reader: SetReader) -> list[TestSet]:
-        if not config.protocol:
-            return []
-        name, *words = config.protocol
-        if name not in PROTOCOLS:
-            raise SettingsError(f"unknown --protocol {name}: use {', '.join(sorted(PROTOCOLS))}")
-        settings = {key: at_home(str(value)) for key, value in override_values(words).items()}
-        found = list(protocol_sets(PROTOCOLS[name], settings, reader.pack))
-        protocols.update({test_set.name: PROTOCOLS[name] for test_set in found})
-        return found
-
     out = config.out or root / "scoreboards" / (recipe.name if recipe is not None else config.language or "")
-    with open_contest(recipe, root, config, more_sets) as contest:
+    reader = SetReader(recipe, root, config)
+    protocols = _protocols(config.protocol, reader) if config.protocol else []
+    with open_contest(reader, [test_set for test_set, _ in protocols]) as contest:
         make_writable_folder(out, "--out")
-        tasks = _mteb_tasks(contest.sets, contest.reader.language) if config.format == "mteb" else {}
+        tasks = _mteb_tasks(contest.sets, reader.language) if config.format == "mteb" else {}
         if config.format == "mteb" and (without := [each.name for each in contest.sets if each.name not in tasks]):
             logger.warning("%s: sets of classes are not in the files for mteb", ", ".join(without))
         # Without a writable root, features are cached beside the results.
@@ -61,7 +50,16 @@ def make_scoreboard(recipe: Recipe | None, root: Path, config: ScoreboardConfig)
         from training.scores.mteb_tasks import write_mteb_results
 
         write_mteb_results(board, tasks, out)
-    return out, write_scoreboard(board, protocols, out)
+    return out, write_scoreboard(board, {test_set.name: protocol for test_set, protocol in protocols}, out)
+
+
+def _protocols(words: Sequence[str], reader: SetReader) -> list[tuple[TestSet, Protocol]]:
+    """Return the sets that `--protocol NAME KEY=VALUE...` names, with their protocol."""
+    name, *given = words
+    if name not in PROTOCOLS:
+        raise SettingsError(f"unknown --protocol {name}: use {', '.join(sorted(PROTOCOLS))}")
+    settings = {key: at_home(str(value)) for key, value in override_values(given).items()}
+    return [(test_set, PROTOCOLS[name]) for test_set in protocol_sets(PROTOCOLS[name], settings, reader.pack)]
 
 
 def make_probe(
@@ -70,13 +68,13 @@ def make_probe(
     """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs."""
     if (pairs is None) != (images is None):
         raise SettingsError("--pairs FILE and --images DIR need each other: one of them is missing")
-    more = [read_pairs(pairs, images)] if pairs and images else []
-    with open_contest(recipe, root, config, lambda _: more) as contest:
+    reader = SetReader(recipe, root, config)
+    with open_contest(reader, [read_pairs(pairs, images)] if pairs and images else []) as contest:
         sets: list[ProbedSet] = []
         for each in contest.sets:
             if isinstance(each, LabelledImages):
                 raise SettingsError(f"{each.name} has classes and no captions: leave it out")
-            pack = contest.reader.pack_of(each)
+            pack = reader.pack_of(each)
             sets.append(each if isinstance(each, ProbedSet) else changed_captions(each, ChangeRules.of(pack)))
         return probe_models(contest.models, sets, contest.config, cache=contest.cache)
 

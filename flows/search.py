@@ -1,7 +1,6 @@
 """Search images by an image or by a text, which may be translated into the language of the model first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,59 +14,33 @@ from training.towers.trained_models import current_model, model_of_folder, pair_
 from training.use.search import SearchResult, check_query, folder_gallery, shard_gallery
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchedImages:
-    """The images to search, and the model that searches them.
-
-    Args:
-        dataset: dataset whose newest model is used. None takes the only one that has a model.
-        folder: folder of image files to search instead of the dataset.
-        model: model folder to use instead of the dataset's model; only with `folder`.
-        split: split of the dataset to search. None searches all.
-    """
-
-    root: Path
-    dataset: str | None = None
-    folder: Path | None = None
-    model: Path | None = None
-    split: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryTranslation:
-    """The translation of a query, by the settings of `[translate]`; without `to_code` into the model's language."""
-
-    from_code: str
-    to_code: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    language_packs: Sequence[str] = ()
-    memory: Path | None = None
-
-
 def search_images(
-    query: str | Path, searched: SearchedImages, *, num_hits: int, translation: QueryTranslation | None = None
+    query: str | Path,
+    root: Path,
+    *,
+    num_hits: int,
+    dataset: str | None = None,
+    folder: Path | None = None,
+    model: Path | None = None,
+    split: str | None = None,
 ) -> SearchResult:
-    """Return the images that are most similar to a text, which is translated first if asked, or to an image file.
+    """Return the images that are most similar to a text or to an image file.
 
-    The images of a dataset are those of its newest snapshot, also those that were added since its model was trained.
+    They are those of `folder`, or of the newest snapshot of a dataset, also if they were added after its model was
+    trained. `model` replaces the dataset's own model; only with `folder`.
     """
-    root, folder = searched.root, searched.folder
-    if isinstance(query, Path) and translation is not None:
-        raise SettingsError("--from translates a text, but the query is an image: leave --from out")
-    if folder is not None and searched.split is not None:
+    if folder is not None and split is not None:
         raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
-    if folder is None and searched.model is not None:
+    if folder is None and model is not None:
         raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
-    model = chosen_model(root, searched.dataset, searched.model)
-    if translation is not None:
-        query = _translated(str(query), translation, model, root)
+    chosen = chosen_model(root, dataset, model)
     check_query(query, num_hits)
     if folder is not None:
         fallback = root if root.is_dir() else None  # caches features if the folder is not writable
-        return folder_gallery(folder, model, root=fallback).search(query, num_hits)
-    snapshot = require_snapshot(root, current_model(root, searched.dataset).snapshot.dataset)
-    shards = None if searched.split is None else snapshot.pair_files(searched.split)
-    return shard_gallery(pair_hashes(snapshot), model, searched=shards).search(query, num_hits)
+        return folder_gallery(folder, chosen, root=fallback).search(query, num_hits)
+    snapshot = require_snapshot(root, current_model(root, dataset).snapshot.dataset)
+    shards = None if split is None else snapshot.pair_files(split)
+    return shard_gallery(pair_hashes(snapshot), chosen, searched=shards).search(query, num_hits)
 
 
 def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
@@ -79,10 +52,21 @@ def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
     return model
 
 
-def _translated(text: str, translation: QueryTranslation, model: Path, root: Path) -> str:
-    """Return the query in the language of the model."""
-    require_texts([text])
-    from_code, to_code = translation.from_code, translation.to_code
+def translated_query(
+    query: str | Path,
+    codes: tuple[str, str | None],
+    model: Path,
+    root: Path,
+    settings: Mapping[str, Any],
+    *,
+    language_packs: Sequence[str] = (),
+    memory: Path | None = None,
+) -> str:
+    """Return a query in another language, by settings of `[translate]`; without `--to` in the language of the model."""
+    if isinstance(query, Path):
+        raise SettingsError("--from translates a text, but the query is an image: leave --from out")
+    require_texts([query])
+    from_code, to_code = codes
     if to_code is None:
         found = model_of_folder(model, root)
         if found is None:
@@ -90,12 +74,11 @@ def _translated(text: str, translation: QueryTranslation, model: Path, root: Pat
         to_code = str(found.snapshot.manifest["target_lang"])
     if canonical_code(from_code) == canonical_code(to_code):
         raise SettingsError(f"the query is translated from {from_code} to {to_code}: leave --from out")
-    packs, memory = translation.language_packs, translation.memory
     with TemporaryDirectory(prefix="vernaclip-") as cache:
         engine = open_one_way(
-            translation.settings, from_code, to_code, language_packs=packs, memory=memory, cache_dir=Path(cache)
+            settings, from_code, to_code, language_packs=language_packs, memory=memory, cache_dir=Path(cache)
         )
-        (result,) = engine.translate([text])
+        (result,) = engine.translate([query])
     if not result.text.strip():
-        raise InputError(f"{engine.fingerprint} has no translation of {text!r}: use other words, or leave --from out")
+        raise InputError(f"{engine.fingerprint} has no translation of {query!r}: use other words, or leave --from out")
     return str(result.text)

@@ -53,12 +53,7 @@ def export(shown: Shown, model: Path, out: Path, *, images: Path | None = None) 
             if path.is_file() and path.name in MODEL_FILES:
                 _copy_without_paths(path, place / "model" / path.relative_to(model))
         if images is not None:
-            for path in sorted(images.rglob("*")):
-                name = path.relative_to(images)
-                if is_image_name(path.name) and path.is_file() and not any(part.startswith(".") for part in name.parts):
-                    _write_without_metadata(path, place / "images" / name)
-            if not (place / "images").is_dir():
-                raise InputError(f"{images} contains no image files")
+            _copy_images(images, place / "images")
         for package in PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.argosmodel")
             shutil.copytree(HOME / package, place / package, ignore=ignored)
@@ -103,12 +98,18 @@ def _copy_without_paths(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _write_without_metadata(path: Path, target: Path) -> None:
-    """Write the pixels of an image file, upright and in its own format; leave out a broken one."""
-    try:
-        picture = read_picture(path, 0)
-    except InputError as error:
-        logger.warning("left out: %s", error)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    picture.image.save(target, open_image(path.read_bytes()).format, quality=95)
+def _copy_images(images: Path, target: Path) -> None:
+    """Write the pixels of the image files of a folder, upright and in their own formats; leave out broken ones."""
+    for path in sorted(images.rglob("*")):
+        name = path.relative_to(images)
+        if not (path.is_file() and is_image_name(path.name)) or any(part.startswith(".") for part in name.parts):
+            continue
+        try:
+            picture = read_picture(path, 0)
+        except InputError as error:
+            logger.warning("left out: %s", error)
+            continue
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.image.save(target / name, open_image(path.read_bytes()).format, quality=95)
+    if not target.is_dir():
+        raise InputError(f"{images} contains no image files that can be read")

@@ -1,13 +1,13 @@
 """List the pretrained towers that can be used here: in Python packages, in the hub's cache, recommended by the pack."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from data_catalog.base.language_pack import LanguagePack
+from data_catalog.disk.files import read_json
 from training.towers.packaged import PACKAGED, installed
 from training.towers.weights import WEIGHT_FILES
 
@@ -94,7 +94,7 @@ def _packaged() -> Iterator[Tower]:
 
 def _cached() -> Iterator[Tower]:
     """Yield the models of the hub's cache that are towers; a name on the hub is enough to use them."""
-    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+    from huggingface_hub import CacheNotFound, ModelCard, constants, scan_cache_dir
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
@@ -106,7 +106,8 @@ def _cached() -> Iterator[Tower]:
         folder = revision.snapshot_path if revision is not None else None
         if folder is None or not any((folder / name).is_file() for name in WEIGHT_FILES):
             continue
-        config, card = _config(folder / "config.json"), _card(folder / "README.md")
+        config = _stated(folder / "config.json", read_json)
+        card = _stated(folder / "README.md", lambda path: ModelCard.load(path).data.to_dict())
         is_timm, spoken = repo.repo_id.startswith("timm/") and "architecture" in config, card.get("language") or ()
         if not is_timm and config.get("model_type") not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             continue
@@ -121,18 +122,9 @@ def _cached() -> Iterator[Tower]:
         )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """Return the config of a model; {} if there is none that can be read."""
+def _stated(path: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
+    """Return the table that a file of a model states; {} if there is none that can be read."""
     with suppress(OSError, ValueError):
-        found = json.loads(path.read_text("utf-8"))
+        found = read(path)
         return found if isinstance(found, dict) else {}
-    return {}
-
-
-def _card(path: Path) -> dict[str, Any]:
-    """Return the head of a model card; {} if there is none that can be read."""
-    from huggingface_hub import ModelCard
-
-    with suppress(OSError, ValueError):
-        return dict(ModelCard.load(path).data.to_dict())
     return {}

@@ -15,7 +15,7 @@ from flows.datasets import BuildReport
 from flows.models import AlignReport, DistilReport, EvaluateReport, TrainReport
 from flows.recipe.engines import open_one_way, setting_values
 from flows.recipe.recipe import load_recipe
-from flows.search import QueryTranslation, SearchedImages, search_images
+from flows.search import chosen_model, search_images, translated_query
 from training.use.search import SearchResult
 from translation.engine import Translation, translate_stream
 
@@ -211,11 +211,11 @@ def search(
     if translation is not None and from_code is None:
         raise SettingsError('the translation needs "from": the language of the query')
     folder, own_model = (None if place is None else Path(place) for place in (images, model))
-    searched = SearchedImages(root=Path(root), dataset=dataset, folder=folder, model=own_model)
-    translated = None
-    if from_code is not None:
-        translated = QueryTranslation(from_code=from_code, to_code=to_code, settings=settings)
-    open_root(Path(root), writes=True)
-    with running_job(Path(root)):
-        query = query if isinstance(query, str) else Path(query)
-        return search_images(query, searched, num_hits=num_hits, translation=translated)
+    place, query = Path(root), query if isinstance(query, str) else Path(query)
+    open_root(place, writes=True)
+    with running_job(place):
+        if from_code is not None:
+            query = translated_query(
+                query, (from_code, to_code), chosen_model(place, dataset, own_model), place, settings
+            )
+        return search_images(query, place, num_hits=num_hits, dataset=dataset, folder=folder, model=own_model)

@@ -98,23 +98,25 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: Ablatio
         # An existing dataset counts only if it was built with the same settings.
         is_built = built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe))
         now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["unchanged recipe"]
-        row: dict[str, Any] = {
-            "dataset": variant.recipe.name,
-            "switched": toggle.label if toggle else "",
-            "now": ", ".join(now),
-        }
-        row |= {"dropped": dropped, "change": dropped - (rows[0]["dropped"] if rows else dropped)}
-        images = sizes_of(pair_files(built))["images"] if built and is_built else "not built yet"
-        rows.append(row | {"images to train on": images})
+        rows.append(
+            {
+                "dataset": variant.recipe.name,
+                "switched": toggle.label if toggle else "",
+                "now": ", ".join(now),
+                "dropped": dropped,
+                "change": dropped - (rows[0]["dropped"] if rows else dropped),
+                "images to train on": sizes_of(pair_files(built))["images"] if built and is_built else "not built yet",
+            }
+        )
     say_table(rows)
     say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
     num_models, num_images = len(variants) * config.seeds, rows[0]["images to train on"]
     steps = config.steps or (default_steps(recipe.train, num_images) if isinstance(num_images, int) else None)
-    epochs = recipe.train.frozen_epochs + recipe.train.epochs
     if config.align:
         say(f"{num_models} models are aligned. The features of each image and caption are computed once.")
     elif steps is None:
-        say(f"{num_models} models, each trained for the steps of {epochs} epochs of {rows[0]['dataset']}, when built.")
+        epochs, name = recipe.train.frozen_epochs + recipe.train.epochs, rows[0]["dataset"]
+        say(f"{num_models} models, each trained for the steps of {epochs} epochs of {name}, when built.")
     else:
         say(f"{num_models} models, {steps:,} steps each with {recipe.train.batch_size} images a batch.")
 

@@ -97,12 +97,8 @@ def export(
         repository = hub.open(DATASET)
         # `vernaclip forget` removes exports in this folder that contain forgotten images.
         report = export_snapshot(snapshot, config, out or root / EXPORTS / dataset / config.format)
-    say_table(
-        [
-            {"split": split, "with pixels": report.images.get(split, 0), "listed by URL": report.listed.get(split, 0)}
-            for split in SPLITS
-        ]
-    )
+    counts = {"with pixels": report.images, "listed by URL": report.listed}
+    say_table([{"split": each, **{name: of.get(each, 0) for name, of in counts.items()}} for each in SPLITS])
     if report.withheld:
         say("\nImages exported without pixels:\n")
         say_table([{"source": source, "images": count, "why": why} for source, why, count in report.withheld])
@@ -173,14 +169,17 @@ def export_model(
     repository = hub.open(MODEL)
     seen = training_data(trained.snapshot) if trained else None
     report = write_exports(folder, replace(config, name=config.name or own_name), out, seen=seen, root=root)
-    say_table(
-        [
-            {"format": found.format, "MB": round(found.num_bytes / 1_000_000, 1)}
-            | {"differs by": f"{found.difference:.1e}", "": "up to date" if found.up_to_date else "exported"}
-            | {"folder": str(found.folder)}
-            for found in report.exports
-        ]
-    )
+    rows = [
+        {
+            "format": found.format,
+            "MB": round(found.num_bytes / 1_000_000, 1),
+            "differs by": f"{found.difference:.1e}",
+            "": "up to date" if found.up_to_date else "exported",
+            "folder": str(found.folder),
+        }
+        for found in report.exports
+    ]
+    say_table(rows)
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
     if repository is not None:

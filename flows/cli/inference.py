@@ -86,34 +86,30 @@ def search(
         to_code: Language of the model, such as it (default: that of the dataset it was trained on).
     """
     from data_catalog.catalog.result_files import short_value
-    from flows.search import QueryTranslation, SearchedImages, search_images
+    from flows.search import chosen_model, search_images, translated_query
     from training.use.pictures import contact_sheet
 
     if (text is None) == (image is None):
         raise SettingsError('give one query: a text, as in `vernaclip search "a dog"`, or --image FILE')
-    query = image or text or ""
+    if from_code is None and (to_code is not None or engine != _ENGINE):
+        raise SettingsError("--to and the options of the engine need --from: the language of the query")
+    query: str | Path = image or text or ""
     read = [path for path in (image, images) if path is not None]
     out = _picture(root, options, query if isinstance(query, str) else f"search-{query.stem}", read=read)
-    searched = SearchedImages(root=root, dataset=options.dataset, folder=images, model=options.model, split=split)
-    translation = None
     if from_code is not None:
-        translation = QueryTranslation(
-            from_code=from_code,
-            to_code=to_code,
-            settings=engine.values(),
-            language_packs=engine.language_packs,
-            memory=engine.memory,
-        )
-    elif to_code is not None or engine != _ENGINE:
-        raise SettingsError("--to and the options of the engine need --from: the language of the query")
-    found = search_images(query, searched, num_hits=top, translation=translation)
-    title = image.name if image is not None else str(found.query)
-    contact_sheet(found.hits, out, title if translation is None else f"{title} ({text})", image)
-    facts = {} if translation is None else {"translated_from": text}
+        model, packs = chosen_model(root, options.dataset, options.model), engine.language_packs
+        codes, memory = (from_code, to_code), engine.memory
+        query = translated_query(query, codes, model, root, engine.values(), language_packs=packs, memory=memory)
+    found = search_images(
+        query, root, num_hits=top, dataset=options.dataset, folder=images, model=options.model, split=split
+    )
+    title = image.name if image is not None else str(query)
+    contact_sheet(found.hits, out, title if from_code is None else f"{title} ({text})", image)
+    facts = {} if from_code is None else {"translated_from": text}
     if _wrote_json(options, {**found.to_json(), **facts, "picture": str(out)}):
         return
-    if translation is not None:
-        say(f"Translated query: {visible_text(str(found.query))}\n")
+    if from_code is not None:
+        say(f"Translated query: {visible_text(title)}\n")
     rows = []
     for hit in found.hits:
         named = {"file": hit.name} if hit.path else {"sample": hit.name, "caption": hit.captions[0]}
@@ -122,13 +118,17 @@ def search(
     say_table(rows)
     if found.left_out:
         say(f"\nNot listed, because it is the query image: {visible_text(', '.join(found.left_out))}")
-    if found.unreadable:
-        say(f"\nFiles that could not be read: {len(found.unreadable):,}")
-        for path, reason in found.unreadable[:MOST_UNREADABLE]:
-            say(visible_text(f"  {path}: {reason}"))
-        if len(found.unreadable) > MOST_UNREADABLE:
-            say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
+    _say_unreadable(found.unreadable)
     say(f"\nContact sheet: {out}")
+
+
+def _say_unreadable(files: Sequence[tuple[Path, str]]) -> None:
+    if files:
+        say(f"\nFiles that could not be read: {len(files):,}")
+    for path, reason in files[:MOST_UNREADABLE]:
+        say(visible_text(f"  {path}: {reason}"))
+    if len(files) > MOST_UNREADABLE:
+        say(f"  and {len(files) - MOST_UNREADABLE:,} more (--json lists all)")
 
 
 def classify(
@@ -287,8 +287,7 @@ def demo(
     place = root if model is None or root != DEFAULT_ROOT else None
     if model is not None and place is not None:
         require_root(place)
-    shown = open_shown(place, dataset=dataset, model=model, images=images, language=language)
-    serve(shown, say, host=host, port=port)
+    serve(open_shown(place, dataset=dataset, model=model, images=images, language=language), say, host=host, port=port)
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:
@@ -302,10 +301,9 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path
     places = {"--out": out} | ({} if options.json in (None, "-") else {"--json": Path(options.json)})
     for option, place in places.items():
         require_own_file(place, option)
-        for path in read:
-            if path.resolve() in (place.resolve(), *place.resolve().parents):
-                what = "in the folder that is searched" if path.is_dir() else "the input image"
-                raise SettingsError(f"{place} is {what}: choose another path with {option}")
+        if inside := next((path for path in read if place.resolve().is_relative_to(path.resolve())), None):
+            what = "in the folder that is searched" if inside.is_dir() else "the input image"
+            raise SettingsError(f"{place} is {what}: choose another path with {option}")
     if len({place.resolve() for place in places.values()}) < len(places):
         raise SettingsError(f"--json and --out both name {out}: use two different files")
     return out

@@ -140,6 +140,12 @@ def squares(own_folder: Any, small_bert: Any, timm_weights: Path, tmp_path_facto
     return found
 
 
+@pytest.fixture(scope="module")
+def scored(squares: Squares) -> Any:
+    """The dataset `scored`: the planted squares, judged without thresholds."""
+    return squares.build("scored", *squares.judged)
+
+
 def number_of(row: Mapping[str, Any]) -> int:
     return int(row["path"].split("-")[1].split(".")[0])
 
@@ -170,12 +176,14 @@ def test_planted_faults_are_found_and_told(squares: Squares) -> None:
     assert other == [{"score": None}], "datasets without scores are in the same views"
 
 
-def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_different(squares: Squares) -> None:
-    judged, plain = squares.build("own", *squares.judged), squares.build("plain")
-    assert {row["step"] for row in squares.scores()} == {None}
-    assert judged.snapshot.manifest["settings"]["image_text"] == {"min_score": None, "max_drop": None}
+def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_different(
+    squares: Squares, scored: Any
+) -> None:
+    plain = squares.build("plain")
+    assert {row["step"] for row in squares.scores("scored")} == {None}
+    assert scored.snapshot.manifest["settings"]["image_text"] == {"min_score": None, "max_drop": None}
     manifest = plain.snapshot.manifest
-    for built, says in ((judged, False), (plain, True)):
+    for built, says in ((scored, False), (plain, True)):
         text = (built.snapshot.folder / "README.md").read_text("utf-8")
         assert ("no model compared them" in text) == says
     assert "image_text" not in manifest["settings"]
@@ -184,7 +192,7 @@ def test_thresholds_off_drop_nothing_and_without_the_section_nothing_is_differen
     assert pq.read_schema(plain.snapshot.files("pairs")[0]).equals(PAIRS)
     recipe = squares.own.recipe(squares.toml("squares", squares.planted), name="plain")
     assert not {"fit", "measure-fit"} & step_versions(recipe).keys(), "its key is that of before these steps"
-    [change] = diff_snapshots(plain.snapshot, judged.snapshot, num_examples=1)["captions"]["changes"]
+    [change] = diff_snapshots(plain.snapshot, scored.snapshot, num_examples=1)["captions"]["changes"]
     assert (change["change"], change["rows"]) == (", ".join(IMAGE_TEXT), 54)
 
 
@@ -342,10 +350,11 @@ def test_ablations_and_dry_runs_know_the_thresholds(squares: Squares, told: Call
     assert "A build would refuse the recipe: image_text.model" in told([*words, "--set", "image_text.model=/nowhere"])
 
 
-def test_a_take_down_leaves_lists_of_equal_length(squares: Squares, tmp_path: Path, told: Callable[..., str]) -> None:
-    squares.build("own", *squares.judged)
+def test_a_take_down_leaves_lists_of_equal_length(
+    squares: Squares, scored: Any, tmp_path: Path, told: Callable[..., str]
+) -> None:
     root = tmp_path / "root"
-    for part in ("datasets/own", "kept-features"):
+    for part in ("datasets/scored", "kept-features"):
         shutil.copytree(squares.own.root / part, root / part)
     rebuild(root)
     told(["forget", "--sample", "squares:own-3.png", "--root", str(root)])

@@ -27,7 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.catalog.duckdb_file import rebuild
-from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.catalog.manifest import Snapshot, require_snapshot
 from data_catalog.catalog.query import query
 from data_catalog.publish.takedown import forget
 from data_catalog.publish.tombstones import new_tombstone
@@ -121,7 +121,7 @@ def url(colours: LoadedModel, pictures: Path, root: Path) -> Iterator[str]:
     name = next(iter(query(root, "FROM builds").to_pylist()))["dataset"]
     gallery = folder_gallery(pictures, colours)
     snapshot = require_snapshot(root, name)
-    with served(model=colours, language="it", gallery=gallery, root=root, snapshot=snapshot) as address:
+    with served(model=colours, language="it", gallery=gallery, dataset=(root, snapshot)) as address:
         yield address
 
 
@@ -132,10 +132,13 @@ def client(url: str) -> Any:
 
 # Gradio takes seconds to load: only the process that runs these tests pays them, and none that collects.
 @contextmanager
-def served(host: str = "127.0.0.1", port: int | None = None, **shown: Any) -> Iterator[str]:
-    from flows.page import Shown, served
+def served(
+    host: str = "127.0.0.1", port: int | None = None, dataset: tuple[Path, Snapshot] | None = None, **shown: Any
+) -> Iterator[str]:
+    from flows.page import Shown, ShownDataset, served
 
-    with served(Shown(**shown), host=host, port=port) as address:
+    of_root = None if dataset is None else ShownDataset(root=dataset[0], snapshot=dataset[1])
+    with served(Shown(dataset=of_root, **shown), host=host, port=port) as address:
         yield address
 
 
@@ -279,7 +282,7 @@ def test_examples_are_seen_and_chosen_until_they_are_forgotten(
     rebuild(copied)
     snapshot = require_snapshot(copied, "scenes")
     gallery, language = folder_gallery(pictures, colours), snapshot.manifest["target_lang"]
-    with served(model=colours, language=language, gallery=gallery, root=copied, snapshot=snapshot) as address:
+    with served(model=colours, language=language, gallery=gallery, dataset=(copied, snapshot)) as address:
         config = httpx.get(f"{address}config").json()
         kinds = {component["id"]: component["type"] for component in config["components"]}
         events = config["dependencies"]
@@ -308,6 +311,7 @@ def test_examples_are_seen_and_chosen_until_they_are_forgotten(
         assert "gradio_api/file=" not in after
         assert caption not in after
         assert httpx.get(f"{address.rstrip('/')}{shown}").status_code == 410, "of what was shown before"
+        assert "event: error" in event_of(address, "search", ["rosso", 1]), "nothing is answered after a take-down"
 
 
 def test_the_page_names_no_other_host_and_forbids_to_load_from_one(url: str) -> None:

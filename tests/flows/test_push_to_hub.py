@@ -300,18 +300,6 @@ def test_a_later_export_takes_the_place_of_an_earlier_one_and_leaves_other_files
     hub.files["somebody/it"] = {**mine, "export.json": b"[]"}  # of another program
     for kind in kinds:
         out = tmp_path / kind
-        told(
-            [
-                command,
-                "scenes",
-                "--root",
-                str(root),
-                "--format",
-                kind,
-                "--out",
-                str(out),
-                "--push-to-hub",
-                "somebody/it",
-            ]
-        )
+        words = [command, "scenes", "--root", str(root), "--format", kind, "--out", str(out)]
+        told([*words, "--push-to-hub", "somebody/it"])
         assert hub.files["somebody/it"] == mine | tree(out)
