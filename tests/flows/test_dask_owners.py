@@ -189,4 +189,4 @@ def test_workers_that_freeze_ask_for_nothing_once_their_hosts_have_gone(
 
 def test_hosts_of_a_killed_worker_go_to_another_and_none_gets_more_than_its_limit(client: Client, fetch: Fetch) -> None:
     client.wait_for_workers(3)
-    fetch(60, lambda: os.kill(processes_of(client)[0], signal.SIGKILL))
+    fetch(200, lambda: os.kill(processes_of(client)[0], signal.SIGKILL))
