@@ -195,7 +195,7 @@ def with_executor(name: str, request: Request, **options: Any) -> Any:
 
         with exit_on_signals():
             return call(name, request.loaded, request.root, **options)
-    from flows.orchestration.temporary_server import run_flow
+    from flows.orchestration.server import run_flow
 
     job.require(request.loaded, request.root)  # before the slow start of Prefect, not after it
     if request.executor == "dask" and job.makes == "dataset":

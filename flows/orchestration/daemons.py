@@ -1,74 +1,74 @@
-"""Background processes of a project that outlive the command which starts them.
+"""Background processes of a project, each known by the lock that it holds on a file.
 
-A daemon holds a lock on a file through a descriptor that it inherits. So it is always known whether it runs, even after
-a crash, and no signal is sent to a stale process id.
+It inherits the lock, so that it is known whether it runs, also after a crash, and no stale process id gets a signal.
 """
 
 import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-from data_catalog.base.errors import BusyError
+from data_catalog.base.errors import BusyError, InputError
 
 POLL_S = 0.1
+START_TIMEOUT_S = 300.0  # for a server or a worker, on a busy machine
 KILLED_S = 10.0  # that the kernel may take to end a killed process
+LOG_LINES = 5  # of an error message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    """A background process: its name, and the folder of its lock file (with its process id) and its log."""
+    """A process `python -m MODULE`, by its name and the folder of its lock file and log; it outlives its starter."""
 
     name: str
     folder: Path
 
     @property
     def lock_path(self) -> Path:
-        """Return the file that the process keeps locked."""
+        """Return the file that the process keeps locked, with its id and the URL of its API."""
         return self.folder / f"{self.name}.pid"
 
-    @property
-    def log_path(self) -> Path:
-        """Return the file of its output."""
-        return self.folder / f"{self.name}.log"
+    def start(
+        self, command: Sequence[str], *, api_url: str, environment: Mapping[str, str], inherited: Sequence[int] = ()
+    ) -> None:
+        """Start it in the project's folder, in a session that neither Ctrl-C nor a closed terminal ends.
 
-    def start(self, command: Sequence[str], *, environment: Mapping[str, str], working_dir: Path) -> int:
-        """Start it in its own session, so that Ctrl-C or a closed terminal does not end it; return its process id."""
-        with self.lock_path.open("a+", encoding="ascii") as lock, self.log_path.open("ab") as log:
-            if not try_lock(lock.fileno()):
+        Args:
+            command: a module and its arguments.
+            inherited: file descriptors that it needs.
+        """
+        with self.lock_path.open("a+", encoding="utf-8") as lock:
+            if not try_lock(lock):
                 raise BusyError(f"the {self.name} of {self.folder.parent} is running already")
             lock.truncate(0)  # first: a kill must not leave the id of an earlier process with the lock of the new one
-            log.truncate(0)
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
-                cwd=working_dir,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock.fileno(),),
-                start_new_session=True,
-            )
-            lock.write(f"{process.pid}\n")
-            pid = process.pid
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)  # the process is meant to keep running
-                del process
-        return pid
+            with self._log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    env={**os.environ, **environment},
+                    cwd=self.folder.parent,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(lock.fileno(), *inherited),
+                    start_new_session=True,
+                )
+            lock.write(f"{process.pid} {api_url}\n")
+            process.returncode = 0  # it goes on without us, and without a warning of that
 
     def pid(self) -> int | None:
         """Return its process id, or None if it is not running."""
-        if not self.lock_path.is_file():
-            return None
-        with self.lock_path.open("r", encoding="ascii") as lock:
-            text = "" if try_lock(lock.fileno()) else lock.read().strip()
-        return int(text) if text.isdigit() else None
+        return int(words[0]) if (words := self._words()) else None
+
+    def is_for(self, api_url: str) -> bool:
+        """Return True if it is running, and for this API."""
+        return self._words()[1:] == [api_url]
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> bool:
         """Wait until `ready` returns True. Return False if the process ends, or after `timeout_s`."""
@@ -79,6 +79,16 @@ class Daemon:
             time.sleep(POLL_S)
         return False
 
+    def require(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready` returns True; raise an error with the end of the log if the process does not start."""
+        if not self.wait_until(ready, timeout_s=START_TIMEOUT_S):
+            self.end(timeout_s=0)
+            lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+            raise InputError(
+                f"Prefect's {self.name} did not start. Use --executor local to run without Prefect. The end of "
+                f"{self._log_path}:\n" + "\n".join(lines)
+            )
+
     def end(self, *, timeout_s: float) -> None:
         """Ask the process to end (SIGTERM) if it runs; after `timeout_s`, kill it and all processes of its session."""
         for send, number, seconds in ((os.kill, signal.SIGTERM, timeout_s), (os.killpg, signal.SIGKILL, KILLED_S)):
@@ -87,17 +97,21 @@ class Daemon:
                     send(pid, number)
                 self.wait_until(lambda: False, timeout_s=seconds)
 
-    def last_words(self, num_lines: int = 5) -> str:
-        """Return the last lines of its output, for an error message."""
-        if not self.log_path.is_file():
-            return ""
-        return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
+    @property
+    def _log_path(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def _words(self) -> list[str]:
+        """Return the content of its lock file, or nothing if it is not running."""
+        with suppress(FileNotFoundError), self.lock_path.open(encoding="utf-8") as lock:
+            return [] if try_lock(lock) else lock.read().split()
+        return []
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file; the lock is shared by all holders of the descriptor. Return False if it is locked already."""
+def try_lock(file: IO[Any]) -> bool:
+    """Lock a file for all processes that inherit it from this one. Return False if it is locked already."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

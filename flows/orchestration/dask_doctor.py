@@ -17,7 +17,6 @@ from flows.orchestration.dask_executor import require_scheduler
 from flows.orchestration.dask_workers import FlowEnvironment, enter, versions
 from translation.packages.package import default_packages_dir
 
-_PROGRAMS = ("apertium",)
 # A host of images, and its port.
 _WEB = ("upload.wikimedia.org", 443)
 _CONNECT_S = 10.0
@@ -26,10 +25,9 @@ _WAIT_S = 10
 
 def abilities() -> dict[str, str]:
     """Return what this machine has; with each, what is to be said of a machine that lacks it."""
-    found = {
-        program: f"it has no {program}, and so cannot translate with that engine"
-        for program in filter(shutil.which, _PROGRAMS)
-    }
+    found = {}
+    if shutil.which("apertium"):
+        found["apertium"] = "it has no apertium, and so cannot translate with that engine"
     folder = default_packages_dir()
     for package in sorted(folder.iterdir()) if folder.is_dir() else ():
         found[package.name] = f"it lacks the Argos package {package.name}: install it, or name a file in the root"

@@ -9,7 +9,7 @@ workers, which usually cannot reach the flow's Prefect server on loopback, and w
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future as ConcurrentFuture
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -30,10 +30,10 @@ from data_catalog.base.errors import InputError
 from data_catalog.disk.files import TEMPORARY_PREFIX, write_json
 from data_catalog.fetch.workers import end_process_workers
 from flows import PACKAGES
-from flows.build.execution import RETRY_DELAYS_S, Future
+from flows.build.execution import Future
 from flows.orchestration.dask_owners import DaskOwners
 from flows.orchestration.dask_workers import FlowEnvironment, run_remotely, versions
-from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
+from flows.orchestration.prefect_executor import PrefectExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -56,43 +56,30 @@ class DaskExecutor(PrefectExecutor):
 
     runs_remotely = True
 
-    def __init__(
-        self,
-        max_workers: int,
-        *,
-        root: Path,
-        address: str | None = None,
-        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
-        artifacts: FlowArtifacts | None = None,
-    ) -> None:
-        super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
+    def __init__(self, max_workers: int, address: str | None, root: Path, *artifact: Any, **more: Any) -> None:
+        super().__init__(*artifact, **more)
         self.max_remote_calls = _MOST_WAITING if address else None
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else local_cluster(max_workers)
-        self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
+        self._work = root.absolute() / "work"
         self._environment: FlowEnvironment | None = None
-        self._hosts = root.absolute() / "work" / ".hosts"
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
         if self._address is not None:
             require_scheduler(self._address)
-        self._exits.enter_context(dask.config.set(_DASK_SETTINGS))
-        self._exits.enter_context(self._cluster)
-        try:
-            client = self._cluster.client
+        with ExitStack() as exits:
+            exits.enter_context(dask.config.set(_DASK_SETTINGS))
+            client = exits.enter_context(self._cluster).client
             if not client.scheduler_info()["workers"]:
                 logger.warning("the Dask cluster has no workers yet: start some (`dask worker ADDRESS`)")
-            self._exits.enter_context(_forwarded_logs(client))
-            self._exits.callback(self._mark.unlink, missing_ok=True)
+            exits.enter_context(_forwarded_logs(client))
             if self._address is not None:
-                self.owners = DaskOwners(client, self._remote, self._hosts)
-                self._exits.callback(self.owners.close)
-        except BaseException:
-            self._exits.close()
-            raise
-        super().__enter__()
+                self.owners = DaskOwners(client, self._remote, self._work / ".hosts")
+                exits.callback(self.owners.close)
+            super().__enter__()
+            self._exits = exits.pop_all()
         return self
 
     def __exit__(
@@ -105,13 +92,13 @@ class DaskExecutor(PrefectExecutor):
         """Start a call on the cluster if it may run remotely; a task in a thread of the flow waits for its result."""
         if not remote:
             return super().submit(name, call)
-        remote_call = self._remote(call)
+        there = self._remote(call)
 
         def wait() -> T:
-            found: T = _result(name, self._cluster.client.submit(remote_call, pure=False))  # type: ignore[no-untyped-call]
+            found: T = _result(name, self._cluster.client.submit(there, pure=False))  # type: ignore[no-untyped-call]
             return found
 
-        return self._runner.submit(self._task(name, wait), parameters={})
+        return super().submit(name, wait)
 
     def spread(self, call: Callable[[], T]) -> ConcurrentFuture[T]:
         """Start a call on the cluster, without a task or a thread of the flow."""
@@ -120,9 +107,11 @@ class DaskExecutor(PrefectExecutor):
     def _remote(self, call: Callable[[], T]) -> Callable[[], T]:
         """Return a call in the flow's environment."""
         if self._environment is None:  # the first step is submitted with the writer's lock held
-            write_json(self._mark, {})
+            mark = self._work / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
+            write_json(mark, {})
+            self._exits.callback(mark.unlink, missing_ok=True)
             found = versions() if self._address else None  # local processes always have the same versions
-            self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
+            self._environment = FlowEnvironment(folder=Path.cwd(), mark=mark, versions=found)
         return partial(run_remotely, self._environment, call)
 
 

@@ -24,7 +24,7 @@ from data_catalog.fetch.owner import LEASE_S, RENEWED_S, FetchingProcess, Owners
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
 SILENT_S = 15.0
-_MARGIN_S = 1.5
+_ENDED_S = LEASE_S + 1.5  # after which a lease that is not renewed has surely ended
 _LOOK_S = 0.2
 _LEASE = f"{TEMPORARY_PREFIX}lease-"
 _OWNERS = "owners.json"
@@ -39,6 +39,16 @@ def fetch_here(hosts: Path, lease: Path, name: str, task: Task) -> None:
     secede()  # type: ignore[no-untyped-call]  # its thread goes on with other tasks
     process = _processes.setdefault((str(lease), name), FetchingProcess(hosts, str(lease), name))
     process.run(task)
+
+
+@dataclass(slots=True, eq=False)
+class _Elected:
+    """The worker of a machine that has its fetching process."""
+
+    address: str
+    free_at: float = math.inf  # when the hosts of a lost worker may go to another one
+    # In the lease: one that was lost and comes back is another one.
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 class DaskOwners(Owners):
@@ -57,7 +67,6 @@ class DaskOwners(Owners):
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._failure: PipelineError | None = None
-        self._num_stored = 0
         # A host stays with the machine that knows its robots.txt and until when it asked for a rest.
         with suppress(OSError, ValueError):
             self._owners.update(read_json(hosts / _OWNERS))
@@ -69,21 +78,13 @@ class DaskOwners(Owners):
                 while not (machines := self._look()):
                     time.sleep(RENEWED_S)
                 self._workers = {machine: _Elected(addresses[0]) for machine, addresses in machines.items()}
-                renew(self._lease, 0, [each.name for each in self._workers.values()])
+                self._renew(0)
                 self._wait_for_earlier_flows()
                 self._watcher = threading.Thread(target=self._watch, daemon=True)
                 self._watcher.start()
             if self._failure is not None:
                 raise self._failure
             return list(self._workers)
-
-    def _wait_for_earlier_flows(self) -> None:
-        """Wait until the processes of a flow that was killed have surely ended."""
-        now = self._lease.stat().st_mtime
-        for path in self._hosts.glob(f"{_LEASE}*"):
-            if path != self._lease:
-                time.sleep(max(0.0, path.stat().st_mtime + LEASE_S + _MARGIN_S - now))
-                path.unlink()
 
     def run(self, task: Task) -> None:
         """Fetch URLs by the process of a machine; once `ChildDiedError` is raised, it makes no more requests."""
@@ -109,10 +110,31 @@ class DaskOwners(Owners):
             time.sleep(_LOOK_S)  # until its hosts may go to another one
         raise _lost(f"the worker {elected.address}")
 
-    def _is_lost(self, machine: str, elected: "_Elected") -> bool:
+    def close(self) -> None:
+        """Renew the lease no more, so that the processes end."""
+        self._closed.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            with suppress(PipelineError, OSError):
+                self._store_owners()
+
+    def _is_lost(self, machine: str, elected: _Elected) -> bool:
         return elected.free_at < math.inf or self._workers.get(machine) is not elected
 
+    def _renew(self, beat: int) -> None:
+        """Renew the lease of the processes that are not lost."""
+        renew(self._lease, beat, [each.name for each in self._workers.values() if each.free_at == math.inf])
+
+    def _wait_for_earlier_flows(self) -> None:
+        """Wait until the processes of a flow that was killed have surely ended."""
+        now = self._lease.stat().st_mtime
+        for path in self._hosts.glob(f"{_LEASE}*"):
+            if path != self._lease:
+                time.sleep(max(0.0, path.stat().st_mtime + _ENDED_S - now))
+                path.unlink()
+
     def _watch(self) -> None:
+        """Elect other workers in place of lost ones, and renew the lease of the others, until the flow ends."""
         beat = 0
         while not self._closed.wait(RENEWED_S):
             beat += 1
@@ -120,7 +142,7 @@ class DaskOwners(Owners):
             for machine, elected in [*self._workers.items()]:
                 alive = machines.get(machine, [])
                 if elected.address not in alive:
-                    elected.free_at = min(elected.free_at, now + LEASE_S + _MARGIN_S)
+                    elected.free_at = min(elected.free_at, now + _ENDED_S)
                 if elected.free_at <= now and alive:
                     self._workers[machine] = _Elected(elected.address if elected.address in alive else alive[0])
                 elif elected.free_at <= now:
@@ -128,7 +150,7 @@ class DaskOwners(Owners):
             try:
                 if beat % _STORED_BEATS == 0:
                     self._store_owners()
-                renew(self._lease, beat, [each.name for each in self._workers.values() if each.free_at == math.inf])
+                self._renew(beat)
             except PipelineError as error:
                 self._failure = error
                 return
@@ -149,30 +171,10 @@ class DaskOwners(Owners):
                 machines.setdefault(facts["host"], []).append(address)
         return machines
 
-    def close(self) -> None:
-        """Renew the lease no more, so that the processes end."""
-        self._closed.set()
-        if self._watcher is not None:
-            self._watcher.join()
-            with suppress(PipelineError, OSError):
-                self._store_owners()
-
     def _store_owners(self) -> None:
         with self._assigning:
             owners = dict(self._owners)
-        if len(owners) != self._num_stored:
-            write_json(self._hosts / _OWNERS, owners)
-            self._num_stored = len(owners)
-
-
-@dataclass(slots=True, eq=False)
-class _Elected:
-    """The worker of a machine that has its fetching process."""
-
-    address: str
-    free_at: float = math.inf  # when the hosts of a lost worker may go to another one
-    # In the lease: one that was lost and comes back is another one.
-    name: str = field(default_factory=lambda: uuid4().hex)
+        write_json(self._hosts / _OWNERS, owners)
 
 
 def _lost(what: str) -> ChildDiedError:

@@ -19,6 +19,9 @@ from flows import PACKAGES
 
 T = TypeVar("T")
 
+# Marks of the flows that this process has been checked for.
+_checked: set[Path] = set()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowEnvironment:
@@ -44,16 +47,12 @@ def versions() -> Mapping[str, str]:
     return {"Python": sys.version.split()[0], "vernaclip code": code}
 
 
-# Marks of the flows that this process has been checked for.
-_checked: set[Path] = set()
-
-
 def enter(environment: FlowEnvironment) -> None:
     """Check, once for each flow, that this process has the flow's files and versions, and change to its folder."""
     if environment.mark not in _checked:
         here = f"the worker on {platform.node()}"
-        if not environment.mark.is_file() or not environment.folder.is_dir():
-            missing = environment.folder if environment.mark.is_file() else environment.mark.parent
+        places = {environment.mark.parent: environment.mark.is_file(), environment.folder: environment.folder.is_dir()}
+        for missing in (place for place, is_there in places.items() if not is_there):
             raise InputError(
                 f"{here} does not see {missing} as the flow does: put the root and the folder in which the build is "
                 "started on a file system that all machines share under the same paths"

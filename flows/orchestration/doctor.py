@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 from data_catalog.base.boundary import about
@@ -20,7 +20,7 @@ from data_catalog.base.errors import DiskError, InputError, SettingsError, insta
 from data_catalog.disk.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.findings import Finding
-from flows.orchestration.prefect_env import probe, read_env_block
+from flows.orchestration.prefect_env import ANSWERS, probe, read_env_block
 from translation.packages.package import default_packages_dir
 
 DISTRIBUTION = "vernaclip"
@@ -53,11 +53,6 @@ def mend(findings: list[Finding]) -> list[Finding]:
 
 
 def _python(_project: Path, _root: Path) -> Iterator[Finding]:
-    if sys.prefix == sys.base_prefix:
-        text = (
-            "vernaclip is not installed in a virtual environment, and its packages have common names: install it in one"
-        )
-        yield Finding("warning", text)
     # Wherever pip installs packages for this interpreter, PYTHONPATH included; the standard library is in neither.
     folders = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     folders += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
@@ -92,22 +87,15 @@ def _packages(_project: Path, _root: Path) -> Iterator[Finding]:
                 yield Finding("warning", f"{name} is {version(name)}, but vernaclip needs {wanted}: {advice}")
         except PackageNotFoundError:
             yield Finding("broken", f"{name} is not installed: {advice}")
-    # If another distribution has a package of the same name, the one installed last has overwritten the other.
     owners = packages_distributions()
     for name in (DISTRIBUTION, *PACKAGES):
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
-        if others:
+        if others:  # the one installed last has overwritten the other
             text = (
                 f"{', '.join(others)} also installs a package called `{name}`, so one overwrites the other: "
                 f"uninstall {others[0]}, then install vernaclip again"
             )
             yield Finding("broken", text)
-    if not any(point.name == DISTRIBUTION for point in entry_points(group="prefect.plugins")):
-        text = (
-            "vernaclip's Prefect plugin is not installed, so `prefect deployment run build-dataset` needs the full "
-            "name build-dataset/build-dataset: install vernaclip again"
-        )
-        yield Finding("warning", text)
 
 
 def _places(_project: Path, root: Path) -> Iterator[Finding]:
@@ -132,11 +120,13 @@ def _api(project: Path, _root: Path) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("broken", str(error))
         return
-    if api is not None and probe(api) != "answers":
+    if api is None:
+        return
+    if probe(api) != ANSWERS:
         text = f"the Prefect server at {api.url}, named in .env, does not answer: restart it with `vernaclip up`"
         yield Finding("warning", text)
     url = os.environ.get("PREFECT_API_URL")
-    if api is not None and url and url != api.url:
+    if url and url != api.url:
         text = f"PREFECT_API_URL is {url} and overrides the server that `vernaclip up` started ({api.url}): unset it"
         yield Finding("warning", text)
 

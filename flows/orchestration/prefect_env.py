@@ -15,12 +15,11 @@ import time
 import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DiskError, SettingsError
 from flows import PACKAGES
-from flows.orchestration.daemons import POLL_S
+from flows.orchestration.daemons import POLL_S, START_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +29,13 @@ ENV_FILE = ".env"
 _BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
 _ENV_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}\n.*?(?:^{re.escape(_END)}\n?|\Z)", re.MULTILINE | re.DOTALL)
 PROBE_TIMEOUT_S = 3.0
-START_TIMEOUT_S = 300.0  # for a server or a worker, on a busy machine
 HOST = "127.0.0.1"  # our servers listen here
-LOOPBACK = (HOST, "localhost")
+_LOOPBACK = (HOST, "localhost")
 
 # Switches our plugin on in folders whose pyproject.toml does not, so that short deployment names work there, too.
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
 
-Answer = Literal["answers", "refuses", "not ready", "silent"]
+ANSWERS, REFUSES, NOT_READY = 200, (401, 403), 503  # statuses of HTTP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +46,20 @@ class Api:
     auth_string: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
 
-    @classmethod
-    def of_ours(cls, port: int, auth_string: str | None = None) -> "Api":
-        """Return the API of one of our servers, with a new random password unless it is given one."""
-        return cls(url=f"http://{HOST}:{port}/api", auth_string=auth_string or f"vernaclip:{secrets.token_urlsafe(24)}")
-
     @property
     def ui_url(self) -> str:
         """Return the URL of the server's pages."""
         return self.url.removesuffix("/api")
 
-    @property
-    def port(self) -> str:
-        """Return the port of one of our servers, whose URLs always contain one."""
-        return self.ui_url.rpartition(":")[2]
-
     def environment(self) -> dict[str, str]:
         """Return the environment variables with which a Prefect process finds this API."""
         found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def new_api(port: int, auth_string: str | None = None) -> Api:
+    """Return the API of one of our servers, with a new random password unless it is given one."""
+    return Api(url=f"http://{HOST}:{port}/api", auth_string=auth_string or f"vernaclip:{secrets.token_urlsafe(24)}")
 
 
 def server_environment(api: Api, database: Path) -> dict[str, str]:
@@ -107,14 +100,13 @@ def no_proxy() -> str:
     """Return the value of the environment variable `no_proxy` with this machine added."""
     hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     found = [host.strip() for host in hosts.split(",") if host.strip()]
-    return hosts if "*" in found else ",".join(dict.fromkeys([*found, *LOOPBACK]))
+    return hosts if "*" in found else ",".join(dict.fromkeys([*found, *_LOOPBACK]))
 
 
 def prepare_process() -> None:
     """Set the variables of `prefect_environment`, unless the user has; must be called before Prefect is imported."""
-    environment = {**prefect_environment(), "PREFECT_LOGGING_LEVEL": "WARNING"}
-    os.environ["no_proxy"] = environment.pop("no_proxy")
-    for name, value in environment.items():
+    os.environ["no_proxy"] = no_proxy()
+    for name, value in {**prefect_environment(), "PREFECT_LOGGING_LEVEL": "WARNING"}.items():
         os.environ.setdefault(name, value)
 
 
@@ -133,55 +125,47 @@ def configured_api() -> Api | None:
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
-    if not api.url:
-        return None
-    auth_string = api.auth_string.get_secret_value() if api.auth_string else None
-    return Api(url=api.url, auth_string=auth_string, key=api.key.get_secret_value() if api.key else None)
+    auth_string, key = (secret.get_secret_value() if secret else None for secret in (api.auth_string, api.key))
+    return Api(url=api.url, auth_string=auth_string, key=key) if api.url else None
 
 
-def probe(api: Api) -> Answer:
-    """Return whether an API answers, refuses our credentials, is not ready, or is silent (nobody or others listen)."""
+def probe(api: Api) -> int:
+    """Return the HTTP status of an API's answer to our credentials; 0 if nobody or another program answers."""
     import httpx
 
     # The auth string is sent unchanged: the Prefect server compares all of it, and it need not contain a colon.
-    headers = {}
-    if api.auth_string:
-        headers["Authorization"] = f"Basic {base64.b64encode(api.auth_string.encode()).decode()}"
-    elif api.key:
-        headers["Authorization"] = f"Bearer {api.key}"
+    basic = f"Basic {base64.b64encode(api.auth_string.encode()).decode()}" if api.auth_string else None
+    shown = basic or (f"Bearer {api.key}" if api.key else None)
     try:
         # Requests to this machine do not go through a proxy.
-        trust_env = urllib.parse.urlsplit(api.url).hostname not in (*LOOPBACK, "::1")
+        trust_env = urllib.parse.urlsplit(api.url).hostname not in (*_LOOPBACK, "::1")
         with httpx.Client(trust_env=trust_env, follow_redirects=True, timeout=PROBE_TIMEOUT_S) as client:
-            # The body is not read, as that of another program may be endless.
-            with client.stream("GET", f"{api.url}/health") as answer:
-                status = answer.status_code
-            if status != httpx.codes.OK:
-                return "not ready" if status == httpx.codes.SERVICE_UNAVAILABLE else "silent"
-            with client.stream("GET", f"{api.url}/admin/version", headers=headers) as answer:
-                status = answer.status_code
+            for path, headers in (("/health", {}), ("/admin/version", {"Authorization": shown} if shown else {})):
+                # The body is not read, as that of another program may be endless.
+                with client.stream("GET", api.url + path, headers=headers) as answer:
+                    status = answer.status_code
+                if path == "/health" and status != ANSWERS:
+                    return status if status == NOT_READY else 0
     # OSError and ImportError come from the environment: missing certificates, or a proxy that needs another package.
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError, ImportError):
-        return "silent"
-    if status == httpx.codes.SERVICE_UNAVAILABLE:
-        return "not ready"
-    return "refuses" if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) else "answers"
+        return 0
+    return status
 
 
 def answers(api: Api, *, otherwise: str) -> bool:
     """Return True if the API of the settings answers; if it is silent, warn of what happens otherwise."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while (answer := probe(api)) == "not ready" and time.monotonic() < deadline:
+    while (status := probe(api)) == NOT_READY and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if answer == "refuses":
+    if status in REFUSES:
         raise SettingsError(
             f"the Prefect server at {api.url} refuses the auth string. If `vernaclip up` wrote both into {ENV_FILE}, "
             "another folder's server has taken the port since: run `vernaclip up` again. Else correct "
             "PREFECT_API_AUTH_STRING, or unset PREFECT_API_URL"
         )
-    if answer != "answers":
+    if status != ANSWERS:
         logger.warning("no Prefect server answers at %s: %s", api.url, otherwise)
-    return answer == "answers"
+    return status == ANSWERS
 
 
 def read_env_block(project: Path) -> Api | None:
@@ -198,20 +182,19 @@ def write_env_block(project: Path, api: Api | None) -> None:
     Without an API, remove our lines, and the file if nothing else is in it.
     """
     text = _env_text(project)
-    rest, num_blocks = _ENV_BLOCK.subn("", text)
-    if api is None and not num_blocks:
+    rest = _ENV_BLOCK.sub("", text)
+    if api is None and rest == text:
         return
     values = {**api.environment(), **PLUGIN_ENVIRONMENT} if api else {}
     lines = [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END] if api else []
-    if rest and not rest.endswith("\n"):
-        rest += "\n"
     path = (project / ENV_FILE).resolve()  # a link of the user's stays one
     if not lines and not rest.strip():
-        path.unlink(missing_ok=True)
+        path.unlink()
         return
+    kept = rest if not rest or rest.endswith("\n") else f"{rest}\n"
     # The temporary file is created with mode 600, so that others can never read the secret.
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env-", delete=False) as file:
-        file.write(rest + "".join(f"{line}\n" for line in lines))
+        file.write(kept + "".join(f"{line}\n" for line in lines))
     Path(file.name).replace(path)
 
 

@@ -29,7 +29,7 @@ from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.jobs import JOBS, Run
 from flows.orchestration.doctor import require_dask
-from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor, never_fatal
+from flows.orchestration.prefect_executor import PrefectExecutor, never_fatal
 from flows.orchestration.run_processes import process_labels
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, Recipe, load_recipe
 from flows.recipe.settings import schema
@@ -42,31 +42,6 @@ PARAMETERS = {
     "settings": "settings that override those of the recipe.",
     "dask": "run the steps on a Dask cluster: that of build.dask_address, or one on this machine.",
 }
-
-
-def _form(config_type: type) -> dict[str, Any]:
-    """Return the schema of a table of settings for Prefect's form, in which empty fields do not change the recipe."""
-    found = schema(config_type)
-    for field in found["properties"].values():
-        if "default" in field:  # the form would fill it in and override the recipe
-            field["description"] += f" (default: {json.dumps(field.pop('default'))})"
-    return {name: value for name, value in found.items() if name != "required"}
-
-
-@cache
-def settings_form() -> dict[str, Any]:
-    """Return the schema of a recipe's settings, with which the Prefect server makes a form and refuses other values.
-
-    It is no annotation of the flows, since the process of each run would then parse the source code of the settings.
-    """
-    tables = {"type": "object", "additionalProperties": {"type": "object"}}
-    found = _form(Dataset)
-    found["properties"] |= {
-        "sources": {**tables, "title": "Sources", "description": "Settings of each source, by its name."},
-        "test_sets": {**tables, "title": "Test sets", "description": "Settings of each test set, by its name."},
-        **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
-    }
-    return found
 
 
 def flow_of(name: str, loaded: Recipe | None = None) -> Flow[..., Any]:
@@ -114,6 +89,33 @@ def flow_of(name: str, loaded: Recipe | None = None) -> Flow[..., Any]:
     return flow(name=job.flow, flow_run_name="{recipe} in {root}", persist_result=False)(run)
 
 
+@contextmanager
+def _executor(name: str, recipe: Recipe, root: Path, *, dask: bool) -> Iterator[Executor]:
+    """Yield the executor of a job's flow, which shows its progress through the job's phases, all of the same weight."""
+    for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
+        if logging.getLogger(package).level == logging.NOTSET:
+            logging.getLogger(package).setLevel(logging.INFO)
+    parts = JOBS[name].parts or (name,)
+    steps = [step.name for step in STEPS]
+    phases = [phase for part in parts for phase in (steps if JOBS[part].makes == "dataset" else [part])]
+    key = f"progress-{JOBS[name].flow}-{recipe.name}"
+    if dask:
+        require_dask()
+        from flows.orchestration.dask_executor import DaskExecutor
+
+        build = recipe.build
+        executor: PrefectExecutor = DaskExecutor(build.workers, build.dask_address, root, key, phases)
+    else:
+        executor = PrefectExecutor(key, phases)
+
+    def watch(label: str, done: int, total: int) -> None:
+        if label in JOBS and JOBS[label].makes == "model":
+            executor.progress(label, done=done, total=total)
+
+    with exit_on_signals(), executor, watched(watch):
+        yield executor
+
+
 def _record_process() -> None:
     """Record on the server which process the current run is, so that it is not given up while that lives."""
     if flow_run.id is not None:
@@ -129,33 +131,29 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-@contextmanager
-def _executor(name: str, recipe: Recipe, root: Path, *, dask: bool) -> Iterator[Executor]:
-    """Yield the executor of a job's flow, which shows its progress through the job's phases, all of the same weight."""
-    for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
-        if logging.getLogger(package).level == logging.NOTSET:
-            logging.getLogger(package).setLevel(logging.INFO)
-    phases: list[str] = []
-    for part in JOBS[name].parts or (name,):
-        phases += [step.name for step in STEPS] if JOBS[part].makes == "dataset" else [part]
-    artifacts = FlowArtifacts(f"progress-{JOBS[name].flow}-{recipe.name}", phases)
+@cache
+def settings_form() -> dict[str, Any]:
+    """Return the schema of a recipe's settings, with which the Prefect server makes a form and refuses other values.
 
-    def watch(label: str, done: int, total: int) -> None:
-        if label in JOBS and JOBS[label].makes == "model":
-            artifacts.progress(label, done=done, total=total)
+    It is no annotation of the flows, since the process of each run would then parse the source code of the settings.
+    """
+    tables = {"type": "object", "additionalProperties": {"type": "object"}}
+    found = _form(Dataset)
+    found["properties"] |= {
+        "sources": {**tables, "title": "Sources", "description": "Settings of each source, by its name."},
+        "test_sets": {**tables, "title": "Test sets", "description": "Settings of each test set, by its name."},
+        **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
+    }
+    return found
 
-    if dask:
-        require_dask()
-        from flows.orchestration.dask_executor import DaskExecutor
 
-        build = recipe.build
-        executor: PrefectExecutor = DaskExecutor(
-            build.workers, root=root, address=build.dask_address, artifacts=artifacts
-        )
-    else:
-        executor = PrefectExecutor(artifacts=artifacts)
-    with exit_on_signals(), executor, watched(watch):
-        yield executor
+def _form(config_type: type) -> dict[str, Any]:
+    """Return the schema of a table of settings for Prefect's form, in which empty fields do not change the recipe."""
+    found = schema(config_type)
+    for field in found["properties"].values():
+        if "default" in field:  # the form would fill it in and override the recipe
+            field["description"] += f" (default: {json.dumps(field.pop('default'))})"
+    return {name: value for name, value in found.items() if name != "required"}
 
 
 FLOWS: dict[str, Flow[..., Any]] = {job.flow: flow_of(name) for name, job in JOBS.items()}

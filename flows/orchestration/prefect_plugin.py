@@ -28,18 +28,15 @@ def setup_environment(*, ctx: "HookContext") -> SetupResult:
 
         wrap_lookup(DeploymentAsyncClient)
     except (ImportError, AttributeError):
-        logger.warning(
-            "vernaclip's plugin does not work with Prefect %s: use full names, such as build-dataset/build-dataset",
-            ctx.prefect_version,
-        )
+        text = "vernaclip's plugin does not work with Prefect %s: use full names, such as build-dataset/build-dataset"
+        logger.warning(text, ctx.prefect_version)
     return SetupResult(env={"no_proxy": no_proxy()})
 
 
 def wrap_lookup(client: Any) -> None:
-    """Wrap `read_deployment_by_name` of Prefect's client class to accept short names, unless it is wrapped.
+    """Wrap `read_deployment_by_name` of Prefect's client class, unless it is wrapped, to accept short names.
 
-    A short name stands for the flow that has such a deployment; without one it is left to Prefect, which does not
-    find NAME/NAME.
+    One stands for the only flow that has such a deployment; without one Prefect itself finds no NAME/NAME.
     """
     from prefect.client.schemas.filters import DeploymentFilter
 
@@ -52,11 +49,11 @@ def wrap_lookup(client: Any) -> None:
         if "/" not in name:
             of_name = DeploymentFilter.model_validate({"name": {"any_": [name]}})
             found = await self.read_deployments(deployment_filter=of_name)
-            flows = sorted([(await self.read_flow(flow_id=each.flow_id)).name for each in found])
+            flows = sorted([(await self.read_flow(flow_id=each.flow_id)).name for each in found]) or [name]
             if len(flows) > 1:
                 choices = ", ".join(f"{flow}/{name}" for flow in flows)
                 raise SettingsError(f"several flows have a deployment {name!r}: use one of {choices}")
-            name = f"{flows[0] if flows else name}/{name}"
+            name = f"{flows[0]}/{name}"
         return await read(self, name)
 
     client.read_deployment_by_name = read_any

@@ -8,9 +8,9 @@ that no worker can report, because it was killed with them, or because they are 
 
 import logging
 import socket
-import subprocess
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -26,6 +26,7 @@ LOOK_S = 15.0
 
 # Labels of a run on the server.
 _HOST, _PID, _STARTED = "vernaclip.host", "vernaclip.pid", "vernaclip.started"
+_PROC = Path("/proc")  # without it, as on macOS, a recorded run counts as alive until it ends
 
 
 def process_labels(pid: int) -> dict[str, Any]:
@@ -34,43 +35,29 @@ def process_labels(pid: int) -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process of this machine started, or None if it has ended: it tells processes with one id apart."""
-    if not Path("/proc/self/stat").is_file():
-        return _ps(str(pid), "lstart=") or None
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return None if state == "Z" else f"{fields[18]} clock ticks after the boot {boot}"
-
-
-def _ps(pid: str, column: str) -> str:
-    """Return a column of `ps` for a process, on systems without /proc."""
-    return subprocess.run(["ps", "-p", pid, "-o", column], check=False, capture_output=True, text=True).stdout.strip()
+    """Return when a process started, which tells processes with one id apart; None if it has ended."""
+    if not _PROC.joinpath("self").exists():
+        return ""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        state, *fields = (_PROC / f"{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return None if state == "Z" else f"{fields[18]} clock ticks after the boot {boot}"
+    return None
 
 
 def process_of(run: "FlowRun") -> int | None:
     """Return the process id of a run on this machine, or None if it has no process (any more).
 
-    The process is checked, too, since its id may now belong to another process, even to one of Prefect.
+    An id may now belong to another process. One that a worker has started has the run in its environment.
     """
-    pid, labels = run.infrastructure_pid or "", run.labels
-    if pid.isdigit() and _belongs_to(pid, run):
-        return int(pid)
-    is_recorded_here = labels.get(_HOST) == socket.gethostname()
-    return int(labels[_PID]) if is_recorded_here and _started(int(labels[_PID])) == labels[_STARTED] else None
-
-
-def _belongs_to(pid: str, run: "FlowRun") -> bool:
-    """Return True if a worker has started the process for the run."""
-    if not Path("/proc/self/environ").is_file():
-        return "prefect" in _ps(pid, "command=")
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
-    return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
+    if (run.infrastructure_pid or "").isdigit():
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            environment = (_PROC / f"{run.infrastructure_pid}/environ").read_bytes().split(b"\0")
+            if f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment:
+                return int(run.infrastructure_pid or 0)
+    labels = run.labels
+    is_here = labels.get(_HOST) == socket.gethostname() and _started(int(labels[_PID])) == labels[_STARTED]
+    return int(labels[_PID]) if is_here else None
 
 
 def runs_in(client: "SyncPrefectClient", states: Collection[str], *, pool: str | None = None) -> "list[FlowRun]":
@@ -109,11 +96,11 @@ def give_up_gone_runs(client: "SyncPrefectClient", missing: Collection[UUID | No
 
 def watch() -> None:
     """Look at the processes of this machine's runs until this process is ended; the server may be away meanwhile."""
-    from prefect.client.orchestration import get_client
-
     missing: set[UUID | None] = set()
     while True:
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S)  # first: others are starting, and Prefect takes a while to load
+        from prefect.client.orchestration import get_client
+
         try:
             with get_client(sync_client=True) as client:
                 missing = give_up_gone_runs(client, missing)

@@ -6,36 +6,38 @@ takes the recipe as a parameter. It also deploys the build flow once for each bu
 `build-dataset/italian`, with the recipe as its default.
 """
 
+import importlib
 import logging
 import os
-import re
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.base.errors import BusyError, InputError, SettingsError
-from flows.orchestration.daemons import Daemon, try_lock
+from data_catalog.base.errors import BusyError
+from data_catalog.disk.lock import writer_lock
+from flows.orchestration.daemons import START_TIMEOUT_S, Daemon
 from flows.orchestration.prefect_env import (
+    ANSWERS,
     HOST,
-    START_TIMEOUT_S,
+    REFUSES,
     Api,
     answers,
     configured_api,
+    new_api,
     prefect_environment,
     prepare_process,
     probe,
     read_env_block,
-    server_environment,
     state_folder,
     write_env_block,
 )
 from flows.orchestration.run_processes import give_up, process_of, runs_in
+from flows.orchestration.server import start_server
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -53,11 +55,9 @@ MAX_RUNS = 1
 
 # The worker asks for runs every 3 s; Prefect's default of 10 s is meant for remote servers.
 WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "3"}
+# The server is of our version, and may be away when the watcher looks.
+WATCHER_ENVIRONMENT = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "0"}
 RUNS_POLL_S = 0.5
-SECONDS_BETWEEN_LINES = 15.0
-
-# Of earlier versions, which marked silent runs as crashed although their process lived.
-AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list[str]:
@@ -69,8 +69,6 @@ def deploy_all(client: "SyncPrefectClient", project: Path, *, root: str) -> list
     from flows.recipe.recipe import recipe_names
 
     ensure_work_pool(client)
-    for automation in client.read_automations_by_name(AUTOMATION):
-        client.delete_automation(automation.id)
     made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
     made += [("build-dataset", recipe, {"recipe": recipe}) for recipe in recipe_names()]
     for flow, name, parameters in made:
@@ -132,24 +130,21 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> tuple[Api, 
     """
     prepare_process()
     logger.info("loading Prefect")
-    with _one_at_a_time(project):
+    with writer_lock(state_folder(project)):
         api, has_new_server = _ensure_server(project, port)
-        if port is not None and api.port != str(port):
-            raise SettingsError(
-                f"a server answers at {api.ui_url} already, so --port {port} has no effect: leave it out, or run "
-                "`vernaclip down` first"
-            )
         logger.info("the Prefect server at %s answers", api.ui_url)
         with _client(api) as client:
             logger.info("registering deployments")
             deployments = deploy(client, project)
-            if _daemon(project, "server").pid() is not None:
-                _give_up_lost_runs(client, has_worker=_daemon(project, "worker").pid() is not None)
+            if _daemon(project, "server").pid() is not None and _daemon(project, "worker").pid() is None:
+                for run in _active_runs(client):  # of which no worker will tell
+                    if process_of(run) is None:
+                        give_up(client, run)
             _set_paused(client, False)
-            _ensure_watcher(project, api)
+            _ensure(_daemon(project, "watcher"), api, ["flows.orchestration.run_processes"], WATCHER_ENVIRONMENT)
             has_new_worker = _ensure_worker(project, api, client)
-    started = [name for name, is_new in (("server", has_new_server), ("worker", has_new_worker)) if is_new]
-    return api, started, list(deployments)
+    started = {"server": has_new_server, "worker": has_new_worker}
+    return api, [name for name, is_new in started.items() if is_new], list(deployments)
 
 
 def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
@@ -159,7 +154,7 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     """
     prepare_process()
     stopped = []
-    with _one_at_a_time(project):
+    with writer_lock(state_folder(project)):
         for name in ("worker", "watcher", "server"):
             daemon = _daemon(project, name)
             if daemon.pid() is not None:
@@ -174,7 +169,7 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
 def _end_runs(project: Path, *, now: bool) -> None:
     """Pause the work pool, then wait until all active runs have ended, or kill them with `now`."""
     api = read_env_block(project) or configured_api()
-    if api is None or probe(api) != "answers":
+    if api is None or probe(api) != ANSWERS:
         return  # without a server, runs are unknown
     with _client(api) as client:
         _set_paused(client, True)
@@ -187,7 +182,7 @@ def _end_runs(project: Path, *, now: bool) -> None:
 
 def _await_end(client: "SyncPrefectClient", *, now: bool) -> None:
     """Wait until all active runs have ended, or kill them with `now`."""
-    last_logged = float("-inf")
+    told = ""
     while runs := [(run, pid) for run in _active_runs(client) if (pid := process_of(run)) is not None]:
         if now:
             for run, pid in runs:
@@ -195,10 +190,9 @@ def _await_end(client: "SyncPrefectClient", *, now: bool) -> None:
                     os.killpg(pid, signal.SIGKILL)  # each run has its own process group
                 logger.warning("killed the run %s", run.name)
             return
-        if time.monotonic() - last_logged >= SECONDS_BETWEEN_LINES:
-            last_logged = time.monotonic()
-            names = ", ".join(run.name for run, _ in runs)
+        if (names := ", ".join(run.name for run, _ in runs)) != told:
             logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
+            told = names
         time.sleep(RUNS_POLL_S)
 
 
@@ -206,33 +200,18 @@ def _daemon(project: Path, name: str) -> Daemon:
     return Daemon(name=name, folder=state_folder(project))
 
 
-@contextmanager
-def _one_at_a_time(project: Path) -> Iterator[None]:
-    """Hold the lock of `up` and `down` in a project."""
-    with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
-        if not try_lock(lock.fileno()):
-            raise BusyError(f"another `vernaclip up` or `down` is running in {project}: wait until it ends")
-        yield
+def _client(api: Api) -> "SyncPrefectClient":
+    from prefect.client.orchestration import SyncPrefectClient
 
-
-@contextmanager
-def _client(api: Api) -> "Iterator[SyncPrefectClient]":
-    """Yield a client of this API, whatever API the settings of this process name."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-
-    settings = {PREFECT_API_URL: api.url, PREFECT_API_AUTH_STRING: api.auth_string, PREFECT_API_KEY: api.key}
-    with temporary_settings(settings), get_client(sync_client=True) as client:
-        yield client
+    return SyncPrefectClient(api.url, auth_string=api.auth_string, api_key=api.key)
 
 
 def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool]:
     """Return an API that answers, and whether its server was started now."""
-    written = read_env_block(project)
-    server = _daemon(project, "server")
+    written, server = read_env_block(project), _daemon(project, "server")
     if written is not None and server.pid() is not None:
-        server.wait_until(lambda: probe(written) in ("answers", "refuses"), timeout_s=START_TIMEOUT_S)
-        if probe(written) == "answers":
+        server.wait_until(lambda: probe(written) in (ANSWERS, *REFUSES), timeout_s=START_TIMEOUT_S)
+        if probe(written) == ANSWERS:
             return written, False
     elif server.pid() is None:
         configured = configured_api()
@@ -241,72 +220,49 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool]:
     # Replace a server of ours that cannot be used any more, since its URL or auth string is lost. The new server gets
     # the old port and auth string, if they are known.
     server.end(timeout_s=0)
-    api = Api.of_ours(_free_port(port, written), written.auth_string if written else None)
+    logger.info("starting the server")
+    before = [int(written.ui_url.rpartition(":")[2])] if written else []
+    with _bound([port] if port is not None else [*before, *PORTS]) as listener:
+        api = new_api(listener.getsockname()[1], written.auth_string if written else None)
+        start_server(server, api, listener, server.folder / "prefect.db")
+    importlib.import_module("flows.orchestration.prefect_flows")  # meanwhile
+    server.require(lambda: probe(api) == ANSWERS)
     write_env_block(project, api)
-    command = ["prefect", "server", "start", "--host", HOST, "--port", api.port, "--analytics-off"]
-    environment = server_environment(api, server.folder / "prefect.db")
-    try:
-        return api, _ensure(server, api, command, environment, lambda: probe(api) == "answers")
-    except InputError:
-        write_env_block(project, None)
-        raise
+    return api, True
 
 
-def _ensure(
-    daemon: Daemon,
-    api: Api,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    ready: Callable[[], bool] = lambda: True,
-) -> bool:
-    """Start a module as a daemon for this server, in place of one for another; return False if it was running."""
-    address = daemon.folder / f"{daemon.name}.api"
-    if daemon.pid() is not None and address.is_file() and address.read_text(encoding="utf-8") == api.url:
-        return False
-    daemon.end(timeout_s=0)
-    address.write_text(api.url, encoding="utf-8")
-    logger.info("starting the %s", daemon.name)
-    daemon.start([sys.executable, "-m", *command], environment=environment, working_dir=daemon.folder.parent)
-    if not daemon.wait_until(ready, timeout_s=START_TIMEOUT_S):
-        daemon.end(timeout_s=0)
-        raise InputError(f"the {daemon.name} did not start. The end of {daemon.log_path}:\n{daemon.last_words()}")
-    return True
-
-
-def _free_port(port: int | None, written: Api | None) -> int:
-    """Return the given port, or else that of the last server or the first free one."""
-    candidates = [port] if port is not None else [*([int(written.port)] if written else []), *PORTS]
-    for candidate in candidates:
-        with socket.socket() as probing:
-            probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probing.bind((HOST, candidate))
-                return candidate
-    taken = f"port {port} is" if port is not None else f"all ports from {PORTS[0]} to {PORTS[-1]} are"
-    raise BusyError(f"{taken} taken by another program: choose another port with --port, or stop that program")
-
-
-def _ensure_watcher(project: Path, api: Api) -> None:
-    """Start the watcher of this machine's runs."""
-    # The server is of our version, and may be away when the watcher looks.
-    environment = {**prefect_environment(), **api.environment(), "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "0"}
-    _ensure(_daemon(project, "watcher"), api, ["flows.orchestration.run_processes"], environment)
+def _bound(ports: Sequence[int]) -> socket.socket:
+    """Return a socket at the first of these ports that is free."""
+    for port in ports:
+        with suppress(OSError):
+            return socket.create_server((HOST, port))
+    raise BusyError(f"port {ports[-1]} is taken by another program: choose one with --port, or stop that program")
 
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
     """Start the worker, and wait until the server has heard of it; return False if it was running."""
-    folder_name = re.sub(r"[^\w.-]+", "-", project.resolve().name)  # Prefect refuses some characters
-    name = f"{WORK_POOL}-{folder_name}"
-    command = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
+    began, worker = datetime.now(UTC), _daemon(project, "worker")
+    command = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", f"{WORK_POOL}-{socket.gethostname()}"]
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
-    environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
-    began = datetime.now(UTC)
 
     def is_seen() -> bool:
-        beats = {each.name: each.last_heartbeat_time for each in client.read_workers_for_work_pool(WORK_POOL)}
-        return (beats.get(name) or datetime.min.replace(tzinfo=UTC)) >= began
+        beats = [each.last_heartbeat_time for each in client.read_workers_for_work_pool(WORK_POOL)]
+        return any(beat is not None and beat >= began for beat in beats)
 
-    return _ensure(_daemon(project, "worker"), api, command, environment, is_seen)
+    if is_new := _ensure(worker, api, command, WORKER_ENVIRONMENT):
+        worker.require(is_seen)
+    return is_new
+
+
+def _ensure(daemon: Daemon, api: Api, command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Start a daemon for this server, in place of one for another; return False if it was running."""
+    if daemon.is_for(api.url):
+        return False
+    daemon.end(timeout_s=0)
+    logger.info("starting the %s", daemon.name)
+    own = {**prefect_environment(), **api.environment(), **environment}
+    daemon.start(command, api_url=api.url, environment=own)
+    return True
 
 
 def _active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
@@ -319,14 +275,3 @@ def _set_paused(client: "SyncPrefectClient", paused: bool) -> None:
     from prefect.client.schemas.actions import WorkPoolUpdate
 
     client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
-
-
-def _give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
-    """Mark active runs as crashed if their process is gone; a worker may be about to start one for a run without."""
-    for run in _active_runs(client):
-        pid = process_of(run)
-        may_begin = run.state is None or run.state.is_pending() or not run.infrastructure_pid
-        if pid is None and not (has_worker and may_begin):
-            give_up(client, run)
-        elif pid is not None and not has_worker:
-            logger.warning("the run %s continues in process %d, but its worker is gone", run.name, pid)

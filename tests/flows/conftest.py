@@ -1,10 +1,9 @@
-"""A small sample, built once; builds of a few pictures of a test's own; and what is asked of every Prefect API."""
+"""A small sample, built once; builds of a few pictures of a test's own; a project in which commands are given."""
 
 import io
 import json
 import os
 import random
-import re
 import shutil
 import socket
 import subprocess
@@ -17,16 +16,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
 from PIL import Image
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
 
 from data_catalog.catalog.query import query
 from data_catalog.fetch import workers
@@ -369,7 +365,9 @@ class Project:
         method = "GET" if question is None else "POST"
 
         def answered() -> httpx.Response | None:
-            found = ask(self.api, method, path, auth=self.api.auth_string, json=question)
+            auth = httpx.BasicAuth(*(self.api.auth_string or "").split(":"))
+            url, more = self.api.url + path, {"trust_env": False, "verify": False, "timeout": 60}  # it speaks no TLS
+            found = httpx.request(method, url, auth=auth, json=question, **more)
             return None if found.status_code == 503 else found  # a busy server's; Prefect's own clients ask again, too
 
         answer = self.until(answered)
@@ -389,64 +387,3 @@ class Project:
 def project_in() -> Callable[[Path], Project]:
     """Called with a folder, gives the project there."""
     return Project
-
-
-def ask(api: Api, method: str, path: str, *, auth: str | None = None, **more: Any) -> httpx.Response:
-    """Ask below the API's address, with an auth string or without."""
-    credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
-    with httpx.Client(trust_env=False, verify=False, timeout=60) as client:  # it speaks no TLS
-        return client.request(method, api.url + path, auth=credentials, **more)
-
-
-class ApiDoors:
-    """What a Prefect API answers to whom; every server of ours is tried in the same way."""
-
-    OPEN = (("GET", "/health"), ("GET", "/ready"))
-    SOCKETS = (
-        "events/in",
-        "events/out",
-        "logs/out",
-        "task_runs/subscriptions/scheduled",
-        "work_pools/x/workers/connect",
-    )
-    FOREIGN: ClassVar = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
-
-    def assert_closed(self, api: Api, *, sample: int = 1) -> None:
-        """Try every `sample`-th route, each kind of path beside them, foreign origins and the sockets."""
-        paths = httpx.get(f"{api.ui_url}/openapi.json", timeout=60, trust_env=False).json()["paths"]
-        methods = {"get", "post", "put", "patch", "delete"}
-        found = [(method.upper(), path) for path, of in paths.items() for method in methods & set(of)]
-        routes = sorted((method, re.sub(r"{[^}]*}", "0" * 8, path)) for method, path in found)
-        assert len(routes) > 150
-        for method, path in routes[::sample]:
-            is_open = (method, path) in self.OPEN
-            assert ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
-            assert is_open or ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
-        for path in ("/", "/nothing", "/docs", "/static/prefect-logo-mark-gradient.png"):
-            assert ask(api, "GET", path).status_code == 401, path
-        for method in ("GET", "OPTIONS"):
-            answer = ask(api, method, "/health", headers=self.FOREIGN)
-            assert "access-control-allow-origin" not in answer.headers, method
-        for path in self.SOCKETS[::sample]:
-            assert not self._socket_opens(api, path, None), path
-            assert not self._socket_opens(api, path, "vernaclip:guess"), path
-        assert self._socket_opens(api, "events/out", api.auth_string)
-        assert ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
-
-    def _socket_opens(self, api: Api, path: str, token: str | None) -> bool:
-        """Whether a WebSocket is opened to whoever shows a token, or neither a token nor the subprotocol for one."""
-        url = f"{api.url.replace('http', 'ws', 1)}/{path}"
-        protocols = [Subprotocol("prefect")] if token else None
-        try:
-            with connect(url, subprotocols=protocols, open_timeout=60, proxy=None) as socket:
-                if token:
-                    socket.send(json.dumps({"type": "auth", "token": token}))
-                return "auth_success" in str(socket.recv(timeout=60))
-        except (ConnectionClosed, InvalidStatus):
-            return False
-
-
-@pytest.fixture
-def api_doors() -> ApiDoors:
-    """Whether a Prefect API is closed to whoever lacks its password."""
-    return ApiDoors()

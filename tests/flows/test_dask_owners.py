@@ -27,7 +27,7 @@ from flows.orchestration.dask_workers import versions
 
 pytestmark = pytest.mark.slower
 
-NUM_HOSTS, IMAGES_A_HOST, AT_ONCE = 12, 200, 2
+NUM_HOSTS, AT_ONCE = 12, 2
 CONFIG = FetchConfig(
     allow_loopback=True,
     host_concurrency=AT_ONCE,
@@ -71,7 +71,7 @@ def site() -> Iterator[Site]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     options = {"nthreads": 1, "memory_limit": 0}
     specs = {number: {"cls": Nanny, "options": {**options, "host": f"127.0.0.{2 + number}"}} for number in range(3)}
@@ -81,13 +81,16 @@ def client() -> Iterator[Client]:
         yield found
 
 
-@pytest.fixture
-def fetch(client: Client, site: Site, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """The rows that come of all URLs, with what happens after a while."""
+Fetch = Callable[[int, Callable[[], object]], None]
 
-    def run(happens: Callable[[], object]) -> list[dict[str, Any]]:
+
+@pytest.fixture
+def fetch(client: Client, site: Site, tmp_path: Path) -> Fetch:
+    """Fetches so many images of each host, while something happens; none is lost, and few are asked for again."""
+
+    def run(images_a_host: int, happens: Callable[[], object]) -> None:
         port = site.server_address[1]
-        urls = [f"http://127.0.4.{1 + host}:{port}/{n}" for n in range(IMAGES_A_HOST) for host in range(NUM_HOSTS)]
+        urls = [f"http://127.0.4.{1 + host}:{port}/{n}" for n in range(images_a_host) for host in range(NUM_HOSTS)]
         nothing = pa.nulls(len(urls), pa.string())
         requests = pa.table({"sample_id": urls, "url": urls, "path": nothing, "location": nothing})
         owners = DaskOwners(client, lambda call: call, tmp_path / "hosts")
@@ -105,8 +108,9 @@ def fetch(client: Client, site: Site, tmp_path: Path) -> Callable[..., list[dict
         finally:
             thread.join()
             owners.close()
-        rows: list[dict[str, Any]] = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-        return rows
+        assert set(pq.read_table(tmp_path / "raw.parquet")["bytes"].to_pylist()) == {b"x"}
+        require_politeness(site)
+        assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
 
     return run
 
@@ -118,20 +122,9 @@ def require_politeness(site: Site) -> None:
     assert sum(gap < 0.05 for gap in gaps) <= len(gaps) // 100
 
 
-def processes_of(client: Client) -> dict[str, int]:
-    found: dict[str, int] = client.run(os.getpid)  # type: ignore[no-untyped-call]
-    return found
-
-
-def test_hosts_of_a_killed_worker_go_to_another_and_none_gets_more_than_its_limit(
-    client: Client, site: Site, fetch: Any
-) -> None:
-    pids = processes_of(client)
-    rows = fetch(lambda: os.kill(min(pids.values()), signal.SIGKILL))
-    assert {row["bytes"] for row in rows} == {b"x"}
-    require_politeness(site)
-    # What was under way is asked for again.
-    assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
+def processes_of(client: Client) -> list[int]:
+    """The process of each machine's worker."""
+    return sorted(client.run(os.getpid).values())  # type: ignore[no-untyped-call]
 
 
 def children_of(pid: int) -> list[int]:
@@ -141,28 +134,6 @@ def children_of(pid: int) -> list[int]:
             if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
                 found.append(int(stat.parent.name))
     return found
-
-
-@pytest.mark.parametrize("with_owner", [True, False])
-def test_a_worker_that_freezes_asks_for_nothing_once_its_hosts_have_gone(
-    with_owner: bool, client: Client, site: Site, fetch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Frozen with its fetching process, which thaws later; or without it, as if it were cut off."""
-    monkeypatch.setattr(dask_owners, "SILENT_S", 3.0)
-    pid = min(processes_of(client).values())
-
-    def freeze() -> None:
-        frozen = [pid, *(children_of(pid) if with_owner else [])]
-        for each in frozen:
-            os.kill(each, signal.SIGSTOP)
-        time.sleep(LEASE_S + 8)
-        for each in frozen:
-            os.kill(each, signal.SIGCONT)
-
-    rows = fetch(freeze)
-    assert {row["bytes"] for row in rows} == {b"x"}
-    require_politeness(site)
-    assert len(site.paths) - len(set(site.paths)) <= NUM_HOSTS * AT_ONCE
 
 
 def test_the_doctor_says_what_each_worker_lacks(
@@ -196,3 +167,26 @@ def test_a_host_stays_with_its_machine_in_later_builds(client: Client, tmp_path:
         owners.close()
     assert found[0] == found[1]
     assert len({*found[0].values()}) == 3
+
+
+def test_workers_that_freeze_ask_for_nothing_once_their_hosts_have_gone(
+    client: Client, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with its fetching process, which thaws later; another without it, as if it were cut off."""
+    monkeypatch.setattr(dask_owners, "SILENT_S", 3.0)
+
+    def freeze() -> None:
+        one, other, _ = processes_of(client)
+        frozen = [one, *children_of(one), other]
+        for each in frozen:
+            os.kill(each, signal.SIGSTOP)
+        time.sleep(LEASE_S + 8)
+        for each in frozen:
+            os.kill(each, signal.SIGCONT)
+
+    fetch(200, freeze)
+
+
+def test_hosts_of_a_killed_worker_go_to_another_and_none_gets_more_than_its_limit(client: Client, fetch: Fetch) -> None:
+    client.wait_for_workers(3)
+    fetch(200, lambda: os.kill(processes_of(client)[0], signal.SIGKILL))

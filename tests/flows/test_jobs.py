@@ -58,7 +58,7 @@ def test_a_job_that_is_added_has_a_command_and_a_flow_and_its_recipe_is_loaded_o
 
     monkeypatch.setattr(recipes, "load_recipe", counted)
     monkeypatch.setattr(prefect_flows, "load_recipe", counted)
-    monkeypatch.setattr(prefect_flows, "PrefectExecutor", lambda artifacts: nullcontext())
+    monkeypatch.setattr(prefect_flows, "PrefectExecutor", lambda *_: nullcontext())
     monkeypatch.setitem(JOBS, "shout", Job(flow="shout-it", run=shout, require=lambda *_: None, makes="model"))
     command = command_of("shout", lambda request, **options: with_executor("shout", request, **options))
     command("scenes", root=tmp_path, executor="local", loudness=5)

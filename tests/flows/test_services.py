@@ -24,10 +24,15 @@ from typing import Any
 from unittest.mock import MagicMock
 from uuid import uuid4
 
+import httpx
 import pytest
 from loopback import LoopbackHandler, LoopbackServer
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from data_catalog.base.errors import BusyError, DiskError, SettingsError
+from data_catalog.base.errors import BusyError, DiskError, InputError, SettingsError
+from data_catalog.disk.lock import writer_lock
 from flows.orchestration import prefect_plugin, services
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
@@ -44,15 +49,6 @@ from flows.orchestration.run_processes import give_up_gone_runs, process_labels,
 from flows.signals import exit_on_signals
 
 API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
-ON_DASK = {
-    "first": 7,
-    "flaky": True,
-    "broken": "InputError: broken",
-    "here": True,
-    "not remote": True,
-    "called": True,
-    "hears Ctrl-C": False,
-}
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
 
 
@@ -71,13 +67,20 @@ def toys_in(project: Any) -> Any:
     return project
 
 
-def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
+def run_is(project: Any, run_id: str, state: str) -> bool:
+    """Whether a run is in a state; what it ended in instead is told."""
+    found = project.ask(f"/flow_runs/{run_id}")
+    assert found["state_type"] in ("SCHEDULED", "PENDING", "RUNNING", state), found["state"]
+    return bool(found["state_type"] == state)
+
+
+def assert_the_toy_run_is_shown(project: Any, *more: str) -> dict[str, Any]:
     """Each step is a task with its logs; artifacts have the progress and a table, without markup."""
     newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}, **newest})
     assert run["state_type"] == "COMPLETED"
-    numbered = [f"count {number:05d}" for number in range(3)]
-    expected = {**dict.fromkeys([*numbered, "flaky 1", "here"], "COMPLETED"), "broken": "FAILED"}
+    completed = [*(f"count {number:05d}" for number in range(3)), "flaky 1", "near", "here", *more]
+    expected = {**dict.fromkeys(completed, "COMPLETED"), "broken": "FAILED"}
 
     def tasks_at_the_end() -> dict[str, Any]:
         """Prefect sends the states of tasks some seconds after the run's."""
@@ -88,7 +91,7 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
     tasks = project.until(tasks_at_the_end)
     assert (tasks["flaky 1"]["run_count"], tasks["broken"]["run_count"]) == (3, 1)
     about = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
-    told = f"step 2 in {project.folder.name}"  # Prefect sends logs some seconds after the run
+    told = f"step 7 in {project.folder.name}"  # Prefect sends logs some seconds after the run
     project.until(lambda: told in [log["message"] for log in project.ask("/logs/filter", about)])
     found = project.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     kinds = {artifact["type"]: artifact for artifact in found}
@@ -102,15 +105,65 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
     return dict(run)
 
 
+SOCKETS = (
+    "events/in",
+    "events/out",
+    "logs/out",
+    "task_runs/subscriptions/scheduled",
+    "work_pools/x/workers/connect",
+)
+FOREIGN = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+PAGES = ("/", "/nothing", "/docs", "/static/prefect-logo-mark-gradient.png")
+
+
+def assert_closed(api: Api, *, sample: int = 1) -> None:
+    """Only its health is told to whoever lacks the password, by every `sample`-th route and socket, and by no page."""
+    with httpx.Client(base_url=api.url, trust_env=False, timeout=60) as client:
+        paths = client.get(f"{api.ui_url}/openapi.json").json()["paths"]
+        methods = {"get", "post", "put", "patch", "delete"}
+        found = [(method.upper(), path) for path, of in paths.items() for method in methods & set(of)]
+        routes = sorted((method, re.sub(r"{[^}]*}", "0" * 8, path)) for method, path in found)
+        assert len(routes) > 150
+        for method, path in (*routes[::sample], *(("GET", path) for path in PAGES)):
+            is_open = (method, path) in (("GET", "/health"), ("GET", "/ready"))
+            assert client.request(method, path).status_code == (200 if is_open else 401), (method, path)
+            assert is_open or client.request(method, path, auth=("vernaclip", "guess")).status_code == 401, path
+        for method in ("GET", "OPTIONS"):
+            answer = client.request(method, "/health", headers=FOREIGN)
+            assert "access-control-allow-origin" not in answer.headers, method
+        name, word = (api.auth_string or "").split(":")
+        assert client.get("/admin/version", auth=(name, word)).status_code == 200
+    for path in SOCKETS[::sample]:
+        assert not socket_opens(api, path, None), path
+        assert not socket_opens(api, path, "vernaclip:guess"), path
+    assert socket_opens(api, "events/out", api.auth_string)
+
+
+def socket_opens(api: Api, path: str, token: str | None) -> bool:
+    """Whether a WebSocket is opened to whoever shows a token, or neither a token nor the subprotocol for one."""
+    url = f"{api.url.replace('http', 'ws', 1)}/{path}"
+    protocols = [Subprotocol("prefect")] if token else None
+    try:
+        with connect(url, subprotocols=protocols, open_timeout=60, proxy=None) as opened:
+            if token:
+                opened.send(json.dumps({"type": "auth", "token": token}))
+            return "auth_success" in str(opened.recv(timeout=60))
+    except (ConnectionClosed, InvalidStatus):
+        return False
+
+
 @pytest.mark.slower
-def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_however_the_run_does(
-    project_in: Any, free_port: int, api_doors: Any, tmp_path: Path
+def test_runs_without_an_answering_server_have_one_each_which_is_closed_and_ends_however_they_do(
+    project_in: Any, free_port: int, tmp_path: Path
 ) -> None:
-    """The user's own settings of a dead server and of a database are there. The server hangs when the run is killed."""
+    """The user's own settings of a dead server and of a database are there. A server hangs when its run is killed."""
     project = toys_in(project_in(tmp_path))
     dead = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "PREFECT_API_AUTH_STRING": "old:secret"}
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path / 'shared.db'}"}
-    with project.start("driver.py", "flows", "toy", EVIL, **dead, **database) as process:
+    with (
+        project.start("driver.py", "flows") as other,
+        project.start("driver.py", "flows", "toy", EVIL, **dead, **database) as process,
+    ):
         try:
             is_configured, url, auth_string = json.loads(process.stdout.readline())
             assert not is_configured
@@ -118,8 +171,13 @@ def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_
             project.found_api = Api(url=url, auth_string=auth_string)
             project.until(lambda: project.ask("/logs/filter", {}))  # they come last
             assert_the_toy_run_is_shown(project)
-            api_doors.assert_closed(project.api, sample=12)
-            (server,) = project.processes("flows.orchestration.temporary_server")
+            assert_closed(project.api, sample=12)
+            servers = project.processes("flows.orchestration.server")
+            assert json.loads(other.stdout.readline())[1] != url
+            other.communicate("")
+            assert other.returncode == 0
+            project.until(lambda: len(project.processes("flows.orchestration.server")) == 1)
+            (server,) = servers & project.processes("flows.orchestration.server")
             os.kill(server, signal.SIGSTOP)
         finally:
             process.kill()
@@ -127,23 +185,13 @@ def test_without_an_answering_server_a_run_has_its_own_which_is_closed_and_ends_
     assert f"no Prefect server answers at {dead['PREFECT_API_URL']}: this run uses a temporary server" in told
     assert told.count("step 2 in ") == 1
     project.until(lambda: not project.processes())
+    assert {path.name for path in (tmp_path / ".vernaclip").glob("*.db")} == {"temporary-1.db", "temporary-2.db"}
     assert not (tmp_path / "shared.db").exists()
 
 
-@pytest.mark.slower
-def test_two_runs_at_once_have_a_database_each_and_leave_no_server(project_in: Any, tmp_path: Path) -> None:
-    project = toys_in(project_in(tmp_path))
-    with project.start("driver.py", "flows") as one, project.start("driver.py", "flows") as two:
-        apis = [json.loads(each.stdout.readline()) for each in (one, two)]
-        for each in (one, two):
-            each.communicate("")
-        assert one.returncode == two.returncode == 0
-    assert apis[0] != apis[1]
-    assert {path.name for path in (tmp_path / ".vernaclip").glob("*.db")} == {"temporary-1.db", "temporary-2.db"}
-    assert not project.processes()
-
-
-def test_a_busy_port_is_refused(tmp_path: Path) -> None:
+def test_a_busy_port_is_refused_and_so_is_a_second_up_at_once(tmp_path: Path) -> None:
+    with writer_lock(state_folder(tmp_path)), pytest.raises(BusyError, match=r"is being written by .*: wait until"):
+        services.up(tmp_path, deploy=lambda client, project: ())
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -153,18 +201,9 @@ def test_a_busy_port_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / ".env").exists()
 
 
-def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(project_in: Any, tmp_path: Path) -> None:
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from data_catalog.base.errors import SettingsError
-        from flows.orchestration.temporary_server import run_flow
-        try:
-            run_flow("build", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
-        except SettingsError:
-            print("prefect" in sys.modules)
-        """
-    assert project_in(tmp_path).run("-c", code).stdout == "False\n"
+def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.orchestration.server.run_flow", None)  # which loads it
+    assert "build.workers must be at least 1" in told(["build", "scenes", "--set", "build.workers=-1"], code=1)
 
 
 @pytest.fixture(scope="module")
@@ -175,36 +214,29 @@ def project(project_in: Any, unused_port: int, tmp_path_factory: pytest.TempPath
         assert drive(project, "up", str(unused_port)) == ["server", "worker"]
         yield project
     finally:
-        drive(project, "down", "--now")
+        services.down(project.folder, now=True)
+        project.until(lambda: not project.processes())
 
 
-def test_up_starts_a_server_and_a_worker_that_runs_a_deployment(project: Any) -> None:
-    """Started as the pages do."""
+def test_up_starts_a_worker_that_runs_a_deployment_whose_steps_end_on_a_cluster_as_in_threads(project: Any) -> None:
+    """Started as the pages do. Log lines of the cluster are printed once, and none of its processes stays."""
     deployment = project.ask("/deployments/name/toy/toy")
-    question = {"state": {"type": "SCHEDULED"}}
+    question = {"state": {"type": "SCHEDULED"}, "parameters": {"dask": True}}
     run_id = project.ask(f"/deployments/{deployment['id']}/create_flow_run", question)["id"]
-    project.until(lambda: project.ask(f"/flow_runs/{run_id}")["state_type"] == "COMPLETED")
-    assert assert_the_toy_run_is_shown(project)["work_pool_name"] == "vernaclip"
-
-
-def test_steps_on_a_cluster_end_as_in_threads_and_no_worker_stays(project: Any) -> None:
-    found = project.run("driver.py", "flows", "on_dask", "orderly")
-    (is_configured, *_), ended = map(json.loads, found.stdout.splitlines())
-    assert is_configured
-    assert ended == ON_DASK
-    assert found.stderr.count("step 7 in ") == 1
-    assert not project.processes("spawn_main")
+    project.until(lambda: run_is(project, run_id, "COMPLETED"))
+    assert assert_the_toy_run_is_shown(project, "signals")["work_pool_name"] == "vernaclip"
+    project.until(lambda: not project.processes("spawn_main"))
+    printed = (project.folder / ".vernaclip" / "worker.log").read_text(encoding="utf-8")
+    assert printed.count("step 2 in ") == 1
 
 
 @pytest.mark.slow
-def test_up_again_starts_nothing_and_the_lasting_server_is_closed_without_its_auth_string(
-    project: Any, api_doors: Any
-) -> None:
+def test_up_again_starts_nothing_and_the_lasting_server_is_closed_without_its_auth_string(project: Any) -> None:
     assert drive(project, "up") == []
-    assert "so --port 9 has no effect: leave it out" in drive(project, "up", "9")
     assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
     assert project.api.url.startswith("http://127.0.0.1:")
-    api_doors.assert_closed(project.api)
+    assert "<html" in httpx.get(project.api.ui_url, trust_env=False).text, "it has pages"
+    assert_closed(project.api)
 
 
 @pytest.mark.slow
@@ -219,7 +251,7 @@ def test_a_bare_deployment_name_runs_and_a_parameter_that_the_flow_has_not_is_re
 
 @pytest.mark.slow
 def test_a_run_in_the_command_itself_uses_the_server_and_fails_in_one_sentence(project: Any) -> None:
-    port = project.api.port  # taken, so the recipe's own server cannot have it
+    port = project.api.ui_url.rpartition(":")[2]  # taken, so the recipe's own server cannot have it
     settings = ("scenes.num_images=40", f'scenes.base_url="http://127.0.0.1:{port}"', f"serve.port={port}")
     arguments = [argument for setting in settings for argument in ("--set", setting)]
     found = project.run("-m", "flows.cli", "build", "scenes", *arguments, code=75)  # it may work later
@@ -234,9 +266,10 @@ def test_a_run_in_the_command_itself_uses_the_server_and_fails_in_one_sentence(p
 
 @pytest.mark.slow
 def test_a_step_that_kills_its_workers_is_given_up(project: Any) -> None:
-    deadly = json.loads(project.run("driver.py", "flows", "on_dask", "deadly").stdout.splitlines()[-1])
-    assert deadly["deadly"].startswith("InputError: deadly 00007: several Dask workers died during this step")
-    assert deadly["after"] == 3
+    is_configured, ended = map(json.loads, project.run("driver.py", "flows", "deadly", "x").stdout.splitlines())
+    assert is_configured[0]
+    assert ended[0].startswith("InputError: deadly 00007: several Dask workers died during this step")
+    assert ended[1] == 3
 
 
 @pytest.mark.slow
@@ -284,7 +317,7 @@ def test_a_place_that_cannot_be_used_is_told_with_the_way_out(tmp_path: Path, mo
 def test_deployments_have_the_root_that_commands_have(
     named: str | None, monkeypatch: pytest.MonkeyPatch, told: Any, tmp_path: Path
 ) -> None:
-    client = MagicMock(**{"read_automations_by_name.return_value": [MagicMock(id="of an earlier version")]})
+    client = MagicMock()
 
     def start(project: Path, *, deploy: services.Deploy, port: int | None) -> Any:
         return API, [], deploy(client, project)
@@ -298,7 +331,6 @@ def test_deployments_have_the_root_that_commands_have(
     made = [call.kwargs["parameters"] for call in client.create_deployment.call_args_list]
     assert {"recipe": "italian", "root": named or "catalog"} in made
     assert {parameters["root"] for parameters in made} == {named or "catalog"}
-    client.delete_automation.assert_called_once_with("of an earlier version")
     assert not client.create_automation.called, "a server cannot see whether the process of a silent run lives"
 
 
@@ -334,13 +366,13 @@ def like_prefect(path: str, authorization: str | None) -> int:
 
 def test_a_server_answers_or_refuses_by_the_whole_auth_string_and_others_are_silent() -> None:
     with listening(like_prefect) as url:
-        for auth_string, expected in {"user:pass": "answers", "secret": "answers", None: "refuses"}.items():
+        for auth_string, expected in {"user:pass": 200, "secret": 200, None: 401}.items():
             assert probe(Api(url=url, auth_string=auth_string)) == expected
         with pytest.raises(SettingsError, match=r"run `vernaclip up` again\. Else correct"):
             answers(Api(url=url, auth_string="user:wrong"), otherwise="")
     with listening(lambda path, authorization: 404) as another_program:
         for silent in (another_program, url, "http://127.0.0.1:notaport/api", "nonsense", "file:///etc/api"):
-            assert probe(Api(url=silent)) == "silent", silent
+            assert probe(Api(url=silent)) == 0, silent
 
 
 def test_up_waits_for_a_server_that_is_not_ready_and_tells_what_it_does(
@@ -407,34 +439,52 @@ def test_prefect_finds_the_plugin_and_one_that_has_moved_its_client_goes_on_with
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    sleeper = Daemon(name="sleeper", folder=tmp_path)
+    (tmp_path / "sleeper.py").write_text(
+        """if True:
+        import signal, sys, time
+        if "stubborn" in sys.argv: signal.signal(15, signal.SIG_IGN)
+        print("up", flush=True)
+        time.sleep(60)
+        """,
+        encoding="utf-8",
+    )
+    folder = tmp_path / ".vernaclip"
+    folder.mkdir()
+    sleeper = Daemon(name="sleeper", folder=folder)
     yield sleeper
     sleeper.end(timeout_s=0)
 
 
-def start(daemon: Daemon, code: str = "import time; time.sleep(60)") -> int:
-    return daemon.start([sys.executable, "-c", code], environment={}, working_dir=daemon.folder)
+def start(daemon: Daemon, *words: str) -> int:
+    path = str(daemon.folder.parent)
+    daemon.start(["sleeper", *words], api_url=API.url, environment={"PYTHONPATH": path})
+    assert daemon.wait_until(lambda: (daemon.folder / "sleeper.log").read_text() == "up\n", timeout_s=60)
+    return daemon.pid() or 0
 
 
 def test_a_daemon_runs_alone_until_it_is_told_to_end(daemon: Daemon) -> None:
-    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    daemon.lock_path.write_text(f"{os.getpid()} {API.url}\n", encoding="ascii")
     assert daemon.pid() is None, "a process id alone means nothing"
     daemon.end(timeout_s=0)  # would end this very test
     pid = start(daemon)
     with pytest.raises(BusyError, match="is running already"):
         start(daemon)
     assert daemon.pid() == pid == os.getsid(pid)
+    assert (daemon.is_for(API.url), daemon.is_for("http://127.0.0.1:1/api")) == (True, False)
     daemon.end(timeout_s=10)
     assert daemon.pid() is None
-    assert start(daemon, "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)")
-    assert daemon.wait_until(lambda: daemon.last_words() == "1", timeout_s=60)
+    assert not daemon.is_for(API.url)
+    assert start(daemon, "stubborn") != pid
+    with pytest.raises(InputError, match=r"Prefect's sleeper did not start\. .*sleeper\.log:\nup$"):
+        daemon.require(lambda: bool(os.kill(daemon.pid() or 0, signal.SIGKILL)))
+    start(daemon, "stubborn")
     daemon.end(timeout_s=0.2)
     assert daemon.pid() is None
 
 
 def test_no_earlier_id_goes_with_the_lock_of_a_new_process(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """`up` is killed as soon as the process has begun: its id may be anybody's by now."""
-    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    daemon.lock_path.write_text(f"{os.getpid()} {API.url}\n", encoding="ascii")
     killed = MagicMock(side_effect=lambda *_, **__: sys.exit(daemon.lock_path.read_text(encoding="ascii")))
     monkeypatch.setattr(subprocess, "Popen", killed)
     with pytest.raises(SystemExit, match=r"^$"):
@@ -448,11 +498,11 @@ def test_down_that_is_interrupted_leaves_a_worker_that_takes_runs(
     client = MagicMock(**{"read_flow_runs.side_effect": KeyboardInterrupt})
     monkeypatch.setattr(services, "_client", lambda api: nullcontext(client))
     monkeypatch.setattr(services, "_daemon", lambda project, name: daemon)
-    monkeypatch.setattr(services, "probe", lambda api: "answers")
-    write_env_block(daemon.folder, API)
+    monkeypatch.setattr(services, "probe", lambda api: 200)
+    write_env_block(daemon.folder.parent, API)
     start(daemon)
     with pytest.raises(KeyboardInterrupt):
-        services.down(daemon.folder)
+        services.down(daemon.folder.parent)
     assert daemon.pid() is not None
     *_, (_, last) = [call.args for call in client.update_work_pool.call_args_list]
     assert last.is_paused is False

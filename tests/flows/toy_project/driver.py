@@ -6,18 +6,16 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.errors import PipelineError
 from flows.orchestration.prefect_env import configured_api, prepare_process
+from flows.orchestration.server import use_answering_api
 from flows.orchestration.services import deploy, down, ensure_work_pool, up
-from flows.orchestration.temporary_server import use_answering_api
 
 
 def deploy_toys(client: Any, project: Path) -> tuple[()]:
     import toy_flows
 
     ensure_work_pool(client)
-    toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
-    for flow, name in toys:
+    for flow, name in ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin")):
         deploy(client, flow, name=name, parameters={}, project=project)
     return ()
 
@@ -30,7 +28,7 @@ def say(value: Any) -> None:
 def flows(*words: str) -> None:
     """Say whether a server is configured, and which one is used; run flows, each named before its word; stay."""
     prepare_process()
-    is_configured = use_answering_api(Path.cwd()) is not None
+    is_configured = use_answering_api(Path.cwd())
     api = configured_api()
     assert api is not None
     say([is_configured, *astuple(api)[:2]])
@@ -46,14 +44,10 @@ def main(command: str, *words: str) -> None:
     if command == "flows":
         flows(*words)
     elif command == "up":
-        _, started, _ = up(Path.cwd(), port=int(words[0]) if words else None, deploy=deploy_toys)
-        say(started)
+        say(up(Path.cwd(), port=int(words[0]) if words else None, deploy=deploy_toys)[1])
     else:
         say(down(Path.cwd(), now="--now" in words))
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except PipelineError as error:
-        say(str(error))
+    main(*sys.argv[1:])

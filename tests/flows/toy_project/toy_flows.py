@@ -3,18 +3,19 @@
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from data_catalog.base.errors import InputError, PipelineError, TransientError
-from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
+from data_catalog.base.errors import InputError, TransientError
+from flows.orchestration.prefect_executor import PrefectExecutor
 
-tries: dict[str, int] = {}
 running: set[int] = set()
 most: list[int] = []
 lock = threading.Lock()
@@ -31,36 +32,6 @@ def step(number: int) -> int:
     return number
 
 
-def failing(name: str, times: int, error: Exception) -> int:
-    tries[name] = tries.get(name, 0) + 1
-    if tries[name] <= times:
-        raise error
-    return tries[name]
-
-
-@flow(name="toy")
-def toy(word: str = "tree") -> None:
-    artifacts = FlowArtifacts(f"progress-{word}", ("count", word, "here"))
-    with PrefectExecutor(retry_delays_s=(0, 0), artifacts=artifacts) as executor:
-        futures = [executor.submit(f"count {number:05d}", partial(step, number)) for number in range(3)]
-        assert [future.result() for future in futures] == [0, 1, 2]
-        assert max(most) > 1
-        assert executor.submit("flaky 1", partial(failing, "flaky", 2, TransientError("again"))).result() == 3
-        try:
-            executor.submit("broken", partial(failing, "broken", 1, InputError("broken"))).result()
-        except InputError:
-            assert tries["broken"] == 1
-        assert executor.run("here", partial(step, 3)) == 3
-        executor.progress("count", done=1, total=2)
-        executor.progress("count", done=2, total=2)
-        executor.artifact_table("Funnel_toy", [{"step": word, "read": 3}], "What was <b>read</b>.")
-
-
-@flow(name="other")
-def other() -> None:
-    return None
-
-
 def flaky(folder: Path) -> int:
     """The id of the process that does what fails twice."""
     tries = len(list(folder.iterdir()))
@@ -74,42 +45,62 @@ def broken() -> None:
     raise InputError("broken")
 
 
-def deadly() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def hears_ctrl_c() -> bool:
     return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
 
 
-@flow(name="on-dask")
-def on_dask(steps: str) -> dict[str, Any]:
-    """Orderly or deadly steps on a cluster, and what they come to."""
+def kills_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def error_of(future: Any) -> str:
+    try:
+        return str(future.result())
+    except InputError as error:
+        return f"InputError: {error}"
+
+
+def executor_of(word: str, dask: bool) -> PrefectExecutor:
+    phases = ("count", word, "here")
+    if not dask:
+        return PrefectExecutor(f"progress-{word}", phases, retry_delays_s=(0, 0))
     from flows.orchestration.dask_executor import DaskExecutor
 
-    with DaskExecutor(1, root=Path("root"), retry_delays_s=(0, 0)) as executor:
+    return DaskExecutor(1, None, Path("root"), f"progress-{word}", phases, retry_delays_s=(0, 0))
 
-        def there(name: str, call: Any, *arguments: Any) -> Any:
+
+@flow(name="toy")
+def toy(word: str = "tree", dask: bool = False) -> None:
+    """Steps in threads or on a cluster, which come to the same."""
+    with executor_of(word, dask) as executor:
+
+        def start(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
             return executor.submit(name, partial(call, *arguments), remote=True)
 
-        def error_of(future: Any) -> str:
-            try:
-                return str(future.result())
-            except PipelineError as error:
-                return f"{type(error).__name__}: {error}"
+        called = list[Any]()
+        futures = [start(f"count {number:05d}", step, number) for number in range(3)]
+        futures[0].add_done_callback(called.append)
+        assert [future.result() for future in futures] == [0, 1, 2]
+        assert called == [futures[0]]
+        assert dask or max(most) > 1
+        assert (start("flaky 1", flaky, Path(tempfile.mkdtemp())).result() == os.getpid()) is not dask
+        assert error_of(start("broken", broken)) == "InputError: broken"
+        assert not dask or not start("signals", hears_ctrl_c).result()
+        assert executor.submit("near", os.getpid).result() == executor.run("here", os.getpid) == os.getpid()
+        assert executor.run("here", partial(step, 7)) == 7
+        executor.progress("count", done=1, total=2)
+        executor.progress("count", done=2, total=2)
+        executor.artifact_table("Funnel_toy", [{"step": word, "read": 3}], "What was <b>read</b>.")
 
-        if steps == "deadly":
-            return {"deadly": error_of(there("deadly 00007", deadly)), "after": there("later", step, 3).result()}
-        folder, called = Path("tries").absolute(), list[Any]()
-        folder.mkdir()
-        first = there("step 00007", step, 7)
-        first.add_done_callback(called.append)
-        return {
-            "first": first.result(),
-            "flaky": there("flaky", flaky, folder).result() != os.getpid(),
-            "broken": error_of(there("broken", broken)),
-            "here": executor.run("here", os.getpid) == os.getpid(),
-            "not remote": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
-            "called": called == [first],
-            "hears Ctrl-C": there("signals", hears_ctrl_c).result(),
-        }
+
+@flow(name="deadly")
+def deadly(word: str) -> list[Any]:
+    """What comes of a step that kills each worker which does it, and of the next one."""
+    with executor_of(word, dask=True) as executor:
+        given_up = error_of(executor.submit("deadly 00007", kills_itself, remote=True))
+        return [given_up, executor.submit("later", partial(step, 3), remote=True).result()]
+
+
+@flow(name="other")
+def other() -> None:
+    return None
