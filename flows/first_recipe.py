@@ -227,7 +227,9 @@ def _samples(path: Path) -> dict[str, list[str]]:
         raise InputError(f"{path} is not UTF-8 (line {bad[0] if bad else 1}): save it as UTF-8")
     cells = {column: [entry.values.get(column) for entry in entries] for column in columns}
     return {
-        column: [value.strip() for value in values if isinstance(value, str) and value.strip()]
+        column: [
+            value.strip() for value in values if isinstance(value, str) and value.strip() and not text_trouble(value)
+        ]
         for column, values in cells.items()
     }
 
@@ -267,7 +269,7 @@ def _columns(
 def _none_of(what: str, samples: Samples, probe: PairsConfig) -> list[str]:
     """Refuse a file without a column of images or of captions."""
     raise InputError(
-        f"{probe.files[0]} has no column of {what}, only {', '.join(samples)}: it needs one of file names such as "
+        f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: it needs one of file names such as "
         "photo.jpg or of URLs, and one of captions, separated by commas in .csv files, by tabs in .tsv files"
     )
 

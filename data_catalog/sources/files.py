@@ -74,7 +74,7 @@ def upstream_files(config: FilesConfig) -> list[Path]:
             what = "does not exist, or matches no file: correct it, or download the files"
             if path.is_dir():
                 what = f"is a folder: name the files in it, such as {path / '*'}"
-            raise InputError(f"files names {path}, which {what}")
+            raise InputError(f"{path} {what}")
         for file in files:
             found.setdefault(file.resolve(), file)
     return sorted(found.values(), key=str)

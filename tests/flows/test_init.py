@@ -197,6 +197,12 @@ def test_what_is_doubtful_missing_or_unfit_is_told_before_a_build() -> None:
         assert part in told
 
 
+def test_a_few_captions_that_are_not_utf_8_are_told_of_and_the_others_suffice() -> None:
+    Path(own("latin.csv")).write_bytes(Path(own()).read_bytes() + "1.png,Un jardín\n".encode("latin-1"))
+    told = write_first_recipe("mine", "uk", pairs="latin.csv", images="photos").found
+    assert "1 are not pairs and will be rejected: bad_encoding 1" in told
+
+
 @pytest.mark.parametrize(
     ("num_images", "train", "split"),
     [
@@ -263,7 +269,7 @@ FILES = {
         ("x --language sq", "sq.toml exists and is not a language pack for sq"),
         ("x --language sw", "sw.toml exists and is not a language pack for sw: it is one for sv: move it away"),
         ("x --language uk --images photos", "SettingsError: --images needs --pairs"),
-        ("x --language uk --pairs no.csv", "InputError: --pairs: files names no.csv, which does not exist"),
+        ("x --language uk --pairs no.csv", "InputError: --pairs: no.csv does not exist"),
         ("semicolons.csv", "has no column of images, only image;caption: it needs one of file names"),
         ("cp1251.csv", "is not UTF-8 (line 2): save it as UTF-8"),
         ("own.csv", "none of 1 image, such as 0.png, is in .: use --images DIR"),
