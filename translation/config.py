@@ -140,7 +140,7 @@ class TranslateConfig:
             if not is_used and getattr(self, setting.name) != default:
                 shown = {"()": "[]", "{}": "{}", "''": '""'}.get(repr(default), default)
                 raise SettingsError(
-                    f"translate.{setting.name} is only for {' and '.join(users or ())}; the engine {self.engine!r} "
+                    f"translate.{setting.name} is only for {', '.join(users or ())}; the engine {self.engine!r} "
                     f"does not use it. Remove it, or give --set translate.{setting.name}={shown}"
                 )
         if self.engine == "transformers" and self.compute_type not in TORCH_COMPUTE_TYPES:
@@ -160,7 +160,7 @@ class TranslateConfig:
         for name in ("package", "model", "reverse_package", "reverse_model"):
             given = getattr(self, name)
             if given and len(given) != most:
-                raise SettingsError(f"translate.{name} must name {most}, one for each pair of languages, got {given}")
+                raise SettingsError(f"translate.{name} must name one, or two with translate.pivot, got {list(given)}")
             if given and name.startswith("reverse_") and not self.round_trip:
                 raise SettingsError(
                     f"translate.{name} is for a round trip, which is off: set translate.round_trip = true, or remove "

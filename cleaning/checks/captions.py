@@ -80,8 +80,10 @@ class Length(
     def require(self, section: str) -> None:
         """Check that some caption can meet the bounds."""
         for unit, least, most in (("words", self.min_words, self.max_words), ("chars", self.min_chars, self.max_chars)):
-            if most < max(1, least):
-                raise SettingsError(f"{section}.max_{unit} must be at least {max(1, least)}, got {most}")
+            if most < least:
+                raise SettingsError(
+                    f"{section}.max_{unit} {most} is below {section}.min_{unit} {least}: change one of them"
+                )
 
     def _bind(self, captions: Captions) -> Judge:
         of_chars = ("character", len, self.min_chars, self.max_chars)

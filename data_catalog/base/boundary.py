@@ -43,6 +43,8 @@ def about(what: object, *, kind: type[PipelineError] = InputError, remedy: str =
             raise
         raise_if_disk_fails(error, Path(str(what)))
         reason = one_line(error)
+        if isinstance(error, OSError) and error.strerror and str(error.filename or "") in str(what):
+            reason = error.strerror  # without the number, and without the path again
         if isinstance(error, UnpicklingError):  # torch's message advises to read it all the same
             reason = "it contains more than data, and reading it would run code"
         raise kind(f"{what} ({reason}): {remedy}" if remedy else f"{what}: {reason}") from error

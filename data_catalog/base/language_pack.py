@@ -233,7 +233,7 @@ def require_language(code: str, where: str) -> str:
     try:
         return LanguagePack.minimal(code).code
     except SettingsError as error:
-        raise SettingsError(f"{where} {code} is not a language code: {error}") from error
+        raise SettingsError(f"{where} {code or repr(code)} is not a language code: {error}") from error
 
 
 def language_pack_hint(pack: LanguagePack) -> str:

@@ -87,7 +87,9 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         if not self.val + self.test < 1:
-            raise SettingsError(f"split.val {self.val} and split.test {self.test} leave nothing to train on")
+            raise SettingsError(
+                f"split.val {self.val} and split.test {self.test} leave nothing to train on: lower one of them"
+            )
 
     def require_choice(self, stating: Sequence[str]) -> None:
         """Check that `by` is set if some sources, given by name, state splits, and is not "upstream" if none does."""

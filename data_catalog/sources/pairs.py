@@ -76,7 +76,7 @@ class PairsConfig(FilesConfig):
         _ = pairs_origin(self)
         if bool(self.url_column) == bool(self.path_column) or (self.url_column and self.images):
             raise SettingsError(
-                "exactly one of url_column and path_column must be set, and images with the latter only"
+                "exactly one of url_column and path_column must be set, and images only beside path_column"
             )
         is_translated = bool(self.source_caption_column)
         is_one_language = not self.lang_column and self.lang != self.source_lang

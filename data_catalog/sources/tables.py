@@ -57,7 +57,7 @@ def require_columns(path: Path, columns: Sequence[str], required: Sequence[str])
     wrong = [name for name in required if columns.count(name) != 1]
     if wrong:
         found = ", ".join(columns)[:500] or "(none)"
-        raise InputError(f"{path} needs exactly one text column {', '.join(wrong)}: its text columns are {found}")
+        raise InputError(f"{path} needs exactly one text column named {', '.join(wrong)}: its text columns are {found}")
 
 
 def header_of(lines: Iterator[Line], delimiter: str) -> list[str]:

@@ -214,7 +214,11 @@ def find_recipe(recipe: str) -> Path:
     """Return the path of a recipe from its name or file."""
     path = Path(recipe) if is_file(recipe) else _recipes_folder() / f"{recipe}.toml"
     if not path.is_file():
-        use = "" if is_file(recipe) else f": use one of {', '.join(recipe_names())}, or a TOML file"
+        use = (
+            ": correct the path, or write one with `vernaclip init`"
+            if is_file(recipe)
+            else f": use one of {', '.join(recipe_names())}, or a TOML file"
+        )
         raise SettingsError(f"there is no recipe {f'file {recipe}' if is_file(recipe) else repr(recipe)}{use}")
     return path
 

@@ -183,10 +183,15 @@ def _shaped(kind: Any, value: Any, path: str) -> Any:
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise SettingsError(f"{path} is {value!r}, which is not valid UTF-8: rename the file or folder, or correct it")
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise SettingsError(f"{path} is a number of {value.bit_length()} bits: at most {_MOST_BITS} bits are allowed")
+        raise SettingsError(f"{path} is too long a number: at most {2**_MOST_BITS - 1} is allowed")
     if value is None or isinstance(value, str | int | float):
         return value
-    raise SettingsError(f"{path} is {value!r}, a type that no setting has: write it as a string, in quotes")
+    raise SettingsError(f"{path} is {value}, a {type(value).__name__}, which no setting takes: {_in_quotes(value)}")
+
+
+def _in_quotes(value: object) -> str:
+    """Return how to write a value as a string: a shell removes the outer quotes of `--set name="7"`."""
+    return f"""write "{value}" (in a shell '"{value}"')"""
 
 
 def _place(path: str, *names: str) -> str:
@@ -223,4 +228,6 @@ def _settings_error(first: ErrorDetails, kind: type, path: str) -> SettingsError
     limits = {name: int(limit) for name, limit in context.items() if isinstance(limit, float) and limit.is_integer()}
     wanted = _WANTED.get(first["type"])
     problem = f"must be {wanted.format_map({**context, **limits})}" if wanted else f"is wrong ({first['msg']})"
-    return SettingsError(f"{place} {problem}, got {first['input']!r}")
+    given = first["input"]
+    is_bare = first["type"] in ("string_type", "path_type") and isinstance(given, int | float)
+    return SettingsError(f"{place} {problem}, got {given!r}{f': {_in_quotes(json.dumps(given))}' if is_bare else ''}")

@@ -122,7 +122,7 @@ def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
         for name, kind, config, (rights, limit) in read_tables
     )
     if not chosen:
-        raise SettingsError("every source of the recipe is switched off by `enabled = false`")
+        raise SettingsError("every source of the recipe is switched off by `enabled = false`: switch one on")
     return chosen
 
 

@@ -43,10 +43,13 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "a fraction for a count": (["train.epochs=1.5"], ["train.epochs must be a whole number, got 1.5"]),
     "a number for a switch": (["fetch.allow_loopback=1"], ["fetch.allow_loopback must be true or false, got 1"]),
     "a switch for a number": (["split.val=true"], ["split.val must be a number, got True"]),
-    "a number for a text": (["name=7"], ["name must be a string, got 7"]),
+    "a number for a text": (["name=7"], ["name must be a string, got 7", """write "7" (in a shell '"7"')"""]),
     "not a number": (["split.val=nan"], ["split.val must be a finite number, got nan"]),
-    "too long a number": (["train.steps=" + "9" * 30], ["train.steps is a number of 100 bits", "at most 63"]),
-    "a date": (["name=2026-01-31"], ["name is datetime.date(2026, 1, 31)", "write it as a string, in quotes"]),
+    "too long a number": (
+        ["train.steps=" + "9" * 30],
+        ["train.steps is too long a number", "at most 9223372036854775807"],
+    ),
+    "a date": (["name=2026-01-31"], ["name is 2026-01-31, a date", """write "2026-01-31" (in a shell '"2026"""]),
     "a path that is not UTF-8": (["data=caf\udce9"], ["data is 'caf\\udce9'", "rename the file or folder"]),
     # bounds
     "below the least": (["train.epochs=0"], ["train.epochs must be at least 1, got 0"]),
@@ -72,11 +75,11 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     # what fits together
     "nothing to train on": (
         ["split.val=0.6", "split.test=0.6"],
-        ["split.val 0.6 and split.test 0.6", "nothing to train"],
+        ["split.val 0.6 and split.test 0.6", "nothing to train", "lower one of them"],
     ),
     "bounds that exclude all": (
         ["check.min_words=9", "check.max_words=8"],
-        ["check.max_words must be at least 9, got 8"],
+        ["check.max_words 8 is below check.min_words 9", "change one"],
     ),
     "one URL": (["duplicates.placeholder_urls=1"], ["duplicates.placeholder_urls must be 0, or at least 2"]),
     "flipped sides": (
@@ -87,21 +90,27 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "a threshold of no model": (["image_text.min_score=1"], ["image_text.min_score needs image_text.model"]),
     "a setting of another engine": (
         ["translate.model=x"],
-        ["translate.model is only for ctranslate2 and transformers"],
+        ["translate.model is only for ctranslate2, transformers, openai", "--set translate.model=[]"],
     ),
     "no command": (["translate.engine=command"], ["translate.command is missing: give the program"]),
-    "two packages": (['translate.package=["a", "b"]'], ["translate.package must name 1"]),
+    "two packages": (
+        ['translate.package=["a", "b"]'],
+        ["translate.package must name one, or two with translate.pivot, got ['a', 'b']"],
+    ),
     "no way back": (["translate.reverse_package=x"], ["translate.reverse_package", "set translate.round_trip = true"]),
     # names and languages
     "a folder's name": (["name=../up"], ["name must consist of letters, digits", "got '../up'"]),
-    "no language": (["target_language="], ["target_language  is not a language code", "such as 'it'"]),
+    "no language": (["target_language="], ["target_language '' is not a language code", "such as 'it'"]),
     "a contact": (["fetch.contact=nobody"], ["fetch.contact must be a mail address or a URL, got 'nobody'"]),
     "a host's address": (['fetch.hosts."http://a.org".concurrency=1'], ["'http://a.org'", "host or domain such as"]),
     "two columns of images": (
         ["sources.mine.path_column=x"],
-        ["sources.mine: exactly one of url_column and path_column"],
+        ["sources.mine: exactly one of url_column and path_column", "images only beside path_column"],
     ),
-    "no source": (["sources.mine.enabled=false"], ["every source of the recipe is switched off by `enabled = false`"]),
+    "no source": (
+        ["sources.mine.enabled=false"],
+        ["every source of the recipe is switched off by `enabled = false`", "one on"],
+    ),
     "a name with a dash": (
         ['sources."my-own".files=x'],
         ["sources.my-own: a name must consist of letters, digits and _"],
@@ -148,7 +157,7 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
     "no such file": (
         SettingsError,
         lambda folder: load_recipe("./no.toml", root=folder),
-        ["there is no recipe file ./no.toml"],
+        ["there is no recipe file ./no.toml: correct the path, or write one with `vernaclip init`"],
     ),
     "no TOML": (
         SettingsError,
@@ -195,7 +204,7 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
     "no pack there": (
         InputError,
         lambda folder: load_language_pack(str(folder / "no.toml")),
-        ["cannot read the language pack", "no.toml", "No such file"],
+        ["cannot read the language pack", "no.toml: No such file or directory"],
     ),
     "a pack that nothing uses": (
         SettingsError,

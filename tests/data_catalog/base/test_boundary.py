@@ -27,6 +27,8 @@ FULL, FAILED = "the disk that holds /catalog/work is full", f"failed at {PLACE} 
     ("error", "told"),
     [
         (ValueError("line 3\n is wrong"), r"^a\.json \(line 3 is wrong\): restore it$"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.json"), r"^a\.json \(No such file\): restore it$"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), r"^a\.json \(.*Permission denied: 'b'\): "),
         (KeyError(), r"^a\.json \(KeyError\): restore it$"),
         (pickle.UnpicklingError("use weights_only=False"), "reading it would run code"),
         (PANIC("index out of bounds"), "index out of bounds"),

@@ -50,7 +50,7 @@ def test_a_wrong_file_or_setting_is_refused(
     ("name", "content", "message"),
     [
         ("p.csv", "image,text,image\nx,y,z\n", "exactly one text column image: .* image, text, image"),
-        ("p.jsonl", '{"url": "x"}\n', "exactly one text column image, text: its text columns are url"),
+        ("p.jsonl", '{"url": "x"}\n', "exactly one text column named image, text: its text columns are url"),
         ("p.jsonl", "not json\n", r"columns are \(none\)"),
         ("p.parquet.gz", b"x", "unknown suffix"),
     ],
