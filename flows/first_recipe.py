@@ -269,8 +269,9 @@ def _columns(
 def _none_of(what: str, samples: Samples, probe: PairsConfig) -> list[str]:
     """Refuse a file without a column of images or of captions."""
     raise InputError(
-        f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: it needs one of file names such as "
-        "photo.jpg or of URLs, and one of captions, separated by commas in .csv files, by tabs in .tsv files"
+        f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: it needs one of file "
+        "names such as photo.jpg or of URLs, and one of captions, separated by commas in .csv files, by tabs in .tsv "
+        "files"
     )
 
 
