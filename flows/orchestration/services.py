@@ -220,6 +220,9 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool]:
     # Replace a server of ours that cannot be used any more, since its URL or auth string is lost. The new server gets
     # the old port and auth string, if they are known.
     server.end(timeout_s=0)
+    if written is None or not written.auth_string:
+        for name in ("worker", "watcher"):  # which know only the lost one
+            _daemon(project, name).end(timeout_s=0)
     logger.info("starting the server")
     before = [int(written.ui_url.rpartition(":")[2])] if written else []
     with _bound([port] if port is not None else [*before, *PORTS]) as listener:

@@ -201,6 +201,21 @@ def test_a_busy_port_is_refused_and_so_is_a_second_up_at_once(tmp_path: Path) ->
     assert not (tmp_path / ".env").exists()
 
 
+def test_a_new_password_of_the_server_ends_the_worker_and_watcher_that_know_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user has deleted `.env`; later the server is killed."""
+    daemons = {name: MagicMock(folder=tmp_path) for name in ("server", "worker", "watcher")}
+    monkeypatch.setattr(services, "_daemon", lambda project, name: daemons[name])
+    monkeypatch.setattr(services, "_client", lambda api: nullcontext(MagicMock()))
+    monkeypatch.setattr(services, "configured_api", lambda: None)
+    monkeypatch.setattr(services, "start_server", MagicMock())
+    for pid in (7, None):
+        daemons["server"].pid.return_value = pid
+        services.up(tmp_path, deploy=lambda client, project: ())
+        assert [daemons[name].end.call_count for name in ("worker", "watcher")] == [1, 1]
+
+
 def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.orchestration.server.run_flow", None)  # which loads it
     assert "build.workers must be at least 1" in told(["build", "scenes", "--set", "build.workers=-1"], code=1)
