@@ -132,6 +132,8 @@ def up(project: Path, *, deploy: Deploy, port: int | None = None) -> tuple[Api, 
     logger.info("loading Prefect")
     with writer_lock(state_folder(project)):
         api, has_new_server = _ensure_server(project, port)
+        if port is not None and not api.ui_url.endswith(f":{port}"):
+            logger.warning("a server runs already, so --port %d has no effect: run `vernaclip down` first", port)
         logger.info("the Prefect server at %s answers", api.ui_url)
         with _client(api) as client:
             logger.info("registering deployments")

@@ -216,6 +216,17 @@ def test_a_new_password_of_the_server_ends_the_worker_and_watcher_that_know_the_
         assert [daemons[name].end.call_count for name in ("worker", "watcher")] == [1, 1]
 
 
+def test_up_says_when_a_port_has_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(services, "_ensure_server", lambda project, port: (API, False))
+    monkeypatch.setattr(services, "_client", MagicMock(side_effect=KeyboardInterrupt))
+    for port in (4321, 9):
+        with pytest.raises(KeyboardInterrupt):
+            services.up(tmp_path, deploy=MagicMock(), port=port)
+    assert [word for word in caplog.text.split() if word.isdigit()] == ["9"]
+
+
 def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.orchestration.server.run_flow", None)  # which loads it
     assert "build.workers must be at least 1" in told(["build", "scenes", "--set", "build.workers=-1"], code=1)
