@@ -83,7 +83,8 @@ class _Shard:
             while True:
                 self.look()
                 if new := len(self.outcomes) - self._progress.done:
-                    num_failed = sum(outcome["reason"] is not None for outcome in self.outcomes.values())
+                    # A copy, since threads of other shards add outcomes too (`_hosts_since`).
+                    num_failed = sum(outcome["reason"] is not None for outcome in [*self.outcomes.values()])
                     self._progress.advance(new, failed=num_failed)
                 # A redirect to another owner's host does not wait for the rest of its task.
                 if time.monotonic() >= assign_at:

@@ -1,8 +1,10 @@
 """Journals, and what an interrupted run left in them."""
 
 import io
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,27 @@ def test_a_process_is_told_what_others_asked_of_its_hosts_for_other_shards_too(t
     assert task.pauses == {"b.example": pauses["b.example"]}
     assert task.starts.keys() == {"a.example", "d.example"}
     assert task.starts["d.example"] == now - 5
+
+
+def test_shards_that_read_each_others_journals_at_once_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LOOK_S", "_HANDOVER_S"):
+        monkeypatch.setattr(f"data_catalog.fetch.gather.{name}", 1e-4)
+
+    def shard(name: str) -> set[str | None]:
+        (tmp_path / name).mkdir()
+        urls = [f"http://{name}.example/{number}" for number in range(2000)]
+        found = fetch_by_owners(urls, FetchConfig(), tmp_path / name, FakeOwners(lambda url: None))
+        return {outcome["reason"] for outcome in found.values()}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert [*pool.map(shard, map(str, range(20)))] == [{None}] * 20
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_url_that_kills_its_owner_whenever_it_is_asked_for_is_given_up_alone(tmp_path: Path) -> None:
