@@ -57,6 +57,14 @@ class Host:
         return max(self.next_at, pause, self.waiting[0][0])
 
 
+@dataclass(slots=True)
+class Turn:
+    """A turn of a host."""
+
+    host: Host
+    has_begun: bool = False
+
+
 class Frontier:
     """Requests that wait for the turn of their host; hosts take turns.
 
@@ -104,8 +112,8 @@ class Frontier:
             heapq.heappush(host.waiting, (due, request.order, request))
             self._list(host)
 
-    def next(self) -> tuple[Any, Host]:
-        """Wait for a request whose turn has come, and take it; `end` gives the turn back."""
+    def next(self) -> tuple[Any, Turn]:
+        """Wait for a request whose turn has come, and take it."""
         with self._lock:
             while (found := self._take()) is None:
                 if self._is_watched:
@@ -117,7 +125,7 @@ class Frontier:
             self._others.notify()
             return found
 
-    def _take(self) -> tuple[Any, Host] | None:
+    def _take(self) -> tuple[Any, Turn] | None:
         while self._turns and self._turns[0][0] <= (now := time.monotonic()):
             due, _, host = heapq.heappop(self._turns)
             if due != host.listed:
@@ -130,24 +138,27 @@ class Frontier:
             host.active += 1
             host.next_at = now + host.interval_s
             self._list(host)
-            return request, host
+            return request, Turn(host)
         return None
 
-    def begin(self, host: Host) -> float:
-        """Return the seconds until a request may begin, usually 0. Call it right before the request.
+    def begin(self, turn: Turn) -> float:
+        """Return the seconds until the turn's request may begin, usually 0. Call it right before the request.
 
         A look-up that took long may have brought requests of several turns together.
         """
         with self._lock:
-            now = time.monotonic()
+            host, now = turn.host, time.monotonic()
+            turn.has_begun = True
             host.note_start(max(now, host.begun_at + host.interval_s) if host.interval_s else now)
             return host.begun_at - now
 
-    def end(self, host: Host) -> None:
+    def end(self, turn: Turn) -> None:
         """Give a turn back. One without a request counts for nothing."""
         with self._lock:
+            host = turn.host
             host.active -= 1
-            host.next_at = host.begun_at + host.interval_s  # `begin` keeps those apart that this brings together
+            if not turn.has_begun:  # `begin` keeps those apart that it brings together
+                host.next_at = host.begun_at + host.interval_s
             self._list(host)
 
     def pause(self, name: str, failure: FetchError, seconds: float) -> None:

@@ -18,7 +18,7 @@ from data_catalog.base.errors import PipelineError
 from data_catalog.fetch.client import REDIRECTS, Deadline, GuardedClient, Response
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
-from data_catalog.fetch.frontier import Frontier, Host
+from data_catalog.fetch.frontier import Frontier, Host, Turn
 from data_catalog.fetch.journal import Journal
 from data_catalog.fetch.robots import HOST_FAILURES, HostStore, Robots, RobotsVisit, backoff_s, robots_text
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target, thumbnail_url
@@ -153,22 +153,22 @@ class Fetcher:
 
     def _work(self) -> None:
         while True:
-            visit, host = self.frontier.next()
+            visit, turn = self.frontier.next()
             self._under_way[threading.get_ident()] = time.monotonic()
             try:
                 if isinstance(visit, RobotsVisit):
-                    self._ask_for_robots(visit, host)
+                    self._ask_for_robots(visit, turn)
                 else:
-                    self._step(visit, host)
+                    self._step(visit, turn)
             except Exception as error:  # noqa: BLE001  of this machine, such as its disk
                 self._fail(error)
             finally:
                 self._under_way.pop(threading.get_ident(), None)
-                self.frontier.end(host)
+                self.frontier.end(turn)
 
-    def _step(self, visit: Visit, host: Host) -> None:
+    def _step(self, visit: Visit, turn: Turn) -> None:
         """Make one request, if nothing forbids it; then queue the visit again, or end it."""
-        if (closed := self._closed(visit, host)) is not None:
+        if (closed := self._closed(visit, turn.host)) is not None:
             self._end(visit, closed)
             return
         if self._robots is not None:
@@ -176,7 +176,7 @@ class Fetcher:
             if rules is None:
                 return
             if isinstance(rules, RobotsVisit):
-                self._ask_for_robots(rules, host)
+                self._ask_for_robots(rules, turn)
                 return
             if isinstance(rules, RobotsTxt) and not rules.allows(visit.target.url):
                 rules = FetchError("robots_txt")
@@ -184,7 +184,7 @@ class Fetcher:
                 self._retry_or_end(visit, rules)
                 return
             visit.usages += rules.content_usage(visit.target.path)
-        self._ask(visit, host)
+        self._ask(visit, turn)
 
     def _closed(self, visit: Visit, host: Host) -> FetchError | None:
         """Return the failure of a URL whose host gets no more requests of its job."""
@@ -204,20 +204,20 @@ class Fetcher:
         return host.paused_by if host.paused_until > time.monotonic() + self._config.max_wait_s else None
 
     @contextmanager
-    def _answer(self, visit: Visit | RobotsVisit, host: Host) -> Iterator[Response]:
+    def _answer(self, visit: Visit | RobotsVisit, turn: Turn) -> Iterator[Response]:
         """Request a visit's present target, when its host's pace permits it."""
         asked_for: Visit = visit if isinstance(visit, Visit) else visit.parked[0]
         deadline = Deadline(visit.left_s)
 
         def begin() -> None:
-            wait_s = self.frontier.begin(host)
+            wait_s = self.frontier.begin(turn)
             if wait_s > 0:
                 time.sleep(wait_s)
                 deadline.extend(wait_s)
             self._permit()
             now = time.time()
             asked_for.asked_at = asked_for.asked_at or now
-            asked_for.job.journal.append({"url": asked_for.url, "host": host.name, "at": now})
+            asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
 
         try:
             with self._client.get(visit.target, deadline=deadline, before_connect=begin) as response:
@@ -233,16 +233,16 @@ class Fetcher:
         finally:
             visit.left_s = deadline.left()
 
-    def _ask(self, visit: Visit, host: Host) -> None:
+    def _ask(self, visit: Visit, turn: Turn) -> None:
         started = time.monotonic()
         found: Response | FetchError
         with tempfile.SpooledTemporaryFile(_BODY_IN_MEMORY, dir=str(visit.job.scratch)) as sink:
             try:
-                with self._answer(visit, host) as found:
+                with self._answer(visit, turn) as found:
                     if found.status in REDIRECTS:
                         self._follow(visit, found)
                     else:
-                        self._take(visit, found, sink, host)
+                        self._take(visit, found, sink, turn.host)
             except FetchError as error:
                 found = error
             visit.asking_s += time.monotonic() - started
@@ -345,11 +345,11 @@ class Fetcher:
         if is_last:
             job.ended()
 
-    def _ask_for_robots(self, visit: RobotsVisit, host: Host) -> None:
-        found: str | FetchError | None = self._too_long_paused(host)
+    def _ask_for_robots(self, visit: RobotsVisit, turn: Turn) -> None:
+        found: str | FetchError | None = self._too_long_paused(turn.host)
         if found is None:
             try:
-                with self._answer(visit, host) as response:
+                with self._answer(visit, turn) as response:
                     if response.status in REDIRECTS:
                         self._follow(visit, response)
                     else:

@@ -255,6 +255,20 @@ def test_a_turn_without_a_request_counts_for_nothing() -> None:
     assert time.monotonic() - started < 60
 
 
+def test_no_thread_waits_for_the_turn_after_one_whose_look_up_goes_on() -> None:
+    frontier = Frontier({}, HostPace(concurrency=3, requests_per_s=5), max_wait_s=300)
+    for _ in range(3):
+        frontier.add(SimpleNamespace(order=0), "a.example")
+    _, first = frontier.next()
+    frontier.begin(first)
+    _, second = frontier.next()
+    frontier.end(first)
+    looked_up = time.monotonic()
+    frontier.next()
+    assert time.monotonic() - looked_up > 0.15
+    assert frontier.begin(second) == 0
+
+
 def test_a_request_of_another_process_counts() -> None:
     frontier = Frontier({}, HostPace(concurrency=1, requests_per_s=2), max_wait_s=300)
     frontier.note_start("a.example", 0.1)
