@@ -123,7 +123,8 @@ def _entry(record: Any) -> IndexEntry | None:
         names = "from_code", "to_code", "package_version"
         texts = {name: record[name] for name in names} | {"argos_version": record.get("argos_version") or "0"}
         is_whole = all(TEXTS[name].fullmatch(text) for name, text in texts.items())
-        links = tuple(link for link in record["links"] if isinstance(link, str) and ":" in link)
+        given = record["links"] if isinstance(record["links"], list) else ()
+        links = tuple(link for link in given if isinstance(link, str) and ":" in link)
     except (AttributeError, LookupError, TypeError):
         return None
     return IndexEntry(**texts, links=links) if is_whole and links else None

@@ -44,7 +44,7 @@ REAL["links"] = LINKS = ["ipfs://QmT5LnsNZEf3JKYMoYWvo9aNMw", "https://argos-net
         {},
         *(REAL | {"from_code": code} for code in ("../../etc", "it\x1b[2J")),
         *(REAL | {"package_version": version} for version in (1.0, "1.0\n")),
-        *(REAL | {"links": links} for links in (7, "no link", [None, 7, ""])),
+        *(REAL | {"links": links} for links in (7, "https://argos-net.com/a.argosmodel", [None, 7, ""])),
     ],
 )
 def test_a_broken_entry_is_left_out(broken: object, caplog: pytest.LogCaptureFixture) -> None:
