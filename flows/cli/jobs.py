@@ -149,10 +149,12 @@ def _build(request: Request, *, json: Json = False, dry: DryRunOptions = _NO_DRY
     given = [f"--{name}" for name, value in vars(dry).items() if value != getattr(_NO_DRY_RUN, name)]
     if given and not dry.dry_run:
         raise SettingsError(f"{', '.join(given)} can be used only with --dry-run")
-    if dry.dry_run:
-        _dry_run(request, dry, json=json, **options)
-    else:
+    if not dry.dry_run:
         _report("build", request, json=json, **options)
+        return
+    if asked := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+        raise SettingsError(f"{', '.join(asked)} cannot be used with --dry-run, which builds nothing")
+    _dry_run(request, dry, json=json)
 
 
 def _run(request: Request, **options: Any) -> None:
@@ -244,12 +246,10 @@ def image_text_scores(
         say(f"\nTry next:\n  {command('build', recipe, '--root', root, '--set', setting)}")
 
 
-def _dry_run(request: Request, dry: DryRunOptions, *, json: bool, retry_failed: bool = False) -> None:
+def _dry_run(request: Request, dry: DryRunOptions, *, json: bool) -> None:
     """Check a sample of each source, and print what each rule drops, with examples."""
     from flows.dry_run import dry_run
 
-    if retry_failed:
-        raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
     counts = {"num_rows": dry.rows, "num_examples": dry.examples, "seed": dry.seed}
     given = {name: count for name, count in counts.items() if count is not None}
     found = dry_run(request.loaded, root=request.root, translate=dry.translate, **given)

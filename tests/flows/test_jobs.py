@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from data_catalog.base.errors import SettingsError
 from flows.cli.app import app
-from flows.cli.jobs import command_of, with_executor
+from flows.cli.jobs import DryRunOptions, command_of, commands, with_executor
 from flows.jobs import JOBS, Job, Run
 from flows.orchestration import prefect_flows
 from flows.recipe import recipe as recipes
@@ -29,6 +31,15 @@ def test_an_option_of_a_job_is_one_of_its_command_and_of_its_form() -> None:
             assert f"    {option}: {form[option]['description']}" in told
     curve = parameter_schema(prefect_flows.FLOWS["align-clip"].fn).properties["curve"]
     assert (curve["type"], curve["items"], curve["default"]) == ("array", {"type": "integer"}, [])
+
+
+def test_a_dry_run_refuses_an_option_that_is_added_to_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(run: Run, *, dataset_note: str = "") -> None: ...
+
+    monkeypatch.setitem(JOBS, "build", replace(JOBS["build"], run=build))
+    (command,) = (each for each in commands() if each.__name__ == "build")
+    with pytest.raises(SettingsError, match="--dataset-note cannot be used with --dry-run"):
+        command("scenes", dataset_note="of May", dry=DryRunOptions(dry_run=True))
 
 
 def test_a_worker_finds_a_flow_by_its_entry_point() -> None:
