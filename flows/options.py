@@ -11,6 +11,7 @@ from cyclopts import Group, Parameter, Token, convert, default_name_transform
 from cyclopts.validators import Number as Within
 
 from data_catalog.base.errors import SettingsError
+from translation.config import ENGINES
 
 DEFAULT_ROOT = Path("catalog")
 ROOT_VARIABLE = "VERNACLIP_ROOT"
@@ -90,14 +91,15 @@ def options_of(**names: str) -> Parameter:
     return Parameter(name="*", name_transform=lambda field: names.get(field, default_name_transform(field)))
 
 
+_ENGINE_NAMES = f"{ENGINES[0]} (default), {', '.join(ENGINES[1:])}, or a plug-in's (docs/translation.md)."
+
+
 @Parameter(name="*", group=Group("Engine", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Options of a translation engine."""
 
-    engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, openai, apertium, command, or a plug-in's
-    (docs/translation.md)."""
+    engine: Annotated[str | None, Parameter(metavar="NAME", help=_ENGINE_NAMES)] = None
     package: Annotated[Words, Parameter(metavar="FILE")] = ()
     """For argos: .argosmodel file or folder (default: the installed package)."""
     language_packs: LanguagePacks = ()

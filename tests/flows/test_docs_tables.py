@@ -31,6 +31,8 @@ from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
 from training.packages.config import TrainPackageConfig
+from translation.config import ENGINES
+from translation.engines.registry import OPENERS
 
 described = cache(schema)
 DOCS = Path(__file__).parents[2] / "docs"
@@ -280,6 +282,12 @@ def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
 def test_the_page_about_languages_lists_every_field_of_a_pack() -> None:
     fields = re.findall(r"^\|`(\w+)`\|", (DOCS / "languages.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(fields) == sorted(section_fields(LanguagePack))
+
+
+def test_every_engine_opens_and_has_its_row_in_the_page_about_translation() -> None:
+    page = (DOCS / "translation.md").read_text(encoding="utf-8")
+    table = page.partition("|`engine`|")[2].partition("|any other name|")[0]
+    assert tuple(re.findall(r"^\|\[?`(\w+)`", table, re.MULTILINE)) == ENGINES == tuple(OPENERS)
 
 
 def test_the_example_of_words_that_change_a_caption_has_every_list() -> None:
