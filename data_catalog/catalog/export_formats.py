@@ -24,8 +24,7 @@ class ExportConfig:
     format: Format
     """Format of the export; see the list above."""
     pixels: Pixels = "licensed"
-    """Images to include as pixels: with a free license (licensed), also with a license that forbids only commercial use
-    (noncommercial), all regardless of license (all), or none."""
+    """Images to include as pixels: with a free license, also with one that forbids commercial use, all, or none."""
     allowed: tuple[str, ...] = ()
     """Include the images of this source, which you have the right to redistribute. Repeatable."""
     samples_per_shard: Annotated[int, Ge(1)] = 1000

@@ -261,8 +261,7 @@ def demo(
         language: Language of the model, such as it (default: that of its dataset).
         host: Address to listen on. With another address than 127.0.0.1, anybody who reaches it can use the page.
         port: Port to listen on (default: 7860, or the next free one).
-        export_space: Write the page as a Hugging Face Space with a Dockerfile into this folder, and serve nothing. It
-            shows no dataset, and searches only the images of --images.
+        export_space: Write the page as a Hugging Face Space, which searches only --images; serve nothing.
     """
     from data_catalog.base.errors import install_hint
     from data_catalog.base.language_pack import require_language

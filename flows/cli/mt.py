@@ -27,8 +27,7 @@ class TrainOptions:
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: captions from templates; small: tens of thousands of captions; base: hundreds of thousands or more."""
     held_out: Annotated[Path | None, Parameter(metavar="PAIRS.tsv")] = None
-    """Pairs to validate on, also as two files by a name with {lang} (default: some of the given pairs); not with
-    --continue."""
+    """Pairs to validate on, as PAIRS.TSV (default: some of the given pairs); not with --continue."""
     continued: Annotated[Path | None, Parameter(name="--continue", metavar="FILE.argosmodel")] = None
     """Start from a package that `mt train` wrote on this machine, with its vocabulary, sizes and held-out pairs."""
     overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
@@ -52,8 +51,7 @@ def train(
       vernaclip mt train more.tsv --from en --to de --preset small --continue en_de.argosmodel --out en_de-2.argosmodel
 
     Args:
-        pairs: UTF-8 files with source text, a tab and target text on each line, or names such as train.{lang} for two
-            files with one sentence per line.
+        pairs: UTF-8 files with lines of source, tab and target, or a name such as train.{lang} for two files.
     """
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values

@@ -87,6 +87,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
     assert "--quiet -q" in text
     options = COMMANDS[name].assemble_argument_collection(parse_docstring=True)
     assert [option.name for option in options if option.show and not option.parameter.help] == []
+    assert [option.name for option in options if "\n" in (option.parameter.help or "")] == []  # printed as it is
     assert set(re.findall(r"--(?:no|empty)-[\w-]+", text)) <= {"--no-split"}
     with pytest.raises(CycloptsError):
         parse([*name.split(), "--no-quiet"])
@@ -263,7 +264,7 @@ BUILD = ("build", "{here}/photos.toml", "--root", "{here}/catalog", "--executor"
 # a root with a dataset `scenes`. tests/flows/test_recipe.py has more settings.
 WRONG: dict[str, tuple[Sequence[str], dict[str, str | bytes | None]]] = {
     r"SettingsError: .*at least one \[sources.NAME\]": (BUILD, {"photos.toml": 'target_language = "en"'}),
-    r"InputError: .*captions.csv, which does not exist": (BUILD, {"captions.csv": None}),
+    r"InputError: .*captions.csv does not exist": (BUILD, {"captions.csv": None}),
     r"InputError: sources\.mine: .*captions\.csv .*text": (BUILD, {"captions.csv": "photo,caption\n1.png,a"}),
     r"InputError: .*captions\.csv": (
         BUILD,
