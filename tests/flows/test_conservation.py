@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pytest
 
 from data_catalog.base.errors import DefectError
 from data_catalog.catalog.duckdb_file import CONSERVATION, broken_laws
-from data_catalog.catalog.manifest import Snapshot, require_snapshot
-from data_catalog.rows.stages import set_values
+from data_catalog.catalog.manifest import Manifest, Snapshot, require_snapshot
+from data_catalog.rows.schema import PENDING, REJECTED
+from data_catalog.rows.stages import count_rows, set_values
 from flows.build.execution import LocalExecutor
 from flows.datasets import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
@@ -51,6 +53,7 @@ CHANGES = [
     ("exactly the kept captions", "pairs", lose_first),
     *(("one item for each caption", "pairs", set_first(name, [])) for name in ("source_langs", "scores")),
     ("marked as a test set's", "pairs", set_first("leaks", ["test_image coco: 1"])),
+    ("marked as a test set's", "captions", set_first("leaks", ["test_image coco: 1"], outcome="kept")),
     ("published with another image", "captions", set_first("merged_into", "nowhere", outcome="kept")),
     ("for the reasons that the images have", "images", set_first("drop_reason", "dns", step="fetch")),
     ("for the reasons that the images have", "captions", set_first("drop_reason", "dns", step="normalise")),
@@ -77,6 +80,18 @@ def test_a_changed_row_breaks_a_law(snapshot: Snapshot, law: str, kind: str, cha
     found = broken_laws(snapshot)
     file.write_bytes(before)
     assert [each for each in found if law in each]
+
+
+def test_a_count_that_is_left_out_breaks_a_law(snapshot: Snapshot) -> None:
+    counts = snapshot.manifest["funnel"]
+    for number in range(len(counts)):
+        manifest: Manifest = {**snapshot.manifest, "funnel": [*counts[:number], *counts[number + 1 :]]}
+        assert broken_laws(replace(snapshot, manifest=manifest)), counts[number]
+
+
+def test_a_row_that_a_step_loses_is_not_counted_as_dropped() -> None:
+    before = pa.table({"source": ["a", "a", "a"], "outcome": [PENDING, PENDING, REJECTED]})
+    assert count_rows(before, before.slice(1)) == {"a": {"read": 2, "kept": 1, "dropped": 0}}
 
 
 def test_every_law_is_broken_by_one_of_the_changes() -> None:

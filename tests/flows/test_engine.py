@@ -28,6 +28,7 @@ from data_catalog.base.errors import (
     TransientError,
 )
 from data_catalog.catalog.work import Commit, WorkStore
+from flows.build import engine
 from flows.build.captions import Threads
 from flows.build.engine import (
     CPU,
@@ -226,6 +227,18 @@ def test_a_call_that_leaves_its_lane_lets_the_next_shard_begin_and_no_other_call
     found = run(table, tmp_path, waits={"leaving 00000": "leaving 00001"}).journal
     assert found.begun("leaving") == [f"leaving {number:05d}" for number in range(3)]
     assert found.most["staying"] == 1
+
+
+def leave_and_write_slowly(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
+    assert job.leave_lane is not None
+    job.leave_lane()
+    return write_slowly(job, name=name, word=word)
+
+
+def test_no_more_calls_leave_a_lane_than_may_wait_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_LEFT", Lane("left", width=2))
+    leaving = toy("leaving", "source", run=leave_and_write_slowly, lane=MODEL)
+    assert run([SOURCE, leaving], tmp_path, Toys(shards=tuple("ABCDE"))).journal.most["leaving"] <= 2
 
 
 PIPELINE = (
@@ -447,6 +460,19 @@ def test_a_key_has_the_version_the_inputs_and_what_decides_and_nothing_else(tmp_
     assert key(threads=Threads(1)) == key(threads=Threads(2))
     others = [key(), key(2), key(digest="other"), key(word="b"), key(threads=Threads(1))]
     assert len(set(others)) == len(others)
+
+
+def test_a_key_tells_of_which_step_each_input_is(tmp_path: Path) -> None:
+    found = tuple(Commit(folder=tmp_path, files={"x": digest}, facts={}) for digest in "abc")
+    step, work = toy("last", "first", "second"), WorkStore(tmp_path)
+    calls = [call_of(step, {"first": found[:end], "second": found[end:]}, {}, work=work) for end in (1, 2)]
+    assert calls[0].key.key != calls[1].key.key
+
+
+def test_shards_of_equal_content_leave_what_is_unfinished_in_folders_of_their_own(tmp_path: Path) -> None:
+    calls = [call_of(toy("first", "source"), {}, {}, work=WorkStore(tmp_path), number=number) for number in (0, 1)]
+    assert calls[0].key == calls[1].key
+    assert calls[0].job.unfinished != calls[1].job.unfinished
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.publish.publish import SplitConfig, split_of
 from flows.dry_run import dry_run
 from flows.models import require_ready
 
@@ -57,6 +58,12 @@ def test_splits_are_kept_by_every_usual_name_and_the_rest_is_drawn(own: Any) -> 
     ignored = own.outcomes()
     assert {ignored[text] for _, _, text in rows[:30]} == {"train", "val"}
     assert [ignored[text] for _, _, text in rows[12:20]] == drawn
+
+
+def test_each_split_has_its_share() -> None:
+    config = SplitConfig(val=0.2, test=0.3)
+    counts = Counter(split_of(f"mscoco:{number}", config) for number in range(1_000))
+    assert {split: round(count, -2) for split, count in counts.items()} == {"train": 500, "val": 200, "test": 300}
 
 
 @pytest.mark.parametrize("split", ["", "test"])

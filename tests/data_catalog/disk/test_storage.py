@@ -18,7 +18,7 @@ import pytest
 
 from data_catalog.base.errors import BusyError, DamagedError, SettingsError
 from data_catalog.catalog.work import StepKey, WorkStore
-from data_catalog.disk import failpoints
+from data_catalog.disk import failpoints, records
 from data_catalog.disk.files import (
     append_line,
     digest,
@@ -34,13 +34,16 @@ from data_catalog.disk.lock import LOCK_FILE, holder_of, place_lock, writer_lock
 from data_catalog.disk.records import (
     checksummed_line,
     content_problem,
+    file_problem,
     is_recorded,
     read_checksummed,
     read_record,
     record_path,
     record_problem,
     recorded,
+    remove_record,
     write_checksummed,
+    write_record,
     write_recorded,
 )
 from data_catalog.sources.hashes import FileHashes, location_digest
@@ -237,6 +240,28 @@ def test_a_process_that_dies_meanwhile_leaves_no_record(recorded_file: Path) -> 
     with recorded(recorded_file):
         recorded_file.write_bytes(b"second")
     assert (is_recorded(recorded_file), record_problem(recorded_file)) == (True, None)
+
+
+def test_a_file_that_is_replaced_while_it_is_compared_is_not_damaged(
+    recorded_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def problem_meanwhile(path: Path, sha256: str) -> str | None:
+        path.write_bytes(b"second")
+        found = file_problem(path, sha256)
+        write_record(path)
+        return found
+
+    monkeypatch.setattr(records, "file_problem", problem_meanwhile)
+    assert record_problem(recorded_file) is None
+
+
+def test_the_removal_of_a_record_is_on_the_disk_before_its_file_changes(
+    recorded_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(records, "sync", synced.append)
+    remove_record(recorded_file)
+    assert (is_recorded(recorded_file), synced) == (False, [recorded_file.parent])
 
 
 def key(**changes: Any) -> StepKey:
