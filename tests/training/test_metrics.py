@@ -199,6 +199,11 @@ def test_where_all_queries_agree_the_interval_is_the_exact_one(num_images: int) 
         assert share_interval(values, clusters, rounds=50, seed=1, least=least) == pytest.approx(expected)
 
 
+def test_where_hardly_a_query_succeeds_the_upper_end_is_that_of_none() -> None:
+    values = np.array([0.5, *[0.0] * 99])
+    assert share_interval(values, np.arange(100), rounds=500, seed=1)[1] == pytest.approx(1 - 0.025**0.01)
+
+
 def test_one_miss_more_never_raises_an_end() -> None:
     hits = [np.r_[np.zeros(missed), np.ones(222 - missed)] for missed in range(12)]
     for ends in zip(*(share_interval(hit, np.arange(222), rounds=2000, seed=1) for hit in hits), strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from data_catalog.exports import rights
-from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, Policy, SourceRights, read_license
+from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, Policy, SourceRights, read_license, strictness
 
 COCO = "http://creativecommons.org/licenses"
 
@@ -96,3 +96,9 @@ def test_a_recipe_and_the_user_may_let_all_images_of_a_source_go_and_the_recipe_
     for pixels in ("licensed", "all"):
         forbidden = withheld_reason(pixels, row("CC0"), SourceRights(redistribution=False), "photos")
         assert forbidden == rights.SOURCE_FORBIDS
+
+
+def test_the_strictest_of_the_licenses_of_one_image_comes_first_and_none_is_stricter_than_a_free_one() -> None:
+    licenses = ["CC BY-ND 4.0", "a license of ours", "CC BY-NC 4.0", None, "CC BY-SA 4.0", "CC BY 4.0", "CC0"]
+    keys = [strictness(license) for license in licenses]
+    assert keys == sorted(set(keys))
