@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
 
+from cleaning.leaks import LeaksConfig, drop_or_mark
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import require_snapshot
+from data_catalog.rows.stages import Drop
 from flows.guards import require_guarded
 from flows.models import train_model
 from flows.recipe.recipe import Recipe, what_settings
@@ -248,3 +251,9 @@ def test_places_packing_counts_and_other_files_make_no_other_test_set(own: Any, 
     for other in others:
         guard(own, other)
         assert own.build_recipe(other).up_to_date
+
+
+def test_a_row_that_is_marked_twice_keeps_both_marks() -> None:
+    table = pa.table({"leaks": pa.array([["test_image coco: 1"]], pa.list_(pa.string()))})
+    table = drop_or_mark(table, [0], [Drop("test_caption", "coco")], LeaksConfig(action="mark"), step="screen")
+    assert table.column("leaks").to_pylist() == [["test_image coco: 1", "test_caption coco"]]
