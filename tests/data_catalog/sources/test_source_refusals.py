@@ -32,7 +32,7 @@ LOCAL_PAIRS = {"caption_column": "text", "path_column": "image", "lang": "it"}
         ("mscoco", [{"images": [], "categories": []}], {}, "is not a COCO captions JSON .*: it has no rows"),
         ("mscoco", [COCO | {"annotations": [{"bbox": []}]}], {}, "record 1: image_missing, no image_id"),
         ("mscoco", [COCO | {"licenses": [{"id": 3}, {"id": "3"}]}], {}, "several licenses with the id 3"),
-        ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
+        ("wit", ["a caption\tu\n"], IT, "column named language, image_url, caption_reference_description.*a caption"),
         ("wit", [WIT], {}, "languages must name"),
         ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
         ("pairs", [f"image,text\n{URL},x\n"], PAIRS | {"lang": None}, "lang_missing, no language"),
@@ -49,7 +49,7 @@ def test_a_wrong_file_or_setting_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", "image,text,image\nx,y,z\n", "exactly one text column image: .* image, text, image"),
+        ("p.csv", "image,text,image\nx,y,z\n", "exactly one text column named image: .* image, text, image"),
         ("p.jsonl", '{"url": "x"}\n', "exactly one text column named image, text: its text columns are url"),
         ("p.jsonl", "not json\n", r"columns are \(none\)"),
         ("p.parquet.gz", b"x", "unknown suffix"),
