@@ -307,7 +307,7 @@ def test_checks_that_a_language_cannot_have_are_left_out_and_said_once(
 
 
 def test_settings_of_checks_that_do_not_fit_are_named() -> None:
-    with pytest.raises(SettingsError, match=r"^clean\.max_chars must be at least 5, got 4$"):
+    with pytest.raises(SettingsError, match=r"^clean\.max_chars 4 is below clean\.min_chars 5: change one of them$"):
         CleanConfig(min_chars=5, max_chars=4)
     with pytest.raises(SettingsError, match=r"^clean\.order must name some of only_emoji, .*, got 'score'$"):
         CleanConfig(order=("score",))
