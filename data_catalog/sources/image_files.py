@@ -98,12 +98,12 @@ class StorePath:
         info = self.info()
         return _stamp(info) if info and info["type"] == "file" else None
 
-    def open(self, size: int | None = None) -> "_File":
+    def open(self, size: int | None = None) -> "ImageFile":
         """Open a file; with `size`, a store is not queried for the size."""
         if self.local:  # fsspec would seek to the end first; errors of a failing disk must come from the read
-            return _File(self, self.local.open("rb", buffering=0))
+            return ImageFile(self, self.local.open("rb", buffering=0))
         with self.store_errors():
-            return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
+            return ImageFile(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
     def read(self, stamp: Stamp, start: int, size: int) -> bytes:
         """Return a part of a file; an `OSError` if it is not the file of the stamp any more."""
@@ -129,17 +129,18 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
     return Stamp(info["size"], version, info.get("ino"))
 
 
-class _File(io.BufferedReader):
+class ImageFile(io.BufferedReader):
     """An open file, of which at most an image is read at once: a damaged archive may state terabytes."""
 
     def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
-        self._place = place
+        self._errors = nullcontext if place.local else place.store_errors  # once, for a million headers
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Return bytes of the file, or all that follow."""
         if size is not None and size > MAX_IMAGE_BYTES + 1:
             raise ValueError(f"a read of {size:,} bytes")
-        with self._place.store_errors():
+        with self._errors():
             return super().read(size)
 
     def __del__(self) -> None:
@@ -336,7 +337,7 @@ def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
 @lru_cache(maxsize=4)
 def _open_shard(place: StorePath, stamp: Stamp) -> _Find:
     """Index a tar of a folder; another file has no images inside."""
-    return _open_tar.__wrapped__(place, stamp) if _is_tar(place) else lambda name: None
+    return _open_tar.__wrapped__(place, stamp, is_shard=True) if _is_tar(place) else lambda name: None
 
 
 def _is_tar(place: StorePath) -> bool:
@@ -348,8 +349,10 @@ def _is_tar(place: StorePath) -> bool:
 
 # Each shard opens its images again, and an index takes all headers.
 @lru_cache(maxsize=1024)
-def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
+def _open_tar(place: StorePath, stamp: Stamp, *, is_shard: bool = False) -> _Find:
     """Index an uncompressed tar, which is opened again for each read, to detect that it changed.
+
+    Of members with one name the last counts; in a shard of samples none, since each has captions of its own.
 
     A symbolic link to a regular file of the tar is followed. A hard link, a sparse file, a link to a link, or to a file
     outside the tar, does not exist.
@@ -359,7 +362,7 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     with place.open(stamp.size) as file:
         for info in tar_headers(file):
             if name := inner_name(info.name):
-                is_plain = info.isreg() and not info.issparse()
+                is_plain = info.isreg() and not info.issparse() and not (is_shard and name in members)
                 members[name] = _Member(info.offset_data, info.size) if is_plain else None
                 links.pop(name, None)
                 if info.issym():
@@ -368,7 +371,7 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     return _finder(members, lambda member: place.read(stamp, member.key, member.size))
 
 
-def tar_headers(file: _File) -> Iterator[tarfile.TarInfo]:
+def tar_headers(file: ImageFile) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -382,7 +385,7 @@ def tar_headers(file: _File) -> Iterator[tarfile.TarInfo]:
     _require_end(file, end)
 
 
-def _require_end(file: _File, end: int) -> None:
+def _require_end(file: ImageFile, end: int) -> None:
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no header and no end at byte {end}")
@@ -396,7 +399,7 @@ def check_tar(path: Path) -> None:
         _require_end(file, path.stat().st_size - tarfile.BLOCKSIZE)
 
 
-def open_local(path: Path) -> _File:
+def open_local(path: Path) -> ImageFile:
     """Open a file on this machine."""
     return _place(str(path)).open()
 

@@ -5,11 +5,12 @@ An image is named by its place: `SHARD.tar/KEY.jpg`, or `TABLE.parquet/COLUMN/RO
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -31,7 +32,7 @@ from data_catalog.sources.files import (
     reading,
     upstream_files,
 )
-from data_catalog.sources.image_files import check_tar, inner_name, open_local, tar_headers
+from data_catalog.sources.image_files import ImageFile, check_tar, inner_name, open_local, tar_headers
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.pairs import pairs_origin, stated_texts
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
@@ -164,30 +165,33 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 class _Member(NamedTuple):
+    key: str
     suffix: str  # in lower case, without the dot; empty: the member belongs to no sample
     start: int
     size: int  # -1: it is no regular file
 
 
 def _tar_samples(path: Path, name: str, caption_key: str | None) -> Iterator[Sample]:
-    """Yield the samples of a tar in the order of their first members, which need not be side by side."""
+    """Yield the samples of a tar, whose members stand side by side, as in every WebDataset."""
     with reading(path), open_local(path) as file:
-        samples: dict[str, list[_Member]] = {}
-        for info in tar_headers(file):
-            key, suffix = _key_of(info.name)
-            if not info.isdir() and not PurePosixPath(key).name.startswith("."):  # hidden files, such as macOS adds
-                size = info.size if info.isreg() and not info.issparse() else -1
-                samples.setdefault(key, []).append(_Member(sys.intern(suffix), info.offset_data, size))
-        for number, (key, members) in enumerate(samples.items(), start=1):
-            yield _sample(file, Location(str(path), number, key), f"{name}/{key}", members, caption_key)
+        seen: set[str] = set()
+        for number, (key, group) in enumerate(groupby(_members(file), attrgetter("key")), start=1):
+            found = _sample(file, Location(str(path), number, key), f"{name}/{key}", list(group), caption_key)
+            again = Trouble("malformed_row", "the key came before: sort the members of the tar by name")
+            yield found._replace(trouble=again) if key in seen else found
+            seen.add(key)
 
 
-def _key_of(name: str) -> tuple[str, str]:
-    """Return the key and the suffix of a member as `webdataset` does; no suffix if it has none or leads outside."""
-    inner = inner_name(name)
-    folder, slash, file = (inner or "").rpartition("/")
-    stem, _, suffix = file.partition(".")
-    return (f"{folder}{slash}{stem}", suffix.lower()) if stem and suffix else (inner or name, "")
+def _members(file: ImageFile) -> Iterator[_Member]:
+    """Yield the members of a tar, without folders and hidden files, such as macOS adds."""
+    for info in tar_headers(file):
+        inner = inner_name(info.name)
+        folder, slash, base = (inner or "").rpartition("/")
+        stem, _, suffix = base.partition(".")
+        if not info.isdir() and not base.startswith("."):
+            key = f"{folder}{slash}{stem}" if suffix else inner or info.name
+            size = info.size if info.isreg() and not info.issparse() else -1
+            yield _Member(key, suffix.lower(), info.offset_data, size)
 
 
 def _sample(
@@ -230,7 +234,7 @@ def _wrong_members(members: Sequence[_Member], images: Sequence[str], values: Ma
     if images:
         return None
     status = ": ".join(str(values[name]) for name in ("status", "error_message") if values.get(name))
-    return Trouble("image_missing", f"no image in the tar{f' ({status})' if status else ''}")
+    return Trouble("image_missing", f"no image beside it in the tar{f' ({status})' if status else ''}")
 
 
 # --- Sources --------------------------------------------------------------------------------------------------------
