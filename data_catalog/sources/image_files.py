@@ -1,4 +1,7 @@
-"""Local images: read by name from folders, zips and tars, on this machine's disks or on an object store."""
+"""Local images: read by name from folders, zips and tars, on this machine's disks or on an object store.
+
+A folder also has the images inside its files: `SHARD.tar/NAME`, and `TABLE.parquet/COLUMN/ROW` (also of Arrow).
+"""
 
 import glob
 import io
@@ -8,22 +11,25 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, NamedTuple
 
 import fsspec
+import pyarrow as pa
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
+from data_catalog.sources.tables import ROW_FORMATS, table_batches
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
@@ -36,6 +42,9 @@ _MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage, which refuse a
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_ROWS_PER_BATCH = 16  # of images in a table
+_ROW = re.compile("[0-9]{1,18}")
+_SKIPPED_ROWS = 1000  # a table is opened again to skip more
 # What zipfile raises for a damaged member.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
 
@@ -89,12 +98,12 @@ class StorePath:
         info = self.info()
         return _stamp(info) if info and info["type"] == "file" else None
 
-    def open(self, size: int | None = None) -> "_File":
+    def open(self, size: int | None = None) -> "ImageFile":
         """Open a file; with `size`, a store is not queried for the size."""
         if self.local:  # fsspec would seek to the end first; errors of a failing disk must come from the read
-            return _File(self, self.local.open("rb", buffering=0))
+            return ImageFile(self, self.local.open("rb", buffering=0))
         with self.store_errors():
-            return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
+            return ImageFile(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
     def read(self, stamp: Stamp, start: int, size: int) -> bytes:
         """Return a part of a file; an `OSError` if it is not the file of the stamp any more."""
@@ -120,17 +129,18 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
     return Stamp(info["size"], version, info.get("ino"))
 
 
-class _File(io.BufferedReader):
+class ImageFile(io.BufferedReader):
     """An open file, of which at most an image is read at once: a damaged archive may state terabytes."""
 
     def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
-        self._place = place
+        self._errors = nullcontext if place.local else place.store_errors  # once, for a million headers
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Return bytes of the file, or all that follow."""
         if size is not None and size > MAX_IMAGE_BYTES + 1:
             raise ValueError(f"a read of {size:,} bytes")
-        with self._place.store_errors():
+        with self._errors():
             return super().read(size)
 
     def __del__(self) -> None:
@@ -205,7 +215,8 @@ def _open(place: StorePath, closing: ExitStack) -> _Find:
     if info is None:
         raise InputError(f"images names {place}, which cannot be opened: mount it, or leave it out")
     if info["type"] == "directory":
-        return partial(_find_file, place)
+        find_inside = _finder_inside(place, closing)
+        return lambda name: _find_file(place, name) or find_inside(name)
     stamp = _stamp(info)
     what = f"images names {place}, which is not a folder, a tar or a complete zip"
     with about(what, remedy="decompress a compressed tar, and download or create a damaged archive again"):
@@ -217,6 +228,60 @@ def _find_file(folder: StorePath, name: str) -> _Image | None:
     place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{name}")
     stamp = place.stamp()
     return None if stamp is None else _Image(stamp.size, partial(place.read, stamp, 0, stamp.size))
+
+
+def _finder_inside(folder: StorePath, closing: ExitStack) -> _Find:
+    """Return a function that finds an image inside a tar or table of a folder."""
+    # Indexes of tars take memory: each shard of a build keeps two, and all share the latest.
+    open_tar, open_column = lru_cache(maxsize=2)(_open_shard), lru_cache(maxsize=2)(_ImageColumn)
+    closing.callback(open_column.cache_clear)
+
+    def find(name: str) -> _Image | None:
+        for parent in PurePosixPath(name).parents[:-1]:
+            place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{parent}")
+            if (stamp := place.stamp()) is not None:
+                inner = name[len(str(parent)) + 1 :]
+                if place.local and parent.suffix.lower() in ROW_FORMATS:
+                    column, _, row = inner.rpartition("/")
+                    return open_column(place.local, stamp, column).find(int(row)) if _ROW.fullmatch(row) else None
+                with about(f"{place} cannot be read", remedy="download it again"):
+                    return open_tar(place, stamp)(inner)
+        return None
+
+    return find
+
+
+class _ImageColumn:
+    """Images of a column of a Parquet or Arrow file, by row from 1, in the layout of `datasets` or as bytes alone.
+
+    Rows are read forwards in small batches; a row before or far after them starts anew at its row group.
+    """
+
+    def __init__(self, path: Path, stamp: Stamp, name: str) -> None:
+        self._path, self._stamp, self._name, self._lock = path, stamp, name, Lock()
+        self._batches: Iterator[tuple[int, pa.RecordBatch]] = iter(())
+        self._latest: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=2)  # threads ask almost in order
+
+    def find(self, row: int) -> _Image | None:
+        """Return an image; None if the row does not exist, has no bytes or cannot be read."""
+        raw = None
+        with self._lock, suppress(pa.ArrowException, KeyError):
+            raw = self._value(row - 1)
+        raw = raw.get("bytes") if isinstance(raw, dict) else raw
+        return _Image(len(raw), lambda: raw) if isinstance(raw, bytes) else None
+
+    def _value(self, row: int) -> object:
+        latest, self._latest = self._latest, deque(maxlen=2)  # none, should an error end the batches
+        if not latest or not latest[0][0] <= row < latest[-1][0] + _SKIPPED_ROWS:
+            latest.clear()
+            self._batches = table_batches(self._path, [self._name], _ROWS_PER_BATCH, first=row)
+        for start, batch in chain(tuple(latest), self._batches):
+            if not latest or start > latest[-1][0]:
+                latest.append((start, batch))
+            if start <= row < start + batch.num_rows:
+                self._latest = latest
+                return batch.column(0)[row - start].as_py()
+        return None
 
 
 class _Member(NamedTuple):
@@ -269,6 +334,12 @@ def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
     return _finder(members, read)
 
 
+@lru_cache(maxsize=4)
+def _open_shard(place: StorePath, stamp: Stamp) -> _Find:
+    """Index a tar of a folder; another file has no images inside."""
+    return _open_tar.__wrapped__(place, stamp, is_shard=True) if _is_tar(place) else lambda name: None
+
+
 def _is_tar(place: StorePath) -> bool:
     with place.open() as file, suppress(tarfile.TarError):
         tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
@@ -278,8 +349,10 @@ def _is_tar(place: StorePath) -> bool:
 
 # Each shard opens its images again, and an index takes all headers.
 @lru_cache(maxsize=1024)
-def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
+def _open_tar(place: StorePath, stamp: Stamp, *, is_shard: bool = False) -> _Find:
     """Index an uncompressed tar, which is opened again for each read, to detect that it changed.
+
+    Of members with one name the last counts; in a shard of samples none, since each has captions of its own.
 
     A symbolic link to a regular file of the tar is followed. A hard link, a sparse file, a link to a link, or to a file
     outside the tar, does not exist.
@@ -287,9 +360,9 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     members: dict[str, _Member | None] = {}
     links: dict[str, str] = {}
     with place.open(stamp.size) as file:
-        for info in _headers(file):
+        for info in tar_headers(file):
             if name := inner_name(info.name):
-                is_plain = info.isreg() and not info.issparse()
+                is_plain = info.isreg() and not info.issparse() and not (is_shard and name in members)
                 members[name] = _Member(info.offset_data, info.size) if is_plain else None
                 links.pop(name, None)
                 if info.issym():
@@ -298,7 +371,7 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     return _finder(members, lambda member: place.read(stamp, member.key, member.size))
 
 
-def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
+def tar_headers(file: ImageFile) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -309,9 +382,26 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
                 break
             end = tar.offset
             yield info
+    _require_end(file, end)
+
+
+def _require_end(file: ImageFile, end: int) -> None:
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no header and no end at byte {end}")
+
+
+def check_tar(path: Path) -> None:
+    """Refuse a file that is no uncompressed tar, or that is truncated, after a look at its two ends."""
+    remedy = "decompress a compressed tar, and download a truncated one again"
+    with about(f"{path} is not a complete tar", remedy=remedy), open_local(path) as file:
+        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        _require_end(file, path.stat().st_size - tarfile.BLOCKSIZE)
+
+
+def open_local(path: Path) -> ImageFile:
+    """Open a file on this machine."""
+    return _place(str(path)).open()
 
 
 def image_locations(location: str) -> list[StorePath]:
