@@ -39,6 +39,7 @@ from data_catalog.catalog.work import Commit, StepFacts
 from data_catalog.disk.files import save_parquet
 from data_catalog.fetch.image_views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.fetch.workers import ImageWorkers
+from data_catalog.images.decoders import without_heif
 from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.rows.caption_keys import caption_key
 from data_catalog.rows.identities import canonical_identities
@@ -353,6 +354,6 @@ def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tu
     except OSError:
         return None, []
     try:
-        return hashlib.sha256(raw).hexdigest(), image_views(raw) if has_looks else []
+        return hashlib.sha256(raw).hexdigest(), image_views(without_heif(raw)) if has_looks else []
     except ImageRejectedError:
         return hashlib.sha256(raw).hexdigest(), []

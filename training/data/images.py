@@ -22,6 +22,7 @@ from PIL import Image
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.progress import Progress
+from data_catalog.images.decoders import without_heif
 from data_catalog.images.decoding import (
     Decoded,
     ImageRejectedError,
@@ -233,6 +234,7 @@ def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
 def _picture_of(raw: bytes, image_size: int) -> Picture:
     if not raw:
         raise ImageRejectedError("not_an_image", "an empty file")
+    raw = without_heif(raw)
     opened = open_image(raw)
     # Pillow only warns at this limit. It refuses a file above twice the limit.
     limit, num_pixels = Image.MAX_IMAGE_PIXELS, opened.width * opened.height
