@@ -353,7 +353,11 @@ def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tu
         raw = read(name)
     except OSError:
         return None, []
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if not has_looks:
+        return sha256, []
+    picture, rejection = without_heif(raw)
     try:
-        return hashlib.sha256(raw).hexdigest(), image_views(without_heif(raw)) if has_looks else []
+        return sha256, [] if rejection else image_views(picture)
     except ImageRejectedError:
-        return hashlib.sha256(raw).hexdigest(), []
+        return sha256, []

@@ -208,16 +208,15 @@ def _decoders() -> Decoders:
     return decoders
 
 
-def without_heif(raw: bytes) -> bytes:
-    """Return a HEIF file as a PNG, upright and in sRGB, from a decoding process; any other file as it is."""
+def without_heif(raw: bytes) -> tuple[bytes, ImageRejectedError | None]:
+    """Return a HEIF file as an upright PNG in sRGB, or why a decoding process rejects it; any other file as it is."""
     if not (is_heif(raw) and reads_heif()):
-        return raw
+        return raw, None
     with _decoders().lend(_WHOLE) as decoder:
         found = decoder.normalise(raw)
     if found["drop_reason"]:
-        raise ImageRejectedError(found["drop_reason"], found["detail"])
-    png: bytes = found["bytes"]
-    return png
+        return raw, ImageRejectedError(found["drop_reason"], found["detail"])
+    return found["bytes"], None
 
 
 if __name__ == "__main__":

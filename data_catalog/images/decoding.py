@@ -19,7 +19,7 @@ from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedI
 from PIL.ImageFile import ImageFile
 
 from data_catalog.base.errors import PipelineError, install_hint
-from data_catalog.rows.image_formats import HEIF, READ_FORMATS, format_of, is_html, reads_heif
+from data_catalog.rows.image_formats import HEIF, READ_FORMATS, format_of, is_html
 
 Pixels = NDArray[Any]
 
@@ -68,8 +68,6 @@ def _open_heif(raw: bytes) -> ImageFile:
 
     A broken file may crash it, so that only decoding processes come here: others call `without_heif`.
     """
-    if not reads_heif():
-        raise ImageRejectedError("format_not_allowed", f"{HEIF}: {install_hint('heif')}")
     import pi_heif
 
     pi_heif.options.DECODE_THREADS = 1  # one child per core
@@ -96,6 +94,8 @@ def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
         found = _PIXELS.search(str(error))
         return ImageRejectedError("too_many_pixels", found.group() if found else None)
     known = format_of(raw)
+    if isinstance(error, ImportError) and known == HEIF:
+        return ImageRejectedError("format_not_allowed", f"{HEIF}: {install_hint('heif')}")
     if isinstance(error, UnidentifiedImageError):
         if known is None:
             return ImageRejectedError("not_an_image", _text_kind(raw))
