@@ -172,6 +172,7 @@ def dry_run(
     remains = pc.equal(table.column("outcome"), PENDING)
     if not translate:
         remains = pc.or_(remains, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
+    remains = pc.and_(remains, pc.is_null(table.column("path")))
     urls = {fetchable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
     known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
@@ -205,7 +206,7 @@ def _sampled(recipe: Recipe, root: Path, num_rows: int, seed: int, translator: T
     return Inputs(
         sources=[_source(settings, num_rows, seed) for settings in recipe.sources],
         locations={},
-        location_digests={},
+        image_digests={},
         pack=pack,
         packs=packs_of_captions(recipe, named, pack),
         test_files={test_set.name: file_entries(test_set.upstream_files(), str) for test_set in recipe.test_sets},

@@ -238,11 +238,15 @@ def _write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path)
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
-    """Return one row for each sample with a pending caption: `sample_id, url, path, location`, in shard order."""
+    """Return one row for each sample with a pending caption: `sample_id, url, path, location`, in shard order.
+
+    An image with a path has no URL here: it is not asked of the web, even if upstream states where it was.
+    """
     rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
     samples: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():
-        location = locations.get(row["source"]) if row["path"] is not None else None
-        samples.setdefault(row["sample_id"], {**row, "location": location})
+        if row["path"] is not None:
+            row |= {"url": None, "location": locations.get(row["source"])}
+        samples.setdefault(row["sample_id"], {"location": None, **row})
     names = ("sample_id", "url", "path", "location")
     return pa.Table.from_pylist(list(samples.values()), schema=pa.schema([(name, pa.string()) for name in names]))

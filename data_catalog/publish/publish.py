@@ -177,6 +177,8 @@ def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa
     for row in rows:
         canonical = row["url"]
         row |= samples[row["sample_id"]]
+        if row["path"] is not None:  # a stated URL has no outcome, since nobody asked for it
+            row["url"] = None
         row["canonical_url"] = None if canonical == row["url"] else canonical
         row["step"] = image_step(row["drop_reason"]) if row["drop_reason"] else None
     return pa.Table.from_pylist(rows, schema=OUTCOMES)

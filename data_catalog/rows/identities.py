@@ -10,6 +10,7 @@ An identity is a scheme and a value:
 
 import re
 import unicodedata
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from data_catalog.rows.urls import CANONICAL_URL, canonical_url
@@ -104,6 +105,7 @@ def file_name(title: str) -> str:
 
 _COCO_KINDS = frozenset({"mscoco", "mscoco_it"})
 _NUMBER = re.compile(r"[0-9]{1,12}")
+_SHARDS = "webdataset"
 _FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
 
 # MSCOCO's image numbers have at most six digits; other names of twelve digits belong to other datasets.
@@ -151,7 +153,7 @@ def canonical_identities(
             found.add(f"coco:{int(key)}")
     elif source_kind in _FLICKR_KINDS:
         found.update(photo_identities(sample_id.partition(":")[2]))
-    if path:
+    if path and not (source_kind == _SHARDS and PurePosixPath(path).stem.isdecimal()):  # a number in its shard
         # A Flickr name whose secret is all digits counts only in a folder of Flickr's: one secret in a hundred has no
         # letter, and such a name may as well be a date and a number.
         photo = _FLICKR_FILE.fullmatch(path)

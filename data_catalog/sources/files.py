@@ -39,9 +39,14 @@ class FilesConfig:
     """Base of the settings of sources and test sets, which are read from upstream files."""
 
     EXPECTED: ClassVar[str]  # what the files are, for messages: "a WIT TSV with its header line"
+    IN_FOLDER: ClassVar[tuple[str, ...]] = ()  # suffixes of the files that a folder stands for
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of the files."""
+
+    def check_files(self, paths: Iterable[Path]) -> None:
+        """Refuse files that are empty, of another format or truncated."""
+        check_files(paths, expected=self.EXPECTED)
 
 
 class Trouble(NamedTuple):
@@ -69,6 +74,8 @@ def upstream_files(config: FilesConfig) -> list[Path]:
     for pattern in config.files:
         path = Path(pattern).expanduser()
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
+        if path.is_dir() and config.IN_FOLDER:
+            names = [str(file) for file in path.rglob("*") if _counts(file.relative_to(path), config.IN_FOLDER)]
         files = [file for file in map(Path, names) if file.is_file()]
         if not files:
             what = "does not exist, or matches no file: correct it, or download the files"
@@ -78,6 +85,12 @@ def upstream_files(config: FilesConfig) -> list[Path]:
         for file in files:
             found.setdefault(file.resolve(), file)
     return sorted(found.values(), key=str)
+
+
+def _counts(name: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a file of a folder is read: it is not hidden, and not a cache of `datasets`."""
+    is_hidden = any(part.startswith(".") for part in name.parts) or name.name.startswith("cache-")
+    return not is_hidden and name.suffix.lower() in suffixes
 
 
 def reading(name: object) -> AbstractContextManager[None]:
@@ -128,7 +141,7 @@ def lines_of(file: BufferedReader | gzip.GzipFile, name: object) -> Iterator[Lin
             if number == 1:
                 raw = raw.removeprefix(BOM)
             if len(raw) < MAX_LINE_BYTES or raw.endswith(b"\n"):
-                yield _decode_line(number, raw)
+                yield decode_line(number, raw)
                 continue
             while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
                 continue
@@ -142,7 +155,8 @@ def first_text(path: Path) -> str:
     return next((text for line in read_lines(path) if (text := line.text.strip())), "")
 
 
-def _decode_line(number: int, raw: bytes) -> Line:
+def decode_line(number: int, raw: bytes) -> Line:
+    """Return the bytes of a line as text."""
     end = "\r\n" if raw.endswith(b"\r\n") else "\n" if raw.endswith(b"\n") else ""
     body = raw[: len(raw) - len(end)]
     try:

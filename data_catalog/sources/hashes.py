@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from data_catalog.disk.files import digest, sha256_of
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.sources.image_files import ImageFiles, StorePath, image_locations, open_images
-from data_catalog.sources.test_sets import TestSetKind
+from data_catalog.sources.test_sets import HuggingFaceTestConfig, TestSetKind, WebDatasetTestConfig
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +102,11 @@ def save_hashes(hashes: FileHashes, root: Path) -> None:
         hashes.save()
 
 
-def file_entries(files: Iterable[Path], sha256: Callable[[Path], str]) -> list[NamedHash]:
+def file_entries(
+    files: Iterable[Path], sha256: Callable[[Path], str], name_of: Callable[[Path], str] = attrgetter("name")
+) -> list[NamedHash]:
     """Return the name and the sha256 of each file, in the order in which they are read."""
-    return [{"name": file.name, "sha256": sha256(file)} for file in files]
+    return [{"name": name_of(file), "sha256": sha256(file)} for file in files]
 
 
 def entries_identity(entries: Iterable[NamedHash]) -> list[list[str]]:
@@ -115,6 +118,8 @@ def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | N
     """Hash the images of a test set by name and content, however packed; None if its settings name no location."""
     if config.images is None:
         return None
+    if isinstance(config, WebDatasetTestConfig | HuggingFaceTestConfig):
+        return digest(entries_identity(file_entries(kind.upstream_files(config), hashes.sha256, config.name_of)))
     places = image_locations(config.images)
     folder = places[0].local if len(places) == 1 and places[0].local and places[0].local.is_dir() else None
     names = sorted(image.name for image in kind.load(config).images)

@@ -1,4 +1,7 @@
-"""Local images: read by name from folders, zips and tars, on this machine's disks or on an object store."""
+"""Local images: read by name from folders, zips and tars, on this machine's disks or on an object store.
+
+A folder also has the images inside its files: `SHARD.tar/NAME`, and `TABLE.parquet/COLUMN/ROW` (also of Arrow).
+"""
 
 import glob
 import io
@@ -8,22 +11,25 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, NamedTuple
 
 import fsspec
+import pyarrow as pa
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
+from data_catalog.sources.tables import ROW_FORMATS, table_batches
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
@@ -36,6 +42,9 @@ _MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage, which refuse a
 # Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_ROWS_PER_BATCH = 16  # of images in a table
+_ROW = re.compile("[0-9]{1,18}")
+_SKIPPED_ROWS = 1000  # a table is opened again to skip more
 # What zipfile raises for a damaged member.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
 
@@ -205,7 +214,8 @@ def _open(place: StorePath, closing: ExitStack) -> _Find:
     if info is None:
         raise InputError(f"images names {place}, which cannot be opened: mount it, or leave it out")
     if info["type"] == "directory":
-        return partial(_find_file, place)
+        find_inside = _finder_inside(place, closing)
+        return lambda name: _find_file(place, name) or find_inside(name)
     stamp = _stamp(info)
     what = f"images names {place}, which is not a folder, a tar or a complete zip"
     with about(what, remedy="decompress a compressed tar, and download or create a damaged archive again"):
@@ -217,6 +227,60 @@ def _find_file(folder: StorePath, name: str) -> _Image | None:
     place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{name}")
     stamp = place.stamp()
     return None if stamp is None else _Image(stamp.size, partial(place.read, stamp, 0, stamp.size))
+
+
+def _finder_inside(folder: StorePath, closing: ExitStack) -> _Find:
+    """Return a function that finds an image inside a tar or table of a folder."""
+    # Indexes of tars take memory: each shard of a build keeps two, and all share the latest.
+    open_tar, open_column = lru_cache(maxsize=2)(_open_shard), lru_cache(maxsize=2)(_ImageColumn)
+    closing.callback(open_column.cache_clear)
+
+    def find(name: str) -> _Image | None:
+        for parent in PurePosixPath(name).parents[:-1]:
+            place = StorePath(folder.system, f"{folder.path.rstrip('/')}/{parent}")
+            if (stamp := place.stamp()) is not None:
+                inner = name[len(str(parent)) + 1 :]
+                if place.local and parent.suffix.lower() in ROW_FORMATS:
+                    column, _, row = inner.rpartition("/")
+                    return open_column(place.local, stamp, column).find(int(row)) if _ROW.fullmatch(row) else None
+                with about(f"{place} cannot be read", remedy="download it again"):
+                    return open_tar(place, stamp)(inner)
+        return None
+
+    return find
+
+
+class _ImageColumn:
+    """Images of a column of a Parquet or Arrow file, by row from 1, in the layout of `datasets` or as bytes alone.
+
+    Rows are read forwards in small batches; a row before or far after them starts anew at its row group.
+    """
+
+    def __init__(self, path: Path, stamp: Stamp, name: str) -> None:
+        self._path, self._stamp, self._name, self._lock = path, stamp, name, Lock()
+        self._batches: Iterator[tuple[int, pa.RecordBatch]] = iter(())
+        self._latest: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=2)  # threads ask almost in order
+
+    def find(self, row: int) -> _Image | None:
+        """Return an image; None if the row does not exist, has no bytes or cannot be read."""
+        raw = None
+        with self._lock, suppress(pa.ArrowException, KeyError):
+            raw = self._value(row - 1)
+        raw = raw.get("bytes") if isinstance(raw, dict) else raw
+        return _Image(len(raw), lambda: raw) if isinstance(raw, bytes) else None
+
+    def _value(self, row: int) -> object:
+        latest, self._latest = self._latest, deque(maxlen=2)  # none, should an error end the batches
+        if not latest or not latest[0][0] <= row < latest[-1][0] + _SKIPPED_ROWS:
+            latest.clear()
+            self._batches = table_batches(self._path, [self._name], _ROWS_PER_BATCH, first=row)
+        for start, batch in chain(tuple(latest), self._batches):
+            if not latest or start > latest[-1][0]:
+                latest.append((start, batch))
+            if start <= row < start + batch.num_rows:
+                self._latest = latest
+                return batch.column(0)[row - start].as_py()
+        return None
 
 
 class _Member(NamedTuple):
@@ -269,6 +333,12 @@ def _open_zip(place: StorePath, closing: ExitStack) -> _Find:
     return _finder(members, read)
 
 
+@lru_cache(maxsize=4)
+def _open_shard(place: StorePath, stamp: Stamp) -> _Find:
+    """Index a tar of a folder; another file has no images inside."""
+    return _open_tar.__wrapped__(place, stamp) if _is_tar(place) else lambda name: None
+
+
 def _is_tar(place: StorePath) -> bool:
     with place.open() as file, suppress(tarfile.TarError):
         tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")  # any dialect of tar
@@ -287,7 +357,7 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     members: dict[str, _Member | None] = {}
     links: dict[str, str] = {}
     with place.open(stamp.size) as file:
-        for info in _headers(file):
+        for info in tar_headers(file):
             if name := inner_name(info.name):
                 is_plain = info.isreg() and not info.issparse()
                 members[name] = _Member(info.offset_data, info.size) if is_plain else None
@@ -298,7 +368,7 @@ def _open_tar(place: StorePath, stamp: Stamp) -> _Find:
     return _finder(members, lambda member: place.read(stamp, member.key, member.size))
 
 
-def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
+def tar_headers(file: _File) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -309,9 +379,26 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
                 break
             end = tar.offset
             yield info
+    _require_end(file, end)
+
+
+def _require_end(file: _File, end: int) -> None:
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no header and no end at byte {end}")
+
+
+def check_tar(path: Path) -> None:
+    """Refuse a file that is no uncompressed tar, or that is truncated, after a look at its two ends."""
+    remedy = "decompress a compressed tar, and download a truncated one again"
+    with about(f"{path} is not a complete tar", remedy=remedy), open_local(path) as file:
+        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        _require_end(file, path.stat().st_size - tarfile.BLOCKSIZE)
+
+
+def open_local(path: Path) -> _File:
+    """Open a file on this machine."""
+    return _place(str(path)).open()
 
 
 def image_locations(location: str) -> list[StorePath]:

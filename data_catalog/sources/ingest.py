@@ -60,6 +60,8 @@ class Source:
     # Who wrote the captions of a file, given its path as it is in the rows.
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
     limit: RowLimit = ALL_ROWS
+    # Whether samples stay in the order of files and lines, so that a shard reads the images of a few files in order.
+    in_order: bool = False
 
     def draw(self) -> DrawnSamples | None:
         """Read all rows and draw the samples within the limit; without a limit return None and read nothing."""
@@ -111,13 +113,14 @@ def ingest(
                 progress.advance(len(group), source=source.name)
     # Each source has its own shards, so that a source with slow hosts does not delay the others.
     ranges: dict[str, range] = {}
-    num_shards = 0
-    for name, num_samples in count_samples(staged).items():
+    num_shards, num_samples_of = 0, count_samples(staged)
+    for name, num_samples in num_samples_of.items():
         ranges[name] = range(num_shards, num_shards + -(-num_samples // shard_size))
         num_shards = ranges[name].stop
+    cut = _Cut(ranges, {source.name: num_samples_of.get(source.name, 0) for source in sources if source.in_order})
     num_shards = max(1, num_shards)
     empty = set(range(num_shards))  # a few may be
-    for number, pieces in groupby(_pieces(staged, ranges, counts if keep_splits else None), key=itemgetter(0)):
+    for number, pieces in groupby(_pieces(staged, cut, counts if keep_splits else None), key=itemgetter(0)):
         rows = pa.concat_tables([CAPTIONS.empty_table(), *(piece for _, piece in pieces)])
         save_parquet(rows, folder / f"{number:05d}.parquet")
         empty.remove(number)
@@ -134,13 +137,17 @@ def _num_chars(record: Mapping[str, Any]) -> int:
 def _staged_rows(source: Source, target_lang: str, counts: SourceCounts) -> Iterator[dict[str, Any]]:
     """Yield the selected rows of a source; count selected, malformed and unselected rows."""
     base = _common_folder(source.files)
+    numbers = {str(path): number for number, path in enumerate(source.files)} if source.in_order else {}
     for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
             counts["unselected"][row.reason] = counts["unselected"].get(row.reason, 0) + 1
             continue
         counts["selected"] += 1
         counts["malformed"] += isinstance(row, MalformedRow)
-        yield _staged_row(row, source, base, target_lang)
+        record = _staged_row(row, source, base, target_lang)
+        if source.in_order:
+            record["order_key"] = f"{numbers[row.upstream_file]:08x}{row.upstream_line:08x}"
+        yield record
 
 
 def _sample_id(row: JudgedRow, source: str, base: str) -> str:
@@ -198,16 +205,33 @@ def _relative(file: str, base: str) -> str:
     return Path(file).absolute().relative_to(base).as_posix()
 
 
-def _pieces(
-    staged: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
-) -> Iterator[tuple[int, pa.Table]]:
+class _Cut:
+    """Shards of rows in the dataset's order: by hash or, for sources in order, by position, all of about one size."""
+
+    def __init__(self, ranges: Mapping[str, range], num_samples: Mapping[str, int]) -> None:
+        self._ranges, self._num_samples = ranges, num_samples  # the latter of sources in order
+        self._last: tuple[str, str] | None = None
+        self._position = 0
+
+    def shard(self, source: str, key: str) -> int:
+        """Return the shard of the next row."""
+        shards = self._ranges[source]
+        if source not in self._num_samples:
+            return shards.start + shard_of(key, len(shards))
+        if self._last != (source, key):
+            self._position = self._position + 1 if self._last and self._last[0] == source else 0
+            self._last = source, key
+        return shards.start + self._position * len(shards) // self._num_samples[source]
+
+
+def _pieces(staged: Path, cut: _Cut, rejecting: Mapping[str, SourceCounts] | None) -> Iterator[tuple[int, pa.Table]]:
     """Yield the sorted rows cut by shard; reject rows for unknown splits if `rejecting` counts them."""
     for batch in sorted_rows(staged, spread=None if rejecting is None else "unknown_split"):
         table = pa.Table.from_batches([batch])
         if rejecting is not None:
             table = _without_unknown_splits(table, rejecting)
         places = zip(table.column("source").to_pylist(), table.column("order_key").to_pylist(), strict=True)
-        shards = [ranges[source].start + shard_of(key, len(ranges[source])) for source, key in places]
+        shards = [cut.shard(source, key) for source, key in places]
         finished, start = _finish_rows(table), 0
         for shard, rows in groupby(shards):
             num_rows = sum(1 for _ in rows)

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.settings import PATH, OneOf, path_setting
@@ -124,14 +124,9 @@ def pairs_images(config: PairsConfig) -> str | None:
 
 
 def _record(entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> Candidate | Trouble:
-    if entry.trouble:
-        return entry.trouble
-    texts: dict[str, str | None] = {}
-    for name, column in columns.items():
-        value = entry.values.get(column)
-        if value is not None and not isinstance(value, str):
-            return Trouble("malformed_row", f"{column} is {describe(value)} instead of a text")
-        texts[name] = value
+    texts = entry.trouble or stated_texts(entry.values, columns)
+    if isinstance(texts, Trouble):
+        return texts
     if url := texts.get("url"):
         texts["url"] = url = url.strip()
     if path := texts.get("path"):
@@ -142,6 +137,17 @@ def _record(entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> Ca
     return Candidate(sample_key=sample_key, lang=lang, original_lang=config.source_lang, **texts)
 
 
-def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
+def stated_texts(values: Mapping[str, object], columns: Mapping[str, str]) -> dict[str, str | None] | Trouble:
+    """Return the texts of a record by the field of `Candidate` that each one fills."""
+    texts: dict[str, str | None] = {}
+    for name, column in columns.items():
+        value = values.get(column)
+        if value is not None and not isinstance(value, str):
+            return Trouble("malformed_row", f"{column or name} is {describe(value)} instead of a text")
+        texts[name] = value
+    return texts
+
+
+def pairs_origin(config: Any, upstream_file: str = "") -> CaptionOrigin:
     """Return the origin of the captions, from the settings."""
     return CaptionOrigin(origin=config.origin, translator=config.translator)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_catalog.base.errors import InputError
 from data_catalog.rows.origins import CaptionOrigin
-from data_catalog.sources import files, flickr, mscoco, pairs, web_captions, wit
+from data_catalog.sources import files, flickr, mscoco, pairs, pixels, web_captions, wit
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.rows import MalformedRow, OpenFiles, Records, SourceRow, UpstreamRow, row_of
 
@@ -36,6 +36,8 @@ class SourceKind:
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
     # Whether records may state splits of upstream.
     has_splits: Callable[[Any], bool] = lambda config: False
+    # Whether the images are in the upstream files.
+    has_pixels: bool = False
     # The one organisation that serves all images and asks for a contact address, if there is one.
     operator: str | None = None
 
@@ -43,7 +45,7 @@ class SourceKind:
         """Refuse images that cannot be opened, damaged files, and files whose first rows are all malformed."""
         if (location := self.images(config)) is not None:
             check_images(location)
-        files.check_files(self.upstream_files(config), expected=config.EXPECTED)
+        config.check_files(self.upstream_files(config))
         found: Path | None = None
         for found, records in self.open(config):
             _require_row(found, records, config.EXPECTED)
@@ -75,6 +77,12 @@ _COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own 
 _CONCEPTUAL_LICENSE = (
     "free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties"
 )
+_OWN_LICENSE = "not stated: the files are the user's own"
+
+
+def _stated_language(config: Any, named: str | None) -> frozenset[str] | None:
+    return None if named or not config.lang else frozenset({config.lang})
+
 
 _KINDS = (
     SourceKind(
@@ -133,11 +141,31 @@ _KINDS = (
         kind="pairs",
         config_type=pairs.PairsConfig,
         open=pairs.read_pairs,
-        license="not stated: the files are the user's own",
-        languages=lambda config: None if config.lang_column or not config.lang else frozenset({config.lang}),
+        license=_OWN_LICENSE,
+        languages=lambda config: _stated_language(config, config.lang_column),
         origin=pairs.pairs_origin,
         images=pairs.pairs_images,
         has_splits=lambda config: config.split_column is not None,
+    ),
+    SourceKind(
+        kind="webdataset",
+        config_type=pixels.WebDatasetConfig,
+        open=pixels.read_pixels,
+        license=_OWN_LICENSE,
+        languages=lambda config: _stated_language(config, config.lang_key),
+        origin=pairs.pairs_origin,
+        has_splits=pixels.has_splits,
+        has_pixels=True,
+    ),
+    SourceKind(
+        kind="huggingface",
+        config_type=pixels.HuggingFaceConfig,
+        open=pixels.read_pixels,
+        license=_OWN_LICENSE,
+        languages=lambda config: _stated_language(config, config.lang_column),
+        origin=pairs.pairs_origin,
+        has_splits=pixels.has_splits,
+        has_pixels=True,
     ),
 )
 

@@ -21,7 +21,7 @@ class Candidate:
     sample_key: str  # identity of the image within its source, such as "391895" or a sha1 of its canonical URL
     caption_key: str | None = None  # upstream's id of the caption
     url: str | None = None
-    path: str | None = None  # name of the image in the source's `images`; exactly one of url and path is set
+    path: str | None = None  # name of the image in the source's `images`; with it, nothing is asked of url
     caption: str | None
     lang: str | None  # ISO 639-1 code that upstream states, or the documented language of the dataset
     original: str | None = None  # the text that the caption translates, if upstream has both

@@ -1,10 +1,12 @@
-"""Tables (CSV, TSV, JSON Lines, Parquet), read as a stream of entries with their line numbers."""
+"""Tables (CSV, TSV, JSON Lines, Parquet, Arrow), read as a stream of entries with their line numbers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import accumulate, islice
 from json import JSONDecodeError
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,15 +17,17 @@ from data_catalog.sources.files import Line, Trouble, check_files, read_lines, r
 from data_catalog.sources.json_documents import describe, parse_json
 
 _ROWS_PER_BATCH = 256
+_ARROW_FILE = b"ARROW1"
 _BUFFER_BYTES = 2**18  # per column; without it, a column's whole part of a row group is read at once
 _JSON_LINES_FOR_COLUMNS = 100
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
+ROW_FORMATS = (".parquet", ".arrow")
 FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
 
 
 class Entry(NamedTuple):
-    """A record: 1-based line (record number in Parquet), values by column, text, and trouble."""
+    """A record: 1-based line (record number in Parquet and Arrow), values by column, text, and trouble."""
 
     line: int
     values: Mapping[str, object]
@@ -46,18 +50,18 @@ def read_table(path: Path, required: Sequence[str], is_image: Callable[[str], bo
     suffix = _suffix(path)
     require_columns(path, _columns(path), required)
     if suffix == ".parquet":
-        return _read_parquet(path, list(dict.fromkeys(required)))
+        return read_rows(path, required)
     if suffix in _JSON_LINES:
-        return (_json_entry(line) for line in read_lines(path) if line.text.strip())
+        return (json_entry(line) for line in read_lines(path) if line.text.strip())
     return _read_delimited(path, _DELIMITERS[suffix], required[0], is_image)
 
 
-def require_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse a file without exactly one column of each name."""
+def require_columns(path: Path, columns: Sequence[str], required: Sequence[str], what: str = "text column") -> None:
+    """Refuse a file without exactly one column of each name; `columns` are those of a type."""
     wrong = [name for name in required if columns.count(name) != 1]
     if wrong:
         found = ", ".join(columns)[:500] or "(none)"
-        raise InputError(f"{path} needs exactly one text column {', '.join(wrong)}: its text columns are {found}")
+        raise InputError(f"{path} needs exactly one {what} {', '.join(wrong)}: its {what}s are {found}")
 
 
 def header_of(lines: Iterator[Line], delimiter: str) -> list[str]:
@@ -77,13 +81,12 @@ def _suffix(path: Path) -> str:
 def _columns(path: Path) -> list[str]:
     suffix = _suffix(path)
     if suffix == ".parquet":
-        with reading(path), pq.ParquetFile(path) as file:
-            return [field.name for field in file.schema_arrow if _holds_text(field.type)]
+        return [field.name for field in table_schema(path) if holds_text(field.type)]
     if suffix in _DELIMITERS:
         return header_of(read_lines(path), _DELIMITERS[suffix])
     # JSON Lines may omit empty fields, so several lines are read.
     head = islice(read_lines(path), _JSON_LINES_FOR_COLUMNS)
-    return list(dict.fromkeys(name for line in head for name in _json_entry(line).values))
+    return list(dict.fromkeys(name for line in head for name in json_entry(line).values))
 
 
 def _read_delimited(path: Path, delimiter: str, image: str, is_image: Callable[[str], bool]) -> Iterator[Entry]:
@@ -98,7 +101,8 @@ def _read_delimited(path: Path, delimiter: str, image: str, is_image: Callable[[
         yield Entry(record.line, dict(zip(columns, record.cells, strict=False)), record.text, record.trouble)
 
 
-def _json_entry(line: Line) -> Entry:
+def json_entry(line: Line) -> Entry:
+    """Return the object that a line of JSON holds, or its trouble."""
     if line.trouble:
         return Entry(line.number, {}, line.text, line.trouble)
     try:
@@ -116,12 +120,59 @@ def _json_entry(line: Line) -> Entry:
     return Entry(line.number, {}, line.text, Trouble("malformed_row", detail))
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Iterator[Entry]:
-    number = 0
-    with reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
-        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False):
-            for values in _batch_values(batch.select(columns)):
-                number += 1
+def table_schema(path: Path) -> pa.Schema:
+    """Return the schema of a Parquet or Arrow file."""
+    with reading(path):
+        if path.suffix.lower() == ".parquet":
+            with pq.ParquetFile(path) as file:
+                return file.schema_arrow
+        with pa.memory_map(str(path)) as file:
+            return _open_arrow(file)[0].schema
+
+
+def _open_arrow(file: pa.NativeFile) -> tuple[Any, Iterable[pa.RecordBatch]]:
+    """Return the reader and the batches of an Arrow file, or of a stream, as `datasets` saves."""
+    if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
+        reader = pa.ipc.open_file(file)
+        return reader, map(reader.get_batch, range(reader.num_record_batches))
+    file.seek(0)
+    reader = pa.ipc.open_stream(file)
+    return reader, reader
+
+
+def table_batches(
+    path: Path, columns: Sequence[str], num_rows: int, *, first: int = 0
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield columns of a Parquet or Arrow file in small batches, each with the number of its first row, from 0.
+
+    Batches that end before the row `first` may be left out; nothing is loaded whole.
+    """
+    with ExitStack() as stack:
+        if path.suffix.lower() == ".parquet":
+            file = stack.enter_context(pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES))
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            ends = list(accumulate(sizes))
+            skipped = bisect_right(ends, first)
+            start, groups = ends[skipped - 1] if skipped else 0, range(skipped, len(sizes))
+            batches = file.iter_batches(num_rows, row_groups=groups, columns=list(columns), use_threads=False)
+        else:
+            start, (_, batches) = 0, _open_arrow(stack.enter_context(pa.memory_map(str(path))))
+        for batch in batches:
+            end = start + batch.num_rows
+            if end > first:
+                whole = batch.select(columns)
+                whole.validate(full=path.suffix.lower() != ".parquet")  # offsets in a file of Arrow may lead anywhere
+                for place in range(0, batch.num_rows, num_rows):
+                    yield start + place, whole.slice(place, num_rows)
+            start = end
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+    """Yield every row of a Parquet or Arrow file, with the values of some columns."""
+    columns = list(dict.fromkeys(columns))
+    with reading(path):
+        for start, batch in table_batches(path, columns, _ROWS_PER_BATCH):
+            for number, values in enumerate(_batch_values(batch), start + 1):
                 if values is None:
                     yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))
                 else:
@@ -138,6 +189,7 @@ def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
         return [row for index in range(batch.num_rows) for row in _batch_values(batch.slice(index, 1))]
 
 
-def _holds_text(kind: pa.DataType) -> bool:
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether a column holds texts, or only nulls."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))

@@ -8,8 +8,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, MinLen
 
@@ -28,7 +29,6 @@ from data_catalog.sources.files import (
     FilesConfig,
     Line,
     Trouble,
-    check_files,
     first_text,
     read_lines,
     text_trouble,
@@ -38,6 +38,7 @@ from data_catalog.sources.flickr import read_captions
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import id_field, open_object, records_in, text_field
 from data_catalog.sources.mscoco import LISTS, image_of, karpathy_sentences
+from data_catalog.sources.pixels import HuggingFaceFiles, Samples, WebDatasetFiles
 from data_catalog.sources.rows import Candidate, Location, MalformedRow, UpstreamRow, malformed_row, row_of
 from data_catalog.sources.tables import FORMATS, read_table
 
@@ -104,13 +105,10 @@ def group_by_image(records: TestSetRecords) -> TestSetImages:
     return TestSetImages(tuple(found_images), tuple(malformed))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestSetConfig(FilesConfig, ABC):
-    """Files of a test set, and the location of its images."""
+@dataclass(frozen=True, kw_only=True)
+class AnyTestSetConfig(FilesConfig, ABC):
+    """Files of a test set."""
 
-    images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them. Without it the leak guard compares identities and captions
-    only."""
     num_images: Annotated[int, Ge(0)] = how(0)
     """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
@@ -120,26 +118,35 @@ class TestSetConfig(FilesConfig, ABC):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TestSetConfig(AnyTestSetConfig):
+    """Files of a test set, and the location of its images."""
+
+    images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them. Without it the leak guard compares identities and captions
+    only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
     """A kind of test set; `home` is its page on the web, and `license` an id or the URL of the captions' terms."""
 
     kind: str
-    config_type: type[TestSetConfig]
+    config_type: type[AnyTestSetConfig]
     home: str | None = None
     license: str | None = None
 
-    def check(self, config: TestSetConfig) -> None:
+    def check(self, config: Any) -> None:
         """Check that the set can be read, by reading it, and that its images can be opened."""
         if config.images is not None:
             check_images(config.images)
-        check_files(upstream_files(config), expected=config.EXPECTED)
+        config.check_files(upstream_files(config))
         self.load(config)
 
-    def upstream_files(self, config: TestSetConfig) -> list[Path]:
+    def upstream_files(self, config: AnyTestSetConfig) -> list[Path]:
         """Return the files that rows are read from, sorted; images are not among them."""
         return upstream_files(config)
 
-    def load(self, config: TestSetConfig) -> TestSetImages:
+    def load(self, config: AnyTestSetConfig) -> TestSetImages:
         """Return all images of the set, and the malformed rows; a set is never read in part."""
         images, malformed = found = group_by_image(config.records())
         if not images or len(images) != (config.num_images or len(images)):
@@ -152,7 +159,7 @@ class TestSetKind:
             )
         return found
 
-    def read(self, config: TestSetConfig) -> Iterator[TestImage]:
+    def read(self, config: AnyTestSetConfig) -> Iterator[TestImage]:
         """Yield the images in file order, after a warning about malformed rows."""
         images, malformed = self.load(config)
         if malformed:
@@ -501,6 +508,35 @@ def _is_image(text: str) -> bool:
     return text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetTestConfig(WebDatasetFiles, AnyTestSetConfig):
+    """Tars of a WebDataset, and the names in their JSON."""
+
+    def records(self) -> TestSetRecords:
+        """Yield a record for each image."""
+        return _with_pixels(self, "webdataset", self.samples())
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceTestConfig(HuggingFaceFiles, AnyTestSetConfig):
+    """Parquet or Arrow files of `datasets`, and the names of their columns."""
+
+    def records(self) -> TestSetRecords:
+        """Yield a record for each image."""
+        return _with_pixels(self, "huggingface", self.samples())
+
+
+def _with_pixels(config: WebDatasetFiles | HuggingFaceFiles, kind: str, files: Samples) -> TestSetRecords:
+    """Yield a record for each image in the files, with its captions and the identities in its name and URL."""
+    for sample in chain.from_iterable(samples for _, samples in files):
+        url = config.url_of(sample.values)
+        if sample.trouble or not (url is None or (isinstance(url, str) and is_web_url(url.strip()))):
+            yield sample.location, sample.trouble or Trouble("image_missing", f"not an http or https URL: {url}")
+            continue
+        identities = canonical_identities(source_kind=kind, sample_id="", url=url, path=sample.image, page_url=None)
+        yield sample.location, ImageRecord(sample.image, identities, sample.captions)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTestConfig(TestSetConfig):
     """Lists of test images."""
@@ -543,5 +579,7 @@ TEST_SET_KINDS: dict[str, TestSetKind] = {
         ("crossmodal3600", CrossmodalConfig, "https://google.github.io/crossmodal-3600/", "cc-by-4.0"),
         ("pairs", PairsTestConfig, None, None),
         ("list", ListTestConfig, None, None),
+        ("webdataset", WebDatasetTestConfig, None, None),
+        ("huggingface", HuggingFaceTestConfig, None, None),
     )
 }

@@ -119,8 +119,9 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     So shards of a slow host, of which many may wait, take no place from the others. `width` is how many shards of a
     lane are fetched at the same time.
     """
-    table = pq.read_table(captions, columns=["outcome", "url"])
-    urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
+    table = pq.read_table(captions, columns=["outcome", "url", "path"])
+    is_asked = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_null(table.column("path")))
+    urls = table.filter(is_asked).column("url").drop_null().unique().to_pylist()
     host = main_host(urls, config)
     return Lane("fetch" if host is None else f"fetch-{host}", width)
 

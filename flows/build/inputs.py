@@ -45,8 +45,8 @@ class Inputs:
     sources: Sequence[Source]
     locations: Mapping[str, str]
     """Folder, zip or tar of local images, or a glob of them, by source."""
-    location_digests: Mapping[str, str]
-    """Content hashes of these, by location."""
+    image_digests: Mapping[str, str]
+    """Content hashes of these, by source; of images inside the upstream files, the hash of the files."""
     pack: LanguagePack
     packs: Mapping[str, LanguagePack]
     """By language, including the target language."""
@@ -65,11 +65,6 @@ class Inputs:
     tombstones: Tombstones
     image_text: Mapping[str, Any] = field(default_factory=dict)
     """Identities of the models that judge captions, by setting; empty if none does."""
-
-    @property
-    def image_digests(self) -> dict[str, str]:
-        """Return the content hashes of local images, by source."""
-        return {name: self.location_digests[location] for name, location in self.locations.items()}
 
     def test_set_identity(self, name: str) -> list[list[str]]:
         """Return the names and content hashes of a test set's files, in sorted order."""
@@ -94,7 +89,10 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     sources = [source_of(settings, hashes.sha256) for settings in recipe.sources]
     places = {source.name: source.kind.images(source.config) for source in recipe.sources}
     locations = {name: str(location) for name, location in places.items() if location is not None}
-    location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
+    inside = {source.name: digest(entries_identity(source.file_entries)) for source in sources if source.in_order}
+    outside = {location for name, location in locations.items() if name not in inside}
+    location_digests = {location: location_digest(location, root, hashes) for location in outside}
+    image_digests = {name: inside.get(name) or location_digests[location] for name, location in locations.items()}
     test_files = {each.name: file_entries(each.upstream_files(), hashes.sha256) for each in recipe.test_sets}
     digests = {each.name: images_digest(each.kind, each.config, hashes) for each in recipe.test_sets}
     test_images = {name: found for name, found in digests.items() if found is not None}
@@ -106,7 +104,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         {
             "settings": what_settings(recipe),
             "inputs": {source.name: entries_identity(source.file_entries) for source in sources},
-            "images": {name: location_digests[location] for name, location in locations.items()},
+            "images": image_digests,
             "test_sets": {name: entries_identity(files) for name, files in test_files.items()},
             "test_images": test_images,
             "tagger": tagger.name if tagger else None,
@@ -120,7 +118,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     return Inputs(
         sources=sources,
         locations=locations,
-        location_digests=location_digests,
+        image_digests=image_digests,
         pack=pack,
         packs=packs,
         test_files=test_files,
@@ -194,15 +192,17 @@ def packs_of_captions(
 
 def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source:
     """Return a source of a recipe in the form that `ingest` reads, with the hashes of its files."""
-    files = settings.upstream_files()
+    files, has_pixels = settings.upstream_files(), settings.kind.has_pixels
     return Source(
         name=settings.name,
         files=files,
-        file_entries=file_entries(files, sha256),
+        # Names of images contain their files' folders.
+        file_entries=file_entries(files, sha256, *([settings.config.name_of] if has_pixels else [])),
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
         read=lambda: settings.kind.read(settings.config),
         limit=settings.limit,
+        in_order=has_pixels,
     )
 
 

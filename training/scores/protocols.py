@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
-from data_catalog.sources.test_sets import TEST_SET_KINDS
+from data_catalog.sources.test_sets import TEST_SET_KINDS, CocoTestConfig
 from training.scores.galleries import BARE, FolderSettings, Gallery, LabelledImages, captioned_gallery, named_images
 
 IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several lists
@@ -77,7 +77,7 @@ def protocol_sets(
     found: list[tuple[Gallery | LabelledImages, str, str]] = []
     if "captions" in settings:
         kind = TEST_SET_KINDS["mscoco_it"]
-        config = kind.config_type(files=(settings["captions"],), images=settings["images"])
+        config = CocoTestConfig(files=(settings["captions"],), images=settings["images"])
         kind.check(config)
         gallery = captioned_gallery(f"{prefix}_retrieval", kind, config)
         wanted = f"{protocol.num_images:,} images and {protocol.num_captions:,} captions"

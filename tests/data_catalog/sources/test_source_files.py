@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -19,13 +18,16 @@ from hypothesis import strategies as st
 from data_catalog.base.errors import InputError
 from data_catalog.sources import delimited, files, json_documents
 from data_catalog.sources.delimited import Record, read_records
-from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines, text_trouble, upstream_files
+from data_catalog.sources.files import (
+    FilesConfig,
+    Line,
+    check_text_file,
+    excerpt,
+    read_lines,
+    text_trouble,
+    upstream_files,
+)
 from data_catalog.sources.json_documents import open_json
-
-
-@dataclass(frozen=True)
-class Named:
-    files: tuple[str, ...]
 
 
 def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
@@ -69,12 +71,12 @@ def test_globs_are_sorted_and_files_named_twice_are_read_once(tmp_path: Path) ->
         write(tmp_path, b"x", name)
     (tmp_path / "folder.tsv").mkdir()
     named = (f"{tmp_path}/?.tsv", f"{tmp_path}/b.tsv", f"{tmp_path}/../{tmp_path.name}/a.tsv")
-    assert [path.name for path in upstream_files(Named(named))] == ["a.tsv", "b.tsv"]
+    assert [path.name for path in upstream_files(FilesConfig(files=named))] == ["a.tsv", "b.tsv"]
     with_brackets = tmp_path / "captions[1].tsv"  # a name, not a glob
-    assert upstream_files(Named((str(with_brackets),))) == [with_brackets]
+    assert upstream_files(FilesConfig(files=(str(with_brackets),))) == [with_brackets]
     for name, found in (("nothing.tsv", "does not exist"), ("*.none", "matches no file"), (".", "folder")):
         with pytest.raises(InputError, match=found):
-            upstream_files(Named((str(tmp_path / name),)))
+            upstream_files(FilesConfig(files=(str(tmp_path / name),)))
 
 
 def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
