@@ -39,6 +39,7 @@ from data_catalog.catalog.work import Commit, StepFacts
 from data_catalog.disk.files import save_parquet
 from data_catalog.fetch.image_views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.fetch.workers import ImageWorkers
+from data_catalog.images.decoders import without_heif
 from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.rows.caption_keys import caption_key
 from data_catalog.rows.identities import canonical_identities
@@ -352,7 +353,11 @@ def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tu
         raw = read(name)
     except OSError:
         return None, []
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if not has_looks:
+        return sha256, []
+    picture, rejection = without_heif(raw)
     try:
-        return hashlib.sha256(raw).hexdigest(), image_views(raw) if has_looks else []
+        return sha256, [] if rejection else image_views(picture)
     except ImageRejectedError:
-        return hashlib.sha256(raw).hexdigest(), []
+        return sha256, []

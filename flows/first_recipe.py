@@ -1,17 +1,18 @@
-"""First recipe for a language: look at the user's pairs, choose fitting settings, and write a commented recipe.
+"""First recipe for a language: look at the user's files, choose fitting settings, and write a commented recipe.
 
 The files are read with the reader of a build, and some images are decoded with its decoder.
 """
 
+import glob
 import json
 import re
 import shlex
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,9 +34,10 @@ from data_catalog.rows.urls import is_web_url
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig
+from data_catalog.sources.pixels import HuggingFaceConfig, WebDatasetConfig, holds_images
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
-from data_catalog.sources.tables import read_table, text_columns
+from data_catalog.sources.tables import holds_text, read_rows, read_table, table_schema, text_columns
 from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
@@ -68,24 +70,38 @@ class FirstRecipe:
 
 
 def write_first_recipe(
-    name: str, language: str, *, pairs: str | None = None, images: str | None = None, parallel: str | None = None
+    name: str,
+    language: str,
+    *,
+    pairs: str | None = None,
+    webdataset: str | None = None,
+    huggingface: str | None = None,
+    images: str | None = None,
+    parallel: str | None = None,
 ) -> FirstRecipe:
     """Write a recipe `NAME.toml` into the working folder, and a language pack if none is built in and none exists.
 
-    The arguments are those of `vernaclip init`. Without pairs, the recipe translates public English sources.
+    The arguments are those of `vernaclip init`. Without files, the recipe translates public English sources.
     """
+    own = {"pairs": pairs, "webdataset": webdataset, "huggingface": huggingface}
+    given = [(kind, place) for kind, place in own.items() if place is not None]
     with about("a recipe cannot hold a path that is not valid UTF-8", kind=SettingsError, remedy="rename it"):
-        _ = "".join(path for path in (pairs, images, parallel) if path).encode()
+        _ = "".join(path for path in (*own.values(), images, parallel) if path).encode()
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
     _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that cannot be a folder
     if recipe.exists():
         raise SettingsError(f"{recipe} exists and is not overwritten: choose another NAME, or move the file away")
-    if images is not None and pairs is None:
-        raise SettingsError("--images needs --pairs, a table of images and captions: add it")
+    if len(given) > 1 or (images is not None and pairs is None):
+        several = f"--{' and --'.join(kind for kind, _ in given)} exclude each other: give one of them"
+        raise SettingsError(
+            several if len(given) > 1 else "--images needs --pairs, a table of images and captions: add it"
+        )
     spoken, pack_file, is_new = _language(name, language)
     pack = spoken.pack
-    look = _look_at(pairs, images, pack) if pairs is not None else None
+    look = None
+    for kind, place in given:
+        look = _look_at(place, images, pack) if kind == "pairs" else _look_inside(kind, place, pack)
     values: dict[str, Any] = {"name": name, "spoken": spoken, "pack_file": pack_file, "is_new": is_new, "look": look}
     values |= _settings(look, pack) if look else {}
     values["source"] = look.source_language if look else SOURCE if pack.code != SOURCE else None
@@ -134,26 +150,28 @@ Samples = Mapping[str, Sequence[str]]  # texts of the first rows, by column
 # Usual names of columns; those of captions are in order of likelihood.
 _CAPTION_NAMES = ("caption", "captions", "text", "description", "sentence", "title", "alt", "alt_text")
 _IMAGE_NAMES = frozenset(("image", "img", "photo", "picture", "file", "filename", "path", "url"))
-_FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
-    "lang_column": (
+_Facts = Mapping[str, tuple[frozenset[str], Callable[[str], bool]]]
+_FACTS: _Facts = {
+    "lang": (
         frozenset(("lang", "language", "locale", "lang_code", "language_code")),
         lambda text: len(text) in (2, 3) and text.isascii() and text.isalpha(),
     ),
-    "split_column": (
+    "split": (
         frozenset(("split", "subset", "partition", "set", "fold")),
         lambda text: normalised_split(text) in SPLITS,
     ),
-    "license_column": (frozenset(("license", "licence", "rights")), bool),
-    "attribution_column": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
-    "page_column": (frozenset(("page", "page_url", "landing_url", "source_url")), is_web_url),
+    "license": (frozenset(("license", "licence", "rights")), bool),
+    "attribution": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
+    "page": (frozenset(("page", "page_url", "landing_url", "source_url")), is_web_url),
 }
 
 
 @dataclass(slots=True, kw_only=True)
 class _Look:
-    """Contents of the user's files of pairs."""
+    """Contents of the user's files."""
 
-    config: PairsConfig  # their settings in the recipe
+    kind: str = "pairs"  # of the source
+    config: Any  # its settings in the recipe
     where: str  # folder, zip or tar of the images
     doubts: list[str]  # columns that may have been meant instead, or that could not be used
     num_rows: int = 0
@@ -162,11 +180,29 @@ class _Look:
     images: dict[str, None] = field(default_factory=dict)  # distinct names or URLs
     languages: Counter[str] = field(default_factory=Counter)  # captions by stated language
     splits: Counter[str] = field(default_factory=Counter)
+    has_urls: bool = False  # rows state where their images were or are
     missing: list[str] = field(default_factory=list)  # images that do not exist
     tried: Counter[str] = field(default_factory=Counter)  # decoded images by drop reason, "" for good ones
     sample: list[str] = field(default_factory=list)  # captions whose language was identified
     foreign: Counter[str] | None = None  # of these, those certainly in another language; None: not identifiable
     source_language: str | None = None  # to translate from
+
+    @property
+    def has_pixels(self) -> bool:
+        return SOURCE_KINDS[self.kind].has_pixels
+
+    @property
+    def is_fetched(self) -> bool:
+        return not self.has_pixels and bool(self.config.url_column)
+
+    @property
+    def suffix(self) -> str:
+        return _suffix_of(self.kind)
+
+    def named(self, fact: str) -> str | None:
+        """Return the column, or the name in KEY.json, of a fact such as "split"; None if there is none."""
+        found: str | None = getattr(self.config, f"{fact}_{self.suffix}")
+        return found
 
     @property
     def num_images(self) -> int:
@@ -206,12 +242,89 @@ def _look_at(pairs: str, images: str | None, pack: LanguagePack) -> _Look:
         with errors_of("--pairs"):
             config, doubts = _columns(samples, probe, pack, opened)
             look = _Look(config=config, where=where, doubts=doubts)
-            SOURCE_KINDS["pairs"].check(config)
+            SOURCE_KINDS[look.kind].check(config)
             _read_rows(look)
         if config.path_column:
-            _try_images(look, opened)
+            _find_images(look, opened)
+            _try_images(look)
     _find_languages(look, pack)
     return look
+
+
+def _look_inside(kind: str, given: str, pack: LanguagePack) -> _Look:
+    """Read files that hold their images, find the role of each column or key, then check images and languages."""
+    with errors_of(f"--{kind}"):
+        config, doubts = (_keys_of_tars if kind == "webdataset" else _columns_of_tables)(_expanded(given), pack)
+        look = _Look(kind=kind, config=config, where=config.images, doubts=doubts)
+        SOURCE_KINDS[kind].check(config)
+        _read_rows(look)
+    _try_images(look)
+    _find_languages(look, pack)
+    return look
+
+
+def _expanded(pattern: str) -> tuple[str, ...]:
+    """Return the files of a pattern with {000..010} or {a,b}, as `webdataset` has it; a glob if it finds the same."""
+    names, with_star = [*_expansions(pattern)], re.sub(r"\{[^{}]*\}", "*", pattern)
+    is_glob = len(names) > 1 and set(glob.glob(with_star)) == set(names)  # noqa: PTH207  Path.glob takes no absolute one
+    return (with_star,) if is_glob else tuple(names)
+
+
+def _expansions(pattern: str) -> Iterator[str]:
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if braces is None:
+        yield pattern
+        return
+    first, last, choice = braces.groups()
+    width = max(len(first), len(last)) if not choice and "0" in (first[0], last[0]) else 0
+    for part in choice.split(",") if choice else range(int(first), int(last) + 1):
+        yield from _expansions(f"{pattern[: braces.start()]}{str(part).zfill(width)}{pattern[braces.end() :]}")
+
+
+def _keys_of_tars(files: tuple[str, ...], pack: LanguagePack) -> tuple[WebDatasetConfig, list[str]]:
+    """Return the settings for the names in KEY.json, and remarks about doubtful ones."""
+    probe = WebDatasetConfig(files=files, lang=pack.code)
+    first = islice(chain.from_iterable(found for _, found in probe.samples()), _ROWS_FOR_COLUMNS)
+    # The caption of KEY.txt or of "caption" in KEY.json, which needs no setting.
+    samples = _texts({**sample.values, "caption": sample.captions} for sample in first)
+    settings, doubts = _roles(samples, probe, pack)
+    unneeded = [name for name, key in (("url_key", "url"), ("caption_key", "caption")) if settings.get(name) == key]
+    return replace(probe, **settings | dict.fromkeys(unneeded)), doubts
+
+
+def _columns_of_tables(files: tuple[str, ...], pack: LanguagePack) -> tuple[HuggingFaceConfig, list[str]]:
+    """Return the settings for the columns of tables of `datasets`, and remarks about doubtful ones."""
+    probe = HuggingFaceConfig(files=files, caption_column="?", lang=pack.code)
+    path = upstream_files(probe)[0]
+    schema = table_schema(path)
+    texts = [each.name for each in schema if holds_text(getattr(each.type, "value_type", each.type))]
+    samples = _texts(entry.values for entry in islice(read_rows(path, texts), _ROWS_FOR_COLUMNS))
+    images = sorted((each.name for each in schema if holds_images(each.type)), key=lambda name: (name != "image", name))
+    settings, doubts = _roles(samples, probe, pack)
+    doubts += [
+        f'"{other}" also contains images: if it has those of the captions, change image_column' for other in images[1:]
+    ]
+    return replace(probe, image_column=images[0] if images else "image", **settings), doubts
+
+
+def _texts(rows: Iterable[Mapping[str, object]]) -> Samples:
+    """Return the texts of each column; of a list, the first one."""
+    found = defaultdict[str, list[str]](list)
+    for row in rows:
+        for name, value in row.items():
+            text = next(iter(value), None) if isinstance(value, list) else value
+            if isinstance(text, str) and text.strip():
+                found[name].append(text.strip())
+    return found
+
+
+def _roles(samples: Samples, probe: Any, pack: LanguagePack) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings for the captions and facts beside images, and remarks about doubtful ones."""
+    urls = {"url": (frozenset(("url", "image_url", "img_url")), is_web_url)}
+    facts, doubts = _facts(samples, {**urls, **_FACTS}, pack)
+    caption, remarks = _caption(samples, facts.values(), probe, pack)
+    suffix = _suffix_of("webdataset" if isinstance(probe, WebDatasetConfig) else "huggingface")
+    return {f"{name}_{suffix}": column for name, column in {**facts, "caption": caption}.items()}, doubts + remarks
 
 
 def _samples(path: Path) -> dict[str, list[str]]:
@@ -244,35 +357,59 @@ def _columns(
             f"{probe.files[0]} has no header line (its first one names {image}): add one, such as image,caption"
         )
     doubts = [f'"{other}" may also name images: if so, change path_column or url_column' for other in others]
-    facts: dict[str, Any] = {}
-    for column, values in samples.items():
-        for name, (names, fits) in _FACTS.items():
-            if _key(column) not in names or name in facts or column == image:
-                continue
-            if name == "lang_column" and pack.code not in values:
-                doubts.append(f'"{column}" never contains {pack.code}, so it is not used as the language of captions')
-            elif _share(values, fits) >= 0.9:
-                facts[name] = column
-    rest = {column: values for column, values in samples.items() if column not in (image, *facts.values())}
-    caption, *others = _caption_columns(rest, pack) or _none_of("captions", samples, probe)
-    doubts += [
-        f'"{other}" may also contain captions: if so, change caption_column, or set source_caption_column if '
-        f'"{caption}" was translated from it'
-        for other in others
-    ]
+    facts, remarks = _facts({name: values for name, values in samples.items() if name != image}, _FACTS, pack)
+    caption, more = _caption(samples, (image, *facts.values()), probe, pack)
+    doubts += remarks + more
     web, path = (image, None) if _share(samples[image], is_web_url) >= 0.5 else (None, image)
     if web and probe.images:
         raise SettingsError(f'--images is for file names, but the column "{web}" contains URLs: leave --images out')
-    return replace(probe, caption_column=caption, url_column=web, path_column=path, **facts), doubts
+    named: dict[str, Any] = {f"{name}_column": column for name, column in facts.items()}
+    return replace(probe, caption_column=caption, url_column=web, path_column=path, **named), doubts
 
 
-def _none_of(what: str, samples: Samples, probe: PairsConfig) -> list[str]:
+def _facts(samples: Samples, table: _Facts, pack: LanguagePack) -> tuple[dict[str, str], list[str]]:
+    """Return the columns of facts by their names and texts, and remarks about those that could not be used."""
+    facts: dict[str, str] = {}
+    doubts = []
+    for column, values in samples.items():
+        for name, (names, fits) in table.items():
+            if _key(column) not in names or name in facts:
+                continue
+            if name == "lang" and pack.code not in values:
+                doubts.append(f'"{column}" never contains {pack.code}, so it is not used as the language of captions')
+            elif _share(values, fits) >= 0.9:
+                facts[name] = column
+    return facts, doubts
+
+
+def _caption(samples: Samples, used: Iterable[str], probe: Any, pack: LanguagePack) -> tuple[str, list[str]]:
+    """Return the column of captions, and remarks about others that may be meant."""
+    rest = {column: values for column, values in samples.items() if column not in set(used)}
+    caption, *others = _caption_columns(rest, pack) or _none_of("captions", samples, probe)
+    change = "caption_key" if isinstance(probe, WebDatasetConfig) else "caption_column"
+    if isinstance(probe, PairsConfig):
+        change += f', or set source_caption_column if "{caption}" was translated from it'
+    remarks = [
+        f'"{other}" may also contain captions: if so, change {change}'
+        for other in others
+        if samples[other] != samples[caption]
+    ]
+    return caption, remarks
+
+
+def _none_of(what: str, samples: Samples, probe: Any) -> list[str]:
     """Refuse a file without a column of images or of captions."""
-    raise InputError(
-        f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: it needs one of file "
-        "names such as photo.jpg or of URLs, and one of captions, separated by commas in .csv files, by tabs in .tsv "
-        "files"
-    )
+    needed = "it needs texts in KEY.txt or KEY.json, or in a column"
+    if isinstance(probe, PairsConfig):
+        needed = (
+            "it needs one of file names such as photo.jpg or of URLs, and one of captions, separated by commas in .csv "
+            "files, by tabs in .tsv files"
+        )
+    raise InputError(f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: {needed}")
+
+
+def _suffix_of(kind: str) -> str:
+    return "key" if kind == "webdataset" else "column"
 
 
 def _key(column: str) -> str:
@@ -330,29 +467,34 @@ def _is_text(text: str) -> bool:
 
 def _read_rows(look: _Look) -> None:
     """Read the rows with the reader of a build, and count their contents."""
-    for row in islice(SOURCE_KINDS["pairs"].read(look.config), MAX_ROWS):
+    for row in islice(SOURCE_KINDS[look.kind].read(look.config), MAX_ROWS):
         look.num_rows += 1
         if isinstance(row, MalformedRow):
             look.malformed[row.reason] += 1
         elif isinstance(row, UpstreamRow):
             look.captions.append(row.caption.strip())
-            look.images[row.url or row.path or ""] = None
+            look.images[row.path or row.url or ""] = None
+            look.has_urls |= row.url is not None
             look.languages[row.lang] += 1
             look.splits.update([row.split] if row.split else [])
     if not look.captions:
         raise InputError(f"no row of {look.config.files[0]} is a pair of image and caption: {dict(look.malformed)}")
 
 
-def _try_images(look: _Look, opened: ImageFiles) -> None:
-    """Look for all images, and decode some with the decoder of a build, in child processes."""
+def _find_images(look: _Look, opened: ImageFiles) -> None:
+    """Look for all images."""
     look.missing = [name for name in look.images if _size(opened, name) is None]
     if not look.num_images:
         raise InputError(
             f"--images: none of {counted(len(look.images), 'image')}, such as {look.missing[0]}, is in {look.where}: "
             f'use --images DIR to name the folder, zip or tar with the files of column "{look.config.path_column}"'
         )
+
+
+def _try_images(look: _Look) -> None:
+    """Decode some images with the decoder of a build, in child processes."""
     there = sorted(look.images.keys() - set(look.missing))
-    some = Random(0).sample(there, min(len(there), _IMAGES_TRIED))
+    some = sorted(Random(0).sample(there, min(len(there), _IMAGES_TRIED)))
     with ImageWorkers() as workers:
         images = workers.normalise_local(look.where, some, NormaliseConfig())
         look.tried = Counter(image.get("drop_reason") or "" for image in images)
@@ -361,7 +503,7 @@ def _try_images(look: _Look, opened: ImageFiles) -> None:
 def _find_languages(look: _Look, pack: LanguagePack) -> None:
     """Identify the languages of the captions, and decide whether they must be translated."""
     code = detectable_code(pack, "cascade")
-    if look.config.lang_column:
+    if look.named("lang"):
         others = (lang for lang, _ in look.languages.most_common() if lang != pack.code)
         look.source_language = next((lang for lang in others if re.fullmatch("[a-z]+", lang)), None)
         return
@@ -376,7 +518,7 @@ def _find_languages(look: _Look, pack: LanguagePack) -> None:
                 look.config = replace(look.config, lang=language)
     for likeliest, count in Counter(verdict.language for verdict in verdicts).most_common(1):
         if count > len(look.sample) / 2 and likeliest not in (None, canonical_code(code or ""), look.source_language):
-            column = look.config.caption_column
+            column = look.named("caption") or "caption"
             look.doubts.append(f'"{column}" seems to be in {likeliest}: is --language {pack.code} right?')
 
 
@@ -430,10 +572,10 @@ def _settings(look: _Look, pack: LanguagePack) -> dict[str, Any]:
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
     epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
     return {
-        "files": _written_path(look.config.files[0]),
+        "files": [_written_path(file) for file in look.config.files],
         "images": _written_path(look.where),
-        "facts": [(name, column) for name in _FACTS if (column := getattr(look.config, name))],
-        "is_own": look.config.path_column and not look.config.license_column,  # local files without stated licenses
+        "facts": [(f"{name}_{look.suffix}", column) for name in _FACTS if (column := look.named(name))],
+        "is_own": not (look.has_urls or look.named("license")),  # local files without stated licenses
         "val": val,
         "test": test,
         "num_train": round(num_train),
@@ -451,7 +593,7 @@ def _lesson(parallel: str, pack: LanguagePack, look: _Look | None) -> dict[str, 
     if look is None or look.source_language not in (None, SOURCE) or pack.code == SOURCE:
         raise SettingsError(
             "--parallel teaches a text tower another language than English, to be aligned with images: it needs "
-            "--pairs with captions in that language or in English"
+            "--pairs, --webdataset or --huggingface with captions in that language or in English"
         )
     if teacher is None:
         raise SettingsError(

@@ -10,7 +10,7 @@ from string import Template
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
-from data_catalog.images.decoding import open_image
+from data_catalog.images.decoding import is_heif, open_image
 from data_catalog.rows.image_formats import is_image_name
 from flows import PACKAGES
 from flows.page import FALLBACK, PAGES, Shown, interface_texts, open_shown
@@ -110,6 +110,10 @@ def _copy_images(images: Path, target: Path) -> None:
             logger.warning("left out: %s", error)
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(target / name, open_image(path.read_bytes()).format, quality=95)
+        raw = path.read_bytes()
+        if is_heif(raw):  # which few browsers show
+            picture.image.save(target / f"{name}.jpg", "JPEG", quality=95)
+        else:
+            picture.image.save(target / name, open_image(raw).format, quality=95)
     if not target.is_dir():
         raise InputError(f"{images} contains no image files that can be read")

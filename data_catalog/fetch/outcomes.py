@@ -28,6 +28,7 @@ from data_catalog.disk.row_groups import IMAGE_COLUMNS, Row, read_groups, write_
 from data_catalog.fetch.config import POLITE
 from data_catalog.fetch.journal import Piece
 from data_catalog.rows.fetch_reasons import FETCH_REASONS, RETRYABLE, image_step
+from data_catalog.rows.image_formats import HEIF, reads_heif
 from data_catalog.rows.schema import IMAGES, OUTCOMES, RAW_IMAGES
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
 # Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
 _DEFAULTS = {"engine": POLITE}  # settings that older outcomes do not name
+_LACKED_HEIF = f"drop_reason = 'format_not_allowed' AND (detail = '{HEIF}' OR starts_with(detail, '{HEIF}: '))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,7 @@ class RecordedOutcomes:
                 WHEN drop_reason IS NULL THEN {usable}
                 WHEN drop_reason IN {retryable} THEN {attempt} >= {self._fetching.attempt}
                 WHEN drop_reason IN {fetch} THEN true
+                WHEN {reads_heif()} AND {_LACKED_HEIF} THEN false
                 ELSE drop_reason <> 'forgotten' AND {is_same} END
         """
         try:
@@ -259,6 +262,18 @@ def _rows_of(path: Path, numbers: Sequence[int], names: Sequence[str]) -> Iterat
             here = [number - start for number in numbers if start <= number < end]
             if here:
                 yield from file.read_row_group(group, columns=names).take(here).to_pylist()
+
+
+def may_be_decoded_now(snapshot: Snapshot) -> bool:
+    """Return whether a snapshot lacks images for want of a decoder that is installed now."""
+    import duckdb
+
+    if not reads_heif() or all(row["drop_reason"] != "format_not_allowed" for row in snapshot.manifest["drop_reasons"]):
+        return False
+    paths = [str(snapshot.folder / entry["path"]) for entry in snapshot.manifest["files"]["images"]]
+    query = f"SELECT count(*) > 0 FROM read_parquet(?, hive_partitioning = false) WHERE {_LACKED_HEIF}"
+    with duckdb.connect() as connection:
+        return bool(connection.execute(query, [paths]).fetchall()[0][0])
 
 
 def unpublished_outcomes(

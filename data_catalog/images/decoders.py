@@ -4,6 +4,7 @@
 sent, so that a new one takes milliseconds.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 
@@ -23,15 +25,19 @@ from data_catalog.base.errors import DefectError, InputError
 from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory, end_with_parent
 from data_catalog.disk.failpoints import kill_with_parent
 from data_catalog.disk.row_groups import Row
-from data_catalog.images.decoding import ImageRejectedError
+from data_catalog.images.decoding import ImageRejectedError, is_heif
 from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
-from data_catalog.rows.image_formats import format_of
+from data_catalog.rows.image_formats import format_of, reads_heif
 
 CRASH = "decode_crash"
 _TRIES = 2
 _OUT_OF_MEMORY = b'{"drop_reason": "decode_crash", "detail": "out of memory"}\n'
 # So much fits into the socket while the process itself sends: neither waits for the other.
 _AHEAD_BYTES = 2**16
+# Keeps all pixels of what is no training image: a query, or an image of a test set.
+_WHOLE = NormaliseConfig(
+    resize_mode="no", encode_format="png", encode_quality=1, min_image_size=1, max_aspect_ratio=1000, max_pixels=2**27
+)
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
 
@@ -193,6 +199,24 @@ class Decoders:
         if self._zygote is not None:
             self._zygote.close()
         self._zygote = None
+
+
+@cache
+def _decoders() -> Decoders:
+    decoders = Decoders()
+    atexit.register(decoders.close)
+    return decoders
+
+
+def without_heif(raw: bytes) -> tuple[bytes, ImageRejectedError | None]:
+    """Return a HEIF file as an upright PNG in sRGB, or why a decoding process rejects it; any other file as it is."""
+    if not (is_heif(raw) and reads_heif()):
+        return raw, None
+    with _decoders().lend(_WHOLE) as decoder:
+        found = decoder.normalise(raw)
+    if found["drop_reason"]:
+        return raw, ImageRejectedError(found["drop_reason"], found["detail"])
+    return found["bytes"], None
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL.ImageFile import ImageFile
 
-from data_catalog.base.errors import PipelineError
-from data_catalog.rows.image_formats import READ_FORMATS, format_of, is_html
+from data_catalog.base.errors import PipelineError, install_hint
+from data_catalog.rows.image_formats import HEIF, READ_FORMATS, format_of, is_html
 
 Pixels = NDArray[Any]
 
@@ -36,6 +36,7 @@ _SCAN, _END = b"\xff\xda", b"\xd9"
 # Markers without a segment are left out: stuffed bytes, restarts, and those that decoders skip within a scan.
 _MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
 _PIXELS = re.compile(r"\d+ pixels")  # in Pillow's error message
+_AVIF_BRAND = re.compile(rb"avi[fs]")
 
 
 class ImageRejectedError(PipelineError):
@@ -49,11 +50,28 @@ class ImageRejectedError(PipelineError):
 
 def open_image(raw: bytes) -> ImageFile:
     """Read only the header of a file of an allowed format; for errors of decoders, see `rejection_of`."""
-    image = Image.open(io.BytesIO(raw), formats=READ_FORMATS)
+    image = _open_heif(raw) if is_heif(raw) else Image.open(io.BytesIO(raw), formats=READ_FORMATS)
     if image.mode not in _ALLOWED_MODES:
         raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
     if image.format in ("JPEG", "MPO") and not _has_few_scans(raw):
         raise ImageRejectedError("too_many_scans", f"more than {MAX_SCANS}")
+    return image
+
+
+def is_heif(raw: bytes) -> bool:
+    """Return whether a file is HEIF, and not AVIF under a brand that both have, which Pillow reads."""
+    return format_of(raw) == HEIF and not _AVIF_BRAND.search(raw[: min(256, int.from_bytes(raw[:4]))])
+
+
+def _open_heif(raw: bytes) -> ImageFile:
+    """Open the primary picture of a HEIF file, by a class that is not registered with Pillow.
+
+    A broken file may crash it, so that only decoding processes come here: others call `without_heif`.
+    """
+    import pi_heif
+
+    pi_heif.options.DECODE_THREADS = 1  # one child per core
+    image: ImageFile = pi_heif.HeifImageFile(io.BytesIO(raw))
     return image
 
 
@@ -76,13 +94,16 @@ def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
         found = _PIXELS.search(str(error))
         return ImageRejectedError("too_many_pixels", found.group() if found else None)
     known = format_of(raw)
+    if isinstance(error, ImportError) and known == HEIF:
+        return ImageRejectedError("format_not_allowed", f"{HEIF}: {install_hint('heif')}")
     if isinstance(error, UnidentifiedImageError):
         if known is None:
             return ImageRejectedError("not_an_image", _text_kind(raw))
-        if known not in READ_FORMATS:
+        if known not in (*READ_FORMATS, HEIF):
             return ImageRejectedError("format_not_allowed", known)
         return ImageRejectedError("decode_error", f"{known} with a broken header")
-    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+    is_cut_heif = known == HEIF and "end of file" in str(error)
+    if "truncated" in str(error).lower() or isinstance(error, EOFError) or is_cut_heif:
         return ImageRejectedError("truncated", known)
     return ImageRejectedError("decode_error", f"{known}: {type(error).__name__}")
 
@@ -154,6 +175,8 @@ def decode_opened(image: Image.Image, matte: tuple[int, int, int], *, profiles: 
 
 def _orientation(image: Image.Image) -> int:
     """Return the orientation from EXIF or XMP, 1 to 8; 1 if the metadata has none or is unreadable."""
+    if image.format == HEIF:  # its decoder turns it, by properties of the file that stand above EXIF
+        return 1
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # part of the boundary around decoders; the picture itself is good

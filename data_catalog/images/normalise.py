@@ -25,6 +25,7 @@ from data_catalog.images.decoding import (
     to_srgb,
     upright,
 )
+from data_catalog.rows.image_formats import HEIF, reads_heif
 
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 # Keys are img2dataset's names.
@@ -172,7 +173,7 @@ def _fault_of(image: ImageFile, config: NormaliseConfig) -> tuple[str, str | Non
         return "aspect", size
     if short < config.min_image_size:
         return "too_small", size
-    if config.animated == "reject" and image.format != "MPO" and getattr(image, "is_animated", False):
+    if config.animated == "reject" and image.format not in ("MPO", HEIF) and getattr(image, "is_animated", False):
         return "animated", image.format
     kind, plan = config.encode_format, _plan_of(image.size, config)
     longest = max(plan.width, plan.height) if plan else long
@@ -299,6 +300,8 @@ def load_decoders() -> None:
     import scipy.fftpack
     import scipy.sparse  # noqa: F401
 
+    if reads_heif():
+        import pi_heif  # noqa: F401
     cv2.setNumThreads(1)  # one child per core, and equal results in all children
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     # Reuse the memory pages of one image for the next: new pages are a quarter of the cost of an image.

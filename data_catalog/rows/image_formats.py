@@ -1,6 +1,7 @@
 """The table of image formats: names, the bytes at the start of their files, suffixes, and which formats are read."""
 
 import re
+from importlib.util import find_spec
 from typing import NamedTuple
 
 
@@ -13,6 +14,7 @@ class ImageFormat(NamedTuple):
     is_read: bool = False  # builds, training and search decode it
 
 
+HEIF = "HEIF"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # The first match counts. Pillow tries the formats that are read in this order.
 IMAGE_FORMATS = (
@@ -26,8 +28,8 @@ IMAGE_FORMATS = (
     # The starts with a plus are BigTIFF.
     ImageFormat("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (".tif", ".tiff"), is_read=True),
     ImageFormat("AVIF", (b"????ftypavif", b"????ftypavis"), (".avif",), is_read=True),
-    # Phones write HEIF. Its suffixes make such files appear among the rejected images.
-    ImageFormat("HEIF", tuple(b"????ftyp" + brand for brand in _HEIF_BRANDS), (".heic", ".heif")),
+    # Phones write HEIF, which is read if the extra `heif` is installed. Pillow does not read it.
+    ImageFormat(HEIF, tuple(b"????ftyp" + brand for brand in _HEIF_BRANDS), (".heic", ".heif")),
     ImageFormat("ISO media", (b"????ftyp",)),
     ImageFormat("ICO", (b"\0\0\1\0",)),
     ImageFormat("CUR", (b"\0\0\2\0",)),
@@ -56,6 +58,11 @@ _STARTS = [
     for each in IMAGE_FORMATS
 ]
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def reads_heif() -> bool:
+    """Return whether the extra `heif` is installed."""
+    return find_spec("pi_heif") is not None
 
 
 def format_of(raw: bytes) -> str | None:

@@ -127,7 +127,7 @@ class HuggingFaceFiles(PixelFiles):
     def check_files(self, paths: Iterable[Path]) -> None:
         """Refuse files that have no column of images; reading checks the others."""
         for path in paths:
-            images = [each.name for each in table_schema(path) if _holds_images(each.type)]
+            images = [each.name for each in table_schema(path) if holds_images(each.type)]
             require_columns(path, images, [self.image_column], "image column")
 
     def samples(self, columns: Iterable[str] = ()) -> Samples:
@@ -156,7 +156,8 @@ def _items(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _holds_images(kind: pa.DataType) -> bool:
+def holds_images(kind: pa.DataType) -> bool:
+    """Return whether a column holds the bytes of images, alone or as `datasets` has them."""
     kind = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 

@@ -25,7 +25,14 @@ from data_catalog.catalog.manifest import (
 from data_catalog.catalog.work import WorkStore
 from data_catalog.disk.files import sweep_temporary
 from data_catalog.fetch.config import IMG2DATASET_LIMITS, POLITE
-from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, needed_fetch_outputs
+from data_catalog.fetch.outcomes import (
+    Fetching,
+    attempt_of,
+    begin_attempt,
+    end_attempt,
+    may_be_decoded_now,
+    needed_fetch_outputs,
+)
 from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.publish.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.publish.tombstones import FORGOTTEN, Matcher
@@ -119,8 +126,10 @@ def _finish(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -
 
 
 def _up_to_date(root: Path, inputs: Inputs, dataset: str, attempt: int) -> Snapshot | None:
-    """Return the snapshot of a build, unless it lacks images of a tombstone that was lifted since."""
+    """Return the snapshot of a build, unless it lacks images of a lifted tombstone or of a decoder installed since."""
     found = find_snapshot(root, dataset, inputs.build_key, attempt)
+    if found is not None and may_be_decoded_now(found):
+        return None
     if found is None or inputs.tombstones.includes(found.manifest["tombstones"]):
         return found
     has_forgotten = any(row["drop_reason"] == FORGOTTEN for row in found.manifest["drop_reasons"])

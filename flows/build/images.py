@@ -126,8 +126,11 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     return Lane("fetch" if host is None else f"fetch-{host}", width)
 
 
-def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
-    """Decode, turn upright, resize and re-encode the images of a shard; copy known normalised images unchanged."""
+def normalise(job: Job, *, config: NormaliseConfig, heif: bool = False) -> StepFacts:
+    """Decode, turn upright, resize and re-encode the images of a shard; copy known normalised images unchanged.
+
+    `heif`, whether the decoder of HEIF is installed, is part of the key only.
+    """
     fetched, names = job.one("fetch"), (FETCHED_FILE, RAW_FILE, IMAGES_FILE)
     there = [name for name in names if name in fetched.files]
     order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()

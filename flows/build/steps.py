@@ -14,6 +14,7 @@ from data_catalog.catalog.work import StepFacts
 from data_catalog.fetch import outcomes
 from data_catalog.publish.tombstones import FORGET_REASONS, ActiveTombstones
 from data_catalog.rows.fetch_reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.rows.image_formats import reads_heif
 from data_catalog.rows.schema import IMAGE_TEXT
 from data_catalog.sources.hashes import entries_identity
 from data_catalog.sources.ingest import ingest
@@ -287,7 +288,7 @@ STEPS = (
         meaning="Decode images, turn them upright, resize and re-encode them.",
         scope=PER_SHARD,
         after=("fetch",),
-        settings=lambda build: {"config": build.recipe.normalise},
+        settings=lambda build: {"config": build.recipe.normalise, **({"heif": True} if reads_heif() else {})},
         run=images.normalise,
         rows={
             "normalise": FunnelRow(

@@ -22,6 +22,8 @@ def init(
     *,
     language: Annotated[str, Parameter(metavar="LANG")],
     pairs: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    webdataset: Annotated[str | None, Parameter(metavar="TARS")] = None,
+    huggingface: Annotated[str | None, Parameter(metavar="DIR")] = None,
     images: Annotated[str | None, Parameter(metavar="DIR")] = None,
     parallel: Annotated[str | None, Parameter(metavar="FILE")] = None,
 ) -> None:
@@ -29,6 +31,7 @@ def init(
 
     Examples:
       vernaclip init garden --language uk --pairs captions.csv --images photos
+      vernaclip init cc12m --language it --webdataset 'cc12m-train-{0000..0010}.tar'
       vernaclip init ukrainian --language uk
 
     The command reads your files, chooses fitting settings, and writes them to NAME.toml with explanations. If no
@@ -38,13 +41,17 @@ def init(
         name: Name of the dataset. The recipe is NAME.toml.
         language: Language of captions and queries: a code such as uk, or the file of a language pack.
         pairs: CSV, TSV, JSON Lines or Parquet file with one column of images and one of captions.
+        webdataset: Tars of images with captions (KEY.jpg, KEY.txt, KEY.json), as a pattern or a folder.
+        huggingface: Folder of Parquet or Arrow files of `datasets` with images and captions, or a pattern.
         images: Folder, zip or tar with the images that the file names (default: the folder of the file).
         parallel: Lines of an English sentence, a tab and its translation, from which a text tower learns the language.
     """
     from flows.cli.services import finding_text
     from flows.first_recipe import write_first_recipe
 
-    started = write_first_recipe(name, language, pairs=pairs, images=images, parallel=parallel)
+    started = write_first_recipe(
+        name, language, pairs=pairs, webdataset=webdataset, huggingface=huggingface, images=images, parallel=parallel
+    )
     if is_quiet():
         return
     say(started.found)

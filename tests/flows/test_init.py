@@ -1,13 +1,18 @@
 """`vernaclip init`: what it finds in somebody's files, what it writes, and that this builds as it stands."""
 
 import csv
+import io
+import json
 import random
 import shlex
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -16,6 +21,7 @@ from data_catalog.catalog.manifest import require_snapshot
 from data_catalog.catalog.query import query
 from data_catalog.exports.export import export_snapshot
 from data_catalog.sources.pairs import PairsConfig
+from data_catalog.sources.pixels import HuggingFaceConfig, WebDatasetConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.cli.app import parse
@@ -248,6 +254,93 @@ def test_a_pack_that_ships_or_is_there_is_used_and_one_that_is_written_has_a_nam
     assert load_language_pack("sw-language.toml").code == "sw"
 
 
+def tars(pattern: str, count: int, json_of: Callable[[int], dict[str, Any]], text_of: Any = caption) -> None:
+    """Write tars of a pattern with a number, which share the images."""
+    for shard in range(count):
+        with tarfile.open(pattern.format(shard), "w") as packed:
+            for number in range(shard, NUM_IMAGES, count):
+                parts = {"png": Path(f"photos/{number}.png").read_bytes(), "json": json.dumps(json_of(number)).encode()}
+                for suffix, content in (parts | ({"txt": text_of(number).encode()} if text_of else {})).items():
+                    member = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                    member.size = len(content)
+                    packed.addfile(member, io.BytesIO(content))
+
+
+def build_of(started: FirstRecipe) -> list[dict[str, Any]]:
+    with LocalExecutor() as executor:
+        build_dataset(recipe(started), root=Path("catalog"), executor=executor)
+    sql = "SELECT url, source_caption, outcome FROM captions ORDER BY source_caption"
+    found: list[dict[str, Any]] = query(Path("catalog"), sql).to_pylist()
+    return found
+
+
+def test_shards_of_images_become_a_recipe_that_builds() -> None:
+    """As img2dataset writes them: captions in KEY.txt, once more in KEY.json, and failures without an image."""
+    Path("shards").mkdir()
+    tars(
+        "shards/cc-{:05d}.tar",
+        3,
+        lambda n: {"url": f"https://example.org/{n}.png", "caption": caption(n), "status": "success", "width": 96},
+    )
+    started = write_first_recipe("shards", "uk", webdataset="shards/cc-{00000..00002}.tar")
+    config = recipe(started).sources[0].config
+    assert isinstance(config, WebDatasetConfig)
+    assert (config.files, config.caption_key, config.url_key) == ((str(Path.cwd() / "shards/cc-*.tar"),), None, None)
+    for part in ("12 rows: 12 captions of 12 images", "test: 12 of 12 decoded", "KEY.txt", "12 may be Ukrainian"):
+        assert part in started.found
+    assert "doubtful" not in started.found
+    assert "exports will contain" not in started.found, "they are from the web, under licenses of their own"
+    rows = build_of(started)
+    assert [row["outcome"] for row in rows] == ["kept"] * NUM_IMAGES
+    assert {row["url"] for row in rows} == {f"https://example.org/{n}.png" for n in range(NUM_IMAGES)}
+
+
+def test_keys_are_found_by_what_they_hold_and_doubts_are_told() -> None:
+    def record(number: int) -> dict[str, Any]:
+        english = f"A brown dog runs along the beach beside {number} children"
+        facts = {"Licence": "CC BY 4.0", "author": "Олена Коваль", "fold": ("train", "dev")[number % 2]}
+        return {"alt": english, "text": caption(number), "image_url": f"https://example.org/{number}"} | facts
+
+    tars("one-{}.tar", 2, record, text_of=None)
+    started = write_first_recipe("keys", "uk", webdataset="one-{0,1}.tar")
+    config = recipe(started).sources[0].config
+    keys = ("caption", "url", "license", "attribution", "split", "lang", "page")
+    expected = ["text", "image_url", "Licence", "author", "fold", None, None]
+    assert [getattr(config, f"{key}_key") for key in keys] == expected
+    assert 'doubtful  key "alt" may also contain captions: if so, change caption_key' in started.found
+    assert 'splits    key "fold": train 6, val 6; kept' in started.found
+    tars("english-{}.tar", 1, lambda n: {}, text_of=lambda n: f"A brown dog runs along the beach beside {n} children")
+    started = write_first_recipe("english", "uk", webdataset="english-0.tar")
+    assert recipe(started).sources[0].config.lang == "en"
+    assert "mt install --from en --to uk" in started.commands
+
+
+def test_a_folder_of_datasets_becomes_a_recipe_that_builds() -> None:
+    photos = [Path(f"photos/{number}.png").read_bytes() for number in range(NUM_IMAGES)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    Path("hub/data").mkdir(parents=True)
+    for split, numbers in {"train": range(8), "validation": range(8, NUM_IMAGES)}.items():
+        columns = {
+            "img": pa.array([{"bytes": photos[number], "path": name(number)} for number in numbers], kind),
+            "mask": pa.array([{"bytes": photos[0], "path": None} for _ in numbers], kind),
+            "texts": [[caption(number), f"{caption(number)} та друзі"] for number in numbers],
+            "id": [str(number) for number in numbers],
+        }
+        pq.write_table(pa.table(columns), f"hub/data/{split}-00000-of-00001.parquet")
+    started = write_first_recipe("hub", "uk", huggingface="hub")
+    config = recipe(started).sources[0].config
+    assert isinstance(config, HuggingFaceConfig)
+    assert (config.files, config.image_column, config.caption_column) == ((str(Path.cwd() / "hub"),), "img", "texts")
+    for part in (
+        "24 rows: 24 captions of 12 images",
+        "names of the files: train 16, val 8; kept",
+        '"mask" also contains',
+    ):
+        assert part in started.found
+    assert "exports will contain the images" in started.found
+    assert {row["outcome"] for row in build_of(started)} == {"kept"}
+
+
 FILES = {
     "there.toml": b"mine",
     "sw.toml": b'code = "sv"',
@@ -269,6 +362,10 @@ FILES = {
         ("x --language sq", "sq.toml exists and is not a language pack for sq"),
         ("x --language sw", "sw.toml exists and is not a language pack for sw: it is one for sv: move it away"),
         ("x --language uk --images photos", "SettingsError: --images needs --pairs"),
+        ("x --language uk --pairs a.csv --webdataset b.tar", "--pairs and --webdataset exclude each other"),
+        ("x --language uk --webdataset b-{00..03}.tar", "InputError: --webdataset: b-00.tar does not exist"),
+        ("x --language uk --webdataset own.csv", "InputError: --webdataset: own.csv cannot be read"),
+        ("x --language uk --huggingface own.csv", "InputError: --huggingface: own.csv"),
         ("x --language uk --pairs no.csv", "InputError: --pairs: no.csv does not exist"),
         ("semicolons.csv", "has no column of images, only image;caption: it needs one of file names"),
         ("cp1251.csv", "is not UTF-8 (line 2): save it as UTF-8"),

@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import shutil
+import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from training.towers.model import LoadedModel, load_model
 from training.use.pictures import contact_sheet
 from training.use.search import SearchResult, check_query, folder_gallery, nearest, shard_gallery
 
+HEIC = Path(__file__).parents[1] / "data_catalog" / "images" / "heic.zip"
 QUERY = "un quadrato verde in basso"
 
 
@@ -223,6 +226,21 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_found(
     assert reasons.keys() == bad.keys() | expected.keys()
     assert all(told in reasons[name] for name, told in expected.items())
     assert search_folder(QUERY, photos, model, k=100) == found, "from the index, reasons too"
+
+
+def test_photographs_of_phones_are_found_once_their_decoder_is_installed(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    with zipfile.ZipFile(HEIC) as packed:
+        (photos / "phone.heic").write_bytes(packed.read("turned-6.heic"))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pi_heif", None)
+        ((path, reason),) = search_folder(QUERY, photos, model).unreadable
+    assert (path.name, "HEIF: run `pip install" in reason) == ("phone.heic", True)
+    found = search_folder(photos / "phone.heic", photos, model, k=100)
+    assert not found.unreadable
+    assert found.num_images == 41
 
 
 def test_where_a_folder_cannot_be_written_to_the_root_keeps_the_index(

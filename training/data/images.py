@@ -22,6 +22,7 @@ from PIL import Image
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError, InputError
 from data_catalog.base.progress import Progress
+from data_catalog.images.decoders import without_heif
 from data_catalog.images.decoding import (
     Decoded,
     ImageRejectedError,
@@ -221,13 +222,15 @@ def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
     A large JPEG is decoded at a reduced scale of at least twice the size that the model needs. 0 decodes at full scale.
     """
     try:
-        return _picture_of(raw, image_size)
+        raw, rejection = without_heif(raw)
+        if rejection is None:
+            return _picture_of(raw, image_size)
     except MemoryError:
         return "not enough memory to decode it"
     except Exception as error:  # noqa: BLE001 - the boundary around decoders: a broken file may raise any exception
         rejection = error if isinstance(error, ImageRejectedError) else rejection_of(error, raw)
-        meaning = NORMALISE_REASONS[rejection.reason].meaning
-        return f"{meaning} ({rejection.detail})" if rejection.detail else meaning
+    meaning = NORMALISE_REASONS[rejection.reason].meaning
+    return f"{meaning} ({rejection.detail})" if rejection.detail else meaning
 
 
 def _picture_of(raw: bytes, image_size: int) -> Picture:

@@ -21,7 +21,8 @@ from data_catalog.base.plain_text import counted
 from data_catalog.base.progress import Progress
 from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
-from data_catalog.rows.image_formats import IMAGE_SUFFIXES, is_image_name
+from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
+from data_catalog.rows.image_formats import HEIF, IMAGE_SUFFIXES, is_image_name, reads_heif
 from training.data.features import FeatureIndex, read_index, stacked, text_features, write_index
 from training.data.images import Features, decode_all, encode_files, encoded_images, picture_features, read_picture
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
@@ -215,7 +216,7 @@ def folder_gallery(folder: Path, model: LoadedModel | Path, *, root: Path | None
     index = _index(
         _folder_index(folder, loaded, root),
         loaded,
-        lambda facts: {*map(tuple, facts["files"]), *_broken(facts)} == set(files),
+        lambda facts: {*map(tuple, facts["files"]), *_broken(facts)} == set(files) and not _lacked_heif(facts),
         lambda cached: _encoded_files(loaded, folder, files, cached),
     )
     names = [name for name, *_ in index.facts["files"]]
@@ -340,6 +341,12 @@ def _image_files(folder: Path) -> tuple[list[File], list[tuple[Path, str]]]:
 def _broken(facts: dict[str, Any]) -> dict[File, str]:
     """Return the files of an index that cannot be read, each with the reason."""
     return {(name, *times): reason for name, (*times, reason) in facts["broken"].items()}
+
+
+def _lacked_heif(facts: dict[str, Any]) -> bool:
+    """Return whether files of an index were not read for want of a decoder that is installed now."""
+    reason = f"{NORMALISE_REASONS['format_not_allowed'].meaning} ({HEIF}"
+    return reads_heif() and any(why.startswith(reason) for *_, why in facts["broken"].values())
 
 
 def _encoded_files(
