@@ -25,12 +25,6 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(workers, "fetch_by_owners")
 
 
-def published(own: Any) -> dict[str, dict[str, Any]]:
-    """By the sha256 of an image as it came, what was published of it."""
-    columns = "sha256, captions, split, license, attribution, page_url, url"
-    return {row.pop("sha256"): row for row in own.rows(f"SELECT {columns} FROM pairs")}
-
-
 def test_exports_come_back_whole(own: Any, unasked: None) -> None:
     rows = []
     for number in range(NUM_PHOTOS):
