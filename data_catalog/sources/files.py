@@ -95,7 +95,7 @@ def _counts(name: Path, suffixes: tuple[str, ...]) -> bool:
 
 def reading(name: object) -> AbstractContextManager[None]:
     """Say of any error in the block that a file cannot be read."""
-    return about(f"{name} cannot be read", remedy="check its permissions, or download it again")
+    return about(f"{name} cannot be read", remedy="check its name and permissions, or download it again")
 
 
 def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:

@@ -238,6 +238,7 @@ def _start_log(verbosity: Verbosity) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_SafeFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     for package in PACKAGES:
         level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
         logging.getLogger(package).setLevel(level)

@@ -146,7 +146,7 @@ def _say_terms(source: "UpstreamSource") -> None:
     say(f"  license  {source.license}")
     say(f"  terms    {source.terms}")
     say(f"  page     {source.page}")
-    say(f"  files    as recorded in {source.recorded_in}")
+    say(f"  record   {source.recorded_in}")
 
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
