@@ -128,7 +128,7 @@ def test_damaged_files_are_refused_before_the_build(tmp_path: Path) -> None:
     table = tmp_path / "a.parquet"
     for column in (pa.array(["no image"]), pa.array([{"path": "a.jpg"}]), pa.array([1])):
         pq.write_table(pa.table({"image": column, "text": ["a dog"]}), table)
-        with pytest.raises(InputError, match=r"a\.parquet needs exactly one image column named image: its image columns ar"):
+        with pytest.raises(InputError, match=r"a\.parquet needs exactly one image column named image: its"):
             read("huggingface", table, caption_column="text")
     pq.write_table(pa.table({"image": [b"1"], "text": [1]}), table)
     with pytest.raises(InputError, match="needs exactly one text column named text"):
