@@ -152,7 +152,7 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
     "no such recipe": (
         SettingsError,
         lambda folder: load_recipe("klingon", root=folder),
-        ["there is no recipe 'klingon': use one of flickr8k", "or a TOML file"],
+        ["there is no recipe 'klingon': use one of cc12m-pixels", "or a TOML file"],
     ),
     "no such file": (
         SettingsError,
