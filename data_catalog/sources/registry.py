@@ -80,7 +80,9 @@ _CONCEPTUAL_LICENSE = (
 _OWN_LICENSE = "not stated: the files are the user's own"
 
 
-def _stated_language(config: Any, named: str | None) -> frozenset[str] | None:
+def _stated_language(config: Any) -> frozenset[str] | None:
+    """Return the language that a recipe states for all captions; None if rows state theirs."""
+    named = getattr(config, "lang_column", None) or getattr(config, "lang_key", None)
     return None if named or not config.lang else frozenset({config.lang})
 
 
@@ -142,30 +144,23 @@ _KINDS = (
         config_type=pairs.PairsConfig,
         open=pairs.read_pairs,
         license=_OWN_LICENSE,
-        languages=lambda config: _stated_language(config, config.lang_column),
+        languages=_stated_language,
         origin=pairs.pairs_origin,
         images=pairs.pairs_images,
         has_splits=lambda config: config.split_column is not None,
     ),
-    SourceKind(
-        kind="webdataset",
-        config_type=pixels.WebDatasetConfig,
-        open=pixels.read_pixels,
-        license=_OWN_LICENSE,
-        languages=lambda config: _stated_language(config, config.lang_key),
-        origin=pairs.pairs_origin,
-        has_splits=pixels.has_splits,
-        has_pixels=True,
-    ),
-    SourceKind(
-        kind="huggingface",
-        config_type=pixels.HuggingFaceConfig,
-        open=pixels.read_pixels,
-        license=_OWN_LICENSE,
-        languages=lambda config: _stated_language(config, config.lang_column),
-        origin=pairs.pairs_origin,
-        has_splits=pixels.has_splits,
-        has_pixels=True,
+    *(
+        SourceKind(
+            kind=kind,
+            config_type=config_type,
+            open=pixels.read_pixels,
+            license=_OWN_LICENSE,
+            languages=_stated_language,
+            origin=pairs.pairs_origin,
+            has_splits=pixels.has_splits,
+            has_pixels=True,
+        )
+        for kind, config_type in (("webdataset", pixels.WebDatasetConfig), ("huggingface", pixels.HuggingFaceConfig))
     ),
 )
 
