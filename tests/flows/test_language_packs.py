@@ -6,6 +6,7 @@ import re
 import string
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.language_pack import ChangeWords, LanguagePack, function_word_meanings
+from data_catalog.base.settings import json_values
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
 from flows.models import require_ready
@@ -236,3 +238,10 @@ def test_the_command_takes_packs(
         told = capsys.readouterr()
         assert told.out == out
         assert error in told.err
+
+
+def test_a_part_of_packs_that_came_later_is_not_in_the_keys_of_packs_without_it() -> None:
+    """Else each build of an earlier version would run anew."""
+    pack = load_language_pack("it")
+    assert {"contrasts", "changes"} <= json_values(pack).keys()
+    assert not {"contrasts", "changes"} & json_values(replace(pack, contrasts=None, changes=None)).keys()
