@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -44,7 +44,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _ROWS_PER_BATCH = 16  # of images in a table
 _ROW = re.compile("[0-9]{1,18}")
-_OCTAL = re.compile(b" *[0-7]{1,11}")
+_OCTAL = re.compile(rb" *[0-7]{1,11}[\0 ]*")
 _SKIPPED_ROWS = 1000  # a table is opened again to skip more
 # What zipfile raises for a damaged member.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, ValueError)
@@ -372,48 +372,65 @@ def _open_tar(place: StorePath, stamp: Stamp, *, is_shard: bool = False) -> _Fin
     members: dict[str, _Member | None] = {}
     links: dict[str, str] = {}
     with place.open(stamp.size) as file:
-        for info in tar_headers(file):
-            if name := inner_name(info.name):
-                is_plain = info.isreg() and not info.issparse() and not (is_shard and name in members)
-                members[name] = _Member(info.offset_data, info.size) if is_plain else None
+        for member in tar_members(file):
+            if name := inner_name(member.name):
+                is_plain = member.size >= 0 and not (is_shard and name in members)
+                members[name] = _Member(member.start, member.size) if is_plain else None
                 links.pop(name, None)
-                if info.issym():
-                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
+                if member.target is not None:
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))
     members |= {name: members.get(target) for name, target in links.items()}
     return _finder(members, lambda member: place.read(stamp, member.key, member.size))
 
 
-class _Header(tarfile.TarInfo):
-    """A header of which a plain one, of a regular file, is parsed in a sixth of the time: its name, type and size."""
+class TarMember(NamedTuple):
+    """A member of a tar: where its bytes are."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:
-        """Return the header in a block; any but a plain one is parsed by `tarfile`."""
-        name, size, checksum, kind = buf[:100], buf[124:136].rstrip(b"\0 "), buf[148:156], buf[156:157]
-        is_plain = kind in (b"0", b"\0") and len(buf) == tarfile.BLOCKSIZE and not any(buf[345:500])
-        numbers = (size, checksum.rstrip(b"\0 "))
-        if not is_plain or not all(map(_OCTAL.fullmatch, numbers)) or name.partition(b"\0")[0].endswith(b"/"):
-            return super().frombuf(buf, encoding, errors)
-        if int(numbers[1], 8) != 256 + sum(buf) - sum(checksum):
-            return super().frombuf(buf, encoding, errors)
-        info = cls(name.partition(b"\0")[0].decode(encoding, errors))
-        info.size, info.type = int(size, 8), kind
-        return info
+    name: str
+    start: int
+    size: int  # -1: it is no regular file
+    target: str | None = None  # of a symbolic link
+    is_folder: bool = False
 
 
-def tar_headers(file: ImageFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
-    end = 0
-    reader = partial(tarfile.open, fileobj=file, mode="r:", tarinfo=_Header)
-    with reader(encoding="utf-8", errors="surrogateescape") as tar:
-        while (info := tar.next()) is not None:
-            # tarfile's own list of headers would take twice the memory of the index.
+def tar_members(file: ImageFile) -> Iterator[TarMember]:
+    """Yield the members of a tar; raise an error if it does not end with zeros, since it is truncated or damaged."""
+    at = 0
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+        tar.firstmember = None  # type: ignore[attr-defined]
+        while True:
+            file.seek(at)
+            # Global headers of pax may change those that follow.
+            member = None if tar.pax_headers else _plain_member(file.read(tarfile.BLOCKSIZE), at + tarfile.BLOCKSIZE)
+            if member is not None:
+                at = member.start - -member.size // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+                yield member
+                continue
+            file.seek(at)
+            tar.offset = at
+            info = tar.next()
+            # tarfile's own list of headers would take twice the memory of an index.
             tar.members.clear()  # type: ignore[attr-defined]
-            if info.size < 0 or tar.offset <= end:  # a negative size would lead back without an end
+            if info is None or info.size < 0 or tar.offset <= at:  # a negative size would lead back without an end
                 break
-            end = tar.offset
-            yield info
-    _require_end(file, end)
+            at = tar.offset
+            size = info.size if info.isreg() and not info.issparse() else -1
+            yield TarMember(info.name, info.offset_data, size, info.linkname if info.issym() else None, info.isdir())
+    _require_end(file, at)
+
+
+def _plain_member(block: bytes, start: int) -> TarMember | None:
+    """Return a regular file by its header, much faster than `tarfile`, or None if that has to parse it."""
+    name, size, checksum = block[:100].partition(b"\0")[0], block[124:136], block[148:156]
+    if block[156:157] not in (b"0", b"\0") or len(block) != tarfile.BLOCKSIZE or block[345:500].strip(b"\0"):
+        return None
+    if name.endswith(b"/") or not _OCTAL.fullmatch(size) or not _OCTAL.fullmatch(checksum):
+        return None
+    # The lower half of Adler-32 is 1 + the sum of all bytes mod 65521, in a tenth of the time that `sum` takes.
+    found = 256 - sum(checksum) + (zlib.adler32(block) & 0xFFFF) - 1
+    if (int(checksum.rstrip(b"\0 "), 8) - found) % 65521:
+        return None
+    return TarMember(name.decode("utf-8", "surrogateescape"), start, int(size.rstrip(b"\0 "), 8))
 
 
 def _require_end(file: ImageFile, end: int) -> None:

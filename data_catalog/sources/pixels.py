@@ -32,7 +32,7 @@ from data_catalog.sources.files import (
     reading,
     upstream_files,
 )
-from data_catalog.sources.image_files import ImageFile, check_tar, inner_name, open_local, tar_headers
+from data_catalog.sources.image_files import ImageFile, check_tar, inner_name, open_local, tar_members
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.pairs import pairs_origin, stated_texts
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
@@ -185,14 +185,13 @@ def _tar_samples(path: Path, name: str, caption_key: str | None) -> Iterator[Sam
 
 def _members(file: ImageFile) -> Iterator[_Member]:
     """Yield the members of a tar, without folders and hidden files, such as macOS adds."""
-    for info in tar_headers(file):
-        inner = inner_name(info.name)
+    for member in tar_members(file):
+        inner = inner_name(member.name)
         folder, slash, base = (inner or "").rpartition("/")
         stem, _, suffix = base.partition(".")
-        if not info.isdir() and not base.startswith("."):
-            key = f"{folder}{slash}{stem}" if suffix else inner or info.name
-            size = info.size if info.isreg() and not info.issparse() else -1
-            yield _Member(key, suffix.lower(), info.offset_data, size)
+        if not member.is_folder and not base.startswith("."):
+            key = f"{folder}{slash}{stem}" if suffix else inner or member.name
+            yield _Member(key, suffix.lower(), member.start, member.size)
 
 
 def _sample(

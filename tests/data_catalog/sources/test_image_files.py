@@ -311,6 +311,28 @@ def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> N
     assert absent(images, "è.jpg")
 
 
+@pytest.mark.parametrize("dialect", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_read_as_the_standard_library_reads_it(tmp_path: Path, dialect: int) -> None:
+    rng, path = random.Random(dialect), tmp_path / "t.tar"
+    names = [f"{'d' * rng.choice((1, 90, 120))}/{number}.jpg" for number in range(200)]
+    members = [(member(name, content), content) for name in names if (content := rng.randbytes(rng.randrange(1500)))]
+    with tarfile.open(path, "w", format=dialect, pax_headers={"comment": "global"} if dialect == 2 else None) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(path) as tar:
+        wanted = {info.name: tar.extractfile(info).read() for info in tar if info.isreg()}
+    images = open_images(str(path))
+    assert len(wanted) == len(members)
+    assert {name: images.read(name) for name in wanted} == wanted
+    data = bytearray(path.read_bytes())
+    for at in (0, 148, 124, 156):  # damage of one header ends the reading, whatever parses it
+        data[at] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(InputError):
+            open_images(str(path))
+        data[at] ^= 1
+
+
 def test_symbolic_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     links = {"d/symbolic.jpg": "../a.jpg", "d/twice.jpg": "symbolic.jpg", "later.jpg": "b.jpg", "self.jpg": "self.jpg"}
