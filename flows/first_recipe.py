@@ -449,11 +449,12 @@ def _caption_columns(samples: Samples, pack: LanguagePack) -> list[str]:
     for column, values in samples.items():
         if _share(values, _is_text) < 0.5:
             continue
-        verdicts = identify(values[:200]) if identify else []
-        num_spoken = sum(verdict.language == canonical_code(code or "") for verdict in verdicts)
         key = _key(column)
         place = _CAPTION_NAMES.index(key) if key in _CAPTION_NAMES else len(_CAPTION_NAMES)
         num_words = sum(map(count_words, values)) / len(values)
+        # Of single words, such as img2dataset's status "success", the language says little.
+        verdicts = identify(values[:200]) if identify and num_words >= 2 else []
+        num_spoken = sum(verdict.language == canonical_code(code or "") for verdict in verdicts)
         ranks[column] = (num_spoken * 2 > len(verdicts), pack.code in key.split("_"), -place, num_words)
     best = sorted(ranks, key=ranks.__getitem__, reverse=True)
     # Columns of single words, such as tags, are hardly captions unless their names say so.
@@ -462,7 +463,7 @@ def _caption_columns(samples: Samples, pack: LanguagePack) -> list[str]:
 
 
 def _is_text(text: str) -> bool:
-    return any(map(str.isalpha, text)) and not is_web_url(text) and not is_image_name(text)
+    return any(map(str.isalpha, text)) and text[0] not in "{[" and not is_web_url(text) and not is_image_name(text)
 
 
 def _read_rows(look: _Look) -> None:
