@@ -311,7 +311,9 @@ def test_keys_are_found_by_what_they_hold_and_doubts_are_told() -> None:
     assert 'splits    key "fold": train 6, val 6; kept' in started.found
     # The word "success" alone would be identified as Italian.
     english = "A brown dog runs along the beach beside {} children"
-    tars("english-{}.tar", 1, lambda n: {"status": "success", "exif": '{"Image Make": "Canon"}'}, text_of=english.format)
+    tars(
+        "english-{}.tar", 1, lambda n: {"status": "success", "exif": '{"Image Make": "Canon"}'}, text_of=english.format
+    )
     started = write_first_recipe("english", "it", webdataset="english-0.tar")
     config = recipe(started).sources[0].config
     assert (config.caption_key, config.lang) == (None, "en")
