@@ -38,6 +38,8 @@ _COLUMNS = {
 class CaptionSettings:
     """Base of the settings of the user's own captions: their language and origin."""
 
+    SUFFIX: ClassVar = "key"  # of settings that name a fact in a record, such as `lang_key`
+
     lang: str | None = None
     """ISO 639-1 code of the captions; with `lang_column` or `lang_key`, of those without a code there. One is required.
     """
@@ -50,10 +52,17 @@ class CaptionSettings:
     def __post_init__(self) -> None:
         _ = pairs_origin(self)
 
+    def named(self, fact: str) -> str | None:
+        """Return the column, or the name in JSON, of a fact such as "lang"; None if there is none."""
+        name: str | None = getattr(self, f"{fact}_{self.SUFFIX}")
+        return name
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSettings(CaptionSettings):
     """Base of the settings of tables, which name the columns of facts."""
+
+    SUFFIX: ClassVar = "column"
 
     lang_column: str | None = None
     """Column of the language code of each caption."""

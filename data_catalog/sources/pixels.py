@@ -273,9 +273,7 @@ _WORD = re.compile("[a-z]+")
 
 def read_pixels(config: WebDatasetConfig | HuggingFaceConfig) -> OpenFiles:
     """Yield each file with a record for each caption of its images."""
-    suffix = "key" if isinstance(config, WebDatasetFiles) else "column"
-    named = {name: getattr(config, f"{setting}_{suffix}") for name, setting in _SETTINGS.items()}
-    columns = {name: column for name, column in named.items() if column}
+    columns = {name: column for name, setting in _SETTINGS.items() if (column := config.named(setting))}
     for path, samples in config.samples(columns.values()):
         yield path, _records(samples, config, columns, stated_split(config.name_of(path)))
 
@@ -309,8 +307,7 @@ def _records(
 
 def has_splits(config: WebDatasetConfig | HuggingFaceConfig) -> bool:
     """Return whether records, or the names of files, may state splits."""
-    named = config.split_key if isinstance(config, WebDatasetConfig) else config.split_column
-    return bool(named) or any(stated_split(config.name_of(path)) for path in upstream_files(config))
+    return bool(config.named("split")) or any(stated_split(config.name_of(path)) for path in upstream_files(config))
 
 
 def stated_split(name: str) -> str | None:
