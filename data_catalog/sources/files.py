@@ -85,9 +85,10 @@ def upstream_files(config: FilesConfig) -> list[Path]:
             what = "does not exist, or matches no file: correct it, or download the files"
             if "://" in pattern:
                 what = _DOWNLOAD_FIRST
+            elif path.is_dir() and config.IN_FOLDER:
+                what = f"is a folder without {' or '.join(config.IN_FOLDER)} files: name another"
             elif path.is_dir():
-                kind = f"a folder without {' or '.join(config.IN_FOLDER)}" if config.IN_FOLDER else "a folder"
-                what = f"is {kind}: name the files in it, such as {path / '*'}"
+                what = f"is a folder: name the files in it, such as {path / '*'}"
             raise InputError(f"{pattern if '://' in pattern else path} {what}")
         for file in files:
             found.setdefault(file.resolve(), file)
