@@ -102,6 +102,9 @@ def write_first_recipe(
     look = None
     for kind, place in given:
         look = _look_at(place, images, pack) if kind == "pairs" else _look_inside(kind, place, pack)
+        if not look.is_fetched:
+            _try_images(look)
+        _find_languages(look, pack)
     values: dict[str, Any] = {"name": name, "spoken": spoken, "pack_file": pack_file, "is_new": is_new, "look": look}
     values |= _settings(look, pack) if look else {}
     values["source"] = look.source_language if look else SOURCE if pack.code != SOURCE else None
@@ -196,15 +199,6 @@ class _Look:
         return not self.has_pixels and bool(self.config.url_column)
 
     @property
-    def suffix(self) -> str:
-        return _suffix_of(self.kind)
-
-    def named(self, fact: str) -> str | None:
-        """Return the column, or the name in KEY.json, of a fact such as "split"; None if there is none."""
-        found: str | None = getattr(self.config, f"{fact}_{self.suffix}")
-        return found
-
-    @property
     def num_images(self) -> int:
         return len(self.images) - len(self.missing)
 
@@ -242,12 +236,9 @@ def _look_at(pairs: str, images: str | None, pack: LanguagePack) -> _Look:
         with errors_of("--pairs"):
             config, doubts = _columns(samples, probe, pack, opened)
             look = _Look(config=config, where=where, doubts=doubts)
-            SOURCE_KINDS[look.kind].check(config)
             _read_rows(look)
         if config.path_column:
             _find_images(look, opened)
-            _try_images(look)
-    _find_languages(look, pack)
     return look
 
 
@@ -256,10 +247,7 @@ def _look_inside(kind: str, given: str, pack: LanguagePack) -> _Look:
     with errors_of(f"--{kind}"):
         config, doubts = (_keys_of_tars if kind == "webdataset" else _columns_of_tables)(_expanded(given), pack)
         look = _Look(kind=kind, config=config, where=config.images, doubts=doubts)
-        SOURCE_KINDS[kind].check(config)
         _read_rows(look)
-    _try_images(look)
-    _find_languages(look, pack)
     return look
 
 
@@ -313,7 +301,7 @@ def _texts(rows: Iterable[Mapping[str, object]]) -> Samples:
     for row in rows:
         for name, value in row.items():
             text = next(iter(value), None) if isinstance(value, list) else value
-            if isinstance(text, str) and text.strip():
+            if isinstance(text, str) and text.strip() and not text_trouble(text):
                 found[name].append(text.strip())
     return found
 
@@ -323,11 +311,11 @@ def _roles(samples: Samples, probe: Any, pack: LanguagePack) -> tuple[dict[str, 
     urls = {"url": (frozenset(("url", "image_url", "img_url")), is_web_url)}
     facts, doubts = _facts(samples, {**urls, **_FACTS}, pack)
     caption, remarks = _caption(samples, facts.values(), probe, pack)
-    suffix = _suffix_of("webdataset" if isinstance(probe, WebDatasetConfig) else "huggingface")
-    return {f"{name}_{suffix}": column for name, column in {**facts, "caption": caption}.items()}, doubts + remarks
+    settings = {f"{name}_{probe.SUFFIX}": column for name, column in {**facts, "caption": caption}.items()}
+    return settings, doubts + remarks
 
 
-def _samples(path: Path) -> dict[str, list[str]]:
+def _samples(path: Path) -> Samples:
     """Return the columns of a file with the texts of its first rows."""
     with about(f"{path} cannot be read"):
         columns = text_columns(path)
@@ -338,13 +326,8 @@ def _samples(path: Path) -> dict[str, list[str]]:
     bad = [entry.line for entry in entries if entry.trouble and entry.trouble.reason == "bad_encoding"]
     if any(map(text_trouble, columns)) or len(bad) > len(entries) / 2:
         raise InputError(f"{path} is not UTF-8 (line {bad[0] if bad else 1}): save it as UTF-8")
-    cells = {column: [entry.values.get(column) for entry in entries] for column in columns}
-    return {
-        column: [
-            value.strip() for value in values if isinstance(value, str) and value.strip() and not text_trouble(value)
-        ]
-        for column, values in cells.items()
-    }
+    texts = _texts(entry.values for entry in entries)
+    return {column: texts.get(column, ()) for column in columns}
 
 
 def _columns(
@@ -386,7 +369,7 @@ def _caption(samples: Samples, used: Iterable[str], probe: Any, pack: LanguagePa
     """Return the column of captions, and remarks about others that may be meant."""
     rest = {column: values for column, values in samples.items() if column not in set(used)}
     caption, *others = _caption_columns(rest, pack) or _none_of("captions", samples, probe)
-    change = "caption_key" if isinstance(probe, WebDatasetConfig) else "caption_column"
+    change = f"caption_{probe.SUFFIX}"
     if isinstance(probe, PairsConfig):
         change += f', or set source_caption_column if "{caption}" was translated from it'
     remarks = [
@@ -406,10 +389,6 @@ def _none_of(what: str, samples: Samples, probe: Any) -> list[str]:
             "files, by tabs in .tsv files"
         )
     raise InputError(f"{probe.files[0]} has no column of {what}, only {', '.join(samples) or 'none of text'}: {needed}")
-
-
-def _suffix_of(kind: str) -> str:
-    return "key" if kind == "webdataset" else "column"
 
 
 def _key(column: str) -> str:
@@ -449,11 +428,12 @@ def _caption_columns(samples: Samples, pack: LanguagePack) -> list[str]:
     for column, values in samples.items():
         if _share(values, _is_text) < 0.5:
             continue
-        verdicts = identify(values[:200]) if identify else []
-        num_spoken = sum(verdict.language == canonical_code(code or "") for verdict in verdicts)
         key = _key(column)
         place = _CAPTION_NAMES.index(key) if key in _CAPTION_NAMES else len(_CAPTION_NAMES)
         num_words = sum(map(count_words, values)) / len(values)
+        # Of single words, such as img2dataset's status "success", the language says little.
+        verdicts = identify(values[:200]) if identify and num_words >= 2 else []
+        num_spoken = sum(verdict.language == canonical_code(code or "") for verdict in verdicts)
         ranks[column] = (num_spoken * 2 > len(verdicts), pack.code in key.split("_"), -place, num_words)
     best = sorted(ranks, key=ranks.__getitem__, reverse=True)
     # Columns of single words, such as tags, are hardly captions unless their names say so.
@@ -462,11 +442,12 @@ def _caption_columns(samples: Samples, pack: LanguagePack) -> list[str]:
 
 
 def _is_text(text: str) -> bool:
-    return any(map(str.isalpha, text)) and not is_web_url(text) and not is_image_name(text)
+    return any(map(str.isalpha, text)) and text[0] not in "{[" and not is_web_url(text) and not is_image_name(text)
 
 
 def _read_rows(look: _Look) -> None:
     """Read the rows with the reader of a build, and count their contents."""
+    SOURCE_KINDS[look.kind].check(look.config)
     for row in islice(SOURCE_KINDS[look.kind].read(look.config), MAX_ROWS):
         look.num_rows += 1
         if isinstance(row, MalformedRow):
@@ -503,7 +484,7 @@ def _try_images(look: _Look) -> None:
 def _find_languages(look: _Look, pack: LanguagePack) -> None:
     """Identify the languages of the captions, and decide whether they must be translated."""
     code = detectable_code(pack, "cascade")
-    if look.named("lang"):
+    if look.config.named("lang"):
         others = (lang for lang, _ in look.languages.most_common() if lang != pack.code)
         look.source_language = next((lang for lang in others if re.fullmatch("[a-z]+", lang)), None)
         return
@@ -518,7 +499,7 @@ def _find_languages(look: _Look, pack: LanguagePack) -> None:
                 look.config = replace(look.config, lang=language)
     for likeliest, count in Counter(verdict.language for verdict in verdicts).most_common(1):
         if count > len(look.sample) / 2 and likeliest not in (None, canonical_code(code or ""), look.source_language):
-            column = look.named("caption") or "caption"
+            column = look.config.named("caption") or "caption"
             look.doubts.append(f'"{column}" seems to be in {likeliest}: is --language {pack.code} right?')
 
 
@@ -574,8 +555,8 @@ def _settings(look: _Look, pack: LanguagePack) -> dict[str, Any]:
     return {
         "files": [_written_path(file) for file in look.config.files],
         "images": _written_path(look.where),
-        "facts": [(f"{name}_{look.suffix}", column) for name in _FACTS if (column := look.named(name))],
-        "is_own": not (look.has_urls or look.named("license")),  # local files without stated licenses
+        "facts": [(f"{name}_{look.config.SUFFIX}", column) for name in _FACTS if (column := look.config.named(name))],
+        "is_own": not (look.has_urls or look.config.named("license")),  # local files without stated licenses
         "val": val,
         "test": test,
         "num_train": round(num_train),

@@ -130,7 +130,7 @@ def _apertium(language: Language) -> Iterator[Finding]:
         yield _lacks(
             re.split(r"[;:](?![^(]*\))", str(error))[0],  # the problem without its remedy
             "no rule-based translation, which is worse than a good package, but the only engine for some languages",
-            "install the Apertium pair from English, if there is one",
+            "install the Apertium pair from English, or one on the way: `translate.pivot` (docs/translation.md)",
         )
     else:
         yield _found("a mode from English is installed")

@@ -31,6 +31,10 @@ _FOREIGN_MAGIC = {
     b"\xff\xfe": "UTF-16: convert it to UTF-8",
     b"\xfe\xff": "UTF-16: convert it to UTF-8",
 }
+_DOWNLOAD_FIRST = (
+    "is a URL: download the files first, then name those here; from the Hugging Face hub with `hf download OWNER/NAME "
+    "--repo-type dataset --local-dir DIR`, from S3 with `aws s3 cp --recursive s3://BUCKET/FOLDER DIR`"
+)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -79,9 +83,13 @@ def upstream_files(config: FilesConfig) -> list[Path]:
         files = [file for file in map(Path, names) if file.is_file()]
         if not files:
             what = "does not exist, or matches no file: correct it, or download the files"
-            if path.is_dir():
+            if "://" in pattern:
+                what = _DOWNLOAD_FIRST
+            elif path.is_dir() and config.IN_FOLDER:
+                what = f"is a folder without {' or '.join(config.IN_FOLDER)} files: name another"
+            elif path.is_dir():
                 what = f"is a folder: name the files in it, such as {path / '*'}"
-            raise InputError(f"{path} {what}")
+            raise InputError(f"{pattern if '://' in pattern else path} {what}")
         for file in files:
             found.setdefault(file.resolve(), file)
     return sorted(found.values(), key=str)

@@ -34,8 +34,48 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairsConfig(FilesConfig):
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings:
+    """Base of the settings of the user's own captions: their language and origin."""
+
+    SUFFIX: ClassVar = "key"  # of settings that name a fact in a record, such as `lang_key`
+
+    lang: str | None = None
+    """ISO 639-1 code of the captions; with `lang_column` or `lang_key`, of those without a code there. One is required.
+    """
+    origin: Annotated[str, OneOf(ORIGINS)] = NATIVE
+    """Origin of the captions: "native", "human_translation", "machine_translation" or
+    "machine_translation_corrected"."""
+    translator: str | None = None
+    """Person, service or program that translated the captions."""
+
+    def __post_init__(self) -> None:
+        _ = pairs_origin(self)
+
+    def named(self, fact: str) -> str | None:
+        """Return the column, or the name in JSON, of a fact such as "lang"; None if there is none."""
+        name: str | None = getattr(self, f"{fact}_{self.SUFFIX}")
+        return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSettings(CaptionSettings):
+    """Base of the settings of tables, which name the columns of facts."""
+
+    SUFFIX: ClassVar = "column"
+
+    lang_column: str | None = None
+    """Column of the language code of each caption."""
+    license_column: str | None = None
+    """Column of the images' licenses."""
+    attribution_column: str | None = None
+    """Column of the people to credit for the images."""
+    page_column: str | None = None
+    """Column of the URLs of the images' pages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig(ColumnSettings, FilesConfig):
     """Tables of your own pairs, and the names of their columns."""
 
     EXPECTED: ClassVar = f"a table of pairs ({FORMATS})"
@@ -50,30 +90,15 @@ class PairsConfig(FilesConfig):
     """Column of the images' names in `images`."""
     images: str | None = path_setting(None)
     """Folder, zip or tar of the images, or a glob of them. By default the folder of the files."""
-    lang: str | None = None
-    """ISO 639-1 code of the captions; with `lang_column`, of those without a code there. One of the two is required."""
-    lang_column: str | None = None
-    """Column of the language code of each caption."""
-    origin: Annotated[str, OneOf(ORIGINS)] = NATIVE
-    """Origin of the captions: "native", "human_translation", "machine_translation" or
-    "machine_translation_corrected"."""
-    translator: str | None = None
-    """Person, service or program that translated the captions."""
     source_caption_column: str | None = None
     """Column of the source captions, for checks of translations; a cell may be empty."""
     source_lang: str | None = None
     """ISO 639-1 code of the captions in `source_caption_column`. Set both or neither."""
-    license_column: str | None = None
-    """Column of the images' licenses."""
-    attribution_column: str | None = None
-    """Column of the people to credit for the images."""
-    page_column: str | None = None
-    """Column of the URLs of the images' pages."""
     split_column: str | None = None
     """Column of the upstream splits (train, val, test). `split.by` decides whether they are used."""
 
     def __post_init__(self) -> None:
-        _ = pairs_origin(self)
+        super().__post_init__()
         if bool(self.url_column) == bool(self.path_column) or (self.url_column and self.images):
             raise SettingsError(
                 "exactly one of url_column and path_column must be set, and images only beside path_column"

@@ -12,15 +12,13 @@ from io import BufferedReader
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from data_catalog.base.settings import PATH, OneOf
+from data_catalog.base.settings import PATH
 from data_catalog.catalog.manifest import SPLITS
 from data_catalog.rows.image_formats import is_image_name
-from data_catalog.rows.origins import ORIGINS
-from data_catalog.rows.schema import NATIVE
 from data_catalog.rows.urls import is_web_url
 from data_catalog.sources.files import (
     MAX_EXCERPT_CHARS,
@@ -34,7 +32,7 @@ from data_catalog.sources.files import (
 )
 from data_catalog.sources.image_files import ImageFile, check_tar, inner_name, open_local, tar_members
 from data_catalog.sources.json_documents import describe
-from data_catalog.sources.pairs import pairs_origin, stated_texts
+from data_catalog.sources.pairs import CaptionSettings, ColumnSettings, stated_texts
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
 from data_catalog.sources.tables import (
     ROW_FORMATS,
@@ -87,7 +85,7 @@ class WebDatasetFiles(PixelFiles):
     IN_FOLDER: ClassVar = (".tar",)
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Tars of KEY.jpg, KEY.json and KEY.txt, as img2dataset writes, or folders of tars."""
+    """Local tars of KEY.jpg, KEY.json and KEY.txt, as img2dataset writes, or folders of tars."""
     caption_key: str | None = None
     """Name in KEY.json of the caption or list of captions. By default KEY.txt or, without it, "caption" in KEY.json."""
     url_key: str | None = None
@@ -116,7 +114,7 @@ class HuggingFaceFiles(PixelFiles):
     IN_FOLDER: ClassVar = ROW_FORMATS
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Parquet files, or folders of Parquet (hub) or Arrow (`save_to_disk`)."""
+    """Local Parquet files, or folders of Parquet (hub) or Arrow (`save_to_disk`)."""
     image_column: str = "image"
     """Column of the images."""
     caption_column: str | None = None
@@ -241,18 +239,11 @@ def _wrong_members(members: Sequence[_Member], images: Sequence[str], values: Ma
 
 
 @dataclass(frozen=True, kw_only=True)
-class WebDatasetConfig(WebDatasetFiles):
+class WebDatasetConfig(CaptionSettings, WebDatasetFiles):
     """Tars of a WebDataset, and the names in their JSON."""
 
-    lang: str | None = None
-    """ISO 639-1 code of the captions; with `lang_key`, of those without a code there. One of the two is required."""
     lang_key: str | None = None
     """Name of the captions' language code."""
-    origin: Annotated[str, OneOf(ORIGINS)] = NATIVE
-    """Origin of the captions: "native", "human_translation", "machine_translation" or
-    "machine_translation_corrected"."""
-    translator: str | None = None
-    """Person, service or program that translated the captions."""
     license_key: str | None = None
     """Name of the image's license."""
     attribution_key: str | None = None
@@ -262,37 +253,16 @@ class WebDatasetConfig(WebDatasetFiles):
     split_key: str | None = None
     """Name of the upstream split. By default a word in the name of the tar or its folder (train, validation, test)."""
 
-    def __post_init__(self) -> None:
-        _ = pairs_origin(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceConfig(HuggingFaceFiles):
+class HuggingFaceConfig(ColumnSettings, HuggingFaceFiles):
     """Parquet or Arrow files of `datasets`, and the names of their columns."""
 
     caption_column: str = field()
     """Column of the captions: texts or lists of texts."""
-    lang: str | None = None
-    """ISO 639-1 code of the captions; with `lang_column`, of those without a code there. One of the two is required."""
-    lang_column: str | None = None
-    """Column of the language code of each caption."""
-    origin: Annotated[str, OneOf(ORIGINS)] = NATIVE
-    """Origin of the captions: "native", "human_translation", "machine_translation" or
-    "machine_translation_corrected"."""
-    translator: str | None = None
-    """Person, service or program that translated the captions."""
-    license_column: str | None = None
-    """Column of the images' licenses."""
-    attribution_column: str | None = None
-    """Column of the people to credit for the images."""
-    page_column: str | None = None
-    """Column of the URLs of the images' pages."""
     split_column: str | None = None
     """Column of the upstream splits. By default a word in the name of the file or its folder (train, validation, test).
     """
-
-    def __post_init__(self) -> None:
-        _ = pairs_origin(self)
 
 
 # By field of `Candidate`, the setting that names its text in a record, without `_key` or `_column`.
@@ -302,9 +272,7 @@ _WORD = re.compile("[a-z]+")
 
 def read_pixels(config: WebDatasetConfig | HuggingFaceConfig) -> OpenFiles:
     """Yield each file with a record for each caption of its images."""
-    suffix = "key" if isinstance(config, WebDatasetFiles) else "column"
-    named = {name: getattr(config, f"{setting}_{suffix}") for name, setting in _SETTINGS.items()}
-    columns = {name: column for name, column in named.items() if column}
+    columns = {name: column for name, setting in _SETTINGS.items() if (column := config.named(setting))}
     for path, samples in config.samples(columns.values()):
         yield path, _records(samples, config, columns, stated_split(config.name_of(path)))
 
@@ -338,8 +306,7 @@ def _records(
 
 def has_splits(config: WebDatasetConfig | HuggingFaceConfig) -> bool:
     """Return whether records, or the names of files, may state splits."""
-    named = config.split_key if isinstance(config, WebDatasetConfig) else config.split_column
-    return bool(named) or any(stated_split(config.name_of(path)) for path in upstream_files(config))
+    return bool(config.named("split")) or any(stated_split(config.name_of(path)) for path in upstream_files(config))
 
 
 def stated_split(name: str) -> str | None:

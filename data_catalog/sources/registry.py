@@ -82,8 +82,7 @@ _OWN_LICENSE = "not stated: the files are the user's own"
 
 def _stated_language(config: Any) -> frozenset[str] | None:
     """Return the language that a recipe states for all captions; None if rows state theirs."""
-    named = getattr(config, "lang_column", None) or getattr(config, "lang_key", None)
-    return None if named or not config.lang else frozenset({config.lang})
+    return None if config.named("lang") or not config.lang else frozenset({config.lang})
 
 
 _KINDS = (

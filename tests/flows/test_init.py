@@ -309,10 +309,16 @@ def test_keys_are_found_by_what_they_hold_and_doubts_are_told() -> None:
     assert [getattr(config, f"{key}_key") for key in keys] == expected
     assert 'doubtful  key "alt" may also contain captions: if so, change caption_key' in started.found
     assert 'splits    key "fold": train 6, val 6; kept' in started.found
-    tars("english-{}.tar", 1, lambda n: {}, text_of=lambda n: f"A brown dog runs along the beach beside {n} children")
-    started = write_first_recipe("english", "uk", webdataset="english-0.tar")
-    assert recipe(started).sources[0].config.lang == "en"
-    assert "mt install --from en --to uk" in started.commands
+    # The word "success" alone would be identified as Italian.
+    english = "A brown dog runs along the beach beside {} children"
+    tars(
+        "english-{}.tar", 1, lambda n: {"status": "success", "exif": '{"Image Make": "Canon"}'}, text_of=english.format
+    )
+    started = write_first_recipe("english", "it", webdataset="english-0.tar")
+    config = recipe(started).sources[0].config
+    assert (config.caption_key, config.lang) == (None, "en")
+    assert "doubtful" not in started.found
+    assert "mt install --from en --to it" in started.commands
 
 
 def test_a_folder_of_datasets_becomes_a_recipe_that_builds() -> None:

@@ -28,6 +28,7 @@ from data_catalog.sources.files import (
     upstream_files,
 )
 from data_catalog.sources.json_documents import open_json
+from data_catalog.sources.pixels import WebDatasetFiles
 
 
 def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
@@ -77,6 +78,10 @@ def test_globs_are_sorted_and_files_named_twice_are_read_once(tmp_path: Path) ->
     for name, found in (("nothing.tsv", "does not exist"), ("*.none", "matches no file"), (".", "folder")):
         with pytest.raises(InputError, match=found):
             upstream_files(FilesConfig(files=(str(tmp_path / name),)))
+    with pytest.raises(InputError, match=r"^s3://bucket/.*is a URL: download the files first.*`aws s3 cp"):
+        upstream_files(FilesConfig(files=("s3://bucket/{000..010}.tar",)))
+    with pytest.raises(InputError, match=r"is a folder without \.tar"):
+        upstream_files(WebDatasetFiles(files=(str(tmp_path),)))
 
 
 def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
