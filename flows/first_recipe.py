@@ -556,7 +556,8 @@ def _settings(look: _Look, pack: LanguagePack) -> dict[str, Any]:
         "files": [_written_path(file) for file in look.config.files],
         "images": _written_path(look.where),
         "facts": [(f"{name}_{look.config.SUFFIX}", column) for name in _FACTS if (column := look.config.named(name))],
-        "is_own": not (look.has_urls or look.config.named("license")),  # local files without stated licenses
+        # Local files without stated licenses; what others have collected is not.
+        "is_own": not (look.has_pixels or look.has_urls or look.config.named("license")),
         "val": val,
         "test": test,
         "num_train": round(num_train),
