@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -43,6 +43,7 @@ from training.scores.galleries import (
 )
 from training.scores.rows import UNKNOWN, TextLanguage
 from training.scores.scoreboard import ModelToScore, refuse_seen
+from training.towers.lineage import languages_of
 from training.towers.trained_models import LearnedImages, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
@@ -92,6 +93,7 @@ def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         entrants = _entrants(recipe, root, config)
         learned = {each.name: found for each in entrants if (found := _learned(each, root)) is not None}
+        reader.others = {canonical_code(code) for each in entrants for code in languages_of(Path(each.source))}
         models = [_to_score(each, learned.get(each.name), reader, Path(folder)) for each in entrants]
         words = [(f"--test-set {name}", name, given) for name, *given in config.test_sets]
         named = [*reader.all(words), *more_sets]
@@ -104,7 +106,7 @@ def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[
             )
         sets = [*split, *_guarded(named, learned, leaks)]
         require_different([each.name for each in sets], "the set")
-        sets = [with_language(each, reader.language, reader.pack_of(each)) for each in sets]
+        sets = [with_language(each, reader.asked_of(each), reader.pack_of(each)) for each in sets]
         if not config.report_anyway:
             refuse_seen(sets, models)
         yield Contest(models=models, sets=sets, config=scoring, cache=_feature_cache(root))
@@ -137,6 +139,12 @@ class SetReader:
         named = named_language_packs(recipe) if recipe is not None else {}
         self.packs: Mapping[str, LanguagePack] = {**named, **language_packs_of(config.language_packs)}
         self.pack = language_pack(self.language, self.packs)
+        self.others: Set[str] = frozenset()  # languages that one of the models was distilled for
+
+    def asked_of(self, test_set: TestSet) -> str:
+        """Return the language in which a set asks: the scored one, or another that a model was distilled for."""
+        stated = test_set.stated
+        return stated if stated is not None and canonical_code(stated) in self.others else self.language
 
     def pack_of(self, test_set: TestSet) -> LanguagePack:
         """Return the language pack of a set's texts."""
@@ -146,30 +154,33 @@ class SetReader:
         """Return the recipe's test sets with images and captions, then others: where they are named, name, settings."""
         scored: list[TestSet] = []
         for test_set in self.recipe.test_sets if self.recipe is not None else ():
-            if (found := self._captioned(test_set, test_set.check)) is not None:
-                scored.append(found)
-            else:
+            found = self._captioned(test_set, test_set.check)
+            scored += found
+            if not found:
                 logger.warning("test set %s is not scored: it has no images, or no captions", test_set.name)
         for where, name, settings in named:
             with errors_of(where):
-                scored.append(self._named(name, override_values(settings)))
+                scored += self._named(name, override_values(settings))
         return scored
 
-    def _named(self, name: str, settings: dict[str, Any]) -> TestSet:
+    def _named(self, name: str, settings: dict[str, Any]) -> Sequence[TestSet]:
         if settings.get("kind") == "folders":
             values = {key: at_home(value) if isinstance(value, str) else value for key, value in settings.items()}
             del values["kind"]
-            return named_images(name, read(FolderSettings, values, name), self.pack)
+            return [named_images(name, read(FolderSettings, values, name), self.pack)]
         for each in read_test_sets({name: settings}, self.language):
-            if (scored := self._captioned(each, partial(each.kind.check, each.config))) is not None:
+            if scored := self._captioned(each, partial(each.kind.check, each.config)):
                 return scored
         raise InputError("it has no images=..., no captions, or enabled=false, so it cannot be scored on")
 
-    def _captioned(self, test_set: TestSetSettings, check: Callable[[], None]) -> Gallery | None:
-        """Return a set in the scored language, or translated to it, after `check`; None without images or captions."""
+    def _captioned(self, test_set: TestSetSettings, check: Callable[[], None]) -> list[Gallery]:
+        """Return a set in the scored language, or translated to it, after `check`; none without images or captions.
+
+        Of files in several languages that the models read, each is a set of its own, named by set and language.
+        """
         config, notes, stated, language = test_set.config, [], test_set.captions, self.language
         if config.images is None:
-            return None
+            return []
         check()
         if stated.translate:
             if self.recipe is None:
@@ -177,19 +188,26 @@ class SetReader:
             test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
             language = self.recipe.source_language
         languages: Sequence[str] = getattr(config, "languages", ())
-        same = [code for code in languages if canonical_code(code) == canonical_code(language)]
+        read = {canonical_code(language), *(() if stated.translate else self.others)}
+        same = [code for code in languages if canonical_code(code) in read]
+        if len({*map(canonical_code, same)}) > 1:
+            each_alone = [
+                replace(test_set, name=f"{test_set.name} {code}", config=replace(config, languages=(code,)))
+                for code in same
+            ]
+            return [gallery for each in each_alone for gallery in self._captioned(each, lambda: None)]
         if same and len(languages) > 1:
             notes.append(f"the captions are in {', '.join(languages)}; only those in {language} are scored")
             config, languages = replace(config, languages=tuple(same)), same
         gallery = captioned_gallery(test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes)
         if not gallery.captions:
-            return None
+            return []
         if stated.translate:
-            return self._translated(gallery)
+            return [self._translated(gallery)]
         # A setting that selects one of several languages of the files also states the language.
         code = languages[0].partition("-")[0].lower() if len(languages) == 1 else ""
         selected = canonical_code(code) if code.isascii() and code.isalpha() else None
-        return replace(gallery, stated=stated.captions_in or selected)
+        return [replace(gallery, stated=stated.captions_in or selected)]
 
     @cached_property
     def _engine(self) -> Translator:

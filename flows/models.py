@@ -42,6 +42,7 @@ from training.data.pairs import pair_files, split_to_score
 from training.runs.processes import chosen_device, process_rank
 from training.scores.rows import Board
 from training.scores.scoreboard import evaluate as score
+from training.towers.lineage import languages_of
 from training.towers.trained_models import (
     EFFORT_FILE,
     SCORES_FILE,
@@ -109,12 +110,28 @@ class DistilReport:
         return {
             "model": self.folder.name,
             "pairs": self.result.num_samples,
-            "held out": len(self.pairs.held_out),
-            "origins": ", ".join(self.pairs.origins),
+            "held out": self.pairs.num_held_out,
+            "origins": ", ".join(dict.fromkeys(origin for each in self.pairs.lessons for origin in each.origins)),
             "epochs": self.result.epochs,
             "best epoch": self.result.best_epoch,
             "held-out MRR@10": self.result.best_val_mrr,
         }
+
+    def language_rows(self) -> list[dict[str, object]]:
+        """Return the languages as rows of a table; none if there is only one."""
+        from training.runs.attempts import best_record
+
+        best, lessons = best_record(self.folder, self.result), self.pairs.lessons if self.pairs.others else ()
+        return [
+            {
+                "language": code,
+                "pairs": len(each.training),
+                "held out": len(each.held_out),
+                "MRR@10": best[f"val_mrr@10_{code}"],
+            }
+            for each in lessons
+            for code in each.languages[1:]
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +220,7 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
         return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in pairs.left_out.items())
     sentence = "learned %s sentence pairs, MRR@10 of %s held-out ones %.3f; left out: %s"
-    counts = (f"{result.num_samples:,}", f"{len(pairs.held_out):,}", result.best_val_mrr)
+    counts = (f"{result.num_samples:,}", f"{pairs.num_held_out:,}", result.best_val_mrr)
     logger.info(sentence, *counts, left_out or "none")
     return align_model(replace(recipe, train=TrainConfig(model=str(out), num_threads=recipe.train.num_threads)), root)
 
@@ -315,13 +332,14 @@ def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> Dist
         raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
     teacher = find_model(config.teacher, root)
     trained = model_of_folder(Path(teacher), root)
-    learned = trained.snapshot.manifest["target_lang"] if trained is not None else recipe.source_language
-    if canonical_code(learned) != canonical_code(recipe.source_language):
+    learned = [str(trained.snapshot.manifest["target_lang"])] if trained is not None else []
+    learned += [code for code in languages_of(Path(teacher)) if code not in learned]
+    if learned and canonical_code(recipe.source_language) not in map(canonical_code, learned):
         logger.warning(
             "the teacher %s learned captions in %s, but source_language, in which it is to read, is %s: set "
             "source_language, and give sentences of that language, or name another teacher",
             name,
-            learned,
+            ", ".join(learned),
             recipe.source_language,
         )
     if snapshot is not None and teacher:
@@ -356,7 +374,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     with refusals:
         require_guards(recipe)
     with refusals:
-        _require_trainable(recipe, root)
+        require_makeable(recipe, root)
     if refusals.errors and recipe.scenes is None:  # else the build asks; the files of scenes are drawn only there
         with refusals:
             require_buildable(recipe)
@@ -376,7 +394,7 @@ def _require_held_out(recipe: Recipe, split: str) -> None:
         )
 
 
-def _require_trainable(recipe: Recipe, root: Path) -> None:
+def require_makeable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
     from training.align.frozen import aligned_model_and_key
     from training.fit.setup import require_trainable

@@ -46,6 +46,7 @@ from flows.signals import interrupted_by_sigterm
 from training.data.features import text_features
 from training.data.images import read_picture
 from training.runs.processes import share_freed_memory
+from training.towers.lineage import languages_of
 from training.towers.model import LoadedModel, open_model
 from training.towers.trained_models import current_model, model_of_folder, pair_hashes
 from training.use.classify import SOFTMAX, classify
@@ -155,7 +156,8 @@ def open_shown(
         dataset: dataset to show. None takes that of `model`, or the only one with a model.
         model: folder of another model than the dataset's newest. Images of another dataset are not searched.
         images: folder of images to search.
-        language: code of the model's language. None takes that of the dataset on which it was trained, if it is known.
+        language: code of the model's language. None takes that of the dataset on which it was trained, or the first of
+            those that it was distilled for, if it is known.
     """
     share_freed_memory()
     own = None
@@ -173,9 +175,10 @@ def open_shown(
         gallery = folder_gallery(images, model, root=root)
     elif learnt is not None and shown is not None and learnt.dataset == shown.snapshot.dataset:
         gallery = shard_gallery(pair_hashes(shown.snapshot), model)
+    read = [str(learnt.manifest["target_lang"])] if learnt is not None else languages_of(model)
     return Shown(
         model=open_model(model) if gallery is None else gallery.model,
-        language=language or ("" if learnt is None else str(learnt.manifest["target_lang"])),
+        language=language or next(iter(read), ""),
         gallery=gallery,
         dataset=shown,
     )

@@ -9,6 +9,7 @@ from cleaning.languages.engines import canonical_code
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.catalog.manifest import require_snapshot
 from flows.recipe.engines import open_one_way
+from training.towers.lineage import languages_of
 from training.towers.model import require_texts
 from training.towers.trained_models import current_model, model_of_folder, pair_hashes
 from training.use.search import SearchResult, check_query, folder_gallery, shard_gallery
@@ -68,10 +69,12 @@ def translated_query(
     require_texts([query])
     from_code, to_code = codes
     if to_code is None:
-        found = model_of_folder(model, root)
-        if found is None:
+        found, learned = model_of_folder(model, root), languages_of(model)
+        if found is None and not learned:
             raise SettingsError(f"--to is missing: {root} does not say in which language {model} was trained")
-        to_code = str(found.snapshot.manifest["target_lang"])
+        is_read = canonical_code(from_code) in map(canonical_code, learned)
+        to_code = str(found.snapshot.manifest["target_lang"]) if found is not None else learned[0]
+        to_code = from_code if is_read else to_code
     if canonical_code(from_code) == canonical_code(to_code):
         raise SettingsError(f"the query is translated from {from_code} to {to_code}: leave --from out")
     with TemporaryDirectory(prefix="vernaclip-") as cache:

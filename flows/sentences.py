@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_catalog.rows.caption_keys import caption_key
 from data_catalog.sources.files import check_text_file, read_lines
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
+from flows.recipe.settings import errors_of
 from training.data.pairs import pair_files
 from training.packages.pairs import plain, read_pairs
 from training.towers.trained_models import pair_hashes
@@ -32,11 +34,13 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
 
     `snapshot` is the recipe's dataset, if it is built.
     """
-    config = recipe.distil
-    if recipe.source_language == recipe.target_language:
+    config, named = recipe.distil, recipe.distil.pairs
+    files = named if isinstance(named, Mapping) else {recipe.target_language: named}
+    if recipe.source_language in files or recipe.target_language not in files:
         raise SettingsError(
-            f"distil learns another language than its teacher's, but source_language and target_language are both "
-            f"{recipe.target_language}: set them"
+            f"distil learns other languages than its teacher's: pairs are in {', '.join(files)}, source_language is "
+            f"{recipe.source_language} and target_language {recipe.target_language}. Set source_language to that of "
+            "the teacher, and target_language to one of the others"
         )
     unwanted = _texts("distil.leave_out", config.leave_out)
     for test_set in recipe.test_sets:
@@ -46,37 +50,73 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
     left_out = set(map(caption_key, unwanted))
     texts = dict.fromkeys(_texts("distil.unpaired", config.unpaired))
-    if config.pairs:
-        found = _of_files(recipe, unwanted)
+    if any(files.values()):
+        found = _of_files(recipe, files, unwanted)
     elif snapshot is not None:
-        found = _of_dataset(recipe, snapshot, left_out)
+        found = [_of_dataset(recipe, snapshot, left_out)]
     else:
         raise InputError(
             f"distil needs parallel sentences: set distil.pairs, or build {recipe.name} with translated captions first"
         )
-    return replace(found, unpaired=[text for text in texts if text and caption_key(text) not in left_out])
+    if config.source or (config.source is None and len(found) > 1):
+        found.append(_of_source(found, recipe.source_language, config.num_held_out))
+    return replace(
+        found[0],
+        unpaired=[text for text in texts if text and caption_key(text) not in left_out],
+        left_out=sum((Counter(each.left_out) for each in found), Counter()),
+        others=found[1:],
+    )
 
 
-def _of_files(recipe: Recipe, unwanted: Sequence[str]) -> "SentencePairs":
-    """Return the pairs of `distil.pairs` without those texts."""
+def _of_files(recipe: Recipe, files: Mapping[str, Sequence[str]], unwanted: Sequence[str]) -> "list[SentencePairs]":
+    """Return the pairs of each language without those texts, and without sources that another language holds out."""
     from training.distil.distil import SentencePairs
 
-    config, codes, named = recipe.distil, (recipe.source_language, recipe.target_language), named_language_packs(recipe)
-    checks = [column_language(language_pack(code, named)) if config.check_languages else None for code in codes]
-    found = read_pairs(
-        [Path(name) for name in config.pairs],
-        num_held_out=config.num_held_out,
-        source_check=checks[0],
-        target_check=checks[1],
-        codes=codes,
-        leave_out=unwanted,
-    )
+    config, source, named = recipe.distil, recipe.source_language, named_language_packs(recipe)
+    checks = {
+        code: column_language(language_pack(code, named)) if config.check_languages else None
+        for code in (source, *files)
+    }
+    read = {}
+    for code, names in files.items():
+        with errors_of(f"distil.pairs.{code}") if len(files) > 1 else nullcontext():
+            read[code] = read_pairs(
+                [Path(name) for name in names],
+                num_held_out=config.num_held_out,
+                source_check=checks[source],
+                target_check=checks[code],
+                codes=(source, code),
+                leave_out=unwanted,
+            )
+    kept_out = {code: set[str]().union(*(read[other].kept_out for other in read if other != code)) for code in read}
+    found = []
+    for code, each in read.items():
+        training = [pair for pair in each.training if caption_key(pair[0]) not in kept_out[code]]
+        num_held_out = len(each.training) - len(training)
+        found.append(
+            SentencePairs(
+                training=training,
+                held_out=each.held_out,
+                origins={config.origin: len(training) + len(each.held_out)},
+                languages=(source, code),
+                left_out=Counter(each.dropped) + Counter(held_out=num_held_out),
+            )
+        )
+    return found
+
+
+def _of_source(lessons: "Sequence[SentencePairs]", code: str, num_held_out: int) -> "SentencePairs":
+    """Return each source sentence as the translation of itself; some of those that are held out are held out."""
+    from training.distil.distil import SentencePairs
+
+    training = dict.fromkeys(source for each in lessons for source, _ in each.training)
+    held_out = dict.fromkeys(source for each in lessons for source, _ in each.held_out)
+    queries = sorted(held_out, key=lambda text: (order_key(plain(text)), text))[:num_held_out]
     return SentencePairs(
-        training=found.training,
-        held_out=found.held_out,
-        origins={config.origin: len(found.training) + len(found.held_out)},
-        languages=codes,
-        left_out=found.dropped,
+        training=[(text, text) for text in training],
+        held_out=[(text, text) for text in queries],
+        origins={},
+        languages=(code, code),
     )
 
 

@@ -1,5 +1,6 @@
 """Settings of models: the sections `[image_text]`, `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -323,22 +324,24 @@ class DistilConfig:
     aligned with `train.image_tower`."""
     teacher_license: str = how("")
     """License of the teacher's image tower, such as "mit", if it is not a model of ours, which states it."""
-    pairs: tuple[str, ...] = path_setting(())
+    pairs: tuple[str, ...] | Mapping[str, tuple[str, ...]] = path_setting(())
     """Parallel sentences: files of lines of source, tab, target; or names with {lang}, such as "train.{lang}.gz", for
-    two files with one sentence per line. Without files, the translated captions of the dataset's train split."""
+    two files with one sentence per line. For several languages, a table by code: `{de = ["en-de.tsv"], fr =
+    ["en-fr.tsv"]}`. Without files, the translated captions of the dataset's train split."""
+    source: bool | None = how(None)
+    """Also learn the source sentences. Default: with several languages."""
     origin: Literal["", "human_translation", "machine_translation", "machine_translation_corrected"] = ""
     """Origin of the translations in `pairs`, for the model card: "human_translation", "machine_translation" or
     "machine_translation_corrected". Empty: not stated."""
     leave_out: tuple[str, ...] = path_setting(())
     """Text files with one sentence per line, such as test captions. Pairs with one of them on either side are not
-    used. Captions of the recipe's test sets, and of the dataset's val and test splits once it is built, are always left
-    out."""
+    used, nor those with captions of the recipe's test sets, or of the val and test splits of its built dataset."""
     unpaired: tuple[str, ...] = path_setting(())
-    """Text files of the target language with one sentence per line, without translations. The student also learns to
-    restore words in them that were exchanged."""
+    """Text files with one sentence per line, without translations. The student also learns to restore words in them
+    that were exchanged."""
     student: str = name_or_path("small")
     """Text tower to train: "tiny", "small" or "base", which start from random weights with a tokenizer trained on the
-    translations, or a Hugging Face encoder, a folder or a name on the hub."""
+    sentences, or a Hugging Face encoder, a folder or a name on the hub."""
     student_license: str = how("")
     """License of the weights of a Hugging Face encoder, such as "apache-2.0"."""
     vocab_size: VocabSize = 8000
@@ -348,7 +351,7 @@ class DistilConfig:
     epochs: Count = 20
     """Passes over the pairs."""
     batch_size: AtLeastTwo = 128
-    """Pairs per step."""
+    """Pairs per step. Several languages take turns; pairs of smaller ones are repeated."""
     lr: Positive = 2e-3
     """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
     warmup_steps: CountOrZero = 200
@@ -368,7 +371,7 @@ class DistilConfig:
     """Weight of the term of `unpaired` sentences."""
     num_held_out: AtLeastTwo = 1000
     """Pairs held out. The epoch with the best MRR@10 of a sentence among them, asked for by its translation, is
-    kept."""
+    kept. Each of several languages holds out so many; the mean counts."""
     patience: CountOrZero = 0
     """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
     precision: Precision = "auto"

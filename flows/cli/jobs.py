@@ -418,11 +418,13 @@ def _say_model(report: "TrainReport | DistilReport", _: Request) -> tuple[str, .
     facts = [f"{result.epochs} epochs, best epoch {result.best_epoch}"]
     pairs, curve = getattr(report, "pairs", None), getattr(report, "curve", None)
     if pairs is not None:
-        facts.append(f"MRR@10 of {len(pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}")
+        facts.append(f"MRR@10 of {pairs.num_held_out:,} held-out sentences {result.best_val_mrr:.3f}")
     else:
         facts += [] if result.best_val_loss is None else [f"validation loss {result.best_val_loss:.3f}"]
         facts += [] if result.best_val_mrr is None else [f"validation MRR@10 {result.best_val_mrr:.3f}"]
     say(", ".join([f"{result.num_samples:,} {'images' if pairs is None else 'pairs'}", *facts]))
+    if rows := list[Any](getattr(report, "language_rows", list)()):
+        say_table(rows)
     if pairs is not None and pairs.left_out:
         say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
     if curve is not None:
@@ -443,6 +445,8 @@ def _model_values(report: "TrainReport | DistilReport", _: Request) -> dict[str,
     found |= {name.replace(" ", "_"): value for name, value in report.row().items()}
     if (pairs := getattr(report, "pairs", None)) is not None:
         found |= {"origins": dict(pairs.origins), "left_out": dict(pairs.left_out)}
+        rows = list[Any](getattr(report, "language_rows", list)())
+        found |= {"languages": rows} if rows else {}
     if (points := getattr(report, "curve_rows", None)) is not None:
         found["curve"] = points() or None
     return found

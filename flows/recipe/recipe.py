@@ -321,6 +321,8 @@ def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
     """Return a path, or a list of paths, resolved against a folder; leave names alone that are not files there."""
     if isinstance(value, list):
         return [_resolve_path(item, mark, folder) for item in value]
+    if isinstance(value, Mapping) and mark is not None:
+        return {name: _resolve_path(item, mark, folder) for name, item in value.items()}
     if not isinstance(value, str) or not value or mark is None or value.startswith("~") or "://" in value:
         return value
     if value.startswith("{") and not value.startswith("{lang}"):

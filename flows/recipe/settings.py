@@ -27,6 +27,7 @@ T = TypeVar("T")
 OPTIONS = "--"  # the path of settings that are options of a command
 _CONFIGURING = threading.Lock()  # pydantic reads the configuration from the class
 _MOST_BITS = 63  # of a whole number
+_IN_UNION = ("tuple[", "dict[")  # how pydantic's marks of a type in a union begin
 _MOST_KEYS = 12  # that an error lists for a table
 # What a setting must be, by pydantic's type of error and with its context.
 _WANTED = {
@@ -72,7 +73,9 @@ def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection
         try:
             result: T = _adapter(typing.cast(Any, config_type)).validate_json(text, strict=True)
         except ValidationError as error:
-            firsts = {_parts(each): each for each in reversed(error.errors())}  # the first error of each field
+            # The first error of each field, without those of the type in a union that the value is not.
+            found = [each for each in error.errors() if not str(*each["loc"][-1:]).startswith(_IN_UNION)]
+            firsts = {_parts(each): each for each in reversed(found)}
             refusals.errors += [_settings_error(each, config_type, path) for each in reversed(firsts.values())]
     refusals.raise_all()
     return result
@@ -166,7 +169,7 @@ def _shaped(kind: Any, value: Any, path: str) -> Any:
     """Return a value as JSON in the shape of its type: one item as a list of it, an empty string as None if allowed."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        some = next(option for option in arguments if option is not type(None))
+        some = _option_for(value, arguments)
         return None if value is None or value == "" else _shaped(some, value, path)
     if isinstance(value, list | tuple):
         return [_shaped(Any, item, path) for item in value]
@@ -189,6 +192,13 @@ def _shaped(kind: Any, value: Any, path: str) -> Any:
     raise SettingsError(f"{path} is {value}, a {type(value).__name__}, which no setting takes: {_in_quotes(value)}")
 
 
+def _option_for(value: Any, options: Iterable[Any]) -> Any:
+    """Return the type in a union that fits a value: a mapping for a table, else the first one."""
+    some = [option for option in options if option is not type(None)]
+    of_tables = (option for option in some if typing.get_origin(option) is Mapping and isinstance(value, Mapping))
+    return next(of_tables, some[0])
+
+
 def _in_quotes(value: object) -> str:
     """Return how to write a value as a string: a shell removes the outer quotes of `--set name="7"`."""
     return f"""write "{value}" (in a shell '"{value}"')"""
@@ -202,8 +212,9 @@ def _place(path: str, *names: str) -> str:
 
 
 def _parts(error: ErrorDetails) -> tuple[str, ...]:
-    """Return the names that lead to the refused value; numbers of items, and pydantic's mark of a key, are left out."""
-    return tuple(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
+    """Return the names that lead to the refused value, without numbers of items and pydantic's marks."""
+    names = (part for part in error["loc"] if isinstance(part, str))
+    return tuple(name for name in names if name != "[key]" and not name.startswith(_IN_UNION))
 
 
 def _type_at(kind: Any, place: Iterable[str]) -> Any:

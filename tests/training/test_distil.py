@@ -20,9 +20,10 @@ from training.align.align import align
 from training.align.curve import measure_curve
 from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles
-from training.distil.distil import SentencePairs, batches_by_length, distil
+from training.distil.distil import SentencePairs, batches_by_length, distil, distil_key
 from training.exports.model_export import ModelExportConfig, export_model
 from training.runs import runner
+from training.towers.lineage import languages_of
 from training.towers.model import load_model
 
 COLOURS = ("rosso", "verde", "blu", "giallo", "nero", "viola", "arancione", "azzurro")
@@ -31,10 +32,18 @@ CONFIG = DistilConfig(
     student="tiny", epochs=5, batch_size=32, lr=6e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
 )
 
+# The key of the student below, from before students had several languages.
+KEY = "eaf6a03d035b00201d9f71e02127a2655a64e0c3dac561fd97a7657a7fe40807"
+
 
 def reversed_words(text: str) -> str:
     """The made-up language: each word backwards, in the opposite order."""
     return text[::-1]
+
+
+def shifted(text: str) -> str:
+    """Another language: each letter is the next one of the alphabet."""
+    return "".join(chr(ord(letter) + 1) if letter.isalpha() else letter for letter in text)
 
 
 def sentences(seed: int, count: int) -> list[tuple[str, str]]:
@@ -55,6 +64,21 @@ def pairs() -> SentencePairs:
         origins={"human_translation": len(found)},
         languages=("it", "xx"),
         unpaired=alone,
+    )
+
+
+@pytest.fixture(scope="module")
+def several(pairs: SentencePairs) -> SentencePairs:
+    """Two more languages: one with few pairs, and that of the sources."""
+    some = [(source, shifted(source)) for source, _ in pairs.training[:90]]
+    few = [(source, shifted(source)) for source, _ in pairs.held_out[:20]]
+    same = [[(source, source) for source, _ in part] for part in (pairs.training, pairs.held_out)]
+    return replace(
+        pairs,
+        others=[
+            SentencePairs(training=some, held_out=few, origins={"": len(some) + len(few)}, languages=("it", "yy")),
+            SentencePairs(training=same[0], held_out=same[1], origins={}, languages=("it", "it")),
+        ],
     )
 
 
@@ -157,6 +181,55 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         assert [step for step, _ in shown["lr"]] == list(range(1, result.steps + 1))
         for name in ("train_loss", "restore_loss", "val_mrr@10"):
             assert shown[name] == [(line["step"], pytest.approx(line[name])) for line in lines]
+
+
+def test_a_student_of_several_languages_resumes_in_their_turns(
+    several: SentencePairs,
+    teacher: Path,
+    config: DistilConfig,
+    student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, cache = replace(config, epochs=2), student.parent / "cache"
+    features = written(cache)
+    result = distil(several, config, tmp_path / "whole", cache=cache)
+    assert written(cache) == features, "of equal source sentences no feature is computed again"
+    save, left = runner.save_resume_state, iter(range(3))
+
+    def save_or_end(path: Path, **state: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        save(path, **state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.distil.distil.CHECKPOINT_STEPS", 7)  # in the middle of a round, and of an epoch
+        patch.setattr(runner, "save_resume_state", save_or_end)
+        with pytest.raises(KeyboardInterrupt):
+            distil(several, config, tmp_path / "run", cache=cache)
+    assert distil(several, config, tmp_path / "run", cache=cache) == result
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+    count = len(several.training)
+    assert result.steps == 2 * 3 * (count // 32)  # the small language is repeated
+    assert result.num_samples == count + 90 + count
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["val_mrr@10"] == pytest.approx(np.mean([line[f"val_mrr@10_{code}"] for code in ("xx", "yy", "it")]))
+        assert [line[f"val_gallery_{code}"] for code in ("xx", "yy", "it")] == [40, 20, 40]
+    assert result.best_val_mrr == max(line["val_mrr@10"] for line in lines)
+    assert min(lines[-1][f"val_mrr@10_{code}"] for code in ("xx", "yy", "it")) > 0.25  # 0.07 by chance, 0.18 of 20
+    wanted = texts_of(teacher, [source for source, _ in several.held_out])
+    found = texts_of(tmp_path / "run", [source for source, _ in several.held_out])
+    assert (found * wanted).sum(axis=1).mean() == pytest.approx(lines[-1]["val_cosine_it"], abs=1e-4)
+    assert languages_of(tmp_path / "run") == ["xx", "yy", "it"]
+    assert languages_of(student) == ["xx"]
+
+
+def test_the_key_of_one_language_is_what_it_was(pairs: SentencePairs, several: SentencePairs) -> None:
+    config = replace(CONFIG, teacher="ViT-B-32/openai")
+    assert distil_key(config, pairs) == KEY
+    assert distil_key(replace(config, source=True), pairs) == KEY  # only its sentences count
+    assert distil_key(config, several) != KEY
 
 
 @pytest.mark.parametrize(

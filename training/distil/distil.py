@@ -1,4 +1,4 @@
-"""Train a text tower for a new language from parallel sentences alone, and join it with the teacher's image tower.
+"""Train a text tower for new languages from parallel sentences alone, and join it with the teacher's image tower.
 
 The student reads the translations, and learns the features that the teacher's text tower gives the source sentences
 (Carlsson et al., 2022, https://aclanthology.org/2022.lrec-1.739). No image is needed. The result is an ordinary model
@@ -7,10 +7,12 @@ folder. A run that was killed resumes from its last state, and ends with the sam
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import accumulate, chain, count, cycle, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from data_catalog.base.settings import what_values
 from data_catalog.disk.files import digest
 from training.config import DistilConfig
 from training.data.features import FeatureStore
+from training.data.images import Features
 from training.data.pairs import Integers
 from training.distil.student import PRESETS, open_student, student_identity
 from training.distil.teacher import borrowed_image_tower, open_teacher, teacher_identity
@@ -46,7 +49,7 @@ EXCHANGED = 0.15  # share of the words of unpaired sentences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentencePairs:
-    """Parallel sentences to learn from."""
+    """Parallel sentences to learn from, of one language and any others."""
 
     training: Sequence[tuple[str, str]]  # pairs of source and target to train on
     held_out: Sequence[tuple[str, str]]  # pairs that choose the epoch
@@ -56,11 +59,23 @@ class SentencePairs:
     is_of_dataset: bool = False  # the pairs are captions of a dataset's train split
     shards: Sequence[str] = ()  # sha256 of the pair shards that have these captions
     left_out: Mapping[str, int] = field(default_factory=dict)  # number of pairs that were not used, by reason
+    others: Sequence["SentencePairs"] = ()  # those of further languages; of the source language, pairs of equal texts
+
+    @property
+    def lessons(self) -> "Sequence[SentencePairs]":
+        """Return the pairs of each language."""
+        return (self, *self.others)
+
+    @property
+    def num_held_out(self) -> int:
+        """Return the number of held-out pairs of all languages."""
+        return sum(len(each.held_out) for each in self.lessons)
 
     def sha256(self) -> str:
         """Return a hash of all sentences, their order and their origins."""
         pairs = [[list(pair) for pair in some] for some in (self.training, self.held_out)]
-        return digest([*pairs, list(self.unpaired), dict(self.origins), list(self.languages)])
+        others = [each.sha256() for each in self.others]  # none leave the hash as it was without them
+        return digest([*pairs, list(self.unpaired), dict(self.origins), list(self.languages), *others])
 
 
 def distil_key(config: DistilConfig, pairs: SentencePairs) -> str:
@@ -78,11 +93,12 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
     """Train a student into a model folder, resume an interrupted run, or return the result of a finished one.
 
     The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch: the mean loss, and the
-    MRR@10 with which the translation of a held-out sentence finds the sentence among all held-out ones. `cache` is a
-    folder with features of teachers, shared by all runs.
+    MRR@10 with which the translation of a held-out sentence finds the sentence among all held-out ones; of several
+    languages, that of each (`val_mrr@10_LANG`) and their mean. `cache` is a folder with features of teachers, shared by
+    all runs.
     """
     require_one_process("distil")
-    if len(pairs.training) < 2 or len(pairs.held_out) < 2:
+    if any(len(some) < 2 for each in pairs.lessons for some in (each.training, each.held_out)):
         raise InputError("distil needs two pairs to train on and two to hold out: give more parallel sentences")
     device = chosen_device(config.device, "distil.device")
     config = with_precision(config, device.type, has_begun=lambda each: key_of_folder(out) == distil_key(each, pairs))
@@ -96,22 +112,26 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, cache: Path
         rate = cosine(config.lr, warmup=config.warmup_steps, total=steps)
         phase = Phase(name="distil", steps=steps, rate=rate, patience=config.patience or math.inf)
         state = Runner(task, [phase], folder=out, key=key, checkpoint_every=CHECKPOINT_STEPS, log=config.log).run()
-    return finish(out, key, state, num_samples=len(pairs.training))
+    return finish(out, key, state, num_samples=sum(len(each.training) for each in pairs.lessons))
 
 
 def _claim(out: Path, key: str, pairs: SentencePairs, config: DistilConfig) -> Result | None:
     """Claim the model folder, and record what the student learns from and borrows."""
     teacher, student = (Path(name).name if Path(name).is_dir() else name for name in (config.teacher, config.student))
-    made_of = read_lineage(Path(config.teacher))
-    learned_from = {
+    made_of, origins = read_lineage(Path(config.teacher)), Counter[str]()
+    for each in pairs.lessons:
+        origins.update(each.origins)
+    learned_from: dict[str, Any] = {
         "teacher": teacher,
         "teacher_settings": made_of.settings,
-        "languages": list(pairs.languages),
-        "pairs": len(pairs.training),
+        "languages": list(dict.fromkeys(code for each in pairs.lessons for code in each.languages)),
+        "pairs": sum(len(each.training) for each in pairs.lessons),
         "is_of_dataset": pairs.is_of_dataset,
         "unpaired": len(pairs.unpaired),
-        "origins": dict(sorted(pairs.origins.items())),
+        "origins": dict(sorted(origins.items())),
     }
+    if pairs.others:  # else `languages` has source and target, and the target alone is learned
+        learned_from["pairs_by_language"] = {each.languages[1]: len(each.training) for each in pairs.lessons}
     settings = {"model": f"distil {student}", "distil": {**what_values(config), **learned_from}}
     borrowed = borrowed_image_tower(config)
     if config.student not in PRESETS:
@@ -122,7 +142,7 @@ def _claim(out: Path, key: str, pairs: SentencePairs, config: DistilConfig) -> R
 class DistilTask(Task[tuple[Integers, list[str]]]):
     """A student that learns the teacher's features of parallel sentences.
 
-    A batch has places of pairs, and sentences without translations.
+    A batch has places of pairs, all of one language, and sentences without translations. Languages take turns.
     """
 
     remedy = "Lower distil.lr, raise distil.warmup_steps, or set distil.precision to fp32"
@@ -132,41 +152,45 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
     ) -> None:
         """Open teacher and student, write the files of the model folder except weights, and compute the features."""
         teacher, image_config = open_teacher(config.teacher)
-        (sources, targets), (held_out, queries) = zip(*pairs.training, strict=True), zip(*pairs.held_out, strict=True)
-        sentences = [*targets, *pairs.unpaired]
+        self._by_language = [[target for _, target in each.training] for each in pairs.lessons]
+        most = max(map(len, self._by_language))
+        balanced = (islice(cycle(texts), most) for texts in self._by_language)
+        sentences = chain(*balanced, pairs.unpaired)
         self._tokenizer, module = open_student(teacher.module, image_config, config, out, sentences)
         store = FeatureStore(teacher, cache)
-        self._wanted, self._gallery = store.texts(sources), store.texts(held_out)
-        self._targets, self._queries, self._unpaired = targets, list(queries), pairs.unpaired
+        sources = [source for each in pairs.lessons for source, _ in each.training]
+        known = {text: place for place, text in enumerate(dict.fromkeys(sources))}
+        self._features, self._sources = store.texts(list(known)), np.array([known[text] for text in sources])
+        self._held_out = [
+            (each.languages[1], [query for _, query in each.held_out], store.texts([text for text, _ in each.held_out]))
+            for each in pairs.lessons
+        ]
+        self._targets, self._unpaired = list(chain(*self._by_language)), pairs.unpaired
         self._config, self._out, self.device = config, out, device
         self._module = module.to(device)
-        self._batch_size = min(config.batch_size, len(targets))
         self.modules = {"text": self._module.text}
         groups = decay_groups(self._module.text, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
     def num_batches(self, epoch: int) -> int:
-        """Return the number of full batches."""
-        return len(self._targets) // self._batch_size
+        """Return the number of full batches of the largest language, times the number of languages."""
+        most, size = max(map(len, self._by_language)), self._config.batch_size
+        return max(1, most // size) * len(self._by_language)
 
     def batches(self, epoch: int, places: range) -> Generator[tuple[Integers, list[str]]]:
         """Yield batches of an epoch."""
         self._module.text.train()
-        order = batches_by_length(self._targets, self._batch_size, seed=self._config.seed, epoch=epoch)
-        others = self._unpaired_batches(epoch * self.num_batches(epoch) + places.start)
-        for place in places:
-            yield order[place], next(others, [])
-
-    def _unpaired_batches(self, step: int) -> Iterator[list[str]]:
-        """Yield batches of unpaired sentences from a step on, in an order that depends on the seed only."""
-        texts, seed = self._unpaired, self._config.seed + 1
-        if not texts:
-            return
-        size = min(self._config.batch_size, len(texts))
-        per_epoch = len(texts) // size
-        epochs = (batches_by_length(texts, size, seed=seed, epoch=epoch) for epoch in count(step // per_epoch))
-        for places in islice(chain.from_iterable(epochs), step % per_epoch, None):
-            yield [texts[place] for place in places]
+        start, size, seed = epoch * self.num_batches(epoch) + places.start, self._config.batch_size, self._config.seed
+        num_languages, streams = len(self._by_language), []
+        for number, texts in enumerate(self._by_language):
+            earlier = -(-(start - number) // num_languages)  # batches of the language before these
+            streams.append(endless_batches(texts, size, seed=seed + (number and number + 1), start=earlier))
+        unpaired = endless_batches(self._unpaired, size, seed=seed + 1, start=start) if self._unpaired else None
+        firsts = [*accumulate(map(len, self._by_language), initial=0)]
+        for turn in range(start, start + len(places)):
+            number = turn % num_languages
+            alone = [self._unpaired[place] for place in next(unpaired)] if unpaired else []
+            yield firsts[number] + next(streams[number]), alone
 
     def step(self, batch: tuple[Integers, list[str]], lr: float) -> dict[str, float]:
         """Take one optimizer step, and return the losses."""
@@ -174,7 +198,7 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         ids = self._tokenizer([self._targets[place] for place in places]).to(self.device)
         with autocast(self._config.precision, self.device):
             found = text(ids)
-        wanted = torch.from_numpy(self._wanted[places]).to(self.device)
+        wanted = torch.from_numpy(self._features[self._sources[places]]).to(self.device)
         loss, restored = self._loss(F.normalize(found.float(), dim=-1), wanted), {}
         if unpaired:
             restoring = self._restoring_loss(unpaired)
@@ -217,22 +241,40 @@ class DistilTask(Task[tuple[Integers, list[str]]]):
         return F.cross_entropy(logits.float(), ids[exchanged])
 
     def validate(self) -> tuple[float, dict[str, Any]]:
-        """Return the MRR@10 of held-out sentences, asked for by their translations."""
+        """Return the MRR@10 of held-out sentences, asked for by their translations: the mean of all languages."""
         self._module.text.eval()
+        measured = {code: self._measure(queries, gallery) for code, queries, gallery in self._held_out}
+        (first, *others) = measured.values()
+        if not others:
+            return first["val_mrr@10"], first
+        means = {name: fmean(each[name] for each in measured.values()) for name in ("val_mrr@10", "val_cosine")}
+        each_of = {f"{name}_{code}": value for code, each in measured.items() for name, value in each.items()}
+        return means["val_mrr@10"], means | each_of
+
+    def _measure(self, queries: Sequence[str], gallery: Features) -> dict[str, Any]:
+        """Return MRR@10, mean cosine and number of held-out sentences of a language."""
         parts, size = [], self._config.batch_size
         with torch.no_grad():
-            for start in range(0, len(self._queries), size):
-                ids = self._tokenizer(self._queries[start : start + size]).to(self.device)
+            for start in range(0, len(queries), size):
+                ids = self._tokenizer(queries[start : start + size]).to(self.device)
                 parts.append(F.normalize(self._module.text(ids).float(), dim=-1).cpu().numpy())
         found = np.concatenate(parts)
-        ranks = text_to_image_ranks(found, self._gallery, np.arange(len(found)))
+        ranks = text_to_image_ranks(found, gallery, np.arange(len(found)))
+        similarity = float((found * gallery).sum(axis=1).mean())
         mrr = float(reciprocal_ranks(ranks, 10).mean())
-        similarity = float((found * self._gallery).sum(axis=1).mean())
-        return mrr, {"val_mrr@10": mrr, "val_cosine": similarity, "val_gallery": len(found)}
+        return {"val_mrr@10": mrr, "val_cosine": similarity, "val_gallery": len(found)}
 
     def keep(self) -> None:
         """Write the weights of the model."""
         save_weights(self._module, self._out / WEIGHTS_FILE)
+
+
+def endless_batches(texts: Sequence[str], batch_size: int, *, seed: int, start: int) -> Iterator[Integers]:
+    """Return the batches of epoch after epoch, from a batch on, as `batches_by_length`; fewer texts are one batch."""
+    size = min(batch_size, len(texts))
+    per_epoch = len(texts) // size
+    epochs = (batches_by_length(texts, size, seed=seed, epoch=epoch) for epoch in count(start // per_epoch))
+    return islice(chain.from_iterable(epochs), start % per_epoch, None)
 
 
 def batches_by_length(texts: Sequence[str], batch_size: int, *, seed: int, epoch: int) -> Integers:

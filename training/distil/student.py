@@ -31,7 +31,7 @@ def open_student(
     """Return the tokenizer and the model of teacher's image tower and new student. Write their files except weights.
 
     The student takes over `image_config` of the teacher's model config. The tokenizer of a preset is trained on
-    `sentences`, the translations.
+    `sentences`.
     """
     is_new = config.student in PRESETS
     name = "student" if is_new else config.student

@@ -7,7 +7,7 @@ no paths of the machine.
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from training.config import HELD_OUT
 from training.exports.formats import ModelExportConfig
 from training.exports.trained_folder import TrainedFolder
-from training.runs.attempts import read_attempts
+from training.runs.attempts import best_record, read_attempts
 from training.scores.rows import ALL, CAPTION_MODES, IMAGE_CHOICES, LEAK_FREE, VALIDATED, Board, ScoreRow, SetFacts
+from training.towers.lineage import languages_of
 from training.towers.trained_models import EFFORT_FILE, SCORES_FILE
 
 _BANS = {NONCOMMERCIAL: "forbid commercial use", FORBIDDEN: "forbid changed copies"}
@@ -121,6 +122,7 @@ class _Lesson:
     teacher: str
     origins: dict[str, int]
     is_of_dataset: bool
+    pairs_by_language: dict[str, int] = field(default_factory=dict)  # {} for one language
 
 
 def model_card(
@@ -136,6 +138,7 @@ def model_card(
     `scores` are those of `read_scores`, and `library` is the hub's name of the library that loads the export.
     """
     settings, learned = trained.lineage.settings, set(trained.lineage.learned or ())
+    languages = [*dict.fromkeys([*([] if seen is None else [seen.language]), *languages_of(trained.folder)])]
     lesson = None
     if "distil" in settings:
         with about(trained.folder / RUN_FILE, kind=DamagedError, remedy="restore it from an intact copy"):
@@ -151,13 +154,15 @@ def model_card(
     measured = sorted({found.language for found in scored if found.language is not None})
     num_samples = trained.result.num_samples
     text = _template().render(
-        head=_head(config, library, seen, scored),
+        head=_head(config, library, seen, scored, languages),
+        languages=languages,
         config=config,
         library=library,
         trained=trained,
         settings=fenced_json(settings),
         lesson=lesson,
         made={} if lesson is None else _made(lesson.origins),
+        validation=best_record(trained.folder, trained.result),
         is_student=set(settings) == {"model", "distil"},  # not trained with images after that
         encoder_name=_public_name(trained.model_config["text_cfg"]),
         dataset=trained_on(trained.folder),
@@ -169,7 +174,7 @@ def model_card(
         shown=min(num_samples, trained.result.steps * int(settings.get("batch_size", num_samples))),
         scores=scores,
         measured=measured,
-        foreign=[code for code in measured if seen is not None and code != seen.language],
+        foreign=[code for code in measured if languages and code not in languages],
         unrecorded=sorted({found.name for found in scored if found.language is None}),
         is_compared=bool(test_sets) and all(found.is_compared for found in test_sets),
         attempts=read_attempts(trained.folder / EFFORT_FILE),
@@ -205,12 +210,18 @@ def _shown(value: object) -> object:
     return f"{value:,}" if isinstance(value, int) else markdown_text(str(value))
 
 
-def _head(config: ModelExportConfig, library: str, seen: TrainingData | None, scored: Sequence[SetScores]) -> str:
+def _head(
+    config: ModelExportConfig,
+    library: str,
+    seen: TrainingData | None,
+    scored: Sequence[SetScores],
+    languages: Sequence[str],
+) -> str:
     """Return the YAML header, which the Hugging Face hub reads."""
     hub_name = config.dataset_hub_name
     results = [result for found in scored for result in _results(found, seen, hub_name)]
     return ModelCardData(
-        language=None if seen is None else [seen.language],
+        language=list(languages) or None,
         license=config.license or None,
         license_name=config.license_name or None,
         license_link=config.license_link or None,

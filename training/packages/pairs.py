@@ -4,7 +4,7 @@ import logging
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class ParallelCaptions:
     training: list[Pair]
     held_out: list[Pair]
     dropped: dict[str, int]  # other lines, by reason (`DROP_REASONS`)
+    kept_out: Set[str]  # keys (`caption_key`) of the sources that are held out or left out
     examples: dict[str, list[PairLine]]  # the first few of each
 
 
@@ -147,6 +148,7 @@ def read_pairs(
         training=[line.pair for line in training],
         held_out=validation,
         dropped=dict(dropped),
+        kept_out=seen | {caption_key(line.source) for line in all_lines if line.reason == "left_out"},
         examples={name: [line for line in all_lines if line.reason == name][:MAX_EXAMPLES] for name in dropped},
     )
 

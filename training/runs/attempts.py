@@ -6,6 +6,7 @@ other files. If a run is killed, its time after the last resume state is not cou
 """
 
 import datetime
+import json
 import platform
 import shutil
 import time
@@ -88,6 +89,14 @@ def key_of_folder(folder: Path) -> str | None:
 def read_result(path: Path) -> Result:
     """Read the `result.json` of a finished run."""
     return _read(path, Result, f"remove {path.parent} and train again")
+
+
+def best_record(folder: Path, result: Result) -> dict[str, Any]:
+    """Return what the validation of the best epoch recorded; {} if the folder does not tell."""
+    path = folder / METRICS_FILE
+    with about(f"{path} is damaged", kind=DamagedError, remedy="restore it from an intact copy"):
+        lines = map(json.loads, path.read_text("utf-8").splitlines() if path.is_file() else ())
+        return next((line for line in lines if line["epoch"] == result.best_epoch), {})
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,17 @@ class Lineage:
         return [one for one in self.borrowed if one["tower"] in towers], own if self.license is not None else []
 
 
+def languages_of(folder: Path) -> list[str]:
+    """Return the languages that a model's text tower was distilled for, its teacher's last; [] if that is not known."""
+    path = folder / RUN_FILE
+    run: Any = read_object(path) if path.is_file() else {}
+    with about(f"{path} is damaged", kind=DamagedError, remedy=REMEDY):
+        lesson = run.get("settings", {}).get("distil", {})
+        source, *targets = lesson.get("languages") or [""]
+        learned = lesson.get("pairs_by_language", targets)
+        return [str(code) for code in (*targets, source) if code in learned]
+
+
 def read_lineage(folder: Path) -> Lineage:
     """Return what the model in a folder was made of, as far as the folder tells."""
     path, export = folder / RUN_FILE, folder / EXPORT_RECORD
