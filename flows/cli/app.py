@@ -37,6 +37,7 @@ from flows.cli import (
     mt,
     services,
     snapshots,
+    tower_install,
     translate,
 )
 from flows.cli.output import discard_output, output_errors
@@ -134,7 +135,10 @@ def _assembled() -> App:
     raters = _family("audit", audit, draw=translate.draw, score=translate.score)
     models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)
     models.default(catalog.models)
-    for family, title in ((packages, "Translation"), (raters, "Translation"), (models, "Models")):
+    tower = _family(
+        "tower", "Bring a text tower to the applications that people search with.", install=tower_install.install
+    )
+    for family, title in ((packages, "Translation"), (raters, "Translation"), (models, "Models"), (tower, "Models")):
         family.group = (groups[title],)
         top.command(family)
     top.register_install_completion_command(help="Install shell completion for commands and options.")
