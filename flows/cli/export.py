@@ -144,8 +144,7 @@ def export_model(
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
         model: Export the model in this folder, also an older one.
         out: Folder of the export.
-        measure: Measure a lower precision on the held-out sentence pairs of this recipe (.toml), or on this text file
-            of one sentence per line (default: the val split of the model's dataset).
+        measure: Measure precision on a recipe's held-out sentence pairs, or a text file's lines (default: val split).
     """
     from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export

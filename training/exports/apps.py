@@ -4,7 +4,7 @@ Layouts and inputs were read in the sources of Immich (machine-learning/immich_m
 December 2026. Torch is not imported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -37,6 +37,7 @@ class App:
     graph: str
     input: str
     output: str
+    pads: bool  # queries are filled up to the model's context
     names: Mapping[int, str]  # separated by spaces, by number of features
 
     def checked_name(self, name: str, width: int) -> str:
@@ -63,6 +64,7 @@ APPS: Mapping[str, App] = {
         graph="model.onnx",
         input="text",
         output="text_features",
+        pads=True,
         names={
             512: "ViT-B-32__openai ViT-B-32__laion2b-s34b-b79k ViT-B-32__laion2b_e16 ViT-B-32__laion400m_e31 "
             "ViT-B-32__laion400m_e32 ViT-B-16__openai ViT-B-16__laion400m_e31 ViT-B-16__laion400m_e32 RN101__openai "
@@ -88,6 +90,7 @@ APPS: Mapping[str, App] = {
         graph="text_model.onnx",
         input="input_ids",
         output="text_embeds",
+        pads=False,
         names={512: "multilingual"},
     ),
 }
@@ -100,7 +103,7 @@ def drops_punctuation(name: str) -> bool:
 
 def context_of(app: App, name: str) -> int | None:
     """Return the length to which an application fills up the tokens of a query; None if it does not."""
-    return None if app.input != "text" else 64 if drops_punctuation(name) else 77
+    return None if not app.pads else 64 if drops_punctuation(name) else 77
 
 
 def app_tokenizer(folder: Path, context: int | None) -> Tokenizer:
@@ -147,8 +150,7 @@ def require_fit(tower: Path, app: App, context: int | None, image_tower: Path | 
     """
     mark = read_json(tower / MARK_FILE)
     texts = encode_texts(tower / app.graph, app_tokenizer(tower, context), list(mark["texts"]))
-    if not _cosines(texts, mark["texts"].values()) >= MIN_TEXT_COSINE:
-        raise InputError(f"{tower / app.graph} gives other features here than where it was exported: export it again")
+    _require_close(texts, mark["texts"].values(), MIN_TEXT_COSINE, f"{tower} gives other features than when exported")
     if image_tower is None:
         return None
     session = _session(image_tower)
@@ -162,19 +164,18 @@ def require_fit(tower: Path, app: App, context: int | None, image_tower: Path | 
         pixels = (picture / 255 - found.get("mean", _CLIP_MEAN)) / found.get("std", _CLIP_STD)
         raw = picture if "uint8" in wanted.type else pixels.transpose(2, 0, 1).astype(np.float32)
         features.append(session.run([name], {wanted.name: raw[None]})[0][0])
-    cosine = _cosines(np.stack(features), mark["images"])
-    if not cosine >= MIN_IMAGE_COSINE:
+    what = f"the image tower {image_tower} is not that of the model which this text tower was made for"
+    return _require_close(np.stack(features), mark["images"], MIN_IMAGE_COSINE, what)
+
+
+def _require_close(found: Features, stored: Iterable[Any], least: float, what: str) -> float:
+    """Return the mean cosine of rows with stored unit rows; refuse less, and rows of another width."""
+    wanted, cosine = np.array(list(stored)), 0.0
+    if found.shape == wanted.shape:
+        cosine = float(((found / np.linalg.norm(found, axis=1, keepdims=True)) * wanted).sum(axis=1).mean())
+    if not cosine >= least:
         raise InputError(
-            f"the image tower {image_tower} is not the one that this text tower was made for: its features of "
-            f"{NUM_PICTURES} drawn pictures have a mean cosine of {cosine:.2f} with those of the model's own image "
-            f"tower, less than {MIN_IMAGE_COSINE}. Distil with that tower's model as the teacher. Nothing was changed"
+            f"{what}: the probe's features of {len(wanted)} inputs have a mean cosine of {cosine:.2f} with those of "
+            f"the export, less than {least}. Install an export of a student of that image tower. Nothing was changed"
         )
     return cosine
-
-
-def _cosines(found: Features, stored: Any) -> float:
-    """Return the mean cosine of rows with stored unit rows; 0 for rows of another width."""
-    wanted = np.array(list(stored))
-    if found.shape != wanted.shape:
-        return 0.0
-    return float(((found / np.linalg.norm(found, axis=1, keepdims=True)) * wanted).sum(axis=1).mean())

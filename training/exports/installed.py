@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, install_hint
+from data_catalog.base.errors import DamagedError, DiskError, InputError, install_hint
 from data_catalog.catalog.manifest import EXPORT_RECORD
 from data_catalog.disk.files import make_folder, read_json, sync
 from data_catalog.disk.lock import place_lock
@@ -36,19 +36,19 @@ def install(export: Path, app_name: str, data: Path, *, image_tower: Path | None
     elsewhere.
     """
     app, remedy = APPS[app_name], f"make it with `vernaclip export-model --format {app_name}`"
-    record = read_checksummed(export / EXPORT_RECORD, remedy=f"{_UNCHANGED}; {remedy}")
-    if record.get("format") != app_name:
-        raise SettingsError(f"{export} is an export to {record.get('format')}, not for {app.title}: {remedy}")
+    mark = export / app.folder / MARK_FILE
+    with about(f"{mark} cannot be read", remedy=f"{remedy}; {_UNCHANGED}"):
+        name = str(read_json(mark)["name"])
+        record = read_checksummed(export / EXPORT_RECORD, remedy=remedy)
     files = {Path(name): sha256 for name, sha256 in record["files"].items() if Path(name).parts[0] == app.folder}
     for problem in filter(None, (file_problem(export / name, sha256) for name, sha256 in files.items())):
         raise DamagedError(f"{problem}: {remedy}")
-    name = str(read_json(export / app.folder / MARK_FILE)["name"])
     place = _place(app, data, name)
     there = place.with_name("visual") / "model.onnx"
     image_tower = image_tower or (there if there.is_file() else None)
     with about(f"the towers of {place.parent} cannot be compared", remedy=f"{_UNCHANGED}; {install_hint('onnx')}"):
         context = context_of(app, name)
-        if context is not None:
+        if context:
             context = int(read_json(place.with_name("config.json"))["text_cfg"].get("context_length", context))
         cosine = require_fit(export / app.folder, app, context, image_tower)
     with _changing(place) as (new, old, backup):
@@ -82,7 +82,6 @@ def undo(app_name: str, data: Path) -> list[Path]:
                 backup.rename(place)
             sync(place.parent)
             shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(new, ignore_errors=True)
         undone.append(place)
     if not undone:
         raise InputError(f"no text tower of vernaclip is installed in {data}: {_UNCHANGED}")
@@ -92,25 +91,26 @@ def undo(app_name: str, data: Path) -> list[Path]:
 def _place(app: App, data: Path, name: str) -> Path:
     """Return where the only text tower of a name is, or will be."""
     found = _text_towers(app, data, name)
-    if len(found) == 1:
+    others = [path for each in found for kind in ("armnn", "rknn") for path in each.rglob(f"*.{kind}")]
+    if len(found) == 1 and not others:
         return found[0]
-    if found:
-        raise SettingsError(
-            f"{data} has several folders of {name}, of several releases: name the one in use instead of {data}: "
-            f"{', '.join(str(each.parent) for each in found)}"
+    if others:  # Immich would not see ours, and download its own again
+        reason = f"is for a processor for which Immich reads {others[0].name}, and no ONNX"
+    elif found:
+        reason = f"has several folders of {name}: name one of them, {', '.join(str(each.parent) for each in found)}"
+    elif app.pads:
+        reason = (
+            f"has no image tower of {name} (clip/{name}/visual/model.onnx): let Immich search once with that model, "
+            "which downloads it, or export --as the one that it uses"
         )
-    missing = {
-        "immich": f"has no image tower of {name} (clip/{name}/visual/model.onnx): let Immich search once with that "
-        "model, which downloads it, or export --as the one that it uses",
-        "lap": "has neither models nor libraries: name Lap's folder of data",
-    }
-    reason = next(text for key, text in missing.items() if APPS[key] is app)
+    else:
+        reason = "has neither models nor libraries: name Lap's folder of data"
     raise InputError(f"{data} {reason}. {_UNCHANGED.capitalize()}")
 
 
 def _text_towers(app: App, data: Path, name: str) -> list[Path]:
     """Return the folders of text towers: in Lap one, in Immich one beside each image tower of that name."""
-    if app is APPS["lap"]:
+    if not app.pads:
         is_there = any((data / each).is_dir() for each in ("models", "libraries"))
         return [data / "models" / app.folder] if is_there else []
     folders = [data, *sorted(data.glob(f"clip/{name}")), *sorted(data.glob(f"clip/{name}/*"))]
@@ -130,6 +130,5 @@ def _changing(place: Path) -> Iterator[tuple[Path, Path, Path]]:
             shutil.rmtree(leftover)
         try:
             yield new, old, backup
-        except Exception:
+        finally:
             shutil.rmtree(new, ignore_errors=True)
-            raise

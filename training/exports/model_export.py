@@ -86,8 +86,6 @@ def export_model(
         require_hub_name(hub_name)
     if (config.license == "other") != bool(config.license_name):
         raise SettingsError("--license-name names the license of --license other: state both, or neither")
-    if config.precision != "fp32" and (others := set(config.formats) - set(GRAPH_FORMATS)):
-        raise SettingsError(f"--precision is for {', '.join(GRAPH_FORMATS)}: leave out --format {', '.join(others)}")
     validation = None if config.precision == "fp32" else validation
     if config.precision != "fp32" and validation is None:
         raise SettingsError(
@@ -160,6 +158,8 @@ def _formats(trained: TrainedFolder, config: ModelExportConfig) -> tuple[list[st
     """Return the formats to write and, of `ALL`, the reason for each that has no equivalent of the model."""
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else config.formats
     reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
+    if config.precision != "fp32":
+        reasons |= {name: f"only ONNX has {config.precision}" for name in FORMATS if name not in GRAPH_FORMATS}
     refused = {name: reason for name in wanted if (reason := reasons.get(name)) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))

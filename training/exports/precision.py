@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import TEMPORARY_PREFIX
 from training.data.images import Features
@@ -50,10 +51,11 @@ def shorten(
     shorter = graph.with_name(f"{TEMPORARY_PREFIX}{graph.name}")
     _write_shorter(graph, shorter, precision)
     gallery, owners = validation.gallery(model), np.array(validation.owners)
-    ranks = [
-        text_to_image_ranks(encode_texts(path, tokenizer, validation.queries), gallery, owners)[:, None]
-        for path in (graph, shorter)
-    ]
+    with about(f"R@1 cannot be measured on {validation.what}", remedy="name the recipe or the sentences of this model"):
+        ranks = [
+            text_to_image_ranks(encode_texts(path, tokenizer, validation.queries), gallery, owners)[:, None]
+            for path in (graph, shorter)
+        ]
     before, after = (float((found == 1).mean()) for found in ranks)
     if not (after >= MIN_SHARE * before or accept):
         raise SettingsError(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from errno import EROFS
 from pathlib import Path
 from typing import Any
@@ -180,12 +180,12 @@ def test_killed_at_any_step_the_next_command_finds_the_old_or_the_new(
 ) -> None:
     data = cache if app == "immich" else lap
     place = cache / "clip" / NAME / "textual" if app == "immich" else lap / "models" / "multilingual"
-    before, towers, left = contents(data), [contents(exports / app / APPS[app].folder), contents(place)], [0]
+    before, towers, left = contents(data), [contents(exports / app / APPS[app].folder), contents(place)], [10**6]
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
             left[0] -= 1
-            if left[0] == 0:
+            if left[0] <= 0:  # nor does anything work after that
                 raise Killed
             return function(*given, **named)
 
@@ -199,7 +199,7 @@ def test_killed_at_any_step_the_next_command_finds_the_old_or_the_new(
         try:
             command()
         except Killed:
-            left[0] = 0
+            left[0] = 10**6
             assert not place.exists() or contents(place) in towers
             return True
         return False
@@ -222,16 +222,13 @@ def test_killed_at_any_step_the_next_command_finds_the_old_or_the_new(
         assert contents(data) == before
     assert steps > 8
     for steps in itertools.count(1):
-        left[0] = 0
+        left[0] = 10**6
         installing()
         left[0] = steps
         if not killed(lambda: undo(app, data)):
             break
-        left[0] = 0
-        try:
+        with suppress(PipelineError):  # it may be undone already
             undo(app, data)
-        except PipelineError as error:
-            assert "no text tower" in str(error)
         assert contents(data) == before
     assert steps > 3
 
@@ -259,7 +256,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_nothing_changes(
         assert "\n" not in str(caught.value)
         assert contents(tmp_path) == before
 
-    refused("not for Lap", "lap", lap, exports / "immich")
+    refused("vernaclip.json cannot be read .*--format lap", "lap", lap, exports / "immich")
     refused("has no image tower of ViT-B-32__openai .* Nothing was changed", data=lap)
     refused("has neither models nor libraries", "lap", tmp_path / "nothing")
     refused("cannot be read", export=tmp_path / "nothing")
@@ -280,11 +277,14 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_nothing_changes(
     assert install(exports / "immich", "immich", cache / "clip" / NAME / "v2").cosine
     undo("immich", cache / "clip" / NAME / "v2")
     shutil.rmtree(cache / "clip" / NAME / "v2")
+    (cache / "clip" / NAME / "textual" / "model.armnn").write_bytes(b"")
+    refused("for which Immich reads model.armnn")
+    (cache / "clip" / NAME / "textual" / "model.armnn").unlink()
     config.write_text(json.dumps({"text_cfg": {"context_length": 64}}))
     refused("the towers of .* cannot be compared")
     config.write_text(json.dumps({"text_cfg": {}}))
     spoil_image_tower(cache)
-    refused("is not the one that this text tower was made for: .* Nothing was changed")
+    refused("is not that of the model which this text tower was made for: .* Nothing was changed")
 
 
 def test_names_are_those_of_the_students_width(student: Path, compact: Path, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_lower_precision_states_its_price_and_a_high_one_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match="what int8 costs is measured on validation pairs"):
         exported(student, tmp_path / "out", "onnx", precision="int8")
-    with pytest.raises(SettingsError, match="--precision is for onnx, immich, lap"):
+    with pytest.raises(SettingsError, match=r"because only ONNX has int8\. Supported formats: onnx"):
         exported(student, tmp_path / "out", "open_clip", precision="int8", validation=PRICE)
     more: dict[str, Any] = {"precision": "int8", "validation": PRICE}
     assert exported(student, exports / "onnx", "onnx", **more).exports[0].up_to_date
