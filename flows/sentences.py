@@ -42,14 +42,14 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             f"{recipe.source_language} and target_language {recipe.target_language}. Set source_language to that of "
             "the teacher, and target_language to one of the others"
         )
-    unwanted = _texts("distil.leave_out", config.leave_out)
+    unwanted = lines_of("distil.leave_out", config.leave_out)
     for test_set in recipe.test_sets:
         unwanted += chain.from_iterable(row.captions for row in test_set.kind.read(test_set.config))
     if snapshot is not None:
         for split in ("val", "test"):
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
     left_out = set(map(caption_key, unwanted))
-    texts = dict.fromkeys(_texts("distil.unpaired", config.unpaired))
+    texts = dict.fromkeys(lines_of("distil.unpaired", config.unpaired))
     if any(files.values()):
         found = _of_files(recipe, files, unwanted)
     elif snapshot is not None:
@@ -159,7 +159,7 @@ def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, s
             yield from zip(*columns, strict=True)
 
 
-def _texts(setting: str, names: Sequence[str]) -> list[str]:
+def lines_of(setting: str, names: Sequence[str]) -> list[str]:
     """Return the lines of text files. Lines that are not UTF-8, or too long, are left out with a warning."""
     found = []
     for name in names:

@@ -38,6 +38,7 @@ from flows.cli import (
     services,
     snapshots,
     tower,
+    tower_install,
     translate,
 )
 from flows.cli.output import discard_output, output_errors
@@ -135,7 +136,7 @@ def _assembled() -> App:
     raters = _family("audit", audit, draw=translate.draw, score=translate.score)
     models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)
     models.default(catalog.models)
-    towers = _family("tower", _help_of(tower.make))
+    towers = _family("tower", _help_of(tower.make), install=tower_install.install)
     towers.default(tower.make)
     families = ((packages, "Translation"), (raters, "Translation"), (models, "Models"), (towers, "Models"))
     for family, title in families:

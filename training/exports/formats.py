@@ -4,14 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Format = Literal["open_clip", "transformers", "onnx", "all"]
+Format = Literal["open_clip", "transformers", "onnx", "immich", "lap", "all"]
+Precision = Literal["fp32", "fp16", "int8"]
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
 MODEL_FORMATS: dict[str, str] = {
     "open_clip": "open_clip's hub layout; with a Hugging Face text encoder, by the code in the card",
     "transformers": "AutoModel: VisionTextDualEncoderModel or CLIPModel; other architectures are refused",
     "onnx": "image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
 }
-ALL = "all"  # every format that has an equivalent of the model's architecture
+# Formats of the text tower alone, for the place of an application's own: see `apps.py`.
+APP_FORMATS: dict[str, str] = {
+    "immich": "the text tower for Immich's cache of models; packages as for onnx; then: vernaclip tower install",
+    "lap": "the text tower for Lap's folder of data; packages as for onnx; then: vernaclip tower install",
+}
+GRAPH_FORMATS = ("onnx", *APP_FORMATS)
+ALL = "all"  # of MODEL_FORMATS every one that has an equivalent of the model's architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,12 @@ class ModelExportConfig:
     """With --license other: URL of its text, or LICENSE for a file of that name that you add to the export."""
     scoreboards: tuple[Path, ...] = ()
     """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
+    precision: Precision = "fp32"
+    """For onnx, immich and lap: weights of the text tower in 32, 16 or 8 bits. The loss is measured (see --measure)."""
+    accept_loss: bool = False
+    """Export also if a lower precision keeps less than 0.97 of R@1."""
+    known_as: str = ""
+    """For immich: name of the model, in Immich, whose text tower this one replaces, such as ViT-B-32__openai."""
     hub_name: str | None = None
     """Name of the model on the hub, to which open_clip's config refers. Implied by --push-to-hub."""
     dataset_hub_name: str | None = None

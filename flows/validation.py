@@ -1,0 +1,68 @@
+"""Find the validation pairs on which the price of a lower precision is measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog.catalog.roots import FEATURE_STORES
+from flows.recipe.recipe import load_recipe
+from flows.sentences import lines_of, sentence_pairs
+from training.towers.trained_models import TrainedModel, find_model
+
+if TYPE_CHECKING:
+    from training.exports.precision import Validation
+
+
+def validation_of(trained: TrainedModel | None, measure: Path | None, root: Path) -> "Validation | None":
+    """Return the pairs of a recipe or the sentences of a file, else the val split of the model's dataset, or None."""
+    if measure is None:
+        return _of_dataset(trained)
+    return _of_recipe(measure, root) if measure.suffix == ".toml" else _of_sentences(measure)
+
+
+def _of_dataset(trained: TrainedModel | None) -> "Validation | None":
+    """Return captions that ask for their images in the val split."""
+    from training.data.features import image_features
+    from training.exports.precision import Validation
+    from training.scores.galleries import pairs_gallery
+
+    paths = trained.snapshot.pair_files("val") if trained is not None else ()
+    found = pairs_gallery("val", paths)
+    if trained is None or not found.captions:
+        return None
+    what = f"captions and images of the val split of {trained.snapshot.dataset}"
+    return Validation(
+        queries=found.captions, owners=found.owners, gallery=lambda model: image_features(model, paths), what=what
+    )
+
+
+def _of_recipe(recipe_file: Path, root: Path) -> "Validation":
+    """Return held-out translations that ask for the features which the teacher gives their sources."""
+    from training.data.features import FeatureStore
+    from training.distil.teacher import open_teacher
+    from training.exports.precision import Validation
+
+    recipe = load_recipe(str(recipe_file), root=root)
+    pairs = [pair for each in sentence_pairs(recipe, None).lessons for pair in each.held_out]
+    places = {text: place for place, text in enumerate(dict.fromkeys(source for source, _ in pairs))}
+    teacher, _ = open_teacher(find_model(recipe.distil.teacher, root))
+    store = FeatureStore(teacher, root / FEATURE_STORES)
+    return Validation(
+        queries=[target for _, target in pairs],
+        owners=[places[source] for source, _ in pairs],
+        gallery=lambda _: store.texts(list(places)),
+        what="held-out sentence pairs, whose sources the teacher read",
+    )
+
+
+def _of_sentences(path: Path) -> "Validation":
+    """Return sentences that ask for their own features with 32 bits."""
+    from training.data.features import text_features
+    from training.exports.precision import Validation
+
+    texts = list(dict.fromkeys(filter(None, lines_of("--measure", [str(path)]))))
+    return Validation(
+        queries=texts,
+        owners=range(len(texts)),
+        gallery=lambda model: text_features(model, texts),
+        what="sentences that ask for their own features with 32 bits, not for images",
+    )
