@@ -1,11 +1,12 @@
 """What several languages in one student cost: python benchmarks/several_languages.py --teacher DIR.
 
 Trains one student on Multi30k's sentences in German and French (and Czech, if `train.cs.gz` is there), which reads
-English too, and a student of each language alone, of the same size and with the same number of epochs. Sentences
-of photographs of Flickr8k outside its train list are left out, as far as its files have them. All are scored on the 1,000 dev photographs: translated captions,
-native German ones, and English ones, for which the teacher takes the place of the student of one language. `--teacher`
-and `--work` are those of `benchmarks/languages.py`. `--vocab` is the vocabulary of each tokenizer. `--quick` trains
-tiny students on 2,000 pairs of each language, and scores them among 200 train photographs.
+English too, and a student of each language alone, of the same size and with the same number of epochs. Sentences of
+photographs of Flickr8k outside its train list are left out, as far as its files have them. All are scored on the
+1,000 dev photographs: translated captions, native German ones, and English ones, for which the teacher takes the
+place of the student of one language. `--teacher` and `--work` are those of `benchmarks/languages.py`. `--vocab` is
+the vocabulary of each tokenizer. `--quick` trains tiny students on 2,000 pairs of each language, and scores them
+among 200 train photographs.
 """
 
 import sys
