@@ -34,8 +34,7 @@ def make(
         language: Code of a language to learn, such as uk.
         languages: Codes of more languages.
         like: Model whose text tower is learned: MODEL/PRETRAINED of open_clip, or the folder of a model.
-        pairs: File of lines of source, tab, target, with {lang} in the place of the language's code; or two files of
-            one sentence a line, as train.{lang}.gz for train.en.gz and train.uk.gz.
+        pairs: Lines of source, tab, target, {lang} for the language's code; or train.{lang} for train.en and train.uk.
         root: Folder of the recipe, tower.toml, and of the model.
         source: Language of the source sentences, which the teacher reads.
     """

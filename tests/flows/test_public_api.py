@@ -442,7 +442,7 @@ def test_the_command_distils_from_files_without_a_dataset(home: Path, tmp_path: 
     swapped = ["--set", f'distil.pairs=["{pairs}"]', "--set", 'source_language="it"']
     for changes, expected in (
         (["--set", "distil.pairs=[]"], "distil.pairs"),
-        (["--set", 'target_language="en"'], "are both en"),
+        (["--set", 'target_language="en"'], "source_language is en and target_language en"),
         (["--set", 'target_language="de"'], "cannot be read"),
         ([*swapped, "--set", 'target_language="en"'], "swap"),
         (["--set", f'distil.leave_out=["{tmp_path}/none.txt"]'], "distil.leave_out"),
