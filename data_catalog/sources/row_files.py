@@ -100,8 +100,7 @@ def _serve(parent: Connection) -> None:
     with open(parent.fileno(), "rb", closefd=False) as file:
         name, columns, *more = json.loads(file.readline())
     path, error, end = Path(name), "", sys.maxsize
-    with ExitStack() as stack:
-        out = stack.enter_context(open(parent.fileno(), "wb", closefd=False))
+    with open(parent.fileno(), "wb", closefd=False) as out:
         writer: Any = None
         try:
             pa.set_memory_pool(pa.system_memory_pool())  # others reserve address space
@@ -112,6 +111,7 @@ def _serve(parent: Connection) -> None:
                 if batch is not None:
                     writer = writer or pa.ipc.new_stream(out, batch.schema)
                     writer.write_batch(batch, custom_metadata={"first": str(first)})
+                del batch
         except MemoryError:
             error = f"its rows take more than {_MEMORY_BYTES:,} bytes of memory"
         except (KeyError, OSError, ValueError, pa.ArrowException) as failure:
@@ -122,8 +122,10 @@ def _serve(parent: Connection) -> None:
 
 def _schema(path: Path) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     with ExitStack() as stack:
-        schema = pq.read_schema(path) if _is_parquet(path) else _open_arrow(path, stack)[0].schema
-        yield 0, 0, pa.record_batch([pa.array([schema.serialize().to_pybytes()])], ["schema"])
+        schema = pq.ParquetFile(path).schema_arrow if _is_parquet(path) else _open_arrow(path, stack)[0].schema
+        # Each process would import pyarrow.fs for pq.read_schema, and pandas for pa.array.
+        content = schema.serialize()
+        yield 0, 0, pa.record_batch([pa.Array.from_buffers(pa.binary(content.size), 1, [None, content])], ["schema"])
 
 
 def _small_batches(
@@ -135,14 +137,22 @@ def _small_batches(
             yield start, end, None
             at = start
             for batch in batches:
-                if at + batch.num_rows > first:
-                    plain = _plain(batch.select(columns), is_mapped=not _is_parquet(path))
-                    for place in range(0, plain.num_rows, num_rows):
-                        part = plain.slice(place, num_rows)
-                        size = num_rows if part.nbytes <= MAX_LINE_BYTES else 1
-                        for row in range(0, part.num_rows, size):
-                            yield at + place + row, end, part.slice(row, size)
-                at += batch.num_rows
+                num_batch_rows = batch.num_rows
+                if at + num_batch_rows > first:
+                    for row, part in _parts(_plain(batch.select(columns), is_mapped=not _is_parquet(path)), num_rows):
+                        yield at + row, end, part
+                        del part
+                at += num_batch_rows
+                del batch  # else it depended on the batch before if there is memory for the next
+
+
+def _parts(batch: pa.RecordBatch, num_rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield small parts of a batch, each with its first row; a row that is larger is alone."""
+    for place in range(0, batch.num_rows, num_rows):
+        part = batch.slice(place, num_rows)
+        size = num_rows if part.nbytes <= MAX_LINE_BYTES else 1
+        for row in range(0, part.num_rows, size):
+            yield place + row, part.slice(row, size)
 
 
 def _row_groups(
