@@ -36,8 +36,9 @@ from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.sources.pixels import HuggingFaceConfig, WebDatasetConfig, holds_images
 from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.sources.row_files import table_schema
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
-from data_catalog.sources.tables import holds_text, read_rows, read_table, table_schema, text_columns
+from data_catalog.sources.tables import holds_text, read_rows, read_table, text_columns
 from flows.findings import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ class ChildProcess(Child):
         if self._process.returncode != -signal.SIGKILL and not self._log.closed:
             logger.debug("the child process printed: %s", self.printed())
         self._log.close()
+
+
+def fork_for_each(parent: Connection, work: Callable[[Connection], None]) -> None:
+    """Fork a process for each socket that the parent sends, to work for it; return when the parent's own closes."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes
+    while True:
+        try:
+            child = Connection(recv_handle(parent))
+        except (EOFError, ConnectionError):
+            return
+        if os.fork() == 0:
+            parent.close()
+            end_with_parent()  # one that hangs reads nothing from a socket that closes
+            with suppress(EOFError, ConnectionError):
+                work(child)
+            os._exit(0)
+        child.close()
 
 
 def end_with_parent() -> None:

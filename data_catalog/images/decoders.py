@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle, send_handle
+from multiprocessing.reduction import send_handle
 
 from PIL import Image
 
 from data_catalog.base.errors import DefectError, InputError
-from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory, end_with_parent
+from data_catalog.disk.child_process import CLOSED, MAX_EARLY_DEATHS, START_S, ChildProcess, cap_memory, fork_for_each
 from data_catalog.disk.failpoints import kill_with_parent
 from data_catalog.disk.row_groups import Row
 from data_catalog.images.decoding import ImageRejectedError, is_heif
@@ -43,26 +43,13 @@ _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
 def main(arguments: list[str]) -> None:
     """Load the decoders, then fork a process for each socket that the parent sends."""
-    parent = Connection(int(arguments[0]))
     kill_with_parent()
     load_decoders()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes
-    while True:
-        try:
-            child = Connection(recv_handle(parent))
-        except (EOFError, ConnectionError):
-            return
-        if os.fork() == 0:
-            parent.close()
-            with suppress(EOFError, ConnectionError):
-                _decode_all(child)
-            os._exit(0)
-        child.close()
+    fork_for_each(Connection(int(arguments[0])), _decode_all)
 
 
 def _decode_all(parent: Connection) -> None:
     """Decode what the parent sends until its socket closes. The first message has the settings."""
-    end_with_parent()  # a decoder that hangs reads nothing from a socket that closes
     config = NormaliseConfig(**json.loads(parent.recv_bytes()))
     # Some decoders reserve memory when a file is opened. Pillow refuses twice this number.
     Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)

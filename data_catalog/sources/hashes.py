@@ -19,12 +19,14 @@ from data_catalog.disk.files import digest, sha256_of
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.sources.image_files import ImageFiles, StorePath, image_locations, open_images
+from data_catalog.sources.pixels import holds_images
+from data_catalog.sources.row_files import table_schema
 from data_catalog.sources.test_sets import HuggingFaceTestConfig, TestSetKind, WebDatasetTestConfig
 
 logger = logging.getLogger(__name__)
 
 # Recipes and tables, which a first recipe has beside its images. Any other name may be that of an image.
-_NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
+_NO_IMAGES = (".toml", ".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz")
 
 
 class FileHashes:
@@ -84,11 +86,20 @@ def _files_below(folder: Path, without: Collection[Path]) -> Iterator[Path]:
     inside = {str(folder): {folder.resolve()}}  # by folder, the resolved paths of it and its parents
     for name, subfolders, files in os.walk(folder, followlinks=True):
         above = inside.pop(name)
-        found = (Path(name, file) for file in files if not file.lower().endswith(_NO_IMAGES))
+        found = (Path(name, file) for file in files if _may_hold_images(Path(name, file)))
         yield from filter(counts, found)
         real = {path.name: path.resolve() for path in (Path(name, each) for each in subfolders) if counts(path)}
         subfolders[:] = [subfolder for subfolder, place in real.items() if place not in above]
         inside |= {str(Path(name, subfolder)): above | {real[subfolder]} for subfolder in subfolders}
+
+
+def _may_hold_images(path: Path) -> bool:
+    """Return whether a file may be an image or hold some, as Parquet does if it has a column of images."""
+    if path.suffix.lower() != ".parquet":
+        return not path.name.lower().endswith(_NO_IMAGES)
+    with suppress(InputError):
+        return path.is_file() and any(holds_images(field.type) for field in table_schema(path))
+    return False
 
 
 def open_hashes(root: Path) -> FileHashes:
@@ -127,7 +138,8 @@ def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | N
     def sha256_of_image(images: ImageFiles, name: str) -> str | None:
         try:
             images.size(name)  # raises an error for a name outside the folder
-            return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
+            path = folder / name if folder else None  # none for an image inside a file of the folder
+            return hashes.sha256(path) if path and path.is_file() else hashlib.sha256(images.read(name)).hexdigest()
         except OSError:  # it is missing or unreadable
             return None
 

@@ -29,7 +29,7 @@ from fsspec.spec import AbstractFileSystem
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError, TransientError, install_hint
 from data_catalog.rows.image_formats import MAX_IMAGE_BYTES
-from data_catalog.sources.tables import ROW_FORMATS, table_batches
+from data_catalog.sources.row_files import ROW_FORMATS, UnreadableRowsError, table_batches
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
@@ -43,6 +43,7 @@ _MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage, which refuse a
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _ROWS_PER_BATCH = 16  # of images in a table
+_LARGE_BYTES = 2**26  # of a batch that is alone in memory
 _ROW = re.compile("[0-9]{1,18}")
 _OCTAL = re.compile(rb" *[0-7]{1,11}[\0 ]*")
 _SKIPPED_ROWS = 1000  # a table is opened again to skip more
@@ -273,14 +274,19 @@ class _ImageColumn:
         self._path, self._stamp, self._name, self._lock = path, stamp, name, Lock()
         self._batches: Iterator[tuple[int, pa.RecordBatch]] = iter(())
         self._latest: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=2)  # threads ask almost in order
+        # The latest rows that cannot be read, which are not tried again and again, and why.
+        self._unreadable, self._error = range(0), UnreadableRowsError("", 0)
 
     def find(self, row: int) -> _Image | None:
-        """Return an image; None if the row does not exist, has no bytes or cannot be read."""
-        raw = None
-        with self._lock, suppress(pa.ArrowException, KeyError):
-            raw = self._value(row - 1)
-        raw = raw.get("bytes") if isinstance(raw, dict) else raw
-        return _Image(len(raw), lambda: raw) if isinstance(raw, bytes) else None
+        """Return an image; None if the row does not exist or has no bytes."""
+        with self._lock:
+            if row - 1 not in self._unreadable:
+                try:
+                    raw = self._value(row - 1)
+                    return _Image(len(raw), lambda: raw) if isinstance(raw, bytes) else None
+                except UnreadableRowsError as error:
+                    self._unreadable, self._error = range(row - 1, error.end), error.with_traceback(None)
+            raise self._error
 
     def _value(self, row: int) -> object:
         latest, self._latest = self._latest, deque(maxlen=2)  # none, should an error end the batches
@@ -289,6 +295,8 @@ class _ImageColumn:
             self._batches = table_batches(self._path, [self._name], _ROWS_PER_BATCH, first=row)
         for start, batch in chain(tuple(latest), self._batches):
             if not latest or start > latest[-1][0]:
+                if batch.nbytes > _LARGE_BYTES:
+                    latest.clear()
                 latest.append((start, batch))
             if start <= row < start + batch.num_rows:
                 self._latest = latest

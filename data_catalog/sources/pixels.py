@@ -33,16 +33,9 @@ from data_catalog.sources.files import (
 from data_catalog.sources.image_files import ImageFile, check_tar, inner_name, open_local, tar_members
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.pairs import CaptionSettings, ColumnSettings, stated_texts
+from data_catalog.sources.row_files import ROW_FORMATS, table_schema
 from data_catalog.sources.rows import Candidate, Location, OpenFiles, Records, normalised_split
-from data_catalog.sources.tables import (
-    ROW_FORMATS,
-    Entry,
-    holds_text,
-    json_entry,
-    read_rows,
-    require_columns,
-    table_schema,
-)
+from data_catalog.sources.tables import Entry, holds_text, json_entry, read_rows, require_columns
 
 TARS = "tars of a WebDataset: KEY.jpg (.png, .webp) with KEY.json or KEY.txt"
 TABLES = "Parquet or Arrow files of `datasets`, with a column of images {bytes, path}"

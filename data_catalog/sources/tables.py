@@ -1,28 +1,23 @@
 """Tables (CSV, TSV, JSON Lines, Parquet, Arrow), read as a stream of entries with their line numbers."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import accumulate, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_catalog.base.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import Line, Trouble, check_files, read_lines, reading
+from data_catalog.sources.files import MAX_LINE_BYTES, Line, Trouble, check_files, read_lines, reading
 from data_catalog.sources.json_documents import describe, parse_json
+from data_catalog.sources.row_files import table_batches, table_schema
 
 _ROWS_PER_BATCH = 256
-_ARROW_FILE = b"ARROW1"
-_BUFFER_BYTES = 2**18  # per column; without it, a column's whole part of a row group is read at once
 _JSON_LINES_FOR_COLUMNS = 100
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
-ROW_FORMATS = (".parquet", ".arrow")
 FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
 
 
@@ -120,58 +115,16 @@ def json_entry(line: Line) -> Entry:
     return Entry(line.number, {}, line.text, Trouble("malformed_row", detail))
 
 
-def table_schema(path: Path) -> pa.Schema:
-    """Return the schema of a Parquet or Arrow file."""
-    with reading(path):
-        if path.suffix.lower() == ".parquet":
-            with pq.ParquetFile(path) as file:
-                return file.schema_arrow
-        with pa.memory_map(str(path)) as file:
-            return _open_arrow(file)[0].schema
-
-
-def _open_arrow(file: pa.NativeFile) -> tuple[Any, Iterable[pa.RecordBatch]]:
-    """Return the reader and the batches of an Arrow file, or of a stream, as `datasets` saves."""
-    if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
-        reader = pa.ipc.open_file(file)
-        return reader, map(reader.get_batch, range(reader.num_record_batches))
-    file.seek(0)
-    reader = pa.ipc.open_stream(file)
-    return reader, reader
-
-
-def table_batches(
-    path: Path, columns: Sequence[str], num_rows: int, *, first: int = 0
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield columns of a Parquet or Arrow file in small batches, each with the number of its first row, from 0.
-
-    Batches that end before the row `first` may be left out; nothing is loaded whole.
-    """
-    with ExitStack() as stack:
-        if path.suffix.lower() == ".parquet":
-            file = stack.enter_context(pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES))
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            ends = list(accumulate(sizes))
-            skipped = bisect_right(ends, first)
-            start, groups = ends[skipped - 1] if skipped else 0, range(skipped, len(sizes))
-            batches = file.iter_batches(num_rows, row_groups=groups, columns=list(columns), use_threads=False)
-        else:
-            start, (_, batches) = 0, _open_arrow(stack.enter_context(pa.memory_map(str(path))))
-        for batch in batches:
-            end = start + batch.num_rows
-            if end > first:
-                whole = batch.select(columns)
-                whole.validate(full=path.suffix.lower() != ".parquet")  # offsets in a file of Arrow may lead anywhere
-                for place in range(0, batch.num_rows, num_rows):
-                    yield start + place, whole.slice(place, num_rows)
-            start = end
-
-
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
     """Yield every row of a Parquet or Arrow file, with the values of some columns."""
     columns = list(dict.fromkeys(columns))
     with reading(path):
         for start, batch in table_batches(path, columns, _ROWS_PER_BATCH):
+            if batch.nbytes > MAX_LINE_BYTES:
+                yield Entry(
+                    start + 1, {}, "", Trouble("malformed_row", f"the row has more than {MAX_LINE_BYTES} bytes")
+                )
+                continue
             for number, values in enumerate(_batch_values(batch), start + 1):
                 if values is None:
                     yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))

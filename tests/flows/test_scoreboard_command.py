@@ -5,10 +5,13 @@ import importlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -269,6 +272,45 @@ def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it
     assert "leave out --report-anyway" in told([*call, "--report-anyway"], code=1)
     monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
     assert "need mteb: run `pip install 'mteb<3,>=2.26'`" in told(call, code=1)
+
+
+def test_pictures_in_tars_and_tables_score_as_those_of_a_folder(random_clip: Any, tmp_path: Path, told: Any) -> None:
+    """The files of three sets state the same captions of the same pictures; one picture of each is broken."""
+    rows = []
+    for number in range(12):
+        buffer = io.BytesIO()
+        Image.frombytes("RGB", (4, 3), Random(number).randbytes(36)).resize((64, 48)).save(buffer, "PNG")
+        raw = buffer.getvalue()[: 60 if number == 7 else None]
+        rows.append((f"{number:02d}", raw, [f"{CAPTIONS[number % 4]} {number}", f"{CAPTIONS[number % 3]} di sera"]))
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for key, raw, captions in rows:
+            (tmp_path / "set" / f"{key}.png").write_bytes(raw)
+            for name, content in ((f"{key}.png", raw), (f"{key}.json", json.dumps({"captions": captions}).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    lines = [json.dumps({"image": f"{key}.png", "captions": captions}) for key, _, captions in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), "utf-8")
+    images = [{"bytes": raw, "path": f"{key}.png"} for key, raw, _ in rows]
+    pq.write_table(pa.table({"image": images, "captions": [row[2] for row in rows]}), tmp_path / "a.parquet")
+    sets = {
+        "pairs": ("a.jsonl", "path_column=image", "caption_column=captions", f"images={tmp_path}/set"),
+        "webdataset": ("a.tar", "caption_key=captions"),
+        "huggingface": ("a.parquet", "caption_column=captions"),
+    }
+    call = [*IN_ITALIAN, "--model", "random", f"folder={random_clip(CAPTIONS)}", "--out", str(tmp_path / "out")]
+    for kind, (file, *settings) in sets.items():
+        call += ["--test-set", kind, f"kind={kind}", f"files={tmp_path / file}", "captions_by=human", *settings]
+    told(call)
+    board = json.loads((tmp_path / "out" / "scoreboard.json").read_text())
+    scores: dict[str, list[Any]] = {kind: [] for kind in sets}
+    for row in board["rows"]:
+        scores[row.pop("test_set")].append(row)
+    assert scores["pairs"] == scores["webdataset"] == scores["huggingface"]
+    first = next(row for row in scores["pairs"] if row["metric"] == "text_to_image_R@1")
+    assert (first["gallery"], first["queries"], first["left_out"]) == (11, 22, 2)
+    assert 0 < first["value"] < 1
 
 
 @pytest.mark.slow

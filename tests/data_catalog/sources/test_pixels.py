@@ -5,22 +5,27 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.base.errors import InputError
 from data_catalog.rows.identities import canonical_identities
+from data_catalog.sources import row_files
 from data_catalog.sources.files import MAX_LINE_BYTES
 from data_catalog.sources.hashes import FileHashes, images_digest
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.ingest import Source, ingest
 from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.sources.row_files import UnreadableRowsError
 from data_catalog.sources.rows import MalformedRow, RowLimit, SourceRow, UpstreamRow
+from data_catalog.sources.tables import read_rows
 from data_catalog.sources.test_sets import TEST_SET_KINDS
 
 Members = Sequence[tuple[str | tarfile.TarInfo, bytes]]
@@ -220,7 +225,7 @@ def test_tables_are_read_as_the_hub_and_datasets_lay_them_out(tables: Path) -> N
         "b.arrow/image": None,
     }
     assert {row.license for row in rows} == {"CC0"}
-    images, orders = open_images(str(tables)), [rows, rows[::-1], Random(1).sample(rows, 300)]
+    images, orders = open_images(str(tables)), [rows, rows[::-1], Random(1).sample(rows, 40)]
     for row in (row for order in orders for row in order):
         number = ("train" in (row.path or "") and "0") or str(["val", "test", None].index(row.split) + 1)
         if row.upstream_line == 5:  # no bytes, and never those of the path
@@ -229,8 +234,11 @@ def test_tables_are_read_as_the_hub_and_datasets_lay_them_out(tables: Path) -> N
         else:
             assert images.read(row.path or "") == f"{number}:{row.upstream_line}".encode()
     images.close()
-    for name in ("image/0", "image/101", "image/9999999999999999999", "image/-1", "image/x", "rights/1", "none/1", "1"):
+    for name in ("image/0", "image/101", "image/9999999999999999999", "image/-1", "image/x", "rights/1"):
         with pytest.raises(FileNotFoundError):
+            open_images(str(tables)).read(f"b.arrow/{name}")
+    for name in ("none/1", "1"):
+        with pytest.raises(UnreadableRowsError, match=r'Field ".*" does not exist'):
             open_images(str(tables)).read(f"b.arrow/{name}")
 
 
@@ -243,6 +251,81 @@ def test_offsets_of_a_hostile_arrow_file_lead_nowhere(tables: Path) -> None:
     (tables / "b.arrow").write_bytes(content[: start + 4] + b"\xff\xff\xff\x7f" + content[start + 8 :])
     with pytest.raises(InputError, match=r"b\.arrow cannot be read"):
         read("huggingface", tables / "b.arrow", caption_column="captions")
+
+
+def zeros(size: int, kind: pa.DataType) -> pa.Array:
+    """A row of zeros, which take no memory before they are written."""
+    buffers = [None, pa.py_buffer(np.array([0, size], np.int64)), pa.py_buffer(np.zeros(size, np.uint8))]
+    return pa.Array.from_buffers(kind, 1, buffers)
+
+
+def repeated(value: bytes | str, times: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(times, np.int32)), pa.array([value]))
+
+
+def test_what_a_few_kilobytes_unpack_to_is_bounded(tmp_path: Path) -> None:
+    """A text of 40 MiB, 300 times, and a batch of 1 GiB end with a sentence; images of 40 MiB cost their row group."""
+    path, text, refused = tmp_path / "a.parquet", "\0" * (40 * 2**20), r"\(its rows take more than .* bytes of memory\)"
+    codes = repeated(text, 300)
+    for texts, keeps_codes in ((codes, False), (pa.ListArray.from_arrays(pa.array([*range(301)]), codes), True)):
+        table = pa.table({"image": [b"1"] * 300, "text": texts})
+        pq.write_table(table, path, compression="zstd", store_schema=keeps_codes)
+        with pytest.raises(InputError, match=rf"a\.parquet cannot be read {refused}"):
+            read("huggingface", path, caption_column="text")
+    table = pa.table({"image": zeros(2**30, pa.large_binary()), "text": ["a dog"]})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema, options=options) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match=rf"a\.arrow cannot be read {refused}"):
+        read("huggingface", tmp_path / "a.arrow", caption_column="text")
+    texts = ["a dog", "x" * (MAX_LINE_BYTES + 1), "a cat"]
+    small = pa.table({"image": pa.array([b"1", b"2", b"3"]).dictionary_encode(), "text": texts})
+    bomb = pa.table({"image": repeated(text.encode(), 300), "text": ["a kite"] * 300})
+    with pq.ParquetWriter(path, small.schema, compression="zstd", store_schema=False) as parquet:
+        for group in (small, bomb, small):
+            parquet.write_table(group)
+    rows = read("huggingface", path, caption_column="text")
+    assert reasons(rows) == [("malformed_row", f"the row has more than {MAX_LINE_BYTES} bytes")] * 2
+    images, found = open_images(str(tmp_path)), []
+    for row in good(rows):
+        with suppress(UnreadableRowsError):
+            found.append(images.read(row.path or ""))
+    images.close()
+    assert found == [b"1", b"3"] * 2, "those of the row groups before and behind"
+
+
+def test_a_process_that_dies_ends_no_table_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"{n}" * 5000 for n in range(2000)]}), path)
+    entries = read_rows(path, ["text"])
+    next(entries)
+    row_files._zygote().kill()
+    with pytest.raises(InputError, match="the process that reads it has died"):
+        list(entries)
+    assert len(list(read_rows(path, ["text"]))) == 2000
+
+
+def test_a_changed_image_inside_a_file_of_a_folder_changes_its_digest(tmp_path: Path) -> None:
+    """Also that of a test set; a table of captions is none of images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ["a.parquet/image/1", "a.tar/1.jpg"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"image": name}) + "\n" for name in names), "utf-8")
+    kind = TEST_SET_KINDS["pairs"]
+    config = kind.config_type(files=(str(tmp_path / "a.jsonl"),), path_column="image", images=str(folder))
+
+    def digests(image: bytes, member: bytes, caption: str) -> tuple[str, str | None]:
+        pq.write_table(pa.table({"image": [{"bytes": image, "path": None}]}), folder / "a.parquet")
+        pq.write_table(pa.table({"caption": [caption]}), folder / "captions.parquet")
+        tarred(folder / "a.tar", [("1.jpg", member)])
+        hashes = FileHashes(tmp_path / "hashes.json")
+        return hashes.folder_digest(folder), images_digest(kind, config, hashes)
+
+    first, *others = (
+        digests(*each) for each in ((b"1", b"2", "x"), (b"1", b"2", "y"), (b"0", b"2", "x"), (b"1", b"0", "x"))
+    )
+    assert others[0] == first
+    assert all(now != before for other in others[1:] for now, before in zip(other, first, strict=True))
 
 
 @pytest.mark.slower
