@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from data_catalog.report.forms import sheet_text
 from translation.audit.draw import AUDIT_COLUMNS
-from translation.audit.form import RATING_COLUMNS, sheet_text
+from translation.audit.form import RATING_COLUMNS
 
 SCORE = ["audit", "score"]
 ID = "a0123456789abcdef"
