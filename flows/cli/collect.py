@@ -1,51 +1,16 @@
 """The commands collect draw, merge and value: captions by the people who speak a language."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number as Within
 
 from data_catalog.base.plain_text import command, counted
 from flows.cli.jobs import BuildOptions, Request, with_executor
 from flows.cli.output import require_own_file, say, say_table
-from flows.options import DEFAULT_ROOT, Number, PositiveNumber, RecipeName, Root
+from flows.options import DEFAULT_ROOT, CollectConfig, PositiveNumber, RecipeName, Root
 
-if TYPE_CHECKING:
-    from flows.collect.draw import Wanted
-
-_BUILD = BuildOptions()
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class DrawOptions:
-    """Options that decide which pictures are drawn, and who gets them."""
-
-    num_pictures: Annotated[PositiveNumber, Parameter(name="--n")] = 500
-    """Number of pictures."""
-    num_people: Annotated[PositiveNumber, Parameter(name="--people")] = 1
-    """Number of people, each with a form."""
-    overlap: Annotated[float, Parameter(validator=Within(gte=0, lte=1), metavar="SHARE")] = 0.1
-    """Share of the pictures that two people get, so that their captions can be compared."""
-    model: Annotated[str, Parameter(metavar="NAME")] = "efficientnet-lite0"
-    """Image tower of a package, or model folder: each picture differs in its features from all before."""
-    random: bool = False
-    """Draw pictures at random, as for a test set."""
-    seed: Number = 1
-    """Seed of the order."""
-
-    def wanted(self) -> "Wanted":
-        """Return what is drawn."""
-        from flows.collect.draw import Wanted
-
-        model = None if self.random else self.model
-        names: dict[str, Any] = {"num_pictures": self.num_pictures, "num_people": self.num_people}
-        return Wanted(**names, overlap=self.overlap, model=model, seed=self.seed)
-
-
-_DRAW = DrawOptions()
+_BUILD, _DRAW = BuildOptions(), CollectConfig()
 
 
 def draw(
@@ -55,7 +20,7 @@ def draw(
     language: Annotated[str, Parameter(metavar="LANG")],
     out: Annotated[Path, Parameter(metavar="FOLDER")],
     words: Annotated[str | None, Parameter(metavar="LANG|FILE.toml")] = None,
-    options: DrawOptions = _DRAW,
+    config: CollectConfig = _DRAW,
 ) -> None:
     """Draw pictures of a folder, and write a form for each person, in which they caption them.
 
@@ -70,14 +35,14 @@ def draw(
     from flows.collect.draw import SHEET_FILE, draw_pictures, read_words, ships_words, write_forms
     from flows.language_doctor import find_language
 
-    code, wanted = find_language(language).pack.code, options.wanted()
+    code = find_language(language).pack.code
     texts = read_words(words or (code if ships_words(code) else "en"))
-    pictures, left_out = draw_pictures(images, wanted)
-    say_table(write_forms(pictures, out, wanted, language=code, words=texts))
+    pictures, left_out = draw_pictures(images, config)
+    say_table(write_forms(pictures, out, config, language=code, words=texts))
     if left_out:
         say(f"left out: {', '.join(f'{reason} ({count:,})' for reason, count in left_out.items())}")
-    if len(pictures) < wanted.num_pictures:
-        say(f"only {counted(len(pictures), 'picture')} can be used, fewer than {wanted.num_pictures:,}: all are drawn")
+    if len(pictures) < config.num_pictures:
+        say(f"only {counted(len(pictures), 'picture')} can be used, fewer than {config.num_pictures:,}: all are drawn")
     say(f"\nwrote {out}: give each person one form (any browser opens it), and keep {SHEET_FILE}")
     say(f"then: {command('collect', 'merge', 'ANSWERS.csv', '--drawn', out, '--out', 'captions.csv')}")
 

@@ -6,7 +6,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +19,7 @@ from data_catalog.fetch.workers import ImageWorkers
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.report.forms import render_form, sheet_text
 from data_catalog.rows.image_formats import is_image_name
+from flows.options import CollectConfig
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,6 @@ SHEET_COLUMNS = ("collect_id", "row_id", "image", "language", "forms")
 CAPTION_COLUMNS = tuple(f"caption_{number}" for number in range(1, 6))
 ANSWER_COLUMNS = ("collect_id", "row_id", *CAPTION_COLUMNS, "mark", "saved", "person")
 CANNOT_SAY, NOT_SHOWN = "cannot say", "should not be shown"
-DEFAULT_TOWER = "efficientnet-lite0"
 _FORM_BYTES = 20_000_000
 _PICTURE = NormaliseConfig(
     image_size=640, resize_mode="keep_ratio_largest", encode_format="webp", encode_quality=70, animated="first"
@@ -49,18 +48,7 @@ class Picture(NamedTuple):
     shown: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What is drawn from a folder; without a model, the pictures are drawn at random."""
-
-    num_pictures: int
-    num_people: int
-    overlap: float  # share of the pictures that two people get
-    model: str | None
-    seed: int
-
-
-def draw_pictures(folder: Path, wanted: Wanted) -> tuple[list[Picture], Counter[str]]:
+def draw_pictures(folder: Path, config: CollectConfig) -> tuple[list[Picture], Counter[str]]:
     """Return distinct pictures of a folder, those that teach most first, and how many files could not be used, by why.
 
     Equal seeds draw the same pictures.
@@ -68,11 +56,11 @@ def draw_pictures(folder: Path, wanted: Wanted) -> tuple[list[Picture], Counter[
     paths = (path.relative_to(folder) for path in folder.rglob("*") if is_image_name(path.name) and path.is_file())
     every = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     names = [name for name in every if name.isprintable()]  # others have no place in a table
-    names.sort(key=lambda name: unit_interval(name, f"collect {wanted.seed}"))
+    names.sort(key=lambda name: unit_interval(name, f"collect {config.seed}"))
     left_out, found = Counter({"its name": len(every) - len(names)}), dict[tuple[str, bytes], Picture]()
     with ImageWorkers() as workers:
-        if wanted.model is not None:
-            names = _spread_names(workers, folder, names, wanted.model)
+        if not config.random:
+            names = _spread_names(workers, folder, names, config.model)
         with closing(workers.normalise_local(str(folder), names, _PICTURE)) as rows:
             for row in rows:
                 if reason := row["drop_reason"]:
@@ -81,7 +69,7 @@ def draw_pictures(folder: Path, wanted: Wanted) -> tuple[list[Picture], Counter[
                     left_out["copy of another picture"] += 1
                 else:
                     found[look] = Picture(row["sample_id"], f"r{row['sha256'][:12]}", row["bytes"])
-                if len(found) == wanted.num_pictures:
+                if len(found) == config.num_pictures:
                     break
     if not found:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in left_out.items() if count)
@@ -168,13 +156,13 @@ def ships_words(language: str) -> bool:
 
 
 def write_forms(
-    pictures: Sequence[Picture], out: Path, wanted: Wanted, *, language: str, words: dict[str, str]
+    pictures: Sequence[Picture], out: Path, config: CollectConfig, *, language: str, words: dict[str, str]
 ) -> list[dict[str, object]]:
     """Write the forms and, last, the sheet that says who got what; return a row of a table for each form."""
-    dealt = deal(len(pictures), wanted.num_people, wanted.overlap)
+    dealt = deal(len(pictures), config.num_people, config.overlap)
     collect_id = f"c{digest([[picture.row_id, *people] for picture, people in zip(pictures, dealt, strict=True)])[:12]}"
     forms = dict[str, list[Picture]]()
-    for person in range(1, wanted.num_people + 1):
+    for person in range(1, config.num_people + 1):
         own = (picture for picture, people in zip(pictures, dealt, strict=True) if person in people)
         parts = list(_parts(own))
         forms |= {f"{person}.{number}" if parts[1:] else f"{person}": part for number, part in enumerate(parts, 1)}

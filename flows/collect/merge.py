@@ -67,14 +67,16 @@ def merge_answers(files: Sequence[Path], drawn: Path) -> Merged:
 
     A damaged file gives its rows before the damage, and a note.
     """
-    sheet = {cells["row_id"]: cells for _, cells in sheet_rows(drawn / SHEET_FILE, SHEET_COLUMNS, expected=_EXPECTED)}
+    path = drawn / SHEET_FILE
+    sheet = {cells["row_id"]: cells for _, cells in sheet_rows(path, SHEET_COLUMNS, expected=_EXPECTED)}
     first = next(iter(sheet.values()))
     merged = Merged(language=first["language"])
-    forms = {row_id: json.loads(cells["forms"]) for row_id, cells in sheet.items()}
+    with about(path, remedy="undo the change to it"):
+        forms = {row_id: json.loads(cells["forms"]) for row_id, cells in sheet.items()}
     answers, names = defaultdict[tuple[tuple[str, str], str], list[Answer]](list), dict[tuple[str, str], str]()
     came = set[str]()
-    for path in dict.fromkeys(files):
-        for form, name, row_id, answer in _read(path, first["collect_id"], forms, merged.notes):
+    for file in dict.fromkeys(files):
+        for form, name, row_id, answer in _read(file, first["collect_id"], forms, merged.notes):
             who = form.partition(".")[0], name.casefold()
             names.setdefault(who, name)
             came.add(form)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ WIDTH, HEIGHT = 390, 844  # of a telephone, in CSS pixels
 class Tab:
     """A page that is open in the browser."""
 
-    def __init__(self, read: int, write: int) -> None:
+    def __init__(self, read: int, write: int, downloads: Path) -> None:
+        self._downloads = downloads
         self._read, self._write, self._session, self._number, self._buffer = read, write, "", 0, b""
 
     def send(self, method: str, **values: Any) -> Any:
@@ -54,9 +56,9 @@ class Tab:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
 
-    def open(self, page: Path, downloads: Path) -> None:
+    def open(self, page: Path) -> None:
         """Open a file as a telephone would that has no network."""
-        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self._downloads))
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.send("Network.enable")
@@ -78,6 +80,20 @@ class Tab:
         self.run(f"document.getElementById('{element_id}').focus()")
         self.send("Input.insertText", text=text)
 
+    def press(self, key: str) -> None:
+        """Press a key."""
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def save(self) -> Path:
+        """Press the button that saves the CSV, and return the file."""
+        self.run("document.getElementById('save').click()")
+        for _ in range(300):
+            for path in self._downloads.glob("*.csv"):
+                return path
+            time.sleep(0.1)
+        raise AssertionError("no CSV came")
+
 
 @contextmanager
 def open_page(page: Path, folder: Path) -> Iterator[Tab]:
@@ -95,9 +111,9 @@ def open_page(page: Path, folder: Path) -> Iterator[Tab]:
     )
     for end in (there, back):
         os.close(end)
-    tab = Tab(read, write)
+    tab = Tab(read, write, folder / "downloads")
     try:
-        tab.open(page, folder)
+        tab.open(page)
         yield tab
         tab.tell("Browser.close")
         process.wait(60)
