@@ -1,7 +1,6 @@
 """Draw the pictures that teach most, deal them to people, and write a form for each, with the pictures inside."""
 
 import base64
-import logging
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from training.towers.preprocessing import Preprocessing
-
-logger = logging.getLogger(__name__)
 
 SHEET_FILE = "collect.csv"
 SHEET_COLUMNS = ("collect_id", "row_id", "image", "language", "forms")
@@ -57,7 +54,7 @@ def draw_pictures(folder: Path, config: CollectConfig) -> tuple[list[Picture], C
     every = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     names = [name for name in every if name.isprintable()]  # others have no place in a table
     names.sort(key=lambda name: unit_interval(name, f"collect {config.seed}"))
-    left_out, found = Counter({"its name": len(every) - len(names)}), dict[tuple[str, bytes], Picture]()
+    left_out, found = Counter({"unprintable name": len(every) - len(names)}), dict[tuple[str, bytes], Picture]()
     with ImageWorkers() as workers:
         if not config.random:
             names = _spread_names(workers, folder, names, config.model)
@@ -92,7 +89,8 @@ def _spread_names(workers: ImageWorkers, folder: Path, names: Sequence[str], mod
             with torch.no_grad():
                 feature = encode(preprocessing.normalised(pixels))
             features[row["sample_id"]] = torch.nn.functional.normalize(feature, dim=-1).numpy()[0]
-    chosen = [[*features][place] for place in spread(np.stack([*features.values()]))] if features else []
+    good = [*features]
+    chosen = [good[place] for place in spread(np.stack([*features.values()]))] if good else []
     return [*chosen, *(name for name in names if name not in features)]  # those are counted by their reasons
 
 

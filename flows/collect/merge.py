@@ -76,6 +76,8 @@ def merge_answers(files: Sequence[Path], drawn: Path) -> Merged:
     answers, names = defaultdict[tuple[tuple[str, str], str], list[Answer]](list), dict[tuple[str, str], str]()
     came = set[str]()
     for file in dict.fromkeys(files):
+        with about(file, remedy=f"give {_EXPECTED}"):
+            file.open("rb").close()  # a name that was mistyped is no damaged file
         for form, name, row_id, answer in _read(file, first["collect_id"], forms, merged.notes):
             who = form.partition(".")[0], name.casefold()
             names.setdefault(who, name)
@@ -105,7 +107,8 @@ def _read(
                 strange += 1
                 continue
             rows, form = rows + 1, own
-            name = name or " ".join(cells["person"].split()) or own  # a cut file may have half of it in its last row
+            # Of the first row: a cut file may have half of it in its last one.
+            name = name or " ".join(cells["person"].split()).lstrip("".join(RISKY_STARTS)) or own
             captions = (" ".join(unicodedata.normalize("NFC", cells[column]).split()) for column in CAPTION_COLUMNS)
             answer = Answer(tuple(filter(None, captions)), cells["mark"].strip(), cells["saved"].strip(), path.name)
             yield form, name, row_id, answer

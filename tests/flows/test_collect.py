@@ -222,6 +222,9 @@ def test_a_cut_a_foreign_and_a_changed_file_are_named_and_their_good_rows_used(t
     assert "by-hand.csv were saved at the same time and differ" in said
     assert len(captions) == 12
     assert [row["caption"] for row in left_out] == ["Пес номер 1"]
+    command = ["collect", "merge", str(whole), str(forms / "no.csv"), "--drawn", str(forms), "--out", str(forms / "x")]
+    assert "no.csv" in told(command, code=1)
+    assert not (forms / "x").exists()
     (forms / "photo.csv").write_bytes(b"\xff\xd8\xff\0\0")
     said, captions, _ = merged(told, forms, forms / "photo.csv", whole)
     assert "photo.csv" in said
@@ -238,6 +241,7 @@ def test_what_excel_saves_and_hostile_captions_are_read(told: Told, forms: Path)
         csv.writer(file, delimiter=";").writerows(rows)
     said, captions, left_out = merged(told, forms, forms / "excel.csv")
     assert {row["caption"] for row in captions} == {nasty[1], nasty[2], "two lines; three", "\x1b[31mпес"}
+    assert {row["person"] for row in captions} == {"Оля"}
     assert {row["reason"] for row in left_out} == {"a spreadsheet would compute it", "no words"}
     assert "\x1b" not in said
 
