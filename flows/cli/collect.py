@@ -116,7 +116,6 @@ def value(
         executor=options.executor,
         dask_address=options.dask_address,
     )
-    sizes = curve_sizes(with_executor("build", request).snapshot)
-    report = with_executor("align", request, curve=tuple(sizes))
+    report = with_executor("align", request, curve=curve_sizes(with_executor("build", request).snapshot))
     say_table(report.curve_rows())
     say(f"\n{value_line(report.curve, more)}")

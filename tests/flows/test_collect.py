@@ -178,6 +178,16 @@ def test_an_own_file_of_words_is_used_and_what_lacks_is_english(told: Told, phot
     assert "words.toml" in told([*command, "--words", str(tmp_path / "words.toml")], code=1)
 
 
+def test_both_languages_of_the_form_have_the_same_words_with_the_same_gaps() -> None:
+    english, italian = (
+        tomllib.loads((Path(drawing.__file__).parent / "page" / f"{language}.toml").read_text("utf-8"))
+        for language in ("en", "it")
+    )
+    assert {name: text.count("{}") for name, text in english.items()} == {
+        name: text.count("{}") for name, text in italian.items()
+    }
+
+
 def test_pictures_are_spread_by_the_features_of_a_tower(told: Told, tmp_path: Path) -> None:
     own = OwnFolder(tmp_path)
     for number in range(8):  # seven of nearly one colour with a line, one of noise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,54 +114,9 @@ def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, f
     A line is fitted to the log-odds of R@1 against the logarithm of the number of images. The interval is that of a new
     point on the line (Student's t), so it grows with the distance and with the scatter of the points.
     """
-    line = _fitted_line(sizes, scores)
-    if line is None:
-        return []
-    found = []
-    for factor in FACTORS:
-        images = factor * max(sizes)
-        at = math.log(images)
-        half = line.quantile * line.error * math.sqrt(1 + 1 / line.num_points + (at - line.mean) ** 2 / line.spread)
-        middle, low, high = (_share(line.slope * at + line.intercept + add) for add in (0.0, -half, half))
-        found.append((images, middle, low, high))
-    return found
-
-
-def expected_gain(board: Board, images: int) -> tuple[float, float, float] | None:
-    """Return how much R@1 a curve's line rises by that many more training images, and the interval of the line's slope.
-
-    None: the line needs three sizes of images.
-    """
-    points = [
-        (model.counts["images"], row.value) for model, row in zip(board.models, _text_to_image(board), strict=True)
-    ]
-    measured = [point for point, row in zip(points, _text_to_image(board), strict=True) if point[0] and row.queries]
-    sizes, scores = zip(*measured, strict=True)
-    if (line := _fitted_line(sizes, scores)) is None:
-        return None
-    at, further = math.log(max(sizes)), math.log1p(images / max(sizes))
-    now, half = line.slope * at + line.intercept, line.quantile * line.error / math.sqrt(line.spread)
-    low, middle, high = (_share(now + (line.slope + add) * further) - _share(now) for add in (-half, 0.0, half))
-    return middle, low, high
-
-
-class _Line(NamedTuple):
-    """A line through the log-odds of R@1 against the logarithm of the number of images, with what intervals need."""
-
-    slope: float
-    intercept: float
-    error: float  # standard deviation of the points about the line
-    mean: float  # of the logarithms
-    spread: float  # sum of their squared distances from the mean
-    quantile: float  # of Student's t, at 95 %
-    num_points: int
-
-
-def _fitted_line(sizes: Sequence[int], scores: Sequence[float]) -> _Line | None:
-    """Return the line of a curve; None with fewer than three sizes, or a score of 0 or 1."""
     points = [(size, score) for size, score in zip(sizes, scores, strict=True) if size]
     if len(points) < _FEWEST or any(not 0 < score < 1 for _, score in points):
-        return None
+        return []
     from scipy.stats import t  # it takes a while to load
 
     x = np.log([size for size, _ in points])
@@ -170,15 +125,34 @@ def _fitted_line(sizes: Sequence[int], scores: Sequence[float]) -> _Line | None:
     free = len(points) - 2
     error = math.sqrt(float(((y - slope * x - intercept) ** 2).sum()) / free)
     spread = float(((x - x.mean()) ** 2).sum())
-    return _Line(slope, intercept, error, float(x.mean()), spread, float(t.ppf(0.975, free)), len(points))
+    found = []
+    for factor in FACTORS:
+        images = factor * points[-1][0]
+        at = math.log(images)
+        half = float(t.ppf(0.975, free)) * error * math.sqrt(1 + 1 / len(points) + (at - x.mean()) ** 2 / spread)
+        middle, low, high = (1 / (1 + math.exp(-(slope * at + intercept + add))) for add in (0.0, -half, half))
+        found.append((images, middle, low, high))
+    return found
 
 
-def _share(log_odds: float) -> float:
-    return 1 / (1 + math.exp(-log_odds))
+def expected_gain(board: Board, images: int) -> tuple[float, float, float] | None:
+    """Return how much R@1 rises along the curve's line by so many more training images, and the slope's interval.
 
+    None: a line needs three sizes, with scores above 0 and below 1.
+    """
+    points = zip(board.models, board.where(metric=_FORTH).rows, strict=True)
+    measured = [(model.counts["images"], row.value) for model, row in points if model.counts["images"] and row.queries]
+    sizes, scores = np.array(measured).T
+    if len(sizes) < _FEWEST or not ((scores > 0) & (scores < 1)).all():
+        return None
+    from scipy.special import expit, logit
+    from scipy.stats import linregress, t
 
-def _text_to_image(board: Board) -> tuple[ScoreRow, ...]:
-    return board.where(metric=_FORTH).rows
+    line = linregress(np.log(sizes), logit(scores))
+    now, further = line.intercept + line.slope * np.log(sizes.max()), np.log1p(images / sizes.max())
+    half = line.stderr * t.ppf(0.975, len(sizes) - 2)
+    middle, low, high = (float(expit(now + (line.slope + add) * further) - expit(now)) for add in (0.0, -half, half))
+    return middle, low, high
 
 
 def curve_rows(board: Board) -> list[dict[str, object]]:
@@ -202,7 +176,7 @@ def curve_rows(board: Board) -> list[dict[str, object]]:
 
 
 def _draw(board: Board, figure: Any) -> None:
-    forth = _text_to_image(board)
+    forth = board.where(metric=_FORTH).rows
     points = [(model.counts["images"], row) for model, row in zip(board.models, forth, strict=True)]
     measured = [(images, row) for images, row in points if images and row.queries]
     expected = [(images, row) for images, row in points if not row.queries]
