@@ -4,7 +4,7 @@ import hashlib
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from itertools import chain, pairwise
@@ -122,7 +122,7 @@ class ImageWorkers(ExitStack):
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
             write_rows(self._normalised(rows, config, progress), IMAGES, out)
 
-    def normalise_local(self, location: str, names: Iterable[str], config: NormaliseConfig) -> Iterator[Row]:
+    def normalise_local(self, location: str, names: Iterable[str], config: NormaliseConfig) -> Generator[Row]:
         """Yield a row of the schema `IMAGES` for each name of an image in a folder, a zip, a tar, or a glob of them."""
         asked = [{"sample_id": name, "url": None, "path": name, "location": location} for name in names]
         with Progress("normalise", total=len(asked), unit="images") as progress:

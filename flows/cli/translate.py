@@ -126,8 +126,9 @@ def draw(
         out: Folder for audit.csv and audit.html (default: in audits/ of the root).
     """
     from data_catalog.disk.files import write_bytes
+    from data_catalog.report.forms import sheet_text
     from translation.audit.draw import AUDIT_COLUMNS, draw_audit
-    from translation.audit.form import AUDIT_FILE, FORM_FILE, render_form, sheet_text
+    from translation.audit.form import AUDIT_FILE, FORM_FILE, render_audit
 
     drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
@@ -135,7 +136,7 @@ def draw(
     with about(f"--out {folder} cannot be written to", kind=DiskError):
         if path.is_file() and path.read_bytes() != sheet:
             raise SettingsError(f"{path} belongs to another audit, which may have ratings: choose another --out")
-        write_bytes(folder / FORM_FILE, render_form(drawn).encode())
+        write_bytes(folder / FORM_FILE, render_audit(drawn).encode())
         write_bytes(path, sheet)
     say_table([{"stratum": each.name, "pairs": each.num_pairs, "drawn": each.num_drawn} for each in drawn.strata])
     if len(drawn.rows) < num_rows:

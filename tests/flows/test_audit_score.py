@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from translation.audit.draw import AUDIT_COLUMNS
-from translation.audit.form import RATING_COLUMNS, sheet_text
+from data_catalog.report.forms import sheet_text
+from tests.flows.browser import open_page
+from translation.audit.draw import AUDIT_COLUMNS, Audit
+from translation.audit.form import RATING_COLUMNS, render_audit
 
 SCORE = ["audit", "score"]
 ID = "a0123456789abcdef"
@@ -97,3 +99,26 @@ def test_options_out_of_bounds_are_refused(files: list[str], told: Any) -> None:
         "worst=-1",
     ):
         assert f"--{option.partition('=')[0]} must " in told([*SCORE, *files, f"--{option}"], code=1), option
+
+
+def test_ratings_by_keys_are_kept_saved_and_scored(tmp_path: Path, told: Any) -> None:
+    write_audit(tmp_path, [-0.5, None, -1.0])
+    texts = {"source_text": "a dog", "text": "un <b>cane</b>", "source_lang": "en", "target_lang": "it"}
+    rows = [{"row_id": f"r{place}", **texts} for place in range(3)]
+    form = tmp_path / "audit.html"
+    form.write_text(render_audit(Audit(audit_id=ID, dataset="d", rows=rows, strata=[])), "utf-8")
+    with open_page(form, tmp_path) as tab:
+        for key in "42":
+            tab.press(key)
+        tab.type("comment", "=1+1; no\nnoun")
+    with open_page(form, tmp_path) as tab:
+        assert tab.run("at('translation').textContent") == "un <b>cane</b>"
+        assert tab.run("at('count').textContent") == "2 of 3 rated"
+        assert tab.run("at('comment').value") == "=1+1; no\nnoun"
+        tab.press("1")
+        tab.type("person", "Åsa")
+        saved = tab.save()
+    assert saved.name == "ratings-Åsa.csv"
+    out = told([*SCORE, str(saved), "--audit", str(tmp_path / "audit.csv")])
+    assert re.search(r"Åsa +3 +0 +2\.33", out)
+    assert "Åsa: =1+1; no\\nnoun" in out

@@ -3,7 +3,6 @@
 Invalid content raises an error with its file and line.
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,9 @@ import numpy as np
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
+from data_catalog.report.forms import sheet_rows, single_value
 from translation.audit.agreement import CONFIDENCE
-from translation.audit.form import RATING_COLUMNS, plain_cell
-
-# 1: the meaning is lost; 2: the idea is there, but something is wrong; 3: good, with flaws; 4: good.
-GRADES = (1, 2, 3, 4)
+from translation.audit.form import GRADES, RATING_COLUMNS
 
 # Quality columns of an audit that contain numbers. An audit of other texts may have only some or none of them.
 NUMBER_COLUMNS = (
@@ -32,7 +29,7 @@ NUMBER_COLUMNS = (
 )
 
 _AUDIT_COLUMNS = ("audit_id", "row_id", "source_text", "text", "source", "weight")
-_DELIMITERS = ",;\t"  # spreadsheets of many countries save CSV with semicolons
+_EXPECTED = "the audit.csv of `vernaclip audit draw`, and what its form saves"
 _ROUNDS, _SEED = 2_000, 1  # of the bootstrap
 
 Mean = tuple[float, tuple[float, float] | None]
@@ -67,8 +64,8 @@ class AuditRow:
 def read_audit(path: Path) -> list[AuditRow]:
     """Return the rows of the CSV that `vernaclip audit draw` wrote, without ratings."""
     rows: dict[str, AuditRow] = {}
-    sheet = _read_sheet(path, _AUDIT_COLUMNS)
-    audit_id = _single_value(path, sheet, "audit_id")
+    sheet = list(sheet_rows(path, _AUDIT_COLUMNS, NUMBER_COLUMNS, expected=_EXPECTED))
+    audit_id = single_value(path, sheet, "audit_id")
     for where, cells in sheet:
         with about(where, remedy="undo the change to that row"):
             row = AuditRow(
@@ -106,8 +103,8 @@ def read_ratings(paths: Sequence[Path], rows: Sequence[AuditRow]) -> list[str]:
     rows_by_id = {row.row_id: row for row in rows}
     raters: dict[str, str] = {}
     for path in paths:
-        sheet = _read_sheet(path, RATING_COLUMNS)
-        audit_id, rater = (_single_value(path, sheet, name) for name in ("audit_id", "rater"))
+        sheet = list(sheet_rows(path, RATING_COLUMNS, expected=_EXPECTED))
+        audit_id, rater = (single_value(path, sheet, name) for name in ("audit_id", "rater"))
         if audit_id != rows[0].audit_id:
             raise InputError(f"{path} rates audit {audit_id}, not {rows[0].audit_id}: give the files of one audit")
         if rater.casefold() in raters:
@@ -129,41 +126,6 @@ def read_ratings(paths: Sequence[Path], rows: Sequence[AuditRow]) -> list[str]:
         if not any(rater in row.grades for row in rows):
             raise InputError(f"{path} contains no ratings: leave the file out, or have it filled in")
     return list(raters.values())
-
-
-def _single_value(path: Path, sheet: Sequence[tuple[str, dict[str, str]]], column: str) -> str:
-    """Return the value that a column has in all rows."""
-    values = {cells[column].strip(): None for _, cells in sheet}
-    if len(values) != 1 or "" in values:
-        raise InputError(f"{path} must have one {column} in all rows, but has {', '.join(map(repr, values))}")
-    return next(iter(values))
-
-
-def _read_sheet(path: Path, required: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return (file and line, cells) of the rows of a CSV, delimited by comma, semicolon or tab, without empty rows."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: give the audit.csv of `vernaclip audit draw`, and what its form saves")
-    rows: list[tuple[str, dict[str, str]]] = []
-    with (
-        about(path, remedy="save the sheet as CSV in UTF-8 again"),
-        path.open(encoding="utf-8-sig", newline="") as file,
-    ):
-        header = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(_DELIMITERS, key=header.count), strict=True)
-        columns = list(reader.fieldnames or ())
-        for name in (*required, *NUMBER_COLUMNS):
-            if columns.count(name) > 1 or (name in required and name not in columns):
-                raise ValueError(f"it has {columns.count(name)} columns {name}, and needs {', '.join(required)}")
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise ValueError(f"line {reader.line_num} has not {len(columns)} cells")
-            if any(map(str.strip, cells.values())):
-                plain = {name: plain_cell(cell) for name, cell in cells.items()}
-                rows.append((f"{path}, line {reader.line_num}", plain))
-        if not rows:
-            raise ValueError("it has no rows")
-    return rows
 
 
 def mean_rating(rows: Sequence[AuditRow], *, weighted: bool = False) -> Mean:

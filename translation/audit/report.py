@@ -6,9 +6,8 @@ from pathlib import Path
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.plain_text import cell_text, plain_table
 from translation.audit.agreement import gwet_agreement, ordinal_weights
-from translation.audit.form import AUDIT_FILE
+from translation.audit.form import AUDIT_FILE, GRADES
 from translation.audit.ratings import (
-    GRADES,
     AuditRow,
     Mean,
     disputed_rows,

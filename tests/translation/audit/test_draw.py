@@ -21,10 +21,11 @@ from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
 from data_catalog.disk.files import save_parquet
 from data_catalog.disk.records import read_checksummed, write_checksummed
+from data_catalog.report.forms import plain_cell, safe_cell
 from data_catalog.rows.schema import CAPTIONS, KEPT, NATIVE, REJECTED, SCORED_CAPTIONS
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
-from translation.audit.form import plain_cell, render_form, safe_cell
+from translation.audit.form import render_audit
 
 Caption = dict[str, Any]
 
@@ -172,7 +173,7 @@ def test_the_sheet_holds_exact_texts_and_no_formula_and_the_form_no_score(
     assert len({row["row_id"] for row in table}) == len(nasty)
     form = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     data = json.loads(page(form).inline["script"][0])
-    assert data["audit_id"] == table[0]["audit_id"]
+    assert data["id"] == table[0]["audit_id"]
     shown = ["row_id", "source_text", "text", "source_lang", "target_lang"]
     assert [(list(row), row["row_id"]) for row in data["rows"]] == [(shown, row["row_id"]) for row in table]
     assert not any(name in form for name in (*QUALITY_COLUMNS, "stratum", "middle score")), "raters see no score"
@@ -198,7 +199,7 @@ def test_cells_give_their_texts_back(text: str) -> None:
 def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str, page: Any) -> None:
     def form_of(text: str) -> Any:
         row = {**dict.fromkeys(AUDIT_COLUMNS), "row_id": "r0", "source_text": text, "text": text[::-1]}
-        return page(render_form(Audit(audit_id="0123456789abcdef", dataset=text, rows=[row], strata=[])))
+        return page(render_audit(Audit(audit_id="0123456789abcdef", dataset=text, rows=[row], strata=[])))
 
     plain, form = form_of("a dog"), form_of(text)
     assert form.tags == plain.tags
