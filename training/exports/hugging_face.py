@@ -191,7 +191,7 @@ def write_processors(trained: TrainedFolder, folder: Path, *, processor: str | N
     `processor` is the class of transformers that combines the two, if there is one.
     """
     together = {"processor_class": processor} if processor else {}
-    _write_tokenizer(trained, folder, together)
+    write_tokenizer(trained, folder, together)
     preprocessing = trained.loaded.preprocessing
     square, crops = {"height": preprocessing.size, "width": preprocessing.size}, preprocessing.resize_mode != SQUASH
     settings: dict[str, Any] = {
@@ -212,7 +212,7 @@ def write_processors(trained: TrainedFolder, folder: Path, *, processor: str | N
     write_json(folder / IMAGE_PROCESSOR_FILE, settings)
 
 
-def _write_tokenizer(trained: TrainedFolder, folder: Path, more: dict[str, str]) -> None:
+def write_tokenizer(trained: TrainedFolder, folder: Path, more: dict[str, str]) -> None:
     """Write the tokenizer with open_clip's cleaning of texts, as far as a `tokenizer.json` can express it."""
     context_length = trained.loaded.tokenizer.context_length
     found = transformers.AutoTokenizer.from_pretrained(trained.folder)

@@ -28,7 +28,7 @@ IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 MAX_BYTES_INSIDE = 1_800_000_000
 
 
-class _Tower(nn.Module):
+class Tower(nn.Module):
     """A tower of a model, from its inputs to unit features."""
 
     def __init__(self, tower: nn.Module, encode: Callable[..., Tensor]) -> None:
@@ -36,6 +36,7 @@ class _Tower(nn.Module):
         self.tower, self.encode = tower, encode  # registers only the weights of this tower with the exporter
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return unit features."""
         return self.encode(inputs, normalize=True)
 
 
@@ -52,30 +53,40 @@ def require_packages() -> None:
 
 def write(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
     """Write both graphs, the tokenizer and the image preprocessing."""
-    module, size, bias = trained.loaded.module, trained.loaded.image_size, trained.logit_bias
+    module, size, metadata = trained.loaded.module, trained.loaded.image_size, metadata_of(trained)
     context_length = trained.loaded.tokenizer.context_length
-    metadata = {
-        "model_sha256": trained.loaded.sha256,
-        "run_key": trained.result.key,
-        "logit_scale": repr(trained.logit_scale),
-        **({} if bias is None else {"logit_bias": repr(bias)}),
-        "context_length": str(context_length),
-        "image_size": str(size),
-    }
     batch = torch.export.Dim("batch")
     # Every text has at least two tokens, start and end.
     length = torch.export.Dim("length", min=2, max=context_length)
     pixels = torch.zeros(2, 3, size, size)
     ids = trained.loaded.tokenizer(TEXTS)[:, : max(2, context_length - 1)]
     inputs = {"pixel_values": (pixels, {0: batch})}
-    _write_graph(_Tower(module.visual, module.encode_image), inputs, folder / IMAGE_FILE, metadata)
+    write_graph(Tower(module.visual, module.encode_image), inputs, folder / IMAGE_FILE, metadata)
     inputs = {"input_ids": (ids, {0: batch, 1: length})}
-    _write_graph(_Tower(module.text, module.encode_text), inputs, folder / TEXT_FILE, metadata)
+    write_graph(Tower(module.text, module.encode_text), inputs, folder / TEXT_FILE, metadata)
     write_processors(trained, folder)
 
 
-def _write_graph(
-    tower: nn.Module, inputs: dict[str, tuple[Tensor, dict[int, Any]]], path: Path, metadata: dict[str, str]
+def metadata_of(trained: TrainedFolder) -> dict[str, str]:
+    """Return what the metadata of a graph state of its model."""
+    bias = trained.logit_bias
+    return {
+        "model_sha256": trained.loaded.sha256,
+        "run_key": trained.result.key,
+        "logit_scale": repr(trained.logit_scale),
+        **({} if bias is None else {"logit_bias": repr(bias)}),
+        "context_length": str(trained.loaded.tokenizer.context_length),
+        "image_size": str(trained.loaded.image_size),
+    }
+
+
+def write_graph(
+    tower: nn.Module,
+    inputs: dict[str, tuple[Tensor, dict[int, Any]]],
+    path: Path,
+    metadata: dict[str, str],
+    *,
+    output: str = "",
 ) -> None:
     """Write the graph of one tower, from an example of each input and its axes of variable length."""
     import onnx
@@ -89,7 +100,7 @@ def _write_graph(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[f"{path.stem}_features"],
+            output_names=[output or f"{path.stem}_features"],
             dynamic_shapes=[axes for _, axes in inputs.values()],
             external_data=size > MAX_BYTES_INSIDE,
             verbose=False,
