@@ -1,6 +1,7 @@
 # make install what runs, in .venv
 # make demo    the whole job on the sample that ships: build, train, evaluate (six minutes from nothing)
 # make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
+# make site-demo   a page in public/ that searches the demo's pictures in the browser alone; downloads two libraries of npm
 # make test    the test suite
 # make check   what CI runs first: style, types, import directions, the site, tests
 # make slower  tests that take long: the installed wheel runs the sample, kills, exports (two minutes; CI runs it)
@@ -21,7 +22,7 @@ READY := $(VENV)/.ready
 COMPILE := $(BIN)/python -m compileall -qq -j 0 vernaclip flows translation cleaning training data_catalog
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: install demo demo-positions test slower check lint docs site real bench torture crash-matrix setup clean
+.PHONY: install demo demo-positions site-demo test slower check lint docs site real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,12 +54,16 @@ demo-positions: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-positions-catalog --set scenes.figures=0.12 --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
 	  --set train.epochs=30 --set train.batch_size=128 --set train.num_threads=0 --set 'train.hard_negatives=["position"]'
 
+site-demo: $(READY)
+	[ -f demo-catalog/models/scenes/current.json ] || $(BIN)/vernaclip run scenes --root demo-catalog
+	$(BIN)/vernaclip export-site scenes --root demo-catalog --title "Scene disegnate" --credits "Drawn by vernaclip, in the public domain" --out public
+
 test: $(READY)
 	$(COMPILE) tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 slower: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 -m slower $$(grep -rl "mark.slower" tests --include="*.py")
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadgroup -m slower $$(grep -rl "mark.slower" tests --include="*.py")
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -90,4 +95,4 @@ crash-matrix: $(READY)
 	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py tests/flows/test_services.py
 
 clean:
-	rm -rf $(VENV) demo-catalog demo-positions-catalog site
+	rm -rf $(VENV) demo-catalog demo-positions-catalog public site

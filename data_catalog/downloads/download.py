@@ -30,7 +30,7 @@ ANSWERS = (200, 206, 416)  # the file, a part of it, no such part
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)  # httpx takes more
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
-ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
+ALGORITHMS = {"sha256": 64, "sha512": 128, "md5": 32, "git_blob": 40}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

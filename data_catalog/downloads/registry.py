@@ -24,6 +24,7 @@ class UpstreamFile:
     by_hand: str = ""  # what a person has to do instead, since no program can download it
     num_bytes: int | None = None  # size and checksum of the download; the strongest checksum counts
     sha256: str = ""
+    sha512: str = ""
     md5: str = ""
     git_blob: str = ""
 

@@ -16,21 +16,12 @@ from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
 from data_catalog.catalog.export_formats import ExportConfig
-from data_catalog.catalog.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
-from data_catalog.disk.files import sha256_of
-from data_catalog.disk.records import write_checksummed
+from data_catalog.catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.exports import sinks
 from data_catalog.exports.card import CARD_FILE, DataFiles, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
-from data_catalog.exports.export_folder import (
-    export_lock,
-    is_whole,
-    record_of,
-    replace_folder,
-    require_no_foreign_files,
-    resolve_export_folder,
-)
+from data_catalog.exports.export_folder import current_record, export_lock, resolve_export_folder
 from data_catalog.exports.rights import NONE, policy_of
 from data_catalog.report.ablations import AblationTable, ablations_of
 
@@ -53,8 +44,7 @@ class ExportReport:
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
     """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
-    if unknown := sorted(set(config.allowed) - set(sources := snapshot.manifest["sources"])):
-        raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
+    require_sources(snapshot, config.allowed)
     with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
         datetime.date.fromisoformat(config.published or "2026-01-31")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
@@ -69,24 +59,16 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
             "ablations": [found.key for found in ablations] or None,
             "version": VERSION,
         }
-        record = record_of(place)
-        is_current = record is not None and record.items() >= wanted.items() and is_whole(place, record)
-        if record is None or not is_current:
-            if record is not None:
-                require_no_foreign_files(place, record)
-            with replace_folder(place) as temporary:
-                counts = _fill(snapshot, config, temporary, ablations)
-                files = {
-                    path.relative_to(temporary).as_posix(): path for path in temporary.rglob("*") if path.is_file()
-                }
-                record = {
-                    **wanted,
-                    "counts": counts,
-                    "files": {name: sha256_of(path) for name, path in files.items()},
-                    "bytes": {name: path.stat().st_size for name, path in files.items()},
-                }
-                write_checksummed(temporary / EXPORT_RECORD, record)
+        record, is_current = current_record(
+            place, wanted, lambda temporary: {"counts": _fill(snapshot, config, temporary, ablations)}
+        )
     return ExportReport(folder=folder, up_to_date=is_current, **record["counts"])
+
+
+def require_sources(snapshot: Snapshot, allowed: Sequence[str]) -> None:
+    """Refuse names of `--allow` that are no sources of a snapshot."""
+    if unknown := sorted(set(allowed) - set(sources := snapshot.manifest["sources"])):
+        raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
 
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:

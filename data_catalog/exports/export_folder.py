@@ -1,7 +1,7 @@
 """The folder of an export: checks that it may be replaced, and a replacement that readers never see half-done."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from data_catalog.disk.barrier import block_takedowns
 from data_catalog.disk.disk_errors import disk_errors
 from data_catalog.disk.files import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 from data_catalog.disk.lock import place_lock
-from data_catalog.disk.records import read_checksummed
+from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.exports.card import CARD_FILE
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE
 
@@ -122,3 +122,29 @@ def replace_folder(place: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # a failed export may fill the disk
         shutil.rmtree(old, ignore_errors=True)
+
+
+def current_record(
+    place: Path, wanted: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    """Return the record of an export, and whether the export was there already, made from what is `wanted`.
+
+    If not, `fill` writes its files into a new folder, and returns facts for the record, which is written last. Call it
+    within `export_lock`.
+    """
+    record = record_of(place)
+    if record is not None:
+        if record.items() >= wanted.items() and is_whole(place, record):
+            return record, True
+        require_no_foreign_files(place, record)
+    with replace_folder(place) as folder:
+        facts = fill(folder)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        record = {
+            **wanted,
+            **facts,
+            "files": {name: sha256_of(path) for name, path in files.items()},
+            "bytes": {name: path.stat().st_size for name, path in files.items()},
+        }
+        write_checksummed(folder / EXPORT_RECORD, record)
+    return record, False

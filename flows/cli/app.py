@@ -37,6 +37,7 @@ from flows.cli import (
     jobs,
     mt,
     services,
+    site,
     snapshots,
     tower,
     tower_install,
@@ -77,7 +78,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
     ),
     "Models": (
         *(first_steps.towers, inference.search, inference.classify, inference.localize, inference.demo),
-        export.export_model,
+        *(export.export_model, site.export_site),
     ),
     "Translation": (translate.translate, mt.scenes_pairs),
     "Environment": (services.up, services.down, services.doctor),

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_catalog.catalog.export_formats import Pixels
+
 Format = Literal["open_clip", "transformers", "onnx", "immich", "lap", "all"]
 Precision = Literal["fp32", "fp16", "int8"]
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
@@ -54,3 +56,23 @@ class ModelExportConfig:
     def terms(self) -> str:
         """Return the license by the name that people know it by, or ""."""
         return self.license_name or self.license
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """Settings of a site."""
+
+    title: str = ""
+    """Title of the page (default: the name of the dataset or folder)."""
+    credits: str = ""
+    """Who made the collection, for the foot of the page."""
+    languages: tuple[str, ...] = ()
+    """Language that the model reads, such as it (default: that of its dataset). Repeatable."""
+    interface: tuple[Literal["en", "de", "it", "el", "ca"], ...] = ()
+    """Language of the page's own texts (default: all, by the reader's browser). Repeatable."""
+    precision: Literal["fp16", "int8"] = "fp16"
+    """Weights of the text tower. int8 is half as large; images that match about equally then change places."""
+    pixels: Pixels = "licensed"
+    """Images of a dataset to include: with a free license, also with one that forbids commercial use, or all."""
+    allowed: tuple[str, ...] = ()
+    """Include the images of this source, which you have the right to redistribute. Repeatable."""
