@@ -185,7 +185,9 @@ def list_models(root: Path) -> list[dict[str, Any]]:
     `trained` is the time at which the training ended. `score` is text-to-image recall at 5 among distinct captions on
     `split`: test if the model was scored on it, else val. `snapshot` is None if the model learned from no dataset.
     """
-    return sorted(map(_listed, _finished(root)), key=lambda model: (model["dataset"], model["trained"]))
+    # `trained` is in seconds; of one second, the file's time decides.
+    finished = sorted(_finished(root), key=lambda folder: (folder / RESULT_FILE).stat().st_mtime_ns)
+    return sorted(map(_listed, finished), key=lambda model: (model["dataset"], model["trained"]))
 
 
 def model_folder(name: str, root: Path) -> Path:
