@@ -29,10 +29,10 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -139,33 +139,40 @@ def fault_of(source: str, number: int) -> str | None:
     return shares[0][0]
 
 
-async def _answer_all(port: int, ready: Any) -> None:
-    """Answer `/SOURCE/NUMBER.jpg` on all addresses of this machine."""
-    pixel = cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+@cache
+def one_pixel() -> bytes:
+    """Return the JPEG of an image of one pixel."""
+    return cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
 
-    def response(path: str) -> tuple[str, bytes] | None:
-        source, _, name = path[1:].partition("/")
-        if source not in DEAD_SHARE:
-            return "404 Not Found", b""
-        number = int(name.partition(".")[0])
-        match fault_of(source, number):
-            case None:
-                return "200 OK\r\nContent-Type: image/jpeg", picture(number)
-            case "closed":
-                return None
-            case "page":
-                return "200 OK\r\nContent-Type: text/html", b"<!doctype html><title>Moved</title>"
-            case "pixel":
-                return "200 OK\r\nContent-Type: image/jpeg", pixel
-            case "truncated":
-                return "200 OK\r\nContent-Type: image/jpeg", picture(number)[:400]
-            case status:
-                return status, b""
+
+def answer_of(path: str) -> tuple[str, bytes] | None:
+    """Return status and headers, and body, of `/SOURCE/NUMBER.jpg`; None: the connection is closed."""
+    source, _, name = path[1:].partition("/")
+    if source not in DEAD_SHARE:
+        return "404 Not Found", b""
+    number = int(name.partition(".")[0])
+    match fault_of(source, number):
+        case None:
+            return "200 OK\r\nContent-Type: image/jpeg", picture(number)
+        case "closed":
+            return None
+        case "page":
+            return "200 OK\r\nContent-Type: text/html", b"<!doctype html><title>Moved</title>"
+        case "pixel":
+            return "200 OK\r\nContent-Type: image/jpeg", one_pixel()
+        case "truncated":
+            return "200 OK\r\nContent-Type: image/jpeg", picture(number)[:400]
+        case status:
+            return status, b""
+
+
+async def _answer_all(port: int, ready: Any) -> None:
+    """Answer on all addresses of this machine."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                found = response(head.split(b" ", 2)[1].decode())
+                found = answer_of(head.split(b" ", 2)[1].decode())
                 if found is None:
                     break
                 status, body = found
@@ -223,8 +230,10 @@ def hosts_of(num_images: int) -> list[str]:
     ]
 
 
-def write_upstream(folder: Path, data: Path, num_images: int, port: int) -> None:
-    """Write files of WIT, CC3M and COCO, once."""
+def write_upstream(
+    folder: Path, data: Path, num_images: int, port: int, hosts: Callable[[int], list[str]] = hosts_of
+) -> None:
+    """Write files of WIT, CC3M and COCO, once; `hosts` returns the hosts of so many images of CC3M."""
     if (folder / "done").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +255,7 @@ def write_upstream(folder: Path, data: Path, num_images: int, port: int) -> None
             row = {"language": "it", "page_url": f"https://it.wikipedia.org/wiki/Pagina_{number}", "image_url": address}
             rows.writerow({**row, "caption_reference_description": italian.caption(number), "mime_type": "image/jpeg"})
     with (folder / "cc3m.tsv").open("w", encoding="utf-8") as file:
-        for number, host in enumerate(hosts_of(num_cc3m)):
+        for number, host in enumerate(hosts(num_cc3m)):
             file.write(f"{next(english)}\thttp://{host}:{port}/cc3m/{10**8 + number}.jpg\n")
     images = list[dict[str, Any]]()
     annotations = list[dict[str, Any]]()
