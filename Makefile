@@ -9,6 +9,7 @@
 # make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick; those whose data or GPU is missing say so; fails at the end if one was short
+# make bench-full   all benchmarks in full, hours, and docs/benchmarks.md; goes on where it was stopped, from bench-full/
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
 # make crash-matrix   a Prefect server, its worker, runs and a Dask cluster killed, cancelled and starved (15 minutes)
 # Each sets up .venv by itself on a fresh machine, with uv; PYTHON=python3.13 picks another interpreter.
@@ -22,7 +23,7 @@ READY := $(VENV)/.ready
 COMPILE := $(BIN)/python -m compileall -qq -j 0 vernaclip flows translation cleaning training data_catalog
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: install demo demo-positions site-demo test slower check lint docs site real bench torture crash-matrix setup clean
+.PHONY: install demo demo-positions site-demo test slower check lint docs site real bench bench-full torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -84,9 +85,11 @@ real: $(READY) $(OLDEST_DUCKDB)
 	$(BIN)/pytest -m "real_data or slow or slower or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
 
 bench: $(READY)
-	short=; for benchmark in benchmarks/*.py; do \
-	$(BIN)/python $$benchmark --quick || [ $$? = 2 ] || short="$$short $$benchmark"; done; \
-	[ -z "$$short" ] || { echo "short or failed:$$short"; exit 1; }
+	$(BIN)/python benchmarks/run_all.py --quick
+
+# BENCH="--before CHECKOUT --teacher FOLDER" compares with earlier code, and has the benchmarks that need a model.
+bench-full: $(READY)
+	$(BIN)/python benchmarks/run_all.py --keep bench-full --write docs/benchmarks.md $(BENCH)
 
 torture: $(READY)
 	$(BIN)/python tests/torture/torture.py
