@@ -118,8 +118,12 @@ class Progress:
 
     @property
     def _rate(self) -> float:
-        """Return the units a second, as a mean in which each unit counts by the time at which it was done."""
-        return 2 * max(self._moment, 1e-9) / max(self.clock() - self._started, 1e-9) ** 2
+        """Return the units a second, as a mean in which each unit counts by the time at which it was done.
+
+        After a pause, such as an epoch's validation, that is less than the plain mean, which then counts.
+        """
+        seconds = max(self.clock() - self._started, 1e-9)
+        return max(2 * max(self._moment, 1e-9) / seconds, self.done - self.initial) / seconds
 
     @property
     def counts(self) -> list[str]:

@@ -167,3 +167,9 @@ def test_the_time_left_knows_what_an_earlier_run_did_and_trusts_later_units_more
             clock.now += 1
             slow_start.advance()
         assert slow_start.time_left == "2 min 10 s left", "by the plain mean: 3 min 20 s"
+    with Progress("train", total=615, unit="steps", clock=clock) as validated:
+        for _ in range(15):
+            clock.now += 0.2
+            validated.advance()
+        clock.now += 17
+        assert validated.time_left == "13 min left", "once: 1 h 20 min"
