@@ -155,7 +155,7 @@ def test_a_query_in_a_language_that_the_model_reads_is_not_translated(tower: Pat
             "in another language",
         ),
         ({"model": "nobody/nothing"}, "it must name"),
-        ({"distil.num_held_out=6": "distil.num_held_out=900"}, "distil.pairs.it: "),
+        ({"en-{lang}.tsv": "few-{lang}.tsv"}, "distil.pairs.it: "),
     ],
     ids=str,
 )
@@ -164,6 +164,7 @@ def test_what_cannot_be_learned_is_refused_with_a_sentence_and_nothing_is_writte
 ) -> None:
     for code, other in (("it", "de"), ("de", "it")):  # each file has the other language
         shutil.copy(home / f"en-{other}.tsv", home / f"swapped-{code}.tsv")
+        write_pairs(home / f"few-{code}.tsv", seed=3, num_pairs=12, lang=code)
     asked = [changes.get(word, word) for word in words]
     assert expected in cell_text(told([*asked, "--out", str(tmp_path / "tower")], code=1))
     assert not (tmp_path / "tower").exists()
