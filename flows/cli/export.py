@@ -150,7 +150,7 @@ def export_model(
     from data_catalog.exports.hub import MODEL, push_export
     from flows.recipe.recipe import load_recipe
     from training.runs.processes import prepare_for_torch
-    from training.towers.trained_models import current_model, model_of_folder
+    from training.towers.trained_models import model_of_folder, newest_folder
 
     if hub.push_to_hub is not None:
         if len(config.formats) > 1 or ALL in config.formats:
@@ -158,14 +158,13 @@ def export_model(
         if config.hub_name not in (None, hub.push_to_hub):
             raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
         config = replace(config, hub_name=hub.push_to_hub)
-    if model is not None and dataset is None:
-        folder, trained = model, model_of_folder(model, root)
-    elif dataset is not None and model is None:
-        require_root(root)
-        trained = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
-        folder = trained.folder
-    else:
+    if (model is None) == (dataset is None):
         raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
+    if dataset is not None:
+        require_root(root)
+        name = load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset
+    folder = newest_folder(root, name) if model is None else model
+    trained = model_of_folder(folder, root)
     prepare_for_torch()  # before torch is loaded
     from flows.validation import validation_of
     from training.exports.model_card import training_data

@@ -76,7 +76,11 @@ def test_the_command_writes_a_recipe_and_one_model_that_reads_all_languages(
     assert folder.joinpath("model.safetensors").stat().st_mtime_ns == before
     (tmp_path / "photos").mkdir()
     Image.radial_gradient("L").save(tmp_path / "photos" / "a.jpg")
-    assert "a.jpg" in told(["search", "ein Kreis", "--images", str(tmp_path / "photos"), "--model", str(folder)])
+    assert "a.jpg" in told(["search", "ein Kreis", "--images", str(tmp_path / "photos"), "--root", str(out)])
+    byname = ["export-model", "tower", "--root", str(out), "--format", "open_clip", "--license", "mit"]
+    told([*byname, "--out", str(tmp_path / "export")])
+    exported = json.loads((tmp_path / "export" / "export.json").read_text())["model"]
+    assert exported == json.loads((folder / "result.json").read_text())["key"]
     edited = (out / "tower.toml").read_text("utf-8").replace("16000", "9000")
     (out / "tower.toml").write_text(edited, "utf-8")
     assert "was edited" in told([*words, "--out", str(out)], code=1)
