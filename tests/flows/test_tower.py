@@ -1,6 +1,7 @@
 """`vernaclip tower`: a student of several languages from files of pairs alone, and what it refuses before it begins."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from html import unescape
@@ -81,6 +82,8 @@ def test_the_command_writes_a_recipe_and_one_model_that_reads_all_languages(
     told([*byname, "--out", str(tmp_path / "export")])
     exported = json.loads((tmp_path / "export" / "export.json").read_text())["model"]
     assert exported == json.loads((folder / "result.json").read_text())["key"]
+    (line,) = (each for each in printed.splitlines() if "export-model" in each)
+    told(shlex.split(line.replace("immich --as NAME --precision int8", "open_clip"))[1:])
     edited = (out / "tower.toml").read_text("utf-8").replace("16000", "9000")
     (out / "tower.toml").write_text(edited, "utf-8")
     assert "was edited" in told([*words, "--out", str(out)], code=1)
