@@ -122,7 +122,7 @@ def export_model(
         ModelExportConfig, options_of(formats="format", replace="force", scoreboards="scores", known_as="as")
     ],
     out: Annotated[Path, Parameter(metavar="FOLDER")],
-    measure: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    measure: Annotated[Path | None, Parameter(metavar="RECIPE")] = None,
     hub: HubOptions = _HUB,
 ) -> None:
     """Export a trained model as a folder for open_clip, transformers or other libraries, with a model card.
@@ -144,7 +144,7 @@ def export_model(
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
         model: Export the model in this folder, also an older one.
         out: Folder of the export.
-        measure: Measure precision on a recipe's held-out sentence pairs, or a text file's lines (default: val split).
+        measure: Measure precision on the held-out sentence pairs of a recipe's TOML file (default: val split).
     """
     from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export
