@@ -583,6 +583,5 @@ def _lesson(parallel: str, pack: LanguagePack, look: _Look | None) -> dict[str, 
             "--parallel needs an English text encoder on this machine: `vernaclip towers --language en` lists some"
         )
     with errors_of("--parallel"):
-        found = read_parallel(Path(parallel), num_held_out=2)
-    num_held_out = min(1000, max(2, len(found.training) // 20))
-    return {"teacher": teacher, "pairs": _written_path(parallel), "num_held_out": num_held_out}
+        read_parallel(Path(parallel), num_held_out=2)
+    return {"teacher": teacher, "pairs": _written_path(parallel)}

@@ -11,7 +11,7 @@ from data_catalog.catalog.manifest import require_snapshot
 from flows.recipe.engines import open_one_way
 from training.towers.lineage import languages_of
 from training.towers.model import require_texts
-from training.towers.trained_models import current_model, model_of_folder, pair_hashes
+from training.towers.trained_models import current_model, model_of_folder, newest_folder, pair_hashes
 from training.use.search import SearchResult, check_query, folder_gallery, shard_gallery
 
 
@@ -47,7 +47,7 @@ def search_images(
 def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
     """Return the folder of `--model`, or of the newest model of a dataset."""
     if model is None:
-        return current_model(root, dataset).folder
+        return newest_folder(root, dataset)
     if dataset is not None:
         raise SettingsError("--model and --dataset both choose a model: use one of the two")
     return model

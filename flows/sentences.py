@@ -129,11 +129,11 @@ def _of_dataset(recipe: Recipe, snapshot: Snapshot, left_out: Set[str]) -> "Sent
         if lang == recipe.source_language and left_out.isdisjoint(map(caption_key, (caption, source))):
             rows.setdefault((source, caption), origin)
     order = sorted(rows, key=lambda pair: (order_key(plain(pair[0])), pair))
-    num_held_out = recipe.distil.num_held_out
-    if len(order) < 10 * num_held_out:
+    num_held_out = min(recipe.distil.num_held_out, len(order) // 10)
+    if num_held_out < 2:
         raise InputError(
             f"the train split of {recipe.name} has {len(order):,} captions translated from {recipe.source_language}, "
-            f"too few to hold out {num_held_out:,}: translate more, set distil.pairs, or lower distil.num_held_out"
+            "too few to hold out a tenth: translate more, or set distil.pairs"
         )
     held_out = order[:num_held_out]
     sources = {caption_key(source) for source, _ in held_out}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from data_catalog.catalog.roots import FEATURE_STORES
 from flows.recipe.recipe import load_recipe
-from flows.sentences import lines_of, sentence_pairs
+from flows.sentences import sentence_pairs
 from training.towers.trained_models import TrainedModel, find_model
 
 if TYPE_CHECKING:
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 
 def validation_of(trained: TrainedModel | None, measure: Path | None, root: Path) -> "Validation | None":
-    """Return the pairs of a recipe or the sentences of a file, else the val split of the model's dataset, or None."""
-    if measure is None:
-        return _of_dataset(trained)
-    return _of_recipe(measure, root) if measure.suffix == ".toml" else _of_sentences(measure)
+    """Return the held-out pairs of a recipe, else the val split of the model's dataset, or None."""
+    return _of_dataset(trained) if measure is None else _of_recipe(measure, root)
 
 
 def _of_dataset(trained: TrainedModel | None) -> "Validation | None":
@@ -51,18 +49,4 @@ def _of_recipe(recipe_file: Path, root: Path) -> "Validation":
         owners=[places[source] for source, _ in pairs],
         gallery=lambda _: store.texts(list(places)),
         what="held-out sentence pairs, whose sources the teacher read",
-    )
-
-
-def _of_sentences(path: Path) -> "Validation":
-    """Return sentences that ask for their own features with 32 bits."""
-    from training.data.features import text_features
-    from training.exports.precision import Validation
-
-    texts = list(dict.fromkeys(filter(None, lines_of("--measure", [str(path)]))))
-    return Validation(
-        queries=texts,
-        owners=range(len(texts)),
-        gallery=lambda model: text_features(model, texts),
-        what="sentences that ask for their own features with 32 bits, not for images",
     )

@@ -370,8 +370,8 @@ class DistilConfig:
     restore: NotNegative = 0.2
     """Weight of the term of `unpaired` sentences."""
     num_held_out: AtLeastTwo = 1000
-    """Pairs held out. The epoch with the best MRR@10 of a sentence among them, asked for by its translation, is
-    kept. Each of several languages holds out so many; the mean counts."""
+    """Pairs held out, at most a tenth. The epoch with the best MRR@10 of a sentence among them, asked for by its
+    translation, is kept. Each of several languages holds out so many; the mean counts."""
     patience: CountOrZero = 0
     """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
     precision: Precision = "auto"

@@ -122,7 +122,7 @@ def export_model(
         ModelExportConfig, options_of(formats="format", replace="force", scoreboards="scores", known_as="as")
     ],
     out: Annotated[Path, Parameter(metavar="FOLDER")],
-    measure: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    measure: Annotated[Path | None, Parameter(metavar="RECIPE")] = None,
     hub: HubOptions = _HUB,
 ) -> None:
     """Export a trained model as a folder for open_clip, transformers or other libraries, with a model card.
@@ -144,13 +144,13 @@ def export_model(
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
         model: Export the model in this folder, also an older one.
         out: Folder of the export.
-        measure: Measure precision on a recipe's held-out sentence pairs, or a text file's lines (default: val split).
+        measure: Measure precision on the held-out sentence pairs of a recipe's TOML file (default: val split).
     """
     from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export
     from flows.recipe.recipe import load_recipe
     from training.runs.processes import prepare_for_torch
-    from training.towers.trained_models import current_model, model_of_folder
+    from training.towers.trained_models import model_of_folder, newest_folder
 
     if hub.push_to_hub is not None:
         if len(config.formats) > 1 or ALL in config.formats:
@@ -158,14 +158,13 @@ def export_model(
         if config.hub_name not in (None, hub.push_to_hub):
             raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
         config = replace(config, hub_name=hub.push_to_hub)
-    if model is not None and dataset is None:
-        folder, trained = model, model_of_folder(model, root)
-    elif dataset is not None and model is None:
-        require_root(root)
-        trained = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
-        folder = trained.folder
-    else:
+    if (model is None) == (dataset is None):
         raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
+    if dataset is not None:
+        require_root(root)
+        name = load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset
+    folder = newest_folder(root, name) if model is None else model
+    trained = model_of_folder(folder, root)
     prepare_for_torch()  # before torch is loaded
     from flows.validation import validation_of
     from training.exports.model_card import training_data

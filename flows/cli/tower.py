@@ -45,7 +45,7 @@ def make(
     report = with_executor("distil", request)
     SAY["model"](report, request)
     if not is_quiet():
-        measured = ("--precision", "int8", "--measure", file, "--root", root, "--out", root / "immich")
         say(f"\nTry next:\n  {command('search', '...', '--images', 'DIR', '--model', report.folder)}")
-        app = ("--format", "immich", "--as", "NAME")
-        say(f"  {command('export-model', '--model', report.folder, *app, *measured)}")
+        small = ("--format", "immich", "--as", "NAME", "--precision", "int8", "--measure", file)
+        out = ("--root", root, "--out", f"{root.resolve().name}-immich")
+        say(f"  {command('export-model', '--model', report.folder, *small, *out)}")

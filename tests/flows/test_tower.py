@@ -1,6 +1,7 @@
 """`vernaclip tower`: a student of several languages from files of pairs alone, and what it refuses before it begins."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from html import unescape
@@ -76,7 +77,13 @@ def test_the_command_writes_a_recipe_and_one_model_that_reads_all_languages(
     assert folder.joinpath("model.safetensors").stat().st_mtime_ns == before
     (tmp_path / "photos").mkdir()
     Image.radial_gradient("L").save(tmp_path / "photos" / "a.jpg")
-    assert "a.jpg" in told(["search", "ein Kreis", "--images", str(tmp_path / "photos"), "--model", str(folder)])
+    assert "a.jpg" in told(["search", "ein Kreis", "--images", str(tmp_path / "photos"), "--root", str(out)])
+    byname = ["export-model", "tower", "--root", str(out), "--format", "open_clip", "--license", "mit"]
+    told([*byname, "--out", str(tmp_path / "export")])
+    exported = json.loads((tmp_path / "export" / "export.json").read_text())["model"]
+    assert exported == json.loads((folder / "result.json").read_text())["key"]
+    (line,) = (each for each in printed.splitlines() if "export-model" in each)
+    told(shlex.split(line.replace("immich --as NAME --precision int8", "open_clip"))[1:])
     edited = (out / "tower.toml").read_text("utf-8").replace("16000", "9000")
     (out / "tower.toml").write_text(edited, "utf-8")
     assert "was edited" in told([*words, "--out", str(out)], code=1)
@@ -155,7 +162,7 @@ def test_a_query_in_a_language_that_the_model_reads_is_not_translated(tower: Pat
             "in another language",
         ),
         ({"model": "nobody/nothing"}, "it must name"),
-        ({"distil.num_held_out=6": "distil.num_held_out=900"}, "distil.pairs.it: "),
+        ({"en-{lang}.tsv": "few-{lang}.tsv"}, "distil.pairs.it: "),
     ],
     ids=str,
 )
@@ -164,6 +171,7 @@ def test_what_cannot_be_learned_is_refused_with_a_sentence_and_nothing_is_writte
 ) -> None:
     for code, other in (("it", "de"), ("de", "it")):  # each file has the other language
         shutil.copy(home / f"en-{other}.tsv", home / f"swapped-{code}.tsv")
+        write_pairs(home / f"few-{code}.tsv", seed=3, num_pairs=12, lang=code)
     asked = [changes.get(word, word) for word in words]
     assert expected in cell_text(told([*asked, "--out", str(tmp_path / "tower")], code=1))
     assert not (tmp_path / "tower").exists()

@@ -26,11 +26,6 @@ def test_the_val_split_or_what_is_named_measures_a_lower_precision(
     gallery = found.gallery(load_model(model))
     assert len(found.queries) == len(found.owners) > len(gallery) == max(found.owners) + 1
     assert validation_of(None, None, root) is None
-    (tmp_path / "sentences.txt").write_text("a red square\n\na red square\ntwo blue circles\n")
-    found = validation_of(None, tmp_path / "sentences.txt", root)
-    assert found is not None
-    assert list(found.queries) == ["a red square", "two blue circles"]
-    assert "not for images" in found.what
     (tmp_path / "pairs.tsv").write_text("".join(f"a dog {n}\tun cane {n}\n" for n in range(40)))
     (tmp_path / "lesson.toml").write_text(
         f'target_language = "it"\n[distil]\nteacher = "{model}"\npairs = ["{tmp_path}/pairs.tsv"]\nnum_held_out = 3\n'

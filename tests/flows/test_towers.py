@@ -96,7 +96,7 @@ def test_with_parallel_sentences_a_text_tower_learns_from_an_english_encoder(
     assert "needs an English text encoder on this machine" in told([*words, "en-de.tsv"], code=1)
     cache("some/german-bert", BERT)
     found = first_recipe(told, "de", "--parallel", "en-de.tsv")
-    assert (found.model.by, found.distil.num_held_out) == ("distil", 2)
+    assert found.model.by == "distil"
     assert found.distil.pairs == (f"{Path.cwd()}/en-de.tsv",)
     assert (found.distil.teacher, found.train.image_tower) == ("some/german-bert", "efficientnet-lite0")
     Path("mine.toml").unlink()

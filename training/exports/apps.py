@@ -45,14 +45,13 @@ class App:
         known = self.names.get(width, "").split()
         if name in known or (not name and len(known) == 1):
             return name or known[0]
-        listed = (
-            f"Names of that width: {', '.join(known)}"
+        remedy = (
+            f"choose one with --as: {', '.join(known)}"
             if known
-            else f"It knows {', '.join(map(str, self.names))} features"
+            else f"make a tower for one of its models, which have {', '.join(map(str, self.names))}"
         )
         raise SettingsError(
-            f"{self.title} knows no model {name or 'without a name'!r} with {width} features, as this one has: choose "
-            f"another with --as. {listed}"
+            f"{self.title} knows no model {name or 'without a name'!r} with {width} features, as this one has: {remedy}"
         )
 
 

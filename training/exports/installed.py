@@ -66,7 +66,6 @@ def install(export: Path, app_name: str, data: Path, *, image_tower: Path | None
             place.rename(backup)
         new.rename(place)
         sync(place.parent)
-        shutil.rmtree(old, ignore_errors=True)
     return Installed(place=place, cosine=cosine)
 
 
@@ -81,7 +80,6 @@ def undo(app_name: str, data: Path) -> list[Path]:
             if backup.exists():
                 backup.rename(place)
             sync(place.parent)
-            shutil.rmtree(old, ignore_errors=True)
         undone.append(place)
     if not undone:
         raise InputError(f"no text tower of vernaclip is installed in {data}: {_UNCHANGED}")
@@ -122,13 +120,17 @@ def _changing(place: Path) -> Iterator[tuple[Path, Path, Path]]:
     """Yield the folders beside a text tower for the new, the old and the first one, after a killed command's repair."""
     new, old, backup = (place.with_name(f".vernaclip-{what}-{place.name}") for what in ("new", "old", "backup"))
     with about(f"{place} cannot be replaced", kind=DiskError, remedy=_UNCHANGED), place_lock(place):
-        if not place.exists():
-            for each in filter(Path.exists, (old, backup)):
-                each.rename(place)
-                break
-        for leftover in filter(Path.exists, (new, old)):
-            shutil.rmtree(leftover)
+        _repair(place, new, old, backup)
         try:
             yield new, old, backup
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            _repair(place, new, old, backup)
+
+
+def _repair(place: Path, new: Path, old: Path, backup: Path) -> None:
+    """Put back the text tower that was there, and remove the folders of a command that ended."""
+    earlier = old if (old / MARK_FILE).is_file() else backup  # another old one was in the way of a backup
+    if not place.exists() and earlier.exists():
+        earlier.rename(place)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -90,7 +90,7 @@ def export_model(
     if config.precision != "fp32" and validation is None:
         raise SettingsError(
             f"what {config.precision} costs is measured on validation pairs, and no val split of this model is known: "
-            "name the recipe with its sentence pairs, or a text file of one sentence per line, with --measure"
+            "name the recipe with its sentence pairs by --measure"
         )
     trained = open_trained(model)
     _require_compatible_license(trained, config.terms)

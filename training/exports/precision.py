@@ -51,7 +51,7 @@ def shorten(
     shorter = graph.with_name(f"{TEMPORARY_PREFIX}{graph.name}")
     _write_shorter(graph, shorter, precision)
     gallery, owners = validation.gallery(model), np.array(validation.owners)
-    with about(f"R@1 cannot be measured on {validation.what}", remedy="name the recipe or the sentences of this model"):
+    with about(f"R@1 cannot be measured on {validation.what}", remedy="name the recipe of this model"):
         ranks = [
             text_to_image_ranks(encode_texts(path, tokenizer, validation.queries), gallery, owners)[:, None]
             for path in (graph, shorter)

@@ -84,7 +84,7 @@ class TrainPackageConfig:
     """Decay per step of the moving average of the weights. The averaged weights are scored and packed; 0 averages
     nothing."""
     num_held_out: Count = 1000
-    """Number of pairs held out for validation, unless a file of them is given."""
+    """Number of pairs held out for validation, at most a tenth, unless a file of them is given."""
     validate_every_steps: Count = 200
     """Steps between validations, which translate the held-out pairs and write a checkpoint."""
     early_stop: CountOrZero = 10

@@ -109,7 +109,7 @@ def read_pairs(
 
     Args:
         paths: one file, or several in any order.
-        num_held_out: pairs with the smallest hash to hold out. They change when lines are added.
+        num_held_out: pairs with the smallest hash to hold out, at most a tenth. They change when lines are added.
         held_out: pairs that are held out instead, unchanged, such as the `training` pairs of a validation file.
         source_check: drops sources in another language (cleaning's `caption_language`); `target_check` targets.
         codes: codes of source and target language, which take the place of `{lang}`.
@@ -131,18 +131,19 @@ def read_pairs(
             _drop(lines, _wrong_language(texts, check, column=column), "wrong_language")
             lines = _usable(lines)
 
-    own = 0 if held_out else num_held_out
+    wanted = 0 if held_out else num_held_out
+    own = min(wanted, len(lines) // 10)
     validation = list(held_out) or [line.pair for line in lines[:own]]
     seen = {caption_key(source) for source, _ in validation}
     _drop(lines[own:], (caption_key(line.source) in seen for line in lines[own:]), "held_out")
     training = _usable(lines[own:])
     dropped = Counter(sorted(line.reason for line in all_lines if line.reason))
-    if not training or len(lines) < 10 * own:
+    if not training or own < min(wanted, 2):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "none"
         raise InputError(
             f"{len(lines):,} usable pairs in {', '.join(map(str, files))} (lines dropped: {reasons}) are too few to "
-            f"train on and to hold out {len(validation):,}: give more UTF-8 lines of source<TAB>target, or two files "
-            "whose lines translate each other, or lower num_held_out"
+            "train on and to hold out a tenth: give more UTF-8 lines of source<TAB>target, or two files whose lines "
+            "translate each other"
         )
     return ParallelCaptions(
         training=[line.pair for line in training],

@@ -20,6 +20,7 @@ from data_catalog.catalog.manifest import (
     dataset_names,
     model_pointer,
     read_snapshot,
+    snapshot_names,
     trained_on,
 )
 from data_catalog.disk.files import rename_for_removal, sha256_of, sweep_temporary, sync, write_bytes
@@ -83,6 +84,20 @@ def _with_snapshot(folder: Path) -> TrainedModel | None:
 def newest_model(root: Path, dataset: str) -> TrainedModel | None:
     """Return the newest trained model of a dataset, or None if there is none."""
     return current_model(root, dataset) if (root / MODELS / dataset / CURRENT_FILE).is_file() else None
+
+
+def newest_folder(root: Path, dataset: str | None) -> Path:
+    """Return the folder of the newest model of a dataset, or of a recipe that learned from sentence pairs alone.
+
+    None takes the only one that has models.
+    """
+    finished = _finished(root)
+    if dataset is None and len(names := {folder.parent.name for folder in finished}) == 1:
+        (dataset,) = names
+    alone = [folder for folder in finished if folder.parent.name == dataset and trained_on(folder) is None]
+    if dataset is None or not alone or snapshot_names(root, dataset):
+        return current_model(root, dataset).folder
+    return max(alone, key=lambda folder: (folder / RESULT_FILE).stat().st_mtime_ns)
 
 
 def find_model(name: str, root: Path) -> str:

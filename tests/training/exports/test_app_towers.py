@@ -231,6 +231,20 @@ def test_killed_at_any_step_the_next_command_finds_the_old_or_the_new(
             undo(app, data)
         assert contents(data) == before
     assert steps > 3
+    for steps in itertools.count(1):
+        left[0] = 10**6
+        installing()
+        shutil.rmtree(place)  # the application puts back its own, of another release
+        place.mkdir()
+        (place / "release").write_text(str(steps))
+        towers.append(contents(place))
+        left[0] = steps
+        if not killed(installing):
+            break
+        with suppress(PipelineError):  # it may not have been installed
+            undo(app, data)
+        assert contents(place) == towers[-1]
+    assert steps > 8
 
 
 def spoil_image_tower(cache: Path) -> None:
@@ -292,7 +306,7 @@ def test_names_are_those_of_the_students_width(student: Path, compact: Path, tmp
 
     with pytest.raises(SettingsError, match=r"no model 'ViT-L-14__openai' with 512 features.*: ViT-B-32__openai, "):
         exported(student, tmp_path / "out", "immich", known_as="ViT-L-14__openai")
-    with pytest.raises(SettingsError, match=r"no model 'ViT-B-32__openai' with \d+ features.* It knows 512, 640, "):
+    with pytest.raises(SettingsError, match=r"no model 'ViT-B-32__openai' with \d+ features.* have 512, 640, "):
         exported(compact, tmp_path / "out", "immich", known_as=NAME)
     with pytest.raises(SettingsError, match="Lap knows no model"):
         exported(compact, tmp_path / "out", "lap")
