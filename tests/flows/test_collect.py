@@ -210,6 +210,18 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(told: Told, forms: Path) -
     assert re.findall("note: .*", said) == ["note: no answers yet from captions-2.html"]
 
 
+def test_a_form_that_comes_back_under_two_names_counts_once(told: Told, forms: Path) -> None:
+    form, texts = forms / "captions-1.html", ["", "Рудий пес біжить", "Кіт спить на вікні"]
+    old = answers(form, "Оля", texts, mark="should not be shown", saved="2026-12-02T09")
+    new = answers(form, "Ольга", [*texts, "Вовк"], mark="should not be shown", saved="2026-12-02T11")
+    said, captions, left_out = merged(told, forms, new, old)
+    assert sorted(row["caption"] for row in captions) == ["Вовк", "Кіт спить на вікні", "Рудий пес біжить"]
+    assert {(row["person"], row["reason"]) for row in left_out} == {("Ольга", "Оля has it on the same form")}
+    assert "note: Ольга has 3 answers of Оля on the same form, which count once: one person with two names?" in said
+    assert "agreement: fewer than two pictures" in said
+    assert ": 1 said that it should not be shown" in said
+
+
 def test_a_cut_a_foreign_and_a_changed_file_are_named_and_their_good_rows_used(told: Told, forms: Path) -> None:
     whole = answers(forms / "captions-1.html", "Оля", [f"Пес номер {number}" for number in range(30)])
     lines = whole.read_bytes().splitlines(keepends=True)
