@@ -175,7 +175,7 @@ def write_forms(
         if path.is_file() and path.read_bytes() != sheet:
             raise SettingsError(f"{path} belongs to other forms, which may have answers: choose another --out")
         for name, part in forms.items():
-            content = _form(part, f"{collect_id}-{name}", language, words).encode()
+            content = _form(part, collect_id, name, language, words).encode()
             write_bytes(out / f"captions-{name}.html", content)
             table.append({"form": f"captions-{name}.html", "pictures": len(part), "MB": round(len(content) / 1e6, 1)})
         write_bytes(path, sheet)
@@ -196,11 +196,12 @@ def _parts(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
         yield part
 
 
-def _form(pictures: Sequence[Picture], form_id: str, language: str, words: dict[str, str]) -> str:
-    """Return the form of some pictures as the text of one HTML file."""
+def _form(pictures: Sequence[Picture], collect_id: str, name: str, language: str, words: dict[str, str]) -> str:
+    """Return a form of some pictures as the text of one HTML file."""
     data = {
         "kind": "collect",
-        "id": form_id,
+        "id": f"{collect_id}-{name}",
+        "file": f"{words['file']}-{name}",
         "language": language,
         "columns": ANSWER_COLUMNS,
         "id_column": "collect_id",
