@@ -87,11 +87,11 @@ def merge_answers(files: Sequence[Path], drawn: Path) -> Merged:
     shown = {who: name if [*names.values()].count(name) == 1 else f"{name} ({who[0]})" for who, name in names.items()}
     for who, person in shown.items():
         merged.dealt[person] = sum(who[0] in {name.partition(".")[0] for name in named} for named in forms.values())
-    first, copies = dict[tuple[str, ...], str](), Counter[tuple[str, str]]()
+    owners, copies = dict[tuple[str, ...], str](), Counter[tuple[str, str]]()
     for (who, row_id), found in sorted(answers.items(), key=lambda item: min(each.saved for each in item[1])):
         found.sort(key=lambda each: each.saved)
         said = who[0], row_id, found[-1].mark, *found[-1].captions
-        owner = first.setdefault(said, shown[who])
+        owner = owners.setdefault(said, shown[who])
         copies[shown[who], owner] += owner != shown[who]
         _put(merged, shown[who], sheet[row_id]["image"], found, owner)
     merged.notes += [
