@@ -177,8 +177,6 @@ class CollectConfig:
     """Image tower of a package, or model folder: each picture differs in its features from all before."""
     random: bool = False
     """Draw pictures at random, as for a test set."""
-    seed: Number = 1
-    """Seed of the order."""
 
 
 @Parameter(name="*")

@@ -32,11 +32,11 @@ def draw(
         out: Folder for the forms, and for collect.csv, which says who got what.
         words: Language of the form itself (en, it), or a TOML file with its words (default: LANG, else en).
     """
-    from flows.collect.draw import SHEET_FILE, draw_pictures, read_words, ships_words, write_forms
+    from flows.collect.draw import SHEET_FILE, draw_pictures, read_words, write_forms
     from flows.language_doctor import find_language
 
     code = find_language(language).pack.code
-    texts = read_words(words or (code if ships_words(code) else "en"))
+    texts = read_words(words, code)
     pictures, left_out = draw_pictures(images, config)
     say_table(write_forms(pictures, out, config, language=code, words=texts))
     if left_out:

@@ -48,12 +48,12 @@ class Picture(NamedTuple):
 def draw_pictures(folder: Path, config: CollectConfig) -> tuple[list[Picture], Counter[str]]:
     """Return distinct pictures of a folder, those that teach most first, and how many files could not be used, by why.
 
-    Equal seeds draw the same pictures.
+    Equal folders give the same pictures.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if is_image_name(path.name) and path.is_file())
     every = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     names = [name for name in every if name.isprintable()]  # others have no place in a table
-    names.sort(key=lambda name: unit_interval(name, f"collect {config.seed}"))
+    names.sort(key=lambda name: unit_interval(name, "collect 1"))
     left_out, found = Counter({"unprintable name": len(every) - len(names)}), dict[tuple[str, bytes], Picture]()
     with ImageWorkers() as workers:
         if not config.random:
@@ -138,19 +138,17 @@ def deal(num_pictures: int, num_people: int, overlap: float) -> list[tuple[int, 
     return dealt
 
 
-def read_words(page_language: str) -> dict[str, str]:
+def read_words(chosen: str | None, language: str) -> dict[str, str]:
     """Return the words of the page: of a TOML file, or built-in ones of a language; English where one lacks."""
     shipped = files("flows.collect") / "page"
-    english = shipped / "en.toml"
-    own = Path(page_language) if page_language.endswith(".toml") else shipped / f"{page_language}.toml"
+    english, own = shipped / "en.toml", shipped / f"{chosen or language}.toml"
+    if chosen and chosen.endswith(".toml"):
+        own = Path(chosen)
+    elif not chosen and not own.is_file():
+        own = english
     with about(f"the words of the form, {own}", kind=SettingsError, remedy="start from flows/collect/page/en.toml"):
         found = {**tomllib.loads(english.read_text("utf-8")), **tomllib.loads(own.read_text("utf-8"))}
     return {name: str(text) for name, text in found.items()}
-
-
-def ships_words(language: str) -> bool:
-    """Return whether the page's words in a language come with vernaclip."""
-    return (files("flows.collect") / "page" / f"{language}.toml").is_file()
 
 
 def write_forms(
@@ -175,7 +173,7 @@ def write_forms(
         if path.is_file() and path.read_bytes() != sheet:
             raise SettingsError(f"{path} belongs to other forms, which may have answers: choose another --out")
         for name, part in forms.items():
-            content = _form(part, f"{collect_id}-{name}", language, words).encode()
+            content = _form(part, collect_id, name, language, words).encode()
             write_bytes(out / f"captions-{name}.html", content)
             table.append({"form": f"captions-{name}.html", "pictures": len(part), "MB": round(len(content) / 1e6, 1)})
         write_bytes(path, sheet)
@@ -196,11 +194,12 @@ def _parts(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
         yield part
 
 
-def _form(pictures: Sequence[Picture], form_id: str, language: str, words: dict[str, str]) -> str:
-    """Return the form of some pictures as the text of one HTML file."""
+def _form(pictures: Sequence[Picture], collect_id: str, name: str, language: str, words: dict[str, str]) -> str:
+    """Return a form of some pictures as the text of one HTML file."""
     data = {
         "kind": "collect",
-        "id": form_id,
+        "id": f"{collect_id}-{name}",
+        "file": f"{words['file']}-{name}",
         "language": language,
         "columns": ANSWER_COLUMNS,
         "id_column": "collect_id",

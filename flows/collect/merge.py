@@ -82,12 +82,22 @@ def merge_answers(files: Sequence[Path], drawn: Path) -> Merged:
             who = form.partition(".")[0], name.casefold()
             names.setdefault(who, name)
             came.add(form)
-            answers[who, row_id].append(answer)
+            if answer.captions or answer.mark:
+                answers[who, row_id].append(answer)
     shown = {who: name if [*names.values()].count(name) == 1 else f"{name} ({who[0]})" for who, name in names.items()}
     for who, person in shown.items():
         merged.dealt[person] = sum(who[0] in {name.partition(".")[0] for name in named} for named in forms.values())
-    for (who, row_id), found in answers.items():
-        _put(merged, shown[who], sheet[row_id]["image"], found)
+    owners, copies = dict[tuple[str, ...], str](), Counter[tuple[str, str]]()
+    for (who, row_id), found in sorted(answers.items(), key=lambda item: min(each.saved for each in item[1])):
+        found.sort(key=lambda each: each.saved)
+        said = who[0], row_id, found[-1].mark, *found[-1].captions
+        owner = owners.setdefault(said, shown[who])
+        copies[shown[who], owner] += owner != shown[who]
+        _put(merged, shown[who], sheet[row_id]["image"], found, owner)
+    merged.notes += [
+        f"{person} has {count:,} answers of {owner} on the same form, which count once: one person with two names?"
+        for (person, owner), count in (+copies).items()
+    ]
     _leave_out_refused(merged)
     if silent := sorted({f"captions-{name}.html" for named in forms.values() for name in named if name not in came}):
         merged.notes.append(f"no answers yet from {', '.join(silent)}")
@@ -121,12 +131,12 @@ def _read(
         notes.append(f"{path}: it has {rows:,} of the {expected:,} rows of its form: ask {name} for the whole file")
 
 
-def _put(merged: Merged, person: str, image: str, found: Sequence[Answer]) -> None:
-    """Put a person's last answer to a picture among the captions, and what is not handed on among those left out."""
-    given = sorted((each for each in found if each.captions or each.mark), key=lambda each: each.saved)
-    if not given:
-        return
-    *earlier, last = given
+def _put(merged: Merged, person: str, image: str, found: Sequence[Answer], owner: str) -> None:
+    """Put a person's last answer to a picture among the captions, and what is not handed on among those left out.
+
+    It is not handed on if another name, the owner, gave it on the same form.
+    """
+    *earlier, last = found
     for each in earlier:
         for caption in {*each.captions} - {*last.captions}:
             merged.leave_out(image, person, caption, f"replaced by {last.file}", each.file)
@@ -135,6 +145,10 @@ def _put(merged: Merged, person: str, image: str, found: Sequence[Answer]) -> No
                     f"{each.file} and {last.file} were saved at the same time and differ on {image}: one was changed "
                     f"by hand; {last.file} counts"
                 )
+    if owner != person:
+        for caption in last.captions:
+            merged.leave_out(image, person, caption, f"{owner} has it on the same form", last.file)
+        return
     merged.marks[person, image] = last.mark
     kept = dict[str, None]()
     for caption in last.captions:

@@ -116,6 +116,9 @@ def test_ratings_by_keys_are_kept_saved_and_scored(tmp_path: Path, told: Any) ->
         assert tab.run("at('count').textContent") == "2 of 3 rated"
         assert tab.run("at('comment').value") == "=1+1; no\nnoun"
         tab.press("1")
+        tab.run("at('clear').click()")
+        assert tab.run("at('count').textContent + at('clear').textContent") == "2 of 3 ratedClear rating"
+        tab.press("1")
         tab.type("person", "Åsa")
         saved = tab.save()
     assert saved.name == "ratings-Åsa.csv"

@@ -22,6 +22,7 @@ from tests.flows.conftest import OwnFolder
 
 Told = Callable[..., str]
 Rows = list[dict[str, str]]
+IN_SIGHT = "(({{top, bottom}}) => top >= 0 && bottom > top && bottom <= innerHeight)(at('{}').getBoundingClientRect())"
 UKRAINIAN = "Двоє дітей біжать по траві за рудим собакою, і м’яч летить уже {} разів"
 
 
@@ -95,25 +96,46 @@ def test_captions_typed_on_a_telephone_without_a_network_are_all_there(
     typed = [UKRAINIAN.format(number) for number in range(20)]
     typed[3] = '=HYPERLINK("http://localhost", "<script>")'
     with open_page(form, tmp_path) as tab:
-        assert tab.run("at('helping').open"), "instructions come first"
+        assert tab.run("at('helping').open && at('forget').hidden"), "instructions come first"
+        assert tab.run("at('help-title').getBoundingClientRect().top") > 0
         assert tab.run("document.documentElement.scrollWidth") == WIDTH
         tab.run("at('close').click()")
         for text in typed:
             assert tab.run("at('picture').decode().then(() => at('picture').naturalWidth)") == 256
             tab.type("caption_1", text)
             tab.run("at('next').click()")
+        assert tab.run(IN_SIGHT.format("done")), "after the last picture"
         tab.type("person", "Оля / <b>")
     with open_page(form, tmp_path) as tab:
         assert not tab.run("at('helping').open")
         assert tab.run("at('count').textContent") == "20 of 20 done"
         assert tab.run("at('caption_1').value") == typed[-1]
         saved = tab.save()
+        assert tab.run(IN_SIGHT.format("saved"))
+    assert saved.name == "captions-1-Оля-b.csv"
     said, captions, left_out = merged(told, tmp_path / "forms", saved)
     assert re.search(r"Оля / <b> +20 of 20 +19 +0 +0 +\d+ +0", said)
     assert {row["caption"] for row in captions} == {*typed} - {typed[3]}
     assert {(row["lang"], row["origin"], row["person"]) for row in captions} == {("uk", "native", "Оля / <b>")}
     assert all((photos / row["image"]).is_file() for row in captions)
     assert [(row["caption"], row["reason"]) for row in left_out] == [(f"'{typed[3]}", "a spreadsheet would compute it")]
+
+
+def test_a_form_that_a_browser_cannot_keep_says_so_wherever_it_is_scrolled_to(
+    told: Told, photos: Path, tmp_path: Path
+) -> None:
+    drawn(told, photos, tmp_path / "forms")
+    with open_page(tmp_path / "forms" / "captions-1.html", tmp_path) as tab:
+        tab.run("at('close').click()")
+        assert not tab.run(IN_SIGHT.format("storage"))
+        tab.run("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+        tab.type("caption_1", "Пес")
+        tab.run("scrollTo(0, document.body.scrollHeight)")
+        assert tab.run("scrollY") > 0
+        assert tab.run(IN_SIGHT.format("storage"))
+        assert tab.run("at('kept').textContent") == ""
+        tab.type("person", "Оля")
+        assert "Пес" in tab.save().read_text("utf-8")
 
 
 def test_a_form_is_dealt_with_the_overlap_and_holds_no_copy_and_no_other_file(
@@ -208,6 +230,18 @@ def test_nothing_is_lost_and_nothing_is_counted_twice(told: Told, forms: Path) -
     assert [(row["caption"], row["reason"]) for row in left_out] == [("Пес", "replaced by again.csv")]
     assert "Оля" in said
     assert re.findall("note: .*", said) == ["note: no answers yet from captions-2.html"]
+
+
+def test_a_form_that_comes_back_under_two_names_counts_once(told: Told, forms: Path) -> None:
+    form, texts = forms / "captions-1.html", ["", "Рудий пес біжить", "Кіт спить на вікні"]
+    old = answers(form, "Оля", texts, mark="should not be shown", saved="2026-12-02T09")
+    new = answers(form, "Ольга", [*texts, "Вовк"], mark="should not be shown", saved="2026-12-02T11")
+    said, captions, left_out = merged(told, forms, new, old)
+    assert sorted(row["caption"] for row in captions) == ["Вовк", "Кіт спить на вікні", "Рудий пес біжить"]
+    assert {(row["person"], row["reason"]) for row in left_out} == {("Ольга", "Оля has it on the same form")}
+    assert "note: Ольга has 3 answers of Оля on the same form, which count once: one person with two names?" in said
+    assert "agreement: fewer than two pictures" in said
+    assert ": 1 said that it should not be shown" in said
 
 
 def test_a_cut_a_foreign_and_a_changed_file_are_named_and_their_good_rows_used(told: Told, forms: Path) -> None:

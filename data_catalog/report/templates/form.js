@@ -48,6 +48,7 @@ function countDone() {
 
 function changed() {
   savedAll = false;
+  at("saved").hidden = true;
   keep();
 }
 
@@ -63,6 +64,7 @@ function goTo(position) {
 function move(step) {
   const target = state.position + step;
   if (form.rows[target]) goTo(target);
+  else if (step > 0 && !at("done").hidden) scrollTo(0, 0); // where it says what to do now
   else say(worded(step < 0 ? "first" : "last"));
 }
 
@@ -153,7 +155,7 @@ function save() {
     showProblem(worded("name_first"));
     return;
   }
-  const fileName = `${words.file}-${name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-").replace(/^[.-]+|[.-]+$/g, "") || "1"}.csv`;
+  const fileName = `${form.file ?? words.file}-${name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-").replace(/^[.-]+|[.-]+$/g, "") || "1"}.csv`;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([csvOfAnswers()], { type: "text/csv;charset=utf-8" }));
   link.download = fileName;
@@ -161,7 +163,8 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   savedAll = true;
   const missing = form.rows.length - countDone();
-  say(missing ? worded("saved_in_part", fileName, missing) : worded("saved", fileName));
+  at("saved").textContent = missing ? worded("saved_in_part", fileName, missing) : worded("saved", fileName);
+  at("saved").hidden = false;
 }
 
 /** Return the records of a CSV text (RFC 4180, with LF as a line end); semicolons and tabs of spreadsheets work, too. */
@@ -231,6 +234,7 @@ function draw() {
   page.draw(row());
   if (at("person").value !== state.person) at("person").value = state.person;
   at("done").hidden = countDone() < form.rows.length;
+  at("forget").hidden = !Object.keys(state.answers).length;
   at("count").textContent = worded("count", countDone(), form.rows.length);
   [...at("map").children].forEach((mark, position) => {
     mark.className = page.isDone(form.rows[position].row_id) ? "answered" : "";
@@ -260,7 +264,10 @@ function hideProblem() {
 
 function toggleHelp() {
   if (at("helping").open) at("helping").close();
-  else at("helping").showModal();
+  else {
+    at("helping").showModal();
+    at("helping").scrollTop = 0; // the focus is on the button below a long text
+  }
 }
 
 function element(name, className, text, language) {
@@ -283,7 +290,7 @@ function start(own) {
     at("map").append(mark);
   });
   const onClick = { save, load: () => at("file").click(), help: toggleHelp, close: toggleHelp, forget,
-    previous: () => move(-1), next: () => move(1), open: moveToOpen, clear: page.clear };
+    previous: () => move(-1), next: () => move(1), open: moveToOpen };
   for (const [id, act] of Object.entries(onClick)) at(id).addEventListener("click", act);
   at("person").addEventListener("input", () => { state.person = at("person").value; hideProblem(); changed(); });
   at("file").addEventListener("change", async () => { await load(at("file").files[0]); at("file").value = ""; });

@@ -34,14 +34,9 @@ function drawPicture({ row_id, picture }) {
   for (const mark of marks) mark.checked = answer(row_id, "mark") === mark.value;
 }
 
-function clear() {
-  for (const field of form.fields) setAnswer(field, "");
-  draw();
-}
-
 for (const mark of marks) {
   mark.addEventListener("change", () => { setAnswer("mark", mark.checked ? mark.value : ""); draw(); });
 }
 at("another").addEventListener("click", () => { shown += 1; draw(); boxes[shown - 1].box.focus(); });
 at("about").textContent = worded("pictures", form.rows.length);
-if (!start({ isDone, draw: drawPicture, clear })) toggleHelp();
+if (!start({ isDone, draw: drawPicture })) toggleHelp();

@@ -125,4 +125,7 @@ for (const radio of document.getElementsByName("rating")) {
 at("comment").addEventListener("input", () => setAnswer("comment", at("comment").value));
 document.addEventListener("keydown", onKey);
 addEventListener("beforeprint", drawPaper);
-start({ isDone: ratingOf, draw: drawPair, clear: clearRating });
+at("clear").textContent = words.clear;
+at("clear").addEventListener("click", clearRating);
+at("clear").hidden = false;
+start({ isDone: ratingOf, draw: drawPair });
