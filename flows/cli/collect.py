@@ -1,5 +1,6 @@
 """The commands collect draw, merge and value: captions by the people who speak a language."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -108,6 +109,7 @@ def value(
         more: Number of further captions.
     """
     from flows.collect.value import curve_sizes, value_line
+    from flows.models import require_ready
 
     request = Request(
         recipe=recipe,
@@ -116,6 +118,8 @@ def value(
         executor=options.executor,
         dask_address=options.dask_address,
     )
+    found = request.loaded
+    require_ready(replace(found, model=replace(found.model, by="align")), root)
     report = with_executor("align", request, curve=curve_sizes(with_executor("build", request).snapshot))
     say_table(report.curve_rows())
     say(f"\n{value_line(report.curve, more)}")

@@ -325,3 +325,9 @@ def test_a_test_set_is_told_as_a_recipe_has_it_and_no_other_table_is_replaced(
     out.write_text("image,caption\n1.jpg,a dog\n")
     assert "is not a table that this command wrote" in told(command, code=1)
     assert out.read_text() == "image,caption\n1.jpg,a dog\n"
+
+
+def test_a_recipe_that_cannot_be_aligned_has_no_value_and_is_not_built_first(told: Told, tmp_path: Path) -> None:
+    said = told(["collect", "value", "scenes", "--root", str(tmp_path / "root")], code=1)
+    assert "align needs a pretrained image tower" in said
+    assert not (tmp_path / "root").exists()
