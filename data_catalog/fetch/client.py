@@ -103,7 +103,7 @@ class GuardedClient:
                 stream = to_close.enter_context(_TimedStream(raw, deadline, config.timeout_s))
                 raw.settimeout(deadline.wait_s(config.timeout_s))
                 raw.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
-                response = Response(stream, config.max_bytes)
+                response = to_close.enter_context(Response(stream, config.max_bytes))
                 response.begin()
             except (OSError, http.client.HTTPException) as error:
                 raise _failure_of(error) from error

@@ -100,7 +100,8 @@ def fit_heads(
         whole = train.joined(val)
         heads, _ = _trained(frozen.start(whole, config, scales), whole, None, config, best["epoch"])
     heads.multiply(*scales)  # the heads then take the towers' own features
-    logger.info("heads: kept epoch %d of %d, validation MRR@10 %.3f", best["epoch"], config.epochs, best["val_mrr@10"])
+    score = "" if best["val_mrr@10"] is None else f", validation MRR@10 {best['val_mrr@10']:.3f}"
+    logger.info("heads: kept epoch %d of %d%s", best["epoch"], config.epochs, score)
     return heads, state
 
 
