@@ -34,10 +34,11 @@ from data_catalog.images.decoders import Decoder, Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
 from training.data.images import Features
-from training.exports.browser import PACKAGES, packed, store_short, write_runtime
-from training.exports.formats import SiteConfig
+from training.exports.browser import PACKAGES, packed, write_runtime
+from training.exports.formats import Precision, SiteConfig
 from training.exports.hugging_face import write_tokenizer
 from training.exports.onnx_graphs import TEXT_FILE, Tower, metadata_of, require_packages, write_graph
+from training.exports.precision import write_shorter
 from training.exports.trained_folder import TEXTS, TrainedFolder, open_trained, quiet_libraries
 from training.towers.tokenizer import TOKENIZER_FILE
 from training.towers.trained_models import pair_hashes
@@ -216,7 +217,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _write_model(trained: TrainedFolder, precision: str, parts: Path) -> float:
+def _write_model(trained: TrainedFolder, precision: Precision, parts: Path) -> float:
     """Write the text tower, its tokenizer and what runs them; return the largest difference of a vector."""
     from onnxruntime import InferenceSession
 
@@ -226,7 +227,7 @@ def _write_model(trained: TrainedFolder, precision: str, parts: Path) -> float:
         ids = tokenizer(TEXTS)
         inputs = {"input_ids": (ids[:, : max(2, tokenizer.context_length - 1)], axes)}
         write_graph(Tower(module.text, module.encode_text), inputs, path, metadata_of(trained))
-        store_short(path, precision)
+        write_shorter(path, path, precision)
         write_tokenizer(trained, parts, {})
         (found,) = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input_ids": ids.numpy()})
         difference = float(np.abs(found - module.encode_text(ids, normalize=True).numpy()).max())
