@@ -48,7 +48,7 @@ PACKAGES = (
         version="0.2.0",
         integrity="sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
         license="Apache-2.0, Hugging Face",
-        files={"tokenizers.min.js": "package/dist/tokenizers.min.mjs"},
+        files={"tokenizers.min.js": "package/dist/tokenizers.min.mjs", "apache-2.0.txt": "package/LICENSE"},
     ),
 )
 
