@@ -50,6 +50,7 @@ def export_site(
     from flows.recipe.settings import OPTIONS, checked
     from flows.search import chosen_model
     from training.runs.processes import prepare_for_torch
+    from training.towers.lineage import languages_of
     from training.towers.trained_models import model_of_folder, pair_hashes
 
     config = checked(config, OPTIONS)
@@ -62,8 +63,9 @@ def export_site(
 
     folder = chosen_model(root, dataset, None) if model is None else model
     found = model_of_folder(folder, root)
-    if not config.languages and found is not None:
-        config = replace(config, languages=(str(found.snapshot.manifest["target_lang"]),))
+    if not config.languages:
+        trained_on = [] if found is None else [str(found.snapshot.manifest["target_lang"])]
+        config = replace(config, languages=tuple(languages_of(folder) or trained_on))
     if dataset is not None:
         require_root(root)
     with nullcontext() if dataset is None else writer_lock(root):

@@ -119,9 +119,10 @@ def test_the_page_finds_what_the_command_finds(page: Page, site: Site) -> None:
 def test_an_image_is_found_by_another_and_by_its_address(page: Page, site: Site) -> None:
     features = {sample_key(hit.name): site.gallery.features[place] for place, hit in enumerate(_all_hits(site))}
     key = next(iter(search(page, "a dog")))
-    page.ask(f"location.hash = 'like={key}'")
+    page.ask(f"(scrollTo(0, 1e6), location.hash = 'like={key}')")
     page.wait(f"!document.querySelector('#tiles a[href*=\"image={key}\"]')")
     first = page.ask("document.querySelector('#tiles a').hash.split('image=')[1]")
+    assert page.ask("document.getElementById('bar').getBoundingClientRect().top >= 0"), "the best match is in sight"
     others = {other: float(features[key] @ features[other]) for other in search(page, "a dog") if other != key}
     assert max(others.values()) - others[first] < 2e-3
     page.open(f"{page.url}?again#q=dog&image={key}")
@@ -217,13 +218,21 @@ def test_a_folder_is_shown_by_its_names_and_what_cannot_be_meant_is_refused(
         assert "`vernaclip forget` would remove it, or the next site" in told([*images, "--out", str(place)], 1)
     told(["export", "photos", "--format", "huggingface", "--root", root, "--out", str(tmp_path / "hub")])
     assert "contains another export" in told([*images, "--out", str(tmp_path / "hub")], 1)
-    assert "1 image\n" in told([*images, "--out", str(tmp_path / "site")])
+    (tmp_path / "photos" / "empty.jpg").touch()
+    said = told([*images, "--language", "it, en", "--out", str(tmp_path / "site")])
+    assert "an empty file" in said
+    assert "1 image\n" in said
+    assert str(tmp_path) not in (tmp_path / "site" / "export.json").read_text(), "the record is public"
     with LoopbackServer(partial(_Quiet, directory=str(tmp_path / "site"))) as server:
         page.open(server.url("/"))
         page.wait("document.querySelector('#tiles li img')?.complete")
         assert page.ask("document.querySelector('#tiles span').textContent") == name.removesuffix(".jpg")
+        assert page.ask("document.getElementById('examples').textContent") == "Write in it, en"
         assert page.ask("document.documentElement.dataset.owned ?? ''") == ""
         assert page.problems == []
+    page.open((tmp_path / "site" / "index.html").as_uri())
+    page.wait("document.getElementById('still')?.checkVisibility({visibilityProperty: true})")
+    page.problems.clear()
 
 
 def test_a_site_is_whole_stays_until_something_changes_and_goes_with_a_forgotten_image(site: Site, told: Any) -> None:

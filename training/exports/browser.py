@@ -1,4 +1,4 @@
-"""What runs a text tower in a browser: its weights, stored short, and two libraries of npm, downloaded once."""
+"""What runs a text tower in a browser: two libraries of npm, downloaded once."""
 
 import base64
 import gzip
@@ -6,18 +6,12 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DamagedError
 from data_catalog.disk.files import make_folder
 from data_catalog.disk.lock import writer_lock
 from data_catalog.downloads.download import DownloadConfig, Expected, PartialFile, download
-
-_LARGE = 4096  # numbers in a tensor that is stored short
-_BLOCK = 32  # numbers with one scale in 8 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +48,7 @@ PACKAGES = (
         version="0.2.0",
         integrity="sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
         license="Apache-2.0, Hugging Face",
-        files={"tokenizers.min.js": "package/dist/tokenizers.min.mjs"},
+        files={"tokenizers.min.js": "package/dist/tokenizers.min.mjs", "apache-2.0.txt": "package/LICENSE"},
     ),
 )
 
@@ -81,49 +75,3 @@ def write_runtime(folder: Path) -> None:
                 assert file is not None  # the checksum is that of an archive that has it
                 content = file.read()
                 (folder / name).write_bytes(packed(content) if name.endswith(".bin") else content)
-
-
-def store_short(graph: Path, precision: str) -> None:
-    """Store the large tensors of a graph in 16 or 8 bits; a session makes 32 of them when it opens the graph."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(graph)
-    kept, nodes = [], []
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _LARGE:
-            kept.append(tensor)
-            continue
-        stored, made = _short(tensor.name, values, precision)
-        kept += [numpy_helper.from_array(array, name) for name, array in stored.items()]
-        nodes += made
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    later = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes, *later])
-    graph.write_bytes(model.SerializeToString())
-
-
-def _short(name: str, values: Any, precision: str) -> tuple[dict[str, Any], list[Any]]:
-    """Return what is stored of a tensor, and the nodes that make it again."""
-    from onnx import TensorProto, helper
-
-    if precision == "fp16":
-        cast = helper.make_node("Cast", [f"{name}.short"], [name], to=TensorProto.FLOAT)
-        return {f"{name}.short": values.astype(np.float16)}, [cast]
-    block = _BLOCK if values.size % _BLOCK == 0 else values.shape[-1]
-    rows = values.reshape(-1, block)
-    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    stored = {
-        f"{name}.short": np.rint(rows / scales).astype(np.int8),
-        f"{name}.scales": scales,
-        f"{name}.shape": np.array(values.shape, dtype=np.int64),
-    }
-    nodes = [
-        helper.make_node("Cast", [f"{name}.short"], [f"{name}.whole"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{name}.whole", f"{name}.scales"], [f"{name}.rows"]),
-        helper.make_node("Reshape", [f"{name}.rows", f"{name}.shape"], [name]),
-    ]
-    return stored, nodes

@@ -67,7 +67,7 @@ class SiteConfig:
     credits: str = ""
     """Who made the collection, for the foot of the page."""
     languages: tuple[str, ...] = ()
-    """Language that the model reads, such as it (default: that of its dataset). Repeatable."""
+    """Language that the model reads, such as it (default: what it learned). Repeatable."""
     interface: tuple[Literal["en", "de", "it", "el", "ca"], ...] = ()
     """Language of the page's own texts (default: all, by the reader's browser). Repeatable."""
     precision: Literal["fp16", "int8"] = "fp16"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -18,6 +19,8 @@ from training.towers.model import LoadedModel
 
 MIN_SHARE = 0.97  # of the R@1 with 32 bits
 _ROUNDS = 1000
+_LARGE = 4096  # numbers in a tensor that is stored short
+_BLOCK = 32  # numbers with one scale in 8 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ def shorten(
 ) -> Loss:
     """Replace a graph by one with shorter weights, and return the loss; refuse a large one unless it is accepted."""
     shorter = graph.with_name(f"{TEMPORARY_PREFIX}{graph.name}")
-    _write_shorter(graph, shorter, precision)
+    write_shorter(graph, shorter, precision)
     gallery, owners = validation.gallery(model), np.array(validation.owners)
     with about(f"R@1 cannot be measured on {validation.what}", remedy="name the recipe of this model"):
         ranks = [
@@ -71,20 +74,46 @@ def shorten(
     return Loss(precision=precision, before=before, after=after, low=low, high=high, what=validation.what, **sizes)
 
 
-def _write_shorter(graph: Path, shorter: Path, precision: Precision) -> None:
-    """Write a graph with weights in 16 bits; or in 7 of 8 bits, whose products no processor cuts off."""
+def write_shorter(graph: Path, shorter: Path, precision: Precision) -> None:
+    """Write a graph whose large weights are stored in 16 or 8 bits; a session makes 32 of them when it opens it."""
     import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    kept, nodes = [], []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _LARGE:
+            kept.append(tensor)
+            continue
+        stored, made = _short(tensor.name, values, precision)
+        kept += [numpy_helper.from_array(array, name) for name, array in stored.items()]
+        nodes += made
+    nodes += model.graph.node
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
+    onnx.save(model, shorter)
+
+
+def _short(name: str, values: Any, precision: Precision) -> tuple[dict[str, Any], list[Any]]:
+    """Return what is stored of a tensor, and the nodes that make it again."""
+    from onnx import TensorProto, helper
 
     if precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        found = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
-    else:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        quantize_dynamic(graph, shorter, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
-        found = onnx.load(shorter)
-    stated = onnx.load(graph, load_external_data=False)
-    onnx.helper.set_model_props(found, {each.key: each.value for each in stated.metadata_props})
-    found.producer_name = stated.producer_name
-    onnx.save(found, shorter)
+        cast = helper.make_node("Cast", [f"{name}.short"], [name], to=TensorProto.FLOAT)
+        return {f"{name}.short": values.astype(np.float16)}, [cast]
+    block = _BLOCK if values.size % _BLOCK == 0 else values.shape[-1]
+    rows = values.reshape(-1, block)
+    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    stored = {
+        f"{name}.short": np.rint(rows / scales).astype(np.int8),
+        f"{name}.scales": scales,
+        f"{name}.shape": np.array(values.shape, dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", [f"{name}.short"], [f"{name}.whole"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.whole", f"{name}.scales"], [f"{name}.rows"]),
+        helper.make_node("Reshape", [f"{name}.rows", f"{name}.shape"], [name]),
+    ]
+    return stored, nodes

@@ -34,10 +34,11 @@ from data_catalog.images.decoders import Decoder, Decoders
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.rows.fetch_reasons import NORMALISE_REASONS
 from training.data.images import Features
-from training.exports.browser import PACKAGES, packed, store_short, write_runtime
-from training.exports.formats import SiteConfig
+from training.exports.browser import PACKAGES, packed, write_runtime
+from training.exports.formats import Precision, SiteConfig
 from training.exports.hugging_face import write_tokenizer
 from training.exports.onnx_graphs import TEXT_FILE, Tower, metadata_of, require_packages, write_graph
+from training.exports.precision import write_shorter
 from training.exports.trained_folder import TEXTS, TrainedFolder, open_trained, quiet_libraries
 from training.towers.tokenizer import TOKENIZER_FILE
 from training.towers.trained_models import pair_hashes
@@ -50,7 +51,7 @@ _PAGE = files("training.exports") / "page"
 _PARTS = "parts"  # folder of everything but the page and the thumbnails, followed by a hash: no cache mixes two exports
 _THUMBNAIL = NormaliseConfig(
     resize_mode="keep_ratio_largest", image_size=560, encode_format="webp", encode_quality=78, min_image_size=1,
-    max_aspect_ratio=1000, animated="first",
+    max_aspect_ratio=1000, max_pixels=2**27, animated="first",
 )  # fmt: skip
 _AT_A_TIME = 64
 _EXAMPLES, _LONGEST_EXAMPLE = 4, 44
@@ -79,6 +80,7 @@ class Collection:
     gallery: Gallery
     images: Iterator[Shown]
     total: int
+    language: str = ""  # of the captions
     folder: Path | None = None  # of images of no dataset
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -114,7 +116,13 @@ def dataset_collection(snapshot: Snapshot, gallery: Gallery, config: SiteConfig)
     stones = snapshot.manifest["tombstones"]["digest"]
     identity = {"dataset": snapshot.dataset, "snapshot": snapshot.snapshot, "tombstones": stones}
     return Collection(
-        name=snapshot.dataset, identity=identity, gallery=gallery, images=images(), total=start, left_out=left_out
+        name=snapshot.dataset,
+        identity=identity,
+        gallery=gallery,
+        images=images(),
+        total=start,
+        language=str(snapshot.manifest["target_lang"]),
+        left_out=left_out,
     )
 
 
@@ -127,15 +135,15 @@ def folder_collection(folder: Path, gallery: Gallery) -> Collection:
         for place, hit in enumerate(hits)
         if hit.path is not None
     )
-    left_out = Counter((str(folder), reason) for _, reason in gallery.unreadable)
+    name = folder.resolve().name  # the record is public: it has no path of this machine
     return Collection(
-        name=folder.resolve().name,
+        name=name,
         identity={"dataset": None, "snapshot": digest([hit.name for hit in hits]), "tombstones": None},
         gallery=gallery,
         images=images,
         total=number,
         folder=folder,
-        left_out=left_out,
+        left_out=Counter((name, reason) for _, reason in gallery.unreadable),
     )
 
 
@@ -175,7 +183,7 @@ def _write_site(collection: Collection, trained: TrainedFolder, config: SiteConf
     """Write all files of a site but its record; return what was counted."""
     parts, thumbs = folder / _PARTS, folder / "thumbs"
     parts.mkdir()
-    difference = _write_model(trained, config.precision, parts)
+    _write_model(trained, config.precision, parts)
     shown, sizes = _write_thumbnails(collection, thumbs)
     left_out = [[*why, count] for why, count in sorted(collection.left_out.items())]
     if not shown:
@@ -183,10 +191,12 @@ def _write_site(collection: Collection, trained: TrainedFolder, config: SiteConf
         raise SettingsError(f"the site of {collection.name} would have no image: {'; '.join(reasons)}")
     _write_vectors(collection.gallery.features[[image.place for image in shown]], parts / "vectors.bin")
     (parts / "images.json.bin").write_bytes(packed(_json(_images_table(shown, sizes))))
-    captions = dict.fromkeys(image.captions[0] for image in shown if image.source and image.captions)
+    is_read = collection.language in config.languages
+    captions = dict.fromkeys(image.captions[0] for image in shown if is_read and image.captions)
     texts = json.loads((_PAGE / "texts.json").read_text(encoding="utf-8"))
     site = {
         "languages": config.languages,
+        "language": collection.language,
         "credits": config.credits,
         "context_length": trained.loaded.tokenizer.context_length,
         "model_bytes": sum((parts / name).stat().st_size for name in ("ort.wasm.bin", f"{TEXT_FILE}.bin")),
@@ -209,15 +219,15 @@ def _write_site(collection: Collection, trained: TrainedFolder, config: SiteConf
         "thumbnails of a search": thumbnails * min(_PAGE_OF_TILES, len(shown)) // len(shown),
         "whole site": rest + len(page.encode()) + thumbnails,
     }
-    return {"images": len(shown), "left_out": left_out, "loaded": loaded, "difference": difference}
+    return {"images": len(shown), "left_out": left_out, "loaded": loaded}
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _write_model(trained: TrainedFolder, precision: str, parts: Path) -> float:
-    """Write the text tower, its tokenizer and what runs them; return the largest difference of a vector."""
+def _write_model(trained: TrainedFolder, precision: Precision, parts: Path) -> None:
+    """Write the text tower, its tokenizer and what runs them; refuse vectors that differ from the model's."""
     from onnxruntime import InferenceSession
 
     module, tokenizer, path = trained.loaded.module, trained.loaded.tokenizer, parts / TEXT_FILE
@@ -226,7 +236,7 @@ def _write_model(trained: TrainedFolder, precision: str, parts: Path) -> float:
         ids = tokenizer(TEXTS)
         inputs = {"input_ids": (ids[:, : max(2, tokenizer.context_length - 1)], axes)}
         write_graph(Tower(module.text, module.encode_text), inputs, path, metadata_of(trained))
-        store_short(path, precision)
+        write_shorter(path, path, precision)
         write_tokenizer(trained, parts, {})
         (found,) = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input_ids": ids.numpy()})
         difference = float(np.abs(found - module.encode_text(ids, normalize=True).numpy()).max())
@@ -236,7 +246,6 @@ def _write_model(trained: TrainedFolder, precision: str, parts: Path) -> float:
         packable.with_name(f"{packable.name}.bin").write_bytes(packed(packable.read_bytes()))
         packable.unlink()
     write_runtime(parts)
-    return difference
 
 
 def _write_thumbnails(collection: Collection, folder: Path) -> tuple[list[Shown], list[tuple[int, int]]]:
@@ -265,7 +274,8 @@ def _write_thumbnails(collection: Collection, folder: Path) -> tuple[list[Shown]
         while some := list(islice(collection.images, _AT_A_TIME)):
             for image, found in zip(some, pool.map(thumbnail, some), strict=True):
                 if found["drop_reason"]:
-                    collection.left_out[image.source, NORMALISE_REASONS[found["drop_reason"]].meaning] += 1
+                    why = NORMALISE_REASONS[found["drop_reason"]].meaning
+                    collection.left_out[image.source or collection.name, why] += 1
                 else:
                     shown.append(image._replace(image=b""))
                     sizes.append((found["width"], found["height"]))

@@ -8,6 +8,7 @@ const readers = navigator.languages.map((code) => code.split("-")[0]);
 const reader = readers.find((code) => site.texts[code]) ?? (site.texts.en ? "en" : Object.keys(site.texts)[0]);
 const words = site.texts[reader];
 const count = new Intl.NumberFormat(reader);
+const languageNames = new Intl.DisplayNames(reader, { type: "language" });
 const images = await readJson("images.json.bin");
 const places = new Map(images.keys.map((key, image) => [key, image]));
 const vectors = read("vectors.bin").then((bytes) => new Vectors(bytes, images.keys.length));
@@ -46,6 +47,15 @@ function element(name, text, attributes = {}) {
   return Object.assign(made, attributes);
 }
 
+/** Return the name of a language; a code that no browser knows is its own name. */
+function languageName(code) {
+  try {
+    return languageNames.of(code);
+  } catch {
+    return code;
+  }
+}
+
 /** Show texts that others wrote: as text, in their own direction, and never as a link to anything but a page. */
 const nameOf = (image) => images.captions[image][0] ?? "";
 function webAddress(text) {
@@ -59,7 +69,7 @@ function webAddress(text) {
 function tile({ image, cosine }) {
   const [width, height] = images.sizes[image];
   const picture = element("img", "", { src: `thumbs/${images.keys[image]}.webp`, alt: nameOf(image).slice(0, 300), loading: "lazy", decoding: "async", width, height });
-  const caption = element("span", nameOf(image), { dir: "auto", lang: site.languages[0] ?? "", ariaHidden: "true" });
+  const caption = element("span", nameOf(image), { dir: "auto", lang: site.language, ariaHidden: "true" });
   const link = element("a", "", { href: address({ image: images.keys[image] }) });
   const item = element("li", "");
   item.style.setProperty("--ratio", Math.min(2.2, Math.max(0.6, width / height)).toFixed(3));
@@ -107,6 +117,7 @@ async function showResults(asked) {
     at("count").textContent = hits.length ? line : words.none;
     at("tiles").replaceChildren();
     addTiles();
+    if (at("bar").getBoundingClientRect().top < 0) at("bar").scrollIntoView();
   } catch (error) {
     if (mine === turn) at("count").textContent = `${words.failed} (${error.message})`;
   }
@@ -118,12 +129,12 @@ function showImage(key) {
   const [first, ...others] = images.captions[image];
   const [width, height] = images.sizes[image];
   const [, terms] = images.licenses[images.license[image]];
-  const lang = site.languages[0] ?? "";
   Object.assign(at("picture"), { src: `thumbs/${key}.webp`, alt: nameOf(image).slice(0, 300), width, height });
-  Object.assign(at("caption"), { textContent: first ?? "", lang });
-  at("captions").replaceChildren(...others.map((text) => element("li", text, { dir: "auto", lang })));
+  Object.assign(at("caption"), { textContent: first ?? "", lang: site.language });
+  at("captions").replaceChildren(...others.map((text) => element("li", text, { dir: "auto", lang: site.language })));
   at("by").textContent = images.by[image] ?? "";
   at("terms").textContent = terms || (images.sources[images.source[image]] && words.unlicensed);
+  at("rights").hidden = !at("by").textContent && !at("terms").textContent;
   const page = webAddress(images.page[image] ?? "");
   at("page").hidden = !page;
   at("page").href = page || "#";
@@ -174,9 +185,10 @@ function onKey(event) {
 function start() {
   document.documentElement.lang = reader;
   for (const made of document.querySelectorAll("[data-text]")) made.textContent = words[made.dataset.text];
-  const names = new Intl.DisplayNames(reader, { type: "language" });
-  const languages = new Intl.ListFormat(reader, { type: "disjunction" }).format(site.languages.map((code) => names.of(code)));
-  at("query").placeholder = languages ? fill(words.write, { languages }) : words.hint;
+  at("query").placeholder = words.hint;
+  const languages = new Intl.ListFormat(reader, { type: "disjunction" }).format(site.languages.map(languageName));
+  if (languages && `${site.languages}` !== reader) at("examples").append(element("span", fill(words.write, { languages })));
+  at("still").remove();
   at("credits").textContent = site.credits;
   at("examples").append(...site.examples.map((text) => element("a", text, { href: address({ q: text }, {}), dir: "auto" })));
   fillFilter("source", images.sources);
