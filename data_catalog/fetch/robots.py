@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -78,6 +79,7 @@ class HostStore:
                 self._connection = sqlite3.connect(
                     self._path, timeout=60.0, isolation_level=None, check_same_thread=False
                 )
+                weakref.finalize(self, self._connection.close)  # Python 3.13 warns of a connection that nobody closed
             return self._connection.execute(statement, values).fetchall()
 
 
