@@ -7,6 +7,7 @@ itself can open no file and cannot change its settings, so no statement has to b
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -65,10 +66,11 @@ def stream_query(
         try:
             # The thread ends before the connection is closed.
             with (
-                open_views(snapshots, Path(scratch), is_described=is_described) as connection,
+                _connection(Path(scratch)) as connection,
                 ThreadPoolExecutor(1) as thread,
             ):
                 wait = partial(_wait, connection, thread)
+                wait(partial(_open_views, connection, snapshots, is_described=is_described))
                 reader = wait(partial(_ask, connection, sql, parameters))
                 yield reader.schema, _batches(reader, wait)
         except duckdb.Error as error:
@@ -88,11 +90,17 @@ def _ask(connection: "DuckDBPyConnection", sql: str, parameters: Mapping[str, An
 
 
 def _wait(connection: "DuckDBPyConnection", thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
-    """Return the result of DuckDB's work in another thread, and interrupt it on Ctrl-C, which DuckDB itself ignores."""
+    """Return the result of DuckDB's work in another thread, and interrupt it on Ctrl-C, which DuckDB itself ignores.
+
+    In the main thread, DuckDB would take Ctrl-C for an error of its own.
+    """
+    asked = thread.submit(ask)
     try:
-        return thread.submit(ask).result()
+        return asked.result()
     except KeyboardInterrupt:
-        connection.interrupt()
+        while not asked.done():  # it may be between two statements
+            connection.interrupt()
+            futures.wait([asked], timeout=0.1)
         raise
 
 
@@ -116,11 +124,11 @@ def _raise_if_damaged(error: Exception) -> None:
         raise DamagedError(f"a file of the datasets cannot be read ({text}): see `vernaclip verify`") from error
 
 
-def open_views(snapshots: Sequence[Snapshot], scratch: Path, *, is_described: bool) -> "DuckDBPyConnection":
-    """Open a connection with the views over some snapshots that can write to nothing but `scratch`, where it spills."""
+def _connection(scratch: Path) -> "DuckDBPyConnection":
+    """Open a connection that can write to nothing but `scratch`, where it spills."""
     import duckdb
 
-    connection = duckdb.connect(
+    return duckdb.connect(
         config={
             "temp_directory": str(scratch),
             "allow_persistent_secrets": False,
@@ -129,13 +137,16 @@ def open_views(snapshots: Sequence[Snapshot], scratch: Path, *, is_described: bo
             "python_enable_replacements": False,
         }
     )
+
+
+def _open_views(connection: "DuckDBPyConnection", snapshots: Sequence[Snapshot], *, is_described: bool) -> None:
+    """Open the views over some snapshots, and lock the connection's configuration."""
     texts = view_texts(snapshots)
     for name in SHARDS:
         del texts[name]
         connection.from_arrow(_dataset(name, snapshots)).create_view(name)
     connection.execute(created_text(texts, is_described=is_described))
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-    return connection
 
 
 def _dataset(view: str, snapshots: Sequence[Snapshot]) -> "Dataset":
