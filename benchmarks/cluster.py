@@ -18,14 +18,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from threading import Event
 from typing import Any
 
 from harness import Goals, in_turn, judge, options_of, print_table, work_folder
-from loopback_server import LoopbackServer, request_table, serving
+from loopback_server import LoopbackServer, most_at_once, request_table, serving
 
 NUM_SHARDS, SHARD = 24, 1_000
 NUM_HOSTS, IMAGES_A_HOST, AT_ONCE = 160, 10, 2
@@ -116,11 +115,7 @@ def fetch_seconds(work: Path, num_machines: int, server: LoopbackServer) -> tupl
         workers.fetch(request_table(urls), config, folder / "raw", owners=owners)
         took = time.perf_counter() - started
         owners.close()
-    by_host: dict[str, list[tuple[float, int]]] = {}
-    for request in server.requests(log_size):
-        moments = by_host.setdefault(request.address, [])
-        moments += [(request.time_s, 1), (request.time_s + request.took_s, -1)]
-    return took, max(max(accumulate(step for _, step in sorted(moments))) for moments in by_host.values())
+    return took, max(most_at_once(server.requests(log_size)).values())
 
 
 def fetch_all(work: Path, sizes: Sequence[int], rounds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:

@@ -23,20 +23,21 @@ import sys
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from data_folder import mscoco_it, options_with_data
 from harness import Goals, exit_without, judge, print_table, work_folder
+from loopback_server import LoopbackServer, answer_all, busy_hosts, most_at_once
 from planted_captions import Recombined
 from rehearsal import COCO_HOST, NAME, RECIPE, WIT_HOST, answer_of, published, write_upstream
 
 NUM_HOSTS, WORKERS, SHARE = 500, 4, 0.4
 HOSTS = [f"127.4.{1 + host // 250}.{1 + host % 250}" for host in range(NUM_HOSTS)]
 FAILING, PAUSING, LIMITED = HOSTS[:10], HOSTS[10:20], HOSTS[20:40]  # the last ones as the recipe says
-PAUSE_S, REQUESTS_PER_S, AT_ONCE, LIMITED_AT_ONCE = 3, 20, 8, 2
+PAUSE_S, REQUESTS_PER_S, AT_ONCE, LIMITED_AT_ONCE = 3.0, 20, 8, 2
 ENGINE_S = 0.01
 NETWORK, BRIDGE, PORT = "10.203.0", "rehearsal0", 8768
 SCHEDULER = f"tcp://{NETWORK}.2:8786"
@@ -68,41 +69,19 @@ def hosts_of(num_images: int) -> list[str]:
     return [HOSTS[zlib.crc32(str(number).encode()) % NUM_HOSTS] for number in range(num_images)]
 
 
-async def serve(log: Path) -> None:
-    """Answer on all loopback addresses of this namespace, and write a line for each request."""
-    first: dict[str, float] = {}
-    file = log.open("a", buffering=1)
+def serve(log: Path) -> None:
+    """Answer on all loopback addresses of this namespace."""
+    busy = busy_hosts(dict.fromkeys(PAUSING, PAUSE_S))
 
     def response(host: str, path: str) -> tuple[str, bytes] | None:
         if path == "/robots.txt":
             return "404 None", b""
-        if host in FAILING:
-            return "503 Broken", b""
-        if host in PAUSING and time.time() - first.setdefault(host, time.time()) < PAUSE_S:
-            return f"429 Busy\r\nRetry-After: {PAUSE_S}", b""
-        return answer_of(path)
+        return ("503 Broken", b"") if host in FAILING else busy(host) or answer_of(path)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host = writer.get_extra_info("sockname")[0]
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                began = time.time()
-                try:
-                    found = response(host, head.split(b" ", 2)[1].decode())
-                    await asyncio.sleep(
-                        0.05 if host in (WIT_HOST, COCO_HOST) else random.Random(host).uniform(0.05, 0.5)
-                    )
-                    if found is None:
-                        break
-                    status, body = found
-                    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-                    await writer.drain()
-                finally:
-                    file.write(f"{began:.4f} {time.time():.4f} {host}\n")
-        writer.close()
+    def seconds(host: str) -> float:
+        return 0.05 if host in (WIT_HOST, COCO_HOST) else random.Random(host).uniform(0.05, 0.5)
 
-    server = await asyncio.start_server(answer, "0.0.0.0", PORT, backlog=4096)
-    await server.serve_forever()
+    asyncio.run(answer_all(response, log, seconds, PORT))
 
 
 class Machine:
@@ -151,12 +130,9 @@ class Machine:
 
     def kill(self) -> None:
         """Kill every process, as a power cut does."""
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True)
-            if not found.stdout.split():
-                return
-            subprocess.run(["kill", "-9", *found.stdout.split()], check=False, capture_output=True)
+        pids = ["ip", "netns", "pids", self.name]
+        while found := subprocess.run(pids, capture_output=True, text=True, check=True).stdout.split():
+            subprocess.run(["kill", "-9", *found], check=False, capture_output=True)
             time.sleep(0.1)
 
     def end(self) -> None:
@@ -241,21 +217,15 @@ def on_cluster(folder: Path, root: Path, workers: int, kill_after_s: Sequence[fl
 
 def politeness(folder: Path) -> dict[str, float]:
     """Return the most requests that a host had at once, and the least seconds between two of a host."""
-    of_host = defaultdict[str, list[tuple[float, float]]](list)
-    for log in (folder / "requests").iterdir():
-        for line in log.read_text().splitlines():
-            began, ended, host = line.split()
-            of_host[host].append((float(began), float(ended)))
-    most = {
-        host: max(accumulate(step for _, step in sorted([(at, 1) for at, _ in found] + [(at, -1) for _, at in found])))
-        for host, found in of_host.items()
-    }
+    requests = [each for log in (folder / "requests").iterdir() for each in LoopbackServer(PORT, log).requests()]
+    most, began = most_at_once(requests), defaultdict[str, list[float]](list)
+    for each in requests:
+        began[each.address].append(each.time_s)
     others = [host for host in HOSTS if host in most and host not in LIMITED]
-    gaps = (then - now for host in others for (now, _), (then, _) in pairwise(sorted(of_host[host])))
     return {
         "requests_at_once": max(most[host] for host in others),
         "requests_at_once_of_limited": max((most[host] for host in LIMITED if host in most), default=0),
-        "least_seconds_between": min(gaps),
+        "least_seconds_between": min(then - now for host in others for now, then in pairwise(sorted(began[host]))),
     }
 
 
@@ -267,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", type=Path, help="(of the program itself) be the stand-in web, with this log")
     options = parser.parse_args(arguments)
     if options.serve:
-        asyncio.run(serve(options.serve))
+        serve(options.serve)
     if os.geteuid() or shutil.which("ip") is None:
         exit_without("network namespaces need root, and `ip`")
     italian = mscoco_it(options.data, "validated")
@@ -282,8 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = min(captions.count, 4 * num_images)
         (folder / "italian.txt").write_text("".join(f"{captions.caption(n)}\n" for n in range(count)), "utf-8")
         (folder / "engine.py").write_text(ENGINE)
+        command = json.dumps([sys.executable, str(folder / "engine.py")])
         recipe = RECIPE.format(upstream=folder / "upstream", shard_size=max(50, min(2000, num_images // 8)))
-        recipe = recipe.replace('engine = "apertium"\npivot = "ca"', "\n".join(translation_of(folder)))
+        recipe = recipe.replace('engine = "apertium"\npivot = "ca"', f'engine = "command"\ncommand = {command}')
         limits = "".join(f'[fetch.hosts."{host}"]\nconcurrency = {LIMITED_AT_ONCE}\n\n' for host in LIMITED)
         recipe = recipe.replace("host_requests_per_s = 100", f"host_requests_per_s = {REQUESTS_PER_S}")
         recipe = recipe.replace(
@@ -293,17 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return rehearse(folder, is_quick=options.quick)
 
 
-def translation_of(folder: Path) -> list[str]:
-    """Return the lines of a recipe for the slow engine."""
-    return ['engine = "command"', f'command = ["{sys.executable}", "{folder / "engine.py"}"]']
-
-
 def rehearse(folder: Path, *, is_quick: bool) -> int:
     """Run all builds that the folder does not have, and print what they took."""
     record = folder / "measured.json"
     found = json.loads(record.read_text("utf-8")) if record.is_file() else {}
 
-    def measured(name: str, run: object) -> None:
+    def measured(name: str, run: Callable[[Path], float]) -> None:
         if name in found:
             return
         root = folder / name
@@ -312,7 +278,7 @@ def rehearse(folder: Path, *, is_quick: bool) -> int:
             shutil.rmtree(folder / each)
             (folder / each).mkdir()
         root.mkdir()
-        seconds = run(root)  # type: ignore[operator]
+        seconds = run(root)
         times = [tuple(map(float, log.read_text().split())) for log in (folder / "translated").iterdir()]
         translating = max(end for _, end in times) - min(start for start, _ in times)
         found[name] = {"seconds": seconds, "translating": translating, "files": published(root), **politeness(folder)}

@@ -1,16 +1,20 @@
 """A server on all loopback addresses of this machine, in its own process, with a log of the times of requests.
 
-It serves the files of a folder, or, if the folder is None, the same bytes for every path. Slow hosts answer after some
-seconds. Busy hosts answer 429 with `Retry-After` for that many seconds after their first request.
+`serving` serves the files of a folder, or, if the folder is None, the same bytes for every path. Slow hosts answer
+after some seconds. Busy hosts answer 429 with `Retry-After` for that many seconds after their first request.
+`answer_all` serves what a function says.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,6 +49,14 @@ class LoopbackServer:
         return self.log.stat().st_size
 
 
+def most_at_once(requests: Iterable[Request]) -> dict[str, int]:
+    """Return the most requests that each address had at once."""
+    moments = defaultdict[str, list[tuple[float, int]]](list)
+    for request in requests:
+        moments[request.address] += [(request.time_s, 1), (request.time_s + request.took_s, -1)]
+    return {address: max(accumulate(step for _, step in sorted(found))) for address, found in moments.items()}
+
+
 def request_table(urls: list[str]) -> pa.Table:
     """Return the table with which a build asks its workers to fetch these URLs."""
     nothing = pa.nulls(len(urls), pa.string())
@@ -68,36 +80,65 @@ def serving(
         process.join()
 
 
-def _serve(*arguments: object) -> None:
-    asyncio.run(_answer_all(*arguments))  # type: ignore[arg-type]
-
-
-async def _answer_all(
-    folder: Path | None, log: Path, slow_s: Mapping[str, float], busy_s: Mapping[str, float], port: object
+async def answer_all(
+    response: Callable[[str, str], tuple[str, bytes] | None],
+    log: Path,
+    seconds: Callable[[str], float],
+    port: int = 0,
+    ready: Callable[[int], object] = lambda port: None,
 ) -> None:
-    first: dict[str, float] = {}
+    """Answer on all addresses of this machine, and log each request; `ready` is called with the port.
+
+    `response` returns status and headers, and body, of an address and a path; None closes the connection. `seconds`
+    returns how long an address takes.
+    """
     file = log.open("w", buffering=1, encoding="utf-8")
 
-    def response(host: str, path: str, now: float) -> tuple[str, bytes]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host = writer.get_extra_info("sockname")[0]
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the client has closed the connection
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                began, path = time.time(), head.split(b" ", 2)[1].decode()
+                try:
+                    found = response(host, path)
+                    await asyncio.sleep(seconds(host))
+                    if found is None:
+                        break
+                    status, body = found
+                    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                    await writer.drain()
+                finally:
+                    file.write(f"{began:.4f} {time.time() - began:.4f} {host} {path}\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "0.0.0.0", port, backlog=4096)
+    ready(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def busy_hosts(busy_s: Mapping[str, float]) -> Callable[[str], tuple[str, bytes] | None]:
+    """Return a function that returns the answer of a busy host, for some seconds after it was first asked."""
+    first: dict[str, float] = {}
+
+    def answer(host: str) -> tuple[str, bytes] | None:
+        now = time.time()
         if host in busy_s and now - first.setdefault(host, now) < busy_s[host]:
             return f"429 Busy\r\nRetry-After: {busy_s[host]:.0f}", b""
+        return None
+
+    return answer
+
+
+def _serve(
+    folder: Path | None, log: Path, slow_s: Mapping[str, float], busy_s: Mapping[str, float], ready: Any
+) -> None:
+    busy = busy_hosts(busy_s)
+
+    def response(host: str, path: str) -> tuple[str, bytes]:
+        if refused := busy(host):
+            return refused
         if path == "/robots.txt":
             return "404 None", b""
         return "200 OK\r\nContent-Type: image/jpeg", _BODY if folder is None else (folder / path[1:]).read_bytes()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host = writer.get_extra_info("sockname")[0]
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                began, path = time.time(), head.split(b" ", 2)[1].decode()
-                status, body = response(host, path, began)
-                await asyncio.sleep(slow_s.get(host, 0))
-                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-                await writer.drain()
-                file.write(f"{began:.4f} {time.time() - began:.4f} {host} {path}\n")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()  # the client has closed the connection
-
-    server = await asyncio.start_server(answer, "0.0.0.0", 0, backlog=4096)
-    port.send(server.sockets[0].getsockname()[1])  # type: ignore[attr-defined]
-    await server.serve_forever()
+    asyncio.run(answer_all(response, log, lambda host: slow_s.get(host, 0.0), ready=ready.send))

@@ -42,6 +42,7 @@ import cv2
 import numpy as np
 from data_folder import mscoco_it, options_with_data
 from harness import Goals, exit_without, in_new_process, judge, print_table, work_folder
+from loopback_server import answer_all
 from planted_captions import Recombined, planted, real_captions
 
 from flows.build.execution import LocalExecutor
@@ -166,27 +167,6 @@ def answer_of(path: str) -> tuple[str, bytes] | None:
             return status, b""
 
 
-async def _answer_all(port: int, ready: Any) -> None:
-    """Answer on all addresses of this machine."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                found = answer_of(head.split(b" ", 2)[1].decode())
-                if found is None:
-                    break
-                status, body = found
-                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has closed the connection
-        writer.close()
-
-    server = await asyncio.start_server(answer, "0.0.0.0", port, backlog=4096)
-    ready.send(True)
-    await server.serve_forever()
-
-
 def _serve(port: int, ready: Any) -> None:
     parent = parent_process()
     assert parent is not None
@@ -197,7 +177,8 @@ def _serve(port: int, ready: Any) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()  # a parent that is killed terminates no child
     cv2.setNumThreads(1)
-    asyncio.run(_answer_all(port, ready))
+    response = lambda _, path: answer_of(path)  # noqa: E731
+    asyncio.run(answer_all(response, Path(os.devnull), lambda _: 0.0, port, ready.send))
 
 
 @contextmanager

@@ -24,6 +24,11 @@ OPTIONS = ("data", "teacher")  # given to each benchmark that has them
 WITHOUT = 2  # exit code of a benchmark whose data or tools are missing
 
 
+def commit_of(checkout: Path) -> str:
+    """Return the commit of a checkout, and its day."""
+    return subprocess.check_output(["git", "-C", checkout, "log", "-1", "--format=%h of %cs"], text=True).strip()
+
+
 def run(script: Path, options: Mapping[str, Any], kept: Path) -> dict[str, Any]:
     """Run a benchmark with the code of its checkout; return its exit code, minutes and output, which are kept."""
     if kept.is_file():
@@ -38,30 +43,32 @@ def run(script: Path, options: Mapping[str, Any], kept: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     ended = subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = ended.stdout.decode(errors="replace")
-    found = {"rc": ended.returncode, "minutes": (time.monotonic() - started) / 60, "output": output}
+    found = {
+        "code": commit_of(checkout),
+        "rc": ended.returncode,
+        "minutes": (time.monotonic() - started) / 60,
+        "output": output,
+    }
     kept.write_text(json.dumps(found, indent=1), "utf-8")
     return found
 
 
-def commit_of(checkout: Path) -> str:
-    """Return the commit of a checkout, and its day."""
-    return subprocess.check_output(["git", "-C", checkout, "log", "-1", "--format=%h of %cs"], text=True).strip()
-
-
-def page(found: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], code: str) -> Iterator[str]:
-    """Yield the lines of the page: each claim, and why a benchmark made none; `code` says which code this was."""
+def page(found: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page: each claim, and why a benchmark made none."""
+    now, earlier = (", ".join(sorted({each["code"] for each in results.values()})) for results in (found, before))
+    code = f"Code: {now}." + f" Before: {earlier}." * bool(before)
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
     today, hours = datetime.datetime.now(datetime.UTC).date(), sum(each["minutes"] for each in found.values()) / 60
     yield "# What was measured?\n"
     yield f"`make bench-full` on {today}, {hours:.1f} hours, {os.cpu_count()} cores: "
     yield f"{processor[1] if processor else 'an unknown processor'}. {code} The first lines of `benchmarks/NAME.py` say"
-    yield "what it measures. Short of its goal is what is in bold.\n"
+    yield "what it measures. Values in bold are short of their goals.\n"
     yield "|benchmark|claim|value|before|goal|\n|---|---|---|---|---|"
     for name, each in found.items():
-        earlier = {claim: value for claim, value, *_ in CLAIM.findall(before.get(name, {}).get("output", ""))}
+        values = {claim: value for claim, value, *_ in CLAIM.findall(before.get(name, {}).get("output", ""))}
         for claim, value, goal, verdict in CLAIM.findall(each["output"]):
             shown = value if verdict == "ok" else f"**{value}**"
-            yield f"|{name}|{claim}|{shown}|{earlier.get(claim, '')}|{goal}|"
+            yield f"|{name}|{claim}|{shown}|{values.get(claim, '')}|{goal}|"
     for name, each in found.items():
         if each["rc"] and not CLAIM.search(each["output"]):
             yield f"|{name}|{'not measured' if each['rc'] == WITHOUT else 'failed'}: {last_line(each)}| | | |"
@@ -85,17 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scripts = (path for path in sorted(HERE.glob("*.py")) if "__main__" in path.read_text("utf-8"))
     with work_folder(options.keep) as keep:
         for script in scripts:
-            name = script.stem
+            name, kind = script.stem, "-quick" * options.quick
             if script.name == Path(__file__).name or (options.only and name not in options.only):
                 continue
             earlier = options.before and options.before.resolve() / "benchmarks" / script.name
             if earlier and earlier.is_file():
-                before[name] = run(earlier, vars(options), keep / f"{name}.before.json")
-            found[name] = run(script, vars(options), keep / f"{name}.json")
+                before[name] = run(earlier, vars(options), keep / f"{name}{kind}.before.json")
+            found[name] = run(script, vars(options), keep / f"{name}{kind}.json")
             print(f"# {name}: {found[name]['minutes']:.1f} minutes\n\n{found[name]['output']}", flush=True)
     if options.write:
-        code = f"Code: {commit_of(HERE.parent)}." + (f" Before: {commit_of(options.before)}." if before else "")
-        options.write.write_text("\n".join(page(found, before, code)) + "\n", "utf-8")
+        options.write.write_text("\n".join(page(found, before)) + "\n", "utf-8")
     bad = [name for name, each in found.items() if each["rc"] not in (0, WITHOUT)]
     print(f"short or failed: {' '.join(bad)}" if bad else "no claim was short")
     return int(bool(bad))

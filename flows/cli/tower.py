@@ -45,7 +45,7 @@ def make(
     report = with_executor("distil", request)
     SAY["model"](report, request)
     if not is_quiet():
-        say(f"\nTry next:\n  {command('search', '...', '--images', 'DIR', '--model', report.folder)}")
+        say(f"\nTry next:\n  {command('search', '...', '--images', 'DIR', '--root', root)}")
         small = ("--format", "immich", "--as", "NAME", "--precision", "int8", "--measure", file)
         out = ("--root", root, "--out", f"{root.resolve().name}-immich")
-        say(f"  {command('export-model', '--model', report.folder, *small, *out)}")
+        say(f"  {command('export-model', 'tower', *small, *out)}")

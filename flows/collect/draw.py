@@ -53,7 +53,7 @@ def draw_pictures(folder: Path, config: CollectConfig) -> tuple[list[Picture], C
     paths = (path.relative_to(folder) for path in folder.rglob("*") if is_image_name(path.name) and path.is_file())
     every = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     names = [name for name in every if name.isprintable()]  # others have no place in a table
-    names.sort(key=lambda name: unit_interval(name, "collect 1"))
+    names.sort(key=lambda name: unit_interval(name, "collect"))
     left_out, found = Counter({"unprintable name": len(every) - len(names)}), dict[tuple[str, bytes], Picture]()
     with ImageWorkers() as workers:
         if not config.random:
