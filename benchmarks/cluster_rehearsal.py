@@ -39,6 +39,7 @@ HOSTS = [f"127.4.{1 + host // 250}.{1 + host % 250}" for host in range(NUM_HOSTS
 FAILING, PAUSING, LIMITED = HOSTS[:10], HOSTS[10:20], HOSTS[20:40]  # the last ones as the recipe says
 PAUSE_S, REQUESTS_PER_S, AT_ONCE, LIMITED_AT_ONCE = 3.0, 20, 8, 2
 ENGINE_S = 0.01
+PERIOD_US = 10_000
 NETWORK, BRIDGE, PORT = "10.203.0", "rehearsal0", 8768
 SCHEDULER = f"tcp://{NETWORK}.2:8786"
 GOALS: Goals = {
@@ -146,14 +147,15 @@ class Machine:
 
 
 def _group(name: str, share: float) -> Path:
-    """Return a new control group with a share of one processor."""
+    """Return a new control group with a share of one processor, in slices as short as a scheduler's own."""
     old = Path("/sys/fs/cgroup/cpu")
     group = (old if old.is_dir() else Path("/sys/fs/cgroup")) / name
     group.mkdir(exist_ok=True)
     if old.is_dir():
-        (group / "cpu.cfs_quota_us").write_text(str(int(share * 100_000)))
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD_US)))
     else:
-        (group / "cpu.max").write_text(f"{int(share * 100_000)} 100000")
+        (group / "cpu.max").write_text(f"{int(share * PERIOD_US)} {PERIOD_US}")
     return group
 
 
@@ -245,8 +247,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit_without(f"{options.data} lacks mscoco_it")
     num_images = 400 if options.quick else options.images
     with work_folder(options.out) as folder:
-        for name in ("requests", "translated"):
-            (folder / name).mkdir(exist_ok=True)
         write_upstream(folder / "upstream", options.data, num_images, PORT, hosts_of)
         captions = Recombined(italian, ())
         count = min(captions.count, 4 * num_images)
@@ -275,7 +275,7 @@ def rehearse(folder: Path, *, is_quick: bool) -> int:
         root = folder / name
         shutil.rmtree(root, ignore_errors=True)
         for each in ("requests", "translated"):
-            shutil.rmtree(folder / each)
+            shutil.rmtree(folder / each, ignore_errors=True)
             (folder / each).mkdir()
         root.mkdir()
         seconds = run(root)
@@ -283,6 +283,7 @@ def rehearse(folder: Path, *, is_quick: bool) -> int:
         translating = max(end for _, end in times) - min(start for start, _ in times)
         found[name] = {"seconds": seconds, "translating": translating, "files": published(root), **politeness(folder)}
         record.write_text(json.dumps(found), "utf-8")
+        shutil.copytree(folder / "requests", root / "requests")
 
     if not is_quick:
         measured("one", lambda root: on_cluster(folder, root, 1, ()))
