@@ -31,8 +31,7 @@ from pathlib import Path
 from data_folder import mscoco_it, options_with_data
 from harness import Goals, exit_without, judge, print_table, work_folder
 from loopback_server import LoopbackServer, answer_all, busy_hosts, most_at_once
-from planted_captions import Recombined
-from rehearsal import COCO_HOST, NAME, RECIPE, WIT_HOST, answer_of, published, write_upstream
+from rehearsal import COCO_HOST, NAME, RECIPE, WIT_HOST, answer_of, published, stand_in_engine, write_upstream
 
 NUM_HOSTS, WORKERS, SHARE = 500, 4, 0.4
 HOSTS = [f"127.4.{1 + host // 250}.{1 + host % 250}" for host in range(NUM_HOSTS)]
@@ -50,19 +49,6 @@ GOALS: Goals = {
     "least_seconds_between": (">=", 0.9 / REQUESTS_PER_S),
     "different_files": ("<=", 0),
 }
-ENGINE = """
-import os, sys, time, zlib
-from pathlib import Path
-here = Path(__file__).parent
-lines = (here / "italian.txt").read_text("utf-8").splitlines()
-pause = float(os.environ.get("PAUSE", 0))
-began, log = time.time(), here / "translated" / f"{time.time_ns()}-{os.getpid()}"
-for number, line in enumerate(sys.stdin):
-    time.sleep(pause)
-    print(lines[zlib.crc32(line.strip().encode()) % len(lines)], flush=True)
-    if number % 100 == 0:
-        log.write_text(f"{began} {time.time()}")
-"""
 
 
 def hosts_of(num_images: int) -> list[str]:
@@ -242,19 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve(options.serve)
     if os.geteuid() or shutil.which("ip") is None:
         exit_without("network namespaces need root, and `ip`")
-    italian = mscoco_it(options.data, "validated")
-    if not italian:
+    if not mscoco_it(options.data, "validated"):
         exit_without(f"{options.data} lacks mscoco_it")
     num_images = 400 if options.quick else options.images
     with work_folder(options.out) as folder:
         write_upstream(folder / "upstream", options.data, num_images, PORT, hosts_of)
-        captions = Recombined(italian, ())
-        count = min(captions.count, 4 * num_images)
-        (folder / "italian.txt").write_text("".join(f"{captions.caption(n)}\n" for n in range(count)), "utf-8")
-        (folder / "engine.py").write_text(ENGINE)
-        command = json.dumps([sys.executable, str(folder / "engine.py")])
-        recipe = RECIPE.format(upstream=folder / "upstream", shard_size=max(50, min(2000, num_images // 8)))
-        recipe = recipe.replace('engine = "apertium"\npivot = "ca"', f'engine = "command"\ncommand = {command}')
+        engine = stand_in_engine(folder, options.data, 4 * num_images)
+        shard_size = max(50, min(2000, num_images // 8))
+        recipe = RECIPE.format(upstream=folder / "upstream", shard_size=shard_size, engine=engine)
         limits = "".join(f'[fetch.hosts."{host}"]\nconcurrency = {LIMITED_AT_ONCE}\n\n' for host in LIMITED)
         recipe = recipe.replace("host_requests_per_s = 100", f"host_requests_per_s = {REQUESTS_PER_S}")
         recipe = recipe.replace(

@@ -3,7 +3,7 @@
 A stand-in web on loopback draws a distinct small JPEG for each address. Sources have the shares of the paper: WIT in
 Italian on one host with its own limit, CC3M in English on hosts by a power law, where 30 % of the addresses are dead,
 and COCO with five English captions an image. Captions are recombined from real ones, with near-duplicates. Apertium
-translates them by way of Catalan.
+translates them by way of Catalan; with `--instant`, a program that answers at once with an Italian caption does.
 
 For each size, one table has a row for each step: calls, rows a second, CPU time a row, peak memory of all processes
 while it ran (pages that they share count once), and bytes written. Then come the commands that look at the dataset: a
@@ -94,8 +94,7 @@ files = ["{{upstream}}/cc3m.tsv"]
 files = ["{{upstream}}/coco.json"]
 
 [translate]
-engine = "apertium"
-pivot = "ca"
+{{engine}}
 
 [fetch]
 allow_loopback = true
@@ -113,6 +112,22 @@ image_size = 128
 [split]
 val = 0.02
 test = 0.02
+"""
+APERTIUM = 'engine = "apertium"\npivot = "ca"'
+# Answers with an Italian caption after PAUSE seconds, and notes when it did.
+ENGINE = """
+import os, sys, time, zlib
+from pathlib import Path
+here = Path(__file__).parent
+lines = (here / "italian.txt").read_text("utf-8").splitlines()
+pause = float(os.environ.get("PAUSE", 0))
+began, log = time.time(), here / "translated" / f"{time.time_ns()}-{os.getpid()}"
+for number, line in enumerate(sys.stdin):
+    if pause:
+        time.sleep(pause)
+    print(lines[zlib.crc32(line.strip().encode()) % len(lines)], flush=True)
+    if number % 100 == 0:
+        log.write_text(f"{began} {time.time()}")
 """
 NAME, RECORD, STOPPED = "rehearsal", "measured.json", "stopped"
 
@@ -209,6 +224,16 @@ def hosts_of(num_images: int) -> list[str]:
         FORGOTTEN_HOST if place in forgotten else f"127.{4 + host // 62_500}.{host // 250 % 250}.{1 + host % 250}"
         for place, host in enumerate(drawn.tolist())
     ]
+
+
+def stand_in_engine(folder: Path, data: Path, num_lines: int) -> str:
+    """Write a program that answers with one of so many Italian captions; return the settings that name it."""
+    captions = Recombined(mscoco_it(data, "validated"), ())
+    count = min(captions.count, num_lines)
+    (folder / "translated").mkdir(parents=True, exist_ok=True)
+    (folder / "italian.txt").write_text("".join(f"{captions.caption(n)}\n" for n in range(count)), "utf-8")
+    (folder / "engine.py").write_text(ENGINE)
+    return f'engine = "command"\ncommand = {json.dumps([sys.executable, str(folder / "engine.py")])}'
 
 
 def write_upstream(
@@ -438,7 +463,9 @@ def timed(command: Sequence[str], root: Path) -> float:
     return time.perf_counter() - started
 
 
-def measured(folder: Path, data: Path, num_images: int, port: int, minutes: float) -> dict[str, Any]:
+def measured(
+    folder: Path, data: Path, num_images: int, port: int, minutes: float, *, is_instant: bool
+) -> dict[str, Any]:
     """Build a size, look at it with commands; return the measurements, which the folder keeps.
 
     Raises:
@@ -456,7 +483,8 @@ def measured(folder: Path, data: Path, num_images: int, port: int, minutes: floa
     write_upstream(folder / "upstream", data, num_images, port)
     recipe = folder / f"{NAME}.toml"
     shard_size = max(50, min(2000, num_images // 8))
-    recipe.write_text(RECIPE.format(upstream=folder / "upstream", shard_size=shard_size), "utf-8")
+    engine = stand_in_engine(folder, data, 4 * num_images) if is_instant else APERTIUM
+    recipe.write_text(RECIPE.format(upstream=folder / "upstream", shard_size=shard_size, engine=engine), "utf-8")
     if "build" not in found:
         is_continued = root.exists()
         root.mkdir(exist_ok=True)
@@ -580,9 +608,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=0, help="kill builds of the middle size so many times")
     parser.add_argument("--dask", type=int, nargs="+", help="build the smallest size on Dask with so many workers")
     parser.add_argument("--minutes", type=float, default=0, help="stop the first build of the last size after so many")
+    parser.add_argument("--instant", action="store_true", help="translate by a program that answers at once")
     parser.add_argument("--port", type=int, default=8767, help="of the stand-in web")
     options = parser.parse_args(arguments)
-    if shutil.which("apertium") is None:
+    if not options.instant and shutil.which("apertium") is None:
         exit_without("Apertium is not installed")
     if not mscoco_it(options.data, "validated"):
         exit_without(f"{options.data} lacks mscoco_it")
@@ -592,7 +621,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for size in sizes:
             minutes = options.minutes if size == sizes[-1] else 0
             try:
-                found[size] = measured(out / str(size), options.data, size, options.port, minutes)
+                found[size] = measured(
+                    out / str(size), options.data, size, options.port, minutes, is_instant=options.instant
+                )
             except BrokenProcessPool:
                 if not (out / str(size) / STOPPED).exists():
                     raise

@@ -47,8 +47,8 @@ class Progress:
         total: number of units, or None if it is unknown; may be set later.
         unit: name of a unit, plural; "bytes" are shown as MB.
         initial: units that an earlier run finished; they count as done, but not for the rate.
-        seconds_left: estimates the time left, for units of unequal size; None: from the rate, to which later units
-            contribute more.
+        time_left: returns the time left for people, for units of unequal size; None: it is estimated from the rate, to
+            which later units contribute more.
         clock: returns seconds.
     """
 
@@ -59,11 +59,11 @@ class Progress:
         total: int | None,
         unit: str,
         initial: int = 0,
-        seconds_left: Callable[[], float | None] | None = None,
+        time_left: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label, self.total, self.unit, self.initial = label, total, unit, initial
-        self.clock, self._estimate = clock, seconds_left
+        self.clock, self._estimate = clock, time_left
         self.done, self._num_calls, self._facts = initial, 0, dict[str, float | str]()
         self._moment = 0.0  # sum of units, each times the seconds at the middle of its work
 
@@ -109,12 +109,10 @@ class Progress:
     def time_left(self) -> str:
         """Return the time left for people, or "" if it is unknown."""
         if self._estimate is not None:
-            seconds = self._estimate()
-        elif self.total is None or self.total <= self.done or self._num_calls < NUM_BEFORE_ESTIMATE:
-            seconds = None
-        else:
-            seconds = (self.total - self.done) / self._rate
-        return "" if seconds is None else f"{span_text(seconds)} left"
+            return self._estimate()
+        if self.total is None or self.total <= self.done or self._num_calls < NUM_BEFORE_ESTIMATE:
+            return ""
+        return f"{span_text((self.total - self.done) / self._rate)} left"
 
     @property
     def _rate(self) -> float:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DefectError
-from data_catalog.base.progress import Progress
+from data_catalog.base.progress import Progress, span_text
 from data_catalog.base.settings import json_values, what_values
 from data_catalog.catalog.work import UNFINISHED, Commit, StepFacts, StepKey, WorkStore
 from data_catalog.disk.disk_errors import access_errors
@@ -232,7 +232,7 @@ class Engine:
             if not step.when(self.build):
                 self.executor.progress(step.name, done=0, total=0)
         self._add(MAKES_SHARDS, PER_TEST_SET)
-        with Progress("build", total=None, unit="steps", seconds_left=self._seconds_left) as progress:
+        with Progress("build", total=None, unit="steps", time_left=self._time_left) as progress:
             while self._waiting:
                 self._submit()
                 node, future = self._next_event()
@@ -259,21 +259,22 @@ class Engine:
             self._running[_LEFT] += 1
         return node, future
 
-    def _seconds_left(self) -> float | None:
-        """Estimate the time until the next step over all shards, from the slowest step before it.
+    def _time_left(self) -> str:
+        """Estimate the time until the next step over all shards, or the end, from the slowest step before it.
 
-        It is unknown before each of those steps has made an output.
+        It is unknown, "", before each of those steps has made an output.
         """
-        found, now = 0.0, time.monotonic()
+        seconds, now, until = 0.0, time.monotonic(), "left"
         for step in (step for step in self.steps if step.when(self.build)):
             left, num_made = self._count(step.scope) - len(self._commits[step.name]), self._num_made[step.name]
-            if left and step.scope is not PER_SHARD and found:
+            if left and step.scope is not PER_SHARD and seconds:
+                until = f"until {step.name}"
                 break
             if left and step.scope is PER_SHARD:
                 if not num_made:
-                    return None
-                found = max(found, left * (now - self._began[step.name]) / num_made)
-        return found or None
+                    return ""
+                seconds = max(seconds, left * (now - self._began[step.name]) / num_made)
+        return f"{span_text(seconds)} {until}" if seconds else ""
 
     @property
     def num_made(self) -> int:

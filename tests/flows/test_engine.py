@@ -392,6 +392,20 @@ def test_a_second_run_finds_everything_done(tmp_path: Path, caplog: pytest.LogCa
     assert first.engine.seconds.keys() == {step.name for step in PIPELINE}
 
 
+def test_the_time_left_says_until_when(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_catalog.base.progress.FIRST_LINE_S", 0.0)
+    caplog.set_level(logging.INFO, "data_catalog.base.progress")
+    table = [SOURCE, toy("first", "source"), toy("all", "first", scope=WHOLE, lane=FLOW), toy("last", "first", "all")]
+    run(table, tmp_path)
+    shown = [line.removeprefix("build: ") for line in caplog.messages if line.startswith("build: ")]
+    assert shown[2:-2] == [
+        *["1 s until all, 2 of 8 steps", "1 s until all, 3 of 8 steps", "4 of 8 steps", "5 of 8 steps"],
+        *["1 s left, 6 of 8 steps", "1 s left, 7 of 8 steps"],
+    ]
+
+
 @pytest.mark.parametrize("lane", [CPU, host_of])
 def test_what_an_earlier_run_wrote_and_is_damaged_is_noticed_before_it_is_read(tmp_path: Path, lane: Any) -> None:
     table = [SOURCE, toy("first", "source"), toy("last", "first", lane=lane)]
