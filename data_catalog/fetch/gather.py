@@ -172,7 +172,8 @@ class _Shard:
             ended.result()
         except ChildDiedError as error:
             suspects = self._under_way.intersection(left)
-            logger.warning("images: the fetching process ended (%s) at %s", error, sorted(suspects)[:_SHOWN])
+            shown = f", while it requested {', '.join(sorted(suspects)[:_SHOWN])}" * bool(suspects)
+            logger.warning("images: the fetching process ended (%s)%s; another takes over", error, shown)
             self.guilt.update(dict.fromkeys(suspects, _LOSS if error.is_lost else _DEATH))
             if error.is_lost:
                 self._under_way -= {url for url in suspects if self.guilt[url] < _GIVEN_UP}

@@ -4,6 +4,7 @@ The flow watches the workers that have them, and renews their lease. When it has
 or, without one, other machines take over its hosts, as soon as its lease has surely ended.
 """
 
+import logging
 import math
 import threading
 import time
@@ -21,6 +22,8 @@ from data_catalog.base.errors import PipelineError
 from data_catalog.disk.child_process import ChildDiedError
 from data_catalog.disk.files import TEMPORARY_PREFIX, read_json, write_json
 from data_catalog.fetch.owner import LEASE_S, RENEWED_S, FetchingProcess, Owners, Task, renew
+
+logger = logging.getLogger(__name__)
 
 # A worker of which the scheduler has not heard for so long is given up. One that computes may be late.
 SILENT_S = 15.0
@@ -62,6 +65,7 @@ class DaskOwners(Owners):
         self._client, self._remote, self._hosts = client, remote, hosts
         self._lease = hosts / f"{_LEASE}{uuid4().hex}"
         self._workers: dict[str, _Elected] = {}  # by machine
+        self._known: dict[str, Any] = {}  # by address: what the scheduler last said of its workers
         self._seen: dict[str, tuple[float, float]] = {}  # by address: its last heartbeat, and when it came
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -142,6 +146,13 @@ class DaskOwners(Owners):
             for machine, elected in [*self._workers.items()]:
                 alive = machines.get(machine, [])
                 if elected.address not in alive:
+                    if elected.free_at == math.inf:
+                        silent_s = now - self._seen.get(elected.address, (0.0, now))[1]
+                        logger.warning(
+                            "the worker %s is lost; the scheduler last heard of it %.0f s ago",
+                            elected.address,
+                            silent_s,
+                        )
                     elected.free_at = min(elected.free_at, now + _ENDED_S)
                 if elected.free_at <= now and alive:
                     self._workers[machine] = _Elected(elected.address if elected.address in alive else alive[0])
@@ -159,15 +170,14 @@ class DaskOwners(Owners):
 
     def _look(self) -> dict[str, list[str]]:
         """Return the addresses of the workers that are alive, by machine."""
-        try:
-            found = self._client.scheduler_info()["workers"]
-        except (OSError, ValueError, KeyError):
-            found = {}
-        now, machines = time.monotonic(), dict[str, list[str]]()
-        for address, facts in sorted(found.items()):
+        asked, machines = time.monotonic(), dict[str, list[str]]()
+        with suppress(OSError, ValueError, KeyError):  # the scheduler is away, which says nothing of its workers
+            self._known = self._client.scheduler_info(n_workers=-1)["workers"]
+        came = time.monotonic()
+        for address, facts in sorted(self._known.items()):
             if self._seen.get(address, (0.0, 0.0))[0] != facts["last_seen"]:
-                self._seen[address] = facts["last_seen"], now
-            if now < self._seen[address][1] + SILENT_S:
+                self._seen[address] = facts["last_seen"], came
+            if asked < self._seen[address][1] + SILENT_S:
                 machines.setdefault(facts["host"], []).append(address)
         return machines
 

@@ -19,7 +19,7 @@ from loopback import LoopbackHandler, LoopbackServer
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.journal import JournalReader
-from data_catalog.fetch.owner import LEASE_S, Task
+from data_catalog.fetch.owner import LEASE_S, RENEWED_S, Task
 from data_catalog.fetch.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners
@@ -146,6 +146,21 @@ def children_of(pid: int) -> list[int]:
             if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
                 found.append(int(stat.parent.name))
     return found
+
+
+def test_a_scheduler_that_does_not_answer_for_a_moment_costs_no_machine_its_hosts(
+    client: Client, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(**_: object) -> None:
+        raise TimeoutError
+
+    def be_away() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "scheduler_info", fail)
+            time.sleep(3 * RENEWED_S)
+
+    fetch(60, be_away)
+    assert not [line for line in caplog.messages if "is lost" in line]
 
 
 def test_the_doctor_says_what_each_worker_lacks(
