@@ -28,10 +28,24 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
 from data_folder import mscoco_it, options_with_data
 from harness import Goals, exit_without, judge, print_table, work_folder
 from loopback_server import LoopbackServer, answer_all, busy_hosts, most_at_once
-from rehearsal import COCO_HOST, NAME, RECIPE, WIT_HOST, answer_of, published, stand_in_engine, write_upstream
+from rehearsal import (
+    COCO_HOST,
+    COCO_SHARE,
+    NAME,
+    RECIPE,
+    WIT_HOST,
+    WIT_SHARE,
+    answer_of,
+    picture,
+    published,
+    stand_in_engine,
+    write_upstream,
+)
 
 NUM_HOSTS, WORKERS, SHARE = 500, 4, 0.4
 HOSTS = [f"127.4.{1 + host // 250}.{1 + host % 250}" for host in range(NUM_HOSTS)]
@@ -39,6 +53,7 @@ FAILING, PAUSING, LIMITED = HOSTS[:10], HOSTS[10:20], HOSTS[20:40]  # the last o
 PAUSE_S, REQUESTS_PER_S, AT_ONCE, LIMITED_AT_ONCE = 3.0, 20, 8, 2
 ENGINE_S = 0.01
 PERIOD_US = 10_000
+SOURCE_STEP = 10**8  # between the numbers of images of WIT, CC3M and COCO
 NETWORK, BRIDGE, PORT = "10.203.0", "rehearsal0", 8768
 SCHEDULER = f"tcp://{NETWORK}.2:8786"
 GOALS: Goals = {
@@ -56,14 +71,40 @@ def hosts_of(num_images: int) -> list[str]:
     return [HOSTS[zlib.crc32(str(number).encode()) % NUM_HOSTS] for number in range(num_images)]
 
 
+def draw(folder: Path, num_images: int) -> None:
+    """Draw all images of the stand-in web, once, since machines have no processor to draw with."""
+    if (folder / "ends.npy").is_file():
+        return
+    cv2.setNumThreads(1)
+    num_wit, num_coco = round(num_images * WIT_SHARE), round(num_images * COCO_SHARE)
+    counts = num_wit, num_images - num_wit - num_coco, num_coco
+    numbers = [SOURCE_STEP * source + number for source, count in enumerate(counts) for number in range(count)]
+    folder.mkdir(exist_ok=True)
+    ends = list[int]()
+    with (folder / "pictures").open("wb") as file:
+        for number in numbers:
+            file.write(picture(number))
+            ends.append(file.tell())
+    np.save(folder / "numbers.npy", numbers)
+    np.save(folder / "ends.npy", ends)
+
+
 def serve(log: Path) -> None:
     """Answer on all loopback addresses of this namespace."""
+    folder = log.parents[1] / "drawn"
+    numbers, ends = np.load(folder / "numbers.npy"), np.load(folder / "ends.npy")
+    pictures = np.memmap(folder / "pictures", mode="r")
+
+    def drawn(number: int) -> bytes:
+        place = int(np.searchsorted(numbers, number))
+        return pictures[int(ends[place - 1]) if place else 0 : int(ends[place])].tobytes()
+
     busy = busy_hosts(dict.fromkeys(PAUSING, PAUSE_S))
 
     def response(host: str, path: str) -> tuple[str, bytes] | None:
         if path == "/robots.txt":
             return "404 None", b""
-        return ("503 Broken", b"") if host in FAILING else busy(host) or answer_of(path)
+        return ("503 Broken", b"") if host in FAILING else busy(host) or answer_of(path, drawn)
 
     def seconds(host: str) -> float:
         return 0.05 if host in (WIT_HOST, COCO_HOST) else random.Random(host).uniform(0.05, 0.5)
@@ -233,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     num_images = 400 if options.quick else options.images
     with work_folder(options.out) as folder:
         write_upstream(folder / "upstream", options.data, num_images, PORT, hosts_of)
+        draw(folder / "drawn", num_images)
         engine = stand_in_engine(folder, options.data, 4 * num_images)
         shard_size = max(50, min(2000, num_images // 8))
         recipe = RECIPE.format(upstream=folder / "upstream", shard_size=shard_size, engine=engine)

@@ -161,7 +161,7 @@ def one_pixel() -> bytes:
     return cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
 
 
-def answer_of(path: str) -> tuple[str, bytes] | None:
+def answer_of(path: str, picture: Callable[[int], bytes] = picture) -> tuple[str, bytes] | None:
     """Return status and headers, and body, of `/SOURCE/NUMBER.jpg`; None: the connection is closed."""
     source, _, name = path[1:].partition("/")
     if source not in DEAD_SHARE:
