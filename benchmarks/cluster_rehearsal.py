@@ -133,8 +133,9 @@ class Machine:
 
     def start(self, command: Sequence[str], *, shared: bool = True) -> None:
         """Start a program of this machine, with its share of the processors or without."""
-        enter = f"echo $$ > {self._group}/cgroup.procs; " if shared else ""
-        inside = ["ip", "netns", "exec", self.name, "sh", "-c", f'{enter}exec "$@"', "sh", *command]
+        # In the namespace, the control groups cannot be seen.
+        enter = f"echo $$ > {self._group}/cgroup.procs || exit; " if shared else ""
+        inside = ["sh", "-c", f'{enter}exec "$@"', "sh", "ip", "netns", "exec", self.name, *command]
         with (self.folder / "programs.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
