@@ -1,20 +1,22 @@
 """Find the validation pairs on which the price of a lower precision is measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_catalog.catalog.roots import FEATURE_STORES
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
+from training.towers.lineage import read_lineage
 from training.towers.trained_models import TrainedModel, find_model
 
 if TYPE_CHECKING:
     from training.exports.precision import Validation
 
 
-def validation_of(trained: TrainedModel | None, measure: Path | None, root: Path) -> "Validation | None":
+def validation_of(model: Path, trained: TrainedModel | None, measure: Path | None, root: Path) -> "Validation | None":
     """Return the held-out pairs of a recipe, else the val split of the model's dataset, or None."""
-    return _of_dataset(trained) if measure is None else _of_recipe(measure, root)
+    return _of_dataset(trained) if measure is None else _of_recipe(measure, root, model)
 
 
 def _of_dataset(trained: TrainedModel | None) -> "Validation | None":
@@ -33,13 +35,16 @@ def _of_dataset(trained: TrainedModel | None) -> "Validation | None":
     )
 
 
-def _of_recipe(recipe_file: Path, root: Path) -> "Validation":
+def _of_recipe(recipe_file: Path, root: Path, model: Path) -> "Validation":
     """Return held-out translations that ask for the features which the teacher gives their sources."""
     from training.data.features import FeatureStore
     from training.distil.teacher import open_teacher
     from training.exports.precision import Validation
 
-    recipe = load_recipe(str(recipe_file), root=root)
+    recipe, lesson = load_recipe(str(recipe_file), root=root), read_lineage(model).settings.get("distil", {})
+    # The command line may have overridden the recipe: a pair that the model learned from measures nothing.
+    decisive = {name: lesson[name] for name in ("num_held_out", "check_languages") if name in lesson}
+    recipe = replace(recipe, distil=replace(recipe.distil, **decisive))
     pairs = [pair for each in sentence_pairs(recipe, None).lessons for pair in each.held_out]
     places = {text: place for place, text in enumerate(dict.fromkeys(source for source, _ in pairs))}
     teacher, _ = open_teacher(find_model(recipe.distil.teacher, root))

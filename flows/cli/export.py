@@ -173,7 +173,7 @@ def export_model(
     own_name = f"{trained.snapshot.dataset} {trained.folder.name}" if trained else folder.resolve().name
     repository = hub.open(MODEL)
     seen = training_data(trained.snapshot) if trained else None
-    validation = None if config.precision == "fp32" else validation_of(trained, measure, root)
+    validation = None if config.precision == "fp32" else validation_of(folder, trained, measure, root)
     config = replace(config, name=config.name or own_name)
     report = write_exports(folder, config, out, seen=seen, root=root, validation=validation)
     rows = [

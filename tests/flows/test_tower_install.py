@@ -1,5 +1,6 @@
 """The command line from a trained model to a text tower in Lap, and the pairs that measure a lower precision."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,22 +21,29 @@ def test_the_val_split_or_what_is_named_measures_a_lower_precision(
     root, report = built
     model = random_clip(["a red square", "two blue circles"])
     snapshot = require_snapshot(root, report.snapshot.dataset)
-    found = validation_of(TrainedModel(folder=model, snapshot=snapshot), None, root)
+    found = validation_of(model, TrainedModel(folder=model, snapshot=snapshot), None, root)
     assert found is not None
     assert found.what == f"captions and images of the val split of {snapshot.dataset}"
     gallery = found.gallery(load_model(model))
     assert len(found.queries) == len(found.owners) > len(gallery) == max(found.owners) + 1
-    assert validation_of(None, None, root) is None
+    assert validation_of(model, None, None, root) is None
     (tmp_path / "pairs.tsv").write_text("".join(f"a dog {n}\tun cane {n}\n" for n in range(40)))
     (tmp_path / "lesson.toml").write_text(
         f'target_language = "it"\n[distil]\nteacher = "{model}"\npairs = ["{tmp_path}/pairs.tsv"]\nnum_held_out = 3\n'
         "check_languages = false\n"
     )
-    found = validation_of(None, tmp_path / "lesson.toml", tmp_path / "root")
+    found = validation_of(model, None, tmp_path / "lesson.toml", tmp_path / "root")
     assert found is not None
     assert all(text.startswith("un cane") for text in found.queries)
     teacher = found.gallery(load_model(model))
     assert np.linalg.norm(teacher, axis=1) == pytest.approx(np.ones(3), abs=1e-4)
+    # A model that held out fewer, as the command line said, learned from the third of them.
+    run = {"settings": {"distil": {"num_held_out": 2}}, "learned": []}
+    (model / "run.json").write_text(json.dumps(run))
+    fewer = validation_of(model, None, tmp_path / "lesson.toml", tmp_path / "root")
+    assert fewer is not None
+    assert set(fewer.queries) < set(found.queries)
+    assert len(fewer.queries) == 2
 
 
 @pytest.mark.parametrize(
