@@ -23,6 +23,7 @@ from dask.utils import parse_timedelta
 from distributed import CancelledError, Client, KilledWorker, Security
 from distributed.client import ClosedClientError
 from distributed.comm.core import connect
+from distributed.protocol import pickle
 from prefect_dask.task_runners import DaskTaskRunner
 
 from data_catalog.base.boundary import about
@@ -112,7 +113,7 @@ class DaskExecutor(PrefectExecutor):
             self._exits.callback(mark.unlink, missing_ok=True)
             found = versions() if self._address else None  # local processes always have the same versions
             self._environment = FlowEnvironment(folder=Path.cwd(), mark=mark, versions=found)
-        return partial(run_remotely, self._environment, call)
+        return partial(run_remotely, self._environment, pickle.dumps(call))  # type: ignore[no-untyped-call]
 
 
 def spread_on(client: Client, call: Callable[[], T]) -> ConcurrentFuture[T]:

@@ -11,13 +11,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
+
+from distributed.protocol import pickle
 
 from data_catalog.base.errors import InputError
 from data_catalog.disk.files import digest, sha256_of
 from flows import PACKAGES
-
-T = TypeVar("T")
 
 # Marks of the flows that this process has been checked for.
 _checked: set[Path] = set()
@@ -67,9 +67,14 @@ def enter(environment: FlowEnvironment) -> None:
     os.chdir(environment.folder)
 
 
-def run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
-    """Run a call in the process of a worker."""
+def run_remotely(environment: FlowEnvironment, pickled: bytes) -> Any:
+    """Run a pickled call in the process of a worker.
+
+    It is unpickled here, in a thread: Dask would import its modules between the heartbeats of the worker, and one that
+    is silent for long passes for lost.
+    """
     enter(environment)
+    call: Callable[[], Any] = pickle.loads(pickled)  # type: ignore[no-untyped-call]
     try:
         return call()
     except Exception as error:

@@ -19,7 +19,7 @@ from data_catalog.disk.files import sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.datasets import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor
-from flows.orchestration.dask_workers import FlowEnvironment, enter, versions
+from flows.orchestration.dask_workers import FlowEnvironment, enter, run_remotely, versions
 from flows.orchestration.prefect_flows import FLOWS
 from flows.recipe.recipe import load_recipe
 
@@ -87,7 +87,7 @@ def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monke
         mark = tmp_path / f"mark-{number}"
         mark.touch()
         with pytest.raises(InputError, match=refused):
-            enter(environment(tmp_path, **{"mark": mark, **changes}))
+            run_remotely(environment(tmp_path, **{"mark": mark, **changes}), b"a call of code that it does not have")
 
 
 def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
