@@ -37,6 +37,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, PipelineError, SettingsError
+from data_catalog.base.heap import share_freed_memory
 from data_catalog.catalog.connections import snapshot_queries
 from data_catalog.catalog.manifest import Snapshot, require_datasets, require_snapshot
 from data_catalog.catalog.why import find_sample_records, record_lines
@@ -45,7 +46,6 @@ from flows.recipe.language_packs import language_pack
 from flows.signals import interrupted_by_sigterm
 from training.data.features import text_features
 from training.data.images import read_picture
-from training.runs.processes import share_freed_memory
 from training.towers.lineage import languages_of
 from training.towers.model import LoadedModel, open_model
 from training.towers.trained_models import current_model, model_of_folder, pair_hashes
@@ -159,7 +159,7 @@ def open_shown(
         language: code of the model's language. None takes that of the dataset on which it was trained, or the first of
             those that it was distilled for, if it is known.
     """
-    share_freed_memory()
+    share_freed_memory(1)
     own = None
     if model is not None:
         own = model_of_folder(model, root or model)

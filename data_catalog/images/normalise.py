@@ -1,6 +1,5 @@
 """Normalising: decode an image, turn it upright, convert it to sRGB, resize and re-encode it, or give a drop reason."""
 
-import ctypes
 import math
 import re
 import warnings
@@ -15,6 +14,7 @@ from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
 from data_catalog.base.errors import SettingsError
+from data_catalog.base.heap import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt
 from data_catalog.base.settings import OneOf
 from data_catalog.images.decoding import (
     ImageRejectedError,
@@ -47,8 +47,6 @@ _HASH_SIDE = 32  # of the grey picture that the hash is computed from
 THUMBNAIL_SIDE = 8  # of the colour thumbnail that distinguishes pictures with the same hash
 THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-# Options of mallopt, from glibc's malloc.h: the mmap threshold, of which it accepts no larger one; the trim threshold.
-_MALLOC = {-3: 32 * 1024**2, -1: 128 * 1024**2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +303,5 @@ def load_decoders() -> None:
     cv2.setNumThreads(1)  # one child per core, and equal results in all children
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     # Reuse the memory pages of one image for the next: new pages are a quarter of the cost of an image.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries than glibc have none
-    if mallopt is not None:
-        for option, value in _MALLOC.items():
-            mallopt(option, value)
+    mallopt(M_MMAP_THRESHOLD, 32 * 1024**2)  # it accepts no larger one
+    mallopt(M_TRIM_THRESHOLD, 128 * 1024**2)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from cleaning.leaks import guarded_by
+from data_catalog.base.heap import share_freed_memory
 from data_catalog.catalog.duckdb_file import rebuild
 from data_catalog.catalog.manifest import (
     FETCH_LOGS,
@@ -77,6 +80,8 @@ def build(
         serving: context that is open while steps run: the server of the recipe's scenes images, if it has some.
         retry_failed: fetch images again that failed for a temporary reason.
     """
+    share_freed_memory(2)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what each thread freed
     work = WorkStore(root / "work" / recipe.name)
     work.sweep()
     folder = datasets_folder(root) / recipe.name

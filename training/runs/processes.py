@@ -5,7 +5,6 @@ each image is compared with the captions of all processes, and gradients are sum
 with the whole batch.
 """
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.heap import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt
 
 if TYPE_CHECKING:
     import torch
@@ -199,22 +199,8 @@ def prepare_for_torch() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _mallopt(-3, 2**27)  # M_MMAP_THRESHOLD; a larger one makes the peak larger, and gains little
-    _mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def share_freed_memory() -> None:
-    """Let all threads allocate from one heap, so that each takes what others freed. Call it before threads start.
-
-    With heaps of their own, glibc's default, a server whose requests run in changing threads would keep the peak of
-    each (`benchmarks/page_load.py`).
-    """
-    _mallopt(-8, 1)  # M_ARENA_MAX
-
-
-def _mallopt(parameter: int, value: int) -> None:
-    """Set a parameter of glibc's allocator (malloc.h); other C libraries have none."""
-    getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)(parameter, value)
+    mallopt(M_MMAP_THRESHOLD, 2**27)  # a larger one makes the peak larger, and gains little
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def has_second_core(num_threads: int) -> bool:
