@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import open_browser
 
 from data_catalog.report.forms import sheet_text
-from tests.flows.browser import open_page
 from translation.audit.draw import AUDIT_COLUMNS, Audit
 from translation.audit.form import RATING_COLUMNS, render_audit
 
@@ -107,20 +107,22 @@ def test_ratings_by_keys_are_kept_saved_and_scored(tmp_path: Path, told: Any) ->
     rows = [{"row_id": f"r{place}", **texts} for place in range(3)]
     form = tmp_path / "audit.html"
     form.write_text(render_audit(Audit(audit_id=ID, dataset="d", rows=rows, strata=[])), "utf-8")
-    with open_page(form, tmp_path) as tab:
+    with open_browser(tmp_path / "profile") as page:
+        page.open_on_telephone(form)
         for key in "42":
-            tab.press(key)
-        tab.type("comment", "=1+1; no\nnoun")
-    with open_page(form, tmp_path) as tab:
-        assert tab.run("at('translation').textContent") == "un <b>cane</b>"
-        assert tab.run("at('count').textContent") == "2 of 3 rated"
-        assert tab.run("at('comment').value") == "=1+1; no\nnoun"
-        tab.press("1")
-        tab.run("at('clear').click()")
-        assert tab.run("at('count').textContent + at('clear').textContent") == "2 of 3 ratedClear rating"
-        tab.press("1")
-        tab.type("person", "Åsa")
-        saved = tab.save()
+            page.press(key, text=key)
+        page.type("comment", "=1+1; no\nnoun")
+    with open_browser(tmp_path / "profile") as page:
+        page.open_on_telephone(form)
+        assert page.ask("at('translation').textContent") == "un <b>cane</b>"
+        assert page.ask("at('count').textContent") == "2 of 3 rated"
+        assert page.ask("at('comment').value") == "=1+1; no\nnoun"
+        page.press("1", text="1")
+        page.ask("at('clear').click()")
+        assert page.ask("at('count').textContent + at('clear').textContent") == "2 of 3 ratedClear rating"
+        page.press("1", text="1")
+        page.type("person", "Åsa")
+        saved = page.save(tmp_path / "downloads")
     assert saved.name == "ratings-Åsa.csv"
     out = told([*SCORE, str(saved), "--audit", str(tmp_path / "audit.csv")])
     assert re.search(r"Åsa +3 +0 +2\.33", out)

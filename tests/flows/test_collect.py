@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import WIDTH, open_browser
 from PIL import Image
 
 from data_catalog.report.forms import sheet_text
 from data_catalog.sources.test_sets import TEST_SET_KINDS
 from flows.collect import draw as drawing
 from flows.collect.draw import ANSWER_COLUMNS, deal
-from tests.flows.browser import WIDTH, open_page
 from tests.flows.conftest import OwnFolder
 
 Told = Callable[..., str]
@@ -95,23 +95,25 @@ def test_captions_typed_on_a_telephone_without_a_network_are_all_there(
     form = tmp_path / "forms" / "captions-1.html"
     typed = [UKRAINIAN.format(number) for number in range(20)]
     typed[3] = '=HYPERLINK("http://localhost", "<script>")'
-    with open_page(form, tmp_path) as tab:
-        assert tab.run("at('helping').open && at('forget').hidden"), "instructions come first"
-        assert tab.run("at('help-title').getBoundingClientRect().top") > 0
-        assert tab.run("document.documentElement.scrollWidth") == WIDTH
-        tab.run("at('close').click()")
+    with open_browser(tmp_path / "profile") as page:
+        page.open_on_telephone(form)
+        assert page.ask("at('helping').open && at('forget').hidden"), "instructions come first"
+        assert page.ask("at('help-title').getBoundingClientRect().top") > 0
+        assert page.ask("document.documentElement.scrollWidth") == WIDTH
+        page.ask("at('close').click()")
         for text in typed:
-            assert tab.run("at('picture').decode().then(() => at('picture').naturalWidth)") == 256
-            tab.type("caption_1", text)
-            tab.run("at('next').click()")
-        assert tab.run(IN_SIGHT.format("done")), "after the last picture"
-        tab.type("person", "Оля / <b>")
-    with open_page(form, tmp_path) as tab:
-        assert not tab.run("at('helping').open")
-        assert tab.run("at('count').textContent") == "20 of 20 done"
-        assert tab.run("at('caption_1').value") == typed[-1]
-        saved = tab.save()
-        assert tab.run(IN_SIGHT.format("saved"))
+            assert page.ask("at('picture').decode().then(() => at('picture').naturalWidth)") == 256
+            page.type("caption_1", text)
+            page.ask("at('next').click()")
+        assert page.ask(IN_SIGHT.format("done")), "after the last picture"
+        page.type("person", "Оля / <b>")
+    with open_browser(tmp_path / "profile") as page:
+        page.open_on_telephone(form)
+        assert not page.ask("at('helping').open")
+        assert page.ask("at('count').textContent") == "20 of 20 done"
+        assert page.ask("at('caption_1').value") == typed[-1]
+        saved = page.save(tmp_path / "downloads")
+        assert page.ask(IN_SIGHT.format("saved"))
     assert saved.name == "captions-1-Оля-b.csv"
     said, captions, left_out = merged(told, tmp_path / "forms", saved)
     assert re.search(r"Оля / <b> +20 of 20 +19 +0 +0 +\d+ +0", said)
@@ -125,17 +127,18 @@ def test_a_form_that_a_browser_cannot_keep_says_so_wherever_it_is_scrolled_to(
     told: Told, photos: Path, tmp_path: Path
 ) -> None:
     drawn(told, photos, tmp_path / "forms")
-    with open_page(tmp_path / "forms" / "captions-1.html", tmp_path) as tab:
-        tab.run("at('close').click()")
-        assert not tab.run(IN_SIGHT.format("storage"))
-        tab.run("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
-        tab.type("caption_1", "Пес")
-        tab.run("scrollTo(0, document.body.scrollHeight)")
-        assert tab.run("scrollY") > 0
-        assert tab.run(IN_SIGHT.format("storage"))
-        assert tab.run("at('kept').textContent") == ""
-        tab.type("person", "Оля")
-        assert "Пес" in tab.save().read_text("utf-8")
+    with open_browser(tmp_path / "profile") as page:
+        page.open_on_telephone(tmp_path / "forms" / "captions-1.html")
+        page.ask("at('close').click()")
+        assert not page.ask(IN_SIGHT.format("storage"))
+        page.ask("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+        page.type("caption_1", "Пес")
+        page.ask("scrollTo(0, document.body.scrollHeight)")
+        assert page.ask("scrollY") > 0
+        assert page.ask(IN_SIGHT.format("storage"))
+        assert page.ask("at('kept').textContent") == ""
+        page.type("person", "Оля")
+        assert "Пес" in page.save(tmp_path / "downloads").read_text("utf-8")
 
 
 def test_a_form_is_dealt_with_the_overlap_and_holds_no_copy_and_no_other_file(
