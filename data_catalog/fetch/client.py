@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -74,10 +74,12 @@ class GuardedClient:
         *,
         deadline: Deadline | None = None,
         before_connect: Callable[[], object] = lambda: None,
+        sending: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> "Response":
         """Send a GET request, and return an answer with a body or a redirect; else raise `FetchError`.
 
-        The deadline is that of the whole body. `before_connect` is called after the look-up; it may wait or raise.
+        The deadline is that of the whole body. `before_connect` is called after the look-up; it may wait or raise. The
+        request is sent within `sending`.
         """
         config, deadline = self._config, deadline or Deadline(self._config.deadline_s)
         look_up = partial(self._look_up, deadline)
@@ -101,8 +103,9 @@ class GuardedClient:
                     # A name may end with a dot; names in certificates do not.
                     raw = self._tls.wrap_socket(raw, server_hostname=target.host.rstrip("."))
                 stream = to_close.enter_context(_TimedStream(raw, deadline, config.timeout_s))
-                raw.settimeout(deadline.wait_s(config.timeout_s))
-                raw.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
+                with sending():
+                    raw.settimeout(deadline.wait_s(config.timeout_s))
+                    raw.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
                 response = to_close.enter_context(Response(stream, config.max_bytes))
                 response.begin()
             except (OSError, http.client.HTTPException) as error:

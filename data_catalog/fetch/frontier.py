@@ -8,7 +8,8 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -40,6 +41,8 @@ class Host:
     waiting: list[tuple[float, int, Any]] = field(default_factory=list)  # heap: due, order, request
     active: int = 0
     begun_at: float = -math.inf  # start of the last request; it may be a moment ahead
+    sending: threading.Lock = field(default_factory=threading.Lock)
+    sent_at: float = -math.inf  # when the last request was sent, after its connection was made
     next_at: float = -math.inf  # when the next turn may be handed out
     paused_until: float = -math.inf
     paused_by: FetchError | None = None
@@ -151,6 +154,17 @@ class Frontier:
             turn.has_begun = True
             host.note_start(max(now, host.begun_at + host.interval_s) if host.interval_s else now)
             return host.begun_at - now
+
+    @contextmanager
+    def sending(self, turn: Turn) -> Iterator[None]:
+        """Send the turn's request in here, which waits until the host's last one was sent long enough ago.
+
+        One connects more slowly than another, and a busy machine may stop the process between `begin` and sending.
+        """
+        with turn.host.sending:
+            time.sleep(max(0.0, turn.host.sent_at + turn.host.interval_s / _MARGIN - time.monotonic()))
+            yield
+            turn.host.sent_at = time.monotonic()
 
     def end(self, turn: Turn) -> None:
         """Give a turn back. One without a request counts for nothing."""

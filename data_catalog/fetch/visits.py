@@ -219,8 +219,16 @@ class Fetcher:
             asked_for.asked_at = asked_for.asked_at or now
             asked_for.job.journal.append({"url": asked_for.url, "host": turn.host.name, "at": now})
 
+        @contextmanager
+        def sending() -> Iterator[None]:
+            waited_since = time.monotonic()
+            with self.frontier.sending(turn):
+                deadline.extend(time.monotonic() - waited_since)
+                yield
+
         try:
-            with self._client.get(visit.target, deadline=deadline, before_connect=begin) as response:
+            client = self._client
+            with client.get(visit.target, deadline=deadline, before_connect=begin, sending=sending) as response:
                 yield response
         except (OSError, PipelineError, MemoryError):
             raise

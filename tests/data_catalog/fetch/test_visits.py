@@ -3,12 +3,14 @@
 A server on loopback stands for any host.
 """
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -91,8 +93,12 @@ Outcomes = dict[str, dict[str, Any]]
 def fetch(site: Any, tmp_path: Path) -> Callable[..., Outcomes]:
     """The outcomes of URLs, by default of all that there are answers for; `body` has what came."""
 
-    def run(answers: dict[str, list[Answer]], *urls: str, trips: Any = None, **options: Any) -> Outcomes:
-        site.behaviours = {f"/{url}": answered([*found]) for url, found in answers.items()}
+    def run(
+        answers: dict[str, list[Answer] | Callable[[Any], None]], *urls: str, trips: Any = None, **options: Any
+    ) -> Outcomes:
+        site.behaviours = {
+            f"/{url}": found if callable(found) else answered([*found]) for url, found in answers.items()
+        }
         config, ended, failures = replace(CONFIG, **options), Event(), list[Exception]()
 
         def fail(error: Exception) -> None:
@@ -218,3 +224,18 @@ def test_hosts_take_turns(fetch: Callable[..., Outcomes]) -> None:
     found = fetch({url: [good(b"x")] for url in urls}, threads=1)
     order = sorted(found, key=lambda url: found[url]["asked_at"])
     assert [urlsplit(url).hostname for url in order[:10]] == ["a.example", "b.example"] * 5
+
+
+def test_connections_that_take_long_bring_no_two_requests_together(
+    request_log: Any, fetch: Callable[..., Outcomes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, together, log = socket.create_connection, Barrier(3), request_log()
+
+    def connect_together(*args: Any) -> socket.socket:
+        together.wait(10)
+        return connect(*args)
+
+    monkeypatch.setattr("data_catalog.fetch.client.socket.create_connection", connect_together)
+    answers = {f"http://a.example/{number}": lambda it: log.answer(it, b"x") for number in range(3)}
+    assert results(fetch(answers, host_requests_per_s=5)) == [b"x"] * 3
+    assert all(later - earlier > 0.15 for earlier, later in pairwise(sorted(log.times)))
