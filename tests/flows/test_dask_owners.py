@@ -1,11 +1,13 @@
 """Fetching by the machines of a cluster: workers at addresses of their own, of which one is killed or frozen."""
 
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from loopback import LoopbackHandler, LoopbackServer
 
+from data_catalog.disk.files import write_json
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.journal import JournalReader
@@ -24,7 +27,7 @@ from data_catalog.fetch.workers import ImageWorkers
 from flows.cli import main
 from flows.orchestration import dask_doctor, dask_owners
 from flows.orchestration.dask_owners import DaskOwners
-from flows.orchestration.dask_workers import versions
+from flows.orchestration.dask_workers import FlowEnvironment, run_remotely, versions
 
 pytestmark = pytest.mark.slower
 
@@ -148,19 +151,46 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def test_a_scheduler_that_does_not_answer_for_a_moment_costs_no_machine_its_hosts(
-    client: Client, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("trouble", ["no answer", "a late answer"])
+def test_a_scheduler_in_trouble_for_a_moment_costs_no_machine_its_hosts(
+    trouble: str, client: Client, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(**_: object) -> None:
-        raise TimeoutError
+    info = client.scheduler_info
 
-    def be_away() -> None:
+    def scheduler_info(**options: Any) -> Any:
+        if trouble == "no answer":
+            raise TimeoutError
+        found = info(**options)
+        time.sleep(2 * RENEWED_S)
+        return found
+
+    def be_in_trouble() -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(client, "scheduler_info", fail)
+            patched.setattr(dask_owners, "SILENT_S", 5 * RENEWED_S if trouble == "no answer" else 1.5 * RENEWED_S)
+            patched.setattr(client, "scheduler_info", scheduler_info)
             time.sleep(3 * RENEWED_S)
 
-    fetch(60, be_away)
+    fetch(60, be_in_trouble)
     assert not [line for line in caplog.messages if "is lost" in line]
+
+
+class _Loading:
+    """Unpickled as the thread that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return threading.current_thread, ()
+
+
+class _LoadingName:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_Loading(), "name")
+
+
+def test_a_call_is_unpickled_beside_the_heartbeats_of_its_worker(client: Client, tmp_path: Path) -> None:
+    write_json(tmp_path / "mark", {})
+    environment = FlowEnvironment(folder=Path.cwd(), mark=tmp_path / "mark", versions=versions())
+    call = partial(run_remotely, environment, pickle.dumps(partial(str, _LoadingName())))
+    assert "Threads" in client.submit(call, pure=False).result(timeout=60)
 
 
 def test_the_doctor_says_what_each_worker_lacks(
