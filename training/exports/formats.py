@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.catalog.export_formats import Pixels
-
 Format = Literal["open_clip", "transformers", "onnx", "immich", "lap", "all"]
 Precision = Literal["fp32", "fp16", "int8"]
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
@@ -72,7 +70,7 @@ class SiteConfig:
     """Language of the page's own texts (default: all, by the reader's browser). Repeatable."""
     precision: Literal["fp16", "int8"] = "fp16"
     """Weights of the text tower. int8 is half as large; images that match about equally then change places."""
-    pixels: Pixels = "licensed"
+    pixels: Literal["licensed", "noncommercial", "all"] = "licensed"
     """Images of a dataset to include: with a free license, also with one that forbids commercial use, or all."""
     allowed: tuple[str, ...] = ()
     """Include the images of this source, which you have the right to redistribute. Repeatable."""
