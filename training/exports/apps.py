@@ -45,14 +45,16 @@ class App:
         known = self.names.get(width, "").split()
         if name in known or (not name and len(known) == 1):
             return name or known[0]
-        remedy = (
-            f"choose one with --as: {', '.join(known)}"
-            if known
-            else f"make a tower for one of its models, which have {', '.join(map(str, self.names))}"
+        if not known:
+            widths = ", ".join(map(str, self.names))
+            raise SettingsError(
+                f"{self.title} has no model with {width} features, as this one has: make a tower for one of its "
+                f"models, which have {widths}"
+            )
+        refusal = (
+            f"{self.title} knows no model {name!r} with {width} features" if name else f"name {self.title}'s model"
         )
-        raise SettingsError(
-            f"{self.title} knows no model {name or 'without a name'!r} with {width} features, as this one has: {remedy}"
-        )
+        raise SettingsError(f"{refusal}: choose one with --as: {', '.join(known)}")
 
 
 # Names and widths of Immich's server; without those of M-CLIP and NLLB, which read other inputs.

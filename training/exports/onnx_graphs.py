@@ -48,7 +48,7 @@ def require_packages() -> None:
     """Refuse to work without the packages that write and run the graphs."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise InputError(f"the format onnx needs {', '.join(missing)}: {install_hint('onnx')}")
+        raise InputError(f"an ONNX graph needs {', '.join(missing)}: {install_hint('onnx')}")
 
 
 def write(trained: TrainedFolder, folder: Path, _hub_name: str | None) -> None:
