@@ -46,15 +46,13 @@ class App:
         if name in known or (not name and len(known) == 1):
             return name or known[0]
         if not known:
-            widths = ", ".join(map(str, self.names))
-            raise SettingsError(
-                f"{self.title} has no model with {width} features, as this one has: make a tower for one of its "
-                f"models, which have {widths}"
-            )
-        refusal = (
-            f"{self.title} knows no model {name!r} with {width} features" if name else f"name {self.title}'s model"
-        )
-        raise SettingsError(f"{refusal}: choose one with --as: {', '.join(known)}")
+            refusal = f"{self.title} has no model with {width} features, as this one has"
+            choices = f"make a tower for one of its models, which have {', '.join(map(str, self.names))}"
+        else:
+            wrong = f"{self.title} knows no model {name!r} with {width} features"
+            refusal = wrong if name else f"name {self.title}'s model"
+            choices = f"choose one with --as: {', '.join(known)}"
+        raise SettingsError(f"{refusal}: {choices}")
 
 
 # Names and widths of Immich's server; without those of M-CLIP and NLLB, which read other inputs.

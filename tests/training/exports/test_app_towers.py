@@ -308,7 +308,7 @@ def test_names_are_those_of_the_students_width(student: Path, compact: Path, tmp
         exported(student, tmp_path / "out", "immich", known_as="ViT-L-14__openai")
     with pytest.raises(SettingsError, match=r"Immich has no model with \d+ features.* have 512, 640, "):
         exported(compact, tmp_path / "out", "immich", known_as=NAME)
-    with pytest.raises(SettingsError, match=r"the model has no name: choose one .*: ViT-B-32__openai, "):
+    with pytest.raises(SettingsError, match=r"name Immich's model: choose one with --as: ViT-B-32__openai, "):
         exported(student, tmp_path / "out", "immich", known_as="")
     with pytest.raises(SettingsError, match="Lap has no model with"):
         exported(compact, tmp_path / "out", "lap")
