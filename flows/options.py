@@ -165,7 +165,7 @@ class AblationConfig:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """Which pictures are drawn for captions, and who gets them."""
+    """How pictures are drawn for captions, and dealt to people."""
 
     num_pictures: Annotated[PositiveNumber, Parameter(name="--n")] = 500
     """Number of pictures."""

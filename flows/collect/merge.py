@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Merged:
-    """Captions by (person, image), and what else the answers tell."""
+    """The answers of all people: captions by person and image, what was left out, and why."""
 
     language: str
     captions: dict[tuple[str, str], list[str]] = field(default_factory=dict)
