@@ -18,6 +18,13 @@ _KINDS = {
     "captions": (SCORED_CAPTIONS, "caption_id", _CAPTION_OUTCOME, []),
     "pairs": (SCORED_PAIRS, "sample_id", "split", ["image", "original"]),
 }
+# Only rows that differ are compared by column; all columns of all rows would be spilled. Hashes have 64 bits.
+_CHANGED = """
+    CREATE TEMP TABLE changed AS SELECT id
+    FROM (SELECT ID AS id, hash(was) AS row FROM was) a
+    FULL JOIN (SELECT ID AS id, hash(now) AS row FROM now) b USING (id)
+    WHERE a.row IS DISTINCT FROM b.row
+"""
 _CHANGES = """
     SELECT change, coalesce(now.source, was.source) AS source, before, after, count(*) AS rows,
            arg_min({id: id, was: was, now: now}, id, $n) AS examples
@@ -25,8 +32,8 @@ _CHANGES = """
         SELECT id, was, now, a.ended AS before, b.ended AS after,
                CASE WHEN a.ended IS NULL THEN 'added' WHEN b.ended IS NULL THEN 'gone'
                     WHEN a.ended <> b.ended THEN 'outcome' ELSE concat_ws(', ', DIFFERING) END AS change
-        FROM (SELECT ID AS id, OUTCOME AS ended, was FROM was) a
-        FULL JOIN (SELECT ID AS id, OUTCOME AS ended, now FROM now) b USING (id)
+        FROM (SELECT ID AS id, OUTCOME AS ended, was FROM was SEMI JOIN changed ON ID = changed.id) a
+        FULL JOIN (SELECT ID AS id, OUTCOME AS ended, now FROM now SEMI JOIN changed ON ID = changed.id) b USING (id)
     ) WHERE change <> '' GROUP BY ALL ORDER BY rows DESC, change, source, before, after
 """
 
@@ -84,7 +91,8 @@ def _changes(before: Snapshot, after: Snapshot, kind: str, num_examples: int) ->
             columns = f"* EXCLUDE ({', '.join(large)})" if large else "*"
             connection.execute(f"CREATE VIEW {name} AS {rows_text(types, [(columns, files)])}")
         differing = ", ".join(f"CASE WHEN was.{name} IS DISTINCT FROM now.{name} THEN '{name}' END" for name in types)
-        query = _CHANGES.replace("DIFFERING", differing).replace("OUTCOME", outcome).replace("ID AS", f"{id} AS")
+        connection.execute(_CHANGED.replace("ID AS", f"{id} AS"))
+        query = _CHANGES.replace("DIFFERING", differing).replace("OUTCOME", outcome).replace("ID", id)
         found = connection.sql(query, params={"n": max(1, num_examples)})
         changes: list[dict[str, Any]] = found.to_arrow_table().to_pylist()
     for change in changes:
