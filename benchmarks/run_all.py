@@ -67,7 +67,7 @@ def run(script: Path, own: Sequence[str], options: Mapping[str, Any], kept: Path
 HEADING = """\
 # What was measured?
 
-`make bench-full` writes this page. The first lines of `benchmarks/NAME.py` say what a benchmark measures. "Before" is
+`make bench-full` writes this page. The first lines of each file in `benchmarks/` say what it measures. "Before" is
 the value of earlier code on the same machine. Values in bold are short of their goals.
 
 |benchmark and claim|value|before|goal|

@@ -21,7 +21,8 @@ from flows.recipe.recipe import SECTIONS, load_recipe
 HOME = Path(__file__).parents[2]
 DOCS = sorted((HOME / "docs").glob("*.md"))
 PAGES = [HOME / "README.md", *DOCS]
-MAX_PAGES, MAX_WORDS = 13, 19_100
+MEASURED = HOME / "docs/benchmarks.md"  # a table that `make bench-full` writes: nobody reads it through
+MAX_PAGES, MAX_WORDS = 13, 19_100  # without that table
 PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
 FOLDERS = (*PACKAGES, "tests", "benchmarks", "docs")
 TEXTS = [
@@ -142,8 +143,9 @@ def test_the_navigation_has_every_page_once() -> None:
 
 
 def test_the_pages_are_few_and_short() -> None:
-    assert len(DOCS) <= MAX_PAGES
-    assert sum(len(path.read_text(encoding="utf-8").split()) for path in DOCS) <= MAX_WORDS
+    written = [path for path in DOCS if path != MEASURED]
+    assert len(written) <= MAX_PAGES
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in written) <= MAX_WORDS
 
 
 def test_a_page_that_is_named_anywhere_exists_and_has_the_heading() -> None:
