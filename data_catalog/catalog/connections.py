@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY_LIMIT = "2GB"
-BUILD_MEMORY_LIMIT = "512MB"  # beside the images that a build holds; a million images take a few seconds longer
 RunQuery = Callable[..., pa.Table]
 # Views that read shards: their schema, and the kind of files that they read.
 SHARDS: Mapping[str, tuple[pa.Schema, str]] = {
@@ -32,12 +31,12 @@ SHARDS: Mapping[str, tuple[pa.Schema, str]] = {
 }
 
 
-def connect_spilling(folder: Path) -> "DuckDBPyConnection":
-    """Open a connection for a build that spills to `duckdb-spill` in `folder`."""
+def connect_spilling(folder: Path, memory_limit: str = MEMORY_LIMIT) -> "DuckDBPyConnection":
+    """Open a connection that spills to `duckdb-spill` in `folder`."""
     import duckdb
 
     spill = str(folder / "duckdb-spill")
-    return duckdb.connect(config={"memory_limit": BUILD_MEMORY_LIMIT, "temp_directory": spill, "threads": 2})
+    return duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": spill, "threads": 2})
 
 
 @contextmanager
