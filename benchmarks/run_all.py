@@ -68,7 +68,8 @@ HEADING = """\
 # What was measured?
 
 `make bench-full` writes this page. The first lines of each file in `benchmarks/` say what it measures. "Before" is
-the value of earlier code on the same machine. Values in bold are short of their goals.
+the value of earlier code on the same machine. Values in bold are short of their goals. A
+benchmark without lines did not run yet.
 
 |benchmark and claim|value|before|goal|
 |---|---|---|---|

@@ -87,7 +87,8 @@ def measure(shards_folder: Path, folder: Path) -> dict[str, float]:
 def build(shards: Sequence[Commit], folder: Path, name: str) -> int:
     """Translate a build's shards in turn, as the engine's lane does; return how many captions the engine got."""
     work, translator = WorkStore(folder / name), UpperCase()
-    tools = SimpleNamespace(translator=translator, memory=TranslationMemory(folder / "memory", translator.fingerprint))
+    memory = TranslationMemory(folder / "memory", translator.fingerprint)
+    tools = SimpleNamespace(translator=translator, memory=memory, windows=None)
     settings = {"engine": translator.fingerprint, "from_code": translator.from_code}
     for number, shard in enumerate(shards):
         call_of(TRANSLATE, {"screen": (shard,)}, settings, work=work, number=number, tools=tools)()
