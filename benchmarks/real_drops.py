@@ -38,7 +38,7 @@ PACKS = {"fr": HERE / "data" / "french.toml"}
 # Sources with formats of their own, by language: kind, files and further settings.
 WIT = {"caption_kinds": ["reference", "attribution", "alt_text"]}
 NATIVE: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
-    "it": (("mscoco_it", "mscoco_it/*.json.gz", {}), ("wit", "wit/*.tsv", WIT)),
+    "it": (("mscoco_it", "mscoco_it/*.json.gz", {}), ("wit", "wit/train-*.tsv", WIT)),
     "en": (
         ("cc3m", "cc3m/*.tsv", {}),
         ("flickr8k", "flickr8k/Flickr8k.token*.txt", {"images": "images"}),
