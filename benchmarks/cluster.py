@@ -169,10 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts = [english[at : at + 500] for at in range(0, len(english), 500)]
             argos = in_turn({size: lambda size=size: seconds(work, size, (), parts) for size in (1, 2)}, 5)
             values["argos_2_processes"] = median(argos[1]) / median(argos[2])
-            rows += [
-                {"what": "translate, Argos", "processes": size, "a second": round(len(english) / median(argos[size]))}
-                for size in (1, 2)
-            ]
+            for size in (1, 2):
+                took = median(argos[size])
+                row = {"what": "translate, Argos", "processes": size, "a second": round(len(english) / took)}
+                rows.append(row | {"efficiency": f"{median(argos[1]) / took / size:.2f}"})
         fetched, more = fetch_all(work, sizes, rounds)
     print_table([*rows, *fetched], f"Medians of {rounds} rounds (Argos: 5)")
     values |= more
