@@ -191,11 +191,12 @@ def test_a_query_of_another_language_is_translated_before_the_search(root: Path,
 
 
 def test_an_image_is_searched_by_in_a_dataset_and_a_folder(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
-    place = ["--root", str(root), "--out", str(tmp_path / "sheet.png"), "--top", "5"]
+    """All images are asked for: after one epoch they are so similar that rounding may rank the query's own sixth."""
+    place = ["--root", str(root), "--out", str(tmp_path / "sheet.png"), "--top", "1000"]
     command = ["search", "--image", str(photos / "0.jpg"), *place]
     found = json.loads(told([*command, "--json", "-"]))
     (name,) = found["left_out"]
-    assert (found["query"], len(found["hits"])) == (None, 5)
+    assert (found["query"], len(found["hits"])) == (None, found["num_images"] - 1)
     assert name not in {hit["sample_id"] for hit in found["hits"]}
     assert "\nNot listed, because it is the query image: 0.jpg\n" in told([*command, "--images", str(photos)])
 
