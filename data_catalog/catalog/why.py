@@ -175,8 +175,9 @@ def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
 def _near(ask: RunQuery, identity: str) -> Iterator[str]:
     """Yield existing ids similar to an unknown one: with another scheme or none, and without their source or end."""
     rest = identity.partition("://")[2] if is_web_url(identity) else identity
-    spellings = [f"{scheme}://{place}" for scheme in ("https", "http") for place in (rest, rest.partition("?")[0])]
-    yield from (text for text, found in _samples(ask, spellings).items() if found)
+    if "." in rest or "/" in rest:  # may be an address; its search reads all addresses
+        spellings = [f"{scheme}://{place}" for scheme in ("https", "http") for place in (rest, rest.partition("?")[0])]
+        yield from (text for text, found in _samples(ask, spellings).items() if found)
     text = _escaped(identity.partition("#")[0].removesuffix(".jpg"))
     if len(text) > 2 and not is_web_url(identity):
         yield from ask(_BEGIN_WITH, text=text, most=MOST_HINTS).column(0).to_pylist()
