@@ -164,23 +164,6 @@ class AblationConfig:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class CollectConfig:
-    """How pictures are drawn for captions, and dealt to people."""
-
-    num_pictures: Annotated[PositiveNumber, Parameter(name="--n")] = 500
-    """Number of pictures."""
-    num_people: Annotated[PositiveNumber, Parameter(name="--people")] = 1
-    """Number of people, each with a form."""
-    overlap: Annotated[float, Parameter(validator=Within(gte=0, lte=1), metavar="SHARE")] = 0.1
-    """Share of the pictures that two people get, so that their captions can be compared."""
-    model: Annotated[str, Parameter(metavar="NAME")] = "efficientnet-lite0"
-    """Image tower of a package, or model folder: each picture differs in its features from all before."""
-    random: bool = False
-    """Draw pictures at random, as for a test set."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
 class ContestConfig:
     """The models to score and their test sets."""
 

@@ -29,7 +29,6 @@ from data_catalog.base.progress import lines_above_progress
 from flows import PACKAGES
 from flows.cli import (
     catalog,
-    collect,
     comparisons,
     export,
     first_steps,
@@ -136,13 +135,11 @@ def _assembled() -> App:
     packages.command(_family("memory", "List, export and import the translation memories of a catalog.", **memory))
     audit = "Let people rate a sample of translations, as in the CLIP-Italian paper."
     raters = _family("audit", audit, draw=translate.draw, score=translate.score)
-    speakers = "Let the people who speak a language caption pictures, on forms that work offline."
-    people = _family("collect", speakers, draw=collect.draw, merge=collect.merge, value=collect.value)
     models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)
     models.default(catalog.models)
     towers = _family("tower", _help_of(tower.make), install=tower_install.install)
     towers.default(tower.make)
-    families = ((packages, "Translation"), (raters, "Translation"), (people, "Datasets"), (models, "Models"))
+    families = ((packages, "Translation"), (raters, "Translation"), (models, "Models"))
     for family, title in (*families, (towers, "Models")):
         family.group = (groups[title],)
         top.command(family)

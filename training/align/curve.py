@@ -135,26 +135,6 @@ def extended(sizes: Sequence[int], scores: Sequence[float]) -> list[tuple[int, f
     return found
 
 
-def expected_gain(board: Board, images: int) -> tuple[float, float, float] | None:
-    """Return how much R@1 rises along the curve's line by so many more training images, and the slope's interval.
-
-    None: a line needs three sizes, with scores above 0 and below 1.
-    """
-    points = zip(board.models, board.where(metric=_FORTH).rows, strict=True)
-    measured = [(model.counts["images"], row.value) for model, row in points if model.counts["images"] and row.queries]
-    sizes, scores = np.array(measured).T
-    if len(sizes) < _FEWEST or not ((scores > 0) & (scores < 1)).all():
-        return None
-    from scipy.special import expit, logit
-    from scipy.stats import linregress, t
-
-    line = linregress(np.log(sizes), logit(scores))
-    now, further = line.intercept + line.slope * np.log(sizes.max()), np.log1p(images / sizes.max())
-    half = line.stderr * t.ppf(0.975, len(sizes) - 2)
-    middle, low, high = (float(expit(now + (line.slope + add) * further) - expit(now)) for add in (0.0, -half, half))
-    return middle, low, high
-
-
 def curve_rows(board: Board) -> list[dict[str, object]]:
     """Return the points of a curve as rows of a table."""
     found: list[dict[str, object]] = []
