@@ -44,9 +44,7 @@ def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> 
     return out.getvalue()
 
 
-def sheet_rows(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, expected: str
-) -> Iterator[tuple[str, dict[str, str]]]:
+def sheet_rows(path: Path, required: Sequence[str], *, expected: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (file and line, cells) of the rows of a CSV, delimited by comma, semicolon or tab, without empty rows.
 
     Where the file is damaged, an `InputError` follows the rows before. `expected` says what the file should be.
@@ -62,8 +60,8 @@ def sheet_rows(
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(_DELIMITERS, key=header.count), strict=True)
         columns = list(reader.fieldnames or ())
-        for name in (*required, *optional):
-            if columns.count(name) > 1 or (name in required and name not in columns):
+        for name in required:
+            if columns.count(name) != 1:
                 raise ValueError(f"it has {columns.count(name)} columns {name}, and needs {', '.join(required)}")
         for cells in reader:
             if None in cells or None in cells.values():

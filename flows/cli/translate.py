@@ -11,7 +11,18 @@ from cyclopts import Group, Parameter
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import DiskError, SettingsError
 from flows.cli.output import say, say_table
-from flows.options import DEFAULT_ROOT, DatasetName, EngineOptions, From, Number, Root, To, Words, no_option
+from flows.options import (
+    DEFAULT_ROOT,
+    DatasetName,
+    EngineOptions,
+    From,
+    Number,
+    Root,
+    To,
+    WholeNumber,
+    Words,
+    no_option,
+)
 
 if TYPE_CHECKING:
     from translation.files import CaptionFiles
@@ -152,20 +163,16 @@ def score(
     /,
     *,
     sheet: Annotated[Path | None, Parameter(name="--audit", metavar="FILE")] = None,
-    bad_below: Annotated[float, Parameter(metavar="RATING")] = 3.0,
-    max_good_dropped: Annotated[float, Parameter(metavar="SHARE")] = 0.05,
-    worst: Number = 5,
+    worst: WholeNumber = 5,
 ) -> None:
-    """Summarize the ratings of an audit, and suggest thresholds for a recipe.
+    """Summarize the ratings of an audit.
 
     Args:
         ratings: Files that the form saved, one for each rater.
         sheet: The audit.csv that `draw` wrote (default: audit.csv beside the first ratings).
-        bad_below: A translation is bad if its mean rating is lower than this.
-        max_good_dropped: Largest share of good translations that a suggested threshold may drop.
         worst: Number of bad rows to list.
     """
     from translation.audit.report import audit_report
 
-    for line in audit_report(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst):
+    for line in audit_report(ratings, sheet, worst=worst):
         say(line)

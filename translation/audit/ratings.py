@@ -16,18 +16,6 @@ from data_catalog.report.forms import sheet_rows, single_value
 from translation.audit.agreement import CONFIDENCE
 from translation.audit.form import GRADES, RATING_COLUMNS
 
-# Quality columns of an audit that contain numbers. An audit of other texts may have only some or none of them.
-NUMBER_COLUMNS = (
-    "translation_score",
-    "round_trip_chrf",
-    "length_ratio",
-    "copied_share",
-    "repeated_ngrams",
-    "language_margin",
-    "image_text_score",
-    "image_text_drop",
-)
-
 _AUDIT_COLUMNS = ("audit_id", "row_id", "source_text", "text", "source", "weight")
 _EXPECTED = "the audit.csv of `vernaclip audit draw`, and what its form saves"
 _ROUNDS, _SEED = 2_000, 1  # of the bootstrap
@@ -46,7 +34,6 @@ class AuditRow:
     text: str
     source: str
     weight: float  # number of pairs of the dataset that it represents
-    quality: dict[str, float | None]  # of the `NUMBER_COLUMNS` that the audit has; None for an empty cell
     grades: dict[str, int] = field(default_factory=dict)  # in the order of the raters who rated it
     comments: dict[str, str] = field(default_factory=dict)
 
@@ -64,7 +51,7 @@ class AuditRow:
 def read_audit(path: Path) -> list[AuditRow]:
     """Return the rows of the CSV that `vernaclip audit draw` wrote, without ratings."""
     rows: dict[str, AuditRow] = {}
-    sheet = list(sheet_rows(path, _AUDIT_COLUMNS, NUMBER_COLUMNS, expected=_EXPECTED))
+    sheet = list(sheet_rows(path, _AUDIT_COLUMNS, expected=_EXPECTED))
     audit_id = single_value(path, sheet, "audit_id")
     for where, cells in sheet:
         with about(where, remedy="undo the change to that row"):
@@ -75,7 +62,6 @@ def read_audit(path: Path) -> list[AuditRow]:
                 text=cells["text"],
                 source=cells["source"],
                 weight=float(cells["weight"]),
-                quality={name: _number(cells[name]) for name in NUMBER_COLUMNS if name in cells},
             )
             if not 0 < row.weight < math.inf or row.row_id in rows or not row.row_id:
                 raise ValueError(
@@ -83,16 +69,6 @@ def read_audit(path: Path) -> list[AuditRow]:
                 )
         rows[row.row_id] = row
     return list(rows.values())
-
-
-def _number(cell: str) -> float | None:
-    """Return the finite number in a cell, or None for an empty cell."""
-    if not cell.strip():
-        return None
-    number = float(cell)
-    if not math.isfinite(number):
-        raise ValueError(f"{cell!r} is not a number")
-    return number
 
 
 def read_ratings(paths: Sequence[Path], rows: Sequence[AuditRow]) -> list[str]:

@@ -1,9 +1,9 @@
-"""The report of an audit, as text: its numbers next to the paper's, and thresholds that it suggests for a recipe."""
+"""The report of an audit, as text: its numbers next to the paper's, and the rows to look at."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.base.plain_text import cell_text, plain_table
 from translation.audit.agreement import gwet_agreement, ordinal_weights
 from translation.audit.form import AUDIT_FILE, GRADES
@@ -16,28 +16,17 @@ from translation.audit.ratings import (
     read_ratings,
     worst_rows,
 )
-from translation.audit.thresholds import Rate, Verdict, judge_columns, recipe_lines
 
 # Bianchi et al., Contrastive Language-Image Pre-training for the Italian Language, 2021, arXiv 2108.08688.
 PAPER_MEAN, PAPER_AGREEMENT = 3.78, 0.858
 PAPER = "the paper: 3 raters, 100 captions that DeepL translated into Italian (Bianchi et al., 2021)"
 
 
-def audit_report(
-    ratings: Sequence[Path], sheet: Path | None, *, bad_below: float, max_good_dropped: float, worst: int
-) -> Iterator[str]:
-    """Yield the report's lines: means, agreement, grades, quality columns, proposed thresholds, and the worst rows.
+def audit_report(ratings: Sequence[Path], sheet: Path | None, *, worst: int) -> Iterator[str]:
+    """Yield the report's lines: means, agreement, grades, and the worst rows.
 
-    `ratings` are the files that the form saved, one for each rater; `sheet` is the audit's, by default beside them. A
-    row is bad if its mean rating is below `bad_below`; a threshold may drop the share `max_good_dropped` of the others.
+    `ratings` are the files that the form saved, one for each rater; `sheet` is the audit's, by default beside them.
     """
-    for option, value, is_possible, bounds in (
-        ("bad-below", bad_below, GRADES[0] < bad_below <= GRADES[-1], "above 1 and at most 4"),
-        ("max-good-dropped", max_good_dropped, 0 <= max_good_dropped < 1, "at least 0 and below 1"),
-        ("worst", worst, worst >= 0, "at least 0"),
-    ):
-        if not is_possible:
-            raise SettingsError(f"--{option} must be {bounds}, got {value:g}")
     audit = read_audit(sheet or ratings[0].parent / AUDIT_FILE)
     raters = read_ratings(ratings, audit)
     rows = [row for row in audit if row.grades]
@@ -49,7 +38,6 @@ def audit_report(
         for name, found in by_source.items()
     ]
     yield from ("", plain_table(table))
-    yield from _columns(rows, bad_below, max_good_dropped)
     yield from _listed("lowest ratings", worst_rows(rows, worst))
     yield from _listed("ratings furthest apart", disputed_rows(rows, worst))
 
@@ -107,39 +95,6 @@ def _grade_rows(audit: Sequence[AuditRow], raters: Sequence[str]) -> list[dict[s
             ("(all)", every, len(audit) * len(raters)),
         )
     ]
-
-
-def _columns(rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
-    verdicts = judge_columns(rows, bad_below=bad_below, max_good_dropped=max_good_dropped)
-    if not verdicts:
-        yield "\nthe audit has no quality columns with numbers, so no threshold can be fitted"
-        return
-    num_bad = sum(row.mean < bad_below for row in rows)
-    yield f"\nhow well quality columns separate {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others"
-    yield plain_table([_verdict(verdict) for verdict in verdicts])
-    yield "AUC: 1 separates all bad rows, 0.5 is chance level; rates are for rows left out of the fit; 95 % intervals"
-    settings = recipe_lines(verdicts)
-    if settings:
-        price = f"each drops at most {max_good_dropped:.0%} of the other rows that it was fitted on"
-        yield from (f"\nthresholds for a recipe, {price}", *settings)
-
-
-def _verdict(verdict: Verdict) -> dict[str, object]:
-    found, low = verdict.proposal, verdict.criterion.bad_is_low
-    return {
-        "column": verdict.criterion.column,
-        "rows": verdict.num_rows,
-        "AUC": "-" if verdict.auc is None else _with_interval(verdict.auc, verdict.auc_interval, digits=2),
-        "drop": f"{'below' if low else 'above'} {found.threshold:.12g}" if found else "low" if low else "high",
-        "bad kept": _rate(found.bad_kept) if found else "-",
-        "others dropped": _rate(found.good_dropped) if found else "-",
-        "remark": verdict.reason or ("" if verdict.criterion.settings else "no check uses this column"),
-    }
-
-
-def _rate(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{rate.part} of {rate.whole} ({low:.0%} to {high:.0%})"
 
 
 def _listed(title: str, rows: Sequence[AuditRow]) -> Iterator[str]:
