@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = defaultdict[str, list[float]](list)
 
         def ranks_of(codes: Sequence[str], seed: int) -> dict[str, tuple[Any, Any]]:
-            (work / "tower.toml").write_text(f'target_language = "{codes[0]}"\n[distil]\n')
+            (work / "lesson.toml").write_text(f'target_language = "{codes[0]}"\n[distil]\n')
             lesson = {**lesson_of(options, codes, work), "seed": seed}
-            folder = vernaclip.distil(work / "tower.toml", work / "root", settings={"distil": lesson}).folder
+            folder = vernaclip.distil(work / "lesson.toml", work / "root", settings={"distil": lesson}).folder
             student = FeatureStore(open_model_folder(folder, "student"))
             read = [name for name in asked if name.partition(" ")[0] in (*codes, *(["en"] if len(codes) > 1 else []))]
             return {name: gallery.ranks(images, student.texts, asked[name]) for name in read}

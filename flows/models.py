@@ -374,7 +374,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     with refusals:
         require_guards(recipe)
     with refusals:
-        require_makeable(recipe, root)
+        _require_makeable(recipe, root)
     if refusals.errors and recipe.scenes is None:  # else the build asks; the files of scenes are drawn only there
         with refusals:
             require_buildable(recipe)
@@ -394,7 +394,7 @@ def _require_held_out(recipe: Recipe, split: str) -> None:
         )
 
 
-def require_makeable(recipe: Recipe, root: Path) -> None:
+def _require_makeable(recipe: Recipe, root: Path) -> None:
     """Refuse a recipe whose model could not be trained, or not be written."""
     from training.align.frozen import aligned_model_and_key
     from training.fit.setup import require_trainable

@@ -38,8 +38,6 @@ from flows.cli import (
     services,
     site,
     snapshots,
-    tower,
-    tower_install,
     translate,
 )
 from flows.cli.output import discard_output, output_errors
@@ -137,10 +135,7 @@ def _assembled() -> App:
     raters = _family("audit", audit, draw=translate.draw, score=translate.score)
     models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)
     models.default(catalog.models)
-    towers = _family("tower", _help_of(tower.make), install=tower_install.install)
-    towers.default(tower.make)
-    families = ((packages, "Translation"), (raters, "Translation"), (models, "Models"))
-    for family, title in (*families, (towers, "Models")):
+    for family, title in ((packages, "Translation"), (raters, "Translation"), (models, "Models")):
         family.group = (groups[title],)
         top.command(family)
     top.register_install_completion_command(help="Install shell completion for commands and options.")

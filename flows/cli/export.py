@@ -12,7 +12,7 @@ from data_catalog.base.errors import SettingsError
 from data_catalog.catalog.export_formats import FORMATS, ExportConfig
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, Root, options_of
-from training.exports.formats import ALL, APP_FORMATS, MODEL_FORMATS, ModelExportConfig
+from training.exports.formats import ALL, MODEL_FORMATS, ModelExportConfig
 
 if TYPE_CHECKING:
     from data_catalog.exports.hub import Repository
@@ -111,18 +111,15 @@ def export(
         say(f"Uploaded: {push_export(report.folder, repository)}")
 
 
-@_listing(MODEL_FORMATS | {ALL: "each of these formats that supports the model's architecture"} | APP_FORMATS)
+@_listing(MODEL_FORMATS | {ALL: "each of these formats that supports the model's architecture"})
 def export_model(
     dataset: Annotated[str | None, Parameter(name="RECIPE_OR_DATASET")] = None,
     /,
     *,
     root: Root = DEFAULT_ROOT,
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
-    config: Annotated[
-        ModelExportConfig, options_of(formats="format", replace="force", scoreboards="scores", known_as="as")
-    ],
+    config: Annotated[ModelExportConfig, options_of(formats="format", replace="force", scoreboards="scores")],
     out: Annotated[Path, Parameter(metavar="FOLDER")],
-    measure: Annotated[Path | None, Parameter(metavar="RECIPE")] = None,
     hub: HubOptions = _HUB,
 ) -> None:
     """Export a trained model as a folder for open_clip, transformers or other libraries, with a model card.
@@ -138,13 +135,11 @@ def export_model(
       vernaclip export-model italian --format all --out clip-it --license cc-by-4.0
       vernaclip export-model italian --format open_clip --out clip-it-hub --push-to-hub somebody/clip-it
       vernaclip export-model --model catalog/models/italian/0123456789ab --format onnx --out clip-it-onnx
-      vernaclip export-model italian --format immich --as ViT-B-32__openai --precision int8 --out clip-it-immich
 
     Args:
         dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
         model: Export the model in this folder, also an older one.
         out: Folder of the export.
-        measure: Measure precision on the held-out sentence pairs of a recipe's TOML file (default: val split).
     """
     from data_catalog.catalog.roots import require_root
     from data_catalog.exports.hub import MODEL, push_export
@@ -166,22 +161,19 @@ def export_model(
     folder = newest_folder(root, name) if model is None else model
     trained = model_of_folder(folder, root)
     prepare_for_torch()  # before torch is loaded
-    from flows.validation import validation_of
     from training.exports.model_card import training_data
     from training.exports.model_export import export_model as write_exports
 
     own_name = f"{trained.snapshot.dataset} {trained.folder.name}" if trained else folder.resolve().name
     repository = hub.open(MODEL)
     seen = training_data(trained.snapshot) if trained else None
-    validation = None if config.precision == "fp32" else validation_of(folder, trained, measure, root)
     config = replace(config, name=config.name or own_name)
-    report = write_exports(folder, config, out, seen=seen, root=root, validation=validation)
+    report = write_exports(folder, config, out, seen=seen, root=root)
     rows = [
         {
             "format": found.format,
             "MB": round(found.num_bytes / 1_000_000, 1),
             "differs by": f"{found.difference:.1e}",
-            **({} if (loss := found.loss) is None else {"R@1": f"{loss.after:.4f} (fp32 {loss.before:.4f})"}),
             "": "up to date" if found.up_to_date else "exported",
             "folder": str(found.folder),
         }

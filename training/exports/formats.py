@@ -4,20 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Format = Literal["open_clip", "transformers", "onnx", "immich", "lap", "all"]
-Precision = Literal["fp32", "fp16", "int8"]
+Format = Literal["open_clip", "transformers", "onnx", "all"]
+Precision = Literal["fp16", "int8"]
 # The line of each format in the help, by the name that the Hugging Face hub uses for its library.
 MODEL_FORMATS: dict[str, str] = {
     "open_clip": "open_clip's hub layout; with a Hugging Face text encoder, by the code in the card",
     "transformers": "AutoModel: VisionTextDualEncoderModel or CLIPModel; other architectures are refused",
     "onnx": "image.onnx and text.onnx, for ONNX Runtime; first run: pip install onnx onnxruntime onnxscript",
 }
-# Formats of the text tower alone, for the place of an application's own: see `apps.py`.
-APP_FORMATS: dict[str, str] = {
-    "immich": "the text tower for Immich's cache of models; packages as for onnx; then: vernaclip tower install",
-    "lap": "the text tower for Lap's folder of data; packages as for onnx; then: vernaclip tower install",
-}
-GRAPH_FORMATS = ("onnx", *APP_FORMATS)
 ALL = "all"  # of MODEL_FORMATS every one that has an equivalent of the model's architecture
 
 
@@ -39,12 +33,6 @@ class ModelExportConfig:
     """With --license other: URL of its text, or LICENSE for a file of that name that you add to the export."""
     scoreboards: tuple[Path, ...] = ()
     """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
-    precision: Precision = "fp32"
-    """For onnx, immich and lap: weights of the text tower in 32, 16 or 8 bits. The loss is measured (see --measure)."""
-    accept_loss: bool = False
-    """Export also if a lower precision keeps less than 0.97 of R@1."""
-    known_as: str = ""
-    """For immich: name of the model, in Immich, whose text tower this one replaces, such as ViT-B-32__openai."""
     hub_name: str | None = None
     """Name of the model on the hub, to which open_clip's config refers. Implied by --push-to-hub."""
     dataset_hub_name: str | None = None
@@ -68,7 +56,7 @@ class SiteConfig:
     """Language that the model reads, such as it (default: what it learned). Repeatable."""
     interface: tuple[Literal["en", "de", "it", "el", "ca"], ...] = ()
     """Language of the page's own texts (default: all, by the reader's browser). Repeatable."""
-    precision: Literal["fp16", "int8"] = "fp16"
+    precision: Precision = "fp16"
     """Weights of the text tower. int8 is half as large; images that match about equally then change places."""
     pixels: Literal["licensed", "noncommercial", "all"] = "licensed"
     """Images of a dataset to include: with a free license, also with one that forbids commercial use, or all."""

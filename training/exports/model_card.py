@@ -26,9 +26,7 @@ from data_catalog.exports.markdown import fenced_json, markdown_text
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from data_catalog.rows.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from training.config import HELD_OUT
-from training.exports.apps import APPS, drops_punctuation
 from training.exports.formats import ModelExportConfig
-from training.exports.precision import Loss
 from training.exports.trained_folder import TrainedFolder
 from training.runs.attempts import best_record, read_attempts
 from training.scores.rows import ALL, CAPTION_MODES, IMAGE_CHOICES, LEAK_FREE, VALIDATED, Board, ScoreRow, SetFacts
@@ -134,13 +132,10 @@ def model_card(
     scores: Sequence[SetScores],
     *,
     library: str,
-    known_as: str = "",
-    loss: Loss | None = None,
 ) -> str:
     """Return the card as Markdown with a YAML header.
 
-    `scores` are those of `read_scores`, and `library` is the hub's name of the library that loads the export, or an
-    application, which knows the model by the name `known_as`. `loss` is that of a lower precision.
+    `scores` are those of `read_scores`, and `library` is the hub's name of the library that loads the export.
     """
     settings, learned = trained.lineage.settings, set(trained.lineage.learned or ())
     languages = [*dict.fromkeys([*([] if seen is None else [seen.language]), *languages_of(trained.folder)])]
@@ -159,14 +154,10 @@ def model_card(
     measured = sorted({found.language for found in scored if found.language is not None})
     num_samples = trained.result.num_samples
     text = _template().render(
-        head=_head(config, "onnx" if library in APPS else library, seen, scored, languages),
+        head=_head(config, library, seen, scored, languages),
         languages=languages,
         config=config,
         library=library,
-        app=APPS.get(library),
-        known_as=known_as,
-        without_punctuation=drops_punctuation(known_as),
-        loss=loss,
         trained=trained,
         settings=fenced_json(settings),
         lesson=lesson,

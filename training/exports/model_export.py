@@ -5,10 +5,9 @@ As for datasets, `export.json` is written last. It states what the export was ma
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,12 @@ from data_catalog.exports.export_folder import export_lock, is_whole, record_of,
 from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
 from training.exports import hugging_face, onnx_graphs, open_clip_hub
-from training.exports.app_towers import AppFormat
-from training.exports.apps import APPS
-from training.exports.formats import ALL, GRAPH_FORMATS, MODEL_FORMATS, ModelExportConfig
+from training.exports.formats import ALL, MODEL_FORMATS, ModelExportConfig
 from training.exports.model_card import TrainingData, model_card, read_scores
-from training.exports.precision import Loss, Validation, shorten
 from training.exports.trained_folder import (
     Format,
-    GraphFormat,
     TrainedFolder,
     encode_by_model,
-    largest_difference,
     open_trained,
     quiet_libraries,
     require_same,
@@ -57,7 +51,6 @@ class ModelExport:
     num_bytes: int
     up_to_date: bool
     difference: float
-    loss: Loss | None = None  # of a lower precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +62,7 @@ class ModelExportReport:
 
 
 def export_model(
-    model: Path,
-    config: ModelExportConfig,
-    out: Path,
-    *,
-    seen: TrainingData | None,
-    root: Path,
-    validation: Validation | None = None,
+    model: Path, config: ModelExportConfig, out: Path, *, seen: TrainingData | None, root: Path
 ) -> ModelExportReport:
     """Export a trained model. Keep exports that are up to date.
 
@@ -86,17 +73,10 @@ def export_model(
         require_hub_name(hub_name)
     if (config.license == "other") != bool(config.license_name):
         raise SettingsError("--license-name names the license of --license other: state both, or neither")
-    validation = None if config.precision == "fp32" else validation
-    if config.precision != "fp32" and validation is None:
-        raise SettingsError(
-            f"what {config.precision} costs is measured on validation pairs, and no val split of this model is known: "
-            "name the recipe with its sentence pairs by --measure"
-        )
     trained = open_trained(model)
     _require_compatible_license(trained, config.terms)
     wanted, refused = _formats(trained, config)
     single = len(wanted) + len(refused) == 1
-    kinds = {name: _kind(name, trained, config) for name in wanted}
     places = {name: resolve_export_folder(out if single else out / name, root) for name in wanted}
     for place in places.values():
         if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
@@ -112,7 +92,7 @@ def export_model(
         jobs = []
         for name, place in places.items():  # lock and check all folders before work starts
             stack.enter_context(export_lock(place))
-            card = partial(model_card, trained, config, seen, scores, library=name, known_as=kinds[name][1])
+            card = model_card(trained, config, seen, scores, library=name)
             identity = {
                 "kind": MODEL_KIND,
                 **dict(zip(("dataset", "snapshot"), known or (None, None), strict=True)),
@@ -120,84 +100,55 @@ def export_model(
                 "model": trained.result.key,
                 "model_sha256": trained.loaded.sha256,
                 "hub_name": config.hub_name,
-                "card": digest(card()),
+                "card": digest(card),
                 "run": digest(trained.run),
                 "version": VERSION,
-                **({} if validation is None else {"precision": config.precision, "measured": validation.what}),
             }
-            jobs.append(
-                (place, kinds[name][0], card, identity, _earlier_record(place, identity, replace=config.replace))
-            )
+            jobs.append((place, card, identity, _earlier_record(place, identity, replace=config.replace)))
         exports = []
         with Progress("export model", total=len(jobs), unit="formats") as progress:
-            for place, kind, card, identity, earlier in jobs:
-                record = earlier or _write(trained, config, place, kind, card, identity, validation)
+            for place, card, identity, earlier in jobs:
+                record = earlier or _write(trained, config, place, card, identity)
                 found = ModelExport(
                     format=record["format"],
                     folder=place,
                     num_bytes=sum(record["bytes"].values()),
                     up_to_date=earlier is not None,
                     difference=float(record["difference"]),
-                    loss=Loss(**record["loss"]) if "loss" in record else None,
                 )
                 exports.append(found)
                 progress.advance(1)
     return ModelExportReport(exports=tuple(exports), refused=refused)
 
 
-def _kind(name: str, trained: TrainedFolder, config: ModelExportConfig) -> tuple[Format, str]:
-    """Return what writes a format, and for an application the name under which it knows the model."""
-    if name in FORMATS:
-        return FORMATS[name], ""
-    given = config.known_as if len(APPS[name].names) > 1 else ""
-    known_as = APPS[name].checked_name(given, trained.model_config["embed_dim"])
-    return AppFormat(APPS[name], known_as), known_as
-
-
 def _formats(trained: TrainedFolder, config: ModelExportConfig) -> tuple[list[str], dict[str, str]]:
     """Return the formats to write and, of `ALL`, the reason for each that has no equivalent of the model."""
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else config.formats
     reasons = {name: kind.why_not(trained.model_config, trained.encoder) for name, kind in FORMATS.items()}
-    if config.precision != "fp32":
-        reasons |= {name: f"only ONNX has {config.precision}" for name in FORMATS if name not in GRAPH_FORMATS}
-    refused = {name: reason for name in wanted if (reason := reasons.get(name)) is not None}
+    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
         others = ", ".join(other for other in FORMATS if reasons[other] is None)
         raise SettingsError(
             f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
         )
-    if not set(GRAPH_FORMATS).isdisjoint(wanted):
+    if "onnx" in wanted:
         onnx_graphs.require_packages()
     return [name for name in wanted if name not in refused], refused
 
 
 def _write(
-    trained: TrainedFolder,
-    config: ModelExportConfig,
-    place: Path,
-    kind: Format,
-    card: Callable[..., str],
-    identity: Mapping[str, Any],
-    validation: Validation | None,
+    trained: TrainedFolder, config: ModelExportConfig, place: Path, card: str, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write an export, compare it with the model, move it to its folder, and return its record."""
-    size, loss = trained.loaded.image_size, None
-    if isinstance(kind, AppFormat):
-        trained = kind.cut(trained)
+    size, kind = trained.loaded.image_size, FORMATS[identity["format"]]
     with replace_folder(place) as folder:
         with quiet_libraries(), torch.no_grad():
             pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
             kind.write(trained, folder, config.hub_name)
             ours, theirs = encode_by_model(trained, pixels), kind.encode(folder, pixels)
             difference = require_same(ours, theirs, f"the export to {identity['format']}")
-            if validation is not None and isinstance(kind, GraphFormat):
-                graph = kind.text_graph(folder)
-                loss = shorten(*graph, config.precision, validation, trained.loaded, accept=config.accept_loss)
-                difference = largest_difference(ours, kind.encode(folder, pixels))
-            if isinstance(kind, AppFormat):
-                kind.write_mark(trained, folder)
-        write_bytes(folder / CARD_FILE, card(loss=loss).encode())
+        write_bytes(folder / CARD_FILE, card.encode())
         write_json(folder / RUN_FILE, {**trained.run, LICENSE: config.terms})
         written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         record = {
@@ -205,7 +156,6 @@ def _write(
             "files": {name: sha256_of(path) for name, path in written.items()},
             "bytes": {name: path.stat().st_size for name, path in written.items()},
             "difference": difference,
-            **({} if loss is None else {"loss": asdict(loss)}),
         }
         write_checksummed(folder / EXPORT_RECORD, record)
     return record

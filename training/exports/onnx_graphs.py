@@ -81,12 +81,7 @@ def metadata_of(trained: TrainedFolder) -> dict[str, str]:
 
 
 def write_graph(
-    tower: nn.Module,
-    inputs: dict[str, tuple[Tensor, dict[int, Any]]],
-    path: Path,
-    metadata: dict[str, str],
-    *,
-    output: str = "",
+    tower: nn.Module, inputs: dict[str, tuple[Tensor, dict[int, Any]]], path: Path, metadata: dict[str, str]
 ) -> None:
     """Write the graph of one tower, from an example of each input and its axes of variable length."""
     import onnx
@@ -100,7 +95,7 @@ def write_graph(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[output or f"{path.stem}_features"],
+            output_names=[f"{path.stem}_features"],
             dynamic_shapes=[axes for _, axes in inputs.values()],
             external_data=size > MAX_BYTES_INSIDE,
             verbose=False,
@@ -113,11 +108,6 @@ def write_graph(
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     onnx.save(graph, temporary)
     temporary.replace(path)
-
-
-def text_graph(folder: Path) -> tuple[Path, Tokenizer]:
-    """Return the graph of the text tower, and its tokenizer."""
-    return folder / TEXT_FILE, Tokenizer.from_file(str(folder / TOKENIZER_FILE))
 
 
 def encode(folder: Path, pixels: Tensor) -> Encoded:

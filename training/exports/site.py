@@ -38,7 +38,6 @@ from training.exports.browser import PACKAGES, packed, write_runtime
 from training.exports.formats import Precision, SiteConfig
 from training.exports.hugging_face import write_tokenizer
 from training.exports.onnx_graphs import TEXT_FILE, Tower, metadata_of, require_packages, write_graph
-from training.exports.precision import write_shorter
 from training.exports.trained_folder import TEXTS, TrainedFolder, open_trained, quiet_libraries
 from training.towers.tokenizer import TOKENIZER_FILE
 from training.towers.trained_models import pair_hashes
@@ -56,6 +55,8 @@ _THUMBNAIL = NormaliseConfig(
 _AT_A_TIME = 64
 _EXAMPLES, _LONGEST_EXAMPLE = 4, 44
 _PAGE_OF_TILES = 30  # thumbnails that a search shows, at most
+_LARGE = 4096  # numbers in a tensor that is stored short
+_BLOCK = 32  # numbers with one scale in 8 bits
 
 
 class Shown(NamedTuple):
@@ -236,7 +237,7 @@ def _write_model(trained: TrainedFolder, precision: Precision, parts: Path) -> N
         ids = tokenizer(TEXTS)
         inputs = {"input_ids": (ids[:, : max(2, tokenizer.context_length - 1)], axes)}
         write_graph(Tower(module.text, module.encode_text), inputs, path, metadata_of(trained))
-        write_shorter(path, path, precision)
+        _shorten(path, precision)
         write_tokenizer(trained, parts, {})
         (found,) = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input_ids": ids.numpy()})
         difference = float(np.abs(found - module.encode_text(ids, normalize=True).numpy()).max())
@@ -246,6 +247,51 @@ def _write_model(trained: TrainedFolder, precision: Precision, parts: Path) -> N
         packable.with_name(f"{packable.name}.bin").write_bytes(packed(packable.read_bytes()))
         packable.unlink()
     write_runtime(parts)
+
+
+def _shorten(graph: Path, precision: Precision) -> None:
+    """Store the large weights of a graph in 16 or 8 bits; a session makes 32 of them when it opens it."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    kept, nodes = [], []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _LARGE:
+            kept.append(tensor)
+            continue
+        stored, made = _short(tensor.name, values, precision)
+        kept += [numpy_helper.from_array(array, name) for name, array in stored.items()]
+        nodes += made
+    nodes += model.graph.node
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
+    onnx.save(model, graph)
+
+
+def _short(name: str, values: Any, precision: Precision) -> tuple[dict[str, Any], list[Any]]:
+    """Return what is stored of a tensor, and the nodes that make it again."""
+    from onnx import TensorProto, helper
+
+    if precision == "fp16":
+        cast = helper.make_node("Cast", [f"{name}.short"], [name], to=TensorProto.FLOAT)
+        return {f"{name}.short": values.astype(np.float16)}, [cast]
+    block = _BLOCK if values.size % _BLOCK == 0 else values.shape[-1]
+    rows = values.reshape(-1, block)
+    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    stored = {
+        f"{name}.short": np.rint(rows / scales).astype(np.int8),
+        f"{name}.scales": scales,
+        f"{name}.shape": np.array(values.shape, dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", [f"{name}.short"], [f"{name}.whole"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}.whole", f"{name}.scales"], [f"{name}.rows"]),
+        helper.make_node("Reshape", [f"{name}.rows", f"{name}.shape"], [name]),
+    ]
+    return stored, nodes
 
 
 def _write_thumbnails(collection: Collection, folder: Path) -> tuple[list[Shown], list[tuple[int, int]]]:

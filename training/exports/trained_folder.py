@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from data_catalog.base.errors import DamagedError, DefectError, InputError
 from data_catalog.catalog.manifest import RUN_FILE
@@ -88,10 +87,10 @@ def open_trained(folder: Path) -> TrainedFolder:
 
 
 class Encoded(NamedTuple):
-    """Token ids of `TEXTS`, and unit features of images, None without an image tower, and of `TEXTS`."""
+    """Token ids of `TEXTS`, and unit features of images and of `TEXTS`."""
 
     ids: Sequence[Sequence[int]]
-    images: Features | None
+    images: Features
     texts: Features
 
 
@@ -108,14 +107,6 @@ class Format(Protocol):
         """Encode `TEXTS` and normalised images with the library that the format is for."""
 
 
-@runtime_checkable
-class GraphFormat(Format, Protocol):
-    """A format with an ONNX graph of the text tower, whose precision can be lowered."""
-
-    def text_graph(self, folder: Path, /) -> tuple[Path, Tokenizer]:
-        """Return the graph of the text tower, and its tokenizer as readers of the format use it."""
-
-
 def encode_by_model(trained: TrainedFolder, pixels: torch.Tensor) -> Encoded:
     """Encode `TEXTS` and images with the trained model itself."""
     module, ids = trained.loaded.module, trained.loaded.tokenizer(TEXTS)
@@ -130,20 +121,13 @@ def require_same(ours: Encoded, theirs: Encoded, what: str) -> float:
     for text, one, other in zip(TEXTS, ours.ids, theirs.ids, strict=True):
         if list(one) != list(other):
             raise DefectError(f"{problem} its tokenizer encodes {text[:40]!r} differently from the model's")
-    worst = largest_difference(ours, theirs)
+    cosines = ours.images @ ours.texts.T, theirs.images @ theirs.texts.T
+    pairs = ((ours.texts, theirs.texts), (ours.images, theirs.images), cosines)
+    # NaN passes through numpy's maximum, and fails a comparison.
+    worst = float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
     if not worst <= TOLERANCE:
         raise DefectError(f"{problem} its scores differ from the model's by {worst:.2g}, more than {TOLERANCE:g}")
     return worst
-
-
-def largest_difference(ours: Encoded, theirs: Encoded) -> float:
-    """Return the largest difference of a feature or cosine, infinite for features of another shape."""
-    pairs = [(ours.texts, theirs.texts)]
-    if ours.images is not None and theirs.images is not None:
-        cosines = ours.images @ ours.texts.T, theirs.images @ theirs.texts.T
-        pairs += [(ours.images, theirs.images), cosines]
-    # NaN passes through numpy's maximum, and fails a comparison.
-    return float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
 
 
 @contextmanager
