@@ -5,7 +5,6 @@ checks what exists, so that all can be repeated. A snapshot that loses rows is c
 """
 
 import logging
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -70,7 +69,7 @@ from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import file_problem, remove_record
 from data_catalog.disk.row_groups import Row
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.exports.export_folder import RECORD_KEYS
 from data_catalog.publish.publish import KINDS, RIGHTS, Files, commit, strictest_rights
 from data_catalog.publish.tombstones import (
     FORGET,
@@ -564,47 +563,26 @@ def clear_caches(root: Path, datasets: Collection[str]) -> Removed:
 
 
 def clear_exports(root: Path) -> list[Path]:
-    """Remove exports of snapshots that no longer exist, since their contents can't be compared; return their folders.
+    """Remove exports in `exports/` whose snapshot no longer exists; return their folders.
 
-    The whole root is searched, but for other roots in it. In the default place of exports, exports without a record are
-    removed too. Links there are followed, but on another disk only exports with a record are removed: other folders may
-    belong to somebody else.
+    Folders in the default place of exports go without a record too, and so do those that a killed export left.
     """
-    return _removed(sorted(_old_exports(root, root)))
-
-
-def _old_exports(root: Path, top: Path) -> Iterator[Path]:
-    """Yield such folders below `top`, and behind `exports/` or folders in it that link to another disk."""
-    for place, folders, files in os.walk(top):
-        folder = Path(place)
-        folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
-        if folder not in (root, top) and "datasets" in folders and dataset_names(folder):  # another root
-            folders.clear()
-            continue
-        if EXPORT_RECORD in files or folder.parent.parent == root / EXPORTS or folder.name.startswith(_KILLED):
-            folders.clear()
-            if _is_old(root, folder):
-                yield folder
-        for link in (folder / name for name in folders):
-            leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
-            if leads_out and link.is_relative_to(root / EXPORTS):
-                yield from _old_exports(root, link)
+    exports = root / EXPORTS
+    recorded = {path.parent for path in exports.rglob(EXPORT_RECORD)}
+    killed = (folder for folder in exports.glob("*/") if folder.name.startswith(_KILLED))
+    folders = recorded.union(killed, (folder for folder in exports.glob("*/*/") if folder.parent not in recorded))
+    return _removed(sorted(folder for folder in folders if _is_old(root, folder)))
 
 
 def _is_old(root: Path, folder: Path) -> bool:
-    if folder.resolve().name.startswith(_KILLED):
+    if folder.name.startswith(_KILLED):
         return True
     record = None
     with suppress(OSError, ValueError):
         record = read_json(folder / EXPORT_RECORD)
     if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
         return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is None
-    if folder.parent.parent != root / EXPORTS:
-        return False
-    is_own = folder.resolve().is_relative_to(root.resolve())
-    if not is_own:
-        logger.warning("%s has no record of an export, so it is not removed. If it is one, remove it yourself", folder)
-    return is_own
+    return folder.parent.parent == root / EXPORTS
 
 
 def _removed(paths: Iterable[Path]) -> list[Path]:
@@ -612,8 +590,9 @@ def _removed(paths: Iterable[Path]) -> list[Path]:
 
     A folder is renamed first: readers see it whole or not at all.
     """
-    found = [path for path in paths if path.exists()]
-    for path in found:
+    found = []
+    for path in filter(Path.exists, paths):
+        found.append(path)
         if path.is_dir():
             shutil.rmtree(rename_for_removal(path.resolve()))
         else:

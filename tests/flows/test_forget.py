@@ -56,7 +56,11 @@ MADE = (
 )
 LEFT = (
     *("models/web/aaaa/.tmp-removed-index/k/features.npy", "datasets/web/fetch-log/.tmp-0123.parquet"),
-    *("share/.tmp-new-urls/train.tar", ".tmp-removed-mine/train.tar", "exports/web/.tmp-old-urls/train.tar"),
+    *(
+        "exports/web/.tmp-new-urls/train.tar",
+        "exports/.tmp-removed-mine/train.tar",
+        "exports/web/.tmp-old-urls/train.tar",
+    ),
 )
 PIXELS = [(20, 0), (21, 0), (5, 0), (22, 0), (23, 10)]
 

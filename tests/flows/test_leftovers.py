@@ -1,4 +1,4 @@
-"""What lies beside snapshots goes with them, wherever in the root it is, and nothing of other people's does."""
+"""What was made of snapshots goes with them, and nothing of other people's does."""
 
 import json
 from pathlib import Path
@@ -28,43 +28,24 @@ def write_export(folder: Path) -> Path:
     return folder
 
 
-PLACES = ("exports/web/urls", "share/for/ann", "exports/web/.tmp-old-urls", "exports/mine")
+PLACES = ("exports/web/urls", "exports/mine", "exports/web/.tmp-old-urls")
 
 
-def test_exports_go_with_their_snapshot_wherever_they_are_and_those_of_others_stay(tmp_path: Path) -> None:
-    others = write_export(tmp_path / "catalog" / "exports" / "web" / "urls")  # of another root within this one
-    write_json(tmp_path / "catalog" / "datasets" / "web" / "current.json", {"snapshot": GONE["snapshot"]})
-    for text in ("[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"})):
-        (tmp_path / "upstream").mkdir(exist_ok=True)
-        (tmp_path / "upstream" / "export.json").write_text(text, encoding="utf-8")
-        assert clear_exports(tmp_path) == []
+def test_exports_go_with_their_snapshot_and_other_folders_stay(tmp_path: Path) -> None:
+    others = [write_export(tmp_path / place) for place in ("share/for/ann", "catalog/exports/web/urls")]
+    for number, text in enumerate(("[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"}))):
+        (tmp_path / "exports" / f"mine-{number}").mkdir(parents=True)
+        (tmp_path / "exports" / f"mine-{number}" / "export.json").write_text(text, encoding="utf-8")
+    assert clear_exports(tmp_path) == []
     folders = [write_export(tmp_path / place) for place in PLACES]
-    assert set(clear_exports(tmp_path)) == set(folders)
+    (tmp_path / "exports" / "web" / "without-record").mkdir()
+    assert set(clear_exports(tmp_path)) == {*folders, tmp_path / "exports" / "web" / "without-record"}
     assert not any(folder.exists() for folder in folders)
     there: Any = {**GONE, "format": MANIFEST_FORMAT, "files": {}}
     commit_snapshot(tmp_path, there)
     folders = [write_export(tmp_path / place) for place in PLACES[:2]]
     assert clear_exports(tmp_path) == []
-    assert all((folder / "data" / "train.parquet").is_file() for folder in (*folders, others))
-
-
-@pytest.mark.parametrize(("linked", "is_recorded"), [("exports", True), ("exports/web/urls", True), ("exports", False)])
-def test_exports_on_another_disk_go_as_well_where_their_record_says_what_they_are(
-    tmp_path: Path, linked: str, is_recorded: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    root, disk = tmp_path / "root", tmp_path / "disk"
-    (root / linked).parent.mkdir(parents=True)
-    disk.mkdir()
-    (root / linked).symlink_to(disk)
-    folder = write_export(root / "exports/web/urls")
-    if not is_recorded:
-        (folder / "export.json").unlink()
-    write_export(tmp_path / "disk-of-others/exports/web/urls")
-    (root / "others").symlink_to(tmp_path / "disk-of-others")
-    assert clear_exports(root) == ([folder] if is_recorded else [])
-    assert any(path.is_file() for path in disk.rglob("*")) is not is_recorded
-    assert (f"{folder} has no record of an export" in caplog.text) is not is_recorded
-    assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
+    assert all((folder / "data" / "train.parquet").is_file() for folder in (*folders, *others))
 
 
 def test_features_of_test_images_go_also_from_a_disk_that_they_were_moved_to(tmp_path: Path) -> None:

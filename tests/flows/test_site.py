@@ -66,7 +66,7 @@ def site(own_folder: Any, tmp_path_factory: pytest.TempPathFactory, small_model:
     at = ["--root", str(own.root)]
     for job in ("build", "train"):
         assert main([job, str(recipe), *at, "--executor", "local", *(f"--set={each}" for each in settings)]) == 0
-    folder = own.root / "public"
+    folder = own.root / "exports" / "public"
     words = ["export-site", "photos", *at, "--out", str(folder), "--title", f"Images {PAYLOADS[0]}"]
     if (code := main(words)) == EXIT_LATER:
         pytest.skip("onnxruntime-web is not in the cache, and npm's registry cannot be reached")
@@ -214,7 +214,7 @@ def test_a_folder_is_shown_by_its_names_and_what_cannot_be_meant_is_refused(
     name = f'"><img src=x onerror="{RUN}">\u202egnp.jpg'
     shutil.copy(site.root.parent / "photos" / "1.jpg", tmp_path / "photos" / name)
     images = ["export-site", "--images", str(tmp_path / "photos"), "--root", root, "--model", model]
-    for place in (site.root / "own", tmp_path / "photos" / "public"):
+    for place in (site.root / "exports" / "own", tmp_path / "photos" / "public"):
         assert "`vernaclip forget` would remove it, or the next site" in told([*images, "--out", str(place)], 1)
     told(["export", "photos", "--format", "huggingface", "--root", root, "--out", str(tmp_path / "hub")])
     assert "contains another export" in told([*images, "--out", str(tmp_path / "hub")], 1)

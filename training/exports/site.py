@@ -25,7 +25,7 @@ import torch
 from data_catalog.base.errors import DefectError, SettingsError
 from data_catalog.base.plain_text import visible_text
 from data_catalog.base.progress import Progress
-from data_catalog.catalog.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.catalog.manifest import EXPORTS, MARKED, SPLITS, Snapshot
 from data_catalog.disk.files import digest, sha256_of
 from data_catalog.exports.export_folder import current_record, export_lock, record_of, resolve_export_folder
 from data_catalog.exports.rights import policy_of, read_license
@@ -158,7 +158,7 @@ def export_site(
     require_packages()
     place = resolve_export_folder(out, root)
     if collection.folder is not None:
-        for inside in (root, collection.folder):
+        for inside in (root / EXPORTS, collection.folder):
             if place.is_relative_to(inside.resolve()):
                 raise SettingsError(
                     f"{out} is inside {inside}, where `vernaclip forget` would remove it, or the next site would show "
