@@ -28,8 +28,8 @@ Ask = Callable[..., Rows]
 
 # Queries whose results are tables of the page. Rows after the first ones are summed up in one.
 _TABLES = (
-    *("published", "languages", "detected", "engines", "sides", "formats", "hosts", "lost_images", "duplicates"),
-    *("leaks", "licenses", "fit"),
+    *("published", "lengths", "languages", "detected", "engines", "sides", "formats", "hosts", "lost_images"),
+    *("duplicates", "leaks", "licenses", "fit"),
 )
 _MAX_ROWS = 20
 _MAX_FILES = 20  # upstream files of each source
@@ -93,7 +93,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "judged": _judged(ask, manifest) if "fit" in snapshot.steps else None,
             "duplicate_examples": _duplicate_examples(ask, manifest),
             "ablations": ablations_of(snapshot),
-            "histograms": ask("histograms"),
         }
 
 

@@ -53,22 +53,21 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": COLOURS["soft"],
     "ytick.color": COLOURS["soft"],
 }
-_MAX_LABEL = 24
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
 
-def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
+def svg_chart(name: str, draw: Callable[["Figure"], None]) -> str:
     """Return a chart as one `svg` element; the same drawing gives the same element.
 
     `name` says for screen readers what the chart shows, and is unique within a page. `draw` draws on an empty figure
-    with a constrained layout, in the colours of `COLOURS` only, and passes labels from a dataset through `chart_label`.
+    with a constrained layout, in the colours of `COLOURS` only.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure)
         file = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -98,12 +97,6 @@ def write_png(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float
         file = io.BytesIO()
         figure.savefig(file, format="png", metadata={"Software": None})
     write_bytes(path, file.getvalue())
-
-
-def chart_label(text: str) -> str:
-    """Return a text as a short label; letters outside Latin, whose widths are unknown, become escapes."""
-    plain = "".join(char if char.isprintable() and ord(char) < 0x250 else ascii(char)[1:-1] for char in text)
-    return plain if len(plain) <= _MAX_LABEL else f"{plain[: _MAX_LABEL - 1]}…"
 
 
 def picture_label(text: str) -> str:

@@ -12,7 +12,6 @@ from data_catalog.catalog.manifest import REPORT_FILE, Snapshot, datasets_folder
 from data_catalog.disk.files import write_bytes
 from data_catalog.disk.records import recorded
 from data_catalog.report import texts
-from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
-PAGE_VERSION = 9
+PAGE_VERSION = 10
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
@@ -62,9 +61,8 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     """Return the page as HTML; equal contents give equal pages."""
     from markupsafe import Markup
 
-    # Mark, style and charts are our own markup. Texts of the dataset are escaped.
+    # Mark and style are our own markup. Texts of the dataset are escaped.
     style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
-    charts = {name: Markup(chart) for name, chart in charts_of(contents["histograms"])}  # noqa: S704
     absent = ["fit"] * (contents["judged"] is None) + ["ablations"] * (not contents["ablations"])
     _, funnel = contents["tables"]["funnel"]
     return (
@@ -75,7 +73,6 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
             manifest=snapshot.manifest,
             mark=Markup(_version_tag(snapshot)),  # noqa: S704
             style=style,
-            charts=defaultdict(lambda: None, charts),
             language=texts.language_name(snapshot.manifest["target_lang"]),
             sources=[row["Source"] for row in funnel[:-1]],
             total=funnel[-1],

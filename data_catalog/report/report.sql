@@ -9,6 +9,23 @@ SELECT if(GROUPING(source) = 1, 'All', source) AS "Source", count(*) AS "Images"
        count(*) FILTER (split = 'test') AS "Test", count(*) FILTER (split = 'marked') AS "Marked"
 FROM pairs GROUP BY ROLLUP (source) ORDER BY GROUPING(source), source;
 
+-- name: lengths
+-- Kept captions. Cleaning leaves one blank between words.
+WITH texts AS (
+    SELECT 'before translation' AS side, clean_caption AS text FROM captions WHERE outcome = 'kept' AND HAS_ORIGINAL
+    UNION ALL
+    SELECT if(HAS_ORIGINAL, 'translated', 'not translated'), caption FROM captions WHERE outcome = 'kept'
+)
+SELECT what AS "Number of", side AS "Of captions", min(num) AS "Fewest", quantile_disc(num, 0.05) AS "5 % have fewer",
+       quantile_disc(num, 0.5) AS "Median", quantile_disc(num, 0.95) AS "5 % have more", max(num) AS "Most"
+FROM (
+    SELECT 'words' AS what, side, length(text) - length(replace(text, ' ', '')) + 1 AS num FROM texts
+    UNION ALL
+    SELECT 'characters', side, length(text) FROM texts
+    UNION ALL
+    SELECT 'captions per image', 'all', len(captions) FROM pairs
+) GROUP BY what, side ORDER BY what, side;
+
 -- name: languages
 -- Languages that upstream states for the captions.
 SELECT coalesce(source_lang, 'no language given') AS "Language", count(*) AS "Captions",
@@ -202,30 +219,3 @@ ORDER BY source, split, sample_id;
 -- name: thumbnails
 -- Thumbnails of 8 x 8 pixels, also of images that are not published.
 SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids));
-
--- name: histograms
--- Values to draw as histograms by chart and series, and how often they occur. Cleaning leaves one blank between words.
-WITH texts AS (
-    SELECT 'before translation' AS series, clean_caption AS text FROM captions WHERE outcome = 'kept' AND HAS_ORIGINAL
-    UNION ALL
-    SELECT if(HAS_ORIGINAL, 'translated', 'not translated'), caption FROM captions WHERE outcome = 'kept'
-), found AS (
-    SELECT 'words' AS chart, series, least(length(text) - length(replace(text, ' ', '')) + 1, 2000)::DOUBLE AS value
-    FROM texts
-    UNION ALL
-    SELECT 'characters', series, least(length(text), 2000) FROM texts
-    UNION ALL
-    SELECT 'per_image', '', len(captions) FROM pairs
-    UNION ALL
-    SELECT 'scores', translator, round(greatest(translation_score, -20), 3) FROM captions
-    WHERE translation_score IS NOT NULL AND translator IN (
-        SELECT translator FROM captions WHERE translation_score IS NOT NULL
-        GROUP BY translator ORDER BY count(*) DESC, translator LIMIT 4)
-    UNION ALL
-    SELECT 'aspects', '', round(8 * log2(original_width / original_height)) / 8 FROM pairs
-    WHERE least(original_width, original_height) > 0
-    UNION ALL
-    SELECT 'file_sizes', '', round(4 * log2(num_bytes)) / 4 FROM image_outcomes
-    WHERE drop_reason IS NULL AND num_bytes > 0
-)
-SELECT chart, series, value, count(*) AS num FROM found WHERE value IS NOT NULL GROUP BY ALL ORDER BY ALL;

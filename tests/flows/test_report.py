@@ -69,7 +69,6 @@ def read_page(path: Path) -> Page:
         if "href" in attributes and tag == "a":
             assert re.match(r"https?://|#", str(attributes["href"])), attributes
             assert str(attributes["href"]).startswith("#") or attributes["rel"] == "noopener noreferrer nofollow"
-    assert all(value.startswith("#") for value in page.values("xlink:href"))
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert str(policy).startswith("default-src 'none'; img-src data:;")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.source)
@@ -78,7 +77,6 @@ def read_page(path: Path) -> Page:
     assert len(names) == len(set(names))
     assert {value[1:] for value in page.values("href") if value.startswith("#")} <= set(names)
     assert all("alt" in attributes for tag, attributes in page.elements if tag == "img")
-    assert all(attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg")
     return page
 
 
@@ -90,7 +88,6 @@ def page(built: Any) -> Page:
 
 def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: Any) -> None:
     assert len(page.source) < 1_000_000
-    assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 5
     run = list(runs(built[0], "scenes"))[-1]
     assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
     assert "Time of the latest run by step" in page.text
