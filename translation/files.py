@@ -1,20 +1,16 @@
-"""Translate captions of files, pipes or a terminal as streams: lines, CSV, TSV and Parquet.
+"""Translate lines of text, or one column of CSV, TSV or Parquet, as a stream from a file or a pipe."""
 
-Text stays byte for byte: a row is written as it was read, with new cells after it, so that quotes, line ends in cells
-and other columns do not change. Other columns of Parquet keep their types, values and metadata.
-"""
-
+import csv
 import gzip
 import io
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, tee
+from itertools import islice, tee
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,58 +19,22 @@ from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.disk.disk_errors import make_writable_folder
 from data_catalog.disk.files import ROWS_PER_GROUP, write_atomically
-from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import BOM, Line, Trouble, lines_of, open_bytes, reading
+from data_catalog.sources.files import Line, lines_of, open_bytes
 from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-FORMATS = ("lines", *DELIMITERS, "parquet")
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
 # Formats whose lines are not captions. Translated as lines, they would silently be spoiled.
 _UNREAD = (".json", ".jsonl", ".ndjson")
-# Content that needs quotes around a cell. In TSV a quote is plain text unless a cell begins with it.
-_NEEDS_QUOTES = {",": re.compile('[",\r\n]'), "\t": re.compile('^"|[\t\r\n]')}
-
-PARQUET_CAPTIONS_PER_READ = 20_000
+_CAPTIONS_PER_READ = 20_000
 # Read buffer of each Parquet column. The default reads a whole row group ahead, which may be the whole file.
-BUFFER_BYTES = 2**18
+_BUFFER_BYTES = 2**18
 # Parquet rows are copied in pieces of about this size, and never across two row groups, because images make large rows.
-BYTES_PER_COPY = 16 * 2**20
-# Types of the new Parquet columns, in the order of `Columns.added`.
+_BYTES_PER_COPY = 16 * 2**20
+# Types of the new Parquet columns, in the order of `CaptionFiles.added`.
 _TYPES = (pa.string(), pa.float32(), pa.bool_(), pa.bool_())
 
 Stream = Callable[[Iterable[str]], Iterator[Translation]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """The column of captions in a table, and the new columns: translations, and with `scores` their quality."""
-
-    read: str
-    write: str
-    scores: bool = False
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Return the names of the new columns, in order."""
-        quality = ("score", "truncated", "repetitive") if self.scores else ()
-        return (self.write, *(f"{self.write}_{name}" for name in quality))
-
-    def values(self, translation: Translation) -> tuple[str | float | bool | None, ...]:
-        """Return the values of the new columns for one caption."""
-        quality = (translation.score, translation.truncated, translation.repetitive)
-        return (translation.text, *(quality if self.scores else ()))
-
-    def index_among(self, existing: Sequence[str], table: str) -> int:
-        """Return the index of the column of captions among a table's columns; new names must not be taken."""
-        if existing.count(self.read) != 1:
-            found = "more than one" if self.read in existing else "no"
-            raise SettingsError(
-                f"{table} has {found} column {self.read!r}: choose one of {', '.join(existing)} (--column)"
-            )
-        for name in self.added:
-            if name in existing:
-                raise SettingsError(f"{table} already has a column {name!r}: choose another name (--write-column)")
-        return existing.index(self.read)
+Row = tuple[str | None, list[str]]  # a caption with the cells of its row; None: the header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +43,10 @@ class CaptionFiles:
 
     source: Path | None  # a file or a pipe, plain or gzipped; None for standard input
     target: Path | None  # a file, gzipped if its name ends in ".gz", which appears complete; None for standard output
-    format: str  # one of `FORMATS`, for both
-    columns: Columns  # of CSV, TSV and Parquet; for lines, only `scores` is used
+    format: str  # lines, csv, tsv or parquet, for both
+    column: str = "caption"  # of a table
+    write_column: str = "translation"  # of a table
+    scores: bool = False
     overwrite: bool = False  # replace the target if it exists
 
     def __post_init__(self) -> None:
@@ -97,40 +59,44 @@ class CaptionFiles:
         if target is None:
             return
         if target.exists():
-            if source is not None and source.exists() and target.samefile(source):
+            if source is not None and target.samefile(source):
                 raise SettingsError(f"{target} is the input: name another file (--out)")
             if not self.overwrite:
                 raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")
-        if _suffix(target) and (named := format_of(target)) not in (self.format, "lines"):
-            raise SettingsError(
-                f"{target} has the suffix of {named}, but the output has the format of the input, {self.format}: "
-                "choose another name (--out)"
-            )
+        if (named := format_of(target)) not in (self.format, "lines"):
+            raise SettingsError(f"{target} has the suffix of {named}, but the output has the format {self.format}")
         make_writable_folder(target.parent, "the folder of --out")
 
-    def cells(self, translation: Translation) -> str:
-        """Return what is written for a translation: one line of text, or more cells of its row."""
-        if self.format == "lines":
-            score = f"{_cell(translation.score)}\t" if self.columns.scores else ""
-            return score + " ".join(translation.text.splitlines())
-        return self.widening(self.columns.values(translation))
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Return the names of a table's new columns, in order."""
+        quality = ("score", "truncated", "repetitive") if self.scores else ()
+        return (self.write_column, *(f"{self.write_column}_{name}" for name in quality))
 
-    def widening(self, values: Iterable[object]) -> str:
-        """Return the cells that follow a row, each after a delimiter."""
-        delimiter = DELIMITERS[self.format]
-        return "".join(delimiter + _quoted(_cell(value), delimiter) for value in values)
+    def values(self, translation: Translation) -> tuple[str | float | bool | None, ...]:
+        """Return the values of the new columns for one caption."""
+        quality = (translation.score, translation.truncated, translation.repetitive)
+        return (translation.text, *(quality if self.scores else ()))
+
+    def place_among(self, existing: Sequence[str]) -> int:
+        """Return the place of the captions among a table's columns; new names must not be taken."""
+        name = self.source or "standard input"
+        if existing.count(self.column) != 1:
+            found = "more than one" if self.column in existing else "no"
+            raise SettingsError(
+                f"{name} has {found} column {self.column!r}: choose one of {', '.join(existing)} (--column)"
+            )
+        if taken := [each for each in self.added if each in existing]:
+            raise SettingsError(f"{name} already has a column {taken[0]!r}: choose another name (--write-column)")
+        return existing.index(self.column)
 
 
 def format_of(path: Path) -> str:
     """Return the format of a file by its suffix: ".csv", ".tsv" or ".parquet", and lines for all but JSON."""
-    suffix = _suffix(path)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in _UNREAD:
         raise InputError(f"{path}: JSON cannot be translated. Convert it to CSV, Parquet, or lines of text")
-    return suffix[1:] if suffix[1:] in FORMATS else "lines"
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    return suffix[1:] if suffix[1:] in (*_DELIMITERS, "parquet") else "lines"
 
 
 def count_rows(files: CaptionFiles) -> int | None:
@@ -141,11 +107,10 @@ def count_rows(files: CaptionFiles) -> int | None:
     if files.source is None or not files.source.is_file():
         return None
     if files.format == "parquet":
-        _parquet_schema(files.source, files.columns)
-        with _open_parquet(files.source) as file:
+        _parquet_schema(files)
+        with _open_parquet(files) as file:
             return int(file.metadata.num_rows)
-    with _open_text(files) as rows:
-        return sum(row.caption is not None for row in rows)
+    return sum(caption is not None for caption, _ in _rows(files))
 
 
 def translate_files(
@@ -163,15 +128,13 @@ def translate_files(
 
     def fill(temporary: Path) -> None:
         if files.format == "parquet":
-            assert files.source is not None
-            _translate_parquet(files.source, temporary, stream, files.columns)
+            _translate_parquet(files, temporary, stream)
             return
-        with temporary.open("wb") as file:
+        with ExitStack() as stack:
+            file: BinaryIO | gzip.GzipFile = stack.enter_context(temporary.open("wb"))
             if str(files.target).lower().endswith(".gz"):
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                    _translate_text(files, packed, stream)
-            else:
-                _translate_text(files, file, stream)
+                file = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
+            _translate_text(files, file, stream)
 
     if files.target is None:
         _translate_text(files, sys.stdout.buffer, stream)
@@ -179,96 +142,21 @@ def translate_files(
         write_atomically(files.target, fill)
 
 
-class Row(NamedTuple):
-    """A caption with what is written around its translation; text between rows has no caption and stays as it is."""
-
-    caption: str | None
-    before: str
-    end: str  # the line end
-
-
-def translate_rows(rows: Iterable[Row], out: TextIO, stream: Stream, cells: Callable[[Translation], str]) -> None:
-    """Write each row with its translation as `cells`; only the rows that `stream` reads ahead are in memory."""
-    rows, ahead = tee(rows)
-    translations = stream(row.caption for row in ahead if row.caption is not None)
-    for row in rows:
-        out.write(row.before + ("" if row.caption is None else cells(next(translations))) + row.end)
-    assert next(translations, None) is None
-
-
 def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: Stream) -> None:
     # A reader of the pipe gets each line as soon as it is translated: after each full window, and at the end of input.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
+    table = csv.writer(text, delimiter=_DELIMITERS.get(files.format, ","))
+    rows, ahead = tee(_rows(files))
+    translations = stream(caption for caption, _ in ahead if caption is not None)
     try:
-        with _open_text(files) as rows:
-            translate_rows(rows, text, stream, files.cells)
-        text.flush()
+        for caption, cells in rows:
+            new = () if caption is None else files.values(next(translations))
+            if files.format == "lines":
+                text.write("\t".join([*map(_cell, new[1:2]), " ".join(str(new[0]).splitlines())]) + "\n")
+            else:
+                table.writerow([*cells, *map(_cell, new)])
     finally:
         text.detach()
-
-
-@contextmanager
-def _open_text(files: CaptionFiles) -> Iterator[Iterator[Row]]:
-    """Yield all rows of a text, once; reading one that is broken is an error with its line number."""
-    source, name = files.source, str(files.source or "standard input")
-    with reading(name):
-        if source is None:
-            assert isinstance(sys.stdin.buffer, io.BufferedReader)
-            file: io.BufferedReader | gzip.GzipFile = sys.stdin.buffer
-        else:
-            file = open_bytes(source) if source.is_file() else source.open("rb")
-        # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
-        mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
-    try:
-        lines = lines_of(file, name)
-        yield chain([Row(None, mark, "")], (_lines if files.format == "lines" else _delimited)(lines, name, files))
-    finally:
-        if source is not None:
-            file.close()
-
-
-def _lines(lines: Iterator[Line], name: str, files: CaptionFiles) -> Iterator[Row]:
-    """Yield one caption for each line; only LF and CRLF end a line."""
-    for line in lines:
-        _refuse(name, line.number, line.trouble)
-        yield Row(line.text, "", line.end or "\n")
-
-
-def _delimited(lines: Iterator[Line], name: str, files: CaptionFiles) -> Iterator[Row]:
-    """Yield the header and the rows of CSV or TSV; blank lines are not rows, and stay at their place."""
-    used: list[Line] = []
-    delimiter = DELIMITERS[files.format]
-
-    def noted() -> Iterator[Line]:
-        for line in lines:
-            used.append(line)
-            yield line
-
-    def taken() -> tuple[str, str]:
-        """Return the text of the lines that were read since the last call, and the last line end."""
-        end = used[-1].end if used else ""
-        raw = "".join(line.text + line.end for line in used).removesuffix(end)
-        used.clear()
-        return raw, end
-
-    header = next((line for line in noted() if line.text), None)
-    if header is None:
-        raise InputError(f"{name} is empty: the first line must contain the names of its columns")
-    _refuse(name, header.number, header.trouble)
-    existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
-    place, end_of_line = files.columns.index_among(existing, name), header.end or "\n"
-    yield Row(None, taken()[0] + files.widening(files.columns.added), end_of_line)
-    # Records are not read ahead: the lines that were read are this record's and the blank ones before it.
-    for record in read_records(noted(), delimiter=delimiter, num_cells=len(existing), starts_row=lambda cells: False):
-        _refuse(name, record.line, record.trouble)
-        raw, end = taken()
-        yield Row(record.cells[place], raw, end or end_of_line)
-    yield Row(None, *taken())
-
-
-def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
-    if trouble is not None:
-        raise InputError(f"{name}, line {number}: {trouble.detail}. Correct that line and run the same command again")
 
 
 def _cell(value: object) -> str:
@@ -277,57 +165,93 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _quoted(cell: str, delimiter: str) -> str:
-    return '"{}"'.format(cell.replace('"', '""')) if _NEEDS_QUOTES[delimiter].search(cell) else cell
+def _rows(files: CaptionFiles) -> Iterator[Row]:
+    """Yield the rows of a text, a table's header first; one that is broken is an error with its line number."""
+    name = files.source or "standard input"
+    if files.format == "lines":
+        yield from ((line.text, []) for line in _lines(files))
+        return
+    reader = csv.reader(
+        (line.text + line.end for line in _lines(files)), delimiter=_DELIMITERS[files.format], strict=True
+    )
+    header, place = list[str](), 0
+    try:
+        for cells in filter(None, reader):  # blank lines are no rows
+            if not header:
+                header, place = cells, files.place_among(cells)
+                yield None, [*header, *files.added]
+            elif len(cells) != len(header):
+                raise csv.Error(f"{len(cells)} fields instead of {len(header)}")
+            else:
+                yield cells[place], cells
+    except csv.Error as error:
+        raise InputError(
+            f"{name}, line {reader.line_num}: {error}. Correct it and run the same command again"
+        ) from error
+    if not header:
+        raise InputError(f"{name} is empty: the first line must contain the names of its columns")
 
 
-def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) -> None:
+def _lines(files: CaptionFiles) -> Iterator[Line]:
+    """Yield the lines of a text in UTF-8; only LF and CRLF end a line."""
+    source, name = files.source, str(files.source or "standard input")
+    with ExitStack() as stack:
+        file: Any = sys.stdin.buffer
+        if source is not None:
+            file = stack.enter_context(open_bytes(source) if source.is_file() else source.open("rb"))
+        for line in lines_of(file, name):
+            if line.trouble is not None:
+                raise InputError(
+                    f"{name}, line {line.number}: {line.trouble.detail}. Correct it and run the same command again"
+                )
+            yield line
+
+
+def _translate_parquet(files: CaptionFiles, out: Path, stream: Stream) -> None:
     """Write a file again with translations next to its captions, row group by row group; null stays null."""
-    schema = _parquet_schema(path, columns)
-    translations = stream(caption or "" for caption in _parquet_captions(path, columns.read))
-    with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
-        for batch in _parquet_pieces(path):
-            nulls, nothing = batch.column(columns.read).is_null().to_pylist(), (None,) * len(columns.added)
-            found = map(columns.values, islice(translations, batch.num_rows))
-            rows = [nothing if null else values for null, values in zip(nulls, found, strict=True)]
-            added = [pa.array([row[place] for row in rows], _TYPES[place]) for place in range(len(columns.added))]
-            writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema))
-
-
-def _parquet_pieces(path: Path) -> Iterator[pa.RecordBatch]:
-    with _open_parquet(path) as file:
+    schema, nothing = _parquet_schema(files), (None,) * len(files.added)
+    translations = stream(caption or "" for caption in _parquet_captions(files))
+    with (
+        _open_parquet(files) as file,
+        pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            rows = min(ROWS_PER_GROUP, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, 1))
-            yield from file.iter_batches(batch_size=max(rows, 1), row_groups=[number])
+            most = min(ROWS_PER_GROUP, group.num_rows * _BYTES_PER_COPY // max(group.total_byte_size, 1))
+            for batch in file.iter_batches(batch_size=max(most, 1), row_groups=[number]):
+                nulls = batch.column(files.column).is_null().to_pylist()
+                found = map(files.values, islice(translations, batch.num_rows))
+                rows = [nothing if null else values for null, values in zip(nulls, found, strict=True)]
+                added = map(pa.array, zip(*rows, strict=True), _TYPES)
+                writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema))
 
 
-def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
+def _parquet_captions(files: CaptionFiles) -> Iterator[str | None]:
     """Yield the captions alone, far ahead of their rows."""
-    with _open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
+    with _open_parquet(files) as file:
+        for batch in file.iter_batches(batch_size=_CAPTIONS_PER_READ, columns=[files.column]):
             yield from batch.column(0).to_pylist()
 
 
-def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
+def _parquet_schema(files: CaptionFiles) -> pa.Schema:
     """Return the schema of a file with the new columns."""
-    with _open_parquet(path) as file:
+    with _open_parquet(files) as file:
         schema = file.schema_arrow
-    kind = schema.field(columns.index_among(schema.names, str(path))).type
+    kind = schema.field(files.place_among(schema.names)).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)):
         raise SettingsError(
-            f"{path}: the column {columns.read!r} has the type {kind}, not text: choose another one (--column)"
+            f"{files.source}: the column {files.column!r} has the type {kind}, not text: choose another one (--column)"
         )
-    for name, added in zip(columns.added, _TYPES, strict=False):
+    for name, added in zip(files.added, _TYPES, strict=False):
         schema = schema.append(pa.field(name, added))
     return schema
 
 
 @contextmanager
-def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _open_parquet(files: CaptionFiles) -> Iterator[pq.ParquetFile]:
     with (
-        about(f"{path} is not a complete Parquet file of text in UTF-8"),
-        pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file,
+        about(f"{files.source} is not a complete Parquet file of text in UTF-8"),
+        pq.ParquetFile(files.source, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
     ):
         yield file

@@ -109,15 +109,22 @@ def translate(
 
 def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "CaptionFiles":
     """Return the input, output, format and columns that the options name."""
-    from translation.files import CaptionFiles, Columns, format_of
+    from translation.files import CaptionFiles, format_of
 
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
     if named == "lines" and (options.column or options.write_column):
         raise SettingsError("the format lines has no columns: leave --column and --write-column out, or set --format")
     column = options.column or "caption"
-    columns = Columns(read=column, write=options.write_column or f"{column}_{to_code}", scores=options.scores)
-    return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
+    return CaptionFiles(
+        source=source,
+        target=target,
+        format=named,
+        column=column,
+        write_column=options.write_column or f"{column}_{to_code}",
+        scores=options.scores,
+        overwrite=options.force,
+    )
 
 
 def draw(

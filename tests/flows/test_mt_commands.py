@@ -172,14 +172,14 @@ TABLE = [*OPTIONS, "--out", "-", "--format", "tsv"]
         (
             OPTIONS,
             b"two red stars\r\n\ntwo\x0bred\xe2\x80\xa8stars\nTWO RED STARS",
-            r"due stelle rosse\r\n\ndue stelle rosse\nDUE STELLE ROSSE\n",
+            r"due stelle rosse\n\ndue stelle rosse\nDUE STELLE ROSSE\n",
         ),
         (OWN, b"two dogs\n\nthree\x0bdogs\n", r"TWO DOGS\n\nTHREE DOGS\n"),
         ([*OPTIONS, "--scores"], b"two red stars\n\n", r"-0\.\d+\tdue stelle rosse\n\t\n"),
         (
             TABLE,
             b"caption\turl\ntwo red stars\tu1\n\tu2\n",
-            r"caption\turl\tcaption_it\ntwo red stars\tu1\tdue stelle rosse\n\tu2\t\n",
+            r"caption\turl\tcaption_it\r\ntwo red stars\tu1\tdue stelle rosse\r\n\tu2\t\r\n",
         ),
     ],
     ids=["lines", "a command of one's own", "scores in front", "a table"],
