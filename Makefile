@@ -1,6 +1,5 @@
 # make install what runs, in .venv
 # make demo    the whole job on the sample that ships: build, train, evaluate (six minutes from nothing)
-# make demo-positions   a larger model with hard negatives learns left and right, in demo-positions-catalog (15 minutes)
 # make site-demo   a page in public/ that searches the demo's pictures in the browser alone; downloads two libraries of npm
 # make test    the test suite
 # make check   what CI runs first: style, types, import directions, the site, tests
@@ -23,7 +22,7 @@ READY := $(VENV)/.ready
 COMPILE := $(BIN)/python -m compileall -qq -j 0 vernaclip flows translation cleaning training data_catalog
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: install demo demo-positions site-demo test slower check lint docs site real bench bench-full torture crash-matrix setup clean
+.PHONY: install demo site-demo test slower check lint docs site real bench bench-full torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,10 +49,6 @@ $(OLDEST_DUCKDB): | $(READY)
 
 demo: $(BASE)
 	$(BIN)/vernaclip run scenes --root demo-catalog
-
-demo-positions: $(BASE)
-	$(BIN)/vernaclip run scenes --root demo-positions-catalog --set scenes.figures=0.12 --set train.model=compact --set train.optimizer=adamw --set train.lr=1e-3 \
-	  --set train.epochs=30 --set train.batch_size=128 --set train.num_threads=0 --set 'train.hard_negatives=["position"]'
 
 site-demo: $(READY)
 	[ -f demo-catalog/models/scenes/current.json ] || $(BIN)/vernaclip run scenes --root demo-catalog
@@ -98,4 +93,4 @@ crash-matrix: $(READY)
 	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py tests/flows/test_services.py
 
 clean:
-	rm -rf $(VENV) demo-catalog demo-positions-catalog public site
+	rm -rf $(VENV) demo-catalog public site

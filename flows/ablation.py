@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.base.errors import InputError
-from data_catalog.base.settings import json_values, what_values
+from data_catalog.base.settings import what_values
 from data_catalog.catalog.manifest import Snapshot, current_snapshot
 from data_catalog.disk.files import digest
 from data_catalog.disk.lock import writer_lock
@@ -15,7 +15,6 @@ from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
 from flows.models import require_ready
 from flows.options import AblationConfig
-from flows.recipe.language_packs import change_rules
 from flows.recipe.recipe import Recipe, load_recipe, require_sources
 from flows.recipe.toggles import Toggle, toggles_of
 from training.data.pairs import pair_files, split_to_score
@@ -89,7 +88,6 @@ def run_ablation(
     what = {
         "train": recipe.train.what(),
         **({"align": what_values(recipe.align)} if config.align else {}),
-        **({"changes": json_values(rules)} if (rules := change_rules(recipe)) else {}),
         "toggles": [toggle.label for toggle in toggles],
         "steps": steps,
         "seeds": config.seeds,

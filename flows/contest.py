@@ -101,8 +101,7 @@ def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[
         split = held_out(recipe, root, learned) if recipe is not None and not config.no_split else []
         if not named and not split:
             raise SettingsError(
-                "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol of "
-                "`scoreboard`, or --pairs of `probe`"
+                "there is nothing to score on: use a recipe with a held-out split, --test-set, or --protocol"
             )
         sets = [*split, *_guarded(named, learned, leaks)]
         require_different([each.name for each in sets], "the set")

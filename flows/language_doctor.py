@@ -246,7 +246,7 @@ CHECKS: dict[str, Check] = {
         "a text encoder to recommend, for train.model=italian and train.text_encoder",
         "`train.model=italian` needs train.text_encoder; `compact` trains its text tower from the captions alone",
     ),
-    "changed captions": _fields("changes", "words by which captions change", "train.hard_negatives is refused"),
+    "mirrored images": _fields("sides", "words for left and right", 'train.augment = "mirror" is refused'),
     "zero-shot": _fields(
         "prompt_templates class_names",
         "prompts and class names of ImageNet, which `vernaclip scoreboard` reads",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleaning.languages.engines import canonical_code
 from data_catalog.base.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
+from data_catalog.base.language_pack import Sides
 from data_catalog.base.precision import refuse_slow_precision, with_precision
 from data_catalog.catalog.manifest import (
     CURRENT_FILE,
@@ -35,7 +36,7 @@ from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import record_folder, remove_folder_record, write_checksummed
 from flows.build.inputs import require_buildable
 from flows.guards import ALIKE, require_guarded, require_guards, require_unseen
-from flows.recipe.language_packs import change_rules
+from flows.recipe.language_packs import language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
 from training.config import DistilConfig, TrainConfig
 from training.data.pairs import pair_files, split_to_score
@@ -153,16 +154,21 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
 
     require_start(recipe, root, "train")
     snapshot = _trainable_snapshot(recipe, root)
-    files, hashes, rules = pair_files(snapshot), pair_hashes(snapshot), change_rules(recipe)
+    files, hashes, sides = pair_files(snapshot), pair_hashes(snapshot), _sides(recipe)
     shards = files.hashes(hashes.__getitem__)
 
     def folder_of(config: TrainConfig) -> Path:
-        return _folder(recipe, root, model_and_key(config, shards, rules)[1])
+        return _folder(recipe, root, model_and_key(config, shards, sides)[1])
 
     config = _with_precision(recipe.train, "train", folder_of)
     out = folder_of(config)
-    fit = partial(train, files, config, out, sha256=hashes.__getitem__, rules=rules)
+    fit = partial(train, files, config, out, sha256=hashes.__getitem__, sides=sides)
     return TrainReport(folder=out, snapshot=snapshot, result=_recorded(fit, out, snapshot))
+
+
+def _sides(recipe: Recipe) -> Sides | None:
+    is_needed = "mirror" in recipe.train.augmentations
+    return language_pack(recipe.target_language, named_language_packs(recipe)).sides if is_needed else None
 
 
 def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
@@ -417,7 +423,7 @@ def _require_makeable(recipe: Recipe, root: Path) -> None:
         with TemporaryDirectory(prefix="vernaclip-") as folder:
             needed = plan.build(Path(folder)).num_bytes
     else:
-        needed = require_trainable(towers, change_rules(recipe))
+        needed = require_trainable(towers, _sides(recipe))
     free = shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(

@@ -183,7 +183,7 @@ class ContestConfig:
     report_anyway: bool = False
     """If a model was trained on images of a test set, score it on all images and on the unseen ones, side by side."""
     language_packs: LanguagePacks = ()
-    """Language pack (TOML file) with class names, templates, codes and rules of changes. Repeatable."""
+    """Language pack (TOML file) with class names, templates and codes. Repeatable."""
 
 
 @Parameter(name="*")

@@ -1,4 +1,4 @@
-"""Compare models on test sets: a scoreboard, a probe, and tasks for mteb."""
+"""Compare models on test sets: a scoreboard, and tasks for mteb."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,8 @@ from data_catalog.disk.disk_errors import make_writable_folder
 from flows.contest import SetReader, TestSet, at_home, held_out, open_contest, require_different
 from flows.options import ContestConfig, ScoreboardConfig
 from flows.recipe.recipe import Recipe, override_values
-from training.changes import ChangeRules
-from training.scores.galleries import Gallery, LabelledImages
-from training.scores.probe import ProbedSet, changed_captions, probe_models, read_pairs
+from training.scores.galleries import Gallery
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
-from training.scores.rows import Board
 from training.scores.scoreboard import score_models
 from training.scores.scoreboard_files import Section, write_scoreboard
 
@@ -60,23 +57,6 @@ def _protocols(words: Sequence[str], reader: SetReader) -> list[tuple[TestSet, P
         raise SettingsError(f"unknown --protocol {name}: use {', '.join(sorted(PROTOCOLS))}")
     settings = {key: at_home(str(value)) for key, value in override_values(given).items()}
     return [(test_set, PROTOCOLS[name]) for test_set in protocol_sets(PROTOCOLS[name], settings, reader.pack)]
-
-
-def make_probe(
-    recipe: Recipe | None, root: Path, config: ContestConfig, *, pairs: Path | None, images: Path | None
-) -> Board:
-    """Score all models on pairs of captions that differ in one thing, from all sets and from a file of pairs."""
-    if (pairs is None) != (images is None):
-        raise SettingsError("--pairs FILE and --images DIR need each other: one of them is missing")
-    reader = SetReader(recipe, root, config)
-    with open_contest(reader, [read_pairs(pairs, images)] if pairs and images else []) as contest:
-        sets: list[ProbedSet] = []
-        for each in contest.sets:
-            if isinstance(each, LabelledImages):
-                raise SettingsError(f"{each.name} has classes and no captions: leave it out")
-            pack = reader.pack_of(each)
-            sets.append(each if isinstance(each, ProbedSet) else changed_captions(each, ChangeRules.of(pack)))
-        return probe_models(contest.models, sets, contest.config, cache=contest.cache)
 
 
 def make_mteb_tasks(

@@ -10,7 +10,6 @@ from annotated_types import Ge, Interval
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.precision import Precision
 from data_catalog.base.settings import NAME_OR_JSON, OneOf, how, name_or_path, path_setting, what_values
-from training.changes import KINDS
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
@@ -37,13 +36,6 @@ AUGMENTATION_SETS = {
     # CLIP-Italian's augmentations with its values, except its crop: here images are squashed to a square and cropped
     # little.
     "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
-}
-# Augmentations that may make a changed caption true, each with the kind of the change, what it does, and what to do.
-FALSIFIES = {
-    "flip": ("position", "exchanges left and right", "leave one out, or use mirror, which changes captions too"),
-    "hue": ("colour", "shifts colours", "leave one out"),
-    "autocontrast": ("colour", "may change colours", "leave one out"),
-    "equalize": ("colour", "may change colours", "leave one out"),
 }
 # Splits that models can be scored on, in order of preference: nothing is trained on them.
 HELD_OUT = ("test", "val")
@@ -152,7 +144,7 @@ class TrainConfig(TowerConfig):
     ignores `patience`. 0 trains by epochs."""
     select: Literal["mrr", "loss"] = "mrr"
     """Measure on the validation split that chooses the epoch whose weights are kept: "mrr", the MRR@10 from captions to
-    images (and hard negatives), or "loss"."""
+    images, or "loss"."""
     patience: CountOrZero = 0
     """Epochs without a better validation result (`select`) after which a phase ends. 0 runs all epochs, except that
     frozen epochs end after the first one without improvement."""
@@ -192,11 +184,6 @@ class TrainConfig(TowerConfig):
     augment: tuple[Annotated[str, OneOf((*AUGMENTATIONS, *AUGMENTATION_SETS))], ...] = ("crop",)
     """Random augmentations of images (docs/training.md): "crop", "mirror", "hue", "brightness", "contrast", "flip",
     "affine", "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
-    hard_negatives: tuple[Annotated[str, OneOf(KINDS)], ...] = ()
-    """Kinds of hard negatives (docs/training.md): captions that the language pack's `changes` change in one thing,
-    "position", "colour", "count", "noun", "negation", "roles" or "exchanged"."""
-    hard_negative_weight: Positive = 1.0
-    """Weight of their loss, beside 1."""
     hard_batches: CountOrZero = 0
     """Size of the groups of images with similar captions in a batch, from the second epoch on. 0: random batches."""
     shuffle_window: Count = 20_000
@@ -220,12 +207,6 @@ class TrainConfig(TowerConfig):
             raise SettingsError(
                 f"train.hard_batches must be 0 (random batches) or from 2 to train.batch_size, got {self.hard_batches}"
             )
-        for augmentation, (kind, effect, advice) in FALSIFIES.items():
-            if augmentation in self.augmentations and kind in self.hard_negatives:
-                raise SettingsError(
-                    f"train.augment has {augmentation}, which {effect}, so that changed captions of "
-                    f"train.hard_negatives {kind} would be true of the image: {advice}"
-                )
         if self.warmup_ratio and self.warmup_steps:
             raise SettingsError(
                 f"train.warmup_ratio is {self.warmup_ratio}, which has no effect while train.warmup_steps is "
@@ -242,22 +223,15 @@ class TrainConfig(TowerConfig):
         sets = (AUGMENTATION_SETS.get(name, (name,)) for name in self.augment)
         return frozenset(name for names in sets for name in names)
 
-    @property
-    def needs_rules(self) -> bool:
-        """Return whether training changes captions, by the rules of a language pack."""
-        return bool(self.hard_negatives) or "mirror" in self.augmentations
-
     def what(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, for the key of a run."""
         settings = what_values(self)
         # The key includes the content of the model config, so its path does not matter.
         settings["model"] = Path(self.model).name
         # Settings that are off leave the keys as they were without them.
-        for name in ("steps", "hard_batches", "hard_negatives", "freeze_image"):
+        for name in ("steps", "hard_batches", "freeze_image"):
             if not settings[name]:
                 del settings[name]
-        if not self.hard_negatives:
-            del settings["hard_negative_weight"]
         return settings
 
     @property

@@ -1,7 +1,7 @@
 """Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
@@ -15,102 +15,27 @@ T = TypeVar("T")
 Forms = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleWords:
-    """Words of sentences whose agent and patient can be exchanged: "a dog is chasing a cat".
-
-    Articles stand in a form that is the same for agent and patient, and that shows the singular.
-    """
-
-    agents: Forms = ()
-    """Articles of the agent ("a", "un'")."""
-    patients: Forms = ()
-    """Articles of the patient."""
-    before_verbs: Forms = ()
-    """Words that may stand between the agent and the verb ("is", "che")."""
-    verb_endings: Forms = ()
-    """Endings of the verb ("ing"). By default any."""
-    continues: Forms = ()
-    """Words after the patient with which its phrase goes on ("of"): such sentences are left alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeWords:
-    """Words by which one thing in a caption can be changed, the table `[changes]` of a language pack.
-
-    Words are in lower case, except those that the language always capitalises. In a phrase, a last "*" is any word.
-    """
-
-    positions: tuple[tuple[Forms, Forms], ...] = ()
-    """Pairs of opposites: phrases, and their opposites in the same order (["to the left of"], ["to the right of"])."""
-    sides: Forms = ()
-    """All forms of "left" and "right". Where one is not in a phrase of `positions`, its meaning is not certain."""
-    negations: tuple[Forms, ...] = ()
-    """Two lists or none: phrases, and their negations in the same order (["is *", "with a"], ["is not *", ...])."""
-    numbers: Forms = ()
-    """Numbers from two on, which leave the noun in the plural."""
-    colours: tuple[Forms, ...] = ()
-    """A list for each colour: its forms, in an order that is the same for all colours, or one form for all."""
-    alike: tuple[Forms, ...] = ()
-    """Colours, by their first forms, that may be said of the same thing ("blue", "light blue"): they are not changed
-    into one another."""
-    agreement: tuple[Forms, ...] = ()
-    """A list for each form of the colours: words before a colour that show this form (articles, adjectives, nouns)."""
-    nouns: tuple[tuple[Forms, ...], ...] = ()
-    """Classes of nouns that can replace one another, with equal gender: a list of forms for each noun."""
-    before_vowels: tuple[Forms, ...] = ()
-    """Articles that depend on the next letter: before a consonant and before a vowel (["a", "an"]). With "" as one of
-    the two, the caption is left alone."""
-    roles: RoleWords = RoleWords()
-    """Words of sentences whose agent and patient can be exchanged."""
-    left_alone: Forms = ()
-    """Phrases in which nothing is changed ("black and white"). "*" is any word, and a last "|" the end of a phrase:
-    punctuation, a function word or the end of the text."""
-
-    def __post_init__(self) -> None:
-        pairs = [*self.positions, *([self.negations] if self.negations else [])]
-        num_forms = len(self.agreement) or max(map(len, self.colours), default=1)
-        of_pairs = "changes.positions and changes.negations"
-        _require(of_pairs, pairs, _is_even_pair, "have two lists with equally many phrases")
-        _require(of_pairs, chain(*pairs), lambda side: len({*side}) == len(side), "have no phrase twice in one list")
-        forms_of_lists = f"have one form or {num_forms}, as many as changes.agreement has lists"
-        _require("changes.colours", self.colours, lambda forms: len(forms) in (1, num_forms), forms_of_lists)
-        _require("changes.nouns", self.nouns, lambda group: len({*map(len, group)}) <= 1, "have equally many forms")
-        _require("changes.before_vowels", self.before_vowels, lambda pair: len(pair) == 2 and any(pair), "be pairs")
-        words = {word for pair in self.positions for side in pair for phrase in side for word in phrase.split()}
-        colours = {forms[0] for forms in self.colours if forms}
-        _require("changes.alike", chain(*self.alike), colours.__contains__, "be first forms of changes.colours")
-        _require("changes.left_alone", self.left_alone, _has_word, "name words")
-        _require("changes.sides", self.sides, words.__contains__, "be words of changes.positions")
-        groups: dict[str, Iterable[Forms]] = {
-            "positions": [side for pair in self.positions for side in pair],
-            "negations": self.negations,
-            "numbers": [(number,) for number in self.numbers],
-            "colours": self.colours,
-            "nouns": [forms for group in self.nouns for forms in group],
-        }
-        wanted = "have no empty list, and no word without letters"
-        for name, things in groups.items():
-            seen: set[str] = set()
-            for thing in things:
-                _require(f"changes.{name}", thing or ("",), _has_word, wanted)
-                if both := seen.intersection(thing):
-                    raise SettingsError(f"changes.{name} has {min(both)!r} twice")
-                seen.update(thing)
-
-
 def _require(name: str, things: Iterable[T], is_right: Callable[[T], bool], wanted: str) -> None:
     for thing in things:
         if not is_right(thing):
             raise SettingsError(f"{name} must {wanted}, got {thing!r}"[:_LONGEST_ERROR])
 
 
-def _is_even_pair(pair: Sequence[Forms]) -> bool:
-    return len(pair) == 2 and len(pair[0]) == len(pair[1])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """Words for left and right, the table `[sides]` of a language pack."""
 
+    left: Forms
+    """Phrases with "left" ("on the left", "left of")."""
+    right: Forms
+    """The same with "right", in the same order."""
+    left_alone: Forms = ()
+    """Phrases in which left or right may not be a side ("right of way"). Images with such captions are not mirrored."""
 
-def _has_word(phrase: str) -> bool:
-    return any(map(str.isalnum, phrase))
+    def __post_init__(self) -> None:
+        phrases = (*self.left, *self.right, *self.left_alone)
+        if not self.left or len(self.left) != len(self.right) or not all(map(str.strip, phrases)):
+            raise SettingsError("sides.left and sides.right must have equally many phrases, and none that is empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +69,7 @@ class LanguagePack:
     also be in `function_words`."""
     contrasts: tuple[Forms, ...] | None = field(default=None, metadata=ADDED)
     """Function words of position, direction and person: a list for each meaning (["on", "onto"], ["under", "below"]).
-    Captions that differ in these meanings are not near-duplicates. Opposites of `changes.positions` count without
-    being listed."""
+    Captions that differ in these meanings are not near-duplicates."""
     common_nouns: tuple[str, ...] = ()
     """Nouns that often precede a name ("piazza", "museum"), in lower case. A capital at the start of a caption does not
     make them proper nouns."""
@@ -163,8 +87,8 @@ class LanguagePack:
     """Zero-shot prompts in the language, each with one "{c}" for the class name."""
     class_names: tuple[str, ...] = ()
     """Names of ImageNet's 1,000 classes in the language, in the order of their indices. By default none."""
-    changes: ChangeWords | None = field(default=None, metadata=ADDED)
-    """Words by which one thing in a caption can be changed: position, colour, number and others."""
+    sides: Sides | None = field(default=None, metadata=ADDED)
+    """Words for left and right. With them, `train.augment` can have "mirror"."""
     test_sets: tuple[str, ...] = ()
     """Names of public test sets in the language."""
     license_notes: str = ""
@@ -214,18 +138,11 @@ def function_word_meanings(packs: Mapping[str, LanguagePack]) -> dict[str, dict[
     function words is left out.
     """
     return {
-        code: dict.fromkeys(sorted({*pack.function_words}.difference(pack.negations)), "") | _contrasts(pack)
+        code: dict.fromkeys(sorted({*pack.function_words}.difference(pack.negations)), "")
+        | {word: group[0] for group in (pack.contrasts or ()) for word in group}
         for code, pack in packs.items()
         if pack.function_words
     }
-
-
-def _contrasts(pack: LanguagePack) -> dict[str, str]:
-    """Return the function words of `contrasts`, and those that one side of an opposite has alone, with a meaning."""
-    pairs = pack.changes.positions if pack.changes else ()
-    sides = [[{word for phrase in side for word in phrase.split()} for side in pair] for pair in pairs]
-    opposites = [sorted(group & {*pack.function_words}) for one, two in sides for group in (one - two, two - one)]
-    return {word: group[0] for group in (*opposites, *(pack.contrasts or ())) for word in group}
 
 
 def require_language(code: str, where: str) -> str:

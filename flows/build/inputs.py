@@ -99,7 +99,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     pivot = recipe.translate.pivot  # its pack checks no captions, but selects the engine's models
-    pivots = {pivot: replace(language_pack(pivot, named), changes=None)} if pivot else {}
+    pivots = {pivot: replace(language_pack(pivot, named), sides=None)} if pivot else {}
     build_key = digest(
         {
             "settings": what_settings(recipe),
@@ -186,8 +186,8 @@ def packs_of_captions(
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = sorted(languages & {*available_language_packs(), *named})
     found_packs = {code: language_pack(code, named) for code in known} | {recipe.target_language: target}
-    # Changes decide no row, so they must not be in the keys of steps.
-    return {code: replace(pack, changes=None) for code, pack in found_packs.items()}
+    # Sides decide no row, so they must not be in the keys of steps.
+    return {code: replace(pack, sides=None) for code, pack in found_packs.items()}
 
 
 def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source:

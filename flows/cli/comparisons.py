@@ -1,4 +1,4 @@
-"""The commands ablate, which measures the filters of a recipe, and scoreboard and probe, which compare models."""
+"""The commands ablate, which measures the filters of a recipe, and scoreboard, which compares models."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,15 +10,14 @@ from cyclopts import Parameter
 from data_catalog.base.errors import SettingsError
 from flows.cli.jobs import BuildOptions, Request, with_executor
 from flows.cli.output import say, say_json, say_table
-from flows.options import DEFAULT_ROOT, AblationConfig, ContestConfig, Json, RecipeName, Root, ScoreboardConfig
+from flows.options import DEFAULT_ROOT, AblationConfig, Json, RecipeName, Root, ScoreboardConfig
 
 if TYPE_CHECKING:
     from flows.ablation import Variant
     from flows.recipe.recipe import Recipe
-    from training.scores.scoreboard_files import Section
 
 _ROWS = 1000  # sampled from each source to estimate what a variant changes
-_ABLATION, _BUILD, _SCOREBOARD, _CONTEST = AblationConfig(), BuildOptions(), ScoreboardConfig(), ContestConfig()
+_ABLATION, _BUILD, _SCOREBOARD = AblationConfig(), BuildOptions(), ScoreboardConfig()
 
 
 def ablate(
@@ -188,53 +187,10 @@ def scoreboard(
     if json:
         say_json({"folder": folder, **read_json(folder / JSON_FILE)})
         return
-    _print_sections(sections)
-    say(f"\nFiles: {folder}")
-
-
-def _print_sections(sections: "Sequence[Section]") -> None:
     for section in sections:
         say(f"\n{section.title}\n")
         if section.rows:
             say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
-
-
-def probe(
-    recipe: str | None = None,
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    config: ContestConfig = _CONTEST,
-    pairs: Annotated[Path | None, Parameter(metavar="FILE")] = None,
-    images: Annotated[Path | None, Parameter(metavar="DIR")] = None,
-    json: Json = False,
-) -> None:
-    r"""Measure if models know left from right, colours and numbers, with captions that differ in one thing.
-
-    Is the true caption nearer to its image than a changed one? Each caption of a test set is changed in one thing at a
-    time, by the rules of its language pack ([changes]): position, colour, count, noun, negation, agent and patient, two
-    colours exchanged. The accuracy of guessing is 0.5; ties count half. Models and test sets are named as for
-    `vernaclip scoreboard`.
-
-    Examples:
-      vernaclip probe scenes --root demo-catalog
-      vernaclip probe --language en --model theirs open_clip=ViT-B-32/openai --pairs visual_genome_relation.json \
-          --images images
-
-    Args:
-        recipe: Score the model of this recipe, on the held-out images of its dataset and on its test sets.
-        pairs: Also score on pairs of captions in a JSON file of ARO's or What'sUp's form.
-        images: Images of these pairs: a folder, zip or tar.
-    """
-    from flows.recipe.recipe import load_recipe
-    from flows.scoreboard import make_probe
-    from training.scores.scoreboard_files import probe_sections
-
-    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=config.overrides)
-    found = make_probe(loaded, root, config, pairs=pairs, images=images)
-    if json:
-        say_json(found.to_json())
-        return
-    _print_sections(probe_sections(found))
+    say(f"\nFiles: {folder}")

@@ -14,7 +14,6 @@ from data_catalog.base.language_pack import LanguagePack
 from data_catalog.rows.stages import Check
 from flows.recipe.recipe import Recipe
 from flows.recipe.settings import read
-from training.changes import ChangeRules
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +58,6 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
     return named.get(recipe.target_language) or load_language_pack(recipe.target_language)
 
 
-def change_rules(recipe: Recipe) -> ChangeRules | None:
-    """Return the rules by which captions of the target language change, or None if training changes none."""
-    if not recipe.train.needs_rules:
-        return None
-    pack = target_language_pack(recipe, named_language_packs(recipe))
-    try:
-        return ChangeRules.of(pack)
-    except SettingsError as error:
-        without = "train.hard_negatives=[], and no mirror in train.augment"
-        raise SettingsError(f"{error}, or train without: {without}") from None
-
-
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:
     """Return the pack of a language: one of `named`, else the built-in one, else a minimal one with only its code."""
     if code in named:
@@ -94,6 +81,7 @@ def load_language_pack(name: str) -> LanguagePack:
 def _parsed(text: str, path: Path) -> LanguagePack:
     with about(f"the language pack {path} is not TOML"):
         values = tomllib.loads(text)
+    values.pop("changes", None)  # words of earlier versions
     return read(LanguagePack, values, path.name)
 
 

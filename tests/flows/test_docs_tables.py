@@ -13,7 +13,7 @@ import pytest
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.definition import TEXT, Section
-from data_catalog.base.language_pack import ChangeWords, LanguagePack, RoleWords
+from data_catalog.base.language_pack import LanguagePack, Sides
 from data_catalog.base.settings import FILE
 from data_catalog.catalog.views import COLUMNS, VIEWS
 from data_catalog.exports.rights import SourceRights
@@ -290,12 +290,11 @@ def test_every_engine_opens_and_has_its_row_in_the_page_about_translation() -> N
     assert tuple(re.findall(r"^\|\[?`(\w+)`", table, re.MULTILINE)) == ENGINES == tuple(OPENERS)
 
 
-def test_the_example_of_words_that_change_a_caption_has_every_list() -> None:
+def test_the_example_of_words_for_left_and_right_has_every_list() -> None:
     (text,) = re.findall(r"^```toml\n(code = .*?)^```$", (DOCS / "languages.md").read_text("utf-8"), re.M | re.DOTALL)
     written = tomllib.loads(text)
-    assert read(LanguagePack, written, "").changes
-    assert set(written["changes"]) == {*section_fields(ChangeWords), "roles"}
-    assert sorted(written["changes"]["roles"]) == sorted(section_fields(RoleWords))
+    assert read(LanguagePack, written, "").sides
+    assert set(written["sides"]) == set(section_fields(Sides))
 
 
 def test_every_setting_has_a_meaning_and_sections_have_examples() -> None:

@@ -104,9 +104,9 @@ def install(data: Path, pair: tuple[str, str]) -> None:
 def test_what_packs_that_ship_lack() -> None:
     on_no_machine = {"translation", "Apertium", "zero-shot"}
     assert {code: lacks(code) - {"letters"} for code in available_language_packs()} == {
-        "ca": on_no_machine | {"changed captions", "test sets"},
+        "ca": on_no_machine | {"mirrored images", "test sets"},
         "de": on_no_machine | {"proper nouns"},
-        "el": on_no_machine | {"changed captions"},
+        "el": on_no_machine | {"mirrored images"},
         "en": {"zero-shot"},
         "it": on_no_machine,
     }

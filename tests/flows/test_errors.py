@@ -82,10 +82,6 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["check.max_words 8 is below check.min_words 9", "change one"],
     ),
     "one URL": (["duplicates.placeholder_urls=1"], ["duplicates.placeholder_urls must be 0, or at least 2"]),
-    "flipped sides": (
-        ["train.augment=flip", "train.hard_negatives=position"],
-        ["train.augment has flip", "or use mirror, which changes captions too"],
-    ),
     "two warm-ups": (["train.warmup_ratio=0.1"], ["train.warmup_ratio is 0.1", "set train.warmup_steps to 0"]),
     "a threshold of no model": (["image_text.min_score=1"], ["image_text.min_score needs image_text.model"]),
     "a setting of another engine": (

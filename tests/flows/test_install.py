@@ -135,7 +135,6 @@ def test_the_wheel_runs_the_sample_with_the_default_executor(
         "normalise.image_size=32",
         'train.model="small.json"',
         "train.epochs=1",
-        "train.hard_negatives=[]",
         "evaluate.bootstrap_rounds=20",
     ]
     command = [elsewhere / "bin/vernaclip", "run", "scenes", "--root", "c", "--quiet"]

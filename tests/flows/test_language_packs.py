@@ -1,5 +1,6 @@
 """Language packs: those that ship, those that are broken, and those that a recipe or a command names."""
 
+import hashlib
 import io
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
 from data_catalog.base.errors import SettingsError
-from data_catalog.base.language_pack import ChangeWords, LanguagePack, function_word_meanings
+from data_catalog.base.language_pack import LanguagePack, function_word_meanings
 from data_catalog.base.settings import json_values
 from flows.build.inputs import Inputs, open_inputs
 from flows.cli import main
@@ -22,7 +23,6 @@ from flows.models import require_ready
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import (
     available_language_packs,
-    change_rules,
     load_language_pack,
     load_language_packs,
 )
@@ -67,26 +67,24 @@ def test_a_broken_pack_is_refused(tmp_path: Path, content: str, message: str) ->
         load_language_pack(str(tmp_path / "eu.toml"))
 
 
-def test_hard_negatives_of_a_language_without_rules_are_refused_before_any_work(tmp_path: Path) -> None:
-    """The message names what the pack lacks."""
-    path, settings = tmp_path / "it.toml", ['train.hard_negatives=["position", "count"]']
+def test_mirrored_images_of_a_language_without_sides_are_refused_before_any_work(tmp_path: Path) -> None:
+    path, settings = tmp_path / "it.toml", ['train.augment=["mirror"]']
 
     def recipe(pack: str) -> Recipe:
         path.write_text(f'code = "it"\n{pack}', encoding="utf-8")
         return load_recipe("scenes", root=tmp_path, overrides=[*settings, f'language_pack="{path}"'])
 
-    positions = '[changes]\npositions = [[["a sinistra"], ["a destra"]]]\n'
-    with pytest.raises(SettingsError, match=r"it has no \[changes\].*or train without: train\.hard_negatives=\[\]"):
-        require_ready(recipe(""), tmp_path)
-    with pytest.raises(SettingsError, match=r"has count, but the language pack has no changes\.numbers"):
-        require_ready(recipe(positions), tmp_path)
-    require_ready(recipe(positions + 'numbers = ["due", "tre"]\n'), tmp_path)
-    settings[:] = ['train.augment=["mirror"]']
-    with pytest.raises(SettingsError, match=r"has mirror, but the language pack has no changes\.sides"):
-        require_ready(recipe(positions), tmp_path)
-    require_ready(recipe(positions + 'sides = ["sinistra", "destra"]\n'), tmp_path)
-    settings[:] = ["train.hard_negatives=[]"]
-    assert change_rules(recipe("")) is None
+    with pytest.raises(SettingsError, match=r"has mirror, but the language pack has no \[sides\]"):
+        require_ready(recipe('[changes]\nsides = ["sinistra", "destra"]\n'), tmp_path)
+    require_ready(recipe('[sides]\nleft = ["sinistra"]\nright = ["destra"]\n'), tmp_path)
+    settings[:] = ["train.augment=[]"]
+    require_ready(recipe(""), tmp_path)
+
+
+def test_a_pack_with_the_words_that_changed_captions_in_earlier_versions_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "eu.toml"
+    path.write_text('code = "eu"\n[changes]\nnumbers = ["bi"]\n[changes.roles]\nagents = ["hau"]\n', encoding="utf-8")
+    assert load_language_pack(str(path)) == LanguagePack(code="eu")
 
 
 def test_words_of_a_pack_may_have_marks_of_vowels_and_tones(tmp_path: Path) -> None:
@@ -135,12 +133,21 @@ def clusters(texts: Sequence[str], code: str, words: Mapping[str, Mapping[str, s
     return numbers
 
 
-def test_opposites_of_a_pack_tell_near_captions_apart(tmp_path: Path) -> None:
-    """A pack that lists only the words that change a caption."""
-    changes = ChangeWords(positions=((("super", "super ille"), ("sub", "sub ille")),))
-    pack = LanguagePack(code="la", function_words=("est", "ille", "in", "sub", "super"), changes=changes)
-    captions = [f"puer parvus {word} mensam magnam est" for word in ("super", "sub", "super ille", "in")]
-    assert clusters(captions, "la", function_word_meanings({"la": pack}), tmp_path) == [0, 1, 0, 3]
+# Of each language, the sha256 of its words and their meanings at commit ac61b722.
+MEANINGS = {
+    "ca": "db7ac6ae37036227",
+    "de": "03c250349882e807",
+    "el": "eb1519eea11f3001",
+    "en": "7b905fa1bddc7410",
+    "it": "bbf10673406a4e70",
+}
+
+
+def test_meanings_of_function_words_are_as_they_were() -> None:
+    """They decide which captions are near-duplicates, and the keys of builds."""
+    found = function_word_meanings(load_language_packs())
+    digests = {code: hashlib.sha256(json.dumps(each, ensure_ascii=False).encode()) for code, each in found.items()}
+    assert {code: digest.hexdigest()[:16] for code, digest in digests.items()} == MEANINGS
 
 
 PROGRAM = "import sys; [print(sys.argv[1], end='=' + line) for line in sys.stdin]"  # says its languages
@@ -243,5 +250,5 @@ def test_the_command_takes_packs(
 def test_a_part_of_packs_that_came_later_is_not_in_the_keys_of_packs_without_it() -> None:
     """Else each build of an earlier version would run anew."""
     pack = load_language_pack("it")
-    assert {"contrasts", "changes"} <= json_values(pack).keys()
-    assert not {"contrasts", "changes"} & json_values(replace(pack, contrasts=None, changes=None)).keys()
+    assert {"contrasts", "sides"} <= json_values(pack).keys()
+    assert not {"contrasts", "sides"} & json_values(replace(pack, contrasts=None, sides=None)).keys()

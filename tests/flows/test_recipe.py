@@ -74,7 +74,7 @@ def test_servers_and_editors_see_bounds_and_choices() -> None:
     assert found["epochs"]["minimum"] == 1
     assert found["lr"]["exclusiveMinimum"] == 0
     assert found["precision"]["enum"] == ["auto", "fp32", "bf16"]
-    assert "position" in found["hard_negatives"]["items"]["enum"]
+    assert "mirror" in found["augment"]["items"]["enum"]
     assert "consent" not in schema(FetchConfig)["properties"]
 
 
@@ -122,7 +122,7 @@ def test_wikimedia_is_not_asked_without_a_contact(load: Load, tmp_path: Path) ->
 def test_all_that_a_build_and_a_training_lack_is_told_at_once(load: Load, tmp_path: Path) -> None:
     text = MINIMAL.replace('"en"', '"xx"', 1) + '[sources.wit]\nfiles = ["{recipe}/no.tsv"]\n'
     (tmp_path / "pairs.tsv").write_text("url\tcaption\tsplit\nhttp://example.org/a.jpg\ta dog\ttrain\n", "utf-8")
-    training = ("evaluate.split=test", "split.test=0", 'train.hard_negatives=["position"]')
+    training = ("evaluate.split=test", "split.test=0")
     recipe = load("sources.mine.split_column=split", *training, text=text)
     lacks = ["there is no language pack 'xx'", "source mine states splits", "sources.wit: ", "may fetch images from"]
     for ask, more in ((open_inputs, []), (require_ready, ["evaluate.split is test but"])):

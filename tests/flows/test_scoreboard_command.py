@@ -397,25 +397,3 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
 )
 def test_wrong_words_are_refused(words: list[str], error: str, tmp_path: Path, told: Any) -> None:
     assert error in told([*words, "--root", str(tmp_path)], code=1)
-
-
-def test_a_probe_scores_changed_captions_by_kind(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
-) -> None:
-    root, call = trained
-    call, again = ["probe", *call[1:]], ["--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"]
-    out = told([*call, *again])
-    for part in ("scenes val: the true caption", "colour", "+0.000 [", "chance is 0.5", "none of the images"):
-        assert part in out
-    kinds = {row["captions"]: row for row in json.loads(told([*call, "--json"]))["rows"]}
-    assert {"position", "colour", "count", "noun", "negation"} <= kinds.keys()
-    assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 1 for score in kinds.values())
-    error = told([*call, "--no-split", *leaking], code=1)
-    assert "3 of the 6 images of held are among those that scenes was trained on" in error
-    pairs = tmp_path / "theirs.json"
-    pairs.write_text(json.dumps([{"image_path": "new0.png", "true_caption": "a block", "false_caption": "a cat"}]))
-    out = told([*call, "--no-split", "--pairs", str(pairs), "--images", f"{root.parent}/set"])
-    assert "theirs: the true caption" in out
-    assert "need each other" in told([*call, "--pairs", str(pairs)], code=1)
-    words = ["probe", "--language", "ca", "--root", str(root), *again, "--report-anyway", *leaking]
-    assert "the language pack ca has no [changes]" in told(words, code=1)

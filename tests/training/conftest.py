@@ -22,11 +22,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.base.language_pack import ChangeWords
+from data_catalog.base.language_pack import Sides
 from data_catalog.disk.files import open_image_writer
 from data_catalog.rows.schema import NATIVE, PAIRS
 from training.align.align import align
-from training.changes import ChangeRules
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.clip import train  # before torch, so that its threads sleep while they wait
@@ -151,26 +150,23 @@ def pair_row() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def rules() -> ChangeRules:
-    """Rules that change positions and colours of squares."""
-    sides = (("sinistra", "alto"), ("destra", "basso"))
-    colours = tuple((colour,) for colour in COLOURS)
-    return ChangeRules(words=ChangeWords(positions=(sides,), sides=("sinistra", "destra"), colours=colours))
+def sides() -> Sides:
+    """Words for left and right in captions of squares."""
+    return Sides(left=("sinistra", "a sinistra"), right=("destra", "a destra"))
 
 
 @pytest.fixture(scope="session")
 def training_code() -> Callable[..., str]:
-    """`training_code(files, config, out, rules=None)`: the Python of a process of its own that trains."""
+    """`training_code(files, config, out, sides=None)`: the Python of a process of its own that trains."""
 
-    def code(files: PairFiles, config: TrainConfig, out: Path, rules: ChangeRules | None = None) -> str:
+    def code(files: PairFiles, config: TrainConfig, out: Path, sides: Sides | None = None) -> str:
         return (
             "from pathlib import Path, PosixPath\n"
-            "from data_catalog.base.language_pack import ChangeWords, RoleWords\n"
-            "from training.changes import ChangeRules\n"
+            "from data_catalog.base.language_pack import Sides\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"
             "from training.fit.clip import train\n"
-            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}), rules={rules!r})\n"
+            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}), sides={sides!r})\n"
         )
 
     return code

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
-from training.changes import ChangeRules
+from data_catalog.base.language_pack import Sides
 from training.config import TrainConfig
 from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
@@ -36,17 +36,16 @@ def losses(out: Path) -> list[float]:
 def test_processes_train_as_one_does(
     square_files: PairFiles,
     small_run: SmallRun,
-    rules: ChangeRules,
+    sides: Sides,
     training_code: Callable[..., str],
     start_code: Callable[..., BaseProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Crops, kept features, mirrored captions and hard negatives included; what they finished is finished for one."""
-    hard = {"hard_negatives": ("position", "colour"), "augment": ("crop", "mirror")}
-    config = small_run(frozen_epochs=1, epochs=1, log=("tensorboard",), **hard)
-    code = training_code(square_files, config, tmp_path / "several", rules)
-    one = train(square_files, config, tmp_path / "one", rules=rules)
+    """Crops, kept features, and mirrored captions included; what they finished is finished for one."""
+    config = small_run(frozen_epochs=1, epochs=1, log=("tensorboard",), augment=("crop", "mirror"))
+    code = training_code(square_files, config, tmp_path / "several", sides)
+    one = train(square_files, config, tmp_path / "one", sides=sides)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # As torchrun starts them, the first of them here.
@@ -55,14 +54,14 @@ def test_processes_train_as_one_does(
     with monkeypatch.context() as patch:
         for name, value in {**told, "RANK": "0"}.items():
             patch.setenv(name, value)
-        train(square_files, config, tmp_path / "several", rules=rules)
+        train(square_files, config, tmp_path / "several", sides=sides)
     child.join()
     assert child.exitcode == 0
     assert losses(tmp_path / "several") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "several"))
     for name, weight in ours.items():
         assert (weight - theirs[name]).abs().max() < 5e-3, name
-    again = train(square_files, config, tmp_path / "several", rules=rules)
+    again = train(square_files, config, tmp_path / "several", sides=sides)
     assert (again.steps, again.num_samples) == (one.steps, one.num_samples)
     assert len(list((tmp_path / "several" / "tensorboard").iterdir())) == 1, "the first process alone logs"
 

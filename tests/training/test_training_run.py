@@ -20,11 +20,10 @@ from open_clip.transformer import Transformer
 from safetensors.torch import load_file, save_file
 
 from data_catalog.base.errors import DamagedError, InputError, SettingsError
-from training.changes import ChangeRules
+from data_catalog.base.language_pack import Sides
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
 from training.fit.clip import score_of, train
-from training.fit.hard_negatives import VAL_PREFERRED
 from training.runs.attempts import STATE_FILE, read_attempts
 from training.scores.scoreboard import evaluate
 from training.towers.model import load_model
@@ -34,7 +33,7 @@ from training.use.search import shard_gallery
 
 SmallRun = Callable[..., TrainConfig]
 PAPER: dict[str, Any] = {"optimizer": "adabelief", "agc": 0.01, "max_grad_norm": 0.0, "logit_scale": 20.0}
-HARD: dict[str, Any] = {"hard_negatives": ("position", "colour"), "hard_batches": 4}
+HARD: dict[str, Any] = {"hard_batches": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -144,15 +143,15 @@ def test_an_interrupted_run_goes_on_bit_for_bit_in_each_phase(
     settings: dict[str, Any],
     uneven: PairFiles,
     small_run: SmallRun,
-    rules: ChangeRules,
+    sides: Sides,
     tmp_path: Path,
     interrupt_training: Callable[..., None],
 ) -> None:
     config = small_run(**{"epochs": 1, "checkpoint_every_steps": 1, **settings})
-    train(uneven, config, tmp_path / "whole", rules=rules)
-    interrupt_training(uneven, config, tmp_path / "interrupted", saves, rules=rules)
+    train(uneven, config, tmp_path / "whole", sides=sides)
+    interrupt_training(uneven, config, tmp_path / "interrupted", saves, sides=sides)
     assert not (tmp_path / "interrupted" / "result.json").exists()
-    train(uneven, config, tmp_path / "interrupted", rules=rules)
+    train(uneven, config, tmp_path / "interrupted", sides=sides)
     require_equal(tmp_path / "interrupted", tmp_path / "whole")
     assert not (tmp_path / "interrupted" / STATE_FILE).exists()
 
@@ -307,10 +306,10 @@ def test_projections_train_alone_until_the_validation_loss_stops_improving(
     assert (result.epochs, result.best_val_loss) == (len(lines), min(line["val_loss"] for line in lines))
 
 
-def test_what_hard_negatives_teach_counts_for_the_mrr_and_not_for_the_loss() -> None:
-    measured = {"val_loss": 2.0, "val_mrr@10": 0.4, VAL_PREFERRED + "position": 0.5, VAL_PREFERRED + "number": 0.7}
+def test_the_score_of_an_epoch_is_its_mrr_or_its_loss() -> None:
+    measured = {"val_loss": 2.0, "val_mrr@10": 0.4}
     assert score_of(measured, "loss") == -2.0
-    assert score_of(measured, "mrr") == pytest.approx((0.4 + 0.6) / 2)
+    assert score_of(measured, "mrr") == 0.4
     assert score_of({"val_loss": None, "val_mrr@10": None}, "mrr") is None
 
 

@@ -16,6 +16,7 @@ import torch
 from training.config import TrainConfig
 from training.data.augment import changed_images, random_crops
 from training.data.images import ImageReader, decoded_groups
+from training.data.mirror import Mirror
 from training.data.pairs import (
     Captions,
     Integers,
@@ -30,7 +31,6 @@ from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer, Tokenize
 
 T = TypeVar("T")
-Mirror = Callable[[str], str | None]
 
 _MOST_CACHED = 50_000  # captions, mirrored or as token ids
 AHEAD = 3  # batches; more would only use more memory
@@ -38,24 +38,14 @@ AHEAD = 3  # batches; more would only use more memory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The inputs of one step, or this process's slice of them. The last three are those of `train.hard_negatives`."""
+    """The inputs of one step, or this process's slice of them."""
 
     images: torch.Tensor  # inputs of the image tower, shape (batch, ...)
     texts: torch.Tensor  # inputs of the text tower, shape (batch, ...)
-    changed: torch.Tensor | None = None  # token ids of changed captions, shape (batch, length)
-    # Index of what differs in each changed caption, shape (batch,). -1: none; that row of `changed` does not count.
-    kinds: torch.Tensor | None = None
-    # Token ids of another caption of the image about what was changed, as long as `changed`. A row of zeros: none.
-    anchors: torch.Tensor | None = None
-
-    @property
-    def parts(self) -> tuple[torch.Tensor | None, ...]:
-        """Return the fields in order."""
-        return self.images, self.texts, self.changed, self.kinds, self.anchors
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with each tensor changed, such as moved to a device."""
-        return Batch(*(part if part is None else change(part) for part in self.parts))  # type: ignore[arg-type]
+        return Batch(change(self.images), change(self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +71,9 @@ class TrainSplit:
     def texts(self, plan: BatchPlan) -> list[str]:
         """Return the captions of a batch, with left and right exchanged where the image is mirrored."""
         texts = self.captions.texts(plan.captions)
-        return [self._seen(text, row in plan.mirrored) for row, text in enumerate(texts)]
-
-    def all_texts(self, plan: BatchPlan, row: int) -> list[str]:
-        """Return all captions of an image in a batch, as `texts` does."""
-        return [self._seen(text, row in plan.mirrored) for text in self.captions.of_sample(int(plan.samples[row]))]
+        if self.mirror is None:
+            return texts
+        return [(self.mirror(text) or text) if row in plan.mirrored else text for row, text in enumerate(texts)]
 
     def mirrored_rows(self, plan: BatchPlan, seed: int) -> frozenset[int]:
         """Return the rows of a batch to mirror: a random half of those whose captions all stay certain."""
@@ -98,9 +86,6 @@ class TrainSplit:
             for row in np.flatnonzero(drawn).tolist()
             if all(self.mirror(text) is not None for text in self.captions.of_sample(int(plan.samples[row])))
         )
-
-    def _seen(self, text: str, is_mirrored: bool) -> str:
-        return (self.mirror(text) or text) if is_mirrored and self.mirror else text
 
 
 def open_train_split(

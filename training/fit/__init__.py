@@ -1,4 +1,4 @@
-"""Training of a CLIP model: inputs, losses, optimizers and hard negatives."""
+"""Training of a CLIP model: inputs, losses and optimizers."""
 
 from training.runs.processes import prepare_for_torch
 

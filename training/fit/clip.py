@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from data_catalog.base.language_pack import Sides
 from data_catalog.base.precision import with_precision
 from data_catalog.disk.files import sha256_of
 from data_catalog.report.drawing import COLOURS, write_png
-from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import Batch, held_out_batches
-from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images
-from training.fit.hard_negatives import HARD_LOSS, VAL_PREFERRED, held_out_changes
+from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.fit.inputs import EpochOrder, PhaseInputs
 from training.fit.losses import Encoders, backward, contrastive_loss, joined, pieces_of, unit_features
 from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
@@ -56,7 +54,7 @@ def train(
     out: Path,
     *,
     sha256: Callable[[Path], str] = sha256_of,
-    rules: ChangeRules | None = None,
+    sides: Sides | None = None,
 ) -> Result:
     """Train a model into a folder, resume an interrupted run, or return the result of a finished one.
 
@@ -65,13 +63,13 @@ def train(
     then it also has the resume state in `last/`. Trackers (`train.log`) have folders of their own there. Processes that
     `torchrun` started train together into one folder, which all of them must be able to access.
 
-    `sha256` may look up hashes that are already known. `rules` by which captions change are for `train.hard_negatives`.
+    `sha256` may look up hashes that are already known. `sides` are the words for left and right of mirrored images.
     """
     hashes, device = files.hashes(sha256), chosen_device(config.device)
     config = with_precision(
-        config, device.type, has_begun=lambda each: key_of_folder(out) == model_and_key(each, hashes, rules)[1]
+        config, device.type, has_begun=lambda each: key_of_folder(out) == model_and_key(each, hashes, sides)[1]
     )
-    plan, key = model_and_key(config, hashes, rules)
+    plan, key = model_and_key(config, hashes, sides)
     with process_group(device):
         require_same_in_all("key (settings, `auto` precision, weights to start from, or data)", key)
         learned = [*hashes["train"], *plan.learned()]
@@ -82,7 +80,7 @@ def train(
         refuse_leaks(files)
         require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
-            setup = Setup(files, config, out, plan=plan, num_threads=num_threads, rules=rules)
+            setup = Setup(files, config, out, plan=plan, num_threads=num_threads, sides=sides)
             with closing(setup.split.images):
                 return _run(setup, key)
 
@@ -162,18 +160,15 @@ class ClipTask:
     def batches(self, epoch: int, places: range) -> Generator[Batch]:
         """Set the modules to training, and yield these batches of an epoch."""
         self._set_mode()
-        last = self._state.history[-1] if self._state.history else {}
-        losses = {kind: last.get(HARD_LOSS + kind) for kind in self._config.hard_negatives}
-        yield from self._inputs.batches(epoch, places, losses)
+        yield from self._inputs.batches(epoch, places)
 
-    def step(self, batch: Batch, lr: float) -> dict[str, float | tuple[float, float]]:
-        """Take one optimizer step, and return the loss, and sums and numbers of those of hard negatives."""
-        whole, by_kind = backward(self._module, self._inputs.encoders, self._moved(batch), self._config)
+    def step(self, batch: Batch, lr: float) -> dict[str, float]:
+        """Take one optimizer step, and return the loss."""
+        whole = backward(self._module, self._inputs.encoders, self._moved(batch), self._config)
         if not math.isfinite(loss := whole.item()):
             raise FloatingPointError(f"the loss is {loss}")
         optimizer_step(self.optimizer, self._module, lr=lr, config=self._config)
-        sums = zip(self._config.hard_negatives, by_kind.T.tolist(), strict=True)
-        return {"loss": loss, **{HARD_LOSS + kind: (total, count) for kind, (total, count) in sums}}
+        return {"loss": loss}
 
     def _moved(self, batch: Batch) -> Batch:
         return batch.map(lambda part: part.to(self.device))
@@ -192,7 +187,7 @@ class ClipTask:
 
     @torch.no_grad()
     def _measured(self) -> dict[str, Any]:
-        """Return loss, recall, MRR and preferred captions on the validation split; None without such a split."""
+        """Return loss, recall and MRR on the validation split; None without such a split."""
         setup, features, losses = self._setup, list[Batch](), list[tuple[float, int]]()
         encoders, frozen = Encoders.whole(self._module), self._inputs.frozen_image
         if frozen is not None:
@@ -229,26 +224,7 @@ class ClipTask:
             "val_recall@1": float((ranks == 1).mean()),
             "val_mrr@10": float(reciprocal_ranks(ranks, CUTOFF).mean()),
             "val_gallery": len(images),
-            **self._preferred(gallery),
         }
-
-    def _preferred(self, gallery: Batch) -> dict[str, float]:
-        """Return the share of captions that their images prefer to a changed one, by kind; chance is 0.5."""
-        setup, config, preferred = self._setup, self._config, dict[str, float]()
-        if setup.rules is None:
-            return preferred
-        captions = read_captions(setup.files.val).slice(0, len(gallery.images)).to_pylist()
-        found = held_out_changes(captions, setup.rules, kinds=config.hard_negatives, seed=config.seed)
-        for kind, changes in found.items():
-            places, parts = [place for place, _ in changes], list[torch.Tensor]()
-            for start in range(0, len(changes), setup.batch_size):
-                texts = [text for _, text in changes[start : start + setup.batch_size]]
-                ids = setup.tokenizer(texts).to(self.device)
-                parts.append(F.normalize(self._module.encode_text(ids).float(), dim=-1).cpu())
-            if parts:
-                gaps = (gallery.images[places] * (gallery.texts[places] - torch.cat(parts))).sum(dim=-1)
-                preferred[VAL_PREFERRED + kind] = float((gaps > 0).float().mean())
-        return preferred
 
     def keep(self) -> None:
         """Write the current weights as the best."""
@@ -260,18 +236,10 @@ class ClipTask:
 
 
 def score_of(measured: Mapping[str, Any], select: str) -> float | None:
-    """Return the score of a validation by "loss" or "mrr", where higher is better; None without a validation split.
-
-    With hard negatives, "mrr" is the mean of the MRR and of the mean share of preferred captions. By the MRR alone, an
-    epoch that has not learnt what hard negatives teach could be kept.
-    """
-    loss, mrr = measured["val_loss"], measured["val_mrr@10"]
-    if loss is None:
+    """Return the score of a validation by "loss" or "mrr", where higher is better; None without a validation split."""
+    if measured["val_loss"] is None:
         return None
-    if select == "loss":
-        return -float(loss)
-    preferred = [share for name, share in measured.items() if name.startswith(VAL_PREFERRED)]
-    return float((mrr + float(np.mean(preferred))) / 2) if preferred else float(mrr)
+    return -float(measured["val_loss"]) if select == "loss" else float(measured["val_mrr@10"])
 
 
 def _draw_losses(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any], figure: Any) -> None:

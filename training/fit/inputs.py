@@ -12,7 +12,7 @@ by their wording alone, as it can with negatives that nobody would write (https:
 
 import os
 import tempfile
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -37,7 +37,6 @@ from training.data.batches import (
 )
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.fit.hard_negatives import ChangedInputs
 from training.fit.losses import Encoders, autocast, both, by_length, encode_images
 from training.fit.setup import Setup
 from training.runs.processes import all_cores, broadcast, has_second_core
@@ -53,7 +52,7 @@ class PhaseInputs:
 
     A tower's features are cached if the tower is frozen or locked, and if the same image or caption always has the same
     features. Features of augmented images are computed each time. So are features that need more memory than the image,
-    such as a ResNet's before its attention pool, and features of changed captions and their anchors.
+    such as a ResNet's before its attention pool.
 
     `encoders` are those of the inputs that `batches` yields; `frozen_image` is the image tower if it is frozen and its
     features are smaller than its images.
@@ -76,14 +75,12 @@ class PhaseInputs:
             (lambda plan: images.read(plan.samples)) if images else image_inputs(split, config, setup.preprocessing)
         )
         self._read_texts = (lambda plan: texts.read(plan.captions)) if texts else text_inputs(split, tokenizer)
-        self._changed = ChangedInputs(split, config, tokenizer, setup.rules) if setup.rules else None
         is_plain = isinstance(module.text, TextTransformer)
         # Encoders with dropout learned worse in groups.
         encode_text = by_length(module.encode_text, tokenizer.lengths) if is_plain else module.encode_text
         self.encoders = Encoders(
             image=images.encode if images else partial(encode_images, module),
             text=texts.encode if texts else encode_text,
-            changed=encode_text,
             # Where torch computes on one thread, the second core has the text tower. A plain one draws no numbers. In
             # bf16, each thread would change which attention the process uses.
             are_apart=is_plain
@@ -109,20 +106,13 @@ class PhaseInputs:
     def _token_ids(self, captions: Integers) -> torch.Tensor:
         return self._setup.tokenizer(self._setup.split.captions.texts(captions))
 
-    def batches(self, epoch: int, places: range, losses: Mapping[str, float | None]) -> Generator[Batch]:
-        """Yield some batches of an epoch. With hard batches, choose its order first, unless it has begun.
-
-        Hard negatives are drawn by the mean losses of their kinds in the epoch before.
-        """
+    def batches(self, epoch: int, places: range) -> Generator[Batch]:
+        """Yield some batches of an epoch. With hard batches, choose its order first, unless it has begun."""
         self.fill(epoch)
         if self._order and places.start == 0:
             self._order.samples.copy_(torch.from_numpy(broadcast(self._order_of(epoch))))
         plans = islice(self._plans(epoch, skip=places.start), len(places))
-        yield from made_ahead(self._read(plan, losses) for plan in plans)
-
-    def _read(self, plan: BatchPlan, losses: Mapping[str, float | None]) -> Batch:
-        changed = self._changed.read(plan, losses=losses) if self._changed else ()
-        return Batch(self._read_images(plan), self._read_texts(plan), *changed)
+        yield from made_ahead(Batch(self._read_images(plan), self._read_texts(plan)) for plan in plans)
 
     def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         setup, order = self._setup, self._order.samples.numpy() if self._order else None

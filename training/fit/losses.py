@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -41,13 +41,12 @@ class Encoders:
 
     image: Encode
     text: Encode
-    changed: Encode  # encodes token ids of changed captions and of their anchors
     are_apart: bool = False  # images and texts at the same time, in two threads: for texts without dropout, in fp32
 
     @classmethod
     def whole(cls, module: Any) -> "Encoders":
         """Return the encoders of images and token ids."""
-        return cls(image=partial(encode_images, module), text=module.encode_text, changed=module.encode_text)
+        return cls(image=partial(encode_images, module), text=module.encode_text)
 
 
 def both(*calls: Callable[[], T], are_apart: bool) -> list[T]:
@@ -107,10 +106,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") -> Batch:
-    """Return a batch's features with length 1, in fp32 whatever precision the towers compute in.
-
-    The feature of a changed caption or an anchor that is not there is the zero vector.
-    """
+    """Return a batch's features with length 1, in fp32 whatever precision the towers compute in."""
     has_gradients = torch.is_grad_enabled()  # a setting of each thread
 
     def unit(encode: Encode, inputs: torch.Tensor) -> torch.Tensor:
@@ -118,20 +114,8 @@ def unit_features(encoders: Encoders, batch: Batch, *, precision: str = "fp32") 
             found = encode(inputs)
         return F.normalize(found.float(), dim=-1)
 
-    def unit_texts() -> list[torch.Tensor]:
-        texts = unit(encoders.text, batch.texts)
-        if batch.changed is None or batch.kinds is None or batch.anchors is None:
-            return [texts]
-        changed, anchors = torch.zeros_like(texts), torch.zeros_like(texts)
-        is_changed, is_anchored = batch.kinds >= 0, batch.anchors.flatten(1).any(dim=1)
-        ids = torch.cat([batch.changed[is_changed], batch.anchors[is_anchored]])
-        if len(ids):
-            found = unit(encoders.changed, ids).tensor_split([int(is_changed.sum())])
-            changed[is_changed], anchors[is_anchored] = found
-        return [texts, changed, batch.kinds, anchors]
-
-    images, texts = both(lambda: [unit(encoders.image, batch.images)], unit_texts, are_apart=encoders.are_apart)
-    return Batch(*images, *texts)
+    calls = partial(unit, encoders.image, batch.images), partial(unit, encoders.text, batch.texts)
+    return Batch(*both(*calls, are_apart=encoders.are_apart))
 
 
 def pieces_of(batch: Batch, size: int) -> list[Batch]:
@@ -142,12 +126,11 @@ def pieces_of(batch: Batch, size: int) -> list[Batch]:
 
 def joined(pieces: Sequence[Batch]) -> Batch:
     """Return pieces as one batch."""
-    columns = zip(*(piece.parts for piece in pieces), strict=True)
-    return Batch(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    return Batch(torch.cat([piece.images for piece in pieces]), torch.cat([piece.texts for piece in pieces]))
 
 
 def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor:
-    """Return the loss of a batch's unit features without that of changed captions, a scalar.
+    """Return the loss of a batch's unit features, a scalar.
 
     It is "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
     """
@@ -156,36 +139,8 @@ def contrastive_loss(module: Any, features: Batch, *, loss: str) -> torch.Tensor
     return found
 
 
-def step_loss(module: Any, features: Batch, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss that a step lowers, and sum and number of the images' losses of hard negatives, shape (2, kinds).
-
-    Both cover the batch of all processes, of which `features` is this one's slice. For a changed caption, the image
-    chooses between it and its own caption: the loss is the cross-entropy of the two logits
-    (https://arxiv.org/abs/2211.11733). The anchor, another caption of the image, chooses in the same way. The weighted
-    mean of these over the batch, 0 where there is none, adds to the contrastive loss.
-
-    NegCLIP (https://arxiv.org/abs/2210.01936) compares each image with the changed captions of the whole batch instead.
-    Some of those are true of it, and equal its own caption where a batch holds near misses; and the share of its own
-    changed caption falls with the size of the batch.
-    """
-    features, num_kinds = features.map(gather_features), len(config.hard_negatives)
-    found = contrastive_loss(module, features, loss=config.loss)
-    if features.changed is None or features.kinds is None or features.anchors is None:
-        return found, torch.zeros(2, num_kinds)
-    between = (features.changed - features.texts) * module.logit_scale.exp()
-
-    def choice(chooser: torch.Tensor, is_there: torch.Tensor) -> torch.Tensor:
-        return F.softplus((chooser * between).sum(dim=-1)) * is_there
-
-    losses = choice(features.images, features.kinds >= 0)
-    by_anchors = choice(features.anchors, features.anchors.any(dim=1))
-    is_of = features.kinds[:, None] == torch.arange(num_kinds, device=features.kinds.device)
-    by_kind = torch.stack([(losses.detach()[:, None] * is_of).sum(dim=0), is_of.sum(dim=0)]).cpu()
-    return found + config.hard_negative_weight * (losses + by_anchors).mean(), by_kind
-
-
-def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the losses of a batch, see `step_loss`, and add the gradients to the module's parameters.
+def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig) -> torch.Tensor:
+    """Return the loss of a batch, and add the gradients to the module's parameters.
 
     The loss compares each image with all captions of the batch. With `config.microbatch`, both towers process the batch
     twice: first without gradients to get all features, then in pieces, with the known gradient of the loss with respect
@@ -197,28 +152,21 @@ def backward(module: Any, encoders: Encoders, batch: Batch, config: TrainConfig)
         for piece in pieces:
             generators.append(generator_states(piece.images.device))  # to repeat the same dropout in the second pass
             features.append(unit_features(encoders, piece, precision=config.precision))
-    whole = joined(features).map(lambda part: part.detach().requires_grad_() if part.is_floating_point() else part)
-    loss, by_kind = step_loss(module, whole, config)
+    whole = joined(features).map(lambda part: part.detach().requires_grad_())
+    loss = contrastive_loss(module, whole.map(gather_features), loss=config.loss)
     loss.backward()  # type: ignore[no-untyped-call]
-    gradients = pieces_of(whole.map(lambda part: part if part.grad is None else part.grad), config.microbatch)
+    gradients = pieces_of(whole.map(attrgetter("grad")), config.microbatch)
     for piece, generator, known, gradient in zip(pieces, generators, features, gradients, strict=True):
         if len(pieces) > 1:
             set_generator_states(generator)
             known = unit_features(encoders, piece, precision=config.precision)
-        _pass_on(known, gradient, are_apart=encoders.are_apart)
+        calls = _passing(known.images, gradient.images), _passing(known.texts, gradient.texts)
+        both(*calls, are_apart=encoders.are_apart)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
     sum_gradients([*module.visual.parameters(), *module.text.parameters()])
-    return loss, by_kind
+    return loss
 
 
-def _pass_on(features: Batch, gradients: Batch, *, are_apart: bool) -> None:
-    """Add the gradients of the towers' weights, given those of their features."""
-
-    def tower(*parts: tuple[torch.Tensor | None, torch.Tensor | None]) -> Callable[[], None]:
-        trained = [(part, upstream) for part, upstream in parts if part is not None and part.requires_grad]
-        if not trained:
-            return lambda: None
-        return partial(torch.autograd.backward, [part for part, _ in trained], [upstream for _, upstream in trained])
-
-    images, *texts = zip(features.parts, gradients.parts, strict=True)
-    both(tower(images), tower(*texts), are_apart=are_apart)
+def _passing(features: torch.Tensor, gradients: torch.Tensor) -> Callable[[], None]:
+    """Return a function that adds the gradients of a tower's weights, given those of its features."""
+    return partial(features.backward, gradients) if features.requires_grad else lambda: None

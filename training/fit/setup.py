@@ -7,19 +7,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.language_pack import Sides
 from data_catalog.base.precision import refuse_slow_precision
 from data_catalog.base.settings import json_values
 from data_catalog.catalog.manifest import RUN_FILE
 from data_catalog.disk.files import digest
-from training.changes import ChangeRules
 from training.config import TrainConfig
 from training.data.batches import open_train_split
+from training.data.mirror import mirror_by
 from training.data.pairs import PairFiles
-from training.fit.hard_negatives import DRAWS_VERSION, MOST_READ, require_rules
 from training.fit.losses import with_loss_constants
 from training.runs.attempts import METRICS_FILE, RESULT_FILE, WEIGHTS_FILE
 from training.runs.processes import chosen_device, process_count
@@ -48,11 +47,11 @@ class Setup:
         *,
         plan: TowerPlan,
         num_threads: int,
-        rules: ChangeRules | None,
+        sides: Sides | None,
     ) -> None:
         self.files, self.config, self.out, self.num_threads = files, config, out, num_threads
         self.device, self.preprocessing = chosen_device(config.device), plan.preprocessing
-        mirror = rules.mirrored if rules and "mirror" in config.augmentations else None
+        mirror = mirror_by(sides) if sides and "mirror" in config.augmentations else None
         self.split = open_train_split(
             files.train, config, preprocessing=self.preprocessing, num_threads=num_threads, mirror=mirror
         )
@@ -64,21 +63,20 @@ class Setup:
         model = start_model(plan, config, out, (text.as_py() for text in captions.flat))
         self.tokenizer, self.module = model.tokenizer, model.module.to(self.device)
         self.is_pretrained = plan.has_image_weights  # the image tower started from given weights
-        self.rules: ChangeRules | None = None
-        if config.hard_negatives and rules:
-            # No word gives changed captions away: rules change them only into words of true ones, evenly spread.
-            every = -(-len(captions.flat) // MOST_READ)
-            self.rules = rules.within(captions.texts(np.arange(0, len(captions.flat), every)))
 
 
 def model_and_key(
-    config: TrainConfig, shards: Mapping[str, list[str]], rules: ChangeRules | None = None
+    config: TrainConfig, shards: Mapping[str, list[str]], sides: Sides | None = None
 ) -> tuple[TowerPlan, str]:
     """Return what the model is made of, and the key of the run, given the sha256 of the pair shards by split.
 
-    Rules by which captions of the language change count only if training uses them.
+    Words for left and right count only if training mirrors images.
     """
-    require_rules(config, rules)
+    if "mirror" in config.augmentations and sides is None:
+        raise SettingsError(
+            "train.augment has mirror, but the language pack has no [sides]: add these words (docs/languages.md), or "
+            "leave mirror out"
+        )
     count = process_count()
     if config.batch_size % count:
         raise SettingsError(
@@ -86,19 +84,19 @@ def model_and_key(
         )
     plan = TowerPlan.of(config, loss=config.loss, dropout=FROZEN_DROPOUT if config.freeze_image else 0.0)
     made_of: dict[str, Any] = {"settings": config.what(), **plan.key(), "shards": shards}
-    if config.needs_rules:
-        made_of["changes"] = {"draws": DRAWS_VERSION, "rules": json_values(rules)}
+    if "mirror" in config.augmentations:
+        made_of["sides"] = json_values(sides)
     return plan, digest({"version": TRAIN_VERSION, **made_of})
 
 
-def require_trainable(config: TrainConfig, rules: ChangeRules | None = None) -> int:
+def require_trainable(config: TrainConfig, sides: Sides | None = None) -> int:
     """Refuse a run that could not start with any data, and return the least number of bytes that it writes.
 
     These are its best weights, and a resume state of weights and two moments.
     """
     require_trackers(config.log)
     refuse_slow_precision(config.precision, chosen_device(config.device).type, setting="train.precision")
-    plan, _ = model_and_key(config, {}, rules)
+    plan, _ = model_and_key(config, {}, sides)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
         return 4 * start_model(plan, config, Path(folder), ()).num_bytes
 

@@ -100,8 +100,8 @@ class Task(Protocol[Batch]):
     def batches(self, epoch: int, places: range) -> Generator[Batch]:
         """Set the modules to training, and yield these batches of an epoch. The generator is closed at its end."""
 
-    def step(self, batch: Batch, lr: float) -> Mapping[str, float | tuple[float, float]]:
-        """Take one optimizer step. Return "loss" and further values, or sums with their numbers of terms."""
+    def step(self, batch: Batch, lr: float) -> Mapping[str, float]:
+        """Take one optimizer step. Return "loss" and further values."""
 
     def validate(self) -> tuple[float | None, Mapping[str, Any]]:
         """Return the score of the current weights, where higher is better, and what to record of them.
@@ -232,23 +232,19 @@ class Runner:
 
     def _step(self, batch: Any, lr: float) -> float:
         """Take a step, add what it returns to the sums, and return its loss."""
-        found = {
-            name: value if isinstance(value, tuple) else (value, 1)
-            for name, value in self._task.step(batch, lr).items()
-        }
-        for name, (total, count) in found.items():
+        found = self._task.step(batch, lr)
+        for name, value in found.items():
             before = self.state.sums.setdefault(name, [0.0, 0])
-            before[0] += total
-            before[1] += count
-        return found["loss"][0]
+            before[0] += value
+            before[1] += 1
+        return found["loss"]
 
     def _validate(self, progress: Progress, *, epoch: int) -> None:
         """Validate, keep the weights if they are the best, and write metrics and the resume state."""
         state, started = self.state, time.monotonic()
         score, measured = broadcast(self._task.validate())
         means = {
-            f"train_{name}" if name == "loss" else name: total / count if count else None
-            for name, (total, count) in state.sums.items()
+            f"train_{name}" if name == "loss" else name: total / count for name, (total, count) in state.sums.items()
         }
         state.history.append({"epoch": epoch, "step": state.step, "train_loss": None, **means, **measured})
         is_best = score is None or state.best_score is None or score > state.best_score

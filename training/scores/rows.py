@@ -1,6 +1,6 @@
 """The table of scores: one row for each number, with the facts about its models and test sets.
 
-Evaluations, scoreboards, probes, curves and ablations are boards. The model card and mteb's files are made from them.
+Evaluations, scoreboards, curves and ablations are boards. The model card and mteb's files are made from them.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,6 @@ VALIDATED = "the epoch of the weights was chosen on these images, which flatters
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
-_DIGITS = 3  # of a metric that is not in `METRIC_OF`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +44,14 @@ class ScoreRow:
 
     model: str
     test_set: str
-    metric: str  # a key of `METRIC_OF` such as "text_to_image_MRR@5", or "pairs_accuracy"
-    captions: str  # a key of `CAPTION_MODES`; for pairs of captions what is changed in the false ones
+    metric: str  # a key of `METRIC_OF` such as "text_to_image_MRR@5"
+    captions: str  # a key of `CAPTION_MODES`
     images: str = ALL  # a key of `IMAGE_CHOICES`
     value: float
     low: float
     high: float
     chance: float  # expected value for a random order; 0 for a difference
-    gallery: int  # images, captions or classes that are ranked; the images of pairs of captions
+    gallery: int  # images, captions or classes that are ranked
     queries: int
     left_out: int  # queries that `captions` or `images` leave out
     minus: str | None = None  # the model whose score is subtracted, on the same queries; None for a score
@@ -64,8 +63,7 @@ class ScoreRow:
 
     def shown(self, value: float) -> str:
         """Format a value with the decimals of the metric; differences have a sign."""
-        digits = METRIC_OF[self.metric].digits if self.metric in METRIC_OF else _DIGITS
-        return f"{value:{'' if self.minus is None else '+'}.{digits}f}"
+        return f"{value:{'' if self.minus is None else '+'}.{METRIC_OF[self.metric].digits}f}"
 
     def estimate(self) -> str:
         """Return the value with its interval, as a scoreboard shows it; `~` marks a score that chance explains."""
@@ -116,7 +114,7 @@ class SetFacts:
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     language: TextLanguage | None = None  # of its texts; None: not checked
-    left_out: Mapping[str, int] = field(default_factory=dict)  # pairs of captions, or images, by reason
+    left_out: Mapping[str, int] = field(default_factory=dict)  # images and captions, by reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +130,7 @@ class Board:
 
     @classmethod
     def read(cls, path: Path) -> "Board":
-        """Read the file of an evaluation, scoreboard, probe, curve or ablation, which may have more keys."""
+        """Read the file of an evaluation, scoreboard, curve or ablation, which may have more keys."""
         with about(f"{path} is not a valid table of scores"):
             return _BOARDS.validate_json(path.read_bytes())
 

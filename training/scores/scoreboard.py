@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from data_catalog.base.errors import InputError
 from training.config import EvaluateConfig
@@ -13,17 +12,13 @@ from training.data.features import Encoder, FeatureStore
 from training.data.pairs import PairFiles, refuse_leaks, split_to_score
 from training.runs.processes import prepare_for_torch
 from training.scores.encoders import open_model_folder
-from training.scores.evaluation import outcomes_of, score_rows
+from training.scores.evaluation import Outcome, outcomes_of, score_rows
 from training.scores.galleries import Gallery, ImageSet, LabelledImages, pairs_gallery
 from training.scores.rows import UNKNOWN, VALIDATED, Board, ModelFacts, ScoreRow, SetFacts
 
 logger = logging.getLogger(__name__)
 
 _NAMED_LEAKS = 3
-
-
-S = TypeVar("S", bound=ImageSet)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,28 +69,7 @@ def score_models(
     If a model was trained on images of a set, all models are scored on all images, and again without those images. The
     folder `cache` has features of earlier calls; None caches in memory only.
     """
-    facts, found = score_each(models, sets, lambda store, each: outcomes_of(store, each, config.batch_size), cache)
-    first, scores, differences = models[0].name, list[ScoreRow](), list[ScoreRow]()
-    for test_set in sets:
-        reference = found[test_set.name, first][0]
-        for model in models:
-            rows = partial(score_rows, config=config, model=model.name, test_set=test_set.name)
-            for one, outcome in zip(reference, found[test_set.name, model.name][0], strict=True):
-                scores += rows(outcome)
-                differences += rows(outcome, first=(first, one)) if model.name != first else ()
-    return Board(
-        rows=(*scores, *differences),
-        models=facts,
-        sets=tuple(set_facts(test_set, found[test_set.name, first][1]) for test_set in sets),
-        settings=asdict(config),
-    )
-
-
-def score_each(
-    models: Sequence[ModelToScore], sets: Sequence[S], score: Callable[[FeatureStore, S], T], cache: Path | None
-) -> tuple[tuple[ModelFacts, ...], dict[tuple[str, str], T]]:
-    """Return the facts about each model, and what `score` finds of each set and model, by both names."""
-    facts, found = [], dict[tuple[str, str], T]()
+    facts, found = [], dict[tuple[str, str], tuple[list[Outcome], dict[int, bytes]]]()
     for model in models:
         encoder = model.open()
         facts.append(
@@ -110,13 +84,26 @@ def score_each(
         store = FeatureStore(encoder, cache)
         for each in sets:
             logger.info("%s: %s", each.name, model.name)
-            found[each.name, model.name] = score(store, each)
+            found[each.name, model.name] = outcomes_of(store, each, config.batch_size)
         del encoder, store  # free the memory before the next model is loaded
-    return tuple(facts), found
+    first, scores, differences = models[0].name, list[ScoreRow](), list[ScoreRow]()
+    for test_set in sets:
+        reference = found[test_set.name, first][0]
+        for model in models:
+            rows = partial(score_rows, config=config, model=model.name, test_set=test_set.name)
+            for one, outcome in zip(reference, found[test_set.name, model.name][0], strict=True):
+                scores += rows(outcome)
+                differences += rows(outcome, first=(first, one)) if model.name != first else ()
+    return Board(
+        rows=(*scores, *differences),
+        models=tuple(facts),
+        sets=tuple(_set_facts(test_set, found[test_set.name, first][1]) for test_set in sets),
+        settings=asdict(config),
+    )
 
 
-def set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
-    """Return the facts about a test set, given the sha256 of the bytes of each scored image by its place."""
+def _set_facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
+    """Return the facts about a test set, given the sha256 of each scored image by its place."""
     leaked: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
     for model, guard in test_set.guards.items():

@@ -164,33 +164,6 @@ def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> 
     return Section(title=title, rows=rows, notes=[protocol.source])
 
 
-def probe_sections(board: Board) -> list[Section]:
-    """Return a section for each set of a probe, and one on how to read them."""
-    notes = [
-        "accuracy with its 95 % interval over images; chance is 0.5, and ~ marks what chance explains",
-        f"differences are from {board.models[0].name}, of the same pairs",
-    ]
-    found = []
-    for test_set in board.sets:
-        of_set = board.where(test_set=test_set.name)
-        deltas = {(row.model, row.choice): row.estimate() for row in of_set.rows if row.minus is not None}
-        rows = [
-            {
-                "kind": row.captions,
-                "images": row.images,
-                "model": row.model,
-                "accuracy": row.estimate(),
-                "difference": deltas.get((row.model, row.choice), ""),
-                "pairs": f"{row.queries:,}",
-                "of images": f"{row.gallery:,}",
-            }
-            for row in of_set.where(minus=None).rows
-        ]
-        title = f"{test_set.name}: the true caption, and one that differs in one thing"
-        found.append(Section(title=title, rows=rows, notes=list(set_notes(test_set, of_set))))
-    return [*found, Section(title="How to read it", notes=notes)]
-
-
 def _legend(rows: Sequence[ScoreRow]) -> Section:
     captions, images = (dict.fromkeys(getattr(row, name) for row in rows) for name in ("captions", "images"))
     notes = [
