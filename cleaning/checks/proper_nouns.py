@@ -1,7 +1,7 @@
 """Check for captions that consist mostly of names ("Anna Maria Mozzoni") and do not describe an image.
 
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN. `tagged_proper_nouns` does the same with
-spaCy's or Stanza's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
+spaCy's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
 
 - Content words begin with a letter and are not function words of the language: "Kim Rhodes nel 2010" is two names of
   two words.
@@ -15,17 +15,13 @@ The heuristic cannot see that "Leonardo da Vinci" is a name. German, where every
 """
 
 import functools
-import hashlib
 import importlib.util
-import json
-import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Interval
@@ -36,13 +32,12 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.rows.stages import Check, Drop
 
-TaggerChoice = Literal["auto", "spacy", "stanza", "heuristic"]
+TaggerChoice = Literal["auto", "spacy", "heuristic"]
 TAGGER_CHOICES = get_args(TaggerChoice)
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
 # Components that do not affect the tags and take two thirds of the time.
 _SPACY_NOT_NEEDED = ("parser", "senter", "ner", "entity_linker", "lemmatizer", "trainable_lemmatizer")
 _SPACY_BATCH_TEXTS = 128
-_STANZA_BATCH_TEXTS = 1000
 _LOADING = threading.Lock()
 
 
@@ -56,8 +51,8 @@ class ProperNouns(
 
     proper_noun_check: bool = True
     proper_noun_tagger: TaggerChoice = "auto"
-    """Tagger of names: `auto` (spaCy or Stanza if installed with a model of the language, else the heuristic), `spacy`,
-    `stanza` or `heuristic`."""
+    """Tagger of names: `auto` (spaCy if installed with a model of the language, else the heuristic), `spacy` or
+    `heuristic`."""
     max_proper_noun_share: Annotated[float, Interval(gt=0, le=1)] = 0.8
     """Share of names among words from which on a caption is dropped."""
 
@@ -200,86 +195,15 @@ def _load_spacy(model: str, version: str) -> SpacyTagger:
     return SpacyTagger(nlp, f"spacy:{model} {version}")
 
 
-class StanzaTagger:
-    """`Tagger` that uses Stanza's models, which are files in its resources folder; it never uses the network.
-
-    Italian "della" (di + la) is one token, and a token is a proper noun only if all its words are.
-    """
-
-    def __init__(self, pipeline: Any, name: str) -> None:
-        self.name, self._pipeline, self._lock = name, pipeline, threading.Lock()
-
-    def share(self, texts: Sequence[str]) -> list[float | None]:
-        """Return the share of proper nouns of each text; see `Tagger`."""
-        shares: list[float | None] = [None] * len(texts)
-        # Stanza cannot process texts without a word.
-        rows = [row for row, text in enumerate(texts) if any(map(str.isalnum, text))]
-        for start in range(0, len(rows), _STANZA_BATCH_TEXTS):
-            batch = rows[start : start + _STANZA_BATCH_TEXTS]
-            with self._lock:
-                documents = self._pipeline.bulk_process([texts[row] for row in batch])
-            for row, document in zip(batch, documents, strict=True):
-                tokens = (token for sentence in document.sentences for token in sentence.tokens)
-                tags = ((token.text, all(word.upos == "PROPN" for word in token.words)) for token in tokens)
-                shares[row] = tagged_share(tags)
-        return shares
-
-
-def _open_stanza(pack: LanguagePack) -> StanzaTagger | str:
-    """Return a tagger with Stanza's default models for the language, or a text on what to install for it."""
-    if importlib.util.find_spec("stanza") is None:
-        return "install Stanza (pip install stanza) and its models for the language"
-    folder = Path(os.environ.get("STANZA_RESOURCES_DIR") or Path.home() / "stanza_resources")  # as Stanza itself
-    listed = folder / "resources.json"  # read here, since importing Stanza takes seconds
-    with about(f"{listed} is not the list of models that Stanza writes"):
-        is_listed = listed.is_file() and pack.code in json.loads(listed.read_bytes())
-    with _LOADING:
-        found = _load_stanza(pack.code, folder) if is_listed else None
-    command = f"stanza.download({pack.code!r}, processors='tokenize,pos')"
-    return found or f'{folder} has no models for it: run python -c "import stanza; {command}" (needs the network)'
-
-
-@functools.cache
-def _load_stanza(code: str, folder: Path) -> StanzaTagger | None:
-    with about(f"Stanza's models for {code!r} in {folder} cannot be loaded"):
-        import stanza
-
-        try:
-            pipeline = stanza.Pipeline(
-                code,
-                dir=str(folder),
-                processors="tokenize,pos",
-                download_method=None,
-                use_gpu=False,  # tags must not depend on the device
-                logging_level="ERROR",
-            )
-        except FileNotFoundError:  # resources.json lists all languages, downloaded or not
-            return None
-    packages = {processor: specs[0].package for processor, specs in pipeline.load_list}
-    # The models have no version: the hash of the pipeline's files replaces it.
-    paths = sorted(str(value) for key, value in pipeline.config.items() if key.endswith("_path"))
-    digests = [hashlib.sha256(Path(path).read_bytes()).digest() for path in paths]
-    version = hashlib.sha256(b"".join(digests)).hexdigest()[:12]
-    return StanzaTagger(pipeline, f"stanza:{code} {packages['pos']} {version}")
-
-
-# Engines in the order in which "auto" tries them.
-_ENGINES: dict[str, Callable[[LanguagePack], Tagger | str]] = {"spacy": _open_spacy, "stanza": _open_stanza}
-
-
 def find_tagger(pack: LanguagePack, choice: str) -> Tagger | None:
     """Return the tagger for the pack's language; None if the heuristic of `proper_noun_share` is to be used.
 
-    Only models installed on this machine are considered; "auto" is the first engine that has one. A tagger is loaded
-    once a process. `choice` is one of `TAGGER_CHOICES`.
+    Only a model installed on this machine is considered. A tagger is loaded once a process. `choice` is one of
+    `TAGGER_CHOICES`.
     """
     if choice not in TAGGER_CHOICES:
         raise SettingsError(f"a proper-noun tagger is one of {', '.join(TAGGER_CHOICES)}, got {choice!r}")
-    tried = _ENGINES.values() if choice == "auto" else [_ENGINES[choice]] if choice in _ENGINES else []
-    for open_tagger in tried:
-        found = open_tagger(pack)
-        if not isinstance(found, str):
-            return found
-        if choice != "auto":
-            raise InputError(f"{choice} cannot tag {pack.code!r} here: {found}")
-    return None
+    found = None if choice == "heuristic" else _open_spacy(pack)
+    if isinstance(found, str) and choice == "spacy":
+        raise InputError(f"spacy cannot tag {pack.code!r} here: {found}")
+    return None if isinstance(found, str) else found

@@ -1,11 +1,6 @@
-"""Names in place of captions are dropped, by capitals or by a tagger of spaCy or Stanza."""
+"""Names in place of captions are dropped, by capitals or by a tagger of spaCy."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -77,12 +72,6 @@ def found(pack: LanguagePack, choice: str) -> Tagger:
     return tagger
 
 
-@pytest.fixture(autouse=True)
-def no_stanza_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine has of Stanza's models is not what is tested."""
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(tmp_path / "none"))
-
-
 def check_that_neighbours_do_not_matter(tagger: Tagger, captions: list[str]) -> None:
     alone = [tagger.share([caption])[0] for caption in captions]
     assert tagger.share(captions[::-1]) == alone[::-1]
@@ -109,7 +98,6 @@ def test_without_a_model_auto_means_the_heuristic_and_a_choice_says_what_to_inst
     for error, pack, choice, told in (
         (InputError, ITALIAN, "spacy", "-m spacy download a_model_that_is_not"),
         (InputError, LanguagePack(code="it"), "spacy", "`spacy`"),
-        (InputError, ITALIAN, "stanza", r"stanza\.download\('it'"),
         (SettingsError, FRENCH, "nltk", "nltk"),
     ):
         with pytest.raises(error, match=told):
@@ -137,98 +125,3 @@ def test_a_model_that_tags_nothing_or_is_damaged_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=rf"{name} 1\.0\.0 {told}"):
         find_tagger(LanguagePack(code="fr", spacy=name), "auto" if kind == "blank" else "spacy")
-
-
-SENTENCES = {
-    "Anna Maria Mozzoni": "PROPN PROPN PROPN",
-    "Dora Riparia": "PROPN PROPN",
-    "Kim Rhodes": "PROPN PROPN",
-    "una torre": "DET NOUN",
-    "una casa": "DET NOUN",
-    "una chiesa a Roma": "DET NOUN ADP PROPN",
-    "una piazza a Torino": "DET NOUN ADP PROPN",
-    "una torre a Roma, nera": "DET NOUN ADP PROPN PUNCT ADJ",
-    "una donna a Torino, nera": "DET NOUN ADP PROPN PUNCT ADJ",
-}
-
-
-def write_treebank(folder: Path) -> None:
-    """Few words, to be learned by heart: text, ends of tokens and sentences, and CoNLL-U, as Stanza's trainers read."""
-    texts, ends, trees = [], [], []
-    for text, tags in SENTENCES.items():
-        texts.append(text)
-        marks = re.sub("[^1]", "0", re.sub("[^ ,](?=[ ,]|$)|,", "1", text))
-        ends.append(f"{marks[:-1]}2")
-        words = enumerate(zip(re.findall(r"\w+|,", text), tags.split(), strict=True), start=1)
-        rows = [f"{row}\t{word}\t_\t{tag}\t_\t_\t{min(row - 1, 1)}\tdep\t_\t_" for row, (word, tag) in words]
-        trees.append("\n".join([f"# text = {text}", rows[0].replace("dep", "root"), *rows[1:]]))
-    for name, parts in (("text", texts), ("ends", ends), ("conllu", trees)):
-        folder.joinpath(name).write_text("\n\n".join(parts * 8) + "\n\n")
-
-
-# Both in one process, and on one thread: models this small are slower to train on several.
-_TRAIN = """
-from stanza.models import tagger, tokenizer
-common = "--mode train --lang it --shorthand it_tiny --save_name tiny.pt "
-tokenizer.main((common +
-    "--txt_file text --label_file ends --dev_txt_file text --dev_label_file ends --dev_conll_gold conllu "
-    "--conll_file found --steps 60 --eval_steps 60 --no_use_mwt --hidden_dim 32 --lr0 0.01 --save_dir it/tokenize"
-).split())
-tagger.main((common +
-    "--train_file conllu --eval_file conllu --output_file found --no_pretrain --no_char --cpu --max_steps 40 "
-    "--eval_interval 40 --fix_eval_interval --hidden_dim 16 --deep_biaff_hidden_dim 16 --transformed_dim 16 "
-    "--word_cutoff 1 --word_emb_dim 16 --lr 0.02 --word_dropout 0.1 --dropout 0 --batch_size 100 --save_dir it/pos"
-).split())
-"""
-
-
-@pytest.fixture(scope="module")
-def stanza_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A resources folder with small Italian models, made by Stanza's own trainers."""
-    folder = tmp_path_factory.mktemp("stanza")
-    write_treebank(folder)
-    command, environment = [sys.executable, "-c", _TRAIN], {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
-    models = {"tokenize": "tiny", "pos": "tiny"}
-    language = {"lang_name": "Italian", **{name: {"tiny": {}} for name in models}, "packages": {"default": models}}
-    folder.joinpath("resources.json").write_text(
-        json.dumps({"it": language, "de": {**language, "lang_name": "German"}})
-    )
-    return folder
-
-
-@pytest.mark.slow
-def test_stanza_tags_where_its_models_are_on_disk(stanza_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
-    tagger = found(ITALIAN, "auto")
-    captions = ["Anna Maria Mozzoni", "una chiesa a Roma", "Dora Riparia", "una torre a Roma, nera", "una casa"]
-    assert tagger.share(captions) == [1.0, 0.25, 1.0, 0.2, 0.0]
-    drops = [verdict is not None for verdict in tagged_proper_nouns(tagger)([*captions, "una casa " * 1_112])]
-    assert drops == [True, False, True, False, False, False]
-    check_that_neighbours_do_not_matter(tagger, ["Kim Rhodes", "una piazza a Torino", *AWKWARD[:-2]])
-    assert tagger.share(["", " \t", "\u0301", "🙂 !"]) == [None] * 4
-    for code in ("de", "fi"):  # known without files, and unknown
-        assert find_tagger(LanguagePack(code=code), "auto") is None
-        with pytest.raises(InputError, match=f"'{code}'"):
-            find_tagger(LanguagePack(code=code), "stanza")
-
-
-@pytest.mark.slow
-def test_stanza_s_models_are_named_with_what_is_in_their_files(
-    stanza_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def tagger_of(name: str, file: str = "", content: bytes = b"") -> Tagger:
-        copy = Path(shutil.copytree(stanza_models, tmp_path / name))
-        if file:
-            copy.joinpath(file).write_bytes(content)
-        monkeypatch.setenv("STANZA_RESOURCES_DIR", str(copy))
-        return found(ITALIAN, "stanza")
-
-    tagger, weights = tagger_of("first"), "it/pos/tiny.pt"
-    assert tagger.name.startswith("stanza:it tiny ")
-    assert find_tagger(ITALIAN, "auto") is tagger
-    assert tagger_of("same").name == tagger.name
-    assert tagger_of("other", weights, (stanza_models / weights).read_bytes() + b"\0" * 4).name != tagger.name
-    for number, file in enumerate((weights, "resources.json")):
-        with pytest.raises(InputError, match=r"cannot be loaded|not the list of models"):
-            tagger_of(f"damaged {number}", file, b"not what it was")
