@@ -114,7 +114,9 @@ image_size = 128
 val = 0.02
 test = 0.02
 """
-APERTIUM = 'engine = "apertium"\npivot = "ca"'
+APERTIUM = """\
+engine = "command"
+command = ["sh", "-c", "apertium -f line -u eng-cat | apertium -f line -u cat-ita"]"""
 # Answers with an Italian caption after PAUSE seconds, and notes when it did.
 ENGINE = """
 import os, sys, time, zlib

@@ -51,7 +51,6 @@ from flows.recipe.language_packs import named_language_packs, target_language_pa
 from flows.recipe.recipe import Recipe, require_sources, what_settings
 from flows.recipe.sources import SourceSettings
 from translation.engine import Translator, is_paid
-from translation.engines.plugins import find_plugin
 
 _POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
 _MARKED = "marked: "
@@ -141,7 +140,6 @@ def dry_run(
     for require in (
         lambda: target_language_pack(recipe, named_language_packs(recipe)),
         lambda: require_readable(recipe),
-        lambda: find_plugin(recipe.translate.engine),
     ):
         with refusals:
             require()

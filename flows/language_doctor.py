@@ -3,7 +3,6 @@
 Nothing is downloaded. Only a missing language pack is an error, since no build can start without one.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -101,7 +100,7 @@ def _translation(language: Language) -> Iterator[Finding]:
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
-        "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl, openai or command "
+        "set translate.engine to ctranslate2 (an NLLB or OPUS-MT model), deepl, openai or command "
         "(docs/translation.md)"
     )
     advice = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
@@ -117,34 +116,6 @@ def _translation(language: Language) -> Iterator[Finding]:
             remark = f"the stored Argos index offers {'one' if is_offered else 'none'}"
     cost = "the default engine cannot translate English captions, so datasets contain native captions only"
     yield _lacks(f"no Argos package from English is installed; {remark}", cost, advice)
-
-
-def _apertium(language: Language) -> Iterator[Finding]:
-    from translation.config import TranslateConfig
-    from translation.engines.registry import open_translator
-
-    route = [load_language_pack(SOURCE), language.pack]
-    try:
-        open_translator(TranslateConfig(engine="apertium"), route, cache_dir=Path())
-    except InputError as error:
-        yield _lacks(
-            re.split(r"[;:](?![^(]*\))", str(error))[0],  # the problem without its remedy
-            "no rule-based translation, which is worse than a good package, but the only engine for some languages",
-            "install the Apertium pair from English, or one on the way: `translate.pivot` (docs/translation.md)",
-        )
-    else:
-        yield _found("a mode from English is installed")
-
-
-def _engines(_: Language) -> Iterator[Finding]:
-    """Yield a finding about each engine of a plug-in, whose languages are unknown."""
-    from translation.engines.plugins import find_plugin, find_plugins
-
-    for name in dict.fromkeys(each.name for each in find_plugins()):
-        try:
-            yield _found(f"{find_plugin(name)} is installed")
-        except InputError as error:
-            yield _lacks(str(error).partition(":")[0], f"translate.engine = {name} is refused")
 
 
 def _language_check(language: Language) -> Iterator[Finding]:
@@ -169,7 +140,7 @@ def _proper_nouns(language: Language) -> Iterator[Finding]:
 
     pack = language.pack
     cost = "captions that consist mostly of names are not dropped (the paper drops a tenth of WIT for this reason)"
-    install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
+    install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy"
     tagger = find_tagger(pack, "auto")
     if tagger is not None:
         yield _found(f"tagged by {tagger.name}")
@@ -221,12 +192,10 @@ def _fields(names: str, what: str, cost: str) -> Check:
 CHECKS: dict[str, Check] = {
     "language pack": _pack,
     "translation": _translation,
-    "Apertium": _apertium,
-    "engine": _engines,
     "codes": _fields(
         "iso639_3 flores",
         "the codes of other engines",
-        "NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
+        "the language may not be found in NLLB (flores) and OPUS-MT models (iso639_3)",
     ),
     "language check": _language_check,
     "proper nouns": _proper_nouns,
@@ -264,5 +233,5 @@ CHECKS: dict[str, Check] = {
     ),
 }
 # Topics that matter only if captions are translated.
-FOR_TRANSLATIONS = frozenset({"translation", "Apertium", "engine", "codes", "copied words", "numbers in words"})
-_FROM_SOURCE = ("translation", "Apertium", "engine", "copied words")  # not needed for English
+FOR_TRANSLATIONS = frozenset({"translation", "codes", "copied words", "numbers in words"})
+_FROM_SOURCE = ("translation", "copied words")  # not needed for English

@@ -91,7 +91,7 @@ def options_of(**names: str) -> Parameter:
     return Parameter(name="*", name_transform=lambda field: names.get(field, default_name_transform(field)))
 
 
-_ENGINE_NAMES = f"{ENGINES[0]} (default), {', '.join(ENGINES[1:])}, or a plug-in's (docs/translation.md)."
+_ENGINE_NAMES = f"{ENGINES[0]} (default), {', '.join(ENGINES[1:])}."
 
 
 @Parameter(name="*", group=Group("Engine", sort_key=2))

@@ -45,7 +45,7 @@ class LanguagePack:
     code: str
     """ISO 639-1 code, in lower case ("it"): the `source_lang` and `target_lang` of rows."""
     iso639_3: str | None = None
-    """ISO 639-3 code ("ita"). Apertium names its modes by it."""
+    """ISO 639-3 code ("ita"). Some models name languages by it."""
     name: str = ""
     """English name of the language."""
     argos: str | None = None

@@ -1,4 +1,4 @@
-"""Child processes with a log, and those that exchange messages with this one over a socket; limits of their memory."""
+"""Child processes that exchange messages with this one over a socket; limits of their memory."""
 
 import ctypes
 import logging
@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
-from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +33,23 @@ class ChildDiedError(Exception):
     is_lost = False  # with its machine, so that no work is to blame
 
 
-class Child:
-    """A process of its own group; what it prints, at least its errors, goes to a log."""
+class ChildProcess:
+    """A process of its own group that runs `python -m MODULE SOCKET ARGUMENTS`; what it prints goes to a log."""
 
-    def __init__(self, command: Sequence[str], **options: Any) -> None:
+    def __init__(self, module: str, *arguments: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
-        options = {"stdout": self._log, "stderr": self._log, **options}
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(command, start_new_session=True, **options)
+        self.socket, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(number), *arguments],  # -P: no module of the current folder
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+                pass_fds=[number],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more threads would be started and not used
+            )
 
     def kill(self) -> None:
         """Kill the process group, and wait until the process has ended."""
@@ -52,21 +61,6 @@ class Child:
         """Return the end of the log."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
-
-
-class ChildProcess(Child):
-    """A child that runs `python -m MODULE SOCKET ARGUMENTS`."""
-
-    def __init__(self, module: str, *arguments: str) -> None:
-        self.socket, theirs = Pipe()
-        with theirs:
-            number = theirs.fileno()
-            super().__init__(
-                [sys.executable, "-P", "-m", module, str(number), *arguments],  # -P: no module of the current folder
-                stdin=subprocess.DEVNULL,
-                pass_fds=[number],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # more threads would be started and not used
-            )
 
     def cause_of_death(self) -> str:
         """Return why the process, whose socket has closed, has ended."""

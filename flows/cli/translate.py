@@ -75,7 +75,7 @@ def translate(
       vernaclip translate captions.txt.gz --out italian.txt.gz --from en --to it --scores
       vernaclip translate captions.csv --out italian.csv --from en --to it --column title --write-column titolo
       vernaclip translate captions.parquet --out italian.parquet --from en --to it --memory catalog/memory
-      cut -f1 no-header.tsv | vernaclip translate --from en --to it --engine apertium --pivot ca
+      cut -f1 no-header.tsv | vernaclip translate --from en --to it --engine deepl
 
     Line N of the output is the translation of line N of the input. Tables keep their rows, order and columns; new
     columns come last, and null stays null. Text is UTF-8. OUTPUT appears only when it is complete. Standard output is

@@ -1,6 +1,5 @@
 """Diagnosis of a cluster, for `vernaclip doctor --dask ADDRESS`: what each worker lacks."""
 
-import shutil
 import socket
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,6 @@ _WAIT_S = 10
 def abilities() -> dict[str, str]:
     """Return what this machine has; with each, what is to be said of a machine that lacks it."""
     found = {}
-    if shutil.which("apertium"):
-        found["apertium"] = "it has no apertium, and so cannot translate with that engine"
     folder = default_packages_dir()
     for package in sorted(folder.iterdir()) if folder.is_dir() else ():
         found[package.name] = f"it lacks the Argos package {package.name}: install it, or name a file in the root"

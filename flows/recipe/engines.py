@@ -13,7 +13,6 @@ from flows.recipe.recipe import Overrides, Recipe, override_values
 from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.engines.plugins import find_plugin
 from translation.engines.registry import open_translator, reverse
 from translation.memory import with_memory
 from translation.packages.package import default_packages_dir, find, require_there
@@ -26,7 +25,6 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
 
     Rows in a third language are rejected later, with a reason for each.
     """
-    find_plugin(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
     needs = _needs_engine(recipe)
     if needs is False:
         return None

@@ -74,7 +74,7 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Argos Translate's own folder on a machine with no package and no Apertium."""
+    """Argos Translate's own folder on a machine with no package."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("ARGOS_PACKAGES_DIR", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -102,7 +102,7 @@ def install(data: Path, pair: tuple[str, str]) -> None:
 
 
 def test_what_packs_that_ship_lack() -> None:
-    on_no_machine = {"translation", "Apertium", "zero-shot"}
+    on_no_machine = {"translation", "zero-shot"}
     assert {code: lacks(code) - {"letters"} for code in available_language_packs()} == {
         "ca": on_no_machine | {"mirrored images", "test sets"},
         "de": on_no_machine | {"proper nouns"},
@@ -189,11 +189,3 @@ def test_wrong_use_is_one_sentence(arguments: list[str], message: str, told: Any
     error = told(["doctor", "--language", *arguments], code=1)
     assert message in error
     assert len(error.splitlines()) == 1
-
-
-def test_a_pair_that_apertium_lacks_is_told_with_those_that_it_has(tmp_path: Path) -> None:
-    program, modes = tmp_path / "bin" / "apertium", tmp_path / "share" / "apertium" / "modes"
-    for file in (program, modes / "eng-cat.mode"):
-        file.parent.mkdir(parents=True)
-        file.touch(mode=0o755)
-    assert findings("de")["Apertium"].text == "Apertium has no mode eng-deu (installed from en: eng-cat)"

@@ -109,7 +109,7 @@ def test_the_demo_has_the_samples_that_the_pages_ask_about() -> None:
     assert asked <= known
 
 
-def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not_and_an_engines_package_names_its_engine() -> None:
+def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not() -> None:
     """No package of that name is published: a checkout, a wheel's file or the libraries of an extra are installed."""
     pages = {path: path.read_text(encoding="utf-8") for path in TEXTS if "tests" not in path.parts}
     asked = re.compile(r"vernaclip\[|\b(?:pip3?|pipx|uv) (?:[^\n`&;]* )?(?:install|add) [^\n`&;]*\bvernaclip\b(?!-)")
@@ -117,9 +117,6 @@ def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not_and_an_engines
     extras = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     named = {name for text in pages.values() for name in re.findall(r"'\.\[(\w+)\]'", text)}
     assert {"onnx"} <= named <= extras.keys()
-    (package,) = (text for text in blocks(HOME / "docs" / "translation.md", "toml") if "pyproject" in text)
-    points = tomllib.loads(package)["project"]["entry-points"]
-    assert points == {"vernaclip.engines": {"glossary": "vernaclip_glossary:open_engine"}}
 
 
 def anchors(page: Path) -> set[str]:

@@ -86,7 +86,7 @@ OVERRIDES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "a threshold of no model": (["image_text.min_score=1"], ["image_text.min_score needs image_text.model"]),
     "a setting of another engine": (
         ["translate.model=x"],
-        ["translate.model is only for ctranslate2, transformers, openai", "--set translate.model=[]"],
+        ["translate.model is only for ctranslate2, openai", "--set translate.model=[]"],
     ),
     "no command": (["translate.engine=command"], ["translate.command is missing: give the program"]),
     "two packages": (
@@ -254,10 +254,9 @@ EVERY: dict[str, Any] = DECODING | CTRANSLATE2 | PACKAGE | MODEL | SETTINGS | CO
 USED: dict[str, dict[str, Any]] = {
     "argos": DECODING | CTRANSLATE2 | PACKAGE,
     "ctranslate2": DECODING | CTRANSLATE2 | MODEL,
-    "transformers": DECODING | MODEL,
     "deepl": {"max_characters": 7},
     "command": COMMAND,
-    "a-package-s": SETTINGS,
+    "openai": MODEL | SETTINGS | {name: COMMAND[name] for name in ("version", "timeout_s", "max_chunk_size")},
 }
 
 

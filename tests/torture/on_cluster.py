@@ -1,5 +1,6 @@
 """Builds on a Dask cluster whose workers and flows are killed, with an engine whose texts depend on their window."""
 
+import json
 import logging
 import os
 import random
@@ -13,25 +14,17 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from faults import Outcome, Series
 from trials import Trial, manifest_is_whole
 
-ENGINE = "betraying"
-SETTINGS = (f'translate.engine="{ENGINE}"', "translate.package=[]", "build.shard_size=4", "build.fetch_workers=4")
+SETTINGS = ('translate.engine="command"', "translate.package=[]", "build.shard_size=4", "build.fetch_workers=4")
 SIZES = (1, 2, 4)
 # A window of other captions gives other texts. The sleep makes windows that are under way when a process dies.
-_MODULE = """
+_PROGRAM = """
 import hashlib
+import sys
 import time
 
 NOUNS = "cane gatto treno ponte fiore cavallo violino aereo tavolo albero fiume campo muro piatto cielo bambino".split()
 PLACES = "spiaggia strada montagna cucina piazza neve finestra collina barca panchina".split()
 COLOURS = "rosso verde giallo bianco nero grigio azzurro".split()
-
-
-class Engine:
-    fingerprint = "1"
-
-    def translate(self, captions):
-        time.sleep(0.2)
-        return [_text(f"{caption} {len(captions)} {captions[0]} {captions[-1]}") for caption in captions]
 
 
 def _text(told):
@@ -44,20 +37,18 @@ def _text(told):
     return f"Un {first} {colour} si trova accanto a un {second} {other}, vicino alla {where}"
 
 
-def open_engine(request):
-    return Engine()
+captions = sys.stdin.read().splitlines()
+time.sleep(0.2)
+for caption in captions:
+    print(_text(f"{caption} {len(captions)} {captions[0]} {captions[-1]}"))
 """
 
 
-def install_engine(folder: Path) -> None:
-    """Put the engine on the path of this process and of all that it starts."""
-    info = folder / f"{ENGINE}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"{ENGINE}.py").write_text(_MODULE, "utf-8")
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {ENGINE}\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text(f"[vernaclip.engines]\n{ENGINE} = {ENGINE}:open_engine\n", "utf-8")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    sys.path.insert(0, str(folder))
+def engine_settings(folder: Path) -> tuple[str, ...]:
+    """Write the engine into a folder, and return the settings of a build with it."""
+    folder.mkdir()
+    (folder / "engine.py").write_text(_PROGRAM, "utf-8")
+    return (*SETTINGS, f"translate.command={json.dumps([sys.executable, str(folder / 'engine.py')])}")
 
 
 def builds_on_clusters(new_trial: Callable[..., Trial], series: Series, num_builds: int, rng: random.Random) -> Outcome:

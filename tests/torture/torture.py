@@ -18,7 +18,7 @@ from pathlib import Path
 
 from faults import Outcome, Series, all_failpoints, failpoint_errors, failpoint_kills, random_kills
 from full_disk import small_disks
-from on_cluster import SETTINGS, builds_on_clusters, install_engine
+from on_cluster import builds_on_clusters, engine_settings
 from trials import Trial
 
 from data_catalog.base.plain_text import plain_table
@@ -81,14 +81,14 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
 
     rng, outcomes = random.Random(options.seed), list[Outcome]()
     if options.on_clusters:
-        install_engine(folder / "engine")
-        measured = _measured(lambda: trial(*SETTINGS), None, 0)
+        settings = engine_settings(folder / "engine")
+        measured = _measured(lambda: trial(*settings), None, 0)
         # The web outlives a flow: what workers ask for in the moment after its death must not be lost.
         elsewhere = f"serve.port={_unused_port()}"
         with serve(measured.reference / "upstream" / "www", port):
             outcomes.append(
                 builds_on_clusters(
-                    lambda *executor: replace(trial(*SETTINGS, elsewhere), executor=executor),
+                    lambda *executor: replace(trial(*settings, elsewhere), executor=executor),
                     measured,
                     options.on_clusters,
                     rng,

@@ -1,1 +1,1 @@
-"""The built-in engines, and the interface for engines of installed packages."""
+"""The translation engines."""

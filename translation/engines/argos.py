@@ -11,8 +11,7 @@ from typing import Any
 from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.ctranslate2_model import CTranslate2Translator, Model
-from translation.engines.sentences import Tokens, alphabet_of
+from translation.engines.ctranslate2_model import CTranslate2Translator, Model, Tokens, alphabet_of
 from translation.packages.package import Package, default_packages_dir, find, open_package, require_pair
 
 # The value of Argos Translate.

@@ -1,16 +1,21 @@
 """A program of the user as an engine: it reads one caption a line and writes one translation a line.
 
-In the mode "lines" the program runs as long as the engine and answers each line. In the mode "batch" it is started for
-each batch, and answers when its input has ended. No shell runs. The program is killed if it hangs and restarted once if
-it ends too early, and the number of its lines is checked.
+It is started for each batch and answers when its input has ended. No shell runs. It is killed, with all processes that
+it started, if it hangs, and started once more if it fails. The number of its lines is checked.
 """
 
 import os
+import selectors
 import shlex
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from data_catalog.base.boundary import about
 from data_catalog.base.errors import InputError
@@ -18,20 +23,15 @@ from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
 from translation.engine import STREAM_WINDOW
-from translation.engines.answers import CAPTIONS_PER_CALL, CheckedTranslator
-from translation.engines.processes import EndedError, HungError, Program, ProgramError
+from translation.engines.answers import CheckedTranslator
 
 # Increase it when lines to a program, or their reading, change.
 ENGINE_VERSION = 2
-LINES_PER_BATCH = 100
-# Least time to wait for lines beyond the expected ones before answers are accepted. After a surplus line each answer is
-# taken for that of the next caption, and the program still works on the last one: it needs about as long as between two
-# answers.
-GRACE_S = 0.05
-GAPS_TO_WAIT = 2
-# Least lines for a program that has just started, where the time between two answers is not known yet.
-MIN_FIRST_LINES = 3
+MAX_OUTPUT_BYTES = 100_000_000  # of a batch
 _SHOWN = 60
+_TOLD_BYTES = 300  # of its standard error in an error message
+_CHUNK_BYTES = 65_536
+_END_S = 1.0  # between a program's last output and its exit
 
 
 def open_engine(
@@ -39,16 +39,14 @@ def open_engine(
 ) -> CheckedTranslator:
     """Return the engine over the program that the settings name; it is started at the first translation."""
     engine = CommandEngine(config, source.code, target.code)
-    size = STREAM_WINDOW if config.mode == "batch" else CAPTIONS_PER_CALL
-    return CheckedTranslator(engine, source.code, target.code, name=engine.name, size=size)
+    return CheckedTranslator(engine, source.code, target.code, name=engine.name, size=STREAM_WINDOW)
 
 
 class CommandEngine:
-    """A `TextEngine` over a program; it returns no scores.
+    """A `TextEngine` over a program.
 
     White space in a caption, line breaks included, and NULs become single spaces. Captions that are then empty are not
-    sent, and equal ones are sent once, except that a new program gets its last caption again if it has fewer than
-    `MIN_FIRST_LINES`.
+    sent, and equal ones are sent once.
     """
 
     def __init__(self, config: TranslateConfig, from_code: str, to_code: str) -> None:
@@ -63,73 +61,78 @@ class CommandEngine:
             "program": _with_content(program),
             "arguments": [_with_content(word) for word in words[1:]],
             "version": config.version,
-            **({} if config.mode == "lines" else {"mode": config.mode}),
+            "mode": "batch",  # as opposed to a program that runs on, of earlier versions
         }
         self.fingerprint = f"command:{from_code}-{to_code}:{digest(what)[:12]}"
         self.max_chunk_size = config.max_chunk_size or None
         self.name = f"the command {shlex.join([Path(program).name, *words[1:]])[:_SHOWN]}"
-        self._command, self._timeout_s, self._is_batch = [program, *words[1:]], config.timeout_s, config.mode == "batch"
-        self._program: Program | None = None
-        self._longest_gap_s = 0.0  # of the captions of one call
+        self._command, self._timeout_s = [program, *words[1:]], config.timeout_s
 
-    def translate(self, captions: list[str]) -> Iterator[str]:
-        """Yield one translation per caption, and check at the end that the program writes nothing more."""
-        lines = [as_line(caption) for caption in captions]
-        known, size = {"": ""}, len(lines) if self._is_batch else LINES_PER_BATCH
-        self._longest_gap_s = 0.0
-        try:
-            for start in range(0, len(lines), size):
-                part = lines[start : start + size]
-                new = [line for line in dict.fromkeys(part) if line not in known]
-                known |= zip(new, self._answers(new) if new else [], strict=True)
-                yield from (known[line] for line in part)
-            self._settle(max(GRACE_S, GAPS_TO_WAIT * self._longest_gap_s))
-        except BaseException as error:  # Ctrl-C included: answers would no longer match lines
-            self._end()
-            if not isinstance(error, ProgramError):
-                raise
-            advice = "; a program must flush each line that it writes" * (not self._is_batch)
-            hint = f" (translate.timeout_s{advice})" if isinstance(error, HungError) else ""
-            raise InputError(f"{self.name} {error}{hint}") from error
+    def translate(self, captions: list[str]) -> list[str]:
+        """Return one translation per caption."""
+        lines = [" ".join(caption.replace("\0", " ").split()) for caption in captions]
+        asked = list(dict.fromkeys(filter(None, lines)))
+        answers = {"": ""} | dict(zip(asked, self._answers(asked) if asked else [], strict=True))
+        return [answers[line] for line in lines]
 
-    def _answers(self, lines: list[str]) -> list[str]:
-        """Return the program's translations of some lines; it is restarted once if it ends before it has answered."""
-        self._settle(0.0)
-        try:
-            answers = self._ask(lines)
-        except EndedError:
-            self._end()
-            answers = self._ask(lines)
+    def _answers(self, lines: Sequence[str]) -> list[str]:
+        """Return the program's translations of lines; it is started once more if it fails or leaves lines out."""
+        code, answers, told = self._run(lines)
+        if code or len(answers) < len(lines):
+            code, answers, told = self._run(lines)
+        if code or len(answers) != len(lines):
+            raise InputError(
+                f"{self.name} wrote {len(answers):,} lines for {len(lines):,} captions and ended with code {code}{told}"
+            )
         with about(f"{self.name} wrote a line that is not UTF-8"):
-            return [answer.decode("utf-8") for answer in answers]
+            return [" ".join(answer.decode("utf-8").split()) for answer in answers]
 
-    def _ask(self, lines: list[str]) -> list[bytes]:
-        """Return the answers of the program, which is started if it does not run."""
-        asked = lines
-        if self._program is None:
+    def _run(self, lines: Sequence[str]) -> tuple[int, list[bytes], str]:
+        """Return the program's exit code, its lines, and the end of its standard error after a colon."""
+        with TemporaryFile() as given, TemporaryFile() as log:
             with about(f"translate.command: {self._command[0]} cannot be started"):
-                self._program = Program(self._command, end=b"\n", timeout_s=self._timeout_s)
-            asked = lines + lines[-1:] * (MIN_FIRST_LINES - len(lines)) * (not self._is_batch)
-        answers = self._program.answers(asked, last=self._is_batch)[: len(lines)]
-        self._longest_gap_s = max(self._longest_gap_s, self._program.longest_gap_s)
-        if self._is_batch:
-            self._end()
-        return answers
+                given.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+                given.seek(0)
+                process = subprocess.Popen(
+                    self._command, stdin=given, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
+            with process:  # closes the pipe and waits
+                try:
+                    output = self._output(process)
+                except subprocess.TimeoutExpired as error:
+                    late = f"did not end within {self._timeout_s:g} s and was killed (translate.timeout_s)"
+                    raise InputError(f"{self.name} {late}{_end_of(log)}") from error
+                finally:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+            answers = output.removesuffix(b"\n").split(b"\n") if output else []
+            while len(answers) > len(lines) and not answers[-1]:  # empty lines at the end
+                answers.pop()
+            return process.returncode, answers, _end_of(log)
 
-    def _settle(self, seconds: float) -> None:
-        """Check that a running program writes nothing more; close one that has ended."""
-        if self._program is not None and not self._program.is_silent(seconds):
-            self._end()
+    def _output(self, process: "subprocess.Popen[bytes]") -> bytes:
+        """Return what a program writes until it ends; raise TimeoutExpired if it does not in time."""
+        assert process.stdout
+        output, deadline = bytearray(), time.monotonic() + self._timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise subprocess.TimeoutExpired(self._command, self._timeout_s)
+                data = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+                output += data
+                if len(output) > MAX_OUTPUT_BYTES:
+                    raise InputError(f"{self.name} wrote more than {MAX_OUTPUT_BYTES:,} bytes")
+                if not data:
+                    process.wait(max(_END_S, left))
+                    return bytes(output)
 
-    def _end(self) -> None:
-        if self._program is not None:
-            self._program.close()
-            self._program = None
 
-
-def as_line(caption: str) -> str:
-    """Return a caption as a line for a program: white space, line breaks included, and NULs become single spaces."""
-    return " ".join(caption.replace("\0", " ").split())
+def _end_of(log: IO[bytes]) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _TOLD_BYTES))
+    told = " ".join(log.read().decode("utf-8", "replace").split())
+    return f": {told}" if told else ""
 
 
 def _with_content(word: str) -> Any:

@@ -20,7 +20,7 @@ from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest, sha256_of
 from translation.config import TranslateConfig
-from translation.engines.ctranslate2_model import CTranslate2Translator, Model
+from translation.engines.ctranslate2_model import CTranslate2Translator, Model, Tokens, alphabet_of
 from translation.engines.language_tokens import (
     LANGUAGE_PATTERNS,
     TOKENIZER_CONFIG,
@@ -30,7 +30,6 @@ from translation.engines.language_tokens import (
     read_json,
     read_object,
 )
-from translation.engines.sentences import Tokens, alphabet_of
 
 # Tokenizer files by model family: alternatives, the preferred one first.
 TOKENIZERS = {

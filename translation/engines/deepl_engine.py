@@ -15,7 +15,6 @@ from data_catalog.base.errors import InputError, PipelineError, SettingsError, T
 from data_catalog.base.language_pack import LanguagePack, language_pack_hint
 from data_catalog.disk.files import digest
 from translation.config import TranslateConfig
-from translation.engine import Translation
 from translation.engines.answers import CheckedTranslator
 from translation.engines.services import Budget, api_key, secure_url
 
@@ -84,14 +83,14 @@ def deepl_code(pack: LanguagePack) -> str:
 
 
 class DeepLEngine:
-    """A `TextEngine` that uses DeepL; it returns no scores.
+    """A `TextEngine` that uses DeepL.
 
     DeepL may change its models: the same caption may get another translation next month, under the same fingerprint.
     Builds are repeatable as long as the memory is kept. The budget counts Unicode code points, as DeepL does; a request
     that was refused costs nothing, one without an answer counts, because it may have been served.
     """
 
-    max_chunk_size = MAX_REQUEST_TEXTS
+    max_chunk_size: int | None = MAX_REQUEST_TEXTS
 
     def __init__(self, client: Any, languages: dict[str, str], fingerprint: str, max_characters: int) -> None:
         self.fingerprint, self.budget = fingerprint, Budget(max_characters, "characters", "translate.max_characters")
@@ -102,16 +101,16 @@ class DeepLEngine:
         to_send = _short_enough(captions)
         self.budget.require(sum(map(len, to_send)), f"the next {len(to_send)} captions")
 
-    def translate(self, captions: list[str]) -> Iterator[Translation]:
-        """Yield one translation per caption; a caption that is too long for DeepL gets none."""
+    def translate(self, captions: list[str]) -> Iterator[str]:
+        """Yield one translation per caption, "" for one that is too long for DeepL."""
         to_send = _short_enough(captions)
         texts = (text for batch in request_batches(to_send) for text in self._send(batch))
         for caption in captions:
             if caption in to_send:
-                yield Translation(text=next(texts))  # spaces are DeepL's
+                yield next(texts)  # spaces are DeepL's
                 continue
             logger.warning("caption not translated, too long for DeepL (%d characters): %.60r", len(caption), caption)
-            yield Translation(text="")
+            yield ""
 
     def _send(self, texts: list[str]) -> list[str]:
         """Translate the texts of one request."""
@@ -121,7 +120,9 @@ class DeepLEngine:
         try:
             results = self._client.translate_text(texts, **self._languages, **OPTIONS)
             billed = sum(result.billed_characters for result in results)
-            translated = [result.text for result in results]
+            translated: list[str] = [result.text for result in results]
+            if not all(isinstance(text, str) for text in translated):
+                raise TypeError("a translation is not a string")
         except deepl.ConnectionException as error:
             self.budget.spent += num_characters
             if error.should_retry:

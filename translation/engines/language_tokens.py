@@ -1,7 +1,6 @@
 """Special tokens around a sentence and before its translation, which give a model the languages.
 
 They follow from a model's configuration and vocabulary: its end token, its source language, its target language.
-Converted models and those of `transformers` need the same tokens.
 """
 
 import json
@@ -16,13 +15,11 @@ from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Language tokens by model family: ">>ita<<", "__it__", "ita_Latn"; unconverted families also have "it_IT" and "<2it>".
+# Language tokens by model family: ">>ita<<", "__it__", "ita_Latn".
 LANGUAGE_PATTERNS = {
     "opus": re.compile(r">>\w+<<"),
     "m2m": re.compile(r"__[a-z]{2,3}__"),
     "nllb": re.compile(r"[a-z]{3}_[A-Z][a-z]{3}"),
-    "mbart": re.compile(r"[a-z]{2}_[A-Z]{2}"),
-    "t5": re.compile(r"<2[a-z]{2,3}(_\w+)?>"),
 }
 _SHOWN = 10
 
@@ -36,8 +33,8 @@ class ModelInfo:
     tokenizer_config: Mapping[str, Any]  # of Hugging Face, empty if there is none
     source_vocabulary: Collection[str]
     target_vocabulary: Collection[str]
-    end: tuple[str, ...]  # tokens that end a sentence; none if the library adds them
-    starts_with_end: bool = True  # the decoder starts with the end token
+    end: tuple[str, ...]  # tokens that end a sentence; none if CTranslate2 adds them
+    starts_with_end: bool  # the decoder starts with the end token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +44,6 @@ class LanguageTokens:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     target_prefix: str = ""  # token that the translation begins with
-    prompt: str = ""  # text before the sentence that the tokenizer reads with it
-    starts_with_prefix: bool = False  # the decoder starts with the prefix, instead of writing it
 
 
 def language_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
@@ -58,47 +53,22 @@ def language_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack
         _require_stated(model, source, None if wanted else target)
         # The decoder of Marian, unlike OpenNMT's, starts with the end token.
         return LanguageTokens(before=wanted, after=model.end if model.starts_with_end else ())
-    if model.family == "t5":
-        return LanguageTokens(prompt=_prompt(model, source, target), after=model.end)
     before, prefix = (_token(model, source),), _token(model, target)
-    is_mbart_of_25 = model.family == "mbart" and not _stated(model, "tokenizer_class").startswith("MBart50")
-    # Of NLLB, with a tokenizer of before 2023.
-    is_last = is_mbart_of_25 or (model.family == "nllb" and bool(model.tokenizer_config.get("legacy_behaviour")))
-    return LanguageTokens(
-        before=() if is_last else before,
-        after=model.end + before if is_last else model.end,
-        target_prefix=prefix,
-        starts_with_prefix=is_mbart_of_25,
-    )
+    if model.family == "nllb" and model.tokenizer_config.get("legacy_behaviour"):  # of before 2023
+        return LanguageTokens(after=model.end + before, target_prefix=prefix)
+    return LanguageTokens(before=before, after=model.end, target_prefix=prefix)
 
 
 def _token(model: ModelInfo, pack: LanguagePack) -> str:
-    """Return the token of a language in an M2M-100, NLLB or mBART model."""
+    """Return the token of a language in an M2M-100 or NLLB model."""
     if model.family == "m2m":
         return _known(model, [f"__{code}__" for code in (pack.code, pack.iso639_3) if code], pack)
-    if model.family == "nllb":
-        if pack.flores is None:
-            raise SettingsError(
-                f"{model.folder} is an NLLB model, and the FLORES code of {pack.code} is not known: set flores, such "
-                f'as flores = "ita_Latn", {language_pack_hint(pack)}'
-            )
-        return _known(model, [pack.flores], pack)
-    is_language = LANGUAGE_PATTERNS["mbart"].fullmatch
-    fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
-    return _known(model, fit or [f"{pack.code}_.."], pack)
-
-
-def _prompt(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> str:
-    """Return the prompt of a T5 model: an English sentence, or for MADLAD-400 a token such as "<2it>"."""
-    if any(map(LANGUAGE_PATTERNS["t5"].fullmatch, model.source_vocabulary)):
-        return _known(model, [f"<2{code}>" for code in _codes(target)], target)
-    for pack in (source, target):
-        if not pack.name:
-            raise SettingsError(
-                f"{model.folder} is a T5 model, whose prompt has the English names of languages, and the name of "
-                f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
-            )
-    return f"translate {source.name} to {target.name}:"
+    if pack.flores is None:
+        raise SettingsError(
+            f"{model.folder} is an NLLB model, and the FLORES code of {pack.code} is not known: set flores, such as "
+            f'flores = "ita_Latn", {language_pack_hint(pack)}'
+        )
+    return _known(model, [pack.flores], pack)
 
 
 def _opus_target(model: ModelInfo, target: LanguagePack) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def _glossary(path: Path) -> list[tuple[str, str]]:
 
 
 class OpenAIEngine:
-    """A `TextEngine` over a server of OpenAI's protocol; it returns no scores.
+    """A `TextEngine` over a server of OpenAI's protocol.
 
     A model may translate a caption otherwise beside other captions, or next month. Builds are repeatable as long as the
     memory is kept. The budget counts tokens as the server does; a request that was refused costs nothing, one without
@@ -108,14 +108,14 @@ class OpenAIEngine:
             "version": config.version,
         }
         self.fingerprint = f"openai:{source.code}-{target.code}:{digest(what)[:12]}"
-        self.max_chunk_size = config.max_chunk_size or CAPTIONS_PER_REQUEST
+        self.max_chunk_size: int | None = config.max_chunk_size or CAPTIONS_PER_REQUEST
         self.budget = Budget(config.max_tokens, "tokens", "translate.max_tokens")
         self._url, self._timeout_s = f"{self.url}chat/completions", config.timeout_s
         self._options = {"model": config.model[0], "temperature": 0, **config.settings}
         self._prompt, self._num_failures = f"{prompt}\n{INSTRUCTIONS}", 0
 
-    def translate(self, captions: list[str]) -> Iterator[str | None]:
-        """Yield one translation per caption; one to which the server gives no valid answer has none."""
+    def translate(self, captions: list[str]) -> Iterator[str]:
+        """Yield one translation per caption, "" for one to which the server gives no valid answer."""
         lines = [f"{number}. {' '.join(caption.split())}" for number, caption in enumerate(captions, 1)]
         content = self._asked(lines)
         found = _numbered(content, len(captions))
@@ -135,7 +135,7 @@ class OpenAIEngine:
                     "translate.model, or correct translate.prompt"
                 )
             logger.warning("caption not translated, the answer is no numbered line: %.60r", captions[0])
-            yield None
+            yield ""
 
     def _asked(self, lines: Sequence[str]) -> str:
         """Return the model's answer to some captions; retry what may pass."""
@@ -261,4 +261,4 @@ def _numbered(content: str, num_captions: int) -> list[str] | None:
     lines = [_LINE.fullmatch(line) for line in content.split("\n") if line.strip()]
     if [line and int(line[1]) for line in lines] != list(range(1, num_captions + 1)):
         return None
-    return [line[2] for line in lines if line]
+    return [" ".join(line[2].split()) for line in lines if line]

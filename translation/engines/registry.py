@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,16 @@ from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator
-from translation.engines import apertium, argos, command, converted, deepl_engine, openai_engine, transformers_model
-from translation.engines.plugins import find_plugin, open_plugin
+from translation.engines import argos, command, converted, deepl_engine, openai_engine
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
-# Built-in engines, in the order of `config.ENGINES`. Installed packages add others by entry points.
+# In the order of `config.ENGINES`.
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
     "ctranslate2": converted.open_engine,
-    "transformers": transformers_model.open_engine,
     "deepl": deepl_engine.open_engine,
     "openai": openai_engine.open_engine,
-    "apertium": apertium.open_engine,
     "command": command.open_engine,
 }
 
@@ -42,10 +39,8 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
     if codes[1:-1] != between or len(codes) < 2:
         shown = " - ".join(codes)
         raise SettingsError(f"the route {shown} does not match translate.pivot, which is {config.pivot!r}")
-    plugin = find_plugin(config.engine)
-    opener = OPENERS[config.engine] if plugin is None else partial(open_plugin, plugin)
     legs = [
-        opener(
+        OPENERS[config.engine](
             replace(
                 config,
                 package=config.package[number : number + 1],

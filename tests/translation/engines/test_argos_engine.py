@@ -24,9 +24,8 @@ from training.packages.config import TrainPackageConfig
 from training.packages.network import TranslationModel, save_ctranslate2
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator, try_out
-from translation.engines.ctranslate2_model import CTranslate2Translator
+from translation.engines.ctranslate2_model import CTranslate2Translator, decoding_limit, token_batches
 from translation.engines.registry import open_translator
-from translation.engines.sentences import decoding_limit, token_batches
 from translation.packages.install import install_file
 from translation.packages.package import Package, open_package, read_package
 
@@ -64,7 +63,7 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
     exact = argos_translator(package, TranslateConfig(compute_type="float32", inter_threads=1, beam_size=1))
     model = ctranslate2.Translator(str(package.folder / "model"), compute_type="float32")
     for caption, item in zip(CAPTIONS[:5], exact.translate(CAPTIONS[:5]), strict=True):
-        source = exact.encode(caption)
+        source = exact.tokenizer.encode(caption)
         # Greedy: of several beams CTranslate2 4.8.5 may lose the best, by the processor that trained it.
         target = model.translate_batch([source], beam_size=1)[0].hypotheses[0]
         tokens = model.score_batch([source], [target])[0].log_probs
@@ -94,8 +93,8 @@ def test_a_caption_that_is_too_long_is_flagged(translator: CTranslate2Translator
 
 def test_loops_get_a_second_try(translator: CTranslate2Translator, package: Package) -> None:
     model = ctranslate2.Translator(str(package.folder / "model"))
-    source = translator.encode("stars")
-    stock = translator._tokenizer.decode(model.translate_batch([source], beam_size=4)[0].hypotheses[0])
+    source = translator.tokenizer.encode("stars")
+    stock = translator.tokenizer.decode(model.translate_batch([source], beam_size=4)[0].hypotheses[0])
     assert stock.split().count("stelle") > 3
     assert translator.translate(["stars"])[0].text.split().count("stelle") <= 3
 
@@ -190,7 +189,7 @@ def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     metadata = {"from_code": "en", "to_code": "it", "package_version": "1.0", "argos_version": "1.0"}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     engine = argos_translator(read_package(tmp_path), TranslateConfig(inter_threads=1))
-    assert engine.encode("red star") == ["re@@", "d", "star"]
-    assert engine._tokenizer.decode(["stel@@", "la", "rossa"]) == "stella rossa"
+    assert engine.tokenizer.encode("red star") == ["re@@", "d", "star"]
+    assert engine.tokenizer.decode(["stel@@", "la", "rossa"]) == "stella rossa"
     (found,) = engine.translate(["red star"])
     assert "@@ " not in found.text

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 from shutil import copy, copytree
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data_catalog.base.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines import ctranslate2_model, transformers_model
+from translation.engines import ctranslate2_model
 from translation.engines.registry import open_translator
 from translation.packages.package import open_package
 
@@ -19,8 +18,7 @@ SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en
 
 def test_fingerprints_are_those_of_earlier_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("deepl")
-    for module in (ctranslate2_model, transformers_model):
-        monkeypatch.setattr(module, "version", lambda name: "1.2.3")
+    monkeypatch.setattr(ctranslate2_model, "version", lambda name: "1.2.3")
     monkeypatch.setenv("DEEPL_AUTH_KEY", "x:fx")
 
     def of(engine: str, source: LanguagePack = EN, target: LanguagePack = IT, **settings: Any) -> str:
@@ -35,18 +33,10 @@ def test_fingerprints_are_those_of_earlier_versions(tmp_path: Path, monkeypatch:
     program.write_text("#!/bin/sh\ncat\n")
     program.chmod(0o755)
     command: dict[str, Any] = {"command": (str(program), str(program), "--to={to}")}
-    (tmp_path / "model").mkdir()
-    for name, content in (("config.json", "{}"), ("model.safetensors", "abc"), ("README.md", "x")):
-        (tmp_path / "model" / name).write_text(content)
-    vocabulary: Any = SimpleNamespace(folder=tmp_path / "model", alphabet=None)
-    ids = transformers_model._TokenIds(before=(5, 6), after=(1,), prefix=7, starts_with_prefix=False)
-    config = TranslateConfig(engine="transformers", model=("x",), device="cpu")
-    hugging_face = transformers_model.TransformersTranslator(vocabulary, ids, config, from_code="en", to_code="it")
     assert [
         of("argos", **argos),
         of("argos", **argos, beam_size=4, patience=1, compute_type="float32"),
         of("ctranslate2", model=(str(folder),), device="cpu"),
-        hugging_face.fingerprint,
         of("deepl"),
         of("deepl", DE, EN, max_characters=7),
         of("command", **command),
@@ -55,9 +45,8 @@ def test_fingerprints_are_those_of_earlier_versions(tmp_path: Path, monkeypatch:
         "argos:en-it:e83bbde1ba69",
         "argos:en-it:331b50457d19",
         "ctranslate2:en-it:126697fae71a",
-        "transformers:en-it:ad5b8d96cc86",
         "deepl:en-it:068336da0695",
         "deepl:de-en:90e786a584ad",
-        "command:en-it:32beac3989d5",
-        "command:en-it:f9da7f19154e",
+        "command:en-it:2775e8189a4d",
+        "command:en-it:0947c1fa1a56",
     ]

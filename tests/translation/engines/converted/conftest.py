@@ -28,7 +28,7 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """A model: its folder for the engine `transformers`, and what the converter wrote for `ctranslate2`."""
+    """A model: its folder as `transformers` saves it, and what the converter wrote."""
 
     transformers: Path
     ctranslate2: Path
