@@ -2,32 +2,24 @@
 
 There is one SQLite file for each engine fingerprint, `<folder>/<fingerprint>.sqlite`. Each window is recorded in one
 transaction: after a kill, it is there completely or not at all. One process writes at a time, any number may read.
-
-A memory can be exported as one Parquet file, which can be merged into the memory of another root.
 """
 
-import math
 import re
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
+from data_catalog.base.errors import DamagedError, DiskError, SettingsError, TransientError
 from data_catalog.base.progress import Progress
 from data_catalog.disk.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
 from data_catalog.disk.failpoints import failpoint
-from data_catalog.disk.files import make_folder, sync, write_atomically
+from data_catalog.disk.files import make_folder, sync
 from data_catalog.disk.records import is_recorded, record_problem, remove_record, write_record
 from translation.engine import STREAM_WINDOW, Translation, Translator, is_paid
 
@@ -99,7 +91,10 @@ class TranslationMemory:
         """Record a window of captions in one transaction; captions that already have a translation keep it."""
         if not captions:
             return
-        rows = [(crc32(each.encode()), *_row(each, found)) for each, found in zip(captions, translations, strict=True)]
+        rows = [
+            (crc32(caption.encode()), caption, each.text, each.score, each.truncated, each.repetitive)
+            for caption, each in zip(captions, translations, strict=True)
+        ]
         rows.sort(key=itemgetter(0))  # in the order of the index, so that each of its pages is visited once
         with about(f"the folder {self.path.parent} cannot be made", kind=DiskError):
             make_folder(self.path.parent)
@@ -161,24 +156,6 @@ class TranslationMemory:
         if problem := record_problem(self.path):
             raise _damaged(self.path, problem)
 
-    def rows(self) -> Iterator[tuple[str, Translation]]:
-        """Yield all captions with their present translations, sorted by the captions' code points."""
-        with self._reading() as connection:
-            if connection is not None:
-                yield from map(
-                    _entry, connection.execute(f"SELECT {_COLUMNS} FROM translations ORDER BY source_caption")
-                )
-
-    def count(self) -> int:
-        """Count the captions that have a recorded translation."""
-        with self._reading() as connection:
-            query = "SELECT count(*) FROM translations"
-            return 0 if connection is None else int(connection.execute(query).fetchone()[0])
-
-    def num_bytes(self) -> int:
-        """Return the size on disk in bytes, with the log that a killed process left."""
-        return sum(file.stat().st_size for file in (self.path, self._log) if file.exists())
-
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """Yield a connection, or None if nothing has been recorded yet."""
@@ -231,11 +208,6 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
             "translated again"
         )
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
-
-
-def _row(caption: str, found: Translation) -> tuple[str, str, float | None, bool, bool]:
-    """Return a caption and its translation in the order of `_COLUMNS`."""
-    return caption, found.text, found.score, found.truncated, found.repetitive
 
 
 def _entry(row: Sequence[Any]) -> tuple[str, Translation]:
@@ -339,107 +311,3 @@ def _recorded(
     if lost is not None:
         raise DamagedError(f"{where}: the translation memory lost {lost!r}. Run the same command again")
     return [known[caption] for caption in captions]
-
-
-FILE_VERSION = b"1"
-VERSION_KEY, FINGERPRINT_KEY = b"vernaclip.translation_memory", b"vernaclip.fingerprint"
-ROWS_PER_GROUP = 20_000  # in memory at a time
-# A fingerprint such as "argos:en-it:0123456789ab" becomes the name of a file, which has at most 255 bytes.
-_FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,199}")
-
-MEMORY_ROWS = pa.schema(
-    [
-        pa.field("source_caption", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("score", pa.float64()),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("repetitive", pa.bool_(), nullable=False),
-    ]
-)
-
-
-class Imported(NamedTuple):
-    """Numbers of the captions of an imported file; those that had another text, score or flag keep it."""
-
-    fingerprint: str  # of the engine whose memory they were merged into
-    new: int
-    known: int
-    different: int
-
-
-def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = False) -> int:
-    """Write a memory to a Parquet file, sorted by source caption; return the number of rows.
-
-    Equal memories give equal bytes.
-    """
-    if path.exists() and not overwrite:
-        raise SettingsError(f"{path} already exists: give another path, or --force to replace it")
-    make_writable_folder(path.parent, "the folder")
-    schema = MEMORY_ROWS.with_metadata({VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint})
-    options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
-    num_rows = 0
-
-    def write(temporary: Path) -> None:
-        nonlocal num_rows
-        entries = memory.rows()
-        with pq.ParquetWriter(temporary, schema, **options) as writer:
-            while group := list(islice(entries, ROWS_PER_GROUP)):
-                writer.write_table(pa.table(list(zip(*map(_row, *zip(*group, strict=True)), strict=True)), MEMORY_ROWS))
-                num_rows += len(group)
-
-    write_atomically(path, write)
-    return num_rows
-
-
-def read_export(path: Path) -> str:
-    """Check all rows of an exported file, and return the fingerprint of its engine."""
-    fingerprint = _exported_fingerprint(path)
-    for _ in _groups(path):
-        pass
-    return fingerprint
-
-
-def import_memory(path: Path, folder: Path) -> Imported:
-    """Merge a file that `read_export` has checked into the memories in `folder`; translations there stay as they are.
-
-    The caller must hold the root's writer lock. If the call is interrupted, repeat it.
-    """
-    memory = TranslationMemory(folder, _exported_fingerprint(path))
-    counts: Counter[str] = Counter()
-    for entries in _groups(path):
-        there = memory.known(caption for caption, _ in entries)
-        new: dict[str, Translation] = {}
-        for caption, found in entries:
-            if caption not in there:
-                there[caption] = new[caption] = found
-                counts["new"] += 1
-            else:
-                counts["known" if there[caption] == found else "different"] += 1
-        memory.record(list(new), list(new.values()))
-    return Imported(memory.fingerprint, counts["new"], counts["known"], counts["different"])
-
-
-def _exported_fingerprint(path: Path) -> str:
-    """Return the fingerprint of the engine whose translations an exported file contains."""
-    with about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again"):
-        schema = pq.read_schema(path)
-    metadata = schema.metadata or {}
-    fingerprint = str(metadata.get(FINGERPRINT_KEY, b"").decode(errors="replace"))
-    is_ours = metadata.get(VERSION_KEY) == FILE_VERSION and schema.equals(MEMORY_ROWS)
-    if not is_ours or not _FINGERPRINT.fullmatch(fingerprint):
-        raise InputError(
-            f"{path} is not a translation memory that this version of vernaclip exported, of an engine "
-            f"{fingerprint[:80]!r}: write one with `vernaclip mt memory export`"
-        )
-    return fingerprint
-
-
-def _groups(path: Path) -> Iterator[list[tuple[str, Translation]]]:
-    """Yield the checked rows of an exported file, some at a time."""
-    fault = about(f"{path} is missing, damaged or not a Parquet file", remedy="export it again")
-    with fault, pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP):
-            entries = [_entry(row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
-            if any(found.score is not None and not -math.inf < found.score <= 0 for _, found in entries):
-                raise ValueError("a score is not a log-probability")
-            yield entries

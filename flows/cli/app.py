@@ -125,12 +125,6 @@ def _assembled() -> App:
         install=mt.install,
         packages=mt.packages,
     )
-    memory: dict[str, Command] = {
-        "list": mt.list_memories,
-        "export": mt.export_translations,
-        "import": mt.import_translations,
-    }
-    packages.command(_family("memory", "List, export and import the translation memories of a catalog.", **memory))
     audit = "Let people rate a sample of translations, as in the CLIP-Italian paper."
     raters = _family("audit", audit, draw=translate.draw, score=translate.score)
     models = _family("models", _help_of(catalog.models), note=catalog.note_model, rm=catalog.remove_model)

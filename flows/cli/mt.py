@@ -1,20 +1,15 @@
-"""The commands of `mt` (train, evaluate, install, packages, memory), and scenes-pairs."""
+"""The commands of `mt` (train, evaluate, install, packages), and scenes-pairs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.base.errors import InputError, SettingsError
-from data_catalog.base.plain_text import command, plain_table
+from data_catalog.base.errors import SettingsError
+from data_catalog.base.plain_text import command
 from flows.cli.output import say, say_table
-from flows.options import DEFAULT_ROOT, EvaluateOptions, From, Number, Root, To, Words
-
-if TYPE_CHECKING:
-    from translation.memory import TranslationMemory
-
-MEMORY_FOLDER = "memory"
+from flows.options import EvaluateOptions, From, Number, To, Words
 
 
 @Parameter(name="*")
@@ -172,70 +167,6 @@ def packages(
     rows = installed_rows() if installed else index_rows()
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]
     say_table([row for row, (own, _, to) in ends if from_code in (None, own) and to_code in (None, to)])
-
-
-def list_memories(*, root: Root = DEFAULT_ROOT) -> None:
-    """List the translation memories of a root: one for each engine, by its fingerprint."""
-    rows = [
-        {"fingerprint": found.fingerprint, "captions": found.count(), "bytes": found.num_bytes()}
-        for found in _memories(root)
-    ]
-    say(plain_table(rows) if rows else f"no translation memories in {root}")
-
-
-def export_translations(
-    fingerprint: str,
-    file: Annotated[Path, Parameter(name="OUT.parquet")],
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    force: bool = False,
-) -> None:
-    """Write the cached translations of an engine to a Parquet file.
-
-    Args:
-        fingerprint: Fingerprint of the engine, as `vernaclip mt memory list` shows it.
-        file: Path of the Parquet file.
-        force: Replace an existing file.
-    """
-    from translation.memory import export_memory
-
-    found = {each.fingerprint: each for each in _memories(root)}
-    if fingerprint not in found:
-        there = ", ".join(found) or "none"
-        raise InputError(f"{root} has no translation memory of the engine {fingerprint!r}; it has: {there}")
-    num_rows = export_memory(found[fingerprint], file, overwrite=force)
-    say(f"wrote {num_rows:,} translations to {file}")
-
-
-def _memories(root: Path) -> "list[TranslationMemory]":
-    """Return the translation memories of a root."""
-    from data_catalog.catalog.roots import require_root
-    from data_catalog.disk.barrier import open_to_readers
-    from translation.memory import memories
-
-    require_root(root)
-    open_to_readers(root, [])
-    return memories(root / MEMORY_FOLDER)
-
-
-def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /, *, root: Root = DEFAULT_ROOT) -> None:
-    """Import translations from an exported file. Translations that are already cached are not changed.
-
-    Args:
-        file: Parquet file that `vernaclip mt memory export` wrote.
-    """
-    from data_catalog.disk.lock import writer_lock
-    from translation.memory import TranslationMemory, import_memory, read_export
-
-    read_export(file)  # before a folder is created
-    with writer_lock(root):
-        found = import_memory(file, root / MEMORY_FOLDER)
-        TranslationMemory(root / MEMORY_FOLDER, found.fingerprint).seal()
-    say(
-        f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were already cached; "
-        f"{found.different:,} differ from the cached ones, which are kept"
-    )
 
 
 def scenes_pairs(

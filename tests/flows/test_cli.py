@@ -186,7 +186,6 @@ def test_an_error_on_the_default_root_says_that_none_was_given(
         "train scenes --executor local",
         "catalog --rebuild",
         "forget --url https://example.org/a.jpg",
-        "mt memory import none.parquet",
     ],
 )
 def test_a_start_that_fails_leaves_no_folders(

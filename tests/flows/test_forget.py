@@ -379,7 +379,6 @@ def readers(root: Path, out: Path, recipe: Path) -> list[list[str]]:
         ["audit", "draw", "web"],
         ["export-model", "web", "--format", "open_clip", "--out", str(out / "model")],
         *(["catalog"], ["catalog", "--rebuild"], ["diff", "current", "current"], ["snapshots"]),
-        ["mt", "memory", "export", ENGINE, str(out / "memory.parquet")],
         ["forget", "--domain", "example.org", "--dry-run"],
     ]
     return [[*words, "--root", str(root)] for words in commands]

@@ -1,4 +1,4 @@
-"""`vernaclip mt packages`, `mt install`, `mt memory`, `scenes-pairs` and `translate`, from end to end."""
+"""`vernaclip mt packages`, `mt install`, `scenes-pairs` and `translate`, from end to end."""
 
 import gzip
 import hashlib
@@ -16,13 +16,10 @@ from typing import Any
 
 import pytest
 
-from data_catalog.disk.lock import writer_lock
 from data_catalog.sample.grammar import parallel_pairs
 from flows.cli import main
 from flows.orchestration.doctor import diagnose
-from translation.engine import Translation
 from translation.engines.ctranslate2_model import CTranslate2Translator
-from translation.memory import TranslationMemory
 from translation.packages.package import read_package
 
 SCENES = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
@@ -87,53 +84,6 @@ def test_install_takes_a_file_or_a_pair(index: str, packages_dir: Path, told: An
     ):
         assert message in told(["mt", "install", *options], code=1)
     assert not packages_dir.exists()
-
-
-ENGINE = "argos:en-it:0123456789ab"
-
-
-@pytest.fixture
-def remembering(tmp_path: Path) -> Path:
-    captions = [f"caption {number}" for number in range(1_234)]
-    folder = tmp_path / "catalog"
-    TranslationMemory(folder / "memory", ENGINE).record(captions, [Translation(text=name.upper()) for name in captions])
-    TranslationMemory(folder / "memory", "deepl:en-it").record(["a"], [Translation(text="b")])
-    return folder
-
-
-def test_memories_are_listed_and_go_to_another_root_and_back(remembering: Path, tmp_path: Path, told: Any) -> None:
-    listed = told(["mt", "memory", "list", "--root", str(remembering)]).splitlines()
-    assert re.fullmatch(rf"{ENGINE} +1,234 +[\d,]{{6,}}", listed[2])
-    assert listed[3].split()[:2] == ["deepl:en-it", "1"]
-    file, again, other = tmp_path / "memory.parquet", tmp_path / "again.parquet", tmp_path / "other"
-    for words, said in (
-        (["export", ENGINE, str(file), "--root", str(remembering)], f"wrote 1,234 translations to {file}"),
-        (["import", str(file), "--root", str(other)], f"1,234 new translations of {ENGINE}; 0 were already cached"),
-        (["import", str(file), "--root", str(remembering)], f"0 new translations of {ENGINE}; 1,234 were already"),
-        (["export", ENGINE, str(again), "--root", str(other)], "wrote 1,234"),
-    ):
-        assert told(["mt", "memory", *words]).startswith(said)
-    assert again.read_bytes() == file.read_bytes()
-    with writer_lock(remembering):  # exporting waits for no writer
-        assert told(["mt", "memory", "export", ENGINE, str(file), "--root", str(remembering), "--force"])
-        importing = ["mt", "memory", "import", str(file), "--root", str(remembering)]
-        assert "is being written by process" in told(importing, code=75)
-
-
-def test_what_cannot_be_done_changes_nothing(remembering: Path, tmp_path: Path, told: Any) -> None:
-    (tmp_path / "text.parquet").write_text("mine")
-    before = sorted(tmp_path.iterdir())
-    text, out, nowhere, new = (str(tmp_path / name) for name in ("text.parquet", "out.parquet", "nowhere", "new"))
-    for words, message in (
-        (["list", "--root", nowhere], "nowhere does not exist"),
-        (["export", ENGINE, out, "--root", nowhere], "nowhere does not exist"),
-        (["export", "argos:en-de:1", out, "--root", str(remembering)], f"it has: {ENGINE}, deepl:en-it"),
-        (["export", ENGINE, text, "--root", str(remembering)], "already exists"),
-        (["import", text, "--root", new], "text.parquet is missing, damaged or not a Parquet file"),
-    ):
-        assert message in told(["mt", "memory", *words], code=1)
-    assert sorted(tmp_path.iterdir()) == before
-    assert (tmp_path / "text.parquet").read_text() == "mine"
 
 
 def test_pairs_of_the_grammar_are_written_in_the_language_that_is_asked_for(tmp_path: Path, told: Any) -> None:

@@ -143,7 +143,7 @@ def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_ove
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
     root: Path, error_of: Any, number: int, is_one_of_several: bool
 ) -> None:
-    lines = ("diff current current", "mt memory list", "train scenes --executor local", "search dog", "scoreboard")
+    lines = ("diff current current", "train scenes --executor local", "search dog", "scoreboard")
     lines += ("evaluate scenes --executor local", "audit draw scenes", "export-model --format open_clip --out m")
     commands = [[], *COMMANDS, ["why", first_image(root)], *(line.split() for line in lines)]
     current = require_snapshot(root, "scenes").folder / "manifest.json"

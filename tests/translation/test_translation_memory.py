@@ -1,4 +1,4 @@
-"""Recorded translations: kept once, forgotten without a trace, whole after a kill, and carried in Parquet files."""
+"""Recorded translations: kept once, forgotten without a trace, and whole after a kill."""
 
 import os
 import random
@@ -11,25 +11,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.base.errors import DamagedError, DiskError, InputError, TransientError
+from data_catalog.base.errors import DamagedError, DiskError, TransientError
 from data_catalog.disk.records import is_recorded, record_problem
 from translation import memory as memory_module
 from translation.engine import Translation
-from translation.memory import (
-    Imported,
-    MemoryTranslator,
-    TranslationMemory,
-    export_memory,
-    import_memory,
-    memories,
-    read_export,
-)
+from translation.memory import MemoryTranslator, TranslationMemory, memories
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 # Few texts, so that captions meet again; "plumless" and "buckeroo" have the same short hash.
@@ -42,6 +32,16 @@ def said(text: str, score: float = -0.5) -> Translation:
     return Translation(text=text, score=score)
 
 
+def texts_of(memory: TranslationMemory) -> dict[str, str]:
+    """All that the file holds; nothing if it is not there."""
+    if not memory.path.exists():
+        return {}
+    with closing(sqlite3.connect(memory.path)) as connection:
+        rows = connection.execute("SELECT source_caption, caption FROM translations").fetchall()
+    assert len(dict(rows)) == len(rows), "no caption twice"
+    return dict(rows)
+
+
 @pytest.fixture
 def memory(tmp_path: Path) -> TranslationMemory:
     return TranslationMemory(tmp_path, "x")
@@ -51,7 +51,7 @@ def test_a_memory_of_nothing_is_no_file(tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path / "memory", "x")
     memory.record([], [])
     memory.seal()
-    assert (memory.missing(["b", "a", "b"]), memory.count(), memory.num_bytes()) == (["b", "a"], 0, 0)
+    assert memory.missing(["b", "a", "b"]) == ["b", "a"]
     assert not (tmp_path / "memory").exists()
 
 
@@ -84,9 +84,9 @@ def test_a_memory_of_an_earlier_version_serves(tmp_path: Path) -> None:
         "buckeroo": Translation(text="cowboy", truncated=True),
         "plumless": Translation(text="senza prugne", score=-0.25, repetitive=True),
     }
-    assert dict(memory.rows()) == memory.known(["plumless", "a", "buckeroo"]) == earlier
+    assert memory.known(["plumless", "a", "buckeroo"]) == earlier
     memory.record(["plumless", "a"], [said("altro"), said("un")])
-    assert dict(memory.rows()) == earlier | {"a": said("un")}
+    assert memory.known(["plumless", "a", "buckeroo"]) == earlier | {"a": said("un")}
 
 
 def test_engines_do_not_share_translations(tmp_path: Path) -> None:
@@ -112,8 +112,7 @@ def test_memory_is_a_map_that_keeps_first_entries(
         everything = [*asked, *model]
         assert memory.known(asked) == {caption: model[caption] for caption in asked if caption in model}
         assert memory.missing(everything) == [name for name in dict.fromkeys(everything) if name not in model]
-    assert list(TranslationMemory(folder, "x").rows()) == sorted(model.items())
-    assert memory.count() == len(model)
+    assert texts_of(TranslationMemory(folder, "x")) == {caption: found.text for caption, found in model.items()}
 
 
 def test_what_is_forgotten_leaves_no_byte_and_everything_else_stays(memory: TranslationMemory) -> None:
@@ -178,7 +177,7 @@ def test_a_full_disk_is_named_and_loses_nothing(memory: TranslationMemory, monke
     monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)
     with pytest.raises(DiskError, match="is full"):
         memory.record([f"caption {number}" for number in range(5_000)], [said("2")] * 5_000)
-    assert list(TranslationMemory(memory.path.parent, "x").rows()) == [("a", said("1"))]
+    assert texts_of(TranslationMemory(memory.path.parent, "x")) == {"a": "1"}
 
 
 def test_a_seal_tells_of_any_changed_byte_and_writing_takes_it_away(memory: TranslationMemory) -> None:
@@ -219,7 +218,7 @@ from translation.engine import Translation
 from translation.memory import TranslationMemory
 
 memory = TranslationMemory(Path(sys.argv[1]), "x")
-for chunk in range(memory.count() // 300, 10_000):
+for chunk in range(int(sys.argv[2]), 10_000):
     captions = [f"{chunk} {number}" for number in range(300)]
     memory.record(captions, [Translation(text=name.upper(), score=-1.0) for name in captions])
     print(chunk, flush=True)
@@ -229,74 +228,14 @@ for chunk in range(memory.count() // 300, 10_000):
 @pytest.mark.parametrize("num_kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_writer_leaves_whole_chunks(num_kills: int, memory: TranslationMemory) -> None:
     for seed in range(num_kills):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(memory.path.parent)], stdout=subprocess.PIPE)
+        start = len(texts_of(memory)) // 300
+        words = [sys.executable, "-c", WRITER, str(memory.path.parent), str(start)]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE)
         assert child.stdout is not None
         told = [int(child.stdout.readline()) for _ in range(2)]
         time.sleep(random.Random(seed).uniform(0, 0.02))
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
-        rows = {caption: translation.text for caption, translation in memory.rows()}
+        rows = texts_of(memory)
         assert len(rows) >= 300 * (told[-1] + 1), "what was recorded stays"
         assert rows == {f"{c} {n}": f"{c} {n}" for c in range(len(rows) // 300) for n in range(300)}
-
-
-def memory_of(folder: Path, entries: dict[str, Translation]) -> TranslationMemory:
-    memory = TranslationMemory(folder, "argos:en-it:abc")
-    memory.record(list(entries), list(entries.values()))
-    return memory
-
-
-@given(entries=st.dictionaries(CAPTION, TRANSLATION, max_size=9), data=st.data())
-def test_a_file_keeps_everything_and_equal_memories_give_equal_bytes(
-    entries: dict[str, Translation], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("memory")
-    shuffled = dict(data.draw(st.permutations(list(entries.items()))))
-    first, second = memory_of(folder / "1", entries), memory_of(folder / "2", shuffled)
-    assert export_memory(first, folder / "1.parquet") == export_memory(second, folder / "2.parquet") == len(entries)
-    assert (folder / "1.parquet").read_bytes() == (folder / "2.parquet").read_bytes()
-    found = import_memory(folder / "1.parquet", folder / "3")
-    assert found == Imported(fingerprint="argos:en-it:abc", new=len(entries), known=0, different=0)
-    assert dict(TranslationMemory(folder / "3", "argos:en-it:abc").rows()) == entries
-
-
-def test_merging_keeps_what_is_there_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "ROWS_PER_GROUP", 7)
-    theirs = {f"caption {number}": said(f"theirs {number}") for number in range(100)}
-    export_memory(memory_of(tmp_path / "theirs", theirs), tmp_path / "theirs.parquet")
-    assert pq.ParquetFile(tmp_path / "theirs.parquet").num_row_groups == 15
-    mine = {f"caption {number}": said(f"{'theirs' if number < 10 else 'mine'} {number}") for number in range(30)}
-    mine |= {"caption 30": said("theirs 30", -0.25), "caption 31": Translation(text="theirs 31", truncated=True)}
-    memory = memory_of(tmp_path / "mine", mine)
-    for new, known in ((68, 10), (0, 78)):
-        expected = Imported(fingerprint=memory.fingerprint, new=new, known=known, different=22)
-        assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == expected
-    assert dict(memory.rows()) == theirs | mine
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("vernaclip.translation_memory", "2", "not a translation memory that this version"),
-        *(("vernaclip.fingerprint", name, "of an engine") for name in ("", b"\xff", "a:\n", "../a", "a" * 201)),
-        *(("score", pa.array([score]), "log-prob") for score in (float("nan"), float("-inf"), 0.5)),
-        ("caption", pa.array([b"\xff"]).view(pa.string()), "utf-8"),
-        ("score", None, "not a translation memory"),
-    ],
-)
-def test_other_files_are_refused(name: str, value: Any, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "file.parquet"
-    export_memory(memory_of(tmp_path, {"a": said("1")}), file)
-    table = pq.read_table(file)
-    if name.startswith("vernaclip."):
-        table = table.replace_schema_metadata({**table.schema.metadata, name.encode(): value})
-    elif value is None:
-        table = table.drop_columns([name])
-    else:
-        table = table.set_column(table.column_names.index(name), table.schema.field(name), value)
-    pq.write_table(table, file)
-    with pytest.raises(InputError, match=rf"file\.parquet .*{message}"):
-        read_export(file)
-    file.write_bytes(b"source_caption")
-    with pytest.raises(InputError, match="not a Parquet file"):
-        read_export(file)
