@@ -261,7 +261,7 @@ def dataset_names(root: Path) -> list[str]:
 def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     """Return a committed snapshot; None if there is none of that name."""
     folder = snapshot_folder(root, dataset, snapshot)
-    open_to_readers(root, folder)
+    open_to_readers(root, [folder])
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None

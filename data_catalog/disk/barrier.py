@@ -11,7 +11,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -78,16 +78,17 @@ def running_job(root: Path) -> Iterator[None]:
         yield
 
 
-def open_to_readers(root: Path, folder: Path) -> None:
-    """Register that a snapshot of a root is read; raise DamagedError if a take-down of it is unfinished."""
+def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
+    """Register that some snapshots of a root are read; raise DamagedError if a take-down of it is unfinished."""
     root = root.resolve()
     if root in _taken_down:
         return
     _require_finished(root)
     if _opened is not None:
         _require_present()
-        if folder.resolve() not in _opened:
-            _opened[folder.resolve()] = OpenSnapshot(root, folder)
+        for folder in folders:
+            if folder.resolve() not in _opened:
+                _opened[folder.resolve()] = OpenSnapshot(root, folder)
 
 
 @contextmanager
