@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from cleaning.languages.engines import canonical_code
-from cleaning.languages.identification import other_languages
 from cleaning.leaks import LeaksConfig, SeenImages
 from data_catalog.base.errors import InputError, SettingsError
 from data_catalog.base.language_pack import LanguagePack, require_language
@@ -105,7 +104,7 @@ def open_contest(reader: "SetReader", more_sets: Sequence[TestSet]) -> Iterator[
             )
         sets = [*split, *_guarded(named, learned, leaks)]
         require_different([each.name for each in sets], "the set")
-        sets = [with_language(each, reader.asked_of(each), reader.pack_of(each)) for each in sets]
+        sets = [with_language(each, reader.asked_of(each)) for each in sets]
         if not config.report_anyway:
             refuse_seen(sets, models)
         yield Contest(models=models, sets=sets, config=scoring, cache=_feature_cache(root))
@@ -144,10 +143,6 @@ class SetReader:
         """Return the language in which a set asks: the scored one, or another that a model was distilled for."""
         stated = test_set.stated
         return stated if stated is not None and canonical_code(stated) in self.others else self.language
-
-    def pack_of(self, test_set: TestSet) -> LanguagePack:
-        """Return the language pack of a set's texts."""
-        return language_pack(test_set.stated or self.language, self.packs)
 
     def all(self, named: Iterable[tuple[str, str, Any]]) -> list[TestSet]:
         """Return the recipe's test sets with images and captions, then others: where they are named, name, settings."""
@@ -236,21 +231,13 @@ class SetReader:
         )
 
 
-def with_language(test_set: TestSet, asked: str, pack: LanguagePack) -> TestSet:
-    """Return the set with the language of its texts, and with notes if it differs from the scored language.
-
-    The pack is that of the expected language: the one that the settings or files of the set state, or else `asked`.
-    """
+def with_language(test_set: TestSet, asked: str) -> TestSet:
+    """Return the set with the language of its texts, and with a note if another one is stated."""
     what = "captions" if isinstance(test_set, Gallery) else "class names"
-    texts = test_set.captions if isinstance(test_set, Gallery) else test_set.class_names
-    others, stated = other_languages(texts, pack), test_set.stated
-    notes = list(others.notes(what, pack.code))
-    if others.share > 1 / 2:
-        logger.warning("%s: %s", test_set.name, notes[-1])
+    stated, notes = test_set.stated, test_set.notes
     if stated is not None and canonical_code(stated) != canonical_code(asked):
-        notes.insert(0, f"the {what} are stated to be in {stated}, not in {asked}")
-    language = TextLanguage(asked=asked, stated=stated, looks_like=others.shares, num_judged=others.num_judged)
-    return replace(test_set, language=language, notes=(*test_set.notes, *notes))
+        notes = (*notes, f"the {what} are stated to be in {stated}, not in {asked}")
+    return replace(test_set, language=TextLanguage(asked=asked, stated=stated), notes=notes)
 
 
 def held_out(recipe: Recipe, root: Path, learned: Mapping[str, LearnedImages] | None) -> list[Gallery]:

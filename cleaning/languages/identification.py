@@ -7,10 +7,7 @@ the expected one needs a quarter more letters. The defaults suit the cascade and
 """
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from cleaning.languages.engines import (
@@ -233,91 +230,3 @@ def detectable_code(pack: LanguagePack, engine: str | None = None) -> str | None
     """Return the code of the pack's language; None if the engine, or any of them, does not know it."""
     code = pack.langdetect or pack.code
     return code if code in detectable_languages(engine) else None
-
-
-# A sample of this size gives the shares of languages in a set of any size within a few hundredths.
-_MOST_TEXTS = 1000
-# Letters from which on a text is judged alone; shorter texts are joined up to the second number. Of ImageNet's English
-# names, a tenth are found not to be Italian one by one, and three quarters when joined; of the Italian names, none.
-_LETTERS_ALONE, _LETTERS_TOGETHER = 25, 45
-_LETTERS_TO_TELL = 15  # as in the check
-# The first engine avoids lingua, which takes seconds to load and is better on short texts only.
-_ENGINES_FOR_MANY = ("fast", "cascade")
-# Share to report. Of texts in the right language, fewer than one in a hundred are taken for another one.
-_WORTH_TELLING = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtherLanguages:
-    """Shares of texts that are in other languages than expected, by code, the largest first."""
-
-    shares: Mapping[str, float]
-    num_judged: int | None
-    """Number of sampled texts with enough letters; None: no engine knows the expected language."""
-
-    @property
-    def share(self) -> float:
-        """Return the share of the texts in any other language."""
-        return sum(self.shares.values())
-
-    def notes(self, what: str, expected: str) -> Iterator[str]:
-        """Yield a note for users if the texts ("captions") are in other languages or cannot be checked."""
-        if self.num_judged is None:
-            yield f"the language of the {what} was not checked: no engine knows {expected}"
-        elif not self.num_judged:
-            yield f"the language of the {what} was not checked: they have too few letters"
-        elif self.share >= _WORTH_TELLING:
-            largest = ", ".join(f"{code} {_percent(part)}" for code, part in list(self.shares.items())[:3])
-            checked = f"{_percent(self.share)} of {self.num_judged:,} checked {what} seem to be in another language"
-            meaning = f". The scores say little about {expected}" if self.share > 1 / 2 else ""
-            yield f"{checked} than {expected} ({largest}){meaning}"
-
-
-def other_languages(texts: Sequence[str], pack: LanguagePack) -> OtherLanguages:
-    """Return the shares of texts in other languages than the pack's, for captions or class names of any length.
-
-    Large sets are judged by a fixed sample. Short texts are joined and judged together.
-    """
-    engine = next((name for name in _ENGINES_FOR_MANY if detectable_code(pack, name) is not None), None)
-    code = detectable_code(pack, engine)
-    if engine is None or code is None:
-        return OtherLanguages(shares={}, num_judged=None)
-    candidates = set(pack.confusions).intersection(detectable_languages())
-    identify = language_identifier(code, candidates=candidates, engine=engine)
-    if len(texts) > _MOST_TEXTS:  # a random sample, since every tenth text may be in the same of two languages
-        texts = [texts[place] for place in Random(0).sample(range(len(texts)), _MOST_TEXTS)]
-    pieces = list(_pieces(texts))
-    joined = [text for text, _ in pieces]
-    verdicts = identify(joined)
-    drops = wrong_language(verdicts, joined, confusions=pack.confusions, min_letters=_LETTERS_TO_TELL)
-    others: Counter[str] = Counter()
-    num_judged = 0
-    for (text, count), verdict, drop in zip(pieces, verdicts, drops, strict=True):
-        if verdict.language is not None and count_letters(text) >= _LETTERS_TO_TELL:
-            num_judged += count
-        if drop is not None:
-            others[str(verdict.language)] += count
-    shares = {other: round(count / num_judged, 4) for other, count in others.most_common()}
-    return OtherLanguages(shares=shares, num_judged=num_judged)
-
-
-def _pieces(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield long texts one by one and short ones joined, each with the number of its texts."""
-    held: list[str] = []
-    num_letters = 0
-    for text in texts:
-        own = count_letters(text)
-        if own >= _LETTERS_ALONE:
-            yield text, 1
-            continue
-        held.append(text)
-        num_letters += own
-        if num_letters >= _LETTERS_TOGETHER:
-            yield " ".join(held), len(held)
-            held, num_letters = [], 0
-    if held:
-        yield " ".join(held), len(held)
-
-
-def _percent(share: float) -> str:
-    return f"{int(round(100 * share, 2))} %"

@@ -1,21 +1,14 @@
-"""Which language a scored set's texts are in: other languages, short texts, mixed sets, none that is known."""
+"""Which language a scored set's texts are in."""
 
 import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-
-from data_catalog.base.language_pack import LanguagePack
-from flows.contest import with_language
-from flows.recipe.language_packs import language_pack
-from training.scores.galleries import Gallery, LabelledImages
-from training.scores.rows import TextLanguage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -33,8 +26,6 @@ ENGLISH = [
     "Three sailing boats in the harbour of a small town",
     "A man on a bicycle crosses the street",
 ]
-JAPANESE = ["犬が砂浜を走っています", "二匹の黒い猫がソファで寝ている", "帽子をかぶった女性が公園で本を読んでいる"]
-NOUNS = ["dog", "cat", "house", "tree", "car", "child", "sea", "sun", "bread", "book", "chair", "window", "street"]
 Score = Callable[..., tuple[str, dict[str, Any]]]
 
 
@@ -84,101 +75,16 @@ def xtd10_set(folder: Path) -> list[str]:
     return ["--test-set", "xtd", *words, f"images={pictures(folder / 'jpg', names)}"]
 
 
-def gallery(captions: Sequence[str]) -> Gallery:
-    return Gallery(
-        name="set",
-        images=["a"],
-        read=lambda _: b"",
-        captions=captions,
-        owners=[0] * len(captions),
-        made_by=["human"] * len(captions),
-        notes=("first",),
-    )
-
-
-def judged(captions: Sequence[str], asked: str, stated: str | None = None) -> tuple[TextLanguage, list[str]]:
-    """What is found, and the notes on it."""
-    found = with_language(replace(gallery(captions), stated=stated), asked, language_pack(stated or asked))
-    assert found.language is not None
-    assert found.notes[0] == "first"
-    return found.language, list(found.notes[1:])
-
-
-@pytest.mark.parametrize(
-    ("texts", "asked", "other"),
-    [
-        (ENGLISH, "it", "en"),
-        (JAPANESE, "it", "ja"),
-        (NOUNS, "it", "en"),
-        (["A man rides a wave on top of a surfboard"] * 5000, "it", "en"),
-        ([*ENGLISH * 20, *["😀 12:30", "2019", "..."] * 20], "it", "en"),
-        (ITALIAN, "it", None),
-        (NOUNS, "en", None),
-        ([*ITALIAN * 19, *ENGLISH], "it", None),  # a twentieth
-    ],
-)
-def test_texts_in_another_language_are_told(
-    texts: Sequence[str], asked: str, other: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    language, notes = judged(texts, asked)
-    if other is None:
-        assert sum(language.looks_like.values()) <= 0.05
-        assert language.num_judged
-        assert (notes, caplog.text) == ([], "")
-    else:
-        assert next(iter(language.looks_like)) == other
-        assert language.looks_like[other] > 0.7
-        assert f"seem to be in another language than {asked} ({other} " in notes[0]
-        assert notes[0].endswith(f"The scores say little about {asked}")
-        assert notes[0] in caplog.text
-
-
-def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pytest.LogCaptureFixture) -> None:
-    """By turns, so that looking at every second caption would find one language alone."""
-    mixed = [text for pair in zip(ITALIAN, ENGLISH, strict=True) for text in pair] * 400 + ITALIAN * 200
-    found = judged(mixed, "it")
-    language, (note,) = found
-    assert language.looks_like.keys() == {"en"}
-    assert 0.35 < language.looks_like["en"] < 0.45
-    assert "seem to be in another language than it (en " in note
-    assert "say little" not in note
-    assert not caplog.text
-    assert judged(mixed, "it") == found, "the same sample each time"
-
-
-def test_too_little_to_tell_is_said() -> None:
-    language, notes = judged(["Roma", "ok", "1", "😀"], "it")
-    assert (language.looks_like, language.num_judged) == ({}, 0)
-    assert notes == ["the language of the captions was not checked: they have too few letters"]
-    found = with_language(gallery(ITALIAN), "xx", LanguagePack.minimal("xx"))
-    assert found.language == TextLanguage(asked="xx", stated=None, looks_like={}, num_judged=None)
-    assert "no engine knows xx" in found.notes[1]
-
-
-def test_a_language_that_is_stated_is_told_and_checked() -> None:
-    language, notes = judged(ENGLISH, "it", "en")
-    assert (language.stated, language.looks_like) == ("en", {})
-    assert notes == ["the captions are stated to be in en, not in it"]
-    assert "seem to be in another language than en (ja 100 %)" in judged(JAPANESE, "it", "en")[1][1]
-    assert judged(ITALIAN, "it", "it")[1] == []
-
-
-def test_class_names_in_another_language_are_told() -> None:
-    pets = LabelledImages(name="pets", images=["a"], read=lambda _: b"", labels=[0], class_names=NOUNS)
-    found = with_language(pets, "it", language_pack("it"))
-    assert "checked class names seem to be in another language than it (en 100 %)" in found.notes[0]
-
-
 def test_files_with_several_languages_state_it_by_the_choice(score: Any, tmp_path: Path) -> None:
     words = (*ASKED, *xtd10_set(tmp_path))
     out, _ = score(*words)
-    assert "another language" not in out
+    assert "are stated to be in" not in out
     out, facts = score(*words, 'languages=["en"]')
     assert "the captions are stated to be in en, not in it" in out
     assert facts["language"]["stated"] == "en"
     out, facts = score(*words, 'languages=["en", "it"]')
     assert "only those in it are scored" in out
-    assert (facts["num_texts"], facts["language"]["stated"], facts["language"]["looks_like"]) == (5, "it", {})
+    assert (facts["num_texts"], facts["language"]["stated"]) == (5, "it")
 
 
 RECIPE = """
@@ -204,16 +110,14 @@ def recipe_of_set(folder: Path, *said: str, more: str = "") -> list[str]:
 def test_a_recipe_says_of_a_test_set_what_the_command_does(score: Any, tmp_path: Path) -> None:
     _, _, *held = karpathy_set(tmp_path, ENGLISH)
     command = (*ASKED, "--test-set", "held", *held)
-    out, unsaid = score(*command)
-    for told in (out, (tmp_path / "out" / "scoreboard.md").read_text()):
-        assert "The scores say little about it" in told
-    assert unsaid["language"] == {"asked": "it", "stated": None, "looks_like": {"en": 1.0}, "num_judged": 5}
+    _, unsaid = score(*command)
+    assert unsaid["language"] == {"asked": "it", "stated": None}
     _, by_command = score(*command, "captions_in=en", "captions_by=machine")
     out, by_recipe = score(*recipe_of_set(tmp_path, 'captions_in = "en"', 'captions_by = "machine"'))
     assert "all captions are translated by a machine" in out
     assert "the captions are stated to be in en, not in it" in out
     assert by_recipe == by_command
-    assert by_recipe["language"] == {"asked": "it", "stated": "en", "looks_like": {}, "num_judged": 5}
+    assert by_recipe["language"] == {"asked": "it", "stated": "en"}
 
 
 PROGRAM = f"""
@@ -238,7 +142,7 @@ def test_a_test_set_in_another_language_is_translated_once_where_that_is_asked_f
         note = next(note for note in facts["notes"] if "machine" in note)
         assert "translated by a machine (machine_translation) from en by command:" in note
         assert out.count(note) == 1
-        assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {}, "num_judged": 5}
+        assert facts["language"] == {"asked": "it", "stated": None}
     assert Path("asked").read_text() == "xxxxx", "the root keeps translations"
 
 

@@ -101,9 +101,8 @@ def _scores_of_set(
     language = None
     if split is not None and seen is not None:
         language = seen.language
-    elif facts.language is not None:  # what most texts look like, else the stated one, else that of the models
-        likely = (code for code, share in facts.language.looks_like.items() if share > 1 / 2)
-        language = next(likely, facts.language.stated or facts.language.asked)
+    elif facts.language is not None:
+        language = facts.language.stated or facts.language.asked
     return SetScores(
         name=split or facts.name,
         split=split,

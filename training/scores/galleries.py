@@ -69,7 +69,7 @@ class ImageSet:
     files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of each file that the set was read from
     of_catalog: bool = False  # a take-down may remove the images, so nothing is cached elsewhere
     stated: str | None = None  # language of the captions or class names, by the user or the files
-    language: TextLanguage | None = None  # the same as it was checked
+    language: TextLanguage | None = None  # the same, with the one that models are scored in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

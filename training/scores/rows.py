@@ -87,14 +87,12 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLanguage:
-    """The language of a set's texts: as the models are scored (`asked`), as it is stated, and as it looks."""
+    """The language of a set's texts: as the models are scored (`asked`), and as it is stated."""
 
     __pydantic_config__ = _FACTS
 
     asked: str
     stated: str | None = None
-    looks_like: Mapping[str, float] = field(default_factory=dict)  # shares of other languages, the largest first
-    num_judged: int | None = None  # texts with enough letters to judge; None: no identifier knows the language
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ class SetFacts:
     alike: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # images that look like one, likewise
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
-    language: TextLanguage | None = None  # of its texts; None: not checked
+    language: TextLanguage | None = None  # of its texts; None: not known
     left_out: Mapping[str, int] = field(default_factory=dict)  # images and captions, by reason
 
 
