@@ -372,11 +372,11 @@ def _require_tools(recipe: Recipe, by: str) -> None:
         refuse_slow_precision(precision, chosen_device(device, f"{by}.device").type, setting=f"{by}.precision")
 
 
-def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
-    """Refuse a recipe before its build, if training, or scoring its split or this one, would refuse it after it."""
+def require_ready(recipe: Recipe, root: Path) -> None:
+    """Refuse a recipe before its build, if training, or scoring its split, would refuse it after it."""
     refusals = Refusals()
     with refusals:
-        _require_held_out(recipe, split)
+        _require_held_out(recipe)
     with refusals:
         require_guards(recipe)
     with refusals:
@@ -387,11 +387,11 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     refusals.raise_all()
 
 
-def _require_held_out(recipe: Recipe, split: str) -> None:
+def _require_held_out(recipe: Recipe) -> None:
     """Refuse a recipe whose shares hold out no images to score on."""
     if recipe.split.by == UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
         return
-    scored = split or recipe.evaluate.split
+    scored = recipe.evaluate.split
     if not any(getattr(recipe.split, name) for name in ((scored,) if scored else _HELD_OUT)):
         zero = f"evaluate.split is {scored} but split.{scored} is 0" if scored else "split.val and split.test are 0"
         raise SettingsError(

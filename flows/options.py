@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
 from cyclopts import Group, Parameter, Token, convert, default_name_transform
 from cyclopts.validators import Number as Within
 
@@ -143,23 +142,6 @@ class EvaluateOptions:
     """Write scores.json and the translations of each engine (NAME.txt) into this folder."""
     force: bool = False
     """Replace the files of an earlier evaluation in FOLDER."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class AblationConfig:
-    """Settings of an ablation."""
-
-    toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
-    """Filter to switch in one variant. Repeatable: one variant for each."""
-    steps: Annotated[Number, Ge(0)] = 0
-    """Optimizer steps for each model (default: the steps of the recipe's epochs on its own dataset)."""
-    seeds: Annotated[Number, Ge(1), Parameter(metavar="K")] = 3
-    """Models to train for each variant. One model does not show how much results vary between trainings."""
-    split: Literal["val", "test"] | None = None
-    """Split to score on (default: evaluate.split of the recipe)."""
-    align: bool = False
-    """Align the frozen towers of the recipe ([align]) instead of training: minutes, also on few images."""
 
 
 @Parameter(name="*")

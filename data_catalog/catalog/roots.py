@@ -20,8 +20,8 @@ FEATURE_STORES = "kept-features"
 # Names that commands write, replace or remove in a root. The folders of exports and of feature stores may be links to
 # another disk: files there are removed by their name and record.
 WRITTEN = (
-    *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
-    *("audits", "catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
+    *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "audits"),
+    *("catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
 )
 # Position in a manifest: an indentation of one space, which only its top-level keys have.
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')

@@ -19,7 +19,6 @@ from data_catalog.catalog.manifest import MARKED, SPLITS, Manifest
 from data_catalog.exports.counts import PairCounts, totals
 from data_catalog.exports.markdown import fenced_json, markdown_text, table, template
 from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
-from data_catalog.report.ablations import AblationTable
 from data_catalog.rows.origins import ORIGINS
 from data_catalog.rows.schema import PAIR_COLUMNS
 
@@ -68,7 +67,6 @@ def card_text(
     listed: PairCounts | None = None,
     examples: Sequence[tuple[str, str]] = (),
     withheld: Mapping[tuple[str, str], int] | None = None,
-    ablations: Sequence[AblationTable] = (),
 ) -> str:
     """Return the whole card as Markdown with its YAML front matter.
 
@@ -105,7 +103,6 @@ def card_text(
         origins=sorted(origins),
         examples=examples,
         columns={name: PAIR_COLUMNS.get(name, "") for name in names},
-        ablations=ablations,
         prose=prose(),
         not_filtered=not_filtered(manifest),
         settings=fenced_json(manifest["settings"]),

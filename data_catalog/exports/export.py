@@ -23,7 +23,6 @@ from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
 from data_catalog.exports.export_folder import current_record, export_lock, resolve_export_folder
 from data_catalog.exports.rights import NONE, policy_of
-from data_catalog.report.ablations import AblationTable, ablations_of
 
 VERSION = 8  # increase it when the files of the same snapshot and config change
 
@@ -49,18 +48,16 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
         datetime.date.fromisoformat(config.published or "2026-01-31")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
     with export_lock(place):
-        ablations = ablations_of(snapshot)
         wanted = {
             "dataset": snapshot.dataset,
             "snapshot": snapshot.snapshot,
             "format": config.format,
             "tombstones": snapshot.manifest["tombstones"]["digest"],
             "settings": {**asdict(config), "allowed": sorted(config.allowed)},
-            "ablations": [found.key for found in ablations] or None,
             "version": VERSION,
         }
         record, is_current = current_record(
-            place, wanted, lambda temporary: {"counts": _fill(snapshot, config, temporary, ablations)}
+            place, wanted, lambda temporary: {"counts": _fill(snapshot, config, temporary)}
         )
     return ExportReport(folder=folder, up_to_date=is_current, **record["counts"])
 
@@ -71,7 +68,7 @@ def require_sources(snapshot: Snapshot, allowed: Sequence[str]) -> None:
         raise SettingsError(f"--allow {unknown[0]}: {snapshot.dataset} has no such source, but {', '.join(sources)}")
 
 
-def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
+def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, Any]:
     """Write the files of an export, except its record, into a folder; return what was counted."""
     manifest, shards = snapshot.manifest, snapshot.manifest["files"]["pairs"]
     pattern, write_pairs = sinks.SINKS[config.format]
@@ -118,7 +115,6 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
         listed=listed,
         examples=[] if pairs.is_tars else example_captions(folder / entry["path"] for entry in pairs.entries),
         withheld=withheld,
-        ablations=ablations,
     )
     texts = {CARD_FILE: card, TERMS_FILE: terms_text(manifest)}
     if config.format == "huggingface":

@@ -16,7 +16,6 @@ from data_catalog.catalog.connections import snapshot_queries
 from data_catalog.catalog.manifest import Manifest, Snapshot
 from data_catalog.catalog.overview import heavy_losses
 from data_catalog.fetch.config import IMG2DATASET, IMG2DATASET_LIMITS
-from data_catalog.report.ablations import ablations_of
 from data_catalog.rows.fetch_reasons import Diagnosis, diagnose
 from data_catalog.rows.origins import HAS_ORIGINAL, ORIGINS
 
@@ -92,7 +91,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "pictures": _pictures(ask, manifest, [row["sample_id"] for row in ask("gallery")]),
             "judged": _judged(ask, manifest) if "fit" in snapshot.steps else None,
             "duplicate_examples": _duplicate_examples(ask, manifest),
-            "ablations": ablations_of(snapshot),
         }
 
 

@@ -63,7 +63,7 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
 
     # Mark and style are our own markup. Texts of the dataset are escaped.
     style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
-    absent = ["fit"] * (contents["judged"] is None) + ["ablations"] * (not contents["ablations"])
+    absent = ["fit"] * (contents["judged"] is None)
     _, funnel = contents["tables"]["funnel"]
     return (
         _environment()

@@ -67,7 +67,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         first_steps.init,
         *jobs.commands(),
         jobs.image_text_scores,
-        *(comparisons.ablate, comparisons.scoreboard),
+        comparisons.scoreboard,
     ),
     "Datasets": (
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),

@@ -46,22 +46,15 @@ DaskAddress = Annotated[
 ]
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """Options of a job that builds a dataset, beside recipe and root."""
-
-    overrides: Overrides = ()
-    executor: Executor = "prefect"
-    dask_address: DaskAddress = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(BuildOptions):
+class Request:
     """A job as the command line asks for it."""
 
     recipe: RecipeName
     root: Root = DEFAULT_ROOT
+    overrides: Overrides = ()
+    executor: Executor = "prefect"
+    dask_address: DaskAddress = None
 
     @cached_property
     def loaded(self) -> "Recipe":

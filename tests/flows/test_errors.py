@@ -13,7 +13,6 @@ from flows.recipe.engines import one_way_config, packs_of, setting_values
 from flows.recipe.language_packs import load_language_pack, named_language_packs
 from flows.recipe.recipe import load_recipe
 from flows.recipe.settings import OPTIONS, checked, read
-from flows.recipe.toggles import toggles_of
 from training.packages.config import TrainPackageConfig
 from translation.config import TranslateConfig
 
@@ -221,16 +220,6 @@ ELSEWHERE: dict[str, tuple[type[PipelineError], Callable[[Path], Any], Sequence[
         SettingsError,
         lambda folder: read(TrainPackageConfig, {"embed_dim": 100, "num_heads": 8}, "mt_train"),
         ["mt_train.embed_dim must be a multiple of twice num_heads (16), got 100"],
-    ),
-    "an unknown filter": (
-        SettingsError,
-        lambda folder: toggles_of(["spelling"], load_recipe(write(folder), root=folder)),
-        ["there is no filter 'spelling': use one of clean."],
-    ),
-    "a filter out of bounds": (
-        SettingsError,
-        lambda folder: toggles_of(["check.max_copied_share=2"], load_recipe(write(folder), root=folder)),
-        ["check.max_copied_share must be at most 1, got 2"],
     ),
 }
 

@@ -389,11 +389,6 @@ def test_the_command_aligns_prints_the_curve_and_distils_an_encoder(home: Path, 
     with pytest.raises(SystemExit):
         main(["align", *words, "--curve", "8,many"])
     assert re.search(r"numbers of images from 2 to \d\d ", told(["align", *words, "--curve", "8,90000"], code=1))
-    ablating = ["ablate", *words, "--align", "--split", "val", "--seeds", "2", "--toggle", "clean.min_words=9"]
-    out = told(ablating)
-    assert "frozen towers, aligned" in out
-    assert "with 2 seeds per variant" in out
-    assert "on the val split, on which align.refit trains" in told([*ablating, "--set", "align.refit=true"], code=1)
     # A recipe that says so is aligned by `train` too, into the same folder.
     refit = ["--set", "align.refit=true"]
     folder = folder_of(told(["align", *words, *refit]))

@@ -192,7 +192,7 @@ WRITTEN = (
     *(".writer-lock", "searches/mine", "work/clean", "memory", "models", "models/scenes/0123/index", "scoreboards"),
     *("packages", "datasets", "datasets/scenes", "datasets/scenes/current.json", "datasets/scenes/runs.jsonl"),
     *("datasets/scenes/fetch-log", "SNAPSHOT", "SNAPSHOT/pairs", "catalog.duckdb", "forgotten.json", "audits"),
-    *("file-hashes.json", ".tmp-upstream", "kept-features/0a1b2c3d4e5f6071", "folder-indexes", "ablations"),
+    *("file-hashes.json", ".tmp-upstream", "kept-features/0a1b2c3d4e5f6071", "folder-indexes"),
 )
 
 

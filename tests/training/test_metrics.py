@@ -1,4 +1,4 @@
-"""Metrics and paired differences against cases worked out by hand, torchmetrics and scipy; few images and verdicts."""
+"""Metrics and paired differences against cases worked out by hand, torchmetrics and scipy; few images."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from data_catalog.base.errors import InputError
-from training.scores.ablation import (
-    HELPS,
-    HURTS,
-    UNKNOWN,
-    SeedNoise,
-    estimate,
-    holm,
-    seed_noise,
-    values_of,
-    verdict,
-)
-from training.scores.ablation import METRICS as COMPARED
-from training.scores.evaluation import retrieval_outcomes
 from training.scores.metrics import (
     METRIC_OF,
     METRICS,
@@ -243,89 +230,3 @@ def test_each_metric_of_random_ranks_is_its_chance_and_does_not_differ_from_itse
     assert low <= value == 0 <= high
     assert metric.estimate(none, none[:, 0], **how) == (0, 0, 0)
     assert metric.chance(gallery_size=300, num_right=none[:, 0]) == 0
-
-
-QUIET = SeedNoise(variance=0.0, degrees=0)
-
-
-def compared(deltas: np.ndarray, noise: SeedNoise = QUIET, rounds: int = 1000) -> tuple[float, float, float, float]:
-    """Value, interval and p-value of queries of an image each."""
-    return estimate(deltas, np.arange(deltas.shape[1]), noise, models=2, rounds=rounds, seed=0)
-
-
-def test_a_difference_worked_out_by_hand() -> None:
-    """Two images, of three queries and of one; drawn twice, they are both the first one, both the second, or mixed."""
-    with_it = np.array([[1.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]])
-    without = np.array([[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    clusters = np.array([7, 7, 7, 9])
-    # By query, over the seeds: 1, 0.25, 0.25, 0. Of the first image 0.5, of the second 0, of both 1.5 / 4.
-    *found, p_value = estimate(with_it - without, clusters, QUIET, models=2, rounds=4000, seed=0)
-    assert found == pytest.approx([0.375, 0.0, 0.5])
-    # A quarter of the draws is the second image alone, which has no difference.
-    assert p_value == pytest.approx(0.5, abs=0.05)
-
-
-def test_equal_differences_everywhere_are_certain_and_none_has_a_p_value_of_one() -> None:
-    assert compared(np.full((1, 30), 0.25), rounds=999) == (0.25, 0.25, 0.25, pytest.approx(2 / 1000))
-    assert compared(np.zeros((2, 40))) == (0.0, 0.0, 0.0, 1.0)
-
-
-def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
-    """Means 0.1 and 0.3, and 0.5 and 0.9: of 0.45 in all, one seed -0.15 and +0.15, one variant -0.25 and +0.25."""
-    noise = seed_noise([np.array([[0.0, 0.2], [0.3, 0.3]]), np.array([[0.5, 0.5], [0.8, 1.0]])])
-    assert (noise.variance, noise.degrees) == (pytest.approx(4 * 0.05**2), 1)
-    assert seed_noise([np.ones((1, 5)), np.zeros((1, 5))]) == QUIET
-    luck = np.array([[0.0], [0.3], [0.5]]) + np.zeros((3, 10))
-    assert seed_noise([luck, luck + 0.1]).variance == pytest.approx(0), "what a seed does to all variants alike"
-
-
-def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
-    """Queries without any noise: what is left is a t of 4 degrees, whose 97.5th percentile is 2.776."""
-    noise = SeedNoise(variance=0.09, degrees=4)
-    _, low, high, _ = compared(np.full((3, 20), 0.1), noise, rounds=50_000)
-    half = 2.776 * (0.09 * 2 / 3) ** 0.5
-    assert (low, high) == (pytest.approx(0.1 - half, rel=0.03), pytest.approx(0.1 + half, rel=0.03))
-
-
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """Four variants that are equal, but for the luck of models and of queries; that of a seed is larger, and shared."""
-    generator, seeds = np.random.default_rng(2), 2
-    held = 0
-    for _ in range(300):
-        luck = 0.03 * generator.standard_normal((4, seeds, 1)) + 0.2 * generator.standard_normal((1, seeds, 1))
-        values = 0.5 + luck + 0.3 * generator.standard_normal((4, seeds, 150))
-        _, low, high, _ = compared(values[0] - values[1], seed_noise(list(values)), rounds=200)
-        held += low <= 0 <= high
-    assert held >= 0.92 * 300
-
-
-def test_values_are_those_of_the_ranks() -> None:
-    images = np.eye(3, dtype=np.float32)
-    texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.9, 0, 0.1]], dtype=np.float32)
-    outcomes = retrieval_outcomes(images, texts, np.array([0, 0, 1, 2]), captions="all")
-    ranks = {outcome.way: outcome for outcome in outcomes}
-    assert ranks["text_to_image"].right_ranks.tolist() == [[1], [1], [1], [2]]
-    assert ranks["image_to_text"].right_ranks[:, 0].tolist() == [1, 1, 1]
-    found = {metric: values_of([ranks, ranks], metric) for metric in COMPARED}
-    assert found["text_to_image_MRR@10"].tolist() == [[1, 1, 1, 0.5]] * 2
-    assert found["text_to_image_R@1"].tolist() == [[1, 1, 1, 0]] * 2
-    assert found["image_to_text_R@1"].tolist() == [[1, 1, 1]] * 2
-
-
-def test_holm_corrects_step_by_step() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_verdicts() -> None:
-    for value, p_value, degrees, num_images, expected in (
-        (0.1, 0.01, 4, 365, HELPS),
-        (-0.1, 0.01, 4, 30, HURTS),
-        (0.1, 0.01, 4, 29, UNKNOWN),
-        (0.1, 0.06, 4, 365, UNKNOWN),
-        (0.1, 0.001, 0, 365, UNKNOWN),  # one seed
-        (0.0, 0.001, 4, 365, UNKNOWN),
-    ):
-        noise = SeedNoise(variance=0.1, degrees=degrees)
-        assert verdict(value, p_value, noise, num_images=num_images) == expected

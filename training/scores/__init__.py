@@ -1,1 +1,1 @@
-"""Scores: metrics, galleries, third-party models, scoreboards and ablations."""
+"""Scores: metrics, galleries, third-party models and scoreboards."""

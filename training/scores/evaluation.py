@@ -15,7 +15,7 @@ from training.data.features import FeatureStore
 from training.data.images import Features
 from training.data.pairs import Integers
 from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, ImageSet, LabelledImages
-from training.scores.metrics import METRICS, NDCG_CUTOFF, Metric, right_caption_ranks, text_to_image_ranks
+from training.scores.metrics import METRICS, NDCG_CUTOFF, right_caption_ranks, text_to_image_ranks
 from training.scores.rows import ALL, LEAK_FREE, ScoreRow
 
 WORDING_MODES = (ALL, "one", "distinct")
@@ -79,29 +79,23 @@ def score_rows(
     for metric in METRICS:
         if outcome.way in metric.ways:
             first_ranks = other.right_ranks if other is not None else None
-            found = metric.estimate(outcome.right_ranks, outcome.clusters, first=first_ranks, **drawn)
-            yield score_row(outcome, metric, *found, model=model, test_set=test_set, minus=minus)
-
-
-def score_row(
-    outcome: Outcome, metric: Metric, value: float, low: float, high: float, *, minus: str | None, **place: str
-) -> ScoreRow:
-    """Return the row of an estimate, or of a difference from a model; `place` is the `model` and the `test_set`."""
-    chance = metric.chance(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
-    return ScoreRow(
-        **place,
-        metric=f"{outcome.way}_{metric.name}",
-        captions=outcome.captions,
-        images=outcome.images,
-        value=value,
-        low=low,
-        high=high,
-        chance=chance if minus is None else 0.0,
-        gallery=outcome.gallery_size,
-        queries=len(outcome.clusters),
-        left_out=outcome.num_dropped,
-        minus=minus,
-    )
+            value, low, high = metric.estimate(outcome.right_ranks, outcome.clusters, first=first_ranks, **drawn)
+            chance = metric.chance(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
+            yield ScoreRow(
+                model=model,
+                test_set=test_set,
+                metric=f"{outcome.way}_{metric.name}",
+                captions=outcome.captions,
+                images=outcome.images,
+                value=value,
+                low=low,
+                high=high,
+                chance=chance if minus is None else 0.0,
+                gallery=outcome.gallery_size,
+                queries=len(outcome.clusters),
+                left_out=outcome.num_dropped,
+                minus=minus,
+            )
 
 
 def outcomes_of(

@@ -140,7 +140,12 @@ def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
 
 def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of a mean."""
-    return interval_of(mean_draws(values, clusters, rounds=rounds, seed=seed)) if len(values) else (0.0, 0.0)
+    if not len(values):
+        return (0.0, 0.0)
+    members = _members(clusters)
+    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
+    draws = _draws(clusters, rounds=rounds, seed=seed)
+    return _interval_of(np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws]))
 
 
 def share_interval(
@@ -165,15 +170,6 @@ def share_interval(
     return max(least, min(low, 1 - slack)), min(1.0, max(high, least + slack))
 
 
-def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """Return the mean of each resampling, shape (rounds,)."""
-    members = _members(clusters)
-    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
-    draws = _draws(clusters, rounds=rounds, seed=seed)
-    means: Floats = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
-    return means
-
-
 def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
     """Return the median of each resampling, shape (rounds,)."""
     order = np.argsort(values, kind="stable")
@@ -196,7 +192,7 @@ def num_clusters(clusters: Integers) -> int:
     return len(np.unique(clusters))
 
 
-def interval_of(draws: Floats) -> tuple[float, float]:
+def _interval_of(draws: Floats) -> tuple[float, float]:
     """Return the middle 95 % of resampled statistics."""
     low, high = np.quantile(draws, QUANTILES)
     return float(low), float(high)
@@ -261,7 +257,7 @@ class Metric:
         if num_clusters(clusters) < FEW_CLUSTERS:
             return value, 1.0 if first is None else 1.0 - gallery_size, gallery_size - (0.0 if first is None else 1.0)
         draws = median_draws(best, clusters, **drawn)
-        return value, *interval_of(draws if others is None else draws - median_draws(others, clusters, **drawn))
+        return value, *_interval_of(draws if others is None else draws - median_draws(others, clusters, **drawn))
 
 
 def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:

@@ -1,6 +1,6 @@
 """The table of scores: one row for each number, with the facts about its models and test sets.
 
-Evaluations, scoreboards, curves and ablations are boards. The model card and mteb's files are made from them.
+Evaluations, scoreboards and curves are boards. The model card and mteb's files are made from them.
 """
 
 from collections.abc import Mapping
@@ -112,7 +112,6 @@ class SetFacts:
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     language: TextLanguage | None = None  # of its texts; None: not known
-    left_out: Mapping[str, int] = field(default_factory=dict)  # images and captions, by reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ class Board:
 
     @classmethod
     def read(cls, path: Path) -> "Board":
-        """Read the file of an evaluation, scoreboard, curve or ablation, which may have more keys."""
+        """Read the file of an evaluation, scoreboard or curve, which may have more keys."""
         with about(f"{path} is not a valid table of scores"):
             return _BOARDS.validate_json(path.read_bytes())
 

@@ -31,8 +31,6 @@ _PANELS = {
 }
 _ROW_HEIGHT = 0.34  # inches
 
-Panel = tuple[str, Sequence[tuple[str, str, ScoreRow]]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
@@ -144,8 +142,6 @@ def set_notes(test_set: SetFacts, scores: Board) -> Iterator[str]:
     if has_seen and not scores.where(images=LEAK_FREE).rows:
         yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
-    for reason, number in test_set.left_out.items():
-        yield f"{number:,} are left out: {reason}"
 
 
 def _beside_published(scores: Board, test_set: SetFacts, protocol: Protocol) -> Section:
@@ -181,7 +177,7 @@ def _legend(rows: Sequence[ScoreRow]) -> Section:
 def write_scoreboard_plot(board: Board, path: Path) -> None:
     """Draw a PNG with one panel per test set, and a dot with its 95 % interval for each model."""
     colours = {model.name: COLOURS[SERIES[number % len(SERIES)]] for number, model in enumerate(board.models)}
-    panels: list[Panel] = []
+    panels: list[tuple[str, list[tuple[str, str, ScoreRow]]]] = []  # title; label, colour and score of each line
     for test_set in board.sets:
         name, title = _PANELS[test_set.task]
         found = shown_rows(board, test_set.name).where(metric=name, minus=None).rows
@@ -193,11 +189,6 @@ def write_scoreboard_plot(board: Board, path: Path) -> None:
             kinds = [row.captions, *([row.images] if row.images != ALL else [])]
             lines.append((f"{picture_label(row.model)} ({', '.join(kinds)})", colours[row.model], row))
         panels.append((f"{picture_label(test_set.name)}: {title}, gallery {rows[0].gallery:,}", lines))
-    write_panels(panels, path)
-
-
-def write_panels(panels: Sequence[Panel], path: Path) -> None:
-    """Draw panels below each other as a PNG: a title, and a label, a colour and a score or difference for each line."""
     heights = [_ROW_HEIGHT * len(lines) + 1.0 for _, lines in panels]
 
     def draw(figure: Any) -> None:
@@ -209,12 +200,10 @@ def write_panels(panels: Sequence[Panel], path: Path) -> None:
                 axes.plot([row.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
             axes.set_yticks(range(len(lines)), [label for label, _, _ in lines])
             axes.set_ylim(len(lines) - 0.4, -0.6)
-            what, grey = "difference", "no difference"
-            if lines[0][2].minus is None:
-                what, grey, most = "score", "chance", max(max(row.high, row.chance) for _, _, row in lines)
-                axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
+            most = max(max(row.high, row.chance) for _, _, row in lines)
+            axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
             axes.set_title(title, loc="left", fontsize=10)
-            axes.set_xlabel(f"dot: {what}, line: 95 % interval, grey: {grey}", fontsize=8, color=COLOURS["soft"])
+            axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])
             axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
             axes.set_axisbelow(True)
 
