@@ -9,9 +9,7 @@ from threading import Lock
 from typing import Protocol
 
 from data_catalog.base.errors import InputError, TransientError
-from translation.engine import Translation
-
-CAPTIONS_PER_CALL = 500
+from translation.engine import STREAM_WINDOW, Translation
 
 
 class TextEngine(Protocol):
@@ -27,16 +25,14 @@ class TextEngine(Protocol):
 class CheckedTranslator:
     """A `translation.engine.Translator` over a `TextEngine`.
 
-    Blank captions are not sent, and equal ones once, `size` in a call. Answers that were received before a
-    `TransientError` are kept for the next call, which sends the others. `name` is the engine's in errors.
+    Blank captions are not sent, and equal ones once. Answers that were received before a `TransientError` are kept for
+    the next call, which sends the others. `name` is the engine's in errors.
     """
 
-    def __init__(
-        self, engine: TextEngine, from_code: str, to_code: str, *, name: str, size: int = CAPTIONS_PER_CALL
-    ) -> None:
+    def __init__(self, engine: TextEngine, from_code: str, to_code: str, *, name: str) -> None:
         self.engine, self.from_code, self.to_code = engine, from_code, to_code
         self.fingerprint, self.max_chunk_size = engine.fingerprint, engine.max_chunk_size
-        self._name, self._size = name, engine.max_chunk_size or size
+        self._name, self._size = name, engine.max_chunk_size or STREAM_WINDOW
         self._held: dict[str, Translation] = {}
         self._lock = Lock()
 

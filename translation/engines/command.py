@@ -22,7 +22,6 @@ from data_catalog.base.errors import InputError
 from data_catalog.base.language_pack import LanguagePack
 from data_catalog.disk.files import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
-from translation.engine import STREAM_WINDOW
 from translation.engines.answers import CheckedTranslator
 
 # Increase it when lines to a program, or their reading, change.
@@ -39,7 +38,7 @@ def open_engine(
 ) -> CheckedTranslator:
     """Return the engine over the program that the settings name; it is started at the first translation."""
     engine = CommandEngine(config, source.code, target.code)
-    return CheckedTranslator(engine, source.code, target.code, name=engine.name, size=STREAM_WINDOW)
+    return CheckedTranslator(engine, source.code, target.code, name=engine.name)
 
 
 class CommandEngine:
