@@ -191,7 +191,7 @@ def dry_run(
 def _lacking(recipe: Recipe, root: Path) -> list[str]:
     """Return the messages with which a build would refuse the recipe, though a dry run does not need what it lacks."""
     refusals = Refusals()
-    for require in (require_contact, require_packages, lambda recipe: judge_identities(recipe, root, str)):
+    for require in (require_contact, require_packages, lambda recipe: judge_identities(recipe, root)):
         with refusals:
             require(recipe)
     return [str(error) for error in refusals.errors]

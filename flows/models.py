@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleaning.languages.engines import canonical_code
-from data_catalog.base.errors import DamagedError, DiskError, InputError, Refusals, SettingsError
+from data_catalog.base.errors import DamagedError, DiskError, Refusals, SettingsError
 from data_catalog.base.language_pack import Sides
 from data_catalog.base.precision import refuse_slow_precision, with_precision
 from data_catalog.catalog.manifest import (
@@ -31,7 +31,7 @@ from data_catalog.catalog.manifest import (
 )
 from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.disk.disk_errors import nearest_existing
-from data_catalog.disk.files import save_parquet, write_atomically, write_json
+from data_catalog.disk.files import write_json
 from data_catalog.disk.lock import writer_lock
 from data_catalog.disk.records import record_folder, remove_folder_record, write_checksummed
 from flows.build.inputs import require_buildable
@@ -239,27 +239,6 @@ MAKERS: Mapping[str, Callable[..., TrainReport | DistilReport]] = {
 }
 
 
-def score_folds(recipe: Recipe, root: Path, *, num_folds: int, out: Path) -> int:
-    """Write a Parquet file for `image_text.scores`, and return its number of captions.
-
-    Each caption is judged by the recipe's heads, aligned on all folds but its own.
-    """
-    from training.align.curve import fold_scores
-
-    remedy = "set train.model and train.image_weights to towers that were trained on other images"
-    snapshot = _trainable_snapshot(recipe, root, ("train", *_HELD_OUT), remedy)
-    dropped = sum(row["dropped"] for row in snapshot.manifest["funnel"] if row["step"] == "fit")
-    if dropped:
-        raise InputError(
-            f"{recipe.name} lacks {dropped:,} captions that image_text dropped, so they would get no score: build it "
-            "without image_text.min_score and image_text.max_drop first"
-        )
-    files, cache = pair_files(snapshot), root / FEATURE_STORES
-    table = fold_scores(files, recipe.train, recipe.align, cache=cache, num_folds=num_folds)
-    write_atomically(out, partial(save_parquet, table))
-    return int(table.num_rows)
-
-
 def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on."""
     model = current_model(root, recipe.name, recipe=recipe.reference)
@@ -287,14 +266,16 @@ def _verified_snapshot(recipe: Recipe, root: Path) -> Snapshot:
     return snapshot
 
 
-def _trainable_snapshot(
-    recipe: Recipe, root: Path, splits: Sequence[str] = _HELD_OUT, remedy: str = f"{ALIKE}, or start from another model"
-) -> Snapshot:
-    """Return the verified snapshot, after a check that the weights to start from have not seen the splits."""
+def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
+    """Return the verified snapshot, after a check that the weights to start from have not seen the held-out splits."""
     from training.towers.plan import TowerPlan
 
     snapshot = _verified_snapshot(recipe, root)
-    require_unseen(TowerPlan.of(recipe.train, loss=recipe.train.loss).starts(), root, snapshot, splits, remedy)
+    starts, remedy = (
+        TowerPlan.of(recipe.train, loss=recipe.train.loss).starts(),
+        f"{ALIKE}, or start from another model",
+    )
+    require_unseen(starts, root, snapshot, _HELD_OUT, remedy)
     return snapshot
 
 

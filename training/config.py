@@ -43,7 +43,7 @@ HELD_OUT = ("test", "val")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTextConfig:
-    """Judgement of captions by a model that looks at the image; without a model or file of scores there is none.
+    """Judgement of captions by a model that looks at the image; without a model there is none.
 
     Scores are in standard deviations above random captions of the same dataset.
     """
@@ -54,24 +54,15 @@ class ImageTextConfig:
     MODEL/PRETRAINED of open_clip, or a Hugging Face dual encoder. It must not be trained on the dataset."""
     source_model: str = name_or_path("")
     """Model that judges source captions. By default `model`, which must read both languages."""
-    scores: str = path_setting("")
-    """File of `vernaclip image-text-scores`, in place of `model`."""
     min_score: float | None = None
     """Minimum score of a caption. Those without one are kept."""
     max_drop: float | None = None
     """Maximum score of the source caption minus score of its translation."""
 
     def __post_init__(self) -> None:
-        if self.model and self.scores:
-            raise SettingsError("image_text.model and image_text.scores are both set: keep one of them")
         for name in ("source_model", "min_score", "max_drop"):
-            if getattr(self, name) not in (None, "") and not self.is_on:
-                raise SettingsError(f"image_text.{name} needs image_text.model or image_text.scores")
-
-    @property
-    def is_on(self) -> bool:
-        """Return whether captions are judged."""
-        return bool(self.model or self.scores)
+            if getattr(self, name) not in (None, "") and not self.model:
+                raise SettingsError(f"image_text.{name} needs image_text.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The steps that judge, by a model that looks at the image, whether captions fit their images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.images import reject_samples
-from data_catalog.base.boundary import about
-from data_catalog.base.errors import DamagedError, InputError
-from data_catalog.base.plain_text import command
+from data_catalog.base.errors import InputError
 from data_catalog.catalog.manifest import MODELS, datasets_folder
 from data_catalog.catalog.roots import FEATURE_STORES
 from data_catalog.catalog.work import StepFacts
@@ -22,7 +20,7 @@ from data_catalog.disk.files import save_parquet
 from data_catalog.rows.drop_reasons import Reason
 from data_catalog.rows.fetch_reasons import image_step
 from data_catalog.rows.origins import has_original
-from data_catalog.rows.schema import IMAGE_TEXT, SCORE, SCORE_SOURCE, SCORED_CAPTIONS
+from data_catalog.rows.schema import IMAGE_TEXT, SCORED_CAPTIONS
 from data_catalog.rows.stages import Drop, count_rows, pending_rows, reject, texts
 from flows.build.engine import SHARD, Job
 from flows.recipe.recipe import Recipe
@@ -41,10 +39,6 @@ FIT_REASONS = {
         settings=("image_text.min_score",),
     ),
 }
-# Columns of a file of scores; those of the source may be missing.
-_GIVEN = pa.schema(
-    [("sample_id", pa.string()), ("caption", pa.string()), (SCORE, pa.float64()), (SCORE_SOURCE, pa.float64())]
-)
 _SCORES = pa.schema(
     [SCORED_CAPTIONS.field("sample_id"), SCORED_CAPTIONS.field("caption_id")]
     + [SCORED_CAPTIONS.field(name) for name in IMAGE_TEXT]
@@ -55,21 +49,19 @@ _SCORES = pa.schema(
 class Judges:
     """The models that judge the captions of a build, opened."""
 
-    target: "Encoder | None"
-    """Judges captions in the target language. None: their scores come from `scores`."""
-    source: "Encoder | None"
-    """Judges source captions. None: they are not judged by a model."""
+    target: "Encoder"
+    """Judges captions in the target language."""
+    source: "Encoder"
+    """Judges source captions."""
     learned: Mapping[str, Sequence[Path]]
     """Pair shards that each model was trained on, by its setting, as far as they are known."""
     cache: Path
-    scores: Path | None
-    """File of scores in place of the target model."""
 
 
-def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) -> dict[str, Any]:
-    """Return what identifies the models and the file of scores in keys, by setting; {} if nothing is judged."""
+def judge_identities(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """Return what identifies the models in keys, by setting; {} if nothing is judged."""
     config = recipe.image_text
-    if not config.is_on:
+    if not config.model:
         return {}
     from training.runs.processes import prepare_for_torch
 
@@ -81,28 +73,23 @@ def judge_identities(recipe: Recipe, root: Path, sha256: Callable[[Path], str]) 
     for name, source in _sources(config, root).items():
         check_source(kind_of(source), source, f"image_text.{name}")
         found[name] = encoder_identity(source)
-    if config.scores:
-        _require_scores(Path(config.scores), config)
-        found["scores"] = sha256(Path(config.scores))
     return found
 
 
 def open_judges(recipe: Recipe, root: Path) -> Judges | None:
     """Open the models that judge captions. Return None if nothing is judged."""
     config = recipe.image_text
-    if not config.is_on:
+    if not config.model:
         return None
     from training.scores.encoders import open_encoder
 
     sources = _sources(config, root)
     opened = {source: open_encoder(source) for source in dict.fromkeys(sources.values())}
-    target = opened.get(sources.get("model", ""))
     return Judges(
-        target=target,
-        source=opened.get(sources.get("source_model", ""), target),
+        target=opened[sources["model"]],
+        source=opened[sources.get("source_model", sources["model"])],
         learned=_learned(recipe, root),
         cache=root / FEATURE_STORES,
-        scores=Path(config.scores) if config.scores else None,
     )
 
 
@@ -126,40 +113,26 @@ def _learned(recipe: Recipe, root: Path) -> dict[str, Sequence[Path]]:
         own = own_folder(Path(source), root) if learned is not None and not learned.is_complete else None
         is_older = own is not None and own.parent == (root / MODELS / recipe.name).resolve()  # shards are gone
         if is_older or any(dataset in path.resolve().parents for path in found[name]):
-            raise _refusal(name, source, recipe, root, "images of this dataset")
+            raise _refusal(name, source, "images of this dataset")
     return found
 
 
-def _refusal(name: str, source: str, recipe: Recipe, root: Path, what: str) -> InputError:
-    again = command("image-text-scores", recipe.reference, "--folds", 5, "--root", root)
+def _refusal(name: str, source: str, what: str) -> InputError:
     return InputError(
-        f"image_text.{name}: {source} was trained on {what}, so its scores there would be too high. Name a model that "
-        f"was trained on other images, or run `{again}` and set image_text.scores to the file that it writes"
+        f"image_text.{name}: {source} was trained on {what}, so its scores there would be too high: name a model "
+        "that was trained on other images"
     )
-
-
-def _require_scores(path: Path, config: ImageTextConfig) -> None:
-    """Refuse a file of scores that cannot be read, or lacks what the settings need."""
-    with about(f"image_text.scores: {path} cannot be read as Parquet"):
-        schema = pq.read_schema(path)
-    if lacking := [field.name for field in _GIVEN if field.name not in (*schema.names, SCORE_SOURCE)]:
-        raise InputError(f"image_text.scores: {path} lacks {', '.join(lacking)}")
-    if config.max_drop is not None and not config.source_model and SCORE_SOURCE not in schema.names:
-        raise InputError(
-            f"image_text.max_drop needs scores of source captions, and {path} has no {SCORE_SOURCE}: set "
-            "image_text.source_model, or leave image_text.max_drop out"
-        )
 
 
 def measure_fit(job: Job, *, identities: Mapping[str, Any]) -> StepFacts:
     """Score how well the captions of all shards fit their images.
 
     The file of each shard has `sample_id`, `caption_id` and the three scores of every caption whose image is good. The
-    identities of models and scores are part of the key only.
+    identities of models are part of the key only.
     """
     judges: Judges = job.tools.judges
     images = job.shards("forget-images")
-    _require_unseen(judges, images, job.tools.recipe, job.tools.root)
+    _require_unseen(judges, images, job.tools.recipe)
     tables = [_judged(captions, own) for captions, own in zip(job.shards("check"), images, strict=True)]
     table = pa.concat_tables(tables)
     from training.runs.processes import deterministic_torch, prepare_for_torch
@@ -195,14 +168,9 @@ def _scores(table: pa.Table, images: Sequence[Path], judges: Judges) -> Sequence
 
     captions, sources = (table.column(name).to_pylist() for name in ("caption", "source_caption"))
     score, score_source = np.full(table.num_rows, np.nan), np.full(table.num_rows, np.nan)
-    if judges.scores is not None:
-        score, score_source = _given_scores(judges.scores, table)
-    if judges.target is not None:
-        pairs, places = _pairs(table.column("sample_id"), captions, images)
-        score[places] = image_text_scores(pairs, judges.target, judges.cache)
-    if judges.source is not None:
-        pairs, places = _pairs(table.column("sample_id"), sources, images)
-        score_source[places] = image_text_scores(pairs, judges.source, judges.cache)
+    for found, wordings, judge in ((score, captions, judges.target), (score_source, sources, judges.source)):
+        pairs, places = _pairs(table.column("sample_id"), wordings, images)
+        found[places] = image_text_scores(pairs, judge, judges.cache)
     return score, score_source, score_source - score
 
 
@@ -233,25 +201,7 @@ def _pairs(
     return found, places
 
 
-def _given_scores(path: Path, table: pa.Table) -> tuple[Any, Any]:
-    """Return the scores of captions and sources in a file, by sample and caption; NaN for captions that it lacks."""
-    with about(f"image_text.scores: {path} cannot be read", kind=DamagedError, remedy="write it again"):
-        there = pq.read_schema(path).names
-        columns = pa.schema([field for field in _GIVEN if field.name in there])
-        given = pq.read_table(path, columns=columns.names).cast(columns).to_pylist()
-    known = {(row["sample_id"], row["caption"]): (row[SCORE], row.get(SCORE_SOURCE)) for row in given}
-    keys = list(zip(table.column("sample_id").to_pylist(), table.column("caption").to_pylist(), strict=True))
-    if keys and known.keys().isdisjoint(keys):
-        raise InputError(
-            f"image_text.scores: {path} has none of the {len(keys):,} captions, so it would judge nothing: it is of "
-            "another dataset, or the captions were translated or cleaned otherwise since. Write it again"
-        )
-    found = np.array([known.get(key, (None, None)) for key in keys], np.float64).reshape(-1, 2)
-    found[~np.isfinite(found)] = np.nan
-    return found[:, 0].copy(), found[:, 1].copy()
-
-
-def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe, root: Path) -> None:
+def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe) -> None:
     """Raise if a model was trained on images of the dataset, by their ids or original bytes."""
     from training.data.pairs import seen_in_training
 
@@ -259,7 +209,7 @@ def _require_unseen(judges: Judges, images: Sequence[Path], recipe: Recipe, root
         seen = seen_in_training(images, learned)
         if seen:
             source = getattr(recipe.image_text, name)
-            raise _refusal(name, source, recipe, root, f"{len(seen):,} images of this dataset")
+            raise _refusal(name, source, f"{len(seen):,} images of this dataset")
 
 
 def without_lost_images(job: Job, captions: Path) -> tuple[list[pa.Table], dict[str, Drop]]:

@@ -84,7 +84,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         translator = open_engine(recipe, root)
         reverse = open_reverse_engine(recipe, root) if translator else None
     with refusals:
-        image_text = judge_identities(recipe, root, hashes.sha256)
+        image_text = judge_identities(recipe, root)
     refusals.raise_all()
     sources = [source_of(settings, hashes.sha256) for settings in recipe.sources]
     places = {source.name: source.kind.images(source.config) for source in recipe.sources}

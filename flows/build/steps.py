@@ -52,7 +52,7 @@ class Build:
 
 
 def _judges_fit(build: Build) -> bool:
-    return build.recipe.image_text.is_on
+    return bool(build.recipe.image_text.model)
 
 
 def _ingest_settings(build: Build) -> Mapping[str, Any]:
@@ -407,4 +407,4 @@ def step_versions(recipe: Recipe) -> dict[str, int]:
 
     The steps of `[image_text]` are left out if the recipe does not have it, so that they do not change its key.
     """
-    return {step.name: step.version for step in STEPS if recipe.image_text.is_on or step.when is not _judges_fit}
+    return {step.name: step.version for step in STEPS if recipe.image_text.model or step.when is not _judges_fit}

@@ -66,7 +66,6 @@ COMMANDS: dict[str, Sequence[Command]] = {
     "Jobs": (
         first_steps.init,
         *jobs.commands(),
-        jobs.image_text_scores,
         comparisons.scoreboard,
     ),
     "Datasets": (

@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 
 from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
-from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
+from flows.cli.output import is_quiet, say, say_json, say_table
 from flows.jobs import JOBS, call
 from flows.options import DEFAULT_ROOT, Json, Number, Numbers, Overrides, RecipeName, Root, WholeNumber
 from training.runs.processes import process_count, process_rank
@@ -204,39 +204,6 @@ def with_executor(name: str, request: Request, **options: Any) -> Any:
         project=Path.cwd(),
         **options,
     )
-
-
-def image_text_scores(
-    recipe: RecipeName,
-    /,
-    *,
-    root: Root = DEFAULT_ROOT,
-    overrides: Overrides = (),
-    folds: Number = 5,
-    out: Annotated[Path | None, Parameter(metavar="FILE.parquet")] = None,
-) -> None:
-    """Judge how well the captions of a dataset fit their images, by models of its own that did not see them.
-
-    The dataset is divided into folds. For each, the recipe's heads are aligned on all other folds (see `align`), and
-    score its captions. Set image_text.scores to the file, and build again.
-
-    Args:
-        folds: Number of folds.
-        out: File to write (default: NAME-image-text-scores.parquet in the current folder).
-    """
-    from flows.models import score_folds
-    from flows.recipe.recipe import load_recipe
-    from flows.signals import exit_on_signals
-
-    loaded = load_recipe(recipe, root=root, overrides=overrides)
-    path = out or Path(f"{loaded.name}-image-text-scores.parquet")
-    require_own_file(path, "--out")
-    with exit_on_signals():
-        count = score_folds(loaded, root, num_folds=folds, out=path)
-    say(f"\nwrote {path}: {counted(count, 'caption')}, each judged by heads trained on the other folds")
-    if not is_quiet():
-        setting = f'image_text.scores="{path.absolute()}"'
-        say(f"\nTry next:\n  {command('build', recipe, '--root', root, '--set', setting)}")
 
 
 def _dry_run(request: Request, dry: DryRunOptions, *, json: bool) -> None:

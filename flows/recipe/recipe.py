@@ -168,7 +168,7 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     rights = {source.name: source.rights.stated() for source in recipe.sources if source.rights.stated()}
     if rights:  # a recipe without rights keeps its key
         settings["rights"] = rights
-    if recipe.image_text.is_on:  # likewise
+    if recipe.image_text.model:  # likewise
         settings["image_text"] = what_values(recipe.image_text)
     settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
     return settings

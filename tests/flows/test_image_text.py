@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
@@ -253,7 +252,7 @@ def test_a_killed_judgement_goes_on_and_neither_kill_nor_shards_change_a_score(
 
 def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_path: Path) -> None:
     rows = squares.rows("teacher", 90)  # the same pictures
-    with pytest.raises(InputError, match=r"source_model: .*teacher/.* images of this dataset.*--folds 5"):
+    with pytest.raises(InputError, match=r"source_model: .*teacher/.* images of this dataset.*trained on other images"):
         squares.build("teacher", *squares.judged, rows=rows)
     root, export = squares.own.root, tmp_path / "models" / "some" / "export"  # as model folders lie
     teacher, older = next((root / "models" / "teacher").glob("*/")), root / "models" / "own" / "0123456789ab"
@@ -275,54 +274,13 @@ def test_a_model_that_was_trained_on_the_rows_is_refused(squares: Squares, tmp_p
 
 
 def test_what_cannot_judge_is_refused_before_work_starts(squares: Squares) -> None:
-    folder, few = squares.own.folder, {"sample_id": ["a"], "caption": ["b"]}
-    pq.write_table(pa.table(few), folder / "few.parquet")
-    pq.write_table(pa.table({**few, "image_text_score": [0.5]}), folder / "own.parquet")
     for settings, told in (
-        (["image_text.min_score=1"], "min_score needs image_text.model or image_text.scores"),
-        (["image_text.model=teacher", "image_text.scores=a.parquet"], "both set"),
-        (["image_text.scores=/nowhere.parquet"], "nowhere.parquet cannot be read"),
+        (["image_text.min_score=1"], "min_score needs image_text.model"),
         ([f"image_text.model={squares.own.photos}"], "is neither a model folder nor"),
-        ([f"image_text.scores={folder}/few.parquet"], "lacks image_text_score"),
-        (
-            [f"image_text.scores={folder}/own.parquet", "image_text.max_drop=1"],
-            "max_drop needs scores of source captions",
-        ),
     ):
         with pytest.raises(PipelineError, match=told):
             squares.build("refused", *settings)
     assert not (squares.own.root / "work" / "refused").is_dir()
-
-
-def test_folds_judge_a_dataset_by_models_that_did_not_see_it(
-    squares: Squares, told: Callable[..., str], tmp_path: Path
-) -> None:
-    rows = squares.rows("folds", 90)
-    for number in range(1, 90, 9):
-        colour, place = kinds()[number % len(kinds())]
-        other = list(COLOURS)[(list(COLOURS).index(colour) + 2) % len(COLOURS)]
-        rows[number] = (*rows[number][:2], italian(other, place))
-    squares.build("folds", rows=rows)
-    recipe, root, out = str(squares.own.folder / "folds.toml"), str(squares.own.root), tmp_path / "scores.parquet"
-    words = ["image-text-scores", recipe, "--root", root, "--set", "align.epochs=60", "--set", "align.batch_size=30"]
-    words += ["--out", str(out), "--folds"]
-    assert "wrote" in told([*words, "3"])
-    assert "--folds must be at least 2" in told([*words, "1"], 1)
-    given = {(row["sample_id"], row["caption"]): row["image_text_score"] for row in pq.read_table(out).to_pylist()}
-    settings = (f"image_text.scores={out}", "image_text.source_model=teacher", "image_text.max_drop=1.5")
-    squares.build("folds", *settings, rows=rows)
-    found = squares.own.rows("SELECT * FROM captions WHERE dataset = 'folds'")
-    assert {(row["sample_id"], row["caption"]): row["image_text_score"] for row in found} == given
-    wrong = [row["image_text_score"] for row in found if number_of(row) % 9 == 1]
-    right = [row["image_text_score"] for row in found if number_of(row) % 9 != 1]
-    assert (len(wrong), len(right)) == (10, 80)
-    assert sum(wrong) / 10 < sum(right) / 80 - 0.7, "heads that saw a wrong caption would call it right"
-    dropped = [row for row in found if row["step"] == "fit"]
-    assert dropped
-    assert all(row["image_text_drop"] > 1.5 for row in dropped)
-    assert "image_text dropped, so they would get no score" in told([*words, "3"], 1)
-    with pytest.raises(InputError, match=r"scores\.parquet has none of the 54 captions, so it would judge nothing"):
-        squares.build("others", f"image_text.scores={out}", "image_text.min_score=1")
 
 
 def test_the_report_shows_worst_and_best_and_no_caption_is_markup(squares: Squares) -> None:

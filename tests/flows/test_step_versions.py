@@ -371,7 +371,7 @@ def fit_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
         rows += [caption_row(number, f"own:{number}", None, f"the {colour} one", source_lang="en", target_lang="it")]
     rows[0] |= {"caption": "il rosso"}
     rows[2] |= {"caption": "il red"}
-    judges = Judges(target=encoder, source=encoder, learned={}, cache=folder / "features", scores=None)
+    judges = Judges(target=encoder, source=encoder, learned={}, cache=folder / "features")
     captions, images = saved(rows, CAPTIONS, folder / "captions.parquet"), saved(pictures, IMAGES, folder / "i" / SHARD)
     tools = SimpleNamespace(judges=judges, recipe=None, root=folder)
     work, all_shards = folder / "work", {"check": [captions], "forget-images": [images]}
