@@ -565,13 +565,15 @@ def clear_caches(root: Path, datasets: Collection[str]) -> Removed:
 def clear_exports(root: Path) -> list[Path]:
     """Remove exports in `exports/` whose snapshot no longer exists; return their folders.
 
-    Folders in the default place of exports go without a record too, and so do those that a killed export left.
+    Folders in the default place of exports go without a record too, and so do those that a killed export left. What
+    lies behind a link there may be somebody else's and stays.
     """
     exports = root / EXPORTS
     recorded = {path.parent for path in exports.rglob(EXPORT_RECORD)}
     killed = (folder for folder in exports.glob("*/") if folder.name.startswith(_KILLED))
     folders = recorded.union(killed, (folder for folder in exports.glob("*/*/") if folder.parent not in recorded))
-    return _removed(sorted(folder for folder in folders if _is_old(root, folder)))
+    own = (folder for folder in folders if folder.resolve().is_relative_to(exports.resolve()))
+    return _removed(sorted(folder for folder in own if _is_old(root, folder)))
 
 
 def _is_old(root: Path, folder: Path) -> bool:

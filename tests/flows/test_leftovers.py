@@ -39,6 +39,7 @@ def test_exports_go_with_their_snapshot_and_other_folders_stay(tmp_path: Path) -
     assert clear_exports(tmp_path) == []
     folders = [write_export(tmp_path / place) for place in PLACES]
     (tmp_path / "exports" / "web" / "without-record").mkdir()
+    (tmp_path / "exports" / "web" / "link").symlink_to(others[0])
     assert set(clear_exports(tmp_path)) == {*folders, tmp_path / "exports" / "web" / "without-record"}
     assert not any(folder.exists() for folder in folders)
     there: Any = {**GONE, "format": MANIFEST_FORMAT, "files": {}}
