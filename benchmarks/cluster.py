@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.quick:
             from data_catalog.sample.grammar import write_pairs
 
-            write_pairs(work / "pairs.tsv", seed=1, num_pairs=12_000, lang="it")
+            write_pairs(work / "pairs.tsv", seed=1, num_pairs=12_000)
             lines = (work / "pairs.tsv").read_text("utf-8").splitlines()
             english = list(dict.fromkeys(line.partition("\t")[0] for line in lines))
             parts = [english[at : at + 500] for at in range(0, len(english), 500)]

@@ -147,7 +147,7 @@ def main() -> int:
         model = work / "vit.json"
         model.write_text(json.dumps(VIT), "utf-8")
         pairs, roots = work / "pairs.tsv", {device: work / device for device in (GPU, CPU)}
-        write_pairs(pairs, seed=2, num_pairs=num_sentences, lang="it")
+        write_pairs(pairs, seed=2, num_pairs=num_sentences)
         sentences = [line.split("\t")[0] for line in pairs.read_text("utf-8").splitlines()]
         in_new_process(build, roots[GPU], num_images)
         shutil.copytree(roots[GPU], roots[CPU], dirs_exist_ok=True)

@@ -65,8 +65,8 @@ class ScenesConfig:
     """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765"."""
     num_images: Annotated[int, Ge(MIN_IMAGES)] = 6000
     """Number of images in all four datasets together."""
-    target_language: Literal["en", "it", "de"] = "it"
-    """Language of the native captions (the WIT file): "it", "de" or "en"."""
+    target_language: Literal["en", "it"] = "it"
+    """Language of the native captions (the WIT file): "it" or "en"."""
     seed: int = 1
     """Random seed. Another seed draws another sample."""
     fault_rates: Mapping[Annotated[str, OneOf(FAULTS)], Annotated[float, Interval(ge=0, le=MOST_FAULTY)]] = field(

@@ -5,7 +5,7 @@ from data_catalog.sample.scene import Group, Scene, json_of_room
 WORDS = json_of_room("words.json")["en"]
 
 
-def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
+def phrase(group: Group, synonym: int, *, definite: bool = False) -> str:
     """Return a noun phrase: "a small red star", "the small red star", "two small red stars"."""
     bare = _bare(group, synonym)
     if definite:

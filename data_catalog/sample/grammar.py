@@ -1,4 +1,4 @@
-"""Captions of scenes in English, Italian and German with equal meaning, and parallel pairs of them.
+"""Captions of scenes in English and Italian with equal meaning, and parallel pairs of them.
 
 `write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
 """
@@ -9,9 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from data_catalog.base.errors import SettingsError
 from data_catalog.disk.files import write_atomically
-from data_catalog.sample import english, german, italian
+from data_catalog.sample import english, italian
 from data_catalog.sample.scene import Group, Scene, pick, random_scene, shuffled
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
@@ -51,7 +50,7 @@ class Grammar(Protocol):
 
     WORDS: Any
 
-    def phrase(self, group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
+    def phrase(self, group: Group, synonym: int, *, definite: bool = False) -> str:
         """Return the noun phrase of a group."""
 
     def relative(self, words: str, definite: str) -> str:
@@ -61,37 +60,33 @@ class Grammar(Protocol):
         """Return the words of templates that agree with the scene."""
 
 
-_GRAMMARS: Mapping[str, Grammar] = {"en": english, "it": italian, "de": german}
+_GRAMMARS: Mapping[str, Grammar] = {"en": english, "it": italian}
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """Return the exact caption of `scene` in `lang`: "en", "it" or "de"."""
+    """Return the exact caption of `scene` in `lang`: "en" or "it"."""
     grammar, synonym = _GRAMMARS[lang], wording.synonym
     fixed, joint = grammar.WORDS, f" {grammar.WORDS['and']} "
 
-    def phrases(groups: Sequence[Group], case: str, *, definite: bool = False) -> list[str]:
-        return [grammar.phrase(group, case, synonym, definite=definite) for group in groups]
+    def phrases(groups: Sequence[Group], *, definite: bool = False) -> list[str]:
+        return [grammar.phrase(group, synonym, definite=definite) for group in groups]
 
     (first, *others), relation = scene.groups, scene.relation
-    objects = fixed["cases"][-1]  # the case after a relation
-    # {nominative} and the other cases of a template are the main phrase.
     words = grammar.words(scene, synonym) | {
-        "first": grammar.phrase(first, "nominative", synonym),
-        "second": grammar.phrase(scene.groups[-1], "nominative", synonym),
+        "first": grammar.phrase(first, synonym),
+        "second": grammar.phrase(scene.groups[-1], synonym),
         "further": fixed["further"].get(relation, ""),
-        "definite": grammar.phrase(first, "nominative", synonym, definite=True),
-        "colourless": grammar.phrase(replace(first, colour=""), "nominative", synonym, definite=True),
+        "definite": grammar.phrase(first, synonym, definite=True),
+        "colourless": grammar.phrase(replace(first, colour=""), synonym, definite=True),
     }
     if relation in fixed["relations"]:
         prefix = fixed["relations"][relation][synonym]
-        words["relative_to"] = f"{prefix} {joint.join(phrases(others, objects))}"
-        words["relative_to_the"] = grammar.relative(prefix, joint.join(phrases(others, objects, definite=True)))
-    for case in fixed["cases"]:
-        named = phrases(scene.groups, case)
-        if relation == "list":
-            words[case] = f"{', '.join(named[:-1])}{joint}{named[-1]}"
-        else:
-            words[case] = f"{named[0]} {words['relative_to']}" if relation else named[0]
+        words["relative_to"] = f"{prefix} {joint.join(phrases(others))}"
+        words["relative_to_the"] = grammar.relative(prefix, joint.join(phrases(others, definite=True)))
+    named = phrases(scene.groups)
+    words["shown"] = f"{named[0]} {words['relative_to']}" if "relative_to" in words else named[0]
+    if relation == "list":
+        words["shown"] = f"{', '.join(named[:-1])}{joint}{named[-1]}"
     return _styled(fixed["templates"][wording.template].format(**words), lang, wording.style)
 
 
@@ -121,25 +116,23 @@ def _wording(template: str, rng: Random, styles: Sequence[str]) -> Wording:
     return Wording(template=template, synonym=int(rng.random() < 0.35), style=pick(rng, styles))
 
 
-def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[tuple[str, str]]:
-    """Yield pairs of an English caption and one in `lang` with the same meaning; pairs may repeat."""
+def parallel_pairs(*, seed: int, num_pairs: int) -> Iterator[tuple[str, str]]:
+    """Yield pairs of an English and an Italian caption with the same meaning; pairs may repeat."""
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
         scene = random_scene(rng, figures=_FIGURES)
         weighted = [name for name in templates(scene) for _ in range(_WEIGHTS.get(name, 1))]
         wording = _wording(pick(rng, weighted), rng, STYLES)
-        yield caption(scene, "en", wording), caption(scene, lang, wording)
+        yield caption(scene, "en", wording), caption(scene, "it", wording)
 
 
-def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> None:
-    """Write parallel pairs to `path` as UTF-8 TSV without a header: English, tab, the caption in `lang`."""
-    others = [other for other in _GRAMMARS if other != "en"]
-    if lang not in others:
-        raise SettingsError(f"the sample has pairs of English and {' or '.join(others)}, not of English and {lang}")
+def write_pairs(path: Path, *, seed: int, num_pairs: int) -> None:
+    """Write parallel pairs to `path` as UTF-8 TSV without a header: English, tab, Italian."""
 
     def write(target: Path) -> None:
         with target.open("w", encoding="utf-8", newline="\n") as file:
-            pairs = parallel_pairs(seed=seed, num_pairs=num_pairs, lang=lang)
-            file.writelines(f"{source}\t{translation}\n" for source, translation in pairs)
+            file.writelines(
+                f"{source}\t{translation}\n" for source, translation in parallel_pairs(seed=seed, num_pairs=num_pairs)
+            )
 
     write_atomically(path, write)

@@ -25,7 +25,7 @@ def words(scene: Scene, synonym: int) -> dict[str, str]:
         "drawn": agree("drawn", "m" if masculine else "f", plural=len(scene.groups) > 1 or not one),
         "background": agree(scene.background, "m", plural=False),
         "colour": agree(first.colour, gender, plural=not one) if first.colour else "",
-        "only": f"{only} {_bare(first) if one else phrase(first, 'nominative', synonym)}",  # "una sola stella rossa"
+        "only": f"{only} {_bare(first) if one else phrase(first, synonym)}",  # "una sola stella rossa"
     }
 
 
@@ -47,7 +47,7 @@ def relative(words: str, definite: str) -> str:
     return f"{start} {root[:-1]}{definite}".lstrip()  # "i ..." -> "ai ...", "dei ..."
 
 
-def phrase(group: Group, case: str, synonym: int, *, definite: bool = False) -> str:
+def phrase(group: Group, synonym: int, *, definite: bool = False) -> str:
     """Return a noun phrase: "una piccola stella rossa", "due stelle rosse", "l'anello", "le due stelle rosse"."""
     bare, is_feminine = _bare(group), _gender(group) == "f"
     if group.count > 1:

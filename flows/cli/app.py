@@ -76,7 +76,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(first_steps.towers, inference.search, inference.classify, inference.localize, inference.demo),
         *(export.export_model, site.export_site),
     ),
-    "Translation": (translate.translate, mt.scenes_pairs),
+    "Translation": (translate.translate,),
     "Environment": (services.up, services.down, services.doctor),
 }
 

@@ -1,7 +1,8 @@
-"""The commands of `mt` (train, evaluate, install, packages), and scenes-pairs."""
+"""The commands of `mt`: train, evaluate, install, packages."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.plain_text import command
 from flows.cli.output import say, say_table
-from flows.options import EvaluateOptions, From, Number, To, Words
+from flows.options import EvaluateOptions, From, To, WholeNumber, Words
 
 
 @Parameter(name="*")
@@ -21,6 +22,8 @@ class TrainOptions:
     """Path of the new package."""
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: captions from templates; small: tens of thousands of captions; base: hundreds of thousands or more."""
+    scenes: WholeNumber = 0
+    """Also learn this number of pairs from English to Italian in the grammar of the sample `scenes`."""
     held_out: Annotated[Path | None, Parameter(metavar="PAIRS.tsv")] = None
     """Pairs to validate on, as PAIRS.TSV (default: some of the given pairs); not with --continue."""
     continued: Annotated[Path | None, Parameter(name="--continue", metavar="FILE.argosmodel")] = None
@@ -30,7 +33,7 @@ class TrainOptions:
 
 
 def train(
-    pairs: Annotated[tuple[Path, ...], Parameter(name="PAIRS.tsv")],
+    pairs: Annotated[tuple[Path, ...], Parameter(name="PAIRS.tsv")] = (),
     /,
     *,
     from_code: From,
@@ -48,11 +51,16 @@ def train(
     Args:
         pairs: UTF-8 files with lines of source, tab and target, or a name such as train.{lang} for two files.
     """
+    from data_catalog.sample.grammar import write_pairs
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
     from flows.recipe.settings import read
     from training.packages.config import KEPT, PRESETS, TrainPackageConfig
 
+    if options.scenes and (from_code, to_code) != ("en", "it"):
+        raise SettingsError(f"the pairs of --scenes are English and Italian, not {from_code} and {to_code}")
+    if not (pairs or options.scenes):
+        raise SettingsError("there is nothing to learn from: give PAIRS.tsv, or --scenes")
     overrides = override_values(options.overrides)
     kept = ", ".join(sorted(set(overrides) & set(KEPT)))
     if options.continued and kept:
@@ -66,17 +74,22 @@ def train(
     from training.packages.report import REPORT_FILE  # this and the next load torch
     from training.packages.train import train_package, training_folder
 
-    report = train_package(
-        pairs,
-        from_code=from_code,
-        to_code=to_code,
-        out=options.out,
-        config=config,
-        held_out=options.held_out,
-        continued=options.continued,
-        source_check=source_check,
-        target_check=target_check,
-    )
+    with TemporaryDirectory() as folder:
+        if options.scenes:
+            drawn = Path(folder) / "scenes.tsv"
+            write_pairs(drawn, seed=1, num_pairs=options.scenes)
+            pairs = (*pairs, drawn)
+        report = train_package(
+            pairs,
+            from_code=from_code,
+            to_code=to_code,
+            out=options.out,
+            config=config,
+            held_out=options.held_out,
+            continued=options.continued,
+            source_check=source_check,
+            target_check=target_check,
+        )
     say_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"])
     if report.dropped:
         say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
@@ -167,25 +180,3 @@ def packages(
     rows = installed_rows() if installed else index_rows()
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]
     say_table([row for row, (own, _, to) in ends if from_code in (None, own) and to_code in (None, to)])
-
-
-def scenes_pairs(
-    out: Annotated[Path, Parameter(name="PAIRS.tsv")],
-    /,
-    *,
-    to: Annotated[str, Parameter(metavar="LANG")] = "it",
-    seed: Number = 1,
-    num_pairs: Number = 60_000,
-) -> None:
-    """Write parallel captions in the grammar of the scenes sample, as training data for `vernaclip mt train`.
-
-    Args:
-        out: Path of the file.
-        to: Target language: it or de. The source language is English.
-        seed: Seed of the random captions.
-        num_pairs: Number of pairs.
-    """
-    from data_catalog.sample.grammar import write_pairs
-
-    write_pairs(out, seed=seed, num_pairs=num_pairs, lang=to)
-    say(f"wrote {num_pairs:,} pairs to {out}")

@@ -26,7 +26,9 @@ def home(random_clip: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
     for code, seed, count in (("it", 1, 160), ("de", 2, 70)):
-        write_pairs(folder / f"en-{code}.tsv", seed=seed, num_pairs=count, lang=code)
+        write_pairs(folder / f"en-{code}.tsv", seed=seed, num_pairs=count)
+    german = folder / "en-de.tsv"  # stands for German: other texts than the Italian ones
+    german.write_text(german.read_text("utf-8").replace("\t", "\tdas ist "), "utf-8")
     shared = [line.partition("\t")[0] for line in (folder / "en-de.tsv").read_text("utf-8").splitlines()[:30]]
     with (folder / "en-it.tsv").open("a", encoding="utf-8") as file:
         file.writelines(
@@ -68,7 +70,7 @@ def test_no_language_learns_what_another_holds_out_or_leaves_out(home: Path, tow
 
 
 def test_too_few_pairs_of_one_language_are_refused_by_its_name(home: Path, tower: Path, told: Any) -> None:
-    write_pairs(home / "few.tsv", seed=3, num_pairs=12, lang="it")
+    write_pairs(home / "few.tsv", seed=3, num_pairs=12)
     recipe = tower.parents[2].parent / "few.toml"
     text = recipe.with_name("mine.toml").read_text("utf-8")
     recipe.write_text(text.replace("en-it.tsv", "few.tsv"), "utf-8")

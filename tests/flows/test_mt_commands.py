@@ -1,4 +1,4 @@
-"""`vernaclip mt packages`, `mt install`, `scenes-pairs` and `translate`, from end to end."""
+"""`vernaclip mt packages`, `mt install` and `translate`, from end to end."""
 
 import gzip
 import hashlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.sample.grammar import parallel_pairs
 from flows.cli import main
 from flows.orchestration.doctor import diagnose
 from translation.engines.ctranslate2_model import CTranslate2Translator
@@ -84,15 +83,6 @@ def test_install_takes_a_file_or_a_pair(index: str, packages_dir: Path, told: An
     ):
         assert message in told(["mt", "install", *options], code=1)
     assert not packages_dir.exists()
-
-
-def test_pairs_of_the_grammar_are_written_in_the_language_that_is_asked_for(tmp_path: Path, told: Any) -> None:
-    for arguments, lang in (([], "it"), (["--to", "de"], "de")):
-        out = tmp_path / lang / "pairs.tsv"
-        assert main(["scenes-pairs", str(out), "--seed", "5", "--num-pairs", "70", *arguments]) == 0
-        expected = parallel_pairs(seed=5, num_pairs=70, lang=lang)
-        assert out.read_bytes().decode().split("\n") == [*("\t".join(pair) for pair in expected), ""]
-        assert "English and fr" in told(["scenes-pairs", str(out), "--to", "fr"], code=1)
 
 
 OPTIONS = ["--from", "en", "--to", "it", "--package", str(SCENES)]

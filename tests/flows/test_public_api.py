@@ -416,7 +416,7 @@ def test_the_command_aligns_prints_the_curve_and_distils_an_encoder(home: Path, 
 
 def test_the_command_distils_from_files_without_a_dataset(home: Path, tmp_path: Path, told: Any) -> None:
     pairs = tmp_path / "scenes.tsv"
-    told(["scenes-pairs", str(pairs), "--num-pairs", "80"])
+    write_pairs(pairs, seed=1, num_pairs=80)
     columns = zip(*(line.split("\t") for line in pairs.read_text("utf-8").splitlines()), strict=True)
     english, italian = map(list, columns)
     (tmp_path / "train.en").write_text("".join(f"{line}\n" for line in english), "utf-8")

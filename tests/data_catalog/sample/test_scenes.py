@@ -28,10 +28,9 @@ def test_captions_of_figures_in_ink_are_true_and_name_either_one_first_and_no_co
     star, square = (Group(count=1, colour="", shape=shape) for shape in ("star", "square"))
     scene = Scene(groups=(star, square), relation="left", background="white")
     wording = Wording(template="plain", style="sentence")
-    assert [caption(scene, lang, wording) for lang in ("en", "it", "de")] == [
+    assert [caption(scene, lang, wording) for lang in ("en", "it")] == [
         "A star to the left of a square.",
         "Una stella a sinistra di un quadrato.",
-        "Ein Stern links von einem Quadrat.",
     ]
     assert caption(scene, "it", Wording(template="definite")) == "la stella è a sinistra del quadrato"
     with_figures, without = (plan(1, 1000, figures=share) for share in (0.2, 0.0))
@@ -112,12 +111,12 @@ def test_golden_output_of_this_generator_version() -> None:
         (sample.layout(), captions(sample.scene(), "it", num=5, rng=sample.rng("captions")))
         for sample in plan(1, 100, figures=0.4)
     ]
-    italian, german = (list(parallel_pairs(seed=1, num_pairs=5000, lang=lang)) for lang in ("it", "de"))
+    pairs = list(parallel_pairs(seed=1, num_pairs=5000))
     digests = [
         hashlib.sha256("\n".join(map(repr, facts)).encode()).hexdigest()[:16]
-        for facts in ((italian, samples, layouts), (german,), figures)
+        for facts in ((pairs, samples, layouts), figures)
     ]
-    assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "a5f3e06fe9d67c7b", "4afab732ed9b101f"])
+    assert (GENERATOR_VERSION, digests) == (1, ["762664bbd5190840", "4afab732ed9b101f"])
 
 
 def test_more_faults_than_images_are_refused(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_more_faults_than_images_are_refused(tmp_path: Path) -> None:
         small(tmp_path, fault_rates={"wrong_language": 0.4})
 
 
-@pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
+@pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("en", "background")])
 def test_native_captions_are_in_the_target_language(tmp_path: Path, lang: str, word: str) -> None:
     draw_upstream(small(tmp_path / "sample", target_language=lang))
     wit = SOURCE_KINDS["wit"].read(WitConfig(files=(f"{tmp_path}/sample/wit/wit.tsv.gz",), languages=(lang,)))

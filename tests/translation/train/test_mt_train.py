@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from data_catalog.base.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.sample.grammar import write_pairs
 from flows.recipe.settings import read
 from training.packages import task
 from training.packages.config import TrainPackageConfig
@@ -176,6 +177,19 @@ def test_training_ends_where_chrf_has_ceased_to_rise(tiny_tsv: Path, tmp_path: P
     assert (report.num_steps, report.best_step) == (6, 2)
     html = (tmp_path / "en_it.argosmodel.training" / REPORT_FILE).read_text(encoding="utf-8")
     assert "6 of 20 steps, because chrF" in page_text(page(html))
+
+
+def test_pairs_of_the_scenes_train_a_package_as_the_same_pairs_in_a_file_do(tmp_path: Path, told: Any) -> None:
+    write_pairs(tmp_path / "pairs.tsv", seed=1, num_pairs=80)
+    out, drawn = tmp_path / "of-file.argosmodel", tmp_path / "drawn.argosmodel"
+    told(command(tmp_path / "pairs.tsv", out))
+    words = command(tmp_path / "pairs.tsv", drawn)
+    words.remove(str(tmp_path / "pairs.tsv"))
+    told([*words, "--scenes", "80"])
+    one, other = (json.loads((training_folder(path) / "run.json").read_text()) for path in (out, drawn))
+    assert one["sources"]["pairs_sha256"] == other["sources"]["pairs_sha256"]
+    assert "not en and de" in told([*words, "--scenes", "80", "--to", "de"], code=1)
+    assert "give PAIRS.tsv, or --scenes" in told(words, code=1)
 
 
 def test_held_out_pairs_may_come_from_two_line_aligned_files(tiny_tsv: Path, tmp_path: Path) -> None:
