@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flows.build.execution import Executor
     from flows.datasets import BuildReport
-    from flows.models import AlignReport, DistilReport, EvaluateReport, TrainReport
+    from flows.models import DistilReport, EvaluateReport, TrainReport
     from flows.recipe.recipe import Recipe
 
 
@@ -48,29 +48,22 @@ def train(run: Run) -> "TrainReport | DistilReport":
     return report
 
 
-def align(run: Run, *, curve: tuple[int, ...] = ()) -> "AlignReport":
+def align(run: Run) -> "TrainReport":
     """Train only the projections over the frozen, pretrained towers that the recipe's [train] names. Takes minutes.
 
     Features of all images and captions are computed once and kept. The result is an ordinary model.
-
-    Args:
-        curve: Also train on this many images each, such as 250,500,1000, and print R@1 against the number of images.
     """
-    report: AlignReport = _make(run, "align", "align", curve=curve)
-    if report.curve is not None:
-        name = run.recipe.name
-        text = f"Scores of {name} by number of training images."
-        run.executor.artifact_table(f"curve-{name}", report.curve_rows(), text)
+    report: TrainReport = _make(run, "align", "align")
     return report
 
 
-def distil(run: Run) -> "DistilReport | AlignReport":
+def distil(run: Run) -> "DistilReport | TrainReport":
     """Train a text tower on parallel sentences, without images, and join it with the image tower of a teacher.
 
     The recipe's [distil] names teacher and sentences. The dataset need not be built, unless the teacher is a text
     encoder, whose student is then aligned on it. After an interruption, run the same command again to resume.
     """
-    report: DistilReport | AlignReport = _make(run, "distil", "distil")
+    report: DistilReport | TrainReport = _make(run, "distil", "distil")
     return report
 
 
@@ -99,11 +92,11 @@ def build_train_evaluate(
     return built, train(run), evaluate(run)
 
 
-def _make(run: Run, job: str, by: str, **options: Any) -> Any:
+def _make(run: Run, job: str, by: str) -> Any:
     """Make a model by "train", "align" or "distil" as a phase named like the job, and return its report."""
     from flows.models import MAKERS
 
-    report = run.executor.run(job, partial(MAKERS[by], run.recipe, run.root, **options))
+    report = run.executor.run(job, partial(MAKERS[by], run.recipe, run.root))
     name = run.recipe.name
     run.executor.artifact_table(f"training-{name}", [report.row()], f"The newest model of {name}.")
     return report

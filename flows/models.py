@@ -85,19 +85,6 @@ class TrainReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlignReport(TrainReport):
-    """An aligned model, and the curve of scores by number of training images, if it was asked for."""
-
-    curve: Board | None = None
-
-    def curve_rows(self) -> list[dict[str, object]]:
-        """Return the points of the curve as rows of a table, none without a curve."""
-        from training.align.curve import curve_rows
-
-        return [] if self.curve is None else curve_rows(self.curve)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DistilReport:
     """A distilled model: its folder, the dataset's snapshot if it is built, the pairs, and the result."""
 
@@ -171,13 +158,9 @@ def _sides(recipe: Recipe) -> Sides | None:
     return language_pack(recipe.target_language, named_language_packs(recipe)).sides if is_needed else None
 
 
-def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
-    """Align the recipe's frozen towers on the dataset's current snapshot, or return at once if that was done.
-
-    The curve is measured at these numbers of training images.
-    """
+def align_model(recipe: Recipe, root: Path) -> TrainReport:
+    """Align the recipe's frozen towers on the dataset's current snapshot, or return at once if that was done."""
     from training.align.align import align
-    from training.align.curve import measure_curve, require_sizes
     from training.align.frozen import aligned_model_and_key
 
     require_start(recipe, root, "align")
@@ -185,17 +168,11 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     files, hashes, cache = pair_files(snapshot), pair_hashes(snapshot), root / FEATURE_STORES
     towers, config = recipe.train, recipe.align
     out = _folder(recipe, root, aligned_model_and_key(towers, config, files.hashes(hashes.__getitem__))[1])
-    if curve:
-        require_sizes(curve, files, config)
     fit = partial(align, files, towers, config, out, cache=cache, sha256=hashes.__getitem__)
-    result, measured = _recorded(fit, out, snapshot), None
-    if curve:
-        with writer_lock(out.parent):
-            measured = measure_curve(files, towers, config, recipe.evaluate, out, cache=cache, sizes=curve)
-    return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
+    return TrainReport(folder=out, snapshot=snapshot, result=_recorded(fit, out, snapshot))
 
 
-def distil_model(recipe: Recipe, root: Path) -> DistilReport | AlignReport:
+def distil_model(recipe: Recipe, root: Path) -> DistilReport | TrainReport:
     """Distil the recipe's student, or return at once if that was done.
 
     The dataset need not be built. If it is, the captions of its val and test splits are left out, and the model becomes

@@ -26,15 +26,6 @@ def option_value(kind: Any, tokens: Sequence[Token]) -> Any:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
 
 
-def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Return integers that are separated by commas."""
-    words = [word for token in tokens for word in token.value.split(",")]
-    try:
-        return tuple(map(int, words))
-    except ValueError as error:
-        raise ValueError(f"{', '.join(map(repr, words))} must be whole numbers, separated by commas.") from error
-
-
 def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
     """Return the words of a repeatable option that takes several words, as one tuple for each occurrence."""
     groups: list[list[str]] = []
@@ -63,7 +54,6 @@ def no_options(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 Number = Annotated[int, Parameter(metavar="N")]
 WholeNumber = Annotated[int, Parameter(validator=Within(gte=0), metavar="N")]
 PositiveNumber = Annotated[int, Parameter(validator=Within(gte=1), metavar="N")]
-Numbers = Annotated[tuple[int, ...], Parameter(converter=whole_numbers, metavar="N,N,...")]
 OptionalPort = Annotated[int | None, Parameter(validator=Within(gte=1, lte=65535), metavar="N")]
 Words = tuple[str, ...]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]

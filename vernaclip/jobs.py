@@ -12,7 +12,7 @@ from data_catalog.catalog.roots import open_root
 from data_catalog.disk.barrier import running_job
 from flows import jobs
 from flows.datasets import BuildReport
-from flows.models import AlignReport, DistilReport, EvaluateReport, TrainReport
+from flows.models import DistilReport, EvaluateReport, TrainReport
 from flows.recipe.engines import open_one_way, setting_values
 from flows.recipe.recipe import load_recipe
 from flows.search import chosen_model, search_images, translated_query
@@ -62,10 +62,10 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
     return _do(jobs.train, recipe, root, settings)
 
 
-def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve: Sequence[int] = ()) -> AlignReport:
+def align(recipe: Place, root: Place, *, settings: Settings | None = None) -> TrainReport:
     """Train only the projections over the frozen, pretrained towers that the recipe names. Features are kept.
 
-    The arguments are those of `build`, and `curve`: numbers of training images at which to measure R@1 too.
+    The arguments are those of `build`.
 
     >>> import vernaclip
     >>> towers = {"image_tower": "test_efficientnet", "image_weights": "tower.safetensors", "text_encoder": "bert"}
@@ -76,11 +76,10 @@ def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve
         InputError: the dataset was not built, or the towers' weights are missing or do not match.
         SettingsError: a tower would start from random weights.
     """
-    require_list(curve, "number")
-    return _do(jobs.align, recipe, root, settings, curve=curve)
+    return _do(jobs.align, recipe, root, settings)
 
 
-def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport | AlignReport:
+def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport | TrainReport:
     """Train a text tower on parallel sentences, and join it with its teacher's image tower. Resume an interrupted run.
 
     The arguments are those of `build`.

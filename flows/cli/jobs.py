@@ -16,7 +16,7 @@ from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.output import is_quiet, say, say_json, say_table
 from flows.jobs import JOBS, call
-from flows.options import DEFAULT_ROOT, Json, Number, Numbers, Overrides, RecipeName, Root, WholeNumber
+from flows.options import DEFAULT_ROOT, Json, Number, Overrides, RecipeName, Root, WholeNumber
 from training.runs.processes import process_count, process_rank
 
 if TYPE_CHECKING:
@@ -110,16 +110,12 @@ def command_of(name: str, do: Callable[..., None]) -> Callable[..., None]:
     if "dask" not in job.executors:
         del fields["dask_address"]
         fields["executor"] = fields["executor"].replace(annotation=OneProcess)
-    own = [
-        option.replace(annotation={int: Number, tuple[int, ...]: Numbers}.get(option.annotation, option.annotation))
-        for option in job.options.values()
-    ]
     more = [option for option in inspect.signature(do).parameters.values() if option.kind is option.KEYWORD_ONLY]
 
     def asked(recipe: str, /, **given: Any) -> None:
         do(Request(recipe=recipe, **{field: given.pop(field) for field in fields if field in given}), **given)
 
-    every = [recipe, *fields.values(), *own, *more]
+    every = [recipe, *fields.values(), *job.options.values(), *more]
     asked.__name__, asked.__doc__ = name, inspect.getdoc(job.run)
     asked.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     asked.__annotations__ = {each.name: each.annotation for each in every}
@@ -367,16 +363,16 @@ def _verdict(scores: "Board", recipe: "Recipe") -> str:
     elif recipe.model.by == "distil":
         helps = "more parallel sentences, or more photographs with captions"
     else:
-        helps = "more photographs with captions: `vernaclip align RECIPE --curve` measures how much"
+        helps = "more photographs with captions"
     return f"{text}\nWhat would help most: {helps}."
 
 
 def _say_model(report: "TrainReport | DistilReport", _: Request) -> tuple[str, ...]:
-    """Print a model's folder, what it learned from and its curve; return the topics of what to try next."""
+    """Print a model's folder and what it learned from; return the topics of what to try next."""
     result = report.result
     say(f"\nModel: {report.folder}")
     facts = [f"{result.epochs} epochs, best epoch {result.best_epoch}"]
-    pairs, curve = getattr(report, "pairs", None), getattr(report, "curve", None)
+    pairs = getattr(report, "pairs", None)
     if pairs is not None:
         facts.append(f"MRR@10 of {pairs.num_held_out:,} held-out sentences {result.best_val_mrr:.3f}")
     else:
@@ -387,15 +383,6 @@ def _say_model(report: "TrainReport | DistilReport", _: Request) -> tuple[str, .
         say_table(rows)
     if pairs is not None and pairs.left_out:
         say_table([{"left out because": reason, "pairs": count} for reason, count in pairs.left_out.items()])
-    if curve is not None:
-        from training.align.curve import CURVE_PLOT_FILE, curve_rows
-
-        split = curve.sets[0]
-        say(f"\nScores on the {split.name} split by number of training images\n")
-        say_table(curve_rows(curve))
-        for note in split.notes:
-            say(f"\nsplit {split.name}: {note}")
-        say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
     return ("evaluate",) if report.snapshot is not None else ()
 
 
@@ -407,8 +394,6 @@ def _model_values(report: "TrainReport | DistilReport", _: Request) -> dict[str,
         found |= {"origins": dict(pairs.origins), "left_out": dict(pairs.left_out)}
         rows = list[Any](getattr(report, "language_rows", list)())
         found |= {"languages": rows} if rows else {}
-    if (points := getattr(report, "curve_rows", None)) is not None:
-        found["curve"] = points() or None
     return found
 
 

@@ -29,8 +29,6 @@ def test_an_option_of_a_job_is_one_of_its_command_and_of_its_form() -> None:
         for option in job.options:
             assert f"--{option.replace('_', '-')}" in options
             assert f"    {option}: {form[option]['description']}" in told
-    curve = parameter_schema(prefect_flows.FLOWS["align-clip"].fn).properties["curve"]
-    assert (curve["type"], curve["items"], curve["default"]) == ("array", {"type": "integer"}, [])
 
 
 def test_a_dry_run_refuses_an_option_that_is_added_to_builds(monkeypatch: pytest.MonkeyPatch) -> None:

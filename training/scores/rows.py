@@ -1,6 +1,6 @@
 """The table of scores: one row for each number, with the facts about its models and test sets.
 
-Evaluations, scoreboards and curves are boards. The model card and mteb's files are made from them.
+Evaluations and scoreboards are boards. The model card and mteb's files are made from them.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,6 @@ class ModelFacts:
     trained_on: str = UNKNOWN
     tensors_sha256: str | None = None  # of the loaded weights; comparable between models that were loaded alike
     files: tuple[Mapping[str, str], ...] = ()  # name and sha256 of the configs and tokenizer in its folder
-    counts: Mapping[str, int] = field(default_factory=dict)  # what it learned from, such as `images` and `captions`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,7 @@ class Board:
 
     @classmethod
     def read(cls, path: Path) -> "Board":
-        """Read the file of an evaluation, scoreboard or curve, which may have more keys."""
+        """Read the file of an evaluation or a scoreboard, which may have more keys."""
         with about(f"{path} is not a valid table of scores"):
             return _BOARDS.validate_json(path.read_bytes())
 

@@ -19,14 +19,12 @@ from data_catalog.base.errors import DamagedError, InputError, PipelineError, Se
 from data_catalog.disk.records import record_folder
 from training.align import frozen
 from training.align.align import align
-from training.align.curve import curve_rows, extended, measure_curve
 from training.align.heads import FeaturePairs, canonical_directions
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
 from training.fit.clip import train
-from training.scores.rows import Board
 from training.scores.scoreboard import evaluate
 from training.towers.model import load_model
 
@@ -277,43 +275,6 @@ def test_canonical_directions_find_what_both_sides_share() -> None:
     assert min(correlations[:3]) > 0.9
     assert max(correlations[3:]) < 0.2
     assert [np.linalg.norm(left[:, place]) > 0 for place in range(5)] == [True] * 5
-
-
-def test_a_curve_scores_each_size_and_extends_the_line(
-    square_files: PairFiles, pretrained: TrainConfig, cache: Path, aligned: Path, tmp_path: Path
-) -> None:
-    out = shutil.copytree(aligned, tmp_path / "run")
-    siglip = replace(pretrained, loss="siglip", microbatch=8)  # settings of training all weights
-    align(square_files, siglip, CONFIG, out, cache=tmp_path)
-    config = (out / "open_clip_config.json").read_bytes()
-    curve = measure_curve(square_files, siglip, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
-    assert [(row["images"], row["captions"]) for row in curve_rows(curve)[:3]] == [(24, 48), (72, 144), (152, 304)]
-    assert all(row.low <= row.value <= row.high for row in curve.rows)
-    assert {(row.test_set, row.gallery) for row in curve.where(metric="text_to_image_R@1").rows} == {("test", 24)}
-    assert Board.read(out / "curve.json") == curve
-    with Image.open(out / "curve.png") as plot:
-        assert plot.width > 100
-    assert (out / "open_clip_config.json").read_bytes() == config
-    assert files_of(out).keys() - files_of(aligned).keys() == {"curve.json", "curve.png"}
-    refit = measure_curve(
-        square_files, pretrained, replace(CONFIG, refit=True), EvaluateConfig(), out, cache=cache, sizes=[24]
-    )
-    assert [(row["images"], row["captions"]) for row in curve_rows(refit)] == [(48, 96)], "24 of the val split too"
-    for sizes in ([1], [], [153]):
-        with pytest.raises(SettingsError, match="curve"):
-            measure_curve(square_files, pretrained, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
-
-
-def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() -> None:
-    sizes = (100, 200, 400, 800)
-    doubled = [1 / (1 + np.exp(2 - 0.5 * place)) for place in range(7)]
-    straight = extended(sizes, doubled[:4])
-    assert [images for images, *_ in straight] == [1600, 3200, 8000]
-    assert [value for _, value, *_ in straight[:2]] == pytest.approx(doubled[4:6])
-    widths = [high - low for *_, low, high in extended(sizes, (0.1, 0.2, 0.22, 0.3))]
-    assert widths == sorted(widths)
-    assert widths[0] > 0.01
-    assert extended(sizes[:2], (0.1, 0.2)) == extended(sizes[:3], (0.0, 0.1, 0.2)) == []
 
 
 def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(
