@@ -241,7 +241,12 @@ class Photographs:
         train = self.mirrored if config.mirror else self.splits["train"]
         assert train is not None
         if size is not None:
-            train = train.subset(np.random.default_rng(0).permutation(len(train))[:size])
+            kept = np.sort(np.random.default_rng(0).permutation(len(train))[:size])
+            chosen = np.isin(train.owners, kept)
+            owners = np.searchsorted(kept, train.owners[chosen])
+            train = replace(
+                train, views=tuple(view[kept] for view in train.views), texts=train.texts[chosen], owners=owners
+            )
         heads, state = fit_heads(frozen, train, self.splits["val"], config)
         return heads, int(state.best_record["epoch"])
 

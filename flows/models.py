@@ -6,7 +6,7 @@ an interrupted run, lock the folder of models, and record the new one as the dat
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,13 +1,11 @@
 """Open the frozen towers of a recipe, cache their features, and make heads the projections of the model."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,11 +16,11 @@ from data_catalog.base.errors import DamagedError, SettingsError
 from data_catalog.base.settings import what_values
 from data_catalog.disk.files import digest, sha256_of
 from training.align.heads import FeaturePairs, Heads, linear_layers, set_closed_form
-from training.config import AlignConfig, TowerConfig, TrainConfig
+from training.config import AlignConfig, TowerConfig
 from training.data.features import Encoder, FeatureStore, ImageEncoder, TextEncoder
 from training.data.images import encoded_reader
 from training.data.pairs import PairFiles, read_captions, row_groups
-from training.runs.processes import deterministic_torch, encode_where_fastest
+from training.runs.processes import encode_where_fastest
 from training.scores.encoders import tensors_sha256
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
 from training.towers.plan import TEXT_FILES, TowerPlan
@@ -105,7 +103,7 @@ class FrozenTowers:
         texts = self.store.texts([str(text) for group in captions for text in group], batch_size=BATCH_SIZE)
         return FeaturePairs(tuple(views), texts, np.repeat(np.arange(len(captions)), list(map(len, captions))))
 
-    def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float] = (1.0, 1.0)) -> Heads:
+    def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float]) -> Heads:
         """Return heads to train on features that were scaled: in closed form, random if hidden, or the model's own."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -130,17 +128,6 @@ class FrozenTowers:
             else:
                 projection.copy_(linear_layers(head)[0].weight.T)
         self.module.logit_scale.copy_(heads.logit_scale)
-
-
-@contextmanager
-def opened_towers(towers: TrainConfig, config: AlignConfig, *, cache: Path) -> Iterator[FrozenTowers]:
-    """Yield frozen towers whose heads no model folder gets, with torch deterministic."""
-    plan, _ = aligned_model_and_key(towers, config, {})
-    with (
-        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
-        TemporaryDirectory(prefix="vernaclip-") as folder,
-    ):
-        yield FrozenTowers(plan, Path(folder), cache=cache)
 
 
 def _weights_sha256(part: FrozenPart) -> str:

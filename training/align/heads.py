@@ -31,13 +31,6 @@ class FeaturePairs:
         """Return the number of images."""
         return len(self.views[0])
 
-    def subset(self, images: Integers) -> "FeaturePairs":
-        """Return the pairs of some images, in the order of their places."""
-        kept = np.sort(images)
-        chosen = np.isin(self.owners, kept)
-        views = tuple(view[kept] for view in self.views)
-        return FeaturePairs(views, self.texts[chosen], np.searchsorted(kept, self.owners[chosen]))
-
     def joined(self, other: "FeaturePairs") -> "FeaturePairs":
         """Return these pairs followed by others. Images of which there is no mirrored view have the same view twice."""
         theirs = (*other.views, *other.views)[: len(self.views)]

@@ -48,30 +48,16 @@ def image_text_scores(pairs: ImagesAndCaptions, encoder: Encoder, cache: Path) -
     texts = store.texts(captions, batch_size=BATCH_SIZE)
     owners = np.array([row_of[pairs.owners[place]] for place in judged], np.int64)
     found = np.full(len(pairs.captions), np.nan)
-    found[judged] = in_units(rows, texts, owners, images=list(digests.values()), captions=captions)
-    return found
-
-
-def in_units(
-    rows: Features, texts: Features, owners: Integers, *, images: Sequence[bytes], captions: Sequence[str]
-) -> Floats:
-    """Return the cosines of captions and their images in units of random pairs, shape (captions,).
-
-    `rows` and `texts` are unit features, `owners` has the row of each caption's image, and `images` the digest of each
-    image's bytes.
-    """
-    random = random_pairs(images, captions, owners)
+    random = random_pairs(list(digests.values()), captions, owners)
     cosines = _cosines(rows, texts, random)
     spread = float(cosines.std()) if len(cosines) > 1 else 0.0
-    if not spread:
-        if captions:
-            logger.warning("%d captions are not judged: too few to compare them with random ones", len(captions))
-        return np.full(len(captions), np.nan)
-    logger.info("cosine of %d random pairs: %.4f, standard deviation %.4f", len(random), cosines.mean(), spread)
-    own = _cosines(rows, texts, np.stack([owners, np.arange(len(owners))], axis=1))
-    own -= cosines.mean()
-    own /= spread
-    return own
+    if spread:
+        logger.info("cosine of %d random pairs: %.4f, standard deviation %.4f", len(random), cosines.mean(), spread)
+        own = _cosines(rows, texts, np.stack([owners, np.arange(len(owners))], axis=1))
+        found[judged] = (own - cosines.mean()) / spread
+    elif captions:
+        logger.warning("%d captions are not judged: too few to compare them with random ones", len(captions))
+    return found
 
 
 def _cosines(rows: Features, texts: Features, pairs: Integers) -> Floats:
@@ -88,7 +74,8 @@ def random_pairs(images: Sequence[bytes], captions: Sequence[str], owners: Integ
     """Return random pairs of an image and a caption that no image with the same bytes has: places, shape (pairs, 2).
 
     The pairs, as contents, depend only on the set of all images with their captions. Places of equal contents are
-    interchangeable, since their features are equal. The arguments are those of `in_units`.
+    interchangeable, since their features are equal. `images` has the digest of each image's bytes, `owners` the place
+    of each caption's image.
     """
     first_image = {digest: place for place, digest in reversed(list(enumerate(images)))}
     first_caption = {text: place for place, text in reversed(list(enumerate(captions)))}
