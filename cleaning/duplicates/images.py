@@ -4,7 +4,7 @@ Similar images are also kept out of different splits. Images are rows, by number
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -28,14 +28,12 @@ from cleaning.duplicates.near_images import (
     first_similar,
     parse_thumbnails,
 )
-from cleaning.text.scripts import exact_key
 from data_catalog.base.errors import SettingsError
 from data_catalog.catalog.manifest import MARKED, UPSTREAM
 from data_catalog.catalog.sorting import thumbnails_in_order
 from data_catalog.images.normalise import THUMBNAIL_BYTES
 from data_catalog.publish.publish import SplitConfig, split_of
-from data_catalog.rows.schema import CAPTIONS, PENDING
-from data_catalog.rows.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.rows.stages import Drop, pending_rows, reject, texts
 
 Flags = NDArray[np.bool_]
 
@@ -74,8 +72,8 @@ class DuplicatesConfig:
     the most "captions"; then the lowest id."""
     sources: tuple[str, ...] = ()
     """All sources of the recipe, best first. By default in the recipe's order."""
-    merge_captions: bool = False
-    """Publish the captions of dropped samples with the image that stays."""
+    merge_captions: Literal[False] = False
+    """Captions of dropped samples are dropped. Only older snapshots have published them with the image that stays."""
     split_guard: bool = True
     """Drop train images similar to one of val or test, and val images similar to one of test, even if `images` or
     `near_images` is off."""
@@ -282,49 +280,6 @@ def judged_samples(
     return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
 
 
-def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
-    """Return the captions of dropped duplicates, from all shards, that the image that stays does not have.
-
-    They have `merged_into`, and its order. `found` is a file of the schema `FOUND`. Memory holds the result, and the
-    texts of the captions that it is compared with.
-    """
-    stays = pq.read_table(found, columns=["sample_id", "duplicate_of"])
-    stays = stays.filter(pc.is_valid(stays.column("duplicate_of"))).combine_chunks()
-    groups = pa.concat_tables(
-        pa.table(
-            {
-                "caption_id": table.column("caption_id"),
-                "into": pc.coalesce(moved_to, table.column("sample_id")),
-                "is_moved": pc.cast(pc.is_valid(moved_to), pa.int8()),
-                "sample_id": table.column("sample_id"),
-                "key": pa.array(map(exact_key, table.column("caption").to_pylist()), pa.string()),
-            }
-        )
-        for table, moved_to in _involved(captions, stays)
-    )
-    ordered = groups.append_column("row", pa.array(range(groups.num_rows), pa.int64())).sort_by(_ORDER)
-    ordered = ordered.append_column("place", pa.array(range(ordered.num_rows), pa.int64()))
-    firsts = ordered.group_by(["into", "key"]).aggregate([("place", "min")]).column("place_min").sort()
-    new = ordered.take(firsts)
-    wanted = new.filter(pc.equal(new.column("is_moved"), 1)).column("caption_id")
-    place, field = CAPTIONS.get_field_index("merged_into"), CAPTIONS.field("merged_into")
-    rows = pa.concat_tables(
-        table.set_column(place, field, moved_to).filter(pc.is_in(table.column("caption_id"), wanted))
-        for table, moved_to in _involved(captions, stays)
-    )
-    return rows.take(pc.index_in(wanted, rows.column("caption_id")))
-
-
-def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
-    """Yield pending captions of duplicates and of the images that replace them, with the new samples of the former."""
-    samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
-    for table in map(pq.read_table, captions):
-        chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
-        found = table.filter(chosen)
-        places = pc.index_in(found.column("sample_id"), stays.column("sample_id"))
-        yield found, stays.column("duplicate_of").take(places)
-
-
 def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
     """Return the drops of a shard's samples, from the file of all shards' drops (schema `FOUND`)."""
     found = pq.read_table(path)
@@ -332,22 +287,14 @@ def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
     return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
 
 
-def move_captions(table: pa.Table, merged: Path) -> pa.Table:
-    """Set `merged_into` of the captions of a shard that `merged_captions` has moved to another image."""
-    found = pq.read_table(merged, columns=["caption_id", "merged_into"])
-    into = found.column("merged_into").take(pc.index_in(table.column("caption_id"), found.column("caption_id")))
-    rows = pending_rows(table, pc.is_valid(into))
-    return set_values(table, "merged_into", rows, into.take(pa.array(rows, pa.int64())).to_pylist())
-
-
 def reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
-    """Reject the pending rows of samples that have a drop, except captions that are moved to another image."""
-    rows = pending_rows(table, pc.is_null(table.column("merged_into")))
+    """Reject the pending rows of samples that have a drop."""
+    rows = pending_rows(table)
     return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
 
 
 def reject_repeated_captions(table: pa.Table, *, step: str) -> pa.Table:
-    """Reject captions that equal an earlier one of the same image, except those that are moved to another image."""
-    rows = pending_rows(table, pc.is_null(table.column("merged_into")))
+    """Reject captions that equal an earlier one of the same image."""
+    rows = pending_rows(table)
     verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
     return reject(table, rows, verdicts, step=step)

@@ -123,7 +123,6 @@ def publish_shard(
     *,
     config: SplitConfig,
     image_rows: Sequence[str],
-    merged: Path | None = None,
 ) -> dict[str, int]:
     """Write the files of one shard into a folder; return the number of rows of each, by its name without suffix.
 
@@ -131,8 +130,7 @@ def publish_shard(
     later builds) and the pairs of each split; marked pairs are in no split, but in a file of their own.
 
     Captions (schema `CAPTIONS`) that are to be kept have the outcome pending, images the schema `IMAGES`. `image_rows`
-    are the rows of the funnel that drop captions whose images were requested. `merged` has caption rows of any shard
-    that are published with the image named in `merged_into`.
+    are the rows of the funnel that drop captions whose images were requested.
     """
     table = pq.read_table(captions)
     place, outcome = table.schema.get_field_index("outcome"), table.column("outcome")
@@ -142,7 +140,7 @@ def publish_shard(
     outcomes = _outcomes(table, images, image_rows)
     save_parquet(outcomes, folder / "images.parquet")
     rows = {"captions": table.num_rows, "images": outcomes.num_rows}
-    samples = _kept_rows(table, merged)
+    samples = _kept_rows(table)
     spare = {
         row["sample_id"]: row
         for row in outcomes.to_pylist()
@@ -153,8 +151,7 @@ def publish_shard(
         pictures = (row | {name: image[name] for name in IMAGE_COLUMNS} for image, row in good)
         write_rows(pictures, SPARE, folder / "spare.parquet")
         rows["spare"] = len(spare)
-    moved = (row for kept in samples.values() for row in kept if row["merged_into"])
-    rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist(), moved)
+    rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist())
     stated = defaultdict[str, set[str | None]](set)
     for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # dropped rows count, too
         stated[row["sample_id"]].add(row["upstream_split"])
@@ -186,23 +183,19 @@ def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def _kept_rows(table: pa.Table, merged: Path | None) -> dict[str, list[Row]]:
-    """Return kept caption rows by sample, in shard order; rows of other samples that were merged into it come last."""
-    own = pc.and_(pc.equal(table.column("outcome"), KEPT), pc.is_null(table.column("merged_into")))
+def _kept_rows(table: pa.Table) -> dict[str, list[Row]]:
+    """Return kept caption rows by sample, in shard order."""
     samples: dict[str, list[Row]] = {}
-    for row in table.filter(own).to_pylist():
+    for row in table.filter(pc.equal(table.column("outcome"), KEPT)).to_pylist():
         samples.setdefault(row["sample_id"], []).append(row)
-    if merged and samples:
-        for row in pq.read_table(merged, filters=[("merged_into", "in", list(samples))]).to_pylist():
-            samples[row["merged_into"]].append(row)
     return samples
 
 
-def strictest_rights(own: Iterable[Row], merged: Iterable[Row]) -> dict[str, Row]:
+def strictest_rights(own: Iterable[Row], merged: Iterable[Row] = ()) -> dict[str, Row]:
     """Return license, attribution and page of each sample, from its row with the strictest license, else its first row.
 
-    Rows that are `merged` into the image named in `merged_into` count only if they state a license, since they describe
-    another file. Dropped rows of the sample's own count, too.
+    Rows that an older build `merged` into the image named in `merged_into` count only if they state a license, since
+    they describe another file. Dropped rows of the sample's own count, too.
     """
     stated = [(row["sample_id"], row) for row in own] + [(row["merged_into"], row) for row in merged if row["license"]]
     stated.sort(key=lambda one: (strictness(one[1]["license"]), *(one[1][name] is None for name in RIGHTS[1:])))

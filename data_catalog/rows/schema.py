@@ -62,7 +62,7 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "attribution": _ATTRIBUTION,
     "page_url": _PAGE_URL,
     "leaks": _LEAKS,
-    "merged_into": "the sample whose image the caption is published with, if not its own",
+    "merged_into": "the sample whose image the caption is published with, if not its own; in older snapshots",
     "upstream_file": "the file that contains the row, relative to the common folder of its source's files",
     "upstream_line": "line of the row in upstream_file, from 1; in JSON and Parquet, the number of the record",
     "outcome": "kept or rejected",

@@ -13,8 +13,6 @@ from cleaning.duplicates.images import (
     drops_of,
     judged_samples,
     leaking_samples,
-    merged_captions,
-    move_captions,
     reject_repeated_captions,
     reject_samples,
     write_thumbnails,
@@ -191,19 +189,10 @@ def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in json_values(config).items() if name not in _NOT_DECISIVE}
 
 
-def merge_captions(job: Job) -> StepFacts:
-    """Collect the captions of dropped duplicates that another image gets: rows with `merged_into`, sorted by it."""
-    merged = merged_captions(job.shards("fit"), job.one("find-duplicates").path(SHARD))
-    save_parquet(merged, job.folder / SHARD)
-    return {"num_captions": merged.num_rows}
-
-
 def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
     """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel."""
     tables, lost = without_lost_images(job, job.shard("fit"))
     before, table, found = tables[0], tables[-1], job.one("find-duplicates")
-    if "merge-captions" in job.inputs:
-        table = move_captions(table, job.shard("merge-captions"))
     if marks := drops_of(found.path(MARKS_FILE), before):
         rows = pending_rows(table)
         verdicts = [marks.get(sample_id) for sample_id in texts(table, "sample_id", rows)]
@@ -218,6 +207,5 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
 
 def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
     """Write a shard's published files; `image_rows` of the funnel drop captions after their images were fetched."""
-    merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
     files = job.shard("deduplicate"), job.shard("forget-images"), job.folder
-    return {"rows": publish_shard(*files, config=split, image_rows=image_rows, merged=merged)}
+    return {"rows": publish_shard(*files, config=split, image_rows=image_rows)}

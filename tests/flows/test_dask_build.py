@@ -44,7 +44,7 @@ def test_a_killed_flow_leaves_no_process_and_a_killed_worker_no_trace(
     Path("held.tsv").write_text("image\tcaption\nheld.png\tA grey wall that grows light\n", "utf-8")
     held = ['kind="pairs"', 'files=["held.tsv"]', 'images="."', 'path_column="image"', 'caption_column="caption"']
     translated = [override for override in english_overrides if "target_language" not in override]
-    overrides = [*translated, "duplicates.merge_captions=true", *(f"test_sets.held.{each}" for each in held)]
+    overrides = [*translated, *(f"test_sets.held.{each}" for each in held)]
     overrides.append("build.workers=2")
     with LocalExecutor() as executor:
         build_dataset(load_recipe("scenes", root=expected, overrides=overrides), root=expected, executor=executor)

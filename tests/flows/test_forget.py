@@ -92,7 +92,6 @@ def recipe_file(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         build = {{shard_size = 5, workers = 1, fetch_workers = 1}}
         fetch = {{allow_loopback = true, retries = 0, host_requests_per_s = 0}}
         normalise = {{keep_original = true}}
-        duplicates = {{merge_captions = true}}
         repeats = {{near_captions = false}}
         split = {{val = 0.0}}
         [sources.web]

@@ -196,7 +196,7 @@ RIGHTS: dict[str, tuple[list[tuple[str, str, str]], int]] = {
 }
 
 
-def test_the_strictest_row_of_an_image_tells_its_rights_also_where_a_duplicate_is_merged(own: Any) -> None:
+def test_the_strictest_row_of_an_image_tells_its_rights(own: Any) -> None:
     columns, numbers = "path caption license attribution page", iter(range(99))
     rows, expected = [], {}
     for seed, (name, (stated, chosen)) in enumerate(RIGHTS.items()):
@@ -205,13 +205,7 @@ def test_the_strictest_row_of_an_image_tells_its_rights_also_where_a_duplicate_i
             caption = TOO_SHORT if page == TOO_SHORT else own.caption(next(numbers))
             rows.append((f"{name}.png", caption, license, attribution, page.replace(TOO_SHORT, "")))
         expected[name] = tuple(text.replace(TOO_SHORT, "") or None for text in stated[chosen])
-    for seed, name in ((90, "here"), (91, "also-here"), (90, "there"), (91, "also-there")):
-        own.save(f"{name}.png", seed)
-    rows += [("here.png", own.caption(40), BY, "Anna", ""), ("also-here.png", own.caption(41), BY, "Bea", "")]
-    others = [("there.png", own.caption(42), ARR, "Cleo", ""), ("also-there.png", own.caption(43), "", "", "")]
-    expected |= {"here": (ARR, "Cleo", None), "also-here": (BY, "Bea", None)}  # silence takes nothing away
-    sources = own.source("own", columns, rows) + own.source("elsewhere", columns, others)
-    own.build(sources, 'duplicates.sources=["own","elsewhere"]', "duplicates.merge_captions=true")
+    own.build(own.source("own", columns, rows))
     found = own.rows("SELECT sample_id, license, attribution, page_url FROM pairs")
     names = ("license", "attribution", "page_url")
     assert expected == {

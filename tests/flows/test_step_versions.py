@@ -58,9 +58,8 @@ GOLDENS = {
     "measure-fit": (1, "96dc9c41649adc91"),
     "fit": (1, "aa672f437368cce7"),
     "find-duplicates": (4, "34a8f8fc11340af4"),
-    "merge-captions": (2, "1bb6a24659c2485f"),
-    "deduplicate": (6, "afaf4399dc3c844a"),
-    "publish": (7, "e85d0c80f33a8841"),
+    "deduplicate": (6, "54c5e7f8e63ec82d"),
+    "publish": (7, "4336591668b8bdba"),
 }
 
 CAPTIONS_OF_LANGUAGES = [
@@ -282,29 +281,26 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     view = {"name": "held.jpg", "view": "whole", "sha256": digest("held"), "phash": "5a5a0f0f96963c3c"}
     held = saved([{**view, "thumbnail": thumbnail(6)}], VIEWS, folder / "held" / PIXELS_FILE)
     work, shards = folder / "work", {"fit": captions, "forget-images": images}
-    found, merged, finished, published = [], [], [], []
+    found, finished, published = [], [], []
     for action in ("drop", "mark"):
         leaks, config = LeaksConfig(action=action), decisive_settings(DuplicatesConfig(placeholder_urls=3))
         deciding = {"sources": ["good", "poor"], "config": config, "leaks": leaks, "split": SPLIT}
         deciding |= {"test_sets": ["held"]}
         all_shards = {"fit": [captions], "forget-images": [images], "test-set": [held]}
         duplicates = call_step("find-duplicates", work, all_shards, deciding)
-        into = call_step("merge-captions", work, {"fit": [captions], "find-duplicates": duplicates}, {})
         reads = {**shards, "find-duplicates": duplicates}
         dropping = {"leaks": leaks, "drop_repeated_captions": False}
-        one = call_step("deduplicate", work, {**reads, "merge-captions": into}, dropping)
+        one = call_step("deduplicate", work, reads, dropping)
         other = call_step("deduplicate", work, reads, dropping | {"drop_repeated_captions": True})
-        snapshot = {"deduplicate": one, "forget-images": images, "merge-captions": into}
+        snapshot = {"deduplicate": one, "forget-images": images}
         publishing = {"split": SPLIT, "image_rows": ["fetch", "normalise", "deduplicate"]}
         files = call_step("publish", work, snapshot, publishing)
         found += [duplicates.path(SHARD), duplicates.path(MARKS_FILE)]
-        merged.append(into.path(SHARD))
         finished += [one.only_file, other.only_file]
         published += [files.path(name) for name in sorted(files.files)]
     forgotten = call_step("forget-images", work, {"normalise": images}, {"in_force": ActiveTombstones.of(TOMBSTONES)})
     return {
         "find-duplicates": content(*found),
-        "merge-captions": content(*merged),
         "deduplicate": content(*finished),
         "publish": content(*published),
         "forget-images": content(forgotten.only_file),

@@ -243,7 +243,6 @@ def test_what_the_same_engine_said_of_an_unchanged_text_is_not_asked_again(more:
     ("config", "is_decisive"),
     [
         (DuplicatesConfig(captions=False), False),
-        (DuplicatesConfig(merge_captions=True), False),
         (DuplicatesConfig(images=False), True),
         (DuplicatesConfig(keep=("captions",)), True),
     ],

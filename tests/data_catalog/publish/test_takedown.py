@@ -1,12 +1,15 @@
 """Rows are meant by whatever their table has; what is left holds every law, and shares the files of before."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +17,7 @@ from data_catalog.base.errors import DamagedError
 from data_catalog.catalog.duckdb_file import broken_laws, recounted
 from data_catalog.catalog.manifest import Snapshot, file_entry
 from data_catalog.disk.files import order_key, save_parquet
+from data_catalog.publish import publish
 from data_catalog.publish.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.publish.takedown import Matches, closure, forgotten_texts, without
 from data_catalog.publish.tombstones import (
@@ -153,12 +157,31 @@ def in_order(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(sorted(rows, key=lambda row: order_key(row["sample_id"])), schema=schema)
 
 
+@contextmanager
+def merge(merged: list[Row]) -> Iterator[None]:
+    """Let `publish_shard` publish captions with the image in `merged_into`, as older versions did."""
+    kept_rows, rights_of = publish._kept_rows, publish.strictest_rights
+
+    def kept(table: pa.Table) -> dict[str, list[Row]]:
+        samples = kept_rows(table.filter(pc.is_null(table.column("merged_into"))))
+        for row in merged:
+            if row["merged_into"] in samples:
+                samples[row["merged_into"]].append(row)
+        return samples
+
+    def rights(own: list[Row]) -> Mapping[str, Row]:
+        names = {row["sample_id"] for row in own}
+        return rights_of(own, [row for row in merged if row["merged_into"] in names])
+
+    with mock.patch.multiple(publish, _kept_rows=kept, strictest_rights=rights):
+        yield
+
+
 def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Snapshot:
-    """A snapshot of some shards; each is sorted as ingest sorts them."""
+    """A snapshot of some shards, as older versions wrote it; each is sorted as ingest sorts them."""
     files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    merged = [row for captions, _ in shards for row in captions if row["merged_into"]]
-    merged.sort(key=lambda row: str(row["sample_id"]))
-    pq.write_table(pa.Table.from_pylist(merged, schema=CAPTIONS), folder / "merged")
+    moved = [row for captions, _ in shards for row in captions if row["merged_into"]]
+    moved.sort(key=lambda row: str(row["sample_id"]))
     settings = {"config": SplitConfig(**SPLIT), "image_rows": ("fetch", "normalise", "deduplicate")}
     for number, (captions, images) in enumerate(shards):
         save_parquet(in_order(captions, CAPTIONS), folder / "captions.parquet")
@@ -166,7 +189,9 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
         written = folder / str(number)
         written.mkdir()
         sources = (folder / "captions.parquet", folder / "images.parquet", written)
-        for stem, count in publish_shard(*sources, merged=folder / "merged", **settings).items():
+        with merge(moved):
+            counts = publish_shard(*sources, **settings)
+        for stem, count in counts.items():
             kind = stem if stem in ("captions", "images", "spare") else "pairs"
             place = folder / "before" / ("images" if kind == "spare" else kind) / f"{stem}-{number:05d}-0.parquet"
             place.parent.mkdir(parents=True, exist_ok=True)
