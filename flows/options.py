@@ -136,8 +136,8 @@ class EvaluateOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ContestConfig:
-    """The models to score and their test sets."""
+class ScoreboardConfig:
+    """Settings of a scoreboard: the models to score, and their test sets."""
 
     overrides: Annotated[
         Overrides, Parameter(help="Override a setting of the recipe; without one, of [evaluate] only. Repeatable.")
@@ -156,16 +156,7 @@ class ContestConfig:
     """If a model was trained on images of a test set, score it on all images and on the unseen ones, side by side."""
     language_packs: LanguagePacks = ()
     """Language pack (TOML file) with class names, templates and codes. Repeatable."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ScoreboardConfig(ContestConfig):
-    """Settings of a scoreboard."""
-
     protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
     """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """Folder of the results (default: scoreboards/ in the root)."""
-    format: Literal["mteb"] | None = None
-    """Also write retrieval scores as mteb does, for mteb.ResultCache(FOLDER)."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_catalog.base.errors import PipelineError
-    from vernaclip.benchmark import mteb_model, mteb_tasks
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
     from vernaclip.jobs import align, build, distil, score, search, train, translate
@@ -32,8 +31,6 @@ __all__ = [
     "align",
     "build",
     "distil",
-    "mteb_model",
-    "mteb_tasks",
     "open_dataset",
     "open_model",
     "score",
@@ -44,7 +41,6 @@ __all__ = [
 
 _MODULES = {
     "data_catalog.base.errors": ("PipelineError",),
-    "vernaclip.benchmark": ("mteb_model", "mteb_tasks"),
     "vernaclip.catalog": ("Catalog",),
     "vernaclip.dataset": ("Pair", "PairDataset", "open_dataset"),
     "vernaclip.model": ("Model", "open_model"),

@@ -35,7 +35,7 @@ from flows.recipe.recipe import find_recipe, override_values
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CHECKOUT = Path(__file__).parents[2]
-MODULES = ("vernaclip", *(f"vernaclip.{name}" for name in ("benchmark", "catalog", "dataset", "jobs", "model")))
+MODULES = ("vernaclip", *(f"vernaclip.{name}" for name in ("catalog", "dataset", "jobs", "model")))
 SMALL = [
     *('name="scenes"', "train.model=small.json", "train.steps=3", "train.vocab_size=400", "train.batch_size=16"),
     *("evaluate.split=val", "evaluate.bootstrap_rounds=50", "align.epochs=2"),

@@ -1,7 +1,6 @@
 """`vernaclip scoreboard`: a dataset's own split, test sets that were trained on, a protocol, baselines, wrong words."""
 
 import gzip
-import importlib
 import io
 import json
 import shutil
@@ -16,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import vernaclip
-from data_catalog.base.errors import InputError, SettingsError
+from data_catalog.base.errors import InputError
 from data_catalog.catalog.manifest import commit_snapshot, require_snapshot
 from data_catalog.disk.files import sha256_of, write_json
 from data_catalog.disk.records import write_checksummed
@@ -239,39 +237,6 @@ def test_what_the_start_of_a_model_has_learned_counts_too(
     for settings in starts:
         with pytest.raises(InputError, match="of an earlier version, train again"):
             train_model(english_recipe(root, *settings, *more, "name=other"), root)
-
-
-def test_scores_in_the_format_of_mteb_are_read_by_it_and_are_of_the_tasks_for_it(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = next((trained[0] / "models" / "scenes").glob("*/"))
-    table = tmp_path / "new.tsv"
-    table.write_text("image\tcaption\n" + "".join(f"new{place}.png\tblock {place}\n" for place in range(3)), "utf-8")
-    settings = {"kind": "pairs", "files": str(table), "path_column": "image", "caption_column": "caption"}
-    settings |= {"images": leaking[-1].removeprefix("images="), "captions_by": "human"}
-    sets = ["--test-set", "new", *(f"{key}={value}" for key, value in settings.items())]
-    mteb: Any = importlib.import_module("mteb")  # slow
-    call = [*IN_ITALIAN, "--model", "mine", f"folder={own}", "--out", str(tmp_path), "--format", "mteb", *sets]
-    told(call)
-    board = json.loads((tmp_path / "scoreboard.json").read_text())
-    ours = {row["metric"]: row["value"] for row in board["rows"] if row["captions"] == "all"}
-    (read,) = mteb.ResultCache(tmp_path).load_results().model_results
-    assert (read.model_name, read.model_revision) == ("local/mine", board["models"][0]["tensors_sha256"])
-    with pytest.raises(SettingsError, match=r"the test set new: .*num_images"):
-        vernaclip.mteb_tasks(language="it", test_sets={"new": {**settings, "num_images": "two"}})
-    tasks = vernaclip.mteb_tasks(language="it", test_sets={"new": {**settings, "files": [table]}})
-    written = {result.task_name: result for result in read.task_results}
-    for task, way in zip(tasks, ("text_to_image", "image_to_text"), strict=True):
-        result = written.pop(task.metadata.name)
-        assert result.dataset_revision == task.metadata.revision
-        (scores,) = result.scores["test"]
-        theirs = [scores[name] for name in ("main_score", "ndcg_at_10", "hit_rate_at_1", "mrr_at_5")]
-        names = ("nDCG@10", "nDCG@10", "R@1", "MRR@5")
-        assert theirs == pytest.approx([ours[f"{way}_{name}"] for name in names], abs=1e-6)
-    assert not written
-    assert "leave out --report-anyway" in told([*call, "--report-anyway"], code=1)
-    monkeypatch.setattr("flows.scoreboard.find_spec", lambda name: None)
-    assert "need mteb: run `pip install 'mteb<3,>=2.26'`" in told(call, code=1)
 
 
 def test_pictures_in_tars_and_tables_score_as_those_of_a_folder(random_clip: Any, tmp_path: Path, told: Any) -> None:

@@ -79,8 +79,6 @@ class Gallery(ImageSet):
     captions: Sequence[str]
     owners: Sequence[int]  # place of each caption's image
     made_by: Sequence[str]  # who made each caption: "human", "machine" or "unstated"
-    home: str | None = None  # URL of a public dataset's page
-    license: str | None = None  # of the captions: an id, or the URL of the terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +170,6 @@ def captioned_gallery(
         made_by=makers,
         notes=(_makers_note(makers), *notes),
         files=_hashes(kind.upstream_files(config)),
-        home=kind.home,
-        license=kind.license,
     )
 
 

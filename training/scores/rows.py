@@ -1,6 +1,6 @@
 """The table of scores: one row for each number, with the facts about its models and test sets.
 
-Evaluations and scoreboards are boards. The model card and mteb's files are made from them.
+Evaluations and scoreboards are boards. The model card is made from them.
 """
 
 from collections.abc import Mapping
