@@ -146,8 +146,6 @@ class ScoreboardConfig:
     """Language of captions and class names, if no recipe is given."""
     models: Annotated[Groups, Parameter(name="--model")] = ()
     """Also score this model. Repeatable."""
-    english: KeyValues | None = None
-    """Add an English model as two baselines: queried in the target language, and with queries translated to English."""
     test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
     """Also score on this test set. Repeatable."""
     no_split: bool = False

@@ -48,7 +48,7 @@ from training.towers.lineage import languages_of
 from training.towers.trained_models import LearnedImages, images_learned, newest_model, own_folder
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.engines.registry import open_translator, reverse
+from translation.engines.registry import open_translator
 from translation.memory import TranslationMemory, translate_with_memory
 
 logger = logging.getLogger(__name__)
@@ -302,20 +302,7 @@ def _entrants(recipe: Recipe | None, root: Path, config: ScoreboardConfig) -> li
         folder = Path(at_home(name))
         if folder.is_dir() and not any(word.partition("=")[0] in OPENERS for word in words):
             name, words = folder.resolve().name, [f"{kind_of(str(folder))}={folder}", *words]
-        found.append(_entrant(name, words, f"--model {name}"))
-    if config.english:
-        english = _entrant("english", config.english, "--english")
-        translate = english.translate
-        if translate is None and recipe is not None and recipe.source_language == ENGLISH:
-            has_way_back = recipe.translate.reverse_package or recipe.translate.reverse_model
-            translate = reverse(recipe.translate) if has_way_back else None
-        if translate is None:
-            raise SettingsError(
-                "--english also translates queries into English: name the engine, such as package=FILE or "
-                "engine=argos, or use --model to query the model in the target language only"
-            )
-        translated = english._replace(name="english-translated", translate=translate)
-        found += [english._replace(translate=None), translated]
+        found.append(_entrant(name, words))
     _require_different([each.name for each in found], "--model")
     if not found:
         raise SettingsError(
@@ -324,8 +311,9 @@ def _entrants(recipe: Recipe | None, root: Path, config: ScoreboardConfig) -> li
     return found
 
 
-def _entrant(name: str, words: Sequence[str], option: str) -> Entrant:
+def _entrant(name: str, words: Sequence[str]) -> Entrant:
     """Return the model that KEY=VALUE words name, and the engine for its texts that others name."""
+    option = f"--model {name}"
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
     if len(sources) != 1:
         raise SettingsError(

@@ -51,7 +51,7 @@ def scoreboard(
 
     Examples:
       vernaclip scoreboard scenes --root demo-catalog
-      vernaclip scoreboard italian --english open_clip=ViT-B-32/openai package=it_en.argosmodel \
+      vernaclip scoreboard italian --model english open_clip=ViT-B-32/openai package=it_en.argosmodel \
           --protocol clip-italian captions=captions_ita_devset_unvalidated.json.gz images=val2014 \
           imagenet=imagenet/val class_names=it_classnames.json
       vernaclip scoreboard --language it --model theirs transformers=clip-italian/clip-italian \
