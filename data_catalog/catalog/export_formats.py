@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-Format = Literal["huggingface", "webdataset", "urls"]
+Format = Literal["huggingface", "webdataset"]
 Pixels = Literal["licensed", "noncommercial", "all", "none"]  # `data_catalog.exports.rights` explains them
 FORMATS: dict[str, str] = {
-    "huggingface": 'Parquet shards with a dataset card and Croissant metadata, for datasets.load_dataset("FOLDER")',
+    "huggingface": 'Parquet shards with a dataset card, for datasets.load_dataset("FOLDER")',
     "webdataset": "tar shards with sizes.json, for webdataset and open_clip's trainer",
-    "urls": "addresses, captions and rights in Parquet, without pixels, for img2dataset",
 }
 
 
@@ -31,5 +30,3 @@ class ExportConfig:
     """Samples in each tar shard."""
     captions: Literal["first", "every"] = "first"
     """In tar shards, write each image once with its first caption, or once for every caption."""
-    published: str | None = None
-    """Date of publication for croissant.json, such as 2026-01-31."""

@@ -1,10 +1,9 @@
-"""Exports of a snapshot: Hugging Face datasets, WebDataset shards and lists of URLs, each a complete folder or absent.
+"""Exports of a snapshot: Hugging Face datasets and WebDataset shards, each a complete folder or absent.
 
 The folder is written beside its final path and swapped in. `export.json`, written last, records what the export was
 made from and the sha256 of every file.
 """
 
-import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.base.boundary import about
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
 from data_catalog.catalog.export_formats import ExportConfig
@@ -20,11 +18,11 @@ from data_catalog.catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.exports import sinks
 from data_catalog.exports.card import CARD_FILE, DataFiles, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
-from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
+from data_catalog.exports.documents import TERMS_FILE, terms_text
 from data_catalog.exports.export_folder import current_record, export_lock, resolve_export_folder
 from data_catalog.exports.rights import NONE, policy_of
 
-VERSION = 8  # increase it when the files of the same snapshot and config change
+VERSION = 9  # increase it when the files of the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +42,6 @@ class ExportReport:
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
     """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held."""
     require_sources(snapshot, config.allowed)
-    with about("published", kind=SettingsError, remedy="give a date such as 2026-01-31"):
-        datetime.date.fromisoformat(config.published or "2026-01-31")
     place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
     with export_lock(place):
         wanted = {
@@ -74,7 +70,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
     pattern, write_pairs = sinks.SINKS[config.format]
     pairs = DataFiles(pattern=pattern)
     links = DataFiles(name="links", pattern="links/{}/*.parquet", schema=sinks.LINKS)
-    policy = policy_of(manifest, config.pixels if write_pairs else NONE, allowed=frozenset(config.allowed))
+    policy = policy_of(manifest, config.pixels, allowed=frozenset(config.allowed))
     counts, listed = PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()
@@ -83,9 +79,8 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         adds = [
             stack.enter_context(sinks.link_writer(folder, links, policy)),
             stack.enter_context(sinks.credits_writer(folder, policy)),
+            stack.enter_context(write_pairs(folder, pairs, config.samples_per_shard, config.captions)),
         ]
-        if write_pairs is not None:
-            adds.append(stack.enter_context(write_pairs(folder, pairs, config.samples_per_shard, config.captions)))
         for shard in (shard for split in SPLITS for shard in sinks.judged_shards(snapshot, policy, split)):
             for add in adds:
                 add(shard)
@@ -99,8 +94,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
                     unlisted[source] += not has_address
             progress.advance(len(shard.reasons))
     held = [[source, reason, count] for (source, reason), count in sorted(withheld.items())]
-    wants_pixels = write_pairs is not None and config.pixels != NONE
-    if not counts.images and (wants_pixels or not listed.images):  # an earlier export stays
+    if not counts.images and (config.pixels != NONE or not listed.images):  # an earlier export stays
         why = [f"{count:,} of {source} are withheld, since {reason}" for source, reason, count in held]
         raise SettingsError(
             f"the export of {snapshot.dataset} would have no image: {'; '.join(why) or 'the dataset has no pairs'}. "
@@ -117,8 +111,6 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         withheld=withheld,
     )
     texts = {CARD_FILE: card, TERMS_FILE: terms_text(manifest)}
-    if config.format == "huggingface":
-        texts[CROISSANT_FILE] = croissant_text(manifest, pairs, published=config.published)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return {

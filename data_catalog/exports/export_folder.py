@@ -16,14 +16,14 @@ from data_catalog.disk.files import TEMPORARY_PREFIX, make_folder, sha256_of, sy
 from data_catalog.disk.lock import place_lock
 from data_catalog.disk.records import read_checksummed, write_checksummed
 from data_catalog.exports.card import CARD_FILE
-from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE
+from data_catalog.exports.documents import TERMS_FILE
 
 # Keys that every record of an export has; a file of that name without them is not ours.
 RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
 # Folders of a root that belong to builds and training, so that no export may be in them.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
-# Documents that users edit before they publish an export.
-EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
+# Documents that users edit before they publish an export, the last one of an earlier version.
+EDITED = (CARD_FILE, TERMS_FILE, "croissant.json")
 _ELSEWHERE = "name another folder with --out"
 
 

@@ -176,10 +176,9 @@ def tar_writer(folder: Path, files: DataFiles, samples_per_shard: int, captions:
 
 # By format, one for each of `FORMATS`: the pattern of the files of a split, and the writer of pairs. Lists of links go
 # beside the pairs of every format.
-SINKS: Mapping[str, tuple[str, Callable[..., AbstractContextManager[Add]] | None]] = {
+SINKS: Mapping[str, tuple[str, Callable[..., AbstractContextManager[Add]]]] = {
     "huggingface": ("data/{}-*.parquet", parquet_writer),
     "webdataset": ("{}-*.tar", tar_writer),
-    "urls": ("", None),
 }
 
 # All columns are nullable: img2dataset uses these types for its own rows, failed ones included.

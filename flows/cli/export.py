@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -13,9 +13,6 @@ from data_catalog.catalog.export_formats import FORMATS, ExportConfig
 from flows.cli.output import say, say_table
 from flows.options import DEFAULT_ROOT, DatasetName, Root, options_of
 from training.exports.formats import ALL, MODEL_FORMATS, ModelExportConfig
-
-if TYPE_CHECKING:
-    from data_catalog.exports.hub import Repository
 
 
 def _listing(helps: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -30,26 +27,6 @@ def _listing(helps: Mapping[str, str]) -> Callable[[Callable[..., None]], Callab
     return with_formats
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class HubOptions:
-    """Options of an upload of an export."""
-
-    push_to_hub: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
-    """Upload the export to this repository of the Hugging Face hub, with the token of `hf auth login` or HF_TOKEN."""
-    private: Annotated[bool, Parameter(negative="")] = False
-    """With --push-to-hub: let only the repository's owner see it."""
-
-    def open(self, kind: str) -> "Repository | None":
-        """Return the repository of a "dataset" or "model", which may not exist yet; None if nothing is uploaded."""
-        from data_catalog.exports.hub import open_repository
-
-        return None if self.push_to_hub is None else open_repository(self.push_to_hub, kind, private=self.private)
-
-
-_HUB = HubOptions()
-
-
 @_listing(FORMATS)
 def export(
     dataset: DatasetName,
@@ -58,9 +35,8 @@ def export(
     root: Root = DEFAULT_ROOT,
     config: Annotated[ExportConfig, options_of(allowed="allow")],
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None,
-    hub: HubOptions = _HUB,
 ) -> None:
-    """Export a dataset as a folder for other tools, such as Hugging Face datasets, WebDataset or img2dataset.
+    """Export a dataset as a folder for other tools: Hugging Face datasets or WebDataset.
 
     formats:
       FORMATS
@@ -73,7 +49,6 @@ def export(
       vernaclip export italian --format huggingface
       vernaclip export italian --format webdataset --pixels noncommercial --out /data/italian-wds
       vernaclip export mine --format huggingface --allow photos
-      vernaclip export italian --format huggingface --push-to-hub somebody/captions-it
 
     Args:
         out: Folder of the export (default: exports/DATASET/FORMAT in the root).
@@ -82,19 +57,12 @@ def export(
     from data_catalog.catalog.roots import require_root
     from data_catalog.disk.lock import writer_lock
     from data_catalog.exports.export import export_snapshot
-    from data_catalog.exports.hub import DATASET, push_export
     from flows.recipe.settings import OPTIONS, checked
 
     config = checked(config, OPTIONS)
-    if hub.push_to_hub is not None and config.pixels == "all" and not hub.private:
-        raise SettingsError(
-            "--pixels all includes images that nobody may publish: name the sources whose images you may pass on with "
-            "--allow SOURCE, or add --private"
-        )
     require_root(root)
     with writer_lock(root):
         snapshot = require_snapshot(root, dataset)
-        repository = hub.open(DATASET)
         # `vernaclip forget` removes exports in this folder that contain forgotten images.
         report = export_snapshot(snapshot, config, out or root / EXPORTS / dataset / config.format)
     counts = {"with pixels": report.images, "listed by URL": report.listed}
@@ -107,8 +75,6 @@ def export(
     if report.marked:
         say(f"{report.marked:,} pairs are not exported: they are marked as leaks of a test set")
     say(f"\n{'Up to date' if report.up_to_date else 'Exported'}: {report.folder} (README.md explains how to read it)")
-    if repository is not None:
-        say(f"Uploaded: {push_export(report.folder, repository)}")
 
 
 @_listing(MODEL_FORMATS | {ALL: "each of these formats that supports the model's architecture"})
@@ -120,7 +86,6 @@ def export_model(
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     config: Annotated[ModelExportConfig, options_of(formats="format", replace="force", scoreboards="scores")],
     out: Annotated[Path, Parameter(metavar="FOLDER")],
-    hub: HubOptions = _HUB,
 ) -> None:
     """Export a trained model as a folder for open_clip, transformers or other libraries, with a model card.
 
@@ -133,7 +98,6 @@ def export_model(
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip
       vernaclip export-model italian --format all --out clip-it --license cc-by-4.0
-      vernaclip export-model italian --format open_clip --out clip-it-hub --push-to-hub somebody/clip-it
       vernaclip export-model --model catalog/models/italian/0123456789ab --format onnx --out clip-it-onnx
 
     Args:
@@ -142,17 +106,10 @@ def export_model(
         out: Folder of the export.
     """
     from data_catalog.catalog.roots import require_root
-    from data_catalog.exports.hub import MODEL, push_export
     from flows.recipe.recipe import load_recipe
     from training.runs.processes import prepare_for_torch
     from training.towers.trained_models import model_of_folder, newest_folder
 
-    if hub.push_to_hub is not None:
-        if len(config.formats) > 1 or ALL in config.formats:
-            raise SettingsError("--push-to-hub takes one --format: a repository has one README.md")
-        if config.hub_name not in (None, hub.push_to_hub):
-            raise SettingsError("--hub-name and --push-to-hub differ: leave --hub-name out")
-        config = replace(config, hub_name=hub.push_to_hub)
     if (model is None) == (dataset is None):
         raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
     if dataset is not None:
@@ -165,7 +122,6 @@ def export_model(
     from training.exports.model_export import export_model as write_exports
 
     own_name = f"{trained.snapshot.dataset} {trained.folder.name}" if trained else folder.resolve().name
-    repository = hub.open(MODEL)
     seen = training_data(trained.snapshot) if trained else None
     config = replace(config, name=config.name or own_name)
     report = write_exports(folder, config, out, seen=seen, root=root)
@@ -182,7 +138,4 @@ def export_model(
     say_table(rows)
     for format_name, reason in report.refused.items():
         say(f"{format_name} cannot represent this model: {reason}")
-    if repository is not None:
-        say(f"\nUploaded: {push_export(report.exports[0].folder, repository)}")
-        return
     say("\nThe README.md of each export is a model card, which explains how to load it. Edit it before you publish.")

@@ -57,7 +57,7 @@ def whole(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = StepKey(step="fetch", version=1, inputs=("a",))
     WorkStore(root / "work" / "scenes").run(key, lambda folder: {"rows": (folder / "rows").write_bytes(b"some rows")})
     assert main(["forget", "--domain", "example.org", "--root", str(root)]) == 0
-    assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
+    assert main(["export", "scenes", "--format", "huggingface", "--root", str(root)]) == 0
     rebuild(root)
     return root
 

@@ -329,7 +329,7 @@ def quoted(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         (["train", "RECIPE FILE", "--executor", "local"], ["build", "RECIPE FILE"]),
         (["evaluate", "RECIPE FILE", "--executor", "local"], ["train", "RECIPE FILE"]),
-        (["export", "photos", "--format", "urls"], ["build", "RECIPE"]),
+        (["export", "photos", "--format", "huggingface"], ["build", "RECIPE"]),
     ],
 )
 def test_a_command_in_an_error_can_be_typed_as_it_stands(

@@ -170,7 +170,7 @@ def test_a_root_of_the_format_before_is_read_and_nothing_is_built_again(
     files = {**snapshot.manifest["files"], "lookup": [file_entry(path, snapshot.folder, rows=0)]}
     commit_snapshot(root, {**snapshot.manifest, "format": 3, "files": files})
     before = state(root / "datasets")
-    lines = ("diff current current", "export scenes --format urls")
+    lines = ("diff current current", "export scenes --format huggingface")
     for words in (
         build(english_overrides),
         ["why", first_image(root)],
@@ -232,10 +232,10 @@ def test_a_root_and_exports_that_are_links_work_and_lose_only_what_is_ours_by_na
     before = state(outside)
     link = tmp_path / "link"
     link.symlink_to(root)
-    assert main(["export", "scenes", "--format", "urls", "--root", str(link)]) == 0
-    assert (outside / "scenes" / "urls" / "export.json").is_file()
+    assert main(["export", "scenes", "--format", "huggingface", "--root", str(link)]) == 0
+    assert (outside / "scenes" / "huggingface" / "export.json").is_file()
     assert main(["forget", "--url", first_image(root), "--root", str(link)]) == 0
-    assert not (outside / "scenes" / "urls").exists()
+    assert not (outside / "scenes" / "huggingface").exists()
     assert state(outside) == before
     (root / "exports").unlink()
     assert main(["verify", "--root", str(link)]) == 0

@@ -34,7 +34,7 @@ class ModelExportConfig:
     scoreboards: tuple[Path, ...] = ()
     """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
     hub_name: str | None = None
-    """Name of the model on the hub, to which open_clip's config refers. Implied by --push-to-hub."""
+    """Name of the model on the hub, to which open_clip's config refers."""
     dataset_hub_name: str | None = None
     """Name of the published dataset on the hub, to which the card then links."""
 

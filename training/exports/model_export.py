@@ -6,12 +6,14 @@ As for datasets, `export.json` is written last. It states what the export was ma
 
 import logging
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from data_catalog.base.errors import SettingsError
 from data_catalog.base.progress import Progress
@@ -20,7 +22,6 @@ from data_catalog.disk.files import digest, sha256_of, write_bytes, write_json
 from data_catalog.disk.records import write_checksummed
 from data_catalog.exports.card import CARD_FILE
 from data_catalog.exports.export_folder import export_lock, is_whole, record_of, replace_folder, resolve_export_folder
-from data_catalog.exports.hub import require_hub_name
 from data_catalog.exports.rights import FREE, read_license, strictness
 from training.exports import hugging_face, onnx_graphs, open_clip_hub
 from training.exports.formats import ALL, MODEL_FORMATS, ModelExportConfig
@@ -70,7 +71,7 @@ def export_model(
     is the training data of the model, if it is known. The loss of a lower precision is measured on `validation`.
     """
     for hub_name in filter(None, (config.hub_name, config.dataset_hub_name)):
-        require_hub_name(hub_name)
+        _require_hub_name(hub_name)
     if (config.license == "other") != bool(config.license_name):
         raise SettingsError("--license-name names the license of --license other: state both, or neither")
     trained = open_trained(model)
@@ -159,6 +160,15 @@ def _write(
         }
         write_checksummed(folder / EXPORT_RECORD, record)
     return record
+
+
+def _require_hub_name(name: str) -> None:
+    """Refuse a name that no repository of the hub can have."""
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        if "/" in name:
+            return
+    raise SettingsError(f"a name on the hub has the form OWNER/NAME, got {name!r}")
 
 
 def _require_compatible_license(trained: TrainedFolder, license: str) -> None:

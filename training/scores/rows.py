@@ -34,6 +34,7 @@ VALIDATED = "the epoch of the weights was chosen on these images, which flatters
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _FACTS = ConfigDict(strict=True, allow_inf_nan=False)  # facts of other versions may have other fields
+_DIGITS = 3  # of a metric of another version, which is not in `METRIC_OF`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class ScoreRow:
 
     def shown(self, value: float) -> str:
         """Format a value with the decimals of the metric; differences have a sign."""
-        return f"{value:{'' if self.minus is None else '+'}.{METRIC_OF[self.metric].digits}f}"
+        digits = METRIC_OF[self.metric].digits if self.metric in METRIC_OF else _DIGITS
+        return f"{value:{'' if self.minus is None else '+'}.{digits}f}"
 
     def estimate(self) -> str:
         """Return the value with its interval, as a scoreboard shows it; `~` marks a score that chance explains."""

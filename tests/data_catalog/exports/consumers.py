@@ -46,26 +46,6 @@ def read_datasets(*args: Any, **options: Any) -> dict[str, Any]:
     return {split: list(map(described, rows)) for split, rows in found.items()}
 
 
-def read_croissant(folder: Path) -> dict[str, Any]:
-    import mlcroissant
-    from mlcroissant._src.core.rdf import make_context as mlcroissant_context
-
-    dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
-    issues, published = dataset.metadata.ctx.issues, str(dataset.metadata.date_published)
-    records = [
-        {
-            "sample_id": record["pair/sample_id"].decode(),
-            "captions": [caption.decode() for caption in record["pair/captions"]],
-            "size": record["pair/image"].size,
-        }
-        for record in dataset.records("pair")
-    ]
-    errors, warnings = sorted(issues.errors), sorted(issues.warnings)
-    missing = mlcroissant_context(dataset.metadata.ctx).keys() - dataset.metadata.ctx.rdf.context.keys()
-    version = {"version": dataset.metadata.ctx.conforms_to.value, "missing": sorted(missing)}
-    return {**version, "errors": errors, "warnings": warnings, "records": records, "published": published}
-
-
 def read_webdataset(folder: Path) -> list[dict[str, Any]]:
     import webdataset
 
@@ -136,8 +116,6 @@ answers = {
     "datasets_tars": read_datasets(str(tars)),
     "datasets_tars_links": read_datasets("parquet", data_dir=str(tars / "links")),
     "configs_of_tars": list(import_module("datasets").get_dataset_config_names(str(tars))),
-    "mlcroissant": read_croissant(huggingface),
-    "mlcroissant_snapshot": read_croissant(snapshot),
     "webdataset": read_webdataset(tars),
     "open_clip": read_open_clip(tars),
 }
