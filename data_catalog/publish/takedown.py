@@ -566,13 +566,13 @@ def clear_exports(root: Path) -> list[Path]:
     """Remove exports in `exports/` whose snapshot no longer exists; return their folders.
 
     Folders in the default place of exports go without a record too, and so do those that a killed export left. What
-    lies behind a link there may be somebody else's and stays.
+    lies behind a link there may be somebody else's and stays; so does a folder without a record if `exports/` is one.
     """
     exports = root / EXPORTS
     recorded = {path.parent for path in exports.rglob(EXPORT_RECORD)}
     killed = (folder for folder in exports.glob("*/") if folder.name.startswith(_KILLED))
     folders = recorded.union(killed, (folder for folder in exports.glob("*/*/") if folder.parent not in recorded))
-    own = (folder for folder in folders if folder.resolve().is_relative_to(exports.resolve()))
+    own = (folder for folder in folders if folder.resolve() == exports.resolve() / folder.relative_to(exports))
     return _removed(sorted(folder for folder in own if _is_old(root, folder)))
 
 
@@ -584,7 +584,7 @@ def _is_old(root: Path, folder: Path) -> bool:
         record = read_json(folder / EXPORT_RECORD)
     if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
         return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is None
-    return folder.parent.parent == root / EXPORTS
+    return folder.parent.parent == root / EXPORTS and folder.resolve().is_relative_to(root.resolve())
 
 
 def _removed(paths: Iterable[Path]) -> list[Path]:

