@@ -227,7 +227,7 @@ def test_a_folder_is_shown_by_its_names_and_what_cannot_be_meant_is_refused(
         page.open(server.url("/"))
         page.wait("document.querySelector('#tiles li img')?.complete")
         assert page.ask("document.querySelector('#tiles span').textContent") == name.removesuffix(".jpg")
-        assert page.ask("document.getElementById('examples').textContent") == "Write in it, en"
+        assert page.ask("document.getElementById('write').textContent") == "Write in it, en"
         assert page.ask("document.documentElement.dataset.owned ?? ''") == ""
         assert page.problems == []
     page.open((tmp_path / "site" / "index.html").as_uri())

@@ -43,7 +43,7 @@ from training.towers.tokenizer import TOKENIZER_FILE
 from training.towers.trained_models import pair_hashes
 from training.use.search import Gallery
 
-VERSION = 1  # raise it when the files of the same images, model and settings change
+VERSION = 2  # raise it when the files of the same images, model and settings change
 FORMAT = "site"
 TOLERANCE = 1e-2  # of a number of a text's unit vector
 _PAGE = files("training.exports") / "page"
@@ -53,7 +53,6 @@ _THUMBNAIL = NormaliseConfig(
     max_aspect_ratio=1000, max_pixels=2**27, animated="first",
 )  # fmt: skip
 _AT_A_TIME = 64
-_EXAMPLES, _LONGEST_EXAMPLE = 4, 44
 _PAGE_OF_TILES = 30  # thumbnails that a search shows, at most
 _LARGE = 4096  # numbers in a tensor that is stored short
 _BLOCK = 32  # numbers with one scale in 8 bits
@@ -192,8 +191,6 @@ def _write_site(collection: Collection, trained: TrainedFolder, config: SiteConf
         raise SettingsError(f"the site of {collection.name} would have no image: {'; '.join(reasons)}")
     _write_vectors(collection.gallery.features[[image.place for image in shown]], parts / "vectors.bin")
     (parts / "images.json.bin").write_bytes(packed(_json(_images_table(shown, sizes))))
-    is_read = collection.language in config.languages
-    captions = dict.fromkeys(image.captions[0] for image in shown if is_read and image.captions)
     texts = json.loads((_PAGE / "texts.json").read_text(encoding="utf-8"))
     site = {
         "languages": config.languages,
@@ -201,7 +198,6 @@ def _write_site(collection: Collection, trained: TrainedFolder, config: SiteConf
         "credits": config.credits,
         "context_length": trained.loaded.tokenizer.context_length,
         "model_bytes": sum((parts / name).stat().st_size for name in ("ort.wasm.bin", f"{TEXT_FILE}.bin")),
-        "examples": [text for text in captions if len(text) <= _LONGEST_EXAMPLE][:_EXAMPLES],
         "texts": {code: texts[code] for code in config.interface or texts},
     }
     (parts / "site.json").write_bytes(_json(site))

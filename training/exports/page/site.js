@@ -187,10 +187,9 @@ function start() {
   for (const made of document.querySelectorAll("[data-text]")) made.textContent = words[made.dataset.text];
   at("query").placeholder = words.hint;
   const languages = new Intl.ListFormat(reader, { type: "disjunction" }).format(site.languages.map(languageName));
-  if (languages && `${site.languages}` !== reader) at("examples").append(element("span", fill(words.write, { languages })));
+  if (languages && `${site.languages}` !== reader) at("write").textContent = fill(words.write, { languages });
   at("still").remove();
   at("credits").textContent = site.credits;
-  at("examples").append(...site.examples.map((text) => element("a", text, { href: address({ q: text }, {}), dir: "auto" })));
   fillFilter("source", images.sources);
   fillFilter("license", [...new Set(images.licenses.map(([name]) => name))]);
   let waiting;
