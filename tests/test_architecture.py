@@ -33,7 +33,6 @@ def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
         "flows.orchestration.prefect",
         "flows.orchestration.dask",
         "flows.page",
-        "flows.space",
     )
     names = [name for name in module_names() if not name.startswith(inner)]
     code = (

@@ -1,7 +1,9 @@
 """The commands search, classify, localize and demo, which use a trained model."""
 
 import re
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -242,51 +244,62 @@ def demo(
     language: Annotated[str | None, Parameter(metavar="LANG")] = None,
     host: str = "127.0.0.1",
     port: OptionalPort = None,
-    export_space: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
 ) -> None:
-    """Serve a page in the browser: find images, describe one, find a part of it, look at the dataset.
+    """Serve a page in the browser: find images, describe one, find a part of it.
 
     Examples:
       vernaclip demo --root demo-catalog
       vernaclip demo --model my-model --images ~/Pictures --language it
-      vernaclip demo --root demo-catalog --images ~/Pictures --export-space my-space
 
     The page answers this machine only, unless --host says otherwise. It loads nothing from elsewhere, sends nothing,
     and deletes uploads after ten minutes. Its texts are in Italian, German or English. Ctrl-C ends it.
 
     Args:
-        dataset: Dataset whose newest model and images are shown, if the root contains several.
-        model: Use the model in this folder. Its images come from --images; there is a dataset only with --root.
+        dataset: Dataset whose newest model and images are used, if the root contains several.
+        model: Use the model in this folder.
         images: Search the image files of this folder.
         language: Language of the model, such as it (default: that of its dataset).
         host: Address to listen on. With another address than 127.0.0.1, anybody who reaches it can use the page.
         port: Port to listen on (default: 7860, or the next free one).
-        export_space: Write the page as a Hugging Face Space, which searches only --images; serve nothing.
     """
     from data_catalog.base.errors import install_hint
+    from data_catalog.base.heap import share_freed_memory
     from data_catalog.base.language_pack import require_language
+    from data_catalog.catalog.manifest import require_snapshot
     from data_catalog.catalog.roots import require_root
+    from data_catalog.disk.barrier import OpenSnapshot
 
     if language is not None:
         require_language(language, "--language")
     if find_spec("gradio") is None:
         raise InputError(f"the page needs Gradio: {install_hint('demo')}")
-    from flows.page import open_shown, serve
+    if root != DEFAULT_ROOT:
+        require_root(root)
+    from flows.page import Page, served
     from flows.search import chosen_model
-    from flows.space import export, require_new
+    from flows.signals import interrupted_by_sigterm
+    from training.towers.lineage import languages_of
+    from training.towers.model import open_model
+    from training.towers.trained_models import model_of_folder, pair_hashes
+    from training.use.search import folder_gallery, shard_gallery
 
-    if export_space is not None:
-        require_new(export_space)
-        folder = chosen_model(root, dataset, model)
-        export(open_shown(None, model=folder, language=language), folder, export_space, images=images)
-        say(f"Space: {export_space} (to try it: cd {export_space} && python app.py)")
-        if images is None:
-            say("It describes images and finds parts of them. With --images, it also searches images.")
-        return
-    place = root if model is None or root != DEFAULT_ROOT else None
-    if model is not None and place is not None:
-        require_root(place)
-    serve(open_shown(place, dataset=dataset, model=model, images=images, language=language), say, host=host, port=port)
+    share_freed_memory(1)
+    folder = chosen_model(root, dataset, model)
+    own = model_of_folder(folder, root)
+    if images is not None:
+        gallery = folder_gallery(images, folder, root=root if root.is_dir() else None)
+        page = Page(model=gallery.model, gallery=gallery)
+    elif own is not None and own.folder.is_relative_to(root.resolve()):
+        snapshot = require_snapshot(root, own.snapshot.dataset)
+        present, gallery = OpenSnapshot(root, snapshot.folder), shard_gallery(pair_hashes(snapshot), folder)
+        page = Page(model=gallery.model, gallery=gallery, require_present=present.require_present)
+    else:
+        page = Page(model=open_model(folder))
+    learned = languages_of(folder) if own is None else [str(own.snapshot.manifest["target_lang"])]
+    spoken = language or next(iter(learned), "")
+    with interrupted_by_sigterm(), suppress(KeyboardInterrupt), served(page, spoken, host=host, port=port) as url:
+        say(f"The page is at {url}")
+        threading.Event().wait()
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Sequence[Path]) -> Path:
