@@ -14,7 +14,7 @@ def scoreboard(
     config: ScoreboardConfig = _SCOREBOARD,
     json: Json = False,
 ) -> None:
-    r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
+    r"""Score several models side by side on test sets: your own and others'. A package translates the queries of any.
 
     --model DIR (a model folder), or --model NAME and one of:
       folder=DIR                      model that vernaclip trained
