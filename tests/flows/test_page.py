@@ -310,9 +310,9 @@ def test_uploads_go_after_a_while_and_with_the_page_and_their_number_is_limited(
 
 
 def test_the_page_is_served_where_it_is_told(
-    colours: LoadedModel, monkeypatch: pytest.MonkeyPatch, free_port: int
+    colours: LoadedModel, monkeypatch: pytest.MonkeyPatch, free_port: int, tmp_path: Path
 ) -> None:
-    theirs = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_PORT": "9", "GRADIO_TEMP_DIR": "/nowhere"}  # the user's own
+    theirs = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_PORT": "9", "GRADIO_TEMP_DIR": f"{tmp_path}/theirs"}
     for name, value in (theirs | {"HTTP_PROXY": "http://127.0.0.1:9"}).items():  # where nobody listens
         monkeypatch.setenv(name, value)
     for name in ("NO_PROXY", "no_proxy"):
